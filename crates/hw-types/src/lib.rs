@@ -1,0 +1,20 @@
+//! The words every crate of Headwater shares: log positions, relations, types, rows,
+//! changes and diagnostics.
+//!
+//! Plain data: no I/O, no async, no wire formats. Suggested reading order:
+//! [`position`], [`relation`], [`pgtype`], [`row`], [`change`], [`diagnostic`].
+
+pub mod change;
+pub mod diagnostic;
+pub mod pgtype;
+pub mod position;
+pub mod relation;
+pub mod row;
+pub mod varint;
+
+pub use change::{Change, ChangeKind, LogMessage};
+pub use diagnostic::{Code, Diagnostic, Severity, Span};
+pub use pgtype::PgType;
+pub use position::{Checkpoint, CommitLsn, EndLsn, Lsn, OpId, Xid};
+pub use relation::{Column, Relation, RelationId, ReplicaIdentity, TableName};
+pub use row::{Cell, Row, RowBuilder, RowRef};
