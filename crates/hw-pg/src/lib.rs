@@ -1,1 +1,20 @@
-//! hw-pg
+//! Everything that is said to Postgres: connections, the catalog, the publication and the slot,
+//! the replication stream, table copies, values, markers.
+//!
+//! Suggested reading order: [`config`], [`transport`], [`sql`]; [`types`]; [`catalog`],
+//! [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`].
+
+pub mod catalog;
+pub mod config;
+pub mod copy;
+pub mod error;
+pub mod marker;
+pub mod passfile;
+pub mod pgoutput;
+pub mod publication;
+pub mod replication;
+pub mod slot;
+pub mod sql;
+pub mod tls;
+pub mod transport;
+pub mod types;

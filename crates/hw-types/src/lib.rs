@@ -6,10 +6,12 @@
 
 pub mod change;
 pub mod diagnostic;
+pub mod key;
 pub mod pgtype;
 pub mod position;
 pub mod relation;
 pub mod row;
+pub mod text;
 pub mod varint;
 
 pub use change::{Change, ChangeKind, LogMessage};
