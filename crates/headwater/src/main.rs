@@ -1,1 +1,3 @@
+//! The process: allocator, arguments, exit code.
+
 fn main() {}

@@ -1,0 +1,195 @@
+//! Puts flags, environment, file and defaults together, in that order of precedence.
+//!
+//! In: the four sources. Out: one value for each setting, or every finding at once. Invariant:
+//! what is wrong in a source that a stronger one overrides is still reported, because it will be
+//! read the day the stronger one is gone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hw_types::{Diagnostic, Span};
+
+use super::file::{Node, Value};
+use super::parse::{Kind, Parsed};
+use super::settings::{self, SETTINGS, Setting};
+use super::suggest::nearest;
+
+/// Values by path of setting.
+pub type Values = BTreeMap<&'static str, Parsed>;
+
+/// What a command line sets, by path of setting.
+pub type Flags = BTreeMap<&'static str, String>;
+
+/// Puts the sources together.
+///
+/// - Errors: HW1005 unknown key, HW1006 value that is not valid, HW1007 key that is a section or
+///   is none, all of them, in the order of the file.
+pub fn merge(
+    flags: &Flags,
+    environment: &dyn Fn(&str) -> Option<String>,
+    file: Option<&Node>,
+) -> Result<Values, Vec<Diagnostic>> {
+    let mut findings = Vec::new();
+    let mut values = Values::new();
+    for setting in SETTINGS {
+        if let Some(default) = setting.default {
+            let value = setting.kind.parse(default).expect("invariant: defaults are valid");
+            values.insert(setting.path, value);
+        }
+    }
+    if let Some(node) = file {
+        read_section("", node, &mut values, &mut findings);
+    }
+    for setting in SETTINGS {
+        let variable = setting.env.and_then(|name| Some((name, environment(name)?)));
+        if let Some((name, text)) = variable.filter(|(_, text)| !text.trim().is_empty()) {
+            let place = format!("environment variable {name}");
+            take(setting, &text, Place::Words(&place), &mut values, &mut findings);
+        }
+        if let Some(text) = flags.get(setting.path) {
+            let place = format!("option {}", setting.flag.unwrap_or(setting.path));
+            take(setting, text, Place::Words(&place), &mut values, &mut findings);
+        }
+    }
+    if findings.is_empty() { Ok(values) } else { Err(findings) }
+}
+
+enum Place<'a> {
+    Words(&'a str),
+    File(&'a Span),
+}
+
+fn take(
+    setting: &'static Setting,
+    text: &str,
+    place: Place<'_>,
+    values: &mut Values,
+    findings: &mut Vec<Diagnostic>,
+) {
+    match setting.kind.parse(text) {
+        Ok(value) => {
+            let value = match (value, &place) {
+                (Parsed::Text(path), Place::File(span)) if setting.kind == Kind::Path => {
+                    Parsed::Text(beside(&span.file, path))
+                }
+                (value, _) => value,
+            };
+            values.insert(setting.path, value);
+        }
+        Err(expected) => findings.push(refuse(setting.path, &expected, place)),
+    }
+}
+
+/// Paths in a file are relative to that file, so that it works from any directory.
+fn beside(file: &str, path: String) -> String {
+    match Path::new(file).parent() {
+        Some(directory) => directory.join(&path).to_string_lossy().into_owned(),
+        None => path,
+    }
+}
+
+fn refuse(path: &str, expected: &str, place: Place<'_>) -> Diagnostic {
+    let mut finding = Diagnostic::error(1006, format!("{path} is not valid: expected {expected}"));
+    match place {
+        Place::Words(words) => finding.context = Some(words.to_owned()),
+        Place::File(span) => finding.span = Some(span.clone()),
+    }
+    finding
+}
+
+fn read_section(section: &str, node: &Node, values: &mut Values, findings: &mut Vec<Diagnostic>) {
+    let entries = match &node.value {
+        Value::Map(entries) => entries,
+        Value::Null => return,
+        Value::Scalar(_) | Value::List(_) => {
+            let name = if section.is_empty() { "the file" } else { section };
+            let mut finding = Diagnostic::error(1007, format!("{name} must be a mapping"))
+                .mend("write one `key: value` a line");
+            finding.span = Some(node.span.clone());
+            findings.push(finding);
+            return;
+        }
+    };
+    let known = settings::names_in(section);
+    for (key, value) in entries {
+        let path =
+            if section.is_empty() { key.text.clone() } else { format!("{section}.{}", key.text) };
+        if let Some(setting) = settings::find(&path) {
+            read_setting(setting, value, values, findings);
+        } else if section.is_empty() && known.contains(&key.text.as_str()) {
+            read_section(&key.text, value, values, findings);
+        } else {
+            findings.push(unknown_key(section, &key.text, &key.span, &known));
+        }
+    }
+}
+
+fn unknown_key(section: &str, key: &str, span: &Span, known: &[&'static str]) -> Diagnostic {
+    let what = if section.is_empty() {
+        format!("unknown key \"{key}\"")
+    } else {
+        format!("section {section} has no key \"{key}\"")
+    };
+    let elsewhere = || {
+        let end = format!(".{key}");
+        SETTINGS.iter().map(|setting| setting.path).find(|path| path.ends_with(&end))
+    };
+    let mend = match nearest(key, known.iter().copied()) {
+        Some(name) => format!("did you mean \"{name}\"?"),
+        None => match elsewhere() {
+            Some(path) => format!("did you mean {path}?"),
+            None => format!("known here: {}", known.join(", ")),
+        },
+    };
+    let mut finding = Diagnostic::error(1005, what).mend(mend);
+    finding.span = Some(span.clone());
+    finding
+}
+
+fn read_setting(
+    setting: &'static Setting,
+    node: &Node,
+    values: &mut Values,
+    findings: &mut Vec<Diagnostic>,
+) {
+    let expected = match (&node.value, setting.kind) {
+        (Value::Null, _) => return,
+        (Value::Scalar(text), _) => {
+            return take(setting, text, Place::File(&node.span), values, findings);
+        }
+        (Value::List(items), Kind::List) => {
+            let texts: Option<Vec<String>> = items
+                .iter()
+                .map(|item| match &item.value {
+                    Value::Scalar(text) => Some(text.clone()),
+                    _ => None,
+                })
+                .collect();
+            match texts {
+                Some(texts) => {
+                    values.insert(setting.path, Parsed::List(texts));
+                    return;
+                }
+                None => "a list of texts".to_owned(),
+            }
+        }
+        (Value::Map(_), Kind::Jwks | Kind::UploadTables) => {
+            values.insert(setting.path, Parsed::Json(to_json(node)));
+            return;
+        }
+        (Value::Map(_) | Value::List(_), kind) => kind.describe(),
+    };
+    findings.push(refuse(setting.path, &expected, Place::File(&node.span)));
+}
+
+/// A structured value as JSON. Scalars stay texts: what reads them decides what they mean.
+fn to_json(node: &Node) -> serde_json::Value {
+    match &node.value {
+        Value::Null => serde_json::Value::Null,
+        Value::Scalar(text) => serde_json::Value::String(text.clone()),
+        Value::List(items) => serde_json::Value::Array(items.iter().map(to_json).collect()),
+        Value::Map(entries) => serde_json::Value::Object(
+            entries.iter().map(|(key, value)| (key.text.clone(), to_json(value))).collect(),
+        ),
+    }
+}

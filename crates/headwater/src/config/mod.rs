@@ -1,0 +1,533 @@
+//! The configuration: one typed value made from flags, environment, file and defaults.
+//!
+//! In: a command line's options, the environment, and the file that `--config` or
+//! `HEADWATER_CONFIG` names. Out: [`Config`], or every finding. Invariant: no part of it prints a
+//! secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`file`],
+//! [`layers`], this file, [`reference`].
+
+pub mod file;
+pub mod layers;
+pub mod parse;
+pub mod reference;
+pub mod secret;
+pub mod settings;
+pub mod suggest;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hw_types::Diagnostic;
+
+use layers::{Flags, Values};
+use parse::Parsed;
+use secret::Secret;
+
+/// The variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "HEADWATER_CONFIG";
+
+/// Everything that can be configured, with defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this instance, part of the slot's name.
+    pub instance: String,
+    /// Address of the port for clients.
+    pub listen: SocketAddr,
+    /// Address of the port for administration, if it has one of its own.
+    pub admin_listen: Option<SocketAddr>,
+    /// Directory of the store and of what `dev` makes.
+    pub data_dir: PathBuf,
+    /// Token for the administration routes.
+    pub api_token: Option<Secret>,
+    /// The source.
+    pub database: Database,
+    /// Path of the sync configuration.
+    pub sync_config: Option<PathBuf>,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Writes of clients.
+    pub uploads: Uploads,
+    /// Bounds.
+    pub limits: Limits,
+    /// The embedded store.
+    pub store: StoreSizes,
+    /// The server's log.
+    pub log: Log,
+}
+
+/// The source.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Connection string as libpq reads it.
+    pub url: Option<Secret>,
+    /// Most SQL connections.
+    pub pool: usize,
+    /// Name of the publication.
+    pub publication: String,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Shared secret, raw text or `base64:…`.
+    pub jwt_secret: Option<Secret>,
+    /// Addresses of key sets.
+    pub jwks_url: Vec<String>,
+    /// A key set as JSON.
+    pub jwks: Option<serde_json::Value>,
+    /// Accepted audiences.
+    pub audience: Vec<String>,
+    /// Longest life of a token.
+    pub max_lifetime: Duration,
+    /// Database roles that a token may choose.
+    pub allowed_roles: Vec<String>,
+}
+
+impl Auth {
+    /// Whether any token could be accepted at all.
+    pub fn accepts_tokens(&self) -> bool {
+        self.jwt_secret.is_some() || !self.jwks_url.is_empty() || self.jwks.is_some()
+    }
+}
+
+/// Writes of clients.
+#[derive(Clone, Debug)]
+pub struct Uploads {
+    /// Role that writes when a token chooses none.
+    pub role: Option<String>,
+    /// Rules by output table.
+    pub tables: BTreeMap<String, UploadTable>,
+    /// Largest body of one request, bytes.
+    pub max_body_bytes: u64,
+}
+
+/// Where one table that clients know is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UploadTable {
+    /// The source table, `schema.table`. Unset: the table of the same name in `public`.
+    pub table: Option<String>,
+    /// Source column by output column, where they differ.
+    pub columns: BTreeMap<String, String>,
+    /// What happens when another writer was first.
+    pub conflict: Conflict,
+}
+
+/// What happens to a write when somebody else changed the row since the client read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conflict {
+    /// The last write of each column wins.
+    #[default]
+    LastWriteWins,
+    /// The write is rejected when a previous value that the client tracked has changed.
+    Reject,
+}
+
+/// Bounds. Sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most connections at a time.
+    pub max_clients: usize,
+    /// Most buckets of one client.
+    pub buckets_per_client: usize,
+    /// Most rows of all parameter queries of one client.
+    pub parameter_results: usize,
+    /// Most bytes prepared for a client whose socket takes none.
+    pub client_window: u64,
+    /// Memory of one transaction while it is folded.
+    pub transaction_memory: u64,
+    /// Memory for the newest operations.
+    pub change_memory: u64,
+    /// Most bytes of one store commit.
+    pub commit_bytes: u64,
+    /// Most bytes of spools on disk.
+    pub spool_bytes: u64,
+    /// Most log that the slot may make the source keep.
+    pub retained_log: u64,
+    /// Longest time that a copy holds a snapshot.
+    pub copy_snapshot: Duration,
+    /// Tables copied at the same time.
+    pub copy_workers: usize,
+    /// How long a definition that left is kept up to date.
+    pub definition_retention: Duration,
+}
+
+/// Sizes of the embedded store, bytes.
+#[derive(Clone, Debug)]
+pub struct StoreSizes {
+    /// Memory for blocks read.
+    pub cache: u64,
+    /// Journal on disk.
+    pub journal: u64,
+    /// Memory of writes not in tables yet.
+    pub memtable: u64,
+}
+
+/// The server's log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `auto`, `text` or `json`.
+    pub format: String,
+    /// Filter, as `tracing` reads it.
+    pub level: String,
+}
+
+/// Where configurations come from.
+pub struct Sources<'a> {
+    /// The file that `--config` names.
+    pub file: Option<PathBuf>,
+    /// What the command line sets.
+    pub flags: Flags,
+    /// How a variable is looked up.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// What was wrong, and the text of the file for excerpts.
+#[derive(Debug)]
+pub struct Refused {
+    /// All findings.
+    pub findings: Vec<Diagnostic>,
+    /// The file's text, if there was a file.
+    pub text: String,
+}
+
+/// Looks up a variable of this process. One that is not Unicode counts as not set.
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Loads the configuration.
+///
+/// - Errors: HW1001 for a file that cannot be read, and those of [`file::parse`],
+///   [`layers::merge`] and HW1006 for structured values.
+pub fn load(sources: &Sources<'_>) -> Result<Config, Refused> {
+    let named = sources.file.clone().or_else(|| {
+        (sources.environment)(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+    });
+    let mut text = String::new();
+    let node = match &named {
+        None => None,
+        Some(path) => {
+            text = std::fs::read_to_string(path).map_err(|error| Refused {
+                findings: vec![
+                    Diagnostic::error(1001, format!("cannot read the configuration: {error}"))
+                        .at(format!("file {}", path.display()))
+                        .mend("name an existing file with --config or HEADWATER_CONFIG"),
+                ],
+                text: String::new(),
+            })?;
+            let name = path.to_string_lossy();
+            match file::parse(&text, &name, sources.environment) {
+                Ok(node) => Some(node),
+                Err(findings) => return Err(Refused { findings, text }),
+            }
+        }
+    };
+    layers::merge(&sources.flags, sources.environment, node.as_ref())
+        .and_then(|values| Reader { values }.config().map_err(|finding| vec![finding]))
+        .map_err(|findings| Refused { findings, text })
+}
+
+/// Reads typed values out of the merged ones. Every setting is taken out once.
+struct Reader {
+    values: Values,
+}
+
+impl Reader {
+    fn config(mut self) -> Result<Config, Diagnostic> {
+        let config = Config {
+            instance: self.required_text("instance"),
+            listen: self.address("listen").expect("invariant: listen has a default"),
+            admin_listen: self.address("admin_listen"),
+            data_dir: self.required_text("data_dir").into(),
+            api_token: self.secret("api_token"),
+            database: Database {
+                url: self.secret("database.url"),
+                pool: self.count("database.pool"),
+                publication: self.required_text("database.publication"),
+            },
+            sync_config: self.text("sync.config").map(PathBuf::from),
+            auth: Auth {
+                jwt_secret: self.secret("auth.jwt_secret"),
+                jwks_url: self.list("auth.jwks_url"),
+                jwks: self.json("auth.jwks"),
+                audience: self.list("auth.audience"),
+                max_lifetime: self.duration("auth.max_lifetime"),
+                allowed_roles: self.list("auth.allowed_roles"),
+            },
+            uploads: Uploads {
+                role: self.text("uploads.role"),
+                tables: self.upload_tables()?,
+                max_body_bytes: self.number("uploads.max_body"),
+            },
+            limits: Limits {
+                max_clients: self.count("limits.max_clients"),
+                buckets_per_client: self.count("limits.buckets_per_client"),
+                parameter_results: self.count("limits.parameter_results"),
+                client_window: self.number("limits.client_window"),
+                transaction_memory: self.number("limits.transaction_memory"),
+                change_memory: self.number("limits.change_memory"),
+                commit_bytes: self.number("limits.commit_bytes"),
+                spool_bytes: self.number("limits.spool_bytes"),
+                retained_log: self.number("limits.retained_log"),
+                copy_snapshot: self.duration("limits.copy_snapshot"),
+                copy_workers: self.count("limits.copy_workers"),
+                definition_retention: self.duration("limits.definition_retention"),
+            },
+            store: StoreSizes {
+                cache: self.number("store.cache"),
+                journal: self.number("store.journal"),
+                memtable: self.number("store.memtable"),
+            },
+            log: Log {
+                format: self.required_text("log.format"),
+                level: self.required_text("log.level"),
+            },
+        };
+        debug_assert!(self.values.is_empty(), "settings that nothing reads: {:?}", self.values);
+        Ok(config)
+    }
+
+    fn text(&mut self, path: &str) -> Option<String> {
+        match self.values.remove(path) {
+            Some(Parsed::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn required_text(&mut self, path: &str) -> String {
+        self.text(path).expect("invariant: this setting has a default")
+    }
+
+    fn secret(&mut self, path: &str) -> Option<Secret> {
+        match self.values.remove(path) {
+            Some(Parsed::Secret(secret)) => Some(secret),
+            _ => None,
+        }
+    }
+
+    fn address(&mut self, path: &str) -> Option<SocketAddr> {
+        match self.values.remove(path) {
+            Some(Parsed::Address(address)) => Some(address),
+            _ => None,
+        }
+    }
+
+    fn number(&mut self, path: &str) -> u64 {
+        match self.values.remove(path) {
+            Some(Parsed::Number(number)) => number,
+            _ => unreachable!("invariant: {path} is a number with a default"),
+        }
+    }
+
+    fn count(&mut self, path: &str) -> usize {
+        usize::try_from(self.number(path)).expect("invariant: counts are bounded by the table")
+    }
+
+    fn duration(&mut self, path: &str) -> Duration {
+        match self.values.remove(path) {
+            Some(Parsed::Duration(duration)) => duration,
+            _ => unreachable!("invariant: {path} is a length of time with a default"),
+        }
+    }
+
+    fn list(&mut self, path: &str) -> Vec<String> {
+        match self.values.remove(path) {
+            Some(Parsed::List(list)) => list,
+            _ => Vec::new(),
+        }
+    }
+
+    fn json(&mut self, path: &str) -> Option<serde_json::Value> {
+        match self.values.remove(path) {
+            Some(Parsed::Json(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn upload_tables(&mut self) -> Result<BTreeMap<String, UploadTable>, Diagnostic> {
+        match self.json("uploads.tables") {
+            None => Ok(BTreeMap::new()),
+            Some(value) => serde_json::from_value(value).map_err(|error| {
+                Diagnostic::error(1006, format!("uploads.tables is not valid: {error}")).mend(
+                    "each output table has a mapping of table, columns and conflict \
+                     (last_write_wins or reject)",
+                )
+            }),
+        }
+    }
+}
+
+impl Config {
+    /// Directory of the store.
+    pub fn store_dir(&self) -> PathBuf {
+        self.data_dir.join("store")
+    }
+
+    /// File of the secret that `dev` writes and `token` reads.
+    pub fn dev_secret_file(&self) -> PathBuf {
+        dev_secret_file(&self.data_dir)
+    }
+
+    /// Every secret that is configured, for the log's last line of defence.
+    pub fn secrets(&self) -> Vec<Secret> {
+        [&self.api_token, &self.database.url, &self.auth.jwt_secret]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+}
+
+/// File of the secret that `dev` writes and `token` reads, in a data directory.
+pub fn dev_secret_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("dev-secret")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_with(
+        file: Option<&str>,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Config, Refused> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("headwater.yaml");
+        let file = file.map(|text| {
+            std::fs::write(&path, text).expect("written");
+            path.clone()
+        });
+        load(&Sources {
+            file,
+            flags: flags.iter().map(|(path, text)| (*path, (*text).to_owned())).collect(),
+            environment: &|name| {
+                environment
+                    .iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| (*value).to_owned())
+            },
+        })
+    }
+
+    fn messages(result: Result<Config, Refused>) -> Vec<String> {
+        let refused = result.expect_err("refused");
+        refused
+            .findings
+            .iter()
+            .map(|finding| {
+                let mut finding = finding.clone();
+                if let Some(span) = &mut finding.span {
+                    span.file = "headwater.yaml".to_owned();
+                }
+                finding.to_string()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_database_url_alone_is_enough() {
+        let config = load_with(None, &[("DATABASE_URL", "postgres://db/shop")], &[]).expect("ok");
+        assert_eq!(config.database.url.expect("set").expose(), "postgres://db/shop");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.limits.max_clients, 20_000);
+        assert_eq!(config.limits.copy_snapshot, Duration::from_secs(1800));
+        assert_eq!(config.auth.max_lifetime, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_which_wins_over_the_file() {
+        let file = Some("listen: 127.0.0.1:1\nadmin_listen: 127.0.0.1:2\ninstance: a\n");
+        let environment = [("HEADWATER_LISTEN", "127.0.0.1:3"), ("HEADWATER_ADMIN_LISTEN", "")];
+        let config = load_with(file, &environment, &[]).expect("ok");
+        assert_eq!(config.listen.port(), 3);
+        assert_eq!(config.admin_listen.expect("an empty variable sets nothing").port(), 2);
+        let config = load_with(file, &environment, &[("listen", "127.0.0.1:4")]).expect("ok");
+        assert_eq!(config.listen.port(), 4);
+        assert_eq!(config.instance, "a");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_a_suggestion_and_its_place() {
+        let file = "lisen: 127.0.0.1:1\ndatabase:\n  ulr: x\n  retained_log: 1 GB\nfoo: 1\n";
+        assert_eq!(
+            messages(load_with(Some(file), &[], &[])),
+            [
+                "error[HW1005]: unknown key \"lisen\"\n  where: headwater.yaml:1:1\n  \
+                 mend:  did you mean \"listen\"?",
+                "error[HW1005]: section database has no key \"ulr\"\n  \
+                 where: headwater.yaml:3:3\n  mend:  did you mean \"url\"?",
+                "error[HW1005]: section database has no key \"retained_log\"\n  \
+                 where: headwater.yaml:4:3\n  mend:  did you mean limits.retained_log?",
+                "error[HW1005]: unknown key \"foo\"\n  where: headwater.yaml:5:1\n  \
+                 mend:  known here: instance, listen, admin_listen, data_dir, api_token, \
+                 database, sync, auth, uploads, limits, store, log",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_not_valid_names_its_source() {
+        assert_eq!(
+            messages(load_with(
+                Some("limits:\n  max_clients: 0\n"),
+                &[("HEADWATER_LISTEN", "8080")],
+                &[("admin_listen", "nowhere")]
+            )),
+            [
+                "error[HW1006]: limits.max_clients is not valid: expected a whole number from 1 \
+                 to 1000000\n  where: headwater.yaml:2:16",
+                "error[HW1006]: listen is not valid: expected an address with a port, such as \
+                 127.0.0.1:8080\n  where: environment variable HEADWATER_LISTEN",
+                "error[HW1006]: admin_listen is not valid: expected an address with a port, \
+                 such as 127.0.0.1:8080\n  where: option --admin-listen",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_form_of_a_configuration_shows_a_secret() {
+        let config = load_with(
+            Some("auth:\n  jwt_secret: !env MY_SECRET\napi_token: token-7f3a\n"),
+            &[("MY_SECRET", "jwt-91c2"), ("DATABASE_URL", "postgres://u:pw-55e1@db/shop")],
+            &[],
+        )
+        .expect("ok");
+        let shown = format!("{config:?} {config:#?}");
+        for secret in ["jwt-91c2", "token-7f3a", "pw-55e1"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+        assert_eq!(config.secrets().len(), 3);
+    }
+
+    #[test]
+    fn paths_in_the_file_are_relative_to_the_file() {
+        let config = load_with(Some("sync: { config: sync.yaml }\n"), &[], &[]).expect("ok");
+        let path = config.sync_config.expect("set");
+        assert!(path.is_absolute() && path.ends_with("sync.yaml"), "{path:?}");
+        let environment = [("HEADWATER_SYNC_CONFIG", "sync.yaml")];
+        let config = load_with(None, &environment, &[]).expect("ok");
+        assert_eq!(config.sync_config, Some(PathBuf::from("sync.yaml")));
+    }
+
+    #[test]
+    fn structured_settings_are_read_whole() {
+        let file = "auth:\n  jwks:\n    keys: [{kty: oct, k: AA, kid: '1'}]\n  jwks_url: http://a/b\n\
+                    uploads:\n  tables:\n    mine:\n      table: public.todos\n      \
+                    columns: {what: description}\n      conflict: reject\n";
+        let config = load_with(Some(file), &[], &[]).expect("ok");
+        assert_eq!(config.auth.jwks_url, ["http://a/b"]);
+        assert_eq!(config.auth.jwks.expect("set")["keys"][0]["kid"], "1");
+        let table = &config.uploads.tables["mine"];
+        assert_eq!(table.table.as_deref(), Some("public.todos"));
+        assert_eq!(table.columns["what"], "description");
+        assert_eq!(table.conflict, Conflict::Reject);
+        assert_eq!(
+            messages(load_with(Some("uploads: {tables: {a: {tabel: x}}}\n"), &[], &[])).len(),
+            1
+        );
+    }
+}

@@ -1,0 +1,374 @@
+//! Every setting there is: one table from which the loader, the JSON schema and the reference
+//! page are made.
+//!
+//! A setting that is not in [`SETTINGS`] does not exist; a setting that is there is read by
+//! [`super::Config`], which a test proves.
+
+use super::parse::Kind;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its place in the file, sections separated by dots: `auth.jwt_secret`.
+    pub path: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// The environment variable that sets it, if there is one.
+    pub env: Option<&'static str>,
+    /// The command-line option that sets it, if there is one.
+    pub flag: Option<&'static str>,
+    /// Its value when nothing sets it, as it would be written in the file.
+    pub default: Option<&'static str>,
+    /// What it does. Whole sentences.
+    pub about: &'static str,
+    /// A value as it could stand in the file.
+    pub example: &'static str,
+}
+
+const fn setting(
+    path: &'static str,
+    kind: Kind,
+    about: &'static str,
+    example: &'static str,
+) -> Setting {
+    Setting { path, kind, env: None, flag: None, default: None, about, example }
+}
+
+impl Setting {
+    const fn env(mut self, name: &'static str) -> Setting {
+        self.env = Some(name);
+        self
+    }
+
+    const fn flag(mut self, name: &'static str) -> Setting {
+        self.flag = Some(name);
+        self
+    }
+
+    const fn default(mut self, value: &'static str) -> Setting {
+        self.default = Some(value);
+        self
+    }
+}
+
+/// The sections of the file with what they are about, in the order of the reference page.
+pub const SECTIONS: &[(&str, &str)] = &[
+    ("database", "The Postgres database that is the source."),
+    ("sync", "What is synced to whom."),
+    ("auth", "Who may connect. One of `jwt_secret`, `jwks_url` and `jwks` is needed to serve."),
+    ("uploads", "Writes of clients through `POST /api/v1/upload`."),
+    ("limits", "Bounds of memory, disk and work. Nothing in the server grows without one."),
+    ("store", "The embedded store."),
+    ("log", "The server's own log, written to standard error."),
+];
+
+/// All settings, in the order of the reference page.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "instance",
+        Kind::Name,
+        "Name of this instance. Two servers on one database need different names, because the \
+         name is part of the slot's name.",
+        "staging",
+    )
+    .default("default"),
+    setting(
+        "listen",
+        Kind::Address,
+        "Address of the one port that serves clients.",
+        "0.0.0.0:8080",
+    )
+    .env("HEADWATER_LISTEN")
+    .flag("--listen")
+    .default("127.0.0.1:8080"),
+    setting(
+        "admin_listen",
+        Kind::Address,
+        "Moves `/admin`, `/admin/api/…` and `/metrics` to an address of their own. Unset: they \
+         are on the one port.",
+        "127.0.0.1:9090",
+    )
+    .env("HEADWATER_ADMIN_LISTEN")
+    .flag("--admin-listen"),
+    setting(
+        "data_dir",
+        Kind::Path,
+        "Directory of the store and of what `dev` makes. It is created if missing.",
+        "/var/lib/headwater",
+    )
+    .env("HEADWATER_DATA_DIR")
+    .flag("--data-dir")
+    .default(".headwater"),
+    setting(
+        "api_token",
+        Kind::Secret,
+        "Token for `/admin/api/…` and `headwater status`. Unset: these answer only to the same \
+         machine.",
+        "!env HEADWATER_API_TOKEN",
+    )
+    .env("HEADWATER_API_TOKEN")
+    .flag("--api-token"),
+    setting(
+        "database.url",
+        Kind::Secret,
+        "Connection string of the source, as libpq reads it: a URL or keywords and values. \
+         `PG*` variables and `.pgpass` are honoured.",
+        "!env DATABASE_URL",
+    )
+    .env("DATABASE_URL")
+    .flag("--database-url"),
+    setting(
+        "database.pool",
+        Kind::Integer(2, 200),
+        "Most SQL connections held for writes, the catalog and markers. The replication \
+         connection and the copies have their own.",
+        "16",
+    )
+    .default("8"),
+    setting(
+        "database.publication",
+        Kind::Name,
+        "Name of the publication. It is created when it is missing and may be created.",
+        "headwater",
+    )
+    .default("headwater"),
+    setting("sync.config", Kind::Path, "Path of the sync configuration.", "sync.yaml")
+        .env("HEADWATER_SYNC_CONFIG")
+        .flag("--sync-config"),
+    setting(
+        "auth.jwt_secret",
+        Kind::Secret,
+        "Secret for HS256, HS384 and HS512 tokens: raw text, or `base64:` and the key in \
+         base64. It accepts tokens with any `kid` or none.",
+        "!env HEADWATER_JWT_SECRET",
+    )
+    .env("HEADWATER_JWT_SECRET"),
+    setting(
+        "auth.jwks_url",
+        Kind::List,
+        "Where key sets are fetched, http or https: one address or a list.",
+        "https://auth.example.com/.well-known/jwks.json",
+    )
+    .env("HEADWATER_JWKS_URL"),
+    setting("auth.jwks", Kind::Jwks, "A key set in the file itself.", "{ keys: [ … ] }"),
+    setting(
+        "auth.audience",
+        Kind::List,
+        "Accepted values of a token's `aud`. It may be unset for a `jwt_secret` only; key sets \
+         need it.",
+        "[\"headwater\"]",
+    )
+    .env("HEADWATER_JWT_AUDIENCE"),
+    setting(
+        "auth.max_lifetime",
+        Kind::Duration,
+        "Longest life of a token, from `iat` to `exp`.",
+        "1 h",
+    )
+    .default("24 h"),
+    setting(
+        "auth.allowed_roles",
+        Kind::List,
+        "Database roles that a token's `role` claim may choose for writes. Any other claim is \
+         ignored and the role of `uploads.role` writes.",
+        "[\"authenticated\", \"editor\"]",
+    ),
+    setting(
+        "uploads.role",
+        Kind::Text,
+        "Database role that writes when a token chooses none. Unset: `authenticated` where it \
+         exists, else `headwater_authenticated`, which `headwater setup` creates.",
+        "authenticated",
+    ),
+    setting(
+        "uploads.tables",
+        Kind::UploadTables,
+        "Where the tables that clients know are written, for those that the sync configuration \
+         does not simply rename.",
+        "{ my_tasks: { table: public.tasks, columns: { title: name }, conflict: reject } }",
+    ),
+    setting(
+        "uploads.max_body",
+        Kind::Bytes(1 << 16),
+        "Largest body of one upload request.",
+        "4 MB",
+    )
+    .default("16 MB"),
+    setting(
+        "limits.max_clients",
+        Kind::Integer(1, 1_000_000),
+        "Most connections at a time. The soft limit of open files is raised at start to hold \
+         them.",
+        "5000",
+    )
+    .default("20000"),
+    setting(
+        "limits.buckets_per_client",
+        Kind::Integer(1, 100_000),
+        "Most buckets of one client.",
+        "2000",
+    )
+    .default("1000"),
+    setting(
+        "limits.parameter_results",
+        Kind::Integer(1, 100_000),
+        "Most rows of all parameter queries of one client.",
+        "2000",
+    )
+    .default("1000"),
+    setting(
+        "limits.client_window",
+        Kind::Bytes(1 << 14),
+        "Most bytes prepared for one client whose socket takes none.",
+        "1 MB",
+    )
+    .default("256 kB"),
+    setting(
+        "limits.transaction_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of one transaction while it is folded; a larger one goes through files in the \
+         data directory.",
+        "128 MB",
+    )
+    .default("64 MB"),
+    setting(
+        "limits.change_memory",
+        Kind::Bytes(1 << 20),
+        "Memory for the newest operations, from which live clients are served without reading \
+         the store.",
+        "128 MB",
+    )
+    .default("32 MB"),
+    setting(
+        "limits.commit_bytes",
+        Kind::Bytes(1 << 16),
+        "Most bytes of one atomic store commit. A larger transaction is decided once and then \
+         applied in several.",
+        "2 MB",
+    )
+    .default("4 MB"),
+    setting(
+        "limits.spool_bytes",
+        Kind::Bytes(1 << 24),
+        "Most bytes on disk of open transactions, table copies and decided writes. At the limit \
+         reading from the source slows down, and the log says so.",
+        "50 GB",
+    )
+    .default("20 GB"),
+    setting(
+        "limits.retained_log",
+        Kind::Bytes(1 << 24),
+        "How much write-ahead log the slot may make the source keep. At half of it a warning \
+         is logged.",
+        "20 GB",
+    )
+    .default("10 GB"),
+    setting(
+        "limits.copy_snapshot",
+        Kind::Duration,
+        "Longest time that the copy of one table may hold a snapshot in the source.",
+        "10 min",
+    )
+    .default("30 min"),
+    setting("limits.copy_workers", Kind::Integer(1, 16), "Tables copied at the same time.", "4")
+        .default("2"),
+    setting(
+        "limits.definition_retention",
+        Kind::Duration,
+        "How long a definition that left the sync configuration is still kept up to date, so \
+         that going back to it costs nothing.",
+        "1 h",
+    )
+    .default("24 h"),
+    setting(
+        "store.cache",
+        Kind::Bytes(1 << 20),
+        "Memory for blocks read from the store.",
+        "256 MB",
+    )
+    .default("64 MB"),
+    setting(
+        "store.journal",
+        Kind::Bytes(1 << 24),
+        "Most bytes of the store's journal. A longer one makes a restart after a crash slower.",
+        "128 MB",
+    )
+    .default("64 MB"),
+    setting(
+        "store.memtable",
+        Kind::Bytes(1 << 20),
+        "Memory of writes that are not in the store's tables yet.",
+        "128 MB",
+    )
+    .default("64 MB"),
+    setting(
+        "log.format",
+        Kind::Choice(&["auto", "text", "json"]),
+        "`text` for people, `json` for machines, `auto` for text on a terminal and JSON \
+         otherwise.",
+        "json",
+    )
+    .env("HEADWATER_LOG_FORMAT")
+    .flag("--log-format")
+    .default("auto"),
+    setting(
+        "log.level",
+        Kind::Text,
+        "Least level that is logged: error, warn, info, debug or trace, also for parts: \
+         `info,hw_pg=debug`.",
+        "debug",
+    )
+    .env("HEADWATER_LOG")
+    .flag("--log-level")
+    .default("info"),
+];
+
+/// The setting at `path`.
+pub fn find(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// The names that may stand in `section` (`""` is the top of the file).
+pub fn names_in(section: &str) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = Vec::new();
+    for setting in SETTINGS {
+        let name = match setting.path.split_once('.') {
+            None if section.is_empty() => setting.path,
+            Some((first, _)) if section.is_empty() => first,
+            Some((first, rest)) if first == section => rest,
+            _ => continue,
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_and_every_example_is_valid() {
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                assert!(setting.kind.parse(default).is_ok(), "default of {}", setting.path);
+            }
+            let structured = matches!(setting.kind, Kind::Jwks | Kind::UploadTables);
+            if !structured && !setting.example.starts_with('!') {
+                assert!(setting.kind.parse(setting.example).is_ok(), "example of {}", setting.path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_section_is_described_and_paths_are_unique() {
+        for setting in SETTINGS {
+            if let Some((section, _)) = setting.path.split_once('.') {
+                assert!(SECTIONS.iter().any(|(name, _)| *name == section), "{section}");
+            }
+            assert_eq!(SETTINGS.iter().filter(|s| s.path == setting.path).count(), 1);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the server tells about itself: the log, the metrics, the bars on a terminal.
+
+pub mod screen;

@@ -1,0 +1,4 @@
+//! The binary as its users meet it: pages that must say what the program does, and the program
+//! itself as a process.
+
+mod pages;
