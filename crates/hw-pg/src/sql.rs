@@ -1,1 +1,158 @@
-//! sql
+//! SQL connections and a bounded pool of them.
+//!
+//! In: [`ConnectConfig`]. Out: `tokio_postgres` clients whose sessions run under
+//! [`PINNED_SETTINGS`](crate::config::PINNED_SETTINGS). The stream below comes from
+//! [`crate::transport`], so `tokio_postgres` never decides about TLS or hosts.
+
+use crate::config::{ChannelBinding, ConnectConfig};
+use crate::error::{PgError, PgErrorKind, Result};
+use crate::transport::{self, Started, Transport};
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_postgres::config as pg;
+use tokio_postgres::tls::{ChannelBinding as Binding, TlsConnect, TlsStream};
+
+/// The task that moves a connection's bytes. It ends when the client is dropped, or with an error
+/// when the connection breaks; dropping the handle leaves it running.
+pub type Driver = JoinHandle<Result<()>>;
+
+/// Opens a session.
+///
+/// - Returns: the client, and the task that drives it.
+/// - Errors: [`PgError`] with its policy; texts name the host, never the password.
+pub async fn connect(config: &ConnectConfig) -> Result<(Client, Driver)> {
+    transport::open(config, |transport| start(config, transport))
+        .await
+        .map_err(|error| error.doing("connect"))
+}
+
+async fn start(config: &ConnectConfig, transport: Transport) -> Result<Started<(Client, Driver)>> {
+    let mut settings = tokio_postgres::Config::new();
+    settings
+        .user(config.user())
+        .dbname(config.database())
+        .options(config.options())
+        .application_name(config.application_name())
+        // The transport has negotiated TLS already. "Direct" makes `tokio_postgres` call
+        // `Negotiated` at once, which only hands the stream on with its channel binding.
+        .ssl_mode(pg::SslMode::Require)
+        .ssl_negotiation(pg::SslNegotiation::Direct)
+        .channel_binding(match config.channel_binding() {
+            ChannelBinding::Disable => pg::ChannelBinding::Disable,
+            ChannelBinding::Prefer => pg::ChannelBinding::Prefer,
+            ChannelBinding::Require => pg::ChannelBinding::Require,
+        });
+    if let Some(password) = transport.password() {
+        settings.password(password);
+    }
+    let (client, connection) = settings.connect_raw(transport, Negotiated).await?;
+    let flag = |name| connection.parameter(name).map(|value| value == "on");
+    let (in_hot_standby, read_only) =
+        (flag("in_hot_standby"), flag("default_transaction_read_only"));
+    let driver = tokio::spawn(async move { connection.await.map_err(PgError::from) });
+    Ok(Started { session: (client, driver), in_hot_standby, read_only })
+}
+
+/// Hands a transport on as it is.
+struct Negotiated;
+
+impl TlsConnect<Transport> for Negotiated {
+    type Stream = Transport;
+    type Error = Infallible;
+    type Future = Ready<Result<Transport, Infallible>>;
+
+    fn connect(self, stream: Transport) -> Self::Future {
+        ready(Ok(stream))
+    }
+}
+
+impl TlsStream for Transport {
+    fn channel_binding(&self) -> Binding {
+        match Transport::channel_binding(self) {
+            Some(bytes) => Binding::tls_server_end_point(bytes.to_vec()),
+            None => Binding::none(),
+        }
+    }
+}
+
+/// A bounded set of connections that are kept open. Clones share it.
+#[derive(Clone)]
+pub struct Pool {
+    connections: managed::Pool<Manager>,
+    wait: Duration,
+}
+
+/// A connection of the pool; goes back when dropped. Derefs to [`Client`].
+pub type PooledClient = managed::Object<Manager>;
+
+impl Pool {
+    /// An empty pool; the first [`Pool::get`] connects.
+    ///
+    /// - Takes: `max_size`, connections open at most (at least 1); `wait`, how long
+    ///   [`Pool::get`] may wait for one of them.
+    pub fn new(config: ConnectConfig, max_size: usize, wait: Duration) -> Pool {
+        let connections = managed::Pool::builder(Manager { config })
+            .max_size(max_size.max(1))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .expect("a pool with a runtime and without timeouts of its own can be built");
+        Pool { connections, wait }
+    }
+
+    /// A connection that was idle, or a new one.
+    ///
+    /// - Errors: as [`connect`]; [`PgErrorKind::PoolBusy`] if none became free in time.
+    pub async fn get(&self) -> Result<PooledClient> {
+        let mut timeouts = managed::Timeouts::new();
+        timeouts.wait = Some(self.wait);
+        self.connections.timeout_get(&timeouts).await.map_err(|error| match error {
+            managed::PoolError::Backend(error) => error,
+            managed::PoolError::Timeout(_) => {
+                PgError::new(PgErrorKind::PoolBusy { size: self.size(), after: self.wait })
+            }
+            other => PgError::new(PgErrorKind::Lost(other.to_string())),
+        })
+    }
+
+    /// Connections at most.
+    pub fn size(&self) -> usize {
+        self.connections.status().max_size
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.connections.status().size
+    }
+
+    /// Closes idle connections and refuses further [`Pool::get`]s.
+    pub fn close(&self) {
+        self.connections.close();
+    }
+}
+
+/// Makes and checks the pool's connections.
+#[derive(Debug)]
+pub struct Manager {
+    config: ConnectConfig,
+}
+
+impl managed::Manager for Manager {
+    type Type = Client;
+    type Error = PgError;
+
+    async fn create(&self) -> Result<Client> {
+        // The driver ends by itself when the client is dropped.
+        connect(&self.config).await.map(|(client, _driver)| client)
+    }
+
+    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<PgError> {
+        match client.is_closed() {
+            true => Err(RecycleError::message("closed")),
+            false => Ok(()),
+        }
+    }
+}
