@@ -5,5 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod dev;
+pub mod process;
 pub mod report;
 pub mod telemetry;

@@ -226,7 +226,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Config, Refused> {
         }
     };
     layers::merge(&sources.flags, sources.environment, node.as_ref())
-        .and_then(|values| Reader { values }.config().map_err(|finding| vec![finding]))
+        .and_then(|values| Reader { values }.config().map_err(|finding| vec![*finding]))
         .map_err(|findings| Refused { findings, text })
 }
 
@@ -236,7 +236,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn config(mut self) -> Result<Config, Diagnostic> {
+    fn config(mut self) -> Result<Config, Box<Diagnostic>> {
         let config = Config {
             instance: self.required_text("instance"),
             listen: self.address("listen").expect("invariant: listen has a default"),
@@ -347,13 +347,15 @@ impl Reader {
         }
     }
 
-    fn upload_tables(&mut self) -> Result<BTreeMap<String, UploadTable>, Diagnostic> {
+    fn upload_tables(&mut self) -> Result<BTreeMap<String, UploadTable>, Box<Diagnostic>> {
         match self.json("uploads.tables") {
             None => Ok(BTreeMap::new()),
             Some(value) => serde_json::from_value(value).map_err(|error| {
-                Diagnostic::error(1006, format!("uploads.tables is not valid: {error}")).mend(
-                    "each output table has a mapping of table, columns and conflict \
-                     (last_write_wins or reject)",
+                Box::new(
+                    Diagnostic::error(1006, format!("uploads.tables is not valid: {error}")).mend(
+                        "each output table has a mapping of table, columns and conflict \
+                         (last_write_wins or reject)",
+                    ),
                 )
             }),
         }
