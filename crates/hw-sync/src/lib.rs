@@ -1,1 +1,4 @@
-//! hw-sync
+//! The sync service that the official PowerSync clients use unmodified.
+
+pub mod gzip;
+pub mod wire;
