@@ -8,4 +8,5 @@ pub mod config;
 pub mod dev;
 pub mod process;
 pub mod report;
+pub mod server;
 pub mod telemetry;

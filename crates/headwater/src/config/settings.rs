@@ -289,7 +289,7 @@ pub const SETTINGS: &[Setting] = &[
     .default("64 MB"),
     setting(
         "store.journal",
-        Kind::Bytes(1 << 24),
+        Kind::Bytes(1 << 26),
         "Most bytes of the store's journal. A longer one makes a restart after a crash slower.",
         "128 MB",
     )
@@ -298,9 +298,9 @@ pub const SETTINGS: &[Setting] = &[
         "store.memtable",
         Kind::Bytes(1 << 20),
         "Memory of writes that are not in the store's tables yet.",
-        "128 MB",
+        "64 MB",
     )
-    .default("64 MB"),
+    .default("32 MB"),
     setting(
         "log.format",
         Kind::Choice(&["auto", "text", "json"]),

@@ -1,0 +1,206 @@
+//! `/admin/api/…` and `/metrics`: what the server says to its operators.
+//!
+//! In: the request and who sent it. Out: figures, never rows. Invariant: with an API token
+//! configured nobody gets in without it; without one only the same machine does, and neither
+//! through a proxy nor from a page of another site in its browser.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::status::StatusReport;
+use crate::config::secret::Secret;
+use crate::telemetry;
+
+/// Where figures come from at the moment of the question.
+pub type StatusSource = Arc<dyn Fn() -> StatusReport + Send + Sync>;
+
+/// Makes a token for the page of `dev`.
+pub type DevTokens = Arc<dyn Fn() -> Option<DevToken> + Send + Sync>;
+
+/// A token for the page of `dev`, with the subject it is for.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct DevToken {
+    /// The signed token.
+    pub token: String,
+    /// Its subject.
+    pub sub: String,
+}
+
+/// What the administration routes need.
+#[derive(Clone)]
+pub struct Admin {
+    /// The configured token.
+    pub api_token: Option<Secret>,
+    /// Figures.
+    pub status: StatusSource,
+    /// Only in `dev`.
+    pub dev_tokens: Option<DevTokens>,
+}
+
+/// `/metrics`, `/admin/api/status` and, in `dev`, `/admin/api/dev-token`.
+pub fn routes(admin: Admin) -> Router {
+    let mut router =
+        Router::new().route("/metrics", get(metrics)).route("/admin/api/status", get(status));
+    if admin.dev_tokens.is_some() {
+        router = router.route("/admin/api/dev-token", get(dev_token));
+    }
+    router.with_state(admin)
+}
+
+/// Prometheus asks without a token in most set-ups; names and counts are all there is to see.
+async fn metrics(State(admin): State<Admin>) -> Response {
+    (admin.status)().record();
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, telemetry::metrics::render()).into_response()
+}
+
+async fn status(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    match admit(admin.api_token.as_ref(), peer.ip(), &headers) {
+        Ok(()) => axum::Json((admin.status)()).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Served to the same machine only, with or without an API token: who may open the page of `dev`
+/// may act as the sample's user.
+async fn dev_token(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = admit(None, peer.ip(), &headers) {
+        return refusal.into_response();
+    }
+    match admin.dev_tokens.and_then(|make| make()) {
+        Some(token) => axum::Json(token).into_response(),
+        None => Refusal::NoToken.into_response(),
+    }
+}
+
+/// Why a request was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// A token is needed and was missing or wrong.
+    Token,
+    /// No token is configured, and the request is not from this machine.
+    Elsewhere,
+    /// No secret to sign with.
+    NoToken,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code, description) = match self {
+            Refusal::Token => (StatusCode::UNAUTHORIZED, "HW4020", "Authorization failed"),
+            Refusal::Elsewhere => (
+                StatusCode::FORBIDDEN,
+                "HW4021",
+                "Only the same machine may ask; configure an API token to ask from elsewhere",
+            ),
+            Refusal::NoToken => (StatusCode::NOT_FOUND, "HW4022", "There is no development secret"),
+        };
+        super::router::error_body(status, code, description)
+    }
+}
+
+fn admit(token: Option<&Secret>, peer: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
+    match token {
+        Some(token) if carries(headers, token) => Ok(()),
+        Some(_) => Err(Refusal::Token),
+        None if peer.to_canonical().is_loopback() && is_direct(headers) => Ok(()),
+        None => Err(Refusal::Elsewhere),
+    }
+}
+
+/// `Authorization: Bearer <token>` or `Token <token>`, compared in constant time.
+fn carries(headers: &HeaderMap, token: &Secret) -> bool {
+    let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let sent = sent
+        .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("Token ")));
+    let (Some(sent), expected) = (sent, token.expose().as_bytes()) else { return false };
+    let sent = sent.trim().as_bytes();
+    let difference = sent.iter().zip(expected).fold(0, |all, (a, b)| all | (a ^ b));
+    sent.len() == expected.len() && difference == 0
+}
+
+/// Whether the request was made to this machine by name, by no proxy, and by no other site's page.
+fn is_direct(headers: &HeaderMap) -> bool {
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    if forwarded.iter().any(|name| headers.contains_key(*name)) {
+        return false;
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    // A name that a page's owner controls can be made to point at this machine.
+    if !names_this_machine(host) {
+        return false;
+    }
+    match headers.get(header::ORIGIN).map(|origin| origin.to_str()) {
+        None => true,
+        Some(Ok(origin)) => origin.split_once("://").is_some_and(|(_, rest)| rest == host),
+        Some(Err(_)) => false,
+    }
+}
+
+fn names_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (n.parse().expect("name"), v.parse().expect("value"))).collect()
+    }
+
+    #[test]
+    fn with_a_token_only_the_token_lets_in() {
+        let token = Secret::new("t0ken");
+        let loopback: IpAddr = [127, 0, 0, 1].into();
+        let ask =
+            |value: &str| admit(Some(&token), loopback, &headers(&[("authorization", value)]));
+        assert_eq!(ask("Bearer t0ken"), Ok(()));
+        assert_eq!(ask("Token t0ken"), Ok(()));
+        assert_eq!(ask("Bearer t0keN"), Err(Refusal::Token));
+        assert_eq!(ask("Bearer t0ken1"), Err(Refusal::Token));
+        assert_eq!(ask("Bearer "), Err(Refusal::Token));
+        let unmarked = headers(&[("host", "localhost:8080")]);
+        assert_eq!(admit(Some(&token), loopback, &unmarked), Err(Refusal::Token));
+    }
+
+    #[test]
+    fn without_a_token_only_the_same_machine_is_let_in_and_no_other_sites_page() {
+        let loopback: IpAddr = [127, 0, 0, 1].into();
+        let mapped: IpAddr = "::ffff:127.0.0.1".parse().expect("an address");
+        let elsewhere: IpAddr = [10, 0, 0, 7].into();
+        let ask = |peer, pairs: &[(&'static str, &str)]| admit(None, peer, &headers(pairs));
+        let host = ("host", "localhost:8080");
+        assert_eq!(ask(loopback, &[host]), Ok(()));
+        assert_eq!(ask(mapped, &[("host", "[::1]:8080")]), Ok(()));
+        assert_eq!(ask(loopback, &[host, ("origin", "http://localhost:8080")]), Ok(()));
+        for refused in [
+            ask(elsewhere, &[host]),
+            ask(loopback, &[]),
+            ask(loopback, &[("host", "evil.example:8080")]),
+            ask(loopback, &[host, ("origin", "http://evil.example")]),
+            ask(loopback, &[host, ("origin", "null")]),
+            ask(loopback, &[host, ("x-forwarded-for", "10.0.0.7")]),
+        ] {
+            assert_eq!(refused, Err(Refusal::Elsewhere));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The figures of a running server: one report for `/admin/api/status`, `headwater status`, the
+//! metrics and the status line of `dev`.
+//!
+//! In: what the engine, the surfaces and the sockets count. Out: plain JSON. Invariant: names and
+//! counts, never values of rows, never secrets.
+
+use serde::{Deserialize, Serialize};
+
+/// What a server is doing. Sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the server.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// `starting`, `copying`, `streaming`, `waiting` (for the source) or `stopped`.
+    pub state: String,
+    /// Why it is not streaming, when it is not.
+    pub trouble: Option<String>,
+    /// The source.
+    pub source: SourceReport,
+    /// The newest published checkpoint.
+    pub checkpoint: CheckpointReport,
+    /// Copies in progress.
+    pub copies: Vec<CopyReport>,
+    /// Connections.
+    pub clients: ClientsReport,
+    /// The store.
+    pub store: StoreReport,
+    /// What has been applied since the start.
+    pub applied: AppliedReport,
+}
+
+/// The source and how far behind it we are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// Name of the database.
+    pub database: String,
+    /// Name of the slot.
+    pub slot: String,
+    /// Log that is not published yet. Unset while it is not known.
+    pub lag_bytes: Option<u64>,
+    /// Seconds since what is published was the newest.
+    pub lag_seconds: Option<f64>,
+    /// Log that the slot makes the source keep.
+    pub retained_bytes: Option<u64>,
+    /// Its limit.
+    pub retained_limit_bytes: u64,
+}
+
+/// A published position.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointReport {
+    /// Newest operation, as text because it may exceed what JavaScript counts exactly.
+    pub op_id: String,
+    /// Position of the source, as Postgres writes it.
+    pub lsn: String,
+    /// Number of the sync configuration in force, 0 for none.
+    pub sync_version: u64,
+}
+
+/// A table whose first copy is in progress.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyReport {
+    /// `schema.table`.
+    pub table: String,
+    /// Rows read.
+    pub rows: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Rows there may be, by the source's statistics.
+    pub estimated_rows: Option<u64>,
+    /// Seconds that the source has held a snapshot for it.
+    pub snapshot_seconds: f64,
+}
+
+/// Connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClientsReport {
+    /// Open connections of any kind.
+    pub connections: u64,
+    /// Their limit.
+    pub limit: u64,
+    /// Open sync streams.
+    pub streams: u64,
+}
+
+/// The store on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoreReport {
+    /// Bytes of the store.
+    pub bytes: u64,
+    /// Bytes of spools.
+    pub spool_bytes: u64,
+    /// Their limit.
+    pub spool_limit_bytes: u64,
+}
+
+/// What has been applied since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AppliedReport {
+    /// Transactions of the source.
+    pub transactions: u64,
+    /// Changes of rows in them, and rows copied.
+    pub rows: u64,
+    /// Operations of buckets.
+    pub operations: u64,
+}
+
+impl StatusReport {
+    /// Sets the gauges that are read rather than counted.
+    pub fn record(&self) {
+        let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
+        let whole = |value: u64| value as f64;
+        if let Some(bytes) = self.source.lag_bytes {
+            set("headwater_replication_lag_bytes", whole(bytes));
+        }
+        if let Some(seconds) = self.source.lag_seconds {
+            set("headwater_replication_lag_seconds", seconds);
+        }
+        if let Some(bytes) = self.source.retained_bytes {
+            set("headwater_retained_log_bytes", whole(bytes));
+        }
+        set("headwater_retained_log_limit_bytes", whole(self.source.retained_limit_bytes));
+        set("headwater_checkpoint_op_id", self.checkpoint.op_id.parse().unwrap_or(0.0));
+        set("headwater_clients", whole(self.clients.connections));
+        set("headwater_clients_limit", whole(self.clients.limit));
+        set("headwater_store_bytes", whole(self.store.bytes));
+        set("headwater_spool_bytes", whole(self.store.spool_bytes));
+        set("headwater_spool_limit_bytes", whole(self.store.spool_limit_bytes));
+        set("headwater_tables_copying", self.copies.len() as f64);
+        set("headwater_copy_rows", whole(self.copies.iter().map(|copy| copy.rows).sum()));
+        set("headwater_copy_bytes", whole(self.copies.iter().map(|copy| copy.bytes).sum()));
+        let count = |name: &'static str, value: u64| metrics::counter!(name).absolute(value);
+        count("headwater_transactions_applied_total", self.applied.transactions);
+        count("headwater_rows_applied_total", self.applied.rows);
+        count("headwater_operations_applied_total", self.applied.operations);
+    }
+}

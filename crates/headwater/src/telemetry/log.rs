@@ -1,0 +1,176 @@
+//! The log: readable on a terminal, JSON otherwise, never with a secret in it.
+//!
+//! In: events of `tracing` from every crate. Out: lines on standard error. Invariant: no layer
+//! below logs secrets; [`Mask`] is the second line of defence and blots out every configured one
+//! should it appear all the same.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::screen;
+use crate::config::Log;
+use crate::config::secret::Secret;
+use crate::report::{Colour, colour_of};
+
+/// Starts logging for the rest of the process. A second call changes nothing.
+///
+/// - Errors: what is wrong with the filter.
+pub fn start(log: &Log, secrets: &[Secret]) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| error.to_string())?;
+    let json = match log.format.as_str() {
+        "json" => true,
+        "text" => false,
+        _ => !io::stderr().is_terminal(),
+    };
+    let writer = MaskedStderr { mask: Arc::new(Mask::new(secrets)) };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let started = if json {
+        builder.json().flatten_event(true).with_current_span(false).try_init()
+    } else {
+        let colour = colour_of(&io::stderr()) == Colour::Ansi;
+        builder.with_ansi(colour).with_target(false).compact().try_init()
+    };
+    // Somebody else in this process (a test) has started logging already: theirs stays.
+    drop(started);
+    Ok(())
+}
+
+/// Replaces secrets in text.
+pub struct Mask {
+    patterns: Vec<String>,
+}
+
+/// What stands where a secret stood.
+const MASKED: &str = "(secret)";
+
+/// A secret shorter than this would blot out ordinary words.
+const SHORTEST: usize = 6;
+
+impl Mask {
+    /// Masks `secrets`, and the passwords inside those that are connection strings.
+    pub fn new(secrets: &[Secret]) -> Mask {
+        let mut patterns = Vec::new();
+        for secret in secrets {
+            let text = secret.expose();
+            let parts = match password_in(text) {
+                // A connection string's host and database may be logged, its password may not.
+                Some(password) => vec![password.clone(), percent_decoded(&password)],
+                None if text.contains("://") || text.contains("host=") => Vec::new(),
+                None => vec![text.to_owned(), text.trim_start_matches("base64:").to_owned()],
+            };
+            for part in parts {
+                let escaped = part.replace('\\', "\\\\").replace('"', "\\\"");
+                patterns.extend([part, escaped]);
+            }
+        }
+        patterns.retain(|pattern| pattern.len() >= SHORTEST);
+        patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.len()));
+        patterns.dedup();
+        Mask { patterns }
+    }
+
+    /// `text` without the secrets.
+    pub fn apply(&self, text: &str) -> Option<String> {
+        let mut masked: Option<String> = None;
+        for pattern in &self.patterns {
+            let current = masked.as_deref().unwrap_or(text);
+            if current.contains(pattern.as_str()) {
+                masked = Some(current.replace(pattern.as_str(), MASKED));
+            }
+        }
+        masked
+    }
+}
+
+/// The password of a connection string, as it is spelt there.
+fn password_in(text: &str) -> Option<String> {
+    if let Some((_, rest)) = text.split_once("://") {
+        let authority = rest.split(['/', '?']).next()?;
+        let (login, _) = authority.rsplit_once('@')?;
+        return login.split_once(':').map(|(_, password)| password.to_owned());
+    }
+    let (_, rest) = text.split_once("password=")?;
+    match rest.strip_prefix('\'') {
+        Some(quoted) => quoted.split('\'').next().map(str::to_owned),
+        None => rest.split_whitespace().next().map(str::to_owned),
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (bytes[at], code) {
+            (b'%', Some(code)) => {
+                out.push(code);
+                at += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[derive(Clone)]
+struct MaskedStderr {
+    mask: Arc<Mask>,
+}
+
+impl<'a> MakeWriter<'a> for MaskedStderr {
+    type Writer = MaskedStderr;
+
+    fn make_writer(&'a self) -> MaskedStderr {
+        self.clone()
+    }
+}
+
+impl Write for MaskedStderr {
+    /// The formatter hands over one event in one piece.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let masked = self.mask.apply(&text);
+        screen::above_the_bars(|| {
+            // Nobody reading the log is no reason to stop.
+            let _ = io::stderr().lock().write_all(masked.as_deref().unwrap_or(&text).as_bytes());
+        });
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(secrets: &[&str]) -> Mask {
+        Mask::new(&secrets.iter().map(|text| Secret::new(*text)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_form_of_a_secret_is_masked_and_nothing_else() {
+        let mask = mask(&[
+            "postgres://shop:p%40ssw0rd@db.example/shop",
+            "host=db password='quoted pw' dbname=x",
+            "base64:c2VjcmV0",
+            "a\"b\\cdef",
+            "ab",
+        ]);
+        let masked = |text: &str| mask.apply(text).unwrap_or_else(|| text.to_owned());
+        assert_eq!(masked("user shop at db.example"), "user shop at db.example");
+        assert_eq!(masked("p%40ssw0rd p@ssw0rd"), "(secret) (secret)");
+        assert_eq!(masked("quoted pw, c2VjcmV0"), "(secret), (secret)");
+        assert_eq!(masked(r#"{"x":"a\"b\\cdef"}"#), r#"{"x":"(secret)"}"#);
+        assert_eq!(masked("absolutely"), "absolutely");
+    }
+}
