@@ -128,7 +128,7 @@ fn an_unknown_key_is_a_warning_with_the_nearest_known_key() {
     assert_eq!(
         warning("postgres://u@h/d?sslmod=require"),
         "warning[HW2002]: unknown key \"sslmod\" is ignored\n  \
-         where: character 26 of the connection string\n  \
+         where: character 25 of the connection string\n  \
          mend:  did you mean \"sslmode\"?"
     );
     assert_eq!(
