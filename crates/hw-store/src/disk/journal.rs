@@ -1,0 +1,83 @@
+//! Making the journal durable without stopping commits.
+//!
+//! fjall's own sync holds the lock that commits need. Every commit has already handed its bytes to
+//! the operating system when it returns, so syncing the journal's newest file through a handle of
+//! our own is enough: fjall syncs a file before it starts the next one, and a table before it drops
+//! the journal file that held its writes.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::{Disk, Failure};
+use crate::StoreError;
+
+/// What is known to be durable, and the file that is synced next.
+#[derive(Default)]
+pub(super) struct Syncing {
+    /// Commits (counted as `Disk::commits`) that are durable.
+    synced: u64,
+    newest: Option<(u64, File)>,
+}
+
+impl Disk {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let wanted = self.commits.load(Ordering::Acquire);
+        let mut syncing = self.syncing.lock();
+        if self.failure() == Failure::Sync {
+            return Err(StoreError::Poisoned);
+        }
+        if syncing.synced >= wanted {
+            return Ok(());
+        }
+        // What was committed while waiting for the lock is covered as well: group commit.
+        let covered = self.commits.load(Ordering::Acquire);
+        let result = syncing.newest(&self.home.data()).and_then(File::sync_data);
+        if let Err(error) = result {
+            syncing.newest = None;
+            return Err(self.failed(StoreError::io("sync journal")(error), Failure::Sync));
+        }
+        syncing.synced = covered;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Syncing {
+    /// The newest journal file. Names are consecutive numbers, so looking for the next one is one
+    /// call as long as there is none.
+    fn newest(&mut self, data: &Path) -> io::Result<&File> {
+        let mut newest = match self.newest.take() {
+            Some(newest) => newest,
+            None => {
+                let id = newest_id(data)?;
+                (id, open(data, id)?)
+            }
+        };
+        loop {
+            match open(data, newest.0 + 1) {
+                Ok(file) => newest = (newest.0 + 1, file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(&self.newest.insert(newest).1)
+    }
+}
+
+fn open(data: &Path, id: u64) -> io::Result<File> {
+    File::options().write(true).open(data.join(format!("{id}.jnl")))
+}
+
+fn newest_id(data: &Path) -> io::Result<u64> {
+    let mut newest = None;
+    for entry in std::fs::read_dir(data)? {
+        let name = entry?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".jnl")).map(str::parse::<u64>);
+        if let Some(Ok(id)) = id {
+            newest = newest.max(Some(id));
+        }
+    }
+    newest.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the database has no journal"))
+}

@@ -1,0 +1,110 @@
+//! One bound for the unflushed writes of all spaces.
+//!
+//! fjall flushes a space when *its* memory table is large. With hundreds of spaces that bounds
+//! nothing (its option for all of them is not read in 3.1), so flushing is decided here: when the sum
+//! passes the limit, the largest memory tables go to disk until a quarter of the limit is left.
+//! Commits wait here, too, when flushing or compaction is behind: fjall's own waits would begin
+//! later, and do not end when its background thread has died.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fjall::AbstractTree;
+use parking_lot::Mutex;
+
+use super::{Disk, keyspace};
+use crate::space::Keyspace;
+use crate::{Space, StoreError};
+
+/// Sealed memory tables of one space at which commits to it wait; fjall waits for ever at 4.
+const MAX_SEALED: usize = 2;
+
+/// Runs of unsorted tables of one space at which commits to it wait: reads look into each of them.
+/// fjall waits for ever at 30.
+const MAX_RUNS: usize = 20;
+
+/// How often a waiting commit looks again. fjall tells nobody when it has flushed.
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub(super) struct Memory {
+    limit: u64,
+    /// Bytes committed since the sizes were last added up.
+    unweighed: AtomicU64,
+    /// Memory tables that were sealed and are perhaps not yet on disk, with their sizes.
+    flushing: Mutex<Vec<(Arc<Keyspace>, u64)>>,
+}
+
+impl Memory {
+    pub(super) fn new(limit: u64) -> Memory {
+        Memory { limit, unweighed: AtomicU64::new(0), flushing: Mutex::default() }
+    }
+
+    /// Forgets the trees of a database that is being closed.
+    pub(super) fn forget(&self) {
+        self.flushing.lock().clear();
+    }
+
+    fn flushing_bytes(&self) -> u64 {
+        let mut flushing = self.flushing.lock();
+        flushing.retain(|(keyspace, _)| keyspace.tree.tree.sealed_memtable_count() > 0);
+        flushing.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl Disk {
+    /// Waits until a commit to `spaces` may add to memory.
+    pub(super) fn wait_for_room(&self, spaces: &[Space]) -> Result<(), StoreError> {
+        while self.memory.flushing_bytes() > self.memory.limit || is_behind(spaces) {
+            self.check_background(&*self.database()?)?;
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Seals the largest memory tables when all together passed the limit. `written` is the size
+    /// of the commit just applied.
+    pub(super) fn flush_if_due(&self, written: u64) {
+        // Adding up costs a lock per space, so it is done once per eighth of the limit.
+        let unweighed = self.memory.unweighed.fetch_add(written, Ordering::Relaxed) + written;
+        if unweighed < self.memory.limit / 8 {
+            return;
+        }
+        self.memory.unweighed.store(0, Ordering::Relaxed);
+        let mut sizes: Vec<(u64, Arc<Keyspace>)> = {
+            let spaces = self.spaces.read();
+            let keyspaces = spaces.by_name.values().filter_map(|space| keyspace(space).ok());
+            keyspaces.map(|k| (k.tree.tree.active_memtable().size(), k)).collect()
+        };
+        let mut total: u64 = sizes.iter().map(|(size, _)| size).sum();
+        if total < self.memory.limit {
+            return;
+        }
+        sizes.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        for (size, keyspace) in sizes {
+            if total <= self.memory.limit / 4 {
+                break;
+            }
+            match keyspace.tree.rotate_memtable() {
+                Ok(_) => self.memory.flushing.lock().push((keyspace, size)),
+                // The next commit finds out why; what is in memory stays readable.
+                Err(error) => return tracing::warn!("flush of a space: {error}"),
+            }
+            total -= size;
+        }
+    }
+
+    /// Memory of all memory tables, also of those that only old snapshots still read.
+    pub(super) fn memtable_bytes(&self) -> u64 {
+        let spaces = self.spaces.read();
+        let keyspaces = spaces.by_name.values().filter_map(|space| keyspace(space).ok());
+        keyspaces.map(|k| k.tree.tree.version_memtable_size_sum()).sum()
+    }
+}
+
+fn is_behind(spaces: &[Space]) -> bool {
+    spaces.iter().filter_map(|space| keyspace(space).ok()).any(|keyspace| {
+        let tree = &keyspace.tree.tree;
+        tree.sealed_memtable_count() >= MAX_SEALED || tree.l0_run_count() >= MAX_RUNS
+    })
+}

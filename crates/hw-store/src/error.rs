@@ -1,0 +1,225 @@
+//! What can go wrong in the store: kinds with stable codes HW3001 to HW3029, and how to mend them.
+
+use std::io;
+use std::path::PathBuf;
+
+use hw_types::{Code, Diagnostic};
+
+/// A failure of the store. Which ones heal by themselves:
+///
+/// - `Full`, `SpoolFull`: when space returns; a store that was full takes commits again after
+///   [`crate::Store::reopen`].
+/// - `Poisoned`, `Superseded`, `Closed`: by [`crate::Store::reopen`], or by taking a new snapshot.
+/// - all others: a person or the caller must act.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// HW3001. The operating system refused to read or write.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What the store was doing, as a verb: `read table`.
+        doing: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// HW3002. The disk has no room. Reads go on; commits are refused until
+    /// [`crate::Store::reopen`] succeeds.
+    #[error("the disk that holds the store is full")]
+    Full,
+    /// HW3003. The spools reached their byte limit; nothing of the refused record was written.
+    #[error("spools hold {used} bytes and may hold {max}; {wanted} more were needed")]
+    SpoolFull {
+        /// Bytes in use.
+        used: u64,
+        /// The configured limit.
+        max: u64,
+        /// Bytes that did not fit.
+        wanted: u64,
+    },
+    /// HW3004. Bytes on disk are not what was written.
+    #[error("damaged store: {what}")]
+    Damaged {
+        /// Which file or structure, and what is wrong with it.
+        what: String,
+    },
+    /// HW3005. The directory holds a store of another format.
+    #[error("store in {dir} has format {found}, this version reads format {expected}")]
+    Format {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The format found, as written in the file `FORMAT`.
+        found: String,
+        /// The format this version reads and writes.
+        expected: u32,
+    },
+    /// HW3006. An earlier write or sync failed, so that the state in memory may be ahead of the
+    /// disk; nothing is written until [`crate::Store::reopen`].
+    #[error("an earlier write to the store failed; it is read-only until it is reopened")]
+    Poisoned,
+    /// HW3007. Another process (or another store of this process) has the directory open.
+    #[error("store in {dir} is in use{}", .holder.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    Locked {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The process that holds the lock, if it could be read.
+        holder: Option<u32>,
+    },
+    /// HW3008. The directory is not empty and not a store.
+    #[error("{dir} holds files that are not a store's")]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// HW3009. The space was dropped, or belongs to another store.
+    #[error("store has no space {name:?}")]
+    NoSpace {
+        /// The space's name.
+        name: String,
+    },
+    /// HW3010. The snapshot was taken before the store was reopened.
+    #[error("snapshot is older than the store's last reopening")]
+    Superseded,
+    /// HW3011. A key is empty or longer than 65,535 bytes. Nothing of its batch was written.
+    #[error("a key of {len} bytes; keys have 1 to 65535 bytes")]
+    KeyLength {
+        /// The key's length.
+        len: usize,
+    },
+    /// HW3012. The limit of spaces is reached.
+    #[error("store holds {max} spaces and takes no more")]
+    TooManySpaces {
+        /// The limit.
+        max: usize,
+    },
+    /// HW3013. A name that cannot name a space or a segment.
+    #[error("{name:?} cannot be a name in the store")]
+    Name {
+        /// The refused name.
+        name: String,
+    },
+    /// HW3014. Keys of a bulk load must ascend strictly.
+    #[error("keys of a bulk load do not ascend")]
+    Order,
+    /// HW3015. The store is closed: reopening failed, or the twin has crashed.
+    #[error("store is closed")]
+    Closed,
+    /// HW3016. A record is longer than a segment frame can hold.
+    #[error("a record of {len} bytes; records have at most {max}")]
+    RecordLength {
+        /// The record's length.
+        len: usize,
+        /// The longest allowed.
+        max: usize,
+    },
+}
+
+impl StoreError {
+    /// The stable code of this kind.
+    pub fn code(&self) -> Code {
+        Code(match self {
+            StoreError::Io { .. } => 3001,
+            StoreError::Full => 3002,
+            StoreError::SpoolFull { .. } => 3003,
+            StoreError::Damaged { .. } => 3004,
+            StoreError::Format { .. } => 3005,
+            StoreError::Poisoned => 3006,
+            StoreError::Locked { .. } => 3007,
+            StoreError::Foreign { .. } => 3008,
+            StoreError::NoSpace { .. } => 3009,
+            StoreError::Superseded => 3010,
+            StoreError::KeyLength { .. } => 3011,
+            StoreError::TooManySpaces { .. } => 3012,
+            StoreError::Name { .. } => 3013,
+            StoreError::Order => 3014,
+            StoreError::Closed => 3015,
+            StoreError::RecordLength { .. } => 3016,
+        })
+    }
+
+    /// The same for a person: what happened and how to mend it.
+    pub fn diagnostic(&self) -> Diagnostic {
+        let finding = Diagnostic::error(self.code().0, self.to_string());
+        match self.mend() {
+            Some(mend) => finding.mend(mend),
+            None => finding,
+        }
+    }
+
+    /// Whether waiting can help: the disk or the spools may have room later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, StoreError::Full | StoreError::SpoolFull { .. })
+    }
+
+    fn mend(&self) -> Option<&'static str> {
+        Some(match self {
+            StoreError::Full => "free some space; the store goes on by itself",
+            StoreError::SpoolFull { .. } => {
+                "raise the limit of the spools, or end the transactions and copies that fill them"
+            }
+            StoreError::Damaged { .. } => {
+                "check the disk, then remove the directory; a new store copies from Postgres"
+            }
+            StoreError::Format { .. } => {
+                "start the version that wrote it, or remove the directory; a new store copies \
+                 from Postgres"
+            }
+            StoreError::Locked { .. } => "stop the other process, or configure another directory",
+            StoreError::Foreign { .. } => "configure a directory that is empty or missing",
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+        move |source| {
+            if is_full(&source) { StoreError::Full } else { StoreError::Io { doing, source } }
+        }
+    }
+
+    pub(crate) fn damaged(what: impl Into<String>) -> StoreError {
+        StoreError::Damaged { what: what.into() }
+    }
+}
+
+/// No space left, or the quota is used up: both end the same way, when somebody frees space.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> StoreError {
+        match error {
+            fjall::Error::Io(source) => StoreError::io("use store")(source),
+            fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+                StoreError::io("use table")(source)
+            }
+            fjall::Error::Poisoned => StoreError::Poisoned,
+            other => StoreError::damaged(format!("{other:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_of_another_version_is_refused_with_a_way_out() {
+        let error = StoreError::Format { dir: "/srv/hw".into(), found: "7".into(), expected: 1 };
+        assert_eq!(
+            error.diagnostic().to_string(),
+            "error[HW3005]: store in /srv/hw has format 7, this version reads format 1\n  \
+             mend:  start the version that wrote it, or remove the directory; a new store copies \
+             from Postgres"
+        );
+    }
+
+    #[test]
+    fn no_space_left_is_told_apart_from_other_failures() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(matches!(StoreError::io("write")(full), StoreError::Full));
+        let quota = io::Error::from_raw_os_error(libc::EDQUOT);
+        assert!(matches!(StoreError::io("write")(quota), StoreError::Full));
+        let broken = io::Error::from_raw_os_error(libc::EIO);
+        assert!(matches!(StoreError::io("write")(broken), StoreError::Io { .. }));
+    }
+}

@@ -1,0 +1,217 @@
+//! The store's directory: what lies in it, which format it has, and which process owns it.
+//!
+//! ```text
+//! LOCK      flock, held as long as a store is open; holds the owner's process id
+//! FORMAT    "headwater store 1"
+//! data/     the database
+//! spool/    segments
+//! ```
+//!
+//! Invariant: nothing below the directory is touched before the lock is held and the format agreed.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::StoreError;
+
+/// The format this version reads and writes. A change of any stored byte raises it.
+pub(crate) const FORMAT: u32 = 1;
+
+const MARK: &str = "headwater store ";
+
+/// An owned store directory. Dropping it lets the next process in.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: PathBuf,
+    /// Holds the lock. The standard library opens files with `O_CLOEXEC`, so a child process never
+    /// inherits it and the lock dies with the process that ingests (F-72).
+    _lock: File,
+}
+
+impl Home {
+    /// Takes the directory, creating it when missing.
+    ///
+    /// - Errors: `Foreign`, `Locked`, `Format`; none of them changes anything in the directory
+    ///   apart from the lock file.
+    pub(crate) fn take(dir: &Path) -> Result<Home, StoreError> {
+        fs::create_dir_all(dir).map_err(StoreError::io("create store directory"))?;
+        let dir = fs::canonicalize(dir).map_err(StoreError::io("find store directory"))?;
+        let format = dir.join("FORMAT");
+        if !format.try_exists().map_err(StoreError::io("look for store format"))? {
+            refuse_foreign(&dir)?;
+        }
+        let lock = lock(&dir)?;
+        match fs::read_to_string(&format) {
+            Ok(text) => check_format(&dir, &text)?,
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
+                write_format(&dir).map_err(StoreError::io("write store format"))?;
+            }
+            Err(other) => return Err(StoreError::io("read store format")(other)),
+        }
+        remove_unborn(&dir.join("data"))?;
+        Ok(Home { dir, _lock: lock })
+    }
+
+    /// Where the database lies.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Where segments lie.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.dir.join("spool")
+    }
+}
+
+fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
+    // A creation that was cut off leaves LOCK or FORMAT.new; a mounted volume has lost+found.
+    for entry in fs::read_dir(dir).map_err(StoreError::io("list store directory"))? {
+        let name = entry.map_err(StoreError::io("list store directory"))?.file_name();
+        if !["LOCK", "FORMAT.new", "lost+found"].iter().any(|known| name == *known) {
+            return Err(StoreError::Foreign { dir: dir.into() });
+        }
+    }
+    Ok(())
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join("LOCK"))
+        .map_err(StoreError::io("open store lock"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let holder = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(StoreError::Locked { dir: dir.into(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(StoreError::io("lock store")(source)),
+    }
+    // The process id only makes the refusal of others readable; a full disk must not stop a start.
+    let _ = file.set_len(0);
+    let _ = file.seek(SeekFrom::Start(0));
+    let _ = write!(file, "{}", std::process::id());
+    Ok(file)
+}
+
+fn check_format(dir: &Path, text: &str) -> Result<(), StoreError> {
+    let found = text.trim().strip_prefix(MARK).unwrap_or("unknown");
+    if found == FORMAT.to_string() {
+        return Ok(());
+    }
+    let found = if found.len() <= 20 && found.chars().all(|c| c.is_ascii_alphanumeric()) {
+        found.to_owned()
+    } else {
+        "unknown".to_owned()
+    };
+    Err(StoreError::Format { dir: dir.into(), found, expected: FORMAT })
+}
+
+fn write_format(dir: &Path) -> std::io::Result<()> {
+    let new = dir.join("FORMAT.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{MARK}{FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join("FORMAT"))?;
+    sync_dir(dir)
+}
+
+/// A database whose creation was cut off has no version marker (it is written last) and no space
+/// yet, but its first journal would make the next creation fail, so it is removed.
+fn remove_unborn(data: &Path) -> Result<(), StoreError> {
+    let exists = |path: &Path| path.try_exists().map_err(StoreError::io("look for database"));
+    if !exists(data)? || exists(&data.join("version"))? {
+        return Ok(());
+    }
+    let keyspaces = data.join("keyspaces");
+    if exists(&keyspaces)? {
+        let mut entries = fs::read_dir(&keyspaces).map_err(StoreError::io("list database"))?;
+        if entries.next().is_some() {
+            return Err(StoreError::damaged("the database has spaces but no version marker"));
+        }
+    }
+    fs::remove_dir_all(data).map_err(StoreError::io("remove unfinished database"))
+}
+
+/// Makes created, renamed and removed names in `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Bytes that an unprivileged process may still write on the disk of `path`.
+pub(crate) fn free_bytes(path: &Path) -> std::io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a C string that outlives the call and `stat` is large enough; the value is
+    // read only after the call reported success (and all zeroes would be a valid value, too).
+    #[allow(unsafe_code)]
+    let stat = unsafe {
+        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        stat.assume_init()
+    };
+    Ok((stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_another_format_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Home::take(dir.path()).unwrap());
+        fs::write(dir.path().join("FORMAT"), "headwater store 99\n").unwrap();
+        let error = Home::take(dir.path()).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Format { ref found, expected: FORMAT, .. } if found == "99")
+        );
+        fs::write(dir.path().join("FORMAT"), [0xff, 0xfe, 0x00]).unwrap();
+        assert!(Home::take(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_directory_with_other_files_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
+        assert!(matches!(Home::take(dir.path()), Err(StoreError::Foreign { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_second_owner_is_refused_and_told_who_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Home::take(dir.path()).unwrap();
+        let error = Home::take(dir.path()).unwrap_err();
+        let me = std::process::id();
+        assert!(matches!(error, StoreError::Locked { holder: Some(pid), .. } if pid == me));
+        drop(first);
+        Home::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_creation_that_was_cut_off_is_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Home::take(dir.path()).unwrap());
+        let data = dir.path().join("data");
+        fs::create_dir_all(data.join("keyspaces")).unwrap();
+        fs::write(data.join("0.jnl"), "").unwrap();
+        Home::take(dir.path()).unwrap();
+        assert!(!data.exists());
+    }
+
+    #[test]
+    fn a_database_without_its_version_marker_is_damage_not_a_new_store() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Home::take(dir.path()).unwrap());
+        fs::create_dir_all(dir.path().join("data/keyspaces/0")).unwrap();
+        assert!(matches!(Home::take(dir.path()), Err(StoreError::Damaged { .. })));
+    }
+}

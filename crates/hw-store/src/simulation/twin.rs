@@ -1,0 +1,329 @@
+//! One start of the simulated store: applies commits, remembers what is durable, dies on demand.
+//!
+//! Invariant: `durable <= newest`; every commit between them can still be lost, newest first.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fjall::Slice;
+use parking_lot::RwLock;
+
+use super::knobs::{Fault, Inner};
+use super::versions::{Bounds, TwinSpace};
+use crate::snapshot::Opening;
+use crate::space::Place;
+use crate::{Batch, Snapshot, Space, StoreError, StoreStatistics};
+
+pub(crate) struct Twin {
+    machine: Arc<Inner>,
+    state: RwLock<State>,
+    /// Counts reopenings and the crash, so that snapshots of before answer `Superseded`.
+    generation: Arc<AtomicU64>,
+}
+
+struct State {
+    spaces: BTreeMap<String, Space>,
+    newest: u64,
+    durable: u64,
+    /// Numbers that snapshots read at, and how many do.
+    readers: BTreeMap<u64, usize>,
+    failure: Option<Fault>,
+    alive: bool,
+    commits: u64,
+    syncs: u64,
+}
+
+/// What a crash leaves on the simulated disk.
+pub(super) type Content = BTreeMap<String, Arc<TwinSpace>>;
+
+impl Twin {
+    pub(super) fn new(machine: Arc<Inner>, content: Content) -> Twin {
+        let spaces = content.into_iter().map(|(name, twin)| {
+            let space = Space::in_twin(&name, twin);
+            (name, space)
+        });
+        let state = State {
+            spaces: spaces.collect(),
+            newest: 0,
+            durable: 0,
+            readers: BTreeMap::new(),
+            failure: None,
+            alive: true,
+            commits: 0,
+            syncs: 0,
+        };
+        Twin { machine, state: RwLock::new(state), generation: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// Ends this start and returns what the next one finds.
+    pub(super) fn kill(&self, unsynced_commits_kept: u64) -> Content {
+        let mut state = self.state.write();
+        state.alive = false;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let at = state.newest.min(state.durable.saturating_add(unsynced_commits_kept));
+        let spaces = state.spaces.iter();
+        spaces.map(|(name, space)| (name.clone(), Arc::new(twin(space).copy_at(at)))).collect()
+    }
+
+    pub(crate) fn space(&self, name: &str) -> Result<Space, StoreError> {
+        let mut state = self.state.write();
+        if let Some(space) = state.spaces.get(name) {
+            return Ok(space.clone());
+        }
+        state.check()?;
+        let space = Space::in_twin(name, Arc::default());
+        state.spaces.insert(name.to_owned(), space.clone());
+        Ok(space)
+    }
+
+    pub(crate) fn existing_space(&self, name: &str) -> Option<Space> {
+        self.state.read().spaces.get(name).cloned()
+    }
+
+    pub(crate) fn space_names(&self) -> Vec<String> {
+        self.state.read().spaces.keys().cloned().collect()
+    }
+
+    pub(crate) fn drop_space(&self, name: &str) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        state.check()?;
+        if let Some(space) = state.spaces.remove(name) {
+            space.mark_dropped();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.state.write().apply(&self.machine, batch)
+    }
+
+    /// Commits and syncs in one: the end of a bulk load.
+    pub(crate) fn load(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        if !batch.is_empty() {
+            state.apply(&self.machine, batch)?;
+        }
+        state.durable = state.newest;
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        if !state.alive {
+            return Err(StoreError::Closed);
+        }
+        if state.failure == Some(Fault::Broken) {
+            return Err(StoreError::Poisoned);
+        }
+        if let Err(kept) = self.machine.knobs.lock().on_sync() {
+            state.durable = state.newest.min(state.durable.saturating_add(kept));
+            state.failure = Some(Fault::Broken);
+            return Err(broken("sync journal"));
+        }
+        state.durable = state.newest;
+        state.syncs += 1;
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(self: &Arc<Self>) -> Snapshot {
+        let mut state = self.state.write();
+        if !state.alive {
+            return Snapshot::closed();
+        }
+        let at = state.newest;
+        *state.readers.entry(at).or_default() += 1;
+        let opening = Opening {
+            mine: self.generation.load(Ordering::Acquire),
+            current: self.generation.clone(),
+        };
+        Snapshot::of_twin(TwinView { twin: self.clone(), at, opening })
+    }
+
+    pub(crate) fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        let state = self.state.read();
+        if !state.alive {
+            return Err(StoreError::Closed);
+        }
+        match &space.0.place {
+            Place::Twin(twin) => Ok(twin.get(key, state.newest)),
+            Place::Disk(_) => Err(space.missing()),
+        }
+    }
+
+    pub(crate) fn statistics(&self) -> StoreStatistics {
+        let state = self.state.read();
+        StoreStatistics {
+            spaces: state.spaces.len(),
+            disk_bytes: state.spaces.values().map(|space| twin(space).bytes()).sum(),
+            commits: state.commits,
+            syncs: state.syncs,
+            ..StoreStatistics::default()
+        }
+    }
+
+    /// Goes back to what is durable: the least that a real disk may come back with.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        if !state.alive {
+            return Err(StoreError::Closed);
+        }
+        if state.failure == Some(Fault::Full) && !self.machine.knobs.lock().has_room() {
+            return Err(StoreError::Full);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for space in state.spaces.values() {
+            twin(space).roll_back(state.durable);
+        }
+        state.newest = state.durable;
+        state.readers.clear();
+        state.failure = None;
+        Ok(())
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<(), StoreError> {
+        match self.failure {
+            _ if !self.alive => Err(StoreError::Closed),
+            None => Ok(()),
+            Some(Fault::Full) => Err(StoreError::Full),
+            Some(Fault::Broken) => Err(StoreError::Poisoned),
+        }
+    }
+
+    fn apply(&mut self, machine: &Inner, batch: Batch) -> Result<(), StoreError> {
+        self.check()?;
+        if let Some(foreign) = batch.spaces().iter().find(|space| !self.owns(space)) {
+            return Err(foreign.missing());
+        }
+        if let Err(fault) = machine.knobs.lock().on_commit(batch.bytes()) {
+            self.failure = Some(fault);
+            return Err(match fault {
+                Fault::Full => StoreError::Full,
+                Fault::Broken => broken("write journal"),
+            });
+        }
+        self.newest += 1;
+        self.commits += 1;
+        let oldest = self.readers.keys().next().copied().unwrap_or(u64::MAX).min(self.durable);
+        let (spaces, writes) = batch.into_writes();
+        for write in writes {
+            let space = twin(&spaces[write.space as usize]);
+            space.put(write.key, write.value, self.newest, oldest);
+        }
+        Ok(())
+    }
+
+    fn owns(&self, space: &Space) -> bool {
+        self.spaces.get(space.name()) == Some(space)
+    }
+}
+
+fn twin(space: &Space) -> &Arc<TwinSpace> {
+    match &space.0.place {
+        Place::Twin(twin) => twin,
+        Place::Disk(_) => unreachable!("a simulated store makes simulated spaces only"),
+    }
+}
+
+fn broken(doing: &'static str) -> StoreError {
+    StoreError::Io { doing, source: std::io::Error::from_raw_os_error(libc::EIO) }
+}
+
+/// All simulated spaces at one moment.
+pub(crate) struct TwinView {
+    twin: Arc<Twin>,
+    at: u64,
+    opening: Opening,
+}
+
+impl TwinView {
+    pub(crate) fn get(&self, space: &TwinSpace, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        let found = space.get(key, self.at);
+        self.check().map(|()| found)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.opening.check().map_err(|superseded| {
+            if self.twin.state.read().alive { superseded } else { StoreError::Closed }
+        })
+    }
+}
+
+impl Drop for TwinView {
+    fn drop(&mut self) {
+        let mut state = self.twin.state.write();
+        // Reopening has forgotten the readers of before.
+        if self.opening.check().is_err() {
+            return;
+        }
+        if let Some(count) = state.readers.get_mut(&self.at) {
+            *count -= 1;
+            if *count == 0 {
+                state.readers.remove(&self.at);
+            }
+        }
+    }
+}
+
+/// A scan of a simulated space: each step is one look into the map behind the last key.
+pub(crate) struct TwinIter {
+    view: Arc<TwinView>,
+    space: Arc<TwinSpace>,
+    rest: Option<Bounds>,
+}
+
+impl TwinIter {
+    pub(crate) fn new(
+        view: Arc<TwinView>,
+        space: Arc<TwinSpace>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+    ) -> TwinIter {
+        let rest = Some((start.map(Slice::from), end.map(Slice::from)));
+        TwinIter { view, space, rest }
+    }
+
+    fn step(
+        &mut self,
+        find: fn(&TwinSpace, &Bounds, u64) -> Option<(Slice, Slice)>,
+        cut: fn(Bounds, Slice) -> Bounds,
+    ) -> Option<Result<(Slice, Slice), StoreError>> {
+        let rest = self.rest.take()?;
+        if is_empty(&rest) {
+            return None;
+        }
+        let found = find(&self.space, &rest, self.view.at);
+        if let Err(error) = self.view.check() {
+            return Some(Err(error));
+        }
+        let pair = found?;
+        self.rest = Some(cut(rest, pair.0.clone()));
+        Some(Ok(pair))
+    }
+}
+
+impl Iterator for TwinIter {
+    type Item = Result<(Slice, Slice), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(TwinSpace::first, |rest, key| (Bound::Excluded(key), rest.1))
+    }
+}
+
+impl DoubleEndedIterator for TwinIter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(TwinSpace::last, |rest, key| (rest.0, Bound::Excluded(key)))
+    }
+}
+
+/// What steps from both ends leave may be bounds that hold no key, on which the map would panic.
+fn is_empty((start, end): &Bounds) -> bool {
+    match (start, end) {
+        (Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end))
+        | (Bound::Included(start), Bound::Excluded(end)) => start >= end,
+        _ => false,
+    }
+}

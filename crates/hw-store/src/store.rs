@@ -1,0 +1,222 @@
+//! The store: the API over its two backends, the database on disk and the twin in memory.
+
+use std::sync::Arc;
+
+use fjall::Slice;
+
+use crate::disk::Disk;
+use crate::segment::SpoolDir;
+use crate::simulation::{Simulation, Twin};
+use crate::{Batch, BulkLoad, Snapshot, Space, StoreError, StoreOptions};
+
+/// An open store. Cloning shares it; the last clone that is dropped closes it.
+///
+/// Writers are the engine's single writer and its copies; readers are anybody. No call is async:
+/// commits, syncs and reads may wait for the disk.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    backend: Backend,
+    spool: SpoolDir,
+}
+
+enum Backend {
+    Disk(Arc<Disk>),
+    Twin(Arc<Twin>),
+}
+
+/// What the store holds and does at the moment; all sizes are bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatistics {
+    /// Spaces that exist.
+    pub spaces: usize,
+    /// Journal and tables on disk.
+    pub disk_bytes: u64,
+    /// The journal's share of `disk_bytes`.
+    pub journal_bytes: u64,
+    /// Writes in memory: not yet flushed, or flushed and still needed by an old snapshot.
+    pub memtable_bytes: u64,
+    /// Blocks in the read cache.
+    pub cache_bytes: u64,
+    /// Memory tables waiting to be flushed.
+    pub pending_flushes: usize,
+    /// Compactions that run now.
+    pub running_compactions: usize,
+    /// Bytes in spools.
+    pub spool_bytes: u64,
+    /// Commits since the store was opened.
+    pub commits: u64,
+    /// Syncs of the journal since the store was opened (callers that shared one count once).
+    pub syncs: u64,
+}
+
+impl Store {
+    /// Opens the store in `options.dir`, creating it when the directory is missing or empty, and
+    /// removes segments left over by an earlier process.
+    ///
+    /// - Errors: `Locked`, `Format`, `Foreign`, `Damaged`, `Full`, `Io`.
+    pub fn open(options: &StoreOptions) -> Result<Store, StoreError> {
+        let disk = Disk::open(options)?;
+        let spool = SpoolDir::open(&disk.home().spool(), options.spool_bytes)?;
+        Ok(Store(Arc::new(Inner { backend: Backend::Disk(Arc::new(disk)), spool })))
+    }
+
+    /// Opens the twin of `simulation` in memory, as after a crash: with what its last store had
+    /// synced. Segments are real files in a temporary directory of the simulation.
+    pub fn simulated(simulation: &Simulation) -> Store {
+        simulation.crash()
+    }
+
+    pub(crate) fn of_twin(twin: Arc<Twin>, spool: SpoolDir) -> Store {
+        Store(Arc::new(Inner { backend: Backend::Twin(twin), spool }))
+    }
+
+    /// The space `name`, created when it is missing.
+    ///
+    /// Creating is durable at once and not part of any batch, so a space may be left over by a
+    /// crash between its creation and the commit that first names it.
+    ///
+    /// - Takes: a name of 1 to 255 bytes.
+    /// - Errors: `Name`, `TooManySpaces`, `Full`, `Poisoned`, `Io`.
+    pub fn space(&self, name: &str) -> Result<Space, StoreError> {
+        if name.is_empty() || name.len() > 255 {
+            return Err(StoreError::Name { name: name.to_owned() });
+        }
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.space(name),
+            Backend::Twin(twin) => twin.space(name),
+        }
+    }
+
+    /// The space `name` if it exists.
+    pub fn existing_space(&self, name: &str) -> Option<Space> {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.existing_space(name),
+            Backend::Twin(twin) => twin.existing_space(name),
+        }
+    }
+
+    /// Removes the space and everything in it, durably and at once; a missing one is no error.
+    ///
+    /// Not part of any batch: first sync the commit that no longer names the space. Snapshots taken
+    /// before still read it through handles that still exist. Its files go with the last handle
+    /// and the last journal file that names it.
+    pub fn drop_space(&self, name: &str) -> Result<(), StoreError> {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.drop_space(name),
+            Backend::Twin(twin) => twin.drop_space(name),
+        }
+    }
+
+    /// The names of all spaces, ascending.
+    pub fn space_names(&self) -> Vec<String> {
+        let mut names = match &self.0.backend {
+            Backend::Disk(disk) => disk.space_names(),
+            Backend::Twin(twin) => twin.space_names(),
+        };
+        names.sort_unstable();
+        names
+    }
+
+    /// Writes `batch` atomically over all its spaces. Later reads and snapshots see it; it is
+    /// durable only behind a later [`Store::sync`] (a killed process loses nothing, a power cut may
+    /// lose the newest commits, but never part of one).
+    ///
+    /// Waits while flushing or compaction is behind.
+    ///
+    /// - Errors: `KeyLength` and `NoSpace`, which change nothing. Any other error means that the
+    ///   store is read-only until [`Store::reopen`], and that only reading behind it tells whether
+    ///   the batch is there (it is there wholly or not at all).
+    pub fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        batch.check()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.commit(batch),
+            Backend::Twin(twin) => twin.commit(batch),
+        }
+    }
+
+    /// Makes everything durable that was committed before the call. Commits go on meanwhile;
+    /// callers that wait for each other share one sync.
+    ///
+    /// - Errors: after one, nothing counts as durable that was not before; the store is read-only
+    ///   until [`Store::reopen`].
+    pub fn sync(&self) -> Result<(), StoreError> {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.sync(),
+            Backend::Twin(twin) => twin.sync(),
+        }
+    }
+
+    /// All spaces at this moment, between two commits. Waits for a commit that is being applied.
+    pub fn snapshot(&self) -> Snapshot {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.snapshot(),
+            Backend::Twin(twin) => twin.snapshot(),
+        }
+    }
+
+    /// The newest value of `key`, committed or being committed: for the writer itself.
+    pub fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.get(space, key),
+            Backend::Twin(twin) => twin.get(space, key),
+        }
+    }
+
+    /// Starts a bulk load: ascending pairs straight into tables, around the journal and the memory
+    /// tables. Invisible until [`BulkLoad::finish`].
+    pub fn bulk(&self, space: &Space) -> Result<BulkLoad, StoreError> {
+        if space.is_dropped() {
+            return Err(space.missing());
+        }
+        match &self.0.backend {
+            Backend::Disk(disk) => BulkLoad::on_disk(disk, space),
+            Backend::Twin(twin) => Ok(BulkLoad::in_twin(twin, space)),
+        }
+    }
+
+    /// The directory of segments that belong to this store.
+    pub fn spool(&self) -> &SpoolDir {
+        &self.0.spool
+    }
+
+    /// Bytes on disk: journal, tables and spools.
+    pub fn disk_bytes(&self) -> u64 {
+        let statistics = self.statistics();
+        statistics.disk_bytes + statistics.spool_bytes
+    }
+
+    /// What the store holds and does at the moment.
+    pub fn statistics(&self) -> StoreStatistics {
+        let mut statistics = match &self.0.backend {
+            Backend::Disk(disk) => disk.statistics(),
+            Backend::Twin(twin) => twin.statistics(),
+        };
+        statistics.spool_bytes = self.0.spool.used();
+        statistics
+    }
+
+    /// Opens the database again in this process, after a full disk or a failed write. Commits that
+    /// no sync covered may be lost by it, so the caller reads its position again, as at a start.
+    ///
+    /// Spaces stay valid. Snapshots taken before answer `Superseded`. Running bulk loads fail.
+    ///
+    /// - Errors: `Full` when the disk has still no room: nothing has changed and reads go on. Any
+    ///   other error leaves the store closed; calling again tries again.
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.reopen(),
+            Backend::Twin(twin) => twin.reopen(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("spaces", &self.space_names().len()).finish()
+    }
+}
