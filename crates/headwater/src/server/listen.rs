@@ -146,8 +146,12 @@ impl Connections {
 
 /// One connection too many: says so in the shortest way, without waiting for the request.
 fn refuse(socket: &TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-        content-length: 72\r\nretry-after: 5\r\nconnection: close\r\n\r\n\
-        {\"error\":{\"code\":\"HW5003\",\"status\":503,\"description\":\"Too many clients\"}}";
-    let _ = socket.try_write(ANSWER);
+    const BODY: &str =
+        r#"{"error":{"code":"HW5003","status":503,"description":"Too many clients"}}"#;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nretry-after: 5\r\nconnection: close\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let _ = socket.try_write(answer.as_bytes());
 }
