@@ -1,1 +1,322 @@
-//! publication
+//! The publication: what it contains, and making it contain what is needed.
+//!
+//! In: an SQL connection and the tables that definitions name. Out: [`Publication`], the exact
+//! contents with row filters and column lists, or the SQL that somebody with more rights must
+//! run. Invariant: the publication only grows; nothing here ever removes a table or changes a
+//! setting of a publication that was there.
+
+use crate::catalog::{CatalogTable, TableKind, code, usable};
+use crate::error::{Doing as _, PgError, Result};
+use hw_types::relation::quote_ident;
+use hw_types::{Diagnostic, TableName};
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+/// The name that is used unless the configuration gives another.
+pub const DEFAULT_NAME: &str = "headwater";
+
+/// How long adding tables may wait for a lock (VACUUM and other ALTERs hold it) before it is
+/// tried again later.
+const LOCK_TIMEOUT: &str = "5s";
+
+/// SQLSTATEs.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const DUPLICATE_OBJECT: &str = "42710";
+
+/// A table as the publication sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedTable {
+    /// Schema and name: with `via_root` that of the root, else that of the partition.
+    pub name: TableName,
+    /// The columns that are sent, in table order; `None` on major 14: all that are not generated.
+    pub columns: Option<Vec<String>>,
+    /// The row filter as SQL (major 15 and newer).
+    pub row_filter: Option<String>,
+}
+
+/// A publication as one statement found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Its name.
+    pub name: String,
+    /// Whether it is FOR ALL TABLES.
+    pub all_tables: bool,
+    /// Whether changes of partitions are sent as those of the root.
+    pub via_root: bool,
+    /// The kinds of change that it leaves out: `insert`, `update`, `delete`, `truncate`.
+    pub left_out: Vec<&'static str>,
+    /// The tables, after expansion of schemas, ALL TABLES and partitions.
+    pub tables: Vec<PublishedTable>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    all_tables: bool,
+    via_root: bool,
+    insert: bool,
+    update: bool,
+    delete: bool,
+    truncate: bool,
+    tables: Option<Vec<TableAnswer>>,
+}
+
+/// A row of `pg_publication_tables`; majors before 15 have the first two columns only.
+#[derive(Deserialize)]
+struct TableAnswer {
+    schemaname: String,
+    tablename: String,
+    attnames: Option<Vec<String>>,
+    rowfilter: Option<String>,
+}
+
+const QUERY: &str = "
+SELECT pg_catalog.json_build_object(
+  'all_tables', p.puballtables, 'via_root', p.pubviaroot, 'insert', p.pubinsert,
+  'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate,
+  'tables', (SELECT pg_catalog.json_agg(pg_catalog.to_json(t) ORDER BY t.schemaname, t.tablename)
+             FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname))::text
+FROM pg_catalog.pg_publication p WHERE p.pubname = $1";
+
+impl Publication {
+    /// Reads a publication; `None` if there is none of that name.
+    pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
+        let row = client.query_opt(QUERY, &[&name]).await.doing("read the publication")?;
+        let Some(row) = row else { return Ok(None) };
+        let answer: Answer = crate::catalog::from_json(row.try_get(0)?)?;
+        let sent = [
+            ("insert", answer.insert),
+            ("update", answer.update),
+            ("delete", answer.delete),
+            ("truncate", answer.truncate),
+        ];
+        Ok(Some(Publication {
+            name: name.to_owned(),
+            all_tables: answer.all_tables,
+            via_root: answer.via_root,
+            left_out: sent.iter().filter(|(_, sent)| !sent).map(|(kind, _)| *kind).collect(),
+            tables: answer
+                .tables
+                .unwrap_or_default()
+                .into_iter()
+                .map(|table| PublishedTable {
+                    name: TableName::new(table.schemaname, table.tablename),
+                    columns: table.attnames,
+                    row_filter: table.rowfilter,
+                })
+                .collect(),
+        }))
+    }
+
+    /// How the publication sends a table, if it does.
+    pub fn table(&self, name: &TableName) -> Option<&PublishedTable> {
+        self.tables.iter().find(|table| table.name == *name)
+    }
+
+    /// What makes the publication unfit, whatever its tables.
+    pub fn findings(&self) -> Vec<Diagnostic> {
+        if self.left_out.is_empty() {
+            return Vec::new();
+        }
+        let kinds: Vec<String> = self.left_out.iter().map(|kind| format!("{kind}s")).collect();
+        let what =
+            format!("publication \"{}\" does not publish {}", self.name, kinds.join(" and "));
+        vec![Diagnostic::error(code::PUBLISHED_OPERATIONS, what).mend(format!(
+            "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+            quote_ident(&self.name)
+        ))]
+    }
+
+    /// Whether this table's changes arrive under its own name, and exactly.
+    ///
+    /// - Returns: `Ok(true)` when they do, `Ok(false)` when the table must be added first, else
+    ///   why it can be neither.
+    pub fn covers(&self, table: &CatalogTable) -> Result<bool, Diagnostic> {
+        let place = || format!("table {}, publication \"{}\"", table.name, self.name);
+        let published = self.table(&table.name);
+        usable(table, published.and_then(|published| published.columns.as_deref()))?;
+        if published.is_some() {
+            return Ok(true);
+        }
+        if table.kind == TableKind::Partitioned && !self.via_root {
+            return Err(Diagnostic::error(
+                code::PARTITION_ROOT,
+                format!("changes of partitioned table {} arrive under its partitions", table.name),
+            )
+            .at(place())
+            .mend(format!(
+                "ALTER PUBLICATION {} SET (publish_via_partition_root = true); or name the \
+                 partitions",
+                quote_ident(&self.name)
+            )));
+        }
+        if self.via_root
+            && let Some(root) = table.ancestors.iter().rev().find(|a| self.table(a).is_some())
+        {
+            return Err(Diagnostic::error(
+                code::PARTITION_ROOT,
+                format!("changes of partition {} arrive under {root}", table.name),
+            )
+            .at(place())
+            .mend(format!("name {root} in the definition")));
+        }
+        Ok(false)
+    }
+}
+
+/// What [`ensure`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    /// The publication as it is now; its change is committed.
+    pub publication: Publication,
+    /// The tables that were added.
+    pub added: Vec<TableName>,
+    /// Tables that cannot be replicated, each with the reason; the others are unaffected.
+    pub refused: Vec<Diagnostic>,
+}
+
+/// Makes the publication contain these tables: creates it, or adds what is missing in one
+/// statement.
+///
+/// - Takes: the tables that definitions need, as the catalog has them.
+/// - Returns: the contents behind the change, which is committed when this returns.
+/// - Errors: a [`Diagnostic`] (as `PgErrorKind::Configuration`) with the exact SQL when the role
+///   lacks the right; SQLSTATE 55P03 (try again) when a lock could not be had in 5 s.
+pub async fn ensure(client: &Client, name: &str, wanted: &[&CatalogTable]) -> Result<Ensured> {
+    // Another instance may do the same at the same time; then it is read again.
+    for _ in 0..5 {
+        let found = Publication::read(client, name).await?;
+        let mut added = Vec::new();
+        let mut refused = Vec::new();
+        for table in wanted {
+            let covered = match &found {
+                Some(publication) => publication.covers(table),
+                None => usable(table, None).map(|()| false),
+            };
+            match covered {
+                Ok(true) => {}
+                Ok(false) => added.push(table.name.clone()),
+                Err(finding) => refused.push(finding),
+            }
+        }
+        if let Some(publication) = &found
+            && let Some(finding) = publication.findings().into_iter().next()
+        {
+            return Err(PgError::from(finding));
+        }
+        let sql = match (&found, added.is_empty()) {
+            (Some(publication), true) => {
+                return Ok(Ensured { publication: publication.clone(), added, refused });
+            }
+            (Some(_), false) => add_statement(name, &added),
+            (None, _) => create_statement(name, &added),
+        };
+        let guarded = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; {sql} COMMIT");
+        match client.batch_execute(&guarded).await {
+            Ok(()) => {
+                let publication = Publication::read(client, name).await?;
+                if let Some(publication) = publication {
+                    return Ok(Ensured { publication, added, refused });
+                }
+            }
+            Err(error) => {
+                client.batch_execute("ROLLBACK").await?;
+                let error = PgError::from(error);
+                match error.sqlstate() {
+                    Some(INSUFFICIENT_PRIVILEGE) => {
+                        return Err(PgError::from(not_permitted(
+                            found.is_some(),
+                            name,
+                            &added,
+                            sql,
+                        )));
+                    }
+                    Some(DUPLICATE_OBJECT) => {}
+                    _ => return Err(error.doing("add tables to the publication")),
+                }
+            }
+        }
+    }
+    Err(PgError::protocol(format!("publication \"{name}\" changes without end")))
+}
+
+fn not_permitted(exists: bool, name: &str, tables: &[TableName], sql: String) -> Diagnostic {
+    let finding = match exists {
+        false => Diagnostic::error(
+            code::NO_PUBLICATION,
+            format!("publication \"{name}\" does not exist and this role may not create it"),
+        ),
+        true => {
+            let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
+            Diagnostic::error(
+                code::NOT_PUBLISHED,
+                format!(
+                    "publication \"{name}\" lacks {} and this role may not add to it",
+                    names.join(", ")
+                ),
+            )
+        }
+    };
+    finding.mend(sql)
+}
+
+/// `"public"."a", "public"."b"`.
+fn list(tables: &[TableName]) -> String {
+    tables.iter().map(TableName::quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that makes the publication.
+pub fn create_statement(name: &str, tables: &[TableName]) -> String {
+    let contents = match tables.is_empty() {
+        true => String::new(),
+        false => format!(" FOR TABLE {}", list(tables)),
+    };
+    format!(
+        "CREATE PUBLICATION {}{contents} WITH (publish_via_partition_root = true);",
+        quote_ident(name)
+    )
+}
+
+/// The statement that adds tables.
+pub fn add_statement(name: &str, tables: &[TableName]) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_ident(name), list(tables))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_quote_every_name() {
+        let tables = [TableName::new("public", "a"), TableName::new("My", "b\"c")];
+        assert_eq!(
+            create_statement("headwater", &tables),
+            "CREATE PUBLICATION \"headwater\" FOR TABLE \"public\".\"a\", \"My\".\"b\"\"c\" \
+             WITH (publish_via_partition_root = true);"
+        );
+        assert_eq!(
+            create_statement("headwater", &[]),
+            "CREATE PUBLICATION \"headwater\" WITH (publish_via_partition_root = true);"
+        );
+        assert_eq!(
+            add_statement("headwater", &tables[..1]),
+            "ALTER PUBLICATION \"headwater\" ADD TABLE \"public\".\"a\";"
+        );
+    }
+
+    #[test]
+    fn a_publication_without_deletes_is_refused_with_the_statement_that_mends_it() {
+        let publication = Publication {
+            name: "headwater".into(),
+            all_tables: false,
+            via_root: true,
+            left_out: vec!["delete"],
+            tables: vec![],
+        };
+        assert_eq!(
+            publication.findings()[0].to_string(),
+            "error[HW2104]: publication \"headwater\" does not publish deletes\n  \
+             mend:  ALTER PUBLICATION \"headwater\" SET (publish = 'insert, update, delete, \
+             truncate');"
+        );
+    }
+}

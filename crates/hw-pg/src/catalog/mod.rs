@@ -1,0 +1,68 @@
+//! What the source says about itself: the server, its tables, and what makes a table fit to be
+//! replicated.
+//!
+//! In: an SQL connection. Out: [`ServerInfo`] and [`CatalogTable`], and findings for a person.
+//! Each is read by one statement, so that it describes one moment. That moment is *now*, which
+//! is ahead of what the log has told so far; nothing here may be taken for the state at a log
+//! position.
+
+mod server;
+mod table;
+mod usable;
+
+pub use server::ServerInfo;
+pub use table::{
+    CatalogColumn, CatalogTable, Leaf, TableKind, TablePattern, matching, tables, tables_by_id,
+};
+pub use usable::usable;
+
+pub(crate) use table::from_json;
+
+/// Stable codes of the findings about the source.
+pub mod code {
+    /// The server is older than major 14.
+    pub const OLD_SERVER: u16 = 2100;
+    /// `wal_level` is not `logical`.
+    pub const WAL_LEVEL: u16 = 2101;
+    /// The publication does not exist, and the role may not create it.
+    pub const NO_PUBLICATION: u16 = 2102;
+    /// Tables are missing in the publication, and the role may not add them.
+    pub const NOT_PUBLISHED: u16 = 2103;
+    /// The publication leaves out a kind of change.
+    pub const PUBLISHED_OPERATIONS: u16 = 2104;
+    /// What is named is no table that can be replicated: a view, a foreign, unlogged or
+    /// temporary table.
+    pub const NO_ORDINARY_TABLE: u16 = 2105;
+    /// The log would not carry what identifies a changed or deleted row.
+    pub const NO_ROW_IDENTITY: u16 = 2106;
+    /// A key column has a nondeterministic collation: equal keys may have different bytes.
+    pub const KEY_COLLATION: u16 = 2107;
+    /// There is no such table.
+    pub const NO_TABLE: u16 = 2108;
+    /// A partitioned table and the publication's `publish_via_partition_root` do not fit.
+    pub const PARTITION_ROOT: u16 = 2109;
+    /// The server is in recovery.
+    pub const IN_RECOVERY: u16 = 2110;
+    /// The database's encoding cannot be converted to UTF-8.
+    pub const ENCODING: u16 = 2111;
+    /// The role lacks the REPLICATION attribute.
+    pub const NO_REPLICATION: u16 = 2112;
+    /// Retained log is not limited.
+    pub const RETENTION: u16 = 2113;
+    /// The publication leaves out a column that identifies rows.
+    pub const KEY_NOT_PUBLISHED: u16 = 2114;
+    /// The slot is used by another process.
+    pub const SLOT_BUSY: u16 = 2120;
+    /// No replication slot is free.
+    pub const NO_FREE_SLOT: u16 = 2121;
+    /// No walsender is free.
+    pub const NO_FREE_SENDER: u16 = 2122;
+    /// An open transaction holds back the creation of a slot.
+    pub const SLOT_BLOCKED: u16 = 2123;
+    /// The slot's name is taken by a slot of another kind.
+    pub const FOREIGN_SLOT: u16 = 2124;
+    /// A table changed its form or its storage while it was copied.
+    pub const COPY_OVERTAKEN: u16 = 2130;
+    /// Row level security would hide rows from the copy.
+    pub const COPY_FILTERED: u16 = 2131;
+}

@@ -1,0 +1,245 @@
+//! Which tables can be replicated exactly, and what mends the others.
+//!
+//! Invariant E-6: what the log does not carry comes from the replica's row, which needs an
+//! identity; a table without one is refused with the statement that mends it (F-25). It must be
+//! refused *before* it is added to the publication: a published table without an identity makes
+//! Postgres refuse the user's own updates and deletes.
+
+use super::code;
+use super::table::{CatalogTable, TableKind};
+use hw_types::{Diagnostic, ReplicaIdentity, TableName};
+
+/// Whether a table can be replicated.
+///
+/// - Takes: the table; the names of its published columns, or `None` when all are published.
+/// - Returns: nothing when it can, else why not, with the statement that mends it.
+pub fn usable(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagnostic> {
+    let place = format!("table {}", table.name);
+    check(table, published).map_err(|finding| finding.at(place))
+}
+
+fn check(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagnostic> {
+    ordinary(&table.name, table.kind, table.logged)?;
+    for leaf in &table.leaves {
+        if leaf.id != table.id {
+            ordinary(&leaf.name, leaf.kind, leaf.logged)?;
+        }
+        // The old rows of a partitioned table are logged under the identity of each partition.
+        has_identity(
+            &leaf.name,
+            leaf.replica_identity,
+            !leaf.primary_key.is_empty(),
+            !leaf.identity_index.is_empty(),
+        )?;
+    }
+    if table.kind == TableKind::Partitioned {
+        let (key, index) = (!table.primary_key.is_empty(), !table.identity_index.is_empty());
+        has_identity(&table.name, table.replica_identity, key, index)?;
+    }
+    let numbers: &[i16] = match table.replica_identity {
+        ReplicaIdentity::Default => &table.primary_key,
+        ReplicaIdentity::Index => &table.identity_index,
+        ReplicaIdentity::Full | ReplicaIdentity::Nothing => &table.primary_key,
+    };
+    for column in numbers.iter().filter_map(|number| table.column_numbered(*number)) {
+        if !column.deterministic {
+            let what = format!(
+                "key column \"{}\" has a nondeterministic collation: equal keys may have \
+                 different bytes",
+                column.name
+            );
+            return Err(Diagnostic::error(code::KEY_COLLATION, what).mend(
+                "use a key column with a deterministic collation, or REPLICA IDENTITY USING \
+                 INDEX over one",
+            ));
+        }
+        if published.is_some_and(|names| !names.contains(&column.name)) {
+            let what = format!("the publication leaves out key column \"{}\"", column.name);
+            return Err(Diagnostic::error(code::KEY_NOT_PUBLISHED, what)
+                .mend("name the key's columns in the publication's column list, or no columns"));
+        }
+    }
+    if table.replica_identity == ReplicaIdentity::Full
+        && let Some(names) = published
+        && let Some(column) =
+            table.columns.iter().find(|c| !c.generated && !names.contains(&c.name))
+    {
+        let what = format!(
+            "REPLICA IDENTITY FULL needs every column, and the publication leaves out \"{}\"",
+            column.name
+        );
+        return Err(Diagnostic::error(code::KEY_NOT_PUBLISHED, what)
+            .mend("publish the table without a column list"));
+    }
+    Ok(())
+}
+
+fn ordinary(name: &TableName, kind: TableKind, logged: bool) -> Result<(), Diagnostic> {
+    let what = match kind {
+        TableKind::Ordinary | TableKind::Partitioned if logged => return Ok(()),
+        TableKind::Ordinary | TableKind::Partitioned => "is unlogged or temporary",
+        TableKind::View => "is a view",
+        TableKind::MaterializedView => "is a materialized view",
+        TableKind::Foreign => "is a foreign table",
+        TableKind::Other => "is not a table",
+    };
+    let what = format!("{name} {what}: its changes are not in the log");
+    let finding = Diagnostic::error(code::NO_ORDINARY_TABLE, what);
+    Err(match kind {
+        TableKind::Ordinary => finding.mend(format!("ALTER TABLE {} SET LOGGED;", name.quoted())),
+        _ => finding.mend("name the tables that it reads"),
+    })
+}
+
+fn has_identity(
+    name: &TableName,
+    identity: ReplicaIdentity,
+    has_primary_key: bool,
+    has_index: bool,
+) -> Result<(), Diagnostic> {
+    let (why, mend) = match identity {
+        ReplicaIdentity::Full => return Ok(()),
+        ReplicaIdentity::Default if has_primary_key => return Ok(()),
+        ReplicaIdentity::Index if has_index => return Ok(()),
+        ReplicaIdentity::Default => ("has no primary key", "FULL"),
+        ReplicaIdentity::Index => ("lost the index of its replica identity", "FULL"),
+        ReplicaIdentity::Nothing if has_primary_key => ("has REPLICA IDENTITY NOTHING", "DEFAULT"),
+        ReplicaIdentity::Nothing => ("has REPLICA IDENTITY NOTHING", "FULL"),
+    };
+    let what = format!("{name} {why}: the log does not tell which row was updated or deleted");
+    Err(Diagnostic::error(code::NO_ROW_IDENTITY, what)
+        .mend(format!("ALTER TABLE {} REPLICA IDENTITY {mend};", name.quoted())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{CatalogColumn, Leaf};
+    use super::*;
+    use hw_types::RelationId;
+
+    fn table() -> CatalogTable {
+        let column = |number, name: &str| CatalogColumn {
+            number,
+            name: name.into(),
+            type_oid: 23,
+            type_modifier: -1,
+            generated: false,
+            not_null: true,
+            deterministic: true,
+        };
+        CatalogTable {
+            id: RelationId(1),
+            name: TableName::new("public", "t"),
+            kind: TableKind::Ordinary,
+            logged: true,
+            replica_identity: ReplicaIdentity::Default,
+            columns: vec![column(1, "a"), column(2, "b")],
+            primary_key: vec![1],
+            identity_index: vec![],
+            leaves: vec![],
+            ancestors: vec![],
+            row_security: false,
+            force_row_security: false,
+            estimated_rows: None,
+            bytes: 0,
+        }
+    }
+
+    /// The same with a leaf that mirrors the table, as an ordinary table has.
+    fn with_leaf(mut table: CatalogTable) -> CatalogTable {
+        table.leaves = vec![Leaf {
+            id: table.id,
+            name: table.name.clone(),
+            kind: table.kind,
+            logged: table.logged,
+            filenode: 7,
+            replica_identity: table.replica_identity,
+            primary_key: table.primary_key.clone(),
+            identity_index: table.identity_index.clone(),
+        }];
+        table
+    }
+
+    fn refused(table: CatalogTable) -> String {
+        usable(&with_leaf(table), None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_table_with_an_identity_is_fine() {
+        assert_eq!(usable(&with_leaf(table()), None), Ok(()));
+        let mut full = table();
+        full.primary_key.clear();
+        full.replica_identity = ReplicaIdentity::Full;
+        assert_eq!(usable(&with_leaf(full), None), Ok(()));
+        let mut index = table();
+        index.replica_identity = ReplicaIdentity::Index;
+        index.identity_index = vec![2];
+        assert_eq!(usable(&with_leaf(index), None), Ok(()));
+    }
+
+    #[test]
+    fn f_25_a_table_without_identity_is_refused_with_the_statement_that_mends_it() {
+        let mut bare = table();
+        bare.primary_key.clear();
+        assert_eq!(
+            refused(bare.clone()),
+            "error[HW2106]: public.t has no primary key: the log does not tell which row was \
+             updated or deleted\n  where: table public.t\n  \
+             mend:  ALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL;"
+        );
+        bare.replica_identity = ReplicaIdentity::Nothing;
+        assert!(refused(bare.clone()).ends_with("REPLICA IDENTITY FULL;"));
+        bare.replica_identity = ReplicaIdentity::Index;
+        assert!(refused(bare).contains("lost the index"));
+        let mut nothing = table();
+        nothing.replica_identity = ReplicaIdentity::Nothing;
+        assert!(refused(nothing).ends_with("REPLICA IDENTITY DEFAULT;"));
+    }
+
+    #[test]
+    fn what_is_not_in_the_log_is_refused_by_name() {
+        for (kind, logged, word) in [
+            (TableKind::View, true, "is a view"),
+            (TableKind::MaterializedView, true, "is a materialized view"),
+            (TableKind::Foreign, true, "is a foreign table"),
+            (TableKind::Ordinary, false, "is unlogged or temporary"),
+        ] {
+            let mut wrong = table();
+            wrong.kind = kind;
+            wrong.logged = logged;
+            assert!(refused(wrong).contains(&format!("public.t {word}")), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_partition_without_identity_refuses_the_whole_table() {
+        let mut parted = with_leaf(table());
+        parted.kind = TableKind::Partitioned;
+        parted.leaves[0].id = RelationId(2);
+        parted.leaves[0].name = TableName::new("public", "t_1");
+        parted.leaves[0].kind = TableKind::Ordinary;
+        assert_eq!(usable(&parted, None), Ok(()));
+        parted.leaves[0].replica_identity = ReplicaIdentity::Nothing;
+        let finding = usable(&parted, None).unwrap_err();
+        assert!(finding.what.starts_with("public.t_1 has REPLICA IDENTITY NOTHING"));
+        parted.leaves[0].kind = TableKind::Foreign;
+        let finding = usable(&parted, None).unwrap_err();
+        assert!(finding.what.starts_with("public.t_1 is a foreign table"));
+    }
+
+    #[test]
+    fn nondeterministic_keys_and_unpublished_keys_are_refused() {
+        let mut odd = with_leaf(table());
+        odd.columns[0].deterministic = false;
+        assert_eq!(usable(&odd, None).unwrap_err().code.0, code::KEY_COLLATION);
+        let fine = with_leaf(table());
+        assert_eq!(usable(&fine, Some(&["a".into()])), Ok(()));
+        let finding = usable(&fine, Some(&["b".into()])).unwrap_err();
+        assert_eq!(finding.code.0, code::KEY_NOT_PUBLISHED);
+        let mut full = with_leaf(table());
+        full.replica_identity = ReplicaIdentity::Full;
+        full.leaves[0].replica_identity = ReplicaIdentity::Full;
+        assert_eq!(usable(&full, None), Ok(()));
+        assert!(usable(&full, Some(&["a".into()])).is_err());
+    }
+}
