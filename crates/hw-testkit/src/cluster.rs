@@ -9,7 +9,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,14 +23,10 @@ use tokio_postgres::{Client, NoTls};
 use crate::account::Account;
 use crate::binaries::Binaries;
 use crate::scratch::{self, OwnedDir};
-use crate::{nursery, template};
+use crate::{nursery, ports, template};
 
 /// How long a server may take to start or stop before the test fails.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// Ports below the range that the kernel hands to outgoing connections, so that the port is still
-/// free when a stopped cluster starts again.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// How clients prove who they are.
 #[derive(Clone, Debug, Default)]
@@ -123,7 +118,7 @@ impl Cluster {
         let mut tries = 0;
         loop {
             tries += 1;
-            cluster.port = free_port();
+            cluster.port = ports::free();
             cluster.write_settings(options.settings);
             cluster.write_access_rules(false);
             match cluster.launch() {
@@ -395,15 +390,6 @@ pub async fn connect(url: &str) -> Client {
 fn is_ready(status_file: &Path) -> bool {
     fs::read_to_string(status_file)
         .is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
-}
-
-fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(PORTS);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn settings_text(settings: &[(&str, &str)]) -> String {

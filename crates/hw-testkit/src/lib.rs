@@ -2,19 +2,26 @@
 //!
 //! - [`Cluster`]: a private Postgres per test, from the machine's own binaries or from the pinned
 //!   npm packages, started in well under a second and gone when the test is, however it ends.
+//! - [`proxy`]: a TCP proxy that misbehaves on demand.
 //! - [`wait`]: barriers. Tests wait for conditions, never for time.
+//! - [`server`]: the `headwater` process as a test sees it, whose log is output too.
 //!
 //! A development dependency only: nothing that ships uses this crate.
 
 pub mod cluster;
+pub mod proxy;
+pub mod server;
 pub mod wait;
 
 mod account;
 mod binaries;
 mod nursery;
+mod ports;
 mod scratch;
 mod template;
 
 pub use binaries::majors;
 pub use cluster::{Auth, Cluster, ClusterOptions, Stop, TestDatabase};
+pub use proxy::{Direction, Ending, Fault, FaultProxy};
+pub use server::{HeadwaterProcess, ProcessOptions};
 pub use wait::poll_until;
