@@ -1,1 +1,31 @@
-//! hw-auth
+//! Who is calling: from an `Authorization` header to a [`Principal`].
+//!
+//! In flow a header value, the configured keys and the time; out flows a principal (verified
+//! subject, claims, expiry, database role) or an [`AuthError`] with a text for the caller and
+//! another for the log. **Invariant: nothing of a token reaches either text**, and a token whose
+//! signature was not checked yields nothing.
+//!
+//! Suggested reading order: [`secret`], [`algorithm`], [`jwk`], [`remote`], [`claims`],
+//! [`authenticator`], [`token`], [`error`].
+//!
+//! Source: `protocols/powersync-protocol.md` section 10; RFC 7515, 7517, 7518, 7519, 8037.
+
+// A `Diagnostic` is large and rare: the configuration is read once.
+#![allow(clippy::result_large_err)]
+
+pub mod algorithm;
+pub mod authenticator;
+pub mod claims;
+pub mod clock;
+pub mod error;
+pub mod jwk;
+pub mod remote;
+pub mod secret;
+pub mod token;
+
+pub use authenticator::{AuthConfig, Authenticator};
+pub use claims::Principal;
+pub use clock::Clock;
+pub use error::{AuthError, Refusal};
+pub use remote::JwksOptions;
+pub use secret::Secret;

@@ -1,0 +1,262 @@
+//! What a verified payload must say, and the [`Principal`] that comes of it.
+//!
+//! In flows the payload of a token whose signature was checked; out flows a principal or a
+//! refusal. Source: `protocols/powersync-protocol.md` 10.4.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::error::{AuthError, Refusal};
+
+/// How far the issuer's clock may be from ours, for `exp` and `nbf`.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// The longest `exp - iat` accepted by default.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// A verified caller. Its fields come from a token whose signature, lifetime and audience were
+/// checked.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The claim `sub` as text: a number in its decimal form, any other JSON as JSON.
+    pub subject: String,
+    /// The whole payload, for rules (`request.jwt()`), with `sub` in its own type.
+    pub claims: Arc<Map<String, Value>>,
+    /// The payload's text as it was signed, for `request.jwt.claims`: no digit is lost.
+    pub claims_json: Arc<str>,
+    /// When the token expires, seconds since the Unix epoch. A stream ends then, without the
+    /// tolerance that its start enjoyed.
+    pub expires_at: u64,
+    /// The claim `role`, if the configuration lists it as a database role that tokens may choose.
+    pub role: Option<String>,
+}
+
+/// The rules of the configuration that claims are held against.
+#[derive(Clone, Debug)]
+pub(crate) struct ClaimRules {
+    /// One of these must be in `aud`. `None`: `aud` is not looked at.
+    pub(crate) audience: Option<Vec<String>>,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) allowed_roles: Vec<String>,
+}
+
+impl ClaimRules {
+    /// Checks a payload at the time `now` (since the Unix epoch).
+    pub(crate) fn admit(&self, payload: &str, now: Duration) -> Result<Principal, AuthError> {
+        let claims: Map<String, Value> = serde_json::from_str(payload).map_err(|_| malformed())?;
+        let subject = claims.get("sub").ok_or_else(|| missing("sub"))?;
+        let issued_at = seconds(&claims, "iat")?.ok_or_else(|| missing("iat"))?;
+        let expires_at = seconds(&claims, "exp")?.ok_or_else(|| missing("exp"))?;
+        let (now, tolerance) = (now.as_secs_f64(), CLOCK_TOLERANCE.as_secs_f64());
+        if seconds(&claims, "nbf")?.is_some_and(|not_before| not_before > now + tolerance) {
+            return Err(AuthError::invalid("JWT is not valid yet"));
+        }
+        if expires_at <= now - tolerance {
+            return Err(AuthError::new(Refusal::Expired, "JWT has expired"));
+        }
+        self.check_audience(claims.get("aud"))?;
+        let (lifetime, longest) = (expires_at - issued_at, self.max_lifetime.as_secs());
+        if lifetime > longest as f64 {
+            return Err(AuthError::new(
+                Refusal::LifetimeTooLong,
+                format!("Token must expire in a maximum of {longest} seconds, got {lifetime}s"),
+            ));
+        }
+        if claims.get("parameters").is_some_and(|value| !value.is_object()) {
+            return Err(AuthError::invalid("Payload parameters must be an object"));
+        }
+        let role = claims
+            .get("role")
+            .and_then(Value::as_str)
+            .filter(|role| self.allowed_roles.iter().any(|allowed| allowed == role))
+            .map(str::to_owned);
+        Ok(Principal {
+            subject: subject_text(subject),
+            expires_at: expires_at as u64,
+            role,
+            claims: Arc::new(claims),
+            claims_json: payload.into(),
+        })
+    }
+
+    fn check_audience(&self, audience: Option<&Value>) -> Result<(), AuthError> {
+        let Some(accepted) = &self.audience else { return Ok(()) };
+        let ours = |value: &Value| {
+            value.as_str().is_some_and(|name| accepted.iter().any(|accepted| accepted == name))
+        };
+        let found = match audience {
+            Some(Value::Array(names)) => names.iter().any(ours),
+            Some(name) => ours(name),
+            None => false,
+        };
+        if found {
+            return Ok(());
+        }
+        Err(AuthError::new(Refusal::Audience, "Unexpected \"aud\" claim value")
+            .with_detail("none of the token's audiences is configured"))
+    }
+}
+
+pub(crate) fn malformed() -> AuthError {
+    AuthError::invalid("Token is not a well-formed JWT. Check the token format.")
+}
+
+fn missing(claim: &str) -> AuthError {
+    AuthError::invalid(format!("JWT payload is missing a required claim \"{claim}\""))
+}
+
+/// A NumericDate of RFC 7519 section 2: seconds, perhaps with a fraction.
+fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<f64>, AuthError> {
+    match claims.get(claim) {
+        None => Ok(None),
+        Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(AuthError::invalid(format!("\"{claim}\" claim must be a number"))),
+        },
+    }
+}
+
+/// `sub` as text, as the original service prints it (ECMAScript `String(x)` for numbers; JSON for
+/// arrays and objects, whose own form there would not tell two users apart).
+fn subject_text(subject: &Value) -> String {
+    match subject {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() => float_text(float),
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// A float as ECMAScript `Number::toString` prints it: `5`, `2.5`, `1e+21`, `1e-7`.
+fn float_text(number: f64) -> String {
+    let size = number.abs();
+    if size == 0.0 {
+        "0".to_owned()
+    } else if (1e-6..1e21).contains(&size) {
+        number.to_string()
+    } else {
+        let text = format!("{number:e}");
+        if size >= 1e21 { text.replace('e', "e+") } else { text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000_000);
+
+    fn rules() -> ClaimRules {
+        ClaimRules {
+            audience: Some(vec!["powersync".into(), "other".into()]),
+            max_lifetime: MAX_LIFETIME,
+            allowed_roles: vec!["editor".into()],
+        }
+    }
+
+    /// The verdict over one payload: `sub/role@exp`, or `code: text`.
+    fn verdict(payload: &str) -> String {
+        match rules().admit(payload, NOW) {
+            Ok(who) => {
+                format!("{}/{}@{}", who.subject, who.role.as_deref().unwrap_or("-"), who.expires_at)
+            }
+            Err(error) => format!("{}: {}", error.code(), error),
+        }
+    }
+
+    #[test]
+    fn the_claims_decide_as_the_table_says() {
+        let missing =
+            |claim| format!("PSYNC_S2101: JWT payload is missing a required claim {claim}");
+        let cases: &[(&str, String)] = &[
+            (r#"{"sub":"u","iat":1000000,"exp":1000300,"aud":"powersync"}"#, "u/-@1000300".into()),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"aud":["x","other"]}"#,
+                "u/-@1000300".into(),
+            ),
+            (r#"{"iat":1000000,"exp":1000300,"aud":"powersync"}"#, missing("\"sub\"")),
+            (r#"{"sub":"u","exp":1000300,"aud":"powersync"}"#, missing("\"iat\"")),
+            (r#"{"sub":"u","iat":1000000,"aud":"powersync"}"#, missing("\"exp\"")),
+            (
+                r#"{"sub":"u","iat":"1","exp":1000300,"aud":"powersync"}"#,
+                "PSYNC_S2101: \"iat\" claim must be a number".into(),
+            ),
+            // The tolerance: 59 s after the end is fine, 60 s is not.
+            (r#"{"sub":"u","iat":999000,"exp":999941,"aud":"powersync"}"#, "u/-@999941".into()),
+            (
+                r#"{"sub":"u","iat":999000,"exp":999940,"aud":"powersync"}"#,
+                "PSYNC_S2103: JWT has expired".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"nbf":1000060,"aud":"powersync"}"#,
+                "u/-@1000300".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"nbf":1000061,"aud":"powersync"}"#,
+                "PSYNC_S2101: JWT is not valid yet".into(),
+            ),
+            (r#"{"sub":"u","iat":1000000,"exp":1086400,"aud":"powersync"}"#, "u/-@1086400".into()),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1086401,"aud":"powersync"}"#,
+                "PSYNC_S2104: Token must expire in a maximum of 86400 seconds, got 86401s".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"aud":"elsewhere"}"#,
+                "PSYNC_S2105: Unexpected \"aud\" claim value".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300}"#,
+                "PSYNC_S2105: Unexpected \"aud\" claim value".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"aud":{"powersync":1}}"#,
+                "PSYNC_S2105: Unexpected \"aud\" claim value".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"aud":"powersync","parameters":[1]}"#,
+                "PSYNC_S2101: Payload parameters must be an object".into(),
+            ),
+            (
+                r#"{"sub":"u","iat":1000000,"exp":1000300,"aud":"powersync","parameters":{}}"#,
+                "u/-@1000300".into(),
+            ),
+            (
+                r#"{"sub":"u","role":"editor","iat":1000000,"exp":1000300,"aud":"powersync"}"#,
+                "u/editor@1000300".into(),
+            ),
+            (
+                r#"{"sub":"u","role":"postgres","iat":1000000,"exp":1000300,"aud":"powersync"}"#,
+                "u/-@1000300".into(),
+            ),
+            ("[]", "PSYNC_S2101: Token is not a well-formed JWT. Check the token format.".into()),
+        ];
+        for (payload, expected) in cases {
+            assert_eq!(&verdict(payload), expected, "{payload}");
+        }
+    }
+
+    #[test]
+    fn a_subject_of_any_type_becomes_text() {
+        let cases = [
+            ("\"u\"", "u"),
+            ("7", "7"),
+            ("9007199254740993", "9007199254740993"),
+            ("5.0", "5"),
+            ("2.5", "2.5"),
+            ("1e21", "1e+21"),
+            ("1e-7", "1e-7"),
+            ("-0.0", "0"),
+            ("null", "null"),
+            ("true", "true"),
+            ("{\"a\":1}", "{\"a\":1}"),
+        ];
+        for (json, expected) in cases {
+            let value: Value = serde_json::from_str(json).unwrap();
+            assert_eq!(subject_text(&value), expected);
+        }
+    }
+}
