@@ -1,0 +1,202 @@
+//! What a session has announced to its client: buckets, streams, and the difference between two
+//! such states.
+
+use std::sync::Arc;
+
+use hw_types::OpId;
+
+use crate::wire::line::{BucketLine, CheckpointHead, Reason, StreamLine};
+
+/// A bucket's totals at the position that is announced. All zero for one that never had a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Number of the source's incarnation in the store.
+    pub incarnation: u32,
+    /// Number of the bucket within it.
+    pub number: u32,
+    /// Operations in its log.
+    pub count: u64,
+    /// Rows that are in it.
+    pub live: u64,
+    /// Sum of all checksums modulo 2^32.
+    pub checksum: u32,
+    /// Its newest operation.
+    pub last_op: OpId,
+}
+
+/// One bucket of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name on the wire: prefix, source name and parameters.
+    pub name: Arc<str>,
+    /// Where in `name` the parameters' JSON text begins.
+    pub parameters_at: u32,
+    /// Index of its source in the active configuration.
+    pub source: u32,
+    /// 0 is fetched first, 3 last.
+    pub priority: u8,
+    /// Why the user has it, in the order of the resolution.
+    pub reasons: Box<[Reason]>,
+    /// Its totals.
+    pub totals: Totals,
+    /// The last operation that this connection has sent, or that the client brought along.
+    /// Changed by the session alone: at the first checkpoint, behind each page, and dropped with
+    /// the bucket, so that one that comes back starts at 0 like the client's copy (7.5).
+    pub position: OpId,
+}
+
+impl Bucket {
+    /// The parameters' JSON text.
+    pub fn parameters(&self) -> &str {
+        &self.name[self.parameters_at as usize..]
+    }
+
+    /// Whether operations remain to be sent.
+    pub fn unfinished(&self) -> bool {
+        self.position < self.totals.last_op
+    }
+
+    /// How it stands in a checkpoint line.
+    pub fn line(&self) -> BucketLine<'_> {
+        BucketLine {
+            name: &self.name,
+            checksum: self.totals.checksum,
+            count: self.totals.count,
+            priority: self.priority,
+            reasons: &self.reasons,
+        }
+    }
+}
+
+/// Everything that a user sees at one position.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// Position and write checkpoint.
+    pub head: CheckpointHead,
+    /// Ascending by name, each name once; positions are 0.
+    pub buckets: Vec<Bucket>,
+    /// Streams that the client is subscribed to.
+    pub streams: Vec<StreamLine>,
+}
+
+/// What the newest publication means for one user.
+#[derive(Clone, Debug)]
+pub enum Newest {
+    /// Resolved anew.
+    Resolved(Announcement),
+    /// The set of buckets is unchanged; some totals may have moved.
+    Updated {
+        /// Position and write checkpoint.
+        head: CheckpointHead,
+        /// Index among the session's buckets, and the totals there now.
+        totals: Vec<(usize, Totals)>,
+    },
+}
+
+/// The contents of a `checkpoint_diff` line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// Indexes of new and changed buckets among the session's buckets.
+    pub updated: Vec<usize>,
+    /// Names of buckets that are gone.
+    pub removed: Vec<Arc<str>>,
+}
+
+impl Diff {
+    /// Whether no bucket changed.
+    pub fn is_empty(&self) -> bool {
+        self.updated.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// Replaces `buckets` by `new`, both ascending by name, and returns the difference. A bucket in
+/// both keeps its position.
+pub fn replace(buckets: &mut Vec<Bucket>, mut new: Vec<Bucket>) -> Diff {
+    debug_assert!(new.is_sorted_by(|a, b| a.name < b.name));
+    let mut diff = Diff::default();
+    let mut old = buckets.drain(..).peekable();
+    for (index, bucket) in new.iter_mut().enumerate() {
+        while let Some(gone) = old.next_if(|old| old.name < bucket.name) {
+            diff.removed.push(gone.name);
+        }
+        match old.next_if(|old| old.name == bucket.name) {
+            None => diff.updated.push(index),
+            Some(known) => {
+                bucket.position = known.position;
+                if known.line() != bucket.line() {
+                    diff.updated.push(index);
+                }
+            }
+        }
+    }
+    diff.removed.extend(old.map(|gone| gone.name));
+    *buckets = new;
+    diff
+}
+
+/// Moves totals and returns the difference.
+pub fn update(buckets: &mut [Bucket], totals: &[(usize, Totals)]) -> Diff {
+    let mut diff = Diff::default();
+    for &(index, now) in totals {
+        let Some(bucket) = buckets.get_mut(index) else { continue };
+        if (bucket.totals.count, bucket.totals.checksum) != (now.count, now.checksum) {
+            diff.updated.push(index);
+        }
+        bucket.totals = now;
+    }
+    diff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(name: &str, checksum: u32, position: u64) -> Bucket {
+        Bucket {
+            name: name.into(),
+            parameters_at: name.find('[').unwrap() as u32,
+            source: 0,
+            priority: 3,
+            reasons: Box::new([Reason::Default(0)]),
+            totals: Totals { checksum, count: 1, last_op: OpId(9), ..Totals::default() },
+            position: OpId(position),
+        }
+    }
+
+    #[test]
+    fn a_difference_names_what_came_what_changed_and_what_went() {
+        let mut buckets = vec![bucket("a[]", 1, 9), bucket("b[]", 2, 9), bucket("d[]", 4, 9)];
+        let mut promoted = bucket("d[]", 4, 0);
+        promoted.priority = 1;
+        let new = vec![bucket("b[]", 7, 0), bucket("c[]", 3, 0), promoted, bucket("e[]", 0, 0)];
+        let diff = replace(&mut buckets, new);
+        assert_eq!(diff.updated, [0, 1, 2, 3]);
+        assert_eq!(diff.removed, ["a[]".into()]);
+        let positions: Vec<u64> = buckets.iter().map(|b| b.position.0).collect();
+        assert_eq!(positions, [9, 0, 9, 0]);
+
+        let same = buckets.clone();
+        assert!(replace(&mut buckets, same).is_empty());
+        let diff = replace(&mut buckets, vec![]);
+        assert_eq!((diff.updated.len(), diff.removed.len()), (0, 4));
+    }
+
+    #[test]
+    fn a_bucket_that_comes_back_starts_from_zero() {
+        let mut buckets = vec![bucket("a[]", 1, 9)];
+        replace(&mut buckets, vec![]);
+        replace(&mut buckets, vec![bucket("a[]", 1, 0)]);
+        assert_eq!(buckets[0].position, OpId(0));
+        assert!(buckets[0].unfinished());
+    }
+
+    #[test]
+    fn totals_that_did_not_move_are_no_difference() {
+        let mut buckets = vec![bucket("a[\"x\"]", 1, 9)];
+        assert_eq!(buckets[0].parameters(), "[\"x\"]");
+        let same = buckets[0].totals;
+        assert!(update(&mut buckets, &[(0, same), (7, same)]).is_empty());
+        let moved = Totals { count: 2, ..same };
+        assert_eq!(update(&mut buckets, &[(0, moved)]).updated, [0]);
+    }
+}
