@@ -14,7 +14,7 @@ use crate::config::layers::Flags;
 /// Headwater reads a Postgres database's log once, keeps an exact copy, and sends each client the
 /// rows that are meant for it, live. Start with `headwater dev`: it needs no configuration.
 ///
-/// Exit codes: 0 done, 1 a negative answer (findings, a refused configuration), 2 an error.
+/// Exit codes: 0 done, 1 a negative answer (check or doctor found errors), 2 an error.
 #[derive(Debug, Parser)]
 #[command(name = "headwater", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {

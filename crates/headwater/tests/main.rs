@@ -1,4 +1,6 @@
 //! The binary as its users meet it: pages that must say what the program does, and the program
 //! itself as a process.
 
+mod doctor;
 mod pages;
+mod process;

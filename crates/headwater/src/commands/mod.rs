@@ -1,0 +1,69 @@
+//! What each command does. One file a command; this one chooses and loads the configuration.
+//!
+//! In: a parsed command line. Out: an exit code. Invariant: answers go to standard output,
+//! everything else to standard error.
+
+pub mod doctor;
+pub mod status;
+pub mod token;
+
+use hw_types::Diagnostic;
+
+use crate::cli::{Cli, Command};
+use crate::config::{self, Config, Sources};
+use crate::report::{self, Exit};
+
+/// Runs the command.
+pub fn run(cli: Cli) -> Exit {
+    // One crypto provider for the whole process; a second call would only say that there is one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if matches!(cli.command, Command::Version) {
+        report::answer(&format!("headwater {}\n", env!("CARGO_PKG_VERSION")));
+        return Exit::Done;
+    }
+    let sources = Sources {
+        file: cli.global.config.clone(),
+        flags: cli.flags(),
+        environment: &config::process_environment,
+    };
+    let config = match config::load(&sources) {
+        Ok(config) => config,
+        Err(refused) => {
+            report::findings(&refused.findings, &refused.text);
+            return Exit::Failed;
+        }
+    };
+    match &cli.command {
+        Command::Token(arguments) => token::run(&config, arguments),
+        Command::Status(arguments) => short(status::run(&config, arguments)),
+        Command::Doctor(_) => short(doctor::run(&config)),
+        _ => Exit::Failed,
+    }
+}
+
+/// Runs a command that asks a few questions: one thread is enough.
+fn short(work: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            report::say(&format!("cannot start: {error}"));
+            Exit::Failed
+        }
+    }
+}
+
+/// Prints one finding that ends the command.
+pub(crate) fn refuse(finding: Diagnostic) -> Exit {
+    report::findings(&[finding], "");
+    Exit::Failed
+}
+
+/// The connection string, or the finding that there is none.
+pub(crate) fn database_url(config: &Config) -> Result<&str, Box<Diagnostic>> {
+    config.database.url.as_ref().map(|url| url.expose()).ok_or_else(|| {
+        Box::new(
+            Diagnostic::error(1010, "no database is configured")
+                .mend("set DATABASE_URL, or database.url in the file, or give --database-url"),
+        )
+    })
+}

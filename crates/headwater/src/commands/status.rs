@@ -1,0 +1,213 @@
+//! `headwater status`: asks a running server and prints what it is doing.
+//!
+//! In: the server's `/admin/api/status`. Out: a table for people, or the JSON. Exit code 1 when
+//! the server is there but not streaming.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hw_types::Diagnostic;
+
+use crate::cli::Status;
+use crate::config::Config;
+use crate::config::parse::show_bytes;
+use crate::report::{self, Exit};
+use crate::server::status::StatusReport;
+
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks and prints.
+pub async fn run(config: &Config, arguments: &Status) -> Exit {
+    let base = arguments.url.clone().unwrap_or_else(|| {
+        format!("http://{}", reachable(config.admin_listen.unwrap_or(config.listen)))
+    });
+    let text = match ask(config, base.trim_end_matches('/')).await {
+        Ok(text) => text,
+        Err(finding) => return super::refuse(*finding),
+    };
+    let report: StatusReport = match serde_json::from_str(&text) {
+        Ok(report) => report,
+        Err(_) => {
+            let finding = Diagnostic::error(1042, "what answers there is not Headwater")
+                .at(base)
+                .mend("name the server with --url");
+            return super::refuse(finding);
+        }
+    };
+    if arguments.json {
+        report::answer(&format!("{}\n", text.trim_end()));
+    } else {
+        report::answer(&table(&report));
+    }
+    if report.state == "streaming" { Exit::Done } else { Exit::Negative }
+}
+
+/// An address that listens on all interfaces is asked on this machine's own.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+async fn ask(config: &Config, base: &str) -> Result<String, Box<Diagnostic>> {
+    let failed = |error: reqwest::Error| {
+        Box::new(
+            Diagnostic::error(1040, format!("no answer: {}", error.without_url()))
+                .at(base)
+                .mend("is it running? Name another server with --url"),
+        )
+    };
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(failed)?;
+    let mut request = client.get(format!("{base}/admin/api/status"));
+    if let Some(token) = &config.api_token {
+        request = request.bearer_auth(token.expose());
+    }
+    let response = request.send().await.map_err(failed)?;
+    let status = response.status();
+    if !status.is_success() {
+        let finding = Diagnostic::error(1041, format!("the server refused: {status}")).at(base);
+        return Err(Box::new(finding.mend("give its token with HEADWATER_API_TOKEN")));
+    }
+    response.text().await.map_err(failed)
+}
+
+/// The report as people read it.
+pub fn table(report: &StatusReport) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<14} {value}");
+    };
+    let trouble = report.trouble.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    line("state", format!("{}{trouble}", report.state));
+    line("version", report.version.clone());
+    line("up", show_seconds(report.uptime_seconds as f64));
+    line("database", report.source.database.clone());
+    line("lag", show_lag(report));
+    let limit = show_bytes(report.source.retained_limit_bytes);
+    line(
+        "retained log",
+        match report.source.retained_bytes {
+            Some(bytes) => {
+                format!("{} of {limit} (slot {})", show_bytes(bytes), report.source.slot)
+            }
+            None => "not known".to_owned(),
+        },
+    );
+    line("checkpoint", format!("{} at {}", report.checkpoint.op_id, report.checkpoint.lsn));
+    line(
+        "sync config",
+        match report.checkpoint.sync_version {
+            0 => "none in force".to_owned(),
+            version => format!("version {version}"),
+        },
+    );
+    let clients = &report.clients;
+    line(
+        "clients",
+        format!(
+            "{} streams, {} of {} connections",
+            clients.streams, clients.connections, clients.limit
+        ),
+    );
+    let store = &report.store;
+    line(
+        "store",
+        format!(
+            "{}, spools {} of {}",
+            show_bytes(store.bytes),
+            show_bytes(store.spool_bytes),
+            show_bytes(store.spool_limit_bytes)
+        ),
+    );
+    let applied = &report.applied;
+    line(
+        "applied",
+        format!(
+            "{} transactions, {} rows, {} operations",
+            applied.transactions, applied.rows, applied.operations
+        ),
+    );
+    for copy in &report.copies {
+        let of = match copy.estimated_rows {
+            Some(estimate) if estimate > 0 => {
+                format!(" of about {estimate} ({} %)", (copy.rows * 100 / estimate).min(100))
+            }
+            _ => String::new(),
+        };
+        line(
+            "copying",
+            format!(
+                "{}: {} rows{of}, {}, snapshot held {}",
+                copy.table,
+                copy.rows,
+                show_bytes(copy.bytes),
+                show_seconds(copy.snapshot_seconds)
+            ),
+        );
+    }
+    out
+}
+
+/// How far behind the source, in bytes and time.
+pub fn show_lag(report: &StatusReport) -> String {
+    match (report.source.lag_bytes, report.source.lag_seconds) {
+        (Some(bytes), Some(seconds)) => format!("{}, {}", show_bytes(bytes), show_seconds(seconds)),
+        (Some(bytes), None) => show_bytes(bytes),
+        _ => "not known".to_owned(),
+    }
+}
+
+fn show_seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.0} h", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::status::CopyReport;
+
+    #[test]
+    fn the_table_shows_copies_with_their_estimate() {
+        let mut report = StatusReport { state: "copying".into(), ..StatusReport::default() };
+        report.source.slot = "headwater_1".into();
+        report.source.retained_bytes = Some(3 << 20);
+        report.source.retained_limit_bytes = 10 << 30;
+        report.source.lag_bytes = Some(2048);
+        report.source.lag_seconds = Some(0.25);
+        report.copies.push(CopyReport {
+            table: "public.todos".into(),
+            rows: 250,
+            bytes: 1 << 20,
+            estimated_rows: Some(1000),
+            snapshot_seconds: 130.0,
+        });
+        let table = table(&report);
+        for expected in [
+            "state          copying\n",
+            "lag            2 kB, 250 ms\n",
+            "retained log   3 MB of 10 GB (slot headwater_1)\n",
+            "sync config    none in force\n",
+            "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, snapshot held 2 min\n",
+        ] {
+            assert!(table.contains(expected), "{expected} in:\n{table}");
+        }
+    }
+
+    #[test]
+    fn a_server_on_all_interfaces_is_asked_on_the_loopback() {
+        assert_eq!(reachable("0.0.0.0:1".parse().expect("address")).to_string(), "127.0.0.1:1");
+        assert_eq!(reachable("[::]:1".parse().expect("address")).to_string(), "[::1]:1");
+        assert_eq!(reachable("10.0.0.1:1".parse().expect("address")).to_string(), "10.0.0.1:1");
+    }
+}

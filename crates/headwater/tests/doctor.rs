@@ -1,0 +1,137 @@
+//! `doctor` against real sources: each finding names the statement that mends it, and running that
+//! statement makes the finding go away.
+
+use headwater::config::{Config, Sources, load};
+use headwater::doctor::{self, Examination};
+use hw_pg::catalog::TablePattern;
+use hw_pg::config::ConnectConfig;
+use hw_testkit::{Auth, Cluster, ClusterOptions};
+
+fn config(url: &str) -> Config {
+    load(&Sources {
+        file: None,
+        flags: [("database.url", url.to_owned())].into(),
+        environment: &|_| None,
+    })
+    .expect("valid")
+}
+
+async fn examine(url: &str, tables: &[&str]) -> Examination {
+    let patterns: Vec<TablePattern> =
+        tables.iter().map(|table| TablePattern::new("public", table)).collect();
+    let (connect, _) = ConnectConfig::parse(url).expect("a connection string");
+    let mut examination = Examination::default();
+    doctor::examine_source(&config(url), &connect, &patterns, &mut examination)
+        .await
+        .expect("examined");
+    examination
+}
+
+fn shown(examination: &Examination) -> Vec<String> {
+    examination.findings.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_fit_source_has_no_findings() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let client = cluster.client(&database.name).await;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.expect("created");
+    let examination = examine(&database.url, &["t"]).await;
+    assert_eq!(shown(&examination), Vec::<String>::new());
+    assert!(examination.facts.iter().any(|fact| fact.contains("1 tables to replicate")));
+}
+
+#[tokio::test]
+async fn a_source_without_logical_log_is_refused_with_the_statement() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("wal_level", "replica"), ("max_slot_wal_keep_size", "20GB")],
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let findings = shown(&examine(&database.url, &[]).await);
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].starts_with("error[HW2101]: wal_level is \"replica\""), "{findings:?}");
+    assert!(findings[0].contains("ALTER SYSTEM SET wal_level = 'logical'"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn too_few_slots_and_a_short_log_are_found() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_replication_slots", "1"), ("max_slot_wal_keep_size", "1GB")],
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let findings = shown(&examine(&database.url, &[]).await);
+    assert!(findings.iter().any(|f| f.starts_with("error[HW2121]: others use 0 of 1")));
+    assert!(findings.iter().any(|f| f.starts_with("warning[HW2141]:")), "{findings:?}");
+}
+
+#[tokio::test]
+async fn what_a_lesser_role_lacks_is_found_and_each_mend_works() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        auth: Auth::Trust,
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let owner = cluster.client(&database.name).await;
+    owner
+        .batch_execute(
+            "CREATE ROLE reader LOGIN;
+             CREATE TABLE t (id int PRIMARY KEY, owner text);
+             CREATE TABLE no_key (a int);
+             ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        )
+        .await
+        .expect("made");
+    let url = cluster.url_as("reader", None, &database.name);
+    let first = examine(&url, &["t", "no_key", "absent"]).await;
+    let findings = shown(&first);
+    for code in ["HW2112", "HW2102", "HW2106", "HW2108", "HW2131", "HW2144"] {
+        assert!(findings.iter().any(|f| f.contains(code)), "{code} in {findings:#?}");
+    }
+
+    let mut statements: Vec<String> = Vec::new();
+    for finding in &first.findings {
+        let mend = finding.mend.clone().unwrap_or_default();
+        let statement = mend.rsplit(": ").next().unwrap_or_default();
+        if ["ALTER", "GRANT", "CREATE"].iter().any(|word| statement.starts_with(word)) {
+            statements.push(statement.to_owned());
+        }
+    }
+    // What makes the tables fit comes before the publication that holds them.
+    statements.sort_by_key(|statement| statement.starts_with("CREATE"));
+    for statement in statements {
+        owner.batch_execute(&statement).await.unwrap_or_else(|error| {
+            panic!("{statement}: {error:?}");
+        });
+    }
+    let second = examine(&url, &["t"]).await;
+    assert_eq!(shown(&second), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_publication_that_leaves_out_deletes_is_found() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let client = cluster.client(&database.name).await;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY);
+             CREATE PUBLICATION headwater FOR TABLE t WITH (publish = 'insert, update, truncate')",
+        )
+        .await
+        .expect("made");
+    assert_eq!(
+        shown(&examine(&database.url, &["t"]).await),
+        ["error[HW2104]: publication \"headwater\" does not publish deletes\n  \
+          mend:  ALTER PUBLICATION headwater SET (publish = 'insert, update, delete, truncate');"]
+    );
+}

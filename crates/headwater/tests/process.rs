@@ -1,0 +1,103 @@
+//! The program as a shell sees it: answers, messages, exit codes.
+
+use std::io::Read as _;
+use std::process::{Command, Output, Stdio};
+
+fn headwater() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    headwater().args(arguments).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_version_and_the_help_are_answers() {
+    let version = run(&["version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(text(&version.stdout), concat!("headwater ", env!("CARGO_PKG_VERSION"), "\n"));
+    let help = run(&["serve", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).contains("--database-url"), "{}", text(&help.stdout));
+    assert!(help.stderr.is_empty());
+}
+
+#[test]
+fn an_unknown_option_is_an_error_on_standard_error() {
+    let output = run(&["serve", "--lisen", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty());
+    assert!(text(&output.stderr).contains("--listen"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_closed_pipe_is_not_an_error() {
+    let mut child = headwater()
+        .args(["serve", "--help"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let status = child.wait().expect("ended");
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("read");
+    assert_eq!(said, "");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_refused_configuration_names_file_line_and_column_without_colour() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("headwater.yaml");
+    std::fs::write(&file, "lisen: 127.0.0.1:1\n").expect("written");
+    let name = file.to_str().expect("unicode");
+    let output = run(&["doctor", "--config", name]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "error[HW1005]: unknown key \"lisen\"\n  where: {name}:1:1\n         \
+             1 | lisen: 127.0.0.1:1\n           | ^^^^^\n  mend:  did you mean \"listen\"?\n\n"
+        )
+    );
+}
+
+#[test]
+fn a_missing_database_says_how_to_name_one() {
+    let output = run(&["doctor"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("set DATABASE_URL"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_token_is_one_line_and_the_secret_is_not_in_it() {
+    let output = headwater()
+        .args(["token", "--sub", "user-1", "--ttl", "5min"])
+        .env("HEADWATER_JWT_SECRET", "a secret of thirty-two characters")
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let token = text(&output.stdout);
+    assert_eq!(token.trim_end().split('.').count(), 3);
+    assert!(token.ends_with('\n') && !token.contains("secret of"));
+}
+
+#[test]
+fn nobody_listening_is_an_error_that_names_the_address() {
+    // A port that was free a moment ago and that nothing was started on.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let output = run(&["status", "--url", &url]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).starts_with("error[HW1040]: no answer"));
+    assert!(text(&output.stderr).contains(&url));
+}
