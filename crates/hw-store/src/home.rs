@@ -49,7 +49,7 @@ impl Home {
             }
             Err(other) => return Err(StoreError::io("read store format")(other)),
         }
-        remove_unborn(&dir.join("data"))?;
+        prepare_database(&dir.join("data"))?;
         Ok(Home { dir, _lock: lock })
     }
 
@@ -121,19 +121,31 @@ fn write_format(dir: &Path) -> std::io::Result<()> {
     sync_dir(dir)
 }
 
+/// Prepares `data` for fjall, which takes two states of the disk for granted.
+///
 /// A database whose creation was cut off has no version marker (it is written last) and no space
-/// yet, but its first journal would make the next creation fail, so it is removed.
-fn remove_unborn(data: &Path) -> Result<(), StoreError> {
+/// yet, but its first journal would make the next creation fail, so it is removed. A directory of a
+/// space that is not called by a number would end the process instead of the opening.
+fn prepare_database(data: &Path) -> Result<(), StoreError> {
     let exists = |path: &Path| path.try_exists().map_err(StoreError::io("look for database"));
-    if !exists(data)? || exists(&data.join("version"))? {
+    if !exists(data)? {
         return Ok(());
     }
+    let born = exists(&data.join("version"))?;
     let keyspaces = data.join("keyspaces");
     if exists(&keyspaces)? {
-        let mut entries = fs::read_dir(&keyspaces).map_err(StoreError::io("list database"))?;
-        if entries.next().is_some() {
-            return Err(StoreError::damaged("the database has spaces but no version marker"));
+        for entry in fs::read_dir(&keyspaces).map_err(StoreError::io("list database"))? {
+            let name = entry.map_err(StoreError::io("list database"))?.file_name();
+            if !born {
+                return Err(StoreError::damaged("the database has spaces but no version marker"));
+            }
+            if name.to_str().is_none_or(|name| name.parse::<u64>().is_err()) {
+                return Err(StoreError::damaged("the database holds files that are not its own"));
+            }
         }
+    }
+    if born {
+        return Ok(());
     }
     fs::remove_dir_all(data).map_err(StoreError::io("remove unfinished database"))
 }

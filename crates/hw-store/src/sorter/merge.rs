@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::{append_pair, split_pair};
+use super::{Pair, append_pair, split_pair};
 use crate::StoreError;
 use crate::segment::{Segment, SegmentReader, SegmentWriter, SpoolDir};
 
@@ -43,7 +43,7 @@ impl Merge {
         Ok(merge)
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, StoreError> {
+    pub(super) fn next(&mut self) -> Result<Option<Pair<'_>>, StoreError> {
         if self.taken {
             self.taken = false;
             let first = self.heap[0];

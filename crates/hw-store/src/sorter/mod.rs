@@ -153,6 +153,9 @@ impl SortedRuns {
     }
 }
 
+/// Key and value, lent by a cursor.
+pub type Pair<'c> = (&'c [u8], &'c [u8]);
+
 /// Pairs in ascending order of keys, equal keys in the order of pushing.
 pub struct SortedCursor(Cursor);
 
@@ -166,7 +169,7 @@ impl SortedCursor {
     ///
     /// - Errors: `Damaged`, `Io` of a run.
     #[allow(clippy::should_implement_trait)] // Lends from its own buffers, as an iterator cannot.
-    pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, StoreError> {
+    pub fn next(&mut self) -> Result<Option<Pair<'_>>, StoreError> {
         match &mut self.0 {
             Cursor::Memory { arena, next } => {
                 if *next == arena.len() {
