@@ -4,6 +4,9 @@
 //! Suggested reading order: [`config`], [`transport`], [`sql`]; [`types`]; [`catalog`],
 //! [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`].
 
+// A `Diagnostic` is large and rare: it is made where something is refused.
+#![allow(clippy::result_large_err)]
+
 pub mod catalog;
 pub mod config;
 pub mod copy;
