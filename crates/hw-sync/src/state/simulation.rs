@@ -129,6 +129,7 @@ impl Store {
             name: name.as_str().into(),
             parameters_at: name.find('[').unwrap() as u32,
             source: 0,
+            wake_key: 0,
             priority,
             reasons: Box::new([Reason::Default(0)]),
             totals: self.totals(name),

@@ -1,0 +1,151 @@
+//! What the surface needs from the engine: a published state to read, a watch on it, and markers.
+//!
+//! Two implementations exist: [`crate::engine`] over `hw-engine`, and the in-memory twin of the
+//! HTTP tests. Invariant: a [`View`] is one consistent state, so that data and checksum agree; it
+//! may pin a store snapshot, so nobody keeps one while waiting for a socket.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use hw_types::OpId;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use crate::state::bucket::{Announcement, Bucket, Totals};
+use crate::wire::line::OperationLine;
+use crate::wire::request::Subscription;
+
+/// A failure below this surface. The text is for the log; clients learn only that it happened.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// Why a user's buckets could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// More buckets or parameter query results than allowed (PSYNC_S2305).
+    #[error("{description}")]
+    TooMuch {
+        /// For the client: `Too many buckets: 1200 (limit of 1000)`.
+        description: String,
+        /// For the log: counts per definition.
+        details: String,
+    },
+    /// No sync configuration is served (PSYNC_S2302).
+    #[error("no sync configuration is served")]
+    NoConfig,
+    /// The store or an evaluation failed.
+    #[error(transparent)]
+    Failed(#[from] SourceError),
+}
+
+/// Bounds on one user (`powersync-protocol.md` 4.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserLimits {
+    /// Distinct buckets.
+    pub max_buckets: usize,
+    /// Rows returned by all parameter queries of one evaluation.
+    pub max_parameter_results: usize,
+}
+
+impl Default for UserLimits {
+    fn default() -> UserLimits {
+        UserLimits { max_buckets: 1000, max_parameter_results: 1000 }
+    }
+}
+
+/// Who asks, and with what parameters. Immutable for a connection.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The token's payload.
+    pub claims: Arc<Map<String, Value>>,
+    /// Connection parameters.
+    pub parameters: Map<String, Value>,
+    /// Explicit subscriptions.
+    pub subscriptions: Vec<Subscription>,
+    /// Whether default streams are included.
+    pub include_defaults: bool,
+    /// `<sub>/<client id>`, or `<sub>`: the key of write checkpoints.
+    pub user_key: String,
+}
+
+/// A user's buckets at one published state.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What to announce, with totals.
+    pub announcement: Announcement,
+    /// Wake-up keys of the lookups that the set of buckets came from, ascending.
+    pub lookups: Vec<u64>,
+}
+
+/// What changed between two publications.
+pub trait Changes: Send {
+    /// Whether everything must be looked at again: the record does not reach back, or the
+    /// configuration changed.
+    fn everything(&self) -> bool;
+    /// Whether the bucket may have changed.
+    fn bucket(&self, wake_key: u64) -> bool;
+    /// Whether the results under a lookup key may have changed.
+    fn lookup(&self, wake_key: u64) -> bool;
+    /// Whether the user's write checkpoint may have changed.
+    fn user(&self, user_key: &str) -> bool;
+    /// Calls back with each changed bucket; duplicates are fine. Empty with `everything`.
+    fn each_bucket(&self, each: &mut dyn FnMut(u64));
+    /// Calls back with each changed lookup key.
+    fn each_lookup(&self, each: &mut dyn FnMut(u64));
+    /// Calls back with each user whose write checkpoint changed.
+    fn each_user(&self, each: &mut dyn FnMut(&str));
+}
+
+/// One published state.
+pub trait View: Send + Sync + 'static {
+    /// What changed, as this view's engine tells it.
+    type Changes: Changes;
+
+    /// Counts publications of this process.
+    fn number(&self) -> u64;
+    /// The last operation contained.
+    fn op_id(&self) -> OpId;
+    /// Counts sync configurations; `None` while none is served.
+    fn version(&self) -> Option<u64>;
+    /// Whether a bucket name that a client presents belongs to an incarnation that is served,
+    /// and so to this epoch.
+    fn serves_name(&self, name: &str) -> bool;
+    /// The user's buckets, ascending by name, with their totals and the write checkpoint.
+    fn resolve(&self, asker: &Asker, limits: &UserLimits) -> Result<Resolved, ResolveError>;
+    /// Totals of a bucket of the active configuration; zero when it never had a row.
+    fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError>;
+    /// The greatest write checkpoint that this state contains.
+    fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, SourceError>;
+    /// Calls back with operations of `bucket` behind `after`, up to the totals that `bucket`
+    /// carries (which may be older than this view), ascending. Stops behind `rows` operations or
+    /// about `bytes` bytes of them, and returns whether more follow.
+    fn operations(
+        &self,
+        bucket: &Bucket,
+        after: OpId,
+        limits: (usize, usize),
+        each: &mut dyn FnMut(&OperationLine<'_>),
+    ) -> Result<bool, SourceError>;
+    /// What changed in publications behind `number`, up to this one.
+    fn changes_since(&self, number: u64) -> Self::Changes;
+}
+
+/// The engine as this surface sees it.
+pub trait Source: Clone + Send + Sync + 'static {
+    /// Its published states.
+    type View: View;
+
+    /// The newest published state.
+    fn newest(&self) -> Arc<Self::View>;
+    /// Tells of each new one.
+    fn watch(&self) -> watch::Receiver<Arc<Self::View>>;
+    /// Puts a write checkpoint into the source's log and returns its number (8.2), or records the
+    /// number that the client chose unless a greater one is stored, and returns the stored one
+    /// (8.3).
+    fn write_checkpoint(
+        &self,
+        user_key: &str,
+        requested: Option<u64>,
+    ) -> impl Future<Output = Result<u64, SourceError>> + Send;
+}
