@@ -1,1 +1,11 @@
-//! hw-input
+//! The input: what the source has to tell, as whole transactions, copies and positions.
+//!
+//! Components that the engine's driver composes: [`identity`] decides whether the stored position
+//! and the source still belong together; [`source`] connects and finds out; [`transactions`] turns
+//! the replication stream into transactions in commit order; [`copy_session`] reads whole tables
+//! at a boundary of that order. What is durable, and what is acknowledged, the engine decides.
+
+pub mod error;
+pub mod transactions;
+
+pub use error::{InputError, Result};

@@ -1,0 +1,78 @@
+//! What can go wrong while the source is read, and what the driver does about it.
+
+use hw_pg::error::{PgError, PgErrorKind, Policy};
+use hw_store::StoreError;
+use hw_types::{Diagnostic, TableName};
+
+/// Shorthand.
+pub type Result<T, E = InputError> = std::result::Result<T, E>;
+
+/// Stable codes of this crate's findings.
+pub mod code {
+    /// The slot's place is taken by a slot that Headwater cannot use.
+    pub const SLOT_NOT_OURS: u16 = 3050;
+    /// Tables kept changing their form or storage while they were copied.
+    pub const COPY_RESTLESS: u16 = 3051;
+}
+
+/// A failure of the input.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// Postgres, or the connection to it.
+    #[error("{0}")]
+    Pg(#[from] PgError),
+    /// The spools.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The stream carries binary values, and a table has a column that can only be read as text.
+    /// Start again: the source now asks for text.
+    #[error("column \"{column}\" of {table} has no binary form that we read")]
+    NeedsText {
+        /// The table.
+        table: TableName,
+        /// The first such column.
+        column: String,
+    },
+    /// The stream broke its own rules: a change without its relation, a commit without its
+    /// beginning. What was received of open transactions is dropped; the server sends it again.
+    #[error("the replication stream makes no sense: {0}")]
+    Stream(String),
+    /// The input was closed by its owner.
+    #[error("the input is closed")]
+    Closed,
+}
+
+impl InputError {
+    /// What to do about it.
+    pub fn policy(&self) -> Policy {
+        match self {
+            InputError::Pg(error) => error.policy(),
+            InputError::Store(StoreError::Full | StoreError::SpoolFull { .. }) => {
+                Policy::RetryWithBackoff
+            }
+            InputError::Store(_) | InputError::Closed => Policy::Stop,
+            InputError::NeedsText { .. } => Policy::Retry,
+            InputError::Stream(_) => Policy::RetryWithBackoff,
+        }
+    }
+
+    /// The finding for a person.
+    pub fn diagnostic(&self) -> Diagnostic {
+        match self {
+            InputError::Pg(error) => hw_pg::slot::diagnose(error),
+            InputError::Store(error) => Diagnostic::error(error.code().0, error.to_string()),
+            other => Diagnostic::error(hw_pg::error::code::PROTOCOL, other.to_string()),
+        }
+    }
+}
+
+impl From<Diagnostic> for InputError {
+    fn from(finding: Diagnostic) -> InputError {
+        InputError::Pg(PgError::from(finding))
+    }
+}
+
+/// Bytes of the stream that cannot be right: the connection is given up and made anew (F-35).
+pub(crate) fn damaged(what: impl Into<String>) -> InputError {
+    InputError::Pg(PgError::new(PgErrorKind::Lost(what.into())))
+}

@@ -1,0 +1,422 @@
+use super::*;
+use crate::transactions::Changes;
+use hw_types::{Column, PgType, ReplicaIdentity, TableName};
+use proptest::prelude::*;
+
+/// Builds messages as the server would.
+mod wire {
+    fn name(out: &mut Vec<u8>, text: &str) {
+        out.extend_from_slice(text.as_bytes());
+        out.push(0);
+    }
+
+    fn inside(tag: u8, stream: Option<u32>) -> Vec<u8> {
+        let mut out = vec![tag];
+        out.extend(
+            stream.map(u32::to_be_bytes).unwrap_or_default().iter().filter(|_| stream.is_some()),
+        );
+        out
+    }
+
+    pub fn begin(commit_lsn: u64, xid: u32) -> Vec<u8> {
+        let mut out = vec![b'B'];
+        out.extend(commit_lsn.to_be_bytes());
+        out.extend(0i64.to_be_bytes());
+        out.extend(xid.to_be_bytes());
+        out
+    }
+
+    pub fn commit(commit_lsn: u64) -> Vec<u8> {
+        let mut out = vec![b'C', 0];
+        out.extend(commit_lsn.to_be_bytes());
+        out.extend((commit_lsn + 8).to_be_bytes());
+        out.extend(7i64.to_be_bytes());
+        out
+    }
+
+    pub fn relation(id: u32, stream: Option<u32>) -> Vec<u8> {
+        let mut out = inside(b'R', stream);
+        out.extend(id.to_be_bytes());
+        name(&mut out, "public");
+        name(&mut out, &format!("t{id}"));
+        out.extend(b"d\0\x01\x01a\0\0\0\0\x19\xff\xff\xff\xff");
+        out
+    }
+
+    pub fn insert(id: u32, text: &str, stream: Option<u32>) -> Vec<u8> {
+        let mut out = inside(b'I', stream);
+        out.extend(id.to_be_bytes());
+        out.extend(b"N\0\x01t");
+        out.extend((text.len() as u32).to_be_bytes());
+        out.extend(text.as_bytes());
+        out
+    }
+
+    pub fn stream_start(xid: u32, first: bool) -> Vec<u8> {
+        let mut out = vec![b'S'];
+        out.extend(xid.to_be_bytes());
+        out.push(u8::from(first));
+        out
+    }
+
+    pub fn stream_stop() -> Vec<u8> {
+        vec![b'E']
+    }
+
+    pub fn stream_commit(xid: u32, commit_lsn: u64) -> Vec<u8> {
+        let mut out = vec![b'c'];
+        out.extend(xid.to_be_bytes());
+        out.extend(&commit(commit_lsn)[1..]);
+        out
+    }
+
+    pub fn stream_abort(xid: u32, subxid: u32) -> Vec<u8> {
+        let mut out = vec![b'A'];
+        out.extend(xid.to_be_bytes());
+        out.extend(subxid.to_be_bytes());
+        out
+    }
+}
+
+struct Bench {
+    assembler: Assembler,
+    delivered: Vec<Item>,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(open_bytes: usize) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = SpoolDir::open(folder.path(), 1 << 30).unwrap();
+        let limits = StreamLimits { open_bytes, ..StreamLimits::default() };
+        Bench { assembler: Assembler::new(spool, limits), delivered: vec![], _folder: folder }
+    }
+
+    fn feed(&mut self, message: Vec<u8>) -> Result<()> {
+        match self.assembler.message(&message)? {
+            Step::Nothing => {}
+            Step::Item(item) => self.delivered.push(item),
+            Step::Describe(described) => self.assembler.define(described.relation),
+        }
+        Ok(())
+    }
+
+    fn feed_all(&mut self, messages: impl IntoIterator<Item = Vec<u8>>) {
+        for message in messages {
+            self.feed(message).unwrap();
+        }
+    }
+
+    fn texts(&self) -> Vec<Vec<String>> {
+        self.delivered
+            .iter()
+            .map(|item| match item {
+                Item::Transaction(transaction) => texts(&transaction.changes),
+                Item::Progress(end) => vec![format!("progress {end}")],
+            })
+            .collect()
+    }
+}
+
+/// `t1` for a description, `t1:x` for a row.
+fn texts(changes: &Changes) -> Vec<String> {
+    changes
+        .iter()
+        .map(|change| match change.unwrap() {
+            Change::Relation(relation) => relation.name.name.clone(),
+            Change::Row { relation, kind: ChangeKind::Insert { new } } => {
+                let text = new.view().get(0).bytes().unwrap().to_vec();
+                format!("{}:{}", relation.name.name, String::from_utf8(text).unwrap())
+            }
+            other => panic!("unexpected {other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_transaction_is_delivered_at_its_commit_with_both_positions() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([wire::begin(100, 7), wire::relation(1, None), wire::insert(1, "x", None)]);
+    assert!(bench.delivered.is_empty());
+    assert!(bench.assembler.keepalive(EndLsn(hw_types::Lsn(99))).is_none(), "in the middle");
+    bench.feed_all([wire::commit(100)]);
+    let Item::Transaction(transaction) = &bench.delivered[0] else { panic!() };
+    assert_eq!(transaction.commit_lsn.0.0, 100);
+    assert_eq!(transaction.end_lsn.0.0, 108);
+    assert_eq!(transaction.xid, Xid(7));
+    assert_eq!(transaction.commit_time_micros, 7);
+    assert_eq!(bench.texts(), [["t1", "t1:x"]]);
+    assert!(bench.assembler.keepalive(EndLsn(hw_types::Lsn(108))).is_none(), "nothing new");
+    assert!(bench.assembler.keepalive(EndLsn(hw_types::Lsn(109))).is_some());
+    assert_eq!(bench.assembler.open_memory(), 0);
+}
+
+#[test]
+fn a_description_is_passed_on_once_before_its_first_change() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([
+        wire::begin(100, 7),
+        wire::relation(1, None),
+        wire::insert(1, "x", None),
+        wire::insert(1, "y", None),
+        wire::commit(100),
+        wire::begin(200, 8),
+        wire::insert(1, "z", None),
+        wire::relation(1, None),
+        wire::insert(1, "w", None),
+        wire::commit(200),
+        wire::begin(300, 9),
+        wire::commit(300),
+    ]);
+    assert_eq!(
+        bench.texts(),
+        [vec!["t1", "t1:x", "t1:y"], vec!["t1:z", "t1", "t1:w"], vec!["progress 0/134"]]
+    );
+}
+
+#[test]
+fn interleaved_streams_stay_apart_and_commit_in_the_servers_order() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([
+        wire::stream_start(5, true),
+        wire::relation(1, Some(5)),
+        wire::insert(1, "a", Some(5)),
+        wire::stream_stop(),
+        wire::stream_start(6, true),
+        wire::relation(1, Some(6)),
+        wire::insert(1, "b", Some(6)),
+        wire::stream_stop(),
+        wire::begin(90, 7),
+        wire::relation(1, None),
+        wire::insert(1, "c", None),
+        wire::commit(90),
+        wire::stream_start(5, false),
+        wire::insert(1, "d", Some(5)),
+        wire::stream_stop(),
+        wire::stream_commit(6, 100),
+        wire::stream_commit(5, 110),
+        wire::begin(120, 8),
+        wire::insert(1, "e", None),
+        wire::commit(120),
+    ]);
+    assert_eq!(
+        bench.texts(),
+        [vec!["t1", "t1:c"], vec!["t1", "t1:b"], vec!["t1", "t1:a", "t1:d"], vec!["t1:e"]]
+    );
+}
+
+#[test]
+fn a_rolled_back_subtransaction_takes_its_changes_but_not_the_description() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([
+        wire::stream_start(5, true),
+        wire::relation(1, Some(6)),
+        wire::insert(1, "gone", Some(6)),
+        wire::insert(1, "gone too", Some(7)),
+        wire::stream_stop(),
+        wire::stream_abort(5, 7),
+        wire::stream_abort(5, 6),
+        wire::stream_start(5, false),
+        wire::insert(1, "stays", Some(5)),
+        wire::stream_stop(),
+        wire::stream_commit(5, 100),
+    ]);
+    assert_eq!(bench.texts(), [["t1", "t1:stays"]]);
+}
+
+#[test]
+fn a_description_that_only_a_rolled_back_part_used_is_passed_on_later() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([
+        wire::stream_start(5, true),
+        wire::relation(2, Some(5)),
+        wire::insert(2, "kept", Some(5)),
+        wire::relation(1, Some(6)),
+        wire::insert(1, "gone", Some(6)),
+        wire::stream_stop(),
+        wire::stream_abort(5, 6),
+        wire::stream_commit(5, 100),
+        wire::begin(120, 8),
+        wire::insert(1, "later", None),
+        wire::commit(120),
+    ]);
+    assert_eq!(bench.texts(), [vec!["t2", "t2:kept"], vec!["t1", "t1:later"]]);
+}
+
+#[test]
+fn a_rolled_back_transaction_leaves_nothing() {
+    let mut bench = Bench::new(1);
+    bench.feed_all([
+        wire::stream_start(5, true),
+        wire::relation(1, Some(5)),
+        wire::insert(1, "a", Some(5)),
+        wire::insert(1, "b", Some(5)),
+        wire::insert(1, "c", Some(5)),
+        wire::stream_stop(),
+    ]);
+    assert_eq!(bench.assembler.open_transactions(), 1);
+    bench.feed_all([wire::stream_abort(5, 5)]);
+    assert_eq!(bench.assembler.open_transactions(), 0);
+    assert_eq!(bench.assembler.spool.used(), 0);
+    assert!(bench.delivered.is_empty());
+}
+
+#[test]
+fn a_newer_description_survives_the_commit_of_an_older_stream() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([
+        wire::stream_start(5, true),
+        wire::relation(1, Some(5)),
+        wire::insert(1, "a", Some(5)),
+        wire::stream_stop(),
+        wire::begin(90, 7),
+        wire::relation(1, None),
+        wire::insert(1, "b", None),
+        wire::commit(90),
+    ]);
+    let newer = bench.assembler.relations[&RelationId(1)].relation.clone();
+    bench.feed_all([wire::stream_commit(5, 100)]);
+    assert!(Arc::ptr_eq(&newer, &bench.assembler.relations[&RelationId(1)].relation));
+}
+
+#[test]
+fn nonsense_ends_the_connection() {
+    for messages in [
+        vec![wire::commit(100)],
+        vec![wire::begin(100, 7), wire::begin(100, 7)],
+        vec![wire::begin(100, 7), wire::commit(101)],
+        vec![wire::begin(100, 7), wire::insert(1, "x", None)],
+        vec![wire::insert(1, "x", None)],
+        vec![wire::stream_commit(5, 100)],
+        vec![wire::stream_abort(5, 6)],
+        vec![wire::stream_start(5, false)],
+        vec![wire::begin(100, 7), wire::stream_start(5, true)],
+        vec![b"rubbish".to_vec()],
+    ] {
+        let mut bench = Bench::new(1 << 20);
+        let failed = messages.into_iter().try_for_each(|message| bench.feed(message));
+        let policy = failed.unwrap_err().policy();
+        assert_eq!(policy, hw_pg::error::Policy::RetryWithBackoff);
+        assert!(bench.delivered.is_empty());
+    }
+}
+
+#[test]
+fn a_row_of_another_width_than_described_is_refused() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([wire::begin(100, 7), wire::relation(1, None)]);
+    let column = |name: &str| Column {
+        name: name.into(),
+        type_oid: 25,
+        type_modifier: -1,
+        pg_type: PgType::TEXT,
+        identity: false,
+        primary_key: 0,
+    };
+    bench.assembler.define(Relation {
+        id: RelationId(1),
+        name: TableName::new("public", "t1"),
+        replica_identity: ReplicaIdentity::Default,
+        columns: vec![column("a"), column("b")],
+    });
+    let error = bench.feed(wire::insert(1, "x", None)).unwrap_err();
+    assert!(error.to_string().contains("with 1 columns where 2 were described"), "{error}");
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Insert { transaction: usize, text: String },
+    Savepoint(usize),
+    Rollback(usize),
+    Finish { transaction: usize, commit: bool },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let text = "[a-z]{0,12}";
+    prop_oneof![
+        6 => (0usize..3, text).prop_map(|(transaction, text)| Act::Insert { transaction, text }),
+        1 => (0usize..3).prop_map(Act::Savepoint),
+        1 => (0usize..3).prop_map(Act::Rollback),
+        1 => (0usize..3, any::<bool>())
+            .prop_map(|(transaction, commit)| Act::Finish { transaction, commit }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Whatever the bound on memory, the same transactions come out.
+    #[test]
+    fn the_memory_bound_changes_nothing(acts in prop::collection::vec(act(), 0..80)) {
+        let mut benches = [Bench::new(0), Bench::new(400), Bench::new(1 << 20)];
+        // Three streamed transactions, each with a stack of sub-transactions.
+        let mut stacks: Vec<Option<Vec<u32>>> = vec![None, None, None];
+        let mut next_xid = 10;
+        let mut lsn = 1000;
+        let mut expected: Vec<Vec<String>> = Vec::new();
+        let mut open: Vec<Vec<(usize, String)>> = vec![vec![]; 3];
+        for act in acts {
+            let mut messages = Vec::new();
+            match act {
+                Act::Insert { transaction, text } => {
+                    let first = stacks[transaction].is_none();
+                    let stack = stacks[transaction].get_or_insert_with(|| {
+                        next_xid += 1;
+                        vec![next_xid]
+                    });
+                    let sub = *stack.last().unwrap();
+                    messages.push(wire::stream_start(stack[0], first));
+                    if first {
+                        messages.push(wire::relation(1, Some(sub)));
+                    }
+                    messages.push(wire::insert(1, &text, Some(sub)));
+                    messages.push(wire::stream_stop());
+                    open[transaction].push((stack.len(), format!("t1:{text}")));
+                }
+                Act::Savepoint(transaction) => {
+                    if let Some(stack) = &mut stacks[transaction] {
+                        next_xid += 1;
+                        stack.push(next_xid);
+                    }
+                }
+                Act::Rollback(transaction) => {
+                    if let Some(stack) = &mut stacks[transaction] && stack.len() > 1 {
+                        open[transaction].retain(|(depth, _)| *depth < stack.len());
+                        messages.push(wire::stream_abort(stack[0], stack.pop().unwrap()));
+                    }
+                }
+                Act::Finish { transaction, commit } => {
+                    if let Some(stack) = stacks[transaction].take() {
+                        let rows = std::mem::take(&mut open[transaction]);
+                        lsn += 100;
+                        if commit {
+                            messages.push(wire::stream_commit(stack[0], lsn));
+                            expected.push(rows.into_iter().map(|(_, text)| text).collect());
+                        } else {
+                            messages.push(wire::stream_abort(stack[0], stack[0]));
+                        }
+                    }
+                }
+            }
+            for bench in &mut benches {
+                bench.feed_all(messages.clone());
+            }
+        }
+        for bench in &benches {
+            let rows: Vec<Vec<String>> = bench
+                .texts()
+                .into_iter()
+                .map(|texts| texts.into_iter().filter(|t| t.starts_with("t1:")).collect())
+                .collect();
+            prop_assert_eq!(&rows, &expected);
+            let open: usize = bench
+                .assembler
+                .streamed
+                .values()
+                .map(|open| open.recorder.memory())
+                .sum();
+            prop_assert_eq!(bench.assembler.open_memory(), open);
+        }
+        prop_assert_eq!(benches[0].texts(), benches[2].texts());
+    }
+}

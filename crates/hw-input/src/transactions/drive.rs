@@ -1,0 +1,275 @@
+//! Runs the assembler on a thread of its own, between socket and engine.
+//!
+//! Three parties work at the same time: the task that owns the socket, this thread (decoding,
+//! spooling), and the engine. What waits between them is bounded by bytes on both sides, so a
+//! slow engine fills first the items, then the frames, and then the server is no longer read;
+//! status reports go on all the while.
+
+use super::assemble::{Assembler, Step};
+use super::describe::Describer;
+use super::{Item, StreamLimits};
+use crate::error::{InputError, Result};
+use hw_pg::replication::{Acknowledger, Frame, ReplicationStream, StreamPositions};
+use hw_store::StoreError;
+use hw_store::segment::SpoolDir;
+use hw_types::EndLsn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// How long to wait before a full spool is tried again.
+const SPOOL_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a spool that stays full is complained about.
+const SPOOL_ALARM: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Bytes of items that wait; changed by the thread (up) and the consumer (down).
+    waiting: AtomicUsize,
+    /// Rings when the consumer has taken an item.
+    room: Notify,
+    open_memory: AtomicUsize,
+    open_transactions: AtomicUsize,
+    frames: AtomicU64,
+    /// Milliseconds for which a full spool has held up the stream; 0 when it does not.
+    spool_full_millis: AtomicU64,
+}
+
+/// Where the input stands; for metrics and status.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamStatus {
+    /// Of the connection.
+    pub positions: StreamPositions,
+    /// Bytes of items that wait for the engine.
+    pub waiting_bytes: usize,
+    /// Bytes of memory that open transactions hold.
+    pub open_bytes: usize,
+    /// Number of open streamed transactions.
+    pub open_transactions: usize,
+    /// Messages received on this connection.
+    pub messages: u64,
+    /// How long a full spool has held up the stream.
+    pub spool_full_for: Duration,
+}
+
+/// Tells a stream's status from anywhere.
+#[derive(Clone, Debug)]
+pub struct StatusHandle {
+    shared: Arc<Shared>,
+    acknowledger: Acknowledger,
+}
+
+impl StatusHandle {
+    /// Where the input stands now.
+    pub fn status(&self) -> StreamStatus {
+        let shared = &self.shared;
+        let load = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        StreamStatus {
+            positions: self.acknowledger.positions(),
+            waiting_bytes: load(&shared.waiting),
+            open_bytes: load(&shared.open_memory),
+            open_transactions: load(&shared.open_transactions),
+            messages: shared.frames.load(Ordering::Relaxed),
+            spool_full_for: Duration::from_millis(shared.spool_full_millis.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// The transactions of a slot, in commit order. Dropping it ends the connection.
+#[derive(Debug)]
+pub struct TransactionStream {
+    items: mpsc::UnboundedReceiver<Result<Item>>,
+    shared: Arc<Shared>,
+    acknowledger: Acknowledger,
+    ended: oneshot::Receiver<()>,
+}
+
+impl TransactionStream {
+    /// Takes over a stream that has just started.
+    ///
+    /// - Takes: `spool`, where large open transactions go; must be called within the runtime.
+    pub fn start(
+        stream: ReplicationStream,
+        describer: Describer,
+        spool: SpoolDir,
+        limits: StreamLimits,
+    ) -> TransactionStream {
+        let shared = Arc::new(Shared::default());
+        let acknowledger = stream.acknowledger();
+        let (sender, items) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let worker = Worker {
+            stream,
+            describer,
+            assembler: Assembler::new(spool, limits),
+            limits,
+            items: sender,
+            shared: shared.clone(),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name(String::from("hw-input"))
+            .spawn(move || {
+                runtime.block_on(worker.run());
+                // Nobody may wait for it.
+                let _ = end.send(());
+            })
+            .expect("a thread can be started");
+        TransactionStream { items, shared, acknowledger, ended }
+    }
+
+    /// The next item. Cancel-safe.
+    ///
+    /// - Errors: the connection is lost, the stream makes no sense, the spool's disk fails; the
+    ///   stream has then ended, and [`InputError::policy`] says what to do.
+    pub async fn recv(&mut self) -> Result<Item> {
+        let item = self.items.recv().await;
+        self.taken(item)
+    }
+
+    /// The same for a thread that is not part of the runtime.
+    pub fn blocking_recv(&mut self) -> Result<Item> {
+        let item = self.items.blocking_recv();
+        self.taken(item)
+    }
+
+    /// An item that already waits, if there is one.
+    pub fn try_recv(&mut self) -> Option<Result<Item>> {
+        match self.items.try_recv() {
+            Ok(item) => Some(self.taken(Some(item))),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(Err(InputError::Closed)),
+        }
+    }
+
+    fn taken(&mut self, item: Option<Result<Item>>) -> Result<Item> {
+        let item = item.unwrap_or(Err(InputError::Closed))?;
+        self.shared.waiting.fetch_sub(item.memory(), Ordering::AcqRel);
+        self.shared.room.notify_one();
+        Ok(item)
+    }
+
+    /// Declares everything up to `end` durable; the server is told within 50 ms.
+    pub fn ack(&self, end: EndLsn) {
+        self.acknowledger.ack(end);
+    }
+
+    /// A handle that acknowledges from another thread.
+    pub fn acknowledger(&self) -> Acknowledger {
+        self.acknowledger.clone()
+    }
+
+    /// A handle that tells the status from anywhere.
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle { shared: self.shared.clone(), acknowledger: self.acknowledger.clone() }
+    }
+
+    /// Tells the server the last acknowledgement, ends the connection and waits (a few seconds at
+    /// most) until the slot is free.
+    pub async fn close(self) {
+        let TransactionStream { items, ended, .. } = self;
+        drop(items);
+        let _ = ended.await;
+    }
+}
+
+struct Worker {
+    stream: ReplicationStream,
+    describer: Describer,
+    assembler: Assembler,
+    limits: StreamLimits,
+    items: mpsc::UnboundedSender<Result<Item>>,
+    shared: Arc<Shared>,
+}
+
+/// The consumer has gone.
+struct Gone;
+
+impl Worker {
+    async fn run(mut self) {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = self.stream.recv() => frame,
+                () = self.items.closed() => break,
+            };
+            let taken = match frame {
+                Ok(Frame::Keepalive { wal_end }) => Ok(self.assembler.keepalive(wal_end)),
+                Ok(Frame::Data { payload }) => self.message(&payload).await,
+                Err(error) => Err(InputError::Pg(error)),
+            };
+            self.shared.frames.fetch_add(1, Ordering::Relaxed);
+            self.shared.open_memory.store(self.assembler.open_memory(), Ordering::Relaxed);
+            let open = self.assembler.open_transactions();
+            self.shared.open_transactions.store(open, Ordering::Relaxed);
+            match taken {
+                Ok(None) => {}
+                Ok(Some(item)) => {
+                    if self.deliver(item).await.is_err() {
+                        break;
+                    }
+                }
+                Err(InputError::Closed) => break,
+                Err(error) => {
+                    let _ = self.items.send(Err(error));
+                    break;
+                }
+            }
+        }
+        // The spools of open transactions go with the assembler.
+        drop(self.assembler);
+        self.stream.close().await;
+    }
+
+    async fn message(&mut self, payload: &[u8]) -> Result<Option<Item>> {
+        let mut full_since: Option<Instant> = None;
+        let mut alarmed: Option<Instant> = None;
+        let step = loop {
+            match self.assembler.message(payload) {
+                Err(InputError::Store(error @ StoreError::SpoolFull { .. })) => {
+                    let since = *full_since.get_or_insert_with(Instant::now);
+                    let for_millis = since.elapsed().as_millis() as u64;
+                    self.shared.spool_full_millis.store(for_millis.max(1), Ordering::Relaxed);
+                    if alarmed.is_none_or(|at| at.elapsed() > SPOOL_ALARM) {
+                        alarmed = Some(Instant::now());
+                        tracing::error!(
+                            %error,
+                            "the replication stream stands still: a transaction does not fit \
+                             into the spool"
+                        );
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(SPOOL_PAUSE) => {}
+                        () = self.items.closed() => return Err(InputError::Closed),
+                    }
+                }
+                step => break step?,
+            }
+        };
+        if full_since.is_some() {
+            self.shared.spool_full_millis.store(0, Ordering::Relaxed);
+        }
+        match step {
+            Step::Nothing => Ok(None),
+            Step::Item(item) => Ok(Some(item)),
+            Step::Describe(described) => {
+                let relation = self.describer.describe(described.relation).await?;
+                self.assembler.define(relation);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn deliver(&self, item: Item) -> Result<(), Gone> {
+        while self.shared.waiting.load(Ordering::Acquire) >= self.limits.waiting_bytes {
+            tokio::select! {
+                () = self.shared.room.notified() => {}
+                () = self.items.closed() => return Err(Gone),
+            }
+        }
+        self.shared.waiting.fetch_add(item.memory(), Ordering::AcqRel);
+        self.items.send(Ok(item)).map_err(|_| Gone)
+    }
+}
