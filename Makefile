@@ -1,0 +1,34 @@
+# Everything a person does with this repository. `make` alone tells what there is.
+
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt soak bench setup
+
+help: ## This list
+	@echo "Headwater: a sync server in front of Postgres."
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "Options of a command go into ARGS, for example: make demo ARGS=\"--reset --scale 10\""
+
+demo: ## Build Headwater and run it with a private Postgres and sample data
+	@scripts/demo $(ARGS)
+
+test: ## Everything that must hold before a change lands (under 40 minutes on two cores)
+	@scripts/test $(ARGS)
+
+check: ## The part of the tests that runs nothing: format, lints, layers, docs
+	@scripts/test static
+
+fmt: ## Format the sources
+	@bash -c '. scripts/env && cargo fmt --all'
+
+soak: ## The long forms of the tests; SEEDS=n and HOURS=n choose how long
+	@scripts/soak $(ARGS)
+
+bench: ## The measurements of docs/performance.md
+	@scripts/bench $(ARGS)
+
+setup: ## Install what is missing (the other targets do it by themselves)
+	@scripts/setup test
