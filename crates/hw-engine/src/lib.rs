@@ -1,1 +1,45 @@
-//! hw-engine
+//! The engine: one transaction of the source becomes one atomic commit of the store, and then
+//! one publication that every surface reads.
+//!
+//! In: the ordered input ([`ingest`] composes it from the slot, table copies and control
+//! entries). Out: [`Engine::published`], a store snapshot at a transaction boundary, and the
+//! wake-up that says what changed. Nothing but the writer thread writes to the store.
+//!
+//! Suggested reading order, downhill: [`ingest`], [`writer`], [`fold`], [`evaluate`],
+//! [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`]. What is stored where: [`record`],
+//! [`state`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
+//! direction, from clients to Postgres: [`write`].
+
+mod apply_large;
+mod buckets;
+mod build;
+mod definitions;
+pub mod engine;
+mod entering;
+pub mod error;
+mod failpoint;
+mod evaluate;
+mod fold;
+mod fold_large;
+pub mod ingest;
+mod large;
+mod loader;
+pub mod markers;
+mod overlay;
+mod publish;
+pub mod read;
+mod record;
+mod state;
+pub mod status;
+mod tables;
+mod tail;
+pub mod wake;
+pub mod write;
+mod writer;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::EngineError;
+pub use read::{
+    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, Published, ReadLimit,
+};
+pub use wake::{BucketKey, Changes, LookupKey};

@@ -1,0 +1,250 @@
+//! Buckets' running totals while a commit is put together, and the operations that it appends.
+//!
+//! Invariant E-3: op ids are given here, in the order of the effects, and nowhere else.
+
+use crate::error::EngineError;
+use crate::evaluate::{Effects, OpEffect};
+use crate::overlay::{Overlay, Sink};
+use crate::record::{BucketRecord, OpKind, OpRecord, lookup_key, op_key};
+use crate::wake::{BucketKey, LookupKey, Touched};
+use hw_store::{Space, Store};
+use hw_types::{OpId, Xid};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The spaces of the incarnations that are applied.
+#[derive(Default)]
+pub(crate) struct Spaces {
+    sources: HashMap<u32, SourceSpace, foldhash::fast::RandomState>,
+    lookups: HashMap<u32, Space, foldhash::fast::RandomState>,
+}
+
+struct SourceSpace {
+    ops: Space,
+    buckets: Space,
+}
+
+impl Spaces {
+    /// Opens the spaces of a source incarnation.
+    pub fn open_source(&mut self, store: &Store, number: u32) -> Result<(Space, Space), EngineError> {
+        let ops = store.space(&format!("ops.{number}"))?;
+        let buckets = store.space(&format!("buckets.{number}"))?;
+        let spaces = SourceSpace { ops: ops.clone(), buckets: buckets.clone() };
+        self.sources.insert(number, spaces);
+        Ok((ops, buckets))
+    }
+
+    /// Opens the space of a lookup incarnation.
+    pub fn open_lookup(&mut self, store: &Store, number: u32) -> Result<Space, EngineError> {
+        let space = store.space(&format!("lookups.{number}"))?;
+        self.lookups.insert(number, space.clone());
+        Ok(space)
+    }
+
+    /// Drops the spaces of incarnations that are no longer applied.
+    pub fn drop_source(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
+        self.sources.remove(&number);
+        store.drop_space(&format!("ops.{number}"))?;
+        Ok(store.drop_space(&format!("buckets.{number}"))?)
+    }
+
+    /// See [`Spaces::drop_source`].
+    pub fn drop_lookup(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
+        self.lookups.remove(&number);
+        Ok(store.drop_space(&format!("lookups.{number}"))?)
+    }
+}
+
+/// Totals of buckets that were touched lately, by source and parameters.
+pub(crate) struct BucketBook {
+    sources: HashMap<u32, SourceBook, foldhash::fast::RandomState>,
+    entries: usize,
+    value: Vec<u8>,
+    key: Vec<u8>,
+}
+
+#[derive(Default)]
+struct SourceBook {
+    buckets: HashMap<Arc<str>, Total>,
+    dirty: Vec<Arc<str>>,
+    /// Number for the next new bucket; read from the store at the first need.
+    next: Option<u32>,
+}
+
+struct Total {
+    record: BucketRecord,
+    dirty: bool,
+}
+
+/// Under this key, which no bucket has, a `buckets` space keeps the number of its next bucket.
+const NEXT_KEY: &[u8] = b"";
+
+/// Where the operations of one transaction come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    pub xid: Xid,
+    /// Place of the folded change in the transaction.
+    pub change: u64,
+}
+
+impl BucketBook {
+    /// Totals kept between commits; a bound, not a promise.
+    const KEEP: usize = 200_000;
+
+    pub fn new() -> BucketBook {
+        BucketBook {
+            sources: HashMap::default(),
+            entries: 0,
+            value: Vec::new(),
+            key: Vec::new(),
+        }
+    }
+
+    /// Appends a change's operations and lookup entries to `sink`, gives op ids from `last`, and
+    /// notes what it touched.
+    #[allow(clippy::too_many_arguments)]
+    pub fn append<S: Sink>(
+        &mut self,
+        spaces: &Spaces,
+        sink: &mut S,
+        effects: &mut Effects,
+        origin: Origin,
+        place: (u32, &[u8]),
+        last: &mut OpId,
+        touched: &mut Touched,
+    ) -> Result<(), EngineError> {
+        for effect in effects.ops.drain(..) {
+            let op_id = OpId(last.0 + 1);
+            *last = op_id;
+            touched.bucket(BucketKey::new(effect.source, &effect.row.parameters));
+            let Some(space) = spaces.sources.get(&effect.source) else {
+                return Err(EngineError::damaged("buckets", "source without spaces"));
+            };
+            let book = self.sources.entry(effect.source).or_default();
+            let total = book.total(space, sink.base(), &effect.row.parameters, &mut self.entries)?;
+            count(total, &effect, op_id);
+            let number = total.number;
+            let put = effect.kind == OpKind::Put;
+            let record = OpRecord {
+                kind: effect.kind,
+                checksum: effect.checksum,
+                xid: origin.xid.0,
+                change: origin.change,
+                object_type: &effect.row.object_type,
+                object_id: &effect.row.object_id,
+                subkey: &effects.subkey,
+                data: if put { &effect.row.data } else { "" },
+            };
+            self.value.clear();
+            record.encode(&mut self.value);
+            sink.append(&space.ops, &op_key(number, op_id), self.value.clone())?;
+        }
+        for effect in effects.lookups.drain(..) {
+            touched.lookup(LookupKey::new(effect.lookup, &effect.key));
+            let Some(space) = spaces.lookups.get(&effect.lookup) else {
+                return Err(EngineError::damaged("lookups", "lookup without space"));
+            };
+            lookup_key(&effect.key, place.0, place.1, effect.ordinal, &mut self.key);
+            match effect.value {
+                Some(value) => sink.put(space, self.key.clone(), value)?,
+                None => sink.delete(space, self.key.clone())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the totals that changed since the last call. Call it before every commit.
+    pub fn flush<S: Sink>(&mut self, spaces: &Spaces, sink: &mut S) -> Result<(), EngineError> {
+        for (number, book) in &mut self.sources {
+            if book.dirty.is_empty() {
+                continue;
+            }
+            let Some(space) = spaces.sources.get(number) else {
+                book.dirty.clear();
+                continue;
+            };
+            for name in book.dirty.drain(..) {
+                if let Some(total) = book.buckets.get_mut(&name) {
+                    total.dirty = false;
+                    let key = name.as_bytes().to_vec();
+                    sink.put(&space.buckets, key, total.record.encode())?;
+                }
+            }
+            if let Some(next) = book.next {
+                sink.put(&space.buckets, NEXT_KEY.to_vec(), next.to_be_bytes().to_vec())?;
+            }
+        }
+        if self.entries > Self::KEEP {
+            self.forget_all();
+        }
+        Ok(())
+    }
+
+    /// Forgets everything that is not in the store: after a failed commit, or when incarnations
+    /// come and go.
+    pub fn forget_all(&mut self) {
+        self.sources.clear();
+        self.entries = 0;
+    }
+}
+
+impl SourceBook {
+    fn total(
+        &mut self,
+        space: &SourceSpace,
+        base: &Overlay,
+        parameters: &str,
+        entries: &mut usize,
+    ) -> Result<&mut BucketRecord, EngineError> {
+        // Two look-ups, because a borrow that is returned cannot be given up in between.
+        if !self.buckets.contains_key(parameters) {
+            let record = match base.get(&space.buckets, parameters.as_bytes())? {
+                Some(value) => BucketRecord::decode(&value)
+                    .ok_or_else(|| EngineError::damaged("buckets", "bucket totals"))?,
+                None => BucketRecord { number: self.next(space, base)?, ..Default::default() },
+            };
+            *entries += 1;
+            self.buckets.insert(parameters.into(), Total { record, dirty: false });
+        }
+        let Some((name, _)) = self.buckets.get_key_value(parameters) else {
+            return Err(EngineError::damaged("buckets", "bucket totals"));
+        };
+        let name = name.clone();
+        let total = self.buckets.get_mut(&name);
+        let total = total.ok_or_else(|| EngineError::damaged("buckets", "bucket totals"))?;
+        if !total.dirty {
+            total.dirty = true;
+            self.dirty.push(name);
+        }
+        Ok(&mut total.record)
+    }
+
+    fn next(&mut self, space: &SourceSpace, base: &Overlay) -> Result<u32, EngineError> {
+        let number = match self.next {
+            Some(number) => number,
+            None => match base.get(&space.buckets, NEXT_KEY)? {
+                Some(value) => u32::from_be_bytes(
+                    (*value)
+                        .try_into()
+                        .map_err(|_| EngineError::damaged("buckets", "next number"))?,
+                ),
+                None => 1,
+            },
+        };
+        self.next = Some(number.checked_add(1).ok_or_else(|| {
+            EngineError::damaged("buckets", "a source cannot have more than 2^32 buckets")
+        })?);
+        Ok(number)
+    }
+}
+
+fn count(total: &mut BucketRecord, effect: &OpEffect, op_id: OpId) {
+    total.count += 1;
+    total.checksum = total.checksum.wrapping_add(effect.checksum);
+    total.last_op = op_id;
+    match effect.kind {
+        OpKind::Remove => total.live = total.live.saturating_sub(1),
+        _ if effect.enters => total.live += 1,
+        _ => {}
+    }
+}

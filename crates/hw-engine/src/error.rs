@@ -1,0 +1,45 @@
+//! What can go wrong in the engine. Callers at the edge turn it into their protocol's form.
+
+use hw_store::StoreError;
+use hw_types::Diagnostic;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store failed; see [`StoreError`] for whether it heals.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// A stored record cannot be read. The store is damaged or of another version.
+    #[error("damaged record in {space}: {what}")]
+    Damaged {
+        /// The space that holds it.
+        space: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Something a person must mend.
+    #[error("{0}")]
+    Finding(Box<Diagnostic>),
+    /// The source said something or failed; the driver decides whether to try again.
+    #[error("source: {0}")]
+    Source(String),
+    /// The source repeats a transaction that was not applied under this xid: its history moved.
+    #[error("the source's history moved: a repeated transaction is not the one that was applied")]
+    MovedHistory,
+    /// The engine is stopping.
+    #[error("the engine is stopping")]
+    Stopping,
+}
+
+impl EngineError {
+    /// A damaged record.
+    pub fn damaged(space: impl Into<String>, what: &'static str) -> EngineError {
+        EngineError::Damaged { space: space.into(), what }
+    }
+}
+
+impl From<Diagnostic> for EngineError {
+    fn from(finding: Diagnostic) -> Self {
+        EngineError::Finding(Box::new(finding))
+    }
+}

@@ -1,0 +1,252 @@
+//! What a folded change means: operations of buckets, entries of lookups.
+//!
+//! In: one row's state before and after a transaction. Out: effects, in an order that depends on
+//! the input only. Both states are evaluated; the difference is what happens: a row that a
+//! bucket held and no longer selects is removed, one whose output did not change makes no
+//! operation. Nothing is remembered per row, so a definition can come and go without touching
+//! the replica.
+
+use crate::record::OpKind;
+use crate::tables::{Gate, Gates, Planned, Table, TablePlan};
+use hw_expr::sync_config::{BucketRow, LookupRow};
+use hw_types::row::RowRef;
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+
+/// An operation that a change makes, before it has an op id.
+pub(crate) struct OpEffect {
+    /// Number of the source incarnation.
+    pub source: u32,
+    pub row: BucketRow,
+    pub kind: OpKind,
+    pub checksum: u32,
+    /// Whether the row was not in the bucket before.
+    pub enters: bool,
+}
+
+/// An entry of a lookup that comes or goes.
+pub(crate) struct LookupEffect {
+    /// Number of the lookup incarnation.
+    pub lookup: u32,
+    /// Parameter values.
+    pub key: Vec<u8>,
+    /// Tells equal keys of one row apart.
+    pub ordinal: u32,
+    /// The results, or `None` when the entry goes.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Buffers of an evaluation, reused from row to row.
+#[derive(Default)]
+pub(crate) struct Effects {
+    pub ops: Vec<OpEffect>,
+    pub lookups: Vec<LookupEffect>,
+    /// Name of the source row in operations: `<table incarnation>.<row key>`.
+    pub subkey: String,
+    /// Evaluations that failed; each puts the row nowhere for that query.
+    pub failed: u64,
+    before: Vec<BucketRow>,
+    after: Vec<BucketRow>,
+    lookups_before: Vec<LookupRow>,
+    lookups_after: Vec<LookupRow>,
+}
+
+/// A change of one row between two transaction boundaries.
+pub(crate) struct FoldedChange<'a> {
+    pub table: &'a Table,
+    pub key: &'a [u8],
+    pub before: Option<RowRef<'a>>,
+    pub after: Option<RowRef<'a>>,
+}
+
+impl Effects {
+    /// Replaces the buffers' contents by the effects of a change.
+    ///
+    /// - Takes: the plan for the state before and for the state after (one plan, unless the
+    ///   table's columns changed in between).
+    /// - Order: sources by number, then bucket parameters, output table, output id; lookups by
+    ///   number, then as evaluated, removals before entries.
+    pub fn evaluate(
+        &mut self,
+        plans: [&TablePlan; 2],
+        gates: &Gates,
+        change: &FoldedChange<'_>,
+    ) {
+        self.ops.clear();
+        self.lookups.clear();
+        let table = change.table.record.number;
+        subkey(table, change.key, &mut self.subkey);
+        let open = |gate: Option<&Gate>| gate.is_none_or(|gate| gate.open(table, change.key));
+        let rows = [&change.before, &change.after];
+        for number in numbers(&plans[0].sources, &plans[1].sources) {
+            if !open(gates.sources.get(&number)) {
+                continue;
+            }
+            for (place, out) in [&mut self.before, &mut self.after].into_iter().enumerate() {
+                out.clear();
+                if let (Some(row), Some(bound)) = (rows[place], find(&plans[place].sources, number))
+                    && let Err(error) = bound.evaluate(row, out)
+                {
+                    self.failed += 1;
+                    let table = &change.table.record.relation.name;
+                    tracing::debug!(%error, %table, "a row cannot be evaluated");
+                }
+                sort(out);
+            }
+            self.difference(number);
+        }
+        for number in numbers(&plans[0].lookups, &plans[1].lookups) {
+            if !open(gates.lookups.get(&number)) {
+                continue;
+            }
+            let outs = [&mut self.lookups_before, &mut self.lookups_after];
+            for (place, out) in outs.into_iter().enumerate() {
+                out.clear();
+                if let (Some(row), Some(bound)) = (rows[place], find(&plans[place].lookups, number))
+                    && bound.evaluate(row, out).is_err()
+                {
+                    self.failed += 1;
+                }
+            }
+            self.lookup_difference(number);
+        }
+    }
+
+    fn difference(&mut self, source: u32) {
+        let mut old = self.before.drain(..).peekable();
+        for row in self.after.drain(..) {
+            while let Some(gone) = old.next_if(|o| name(o) < name(&row)) {
+                self.ops.push(remove(source, gone, &self.subkey));
+            }
+            let was = old.next_if(|o| name(o) == name(&row));
+            if was.as_ref().is_some_and(|o| o.data == row.data) {
+                continue;
+            }
+            let checksum = put_checksum(&row);
+            let enters = was.is_none();
+            self.ops.push(OpEffect { source, row, kind: OpKind::Put, checksum, enters });
+        }
+        for gone in old {
+            self.ops.push(remove(source, gone, &self.subkey));
+        }
+    }
+
+    fn lookup_difference(&mut self, lookup: u32) {
+        let (before, after) = (&mut self.lookups_before, &mut self.lookups_after);
+        if before.len() == after.len()
+            && before.iter().zip(after.iter()).all(|(b, a)| b.key == a.key && b.value == a.value)
+        {
+            return;
+        }
+        let gone = number(before).into_iter().map(|(row, ordinal)| (row, ordinal, false));
+        let come = number(after).into_iter().map(|(row, ordinal)| (row, ordinal, true));
+        for (row, ordinal, comes) in gone.chain(come) {
+            let value = comes.then_some(row.value);
+            self.lookups.push(LookupEffect { lookup, key: row.key, ordinal, value });
+        }
+    }
+}
+
+/// The numbers that occur in either list, ascending. Both lists are ascending.
+fn numbers<B>(before: &[Planned<B>], after: &[Planned<B>]) -> SmallVec<[u32; 8]> {
+    let mut all: SmallVec<[u32; 8]> = after.iter().map(|p| p.number).collect();
+    if !std::ptr::eq(before, after) {
+        all.extend(before.iter().map(|p| p.number));
+        all.sort_unstable();
+        all.dedup();
+    }
+    all
+}
+
+fn find<B>(planned: &[Planned<B>], number: u32) -> Option<&B> {
+    let place = planned.binary_search_by_key(&number, |p| p.number).ok()?;
+    Some(&planned[place].bound)
+}
+
+/// Numbers rows that share a key, in the order of evaluation.
+fn number(rows: &mut Vec<LookupRow>) -> Vec<(LookupRow, u32)> {
+    let mut out: Vec<(LookupRow, u32)> = Vec::with_capacity(rows.len());
+    for row in rows.drain(..) {
+        let ordinal = out.iter().filter(|(other, _)| other.key == row.key).count() as u32;
+        out.push((row, ordinal));
+    }
+    out
+}
+
+fn name(row: &BucketRow) -> (&str, &str, &str) {
+    (&row.parameters, &row.object_type, &row.object_id)
+}
+
+/// Sorts by name; of several outputs with one name the last one written in the definition wins.
+fn sort(rows: &mut Vec<BucketRow>) {
+    if rows.len() > 1 {
+        rows.reverse();
+        rows.sort_by(|a, b| name(a).cmp(&name(b)));
+        rows.dedup_by(|later, kept| name(later) == name(kept));
+    }
+}
+
+fn remove(source: u32, row: BucketRow, subkey: &str) -> OpEffect {
+    let checksum = digest(&[b"delete.", subkey.as_bytes()]);
+    OpEffect { source, row, kind: OpKind::Remove, checksum, enters: false }
+}
+
+fn put_checksum(row: &BucketRow) -> u32 {
+    let [ty, id] = [row.object_type.as_bytes(), row.object_id.as_bytes()];
+    digest(&[b"put.", ty, b".", id, b".", row.data.as_bytes()])
+}
+
+/// First four bytes of SHA-256, little-endian (`powersync-protocol.md` 6.1).
+fn digest(parts: &[&[u8]]) -> u32 {
+    let mut hasher = Sha256::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    let hash = hasher.finalize();
+    u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]])
+}
+
+/// `<table incarnation>.<row key>`; a key of more than 48 bytes stands as its SHA-256.
+pub(crate) fn subkey(table: u32, key: &[u8], out: &mut String) {
+    use base64::Engine as _;
+    use std::fmt::Write as _;
+    const LONGEST: usize = 48;
+    let encoder = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    out.clear();
+    let _ = write!(out, "{table}.");
+    if key.len() <= LONGEST {
+        encoder.encode_string(key, out);
+    } else {
+        out.push('~');
+        encoder.encode_string(Sha256::digest(key), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_those_of_the_protocol() {
+        // Source: powersync-protocol.md 14.3.
+        let row = |ty: &str, id: &str, data: &str| BucketRow {
+            parameters: "[]".into(),
+            object_type: ty.into(),
+            object_id: id.into(),
+            data: data.into(),
+        };
+        let list = row("lists", "l1", r#"{"id":"l1","name":"Groceries","owner_id":"u1"}"#);
+        assert_eq!(put_checksum(&list), 1_551_088_854);
+        let todo = r#"{"id":"t2","list_id":"l1","description":"Café ☕","done":0}"#;
+        assert_eq!(put_checksum(&row("todos", "t2", todo)), 2_432_781_112);
+        let subkey = "8d3f0b0e-7c57-4a0c-9a52-2f1f0f6a9c01/aaaaaaaa-0000-5000-8000-000000000012";
+        assert_eq!(digest(&[b"delete.", subkey.as_bytes()]), 34_407_725);
+    }
+
+    #[test]
+    fn long_row_keys_stand_as_a_hash_in_subkeys() {
+        let (mut short, mut long) = (String::new(), String::new());
+        subkey(3, &[1, 2, 3], &mut short);
+        subkey(3, &[0; 100], &mut long);
+        assert_eq!(short, "3.AQID");
+        assert_eq!(long.len(), "3.~".len() + 43);
+    }
+}

@@ -1,0 +1,189 @@
+//! Markers: transactional messages in the source's log that answer "has everything up to now
+//! arrived?" (`design/engine.md` 9).
+//!
+//! A write checkpoint's record travels inside the marker, so the log is its durable, ordered
+//! storage. Requests that arrive together share one marker.
+
+use crate::engine::Shared;
+use crate::error::EngineError;
+use hw_types::Lsn;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// What a marker of ours says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MarkerContents {
+    /// Tells markers apart; a table copy waits for its own.
+    #[serde(rename = "n")]
+    pub nonce: u64,
+    /// Write checkpoints that this marker's arrival completes.
+    #[serde(rename = "w", default, skip_serializing_if = "Vec::is_empty")]
+    pub write_checkpoints: Vec<WriteCheckpoint>,
+}
+
+/// A write checkpoint's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WriteCheckpoint {
+    /// `<sub>/<client id>` or `<sub>`.
+    #[serde(rename = "k")]
+    pub user_key: String,
+    /// The client's own number; without one the marker's position is the number.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<u64>,
+}
+
+impl MarkerContents {
+    /// Reads verified contents. Contents of a newer version that cannot be read say nothing.
+    pub fn decode(contents: &[u8]) -> MarkerContents {
+        serde_json::from_slice(contents).unwrap_or_default()
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers and texts are JSON")
+    }
+}
+
+/// A request for a marker.
+pub(crate) struct MarkerRequest {
+    write_checkpoint: Option<WriteCheckpoint>,
+    /// A nonce that somebody waits for.
+    nonce: Option<u64>,
+    reply: oneshot::Sender<Result<Lsn, String>>,
+}
+
+/// Where markers are asked for.
+#[derive(Clone)]
+pub(crate) struct Markers {
+    requests: mpsc::Sender<MarkerRequest>,
+}
+
+/// Requests that share one marker at most.
+const BATCH: usize = 1_000;
+
+/// How long a request waits for the source.
+const LIMIT: Duration = Duration::from_secs(10);
+
+impl Markers {
+    pub fn new() -> (Markers, mpsc::Receiver<MarkerRequest>) {
+        let (requests, queue) = mpsc::channel(4 * BATCH);
+        (Markers { requests }, queue)
+    }
+
+    /// Records a write checkpoint in the log; returns the marker's position as a number.
+    pub async fn request(
+        &self,
+        user_key: &str,
+        requested: Option<u64>,
+    ) -> Result<u64, EngineError> {
+        let user_key = user_key.to_owned();
+        let write_checkpoint = Some(WriteCheckpoint { user_key, requested });
+        Ok(self.send(write_checkpoint, None).await?.0)
+    }
+
+    /// Writes a marker whose arrival the writer recognises by its nonce.
+    pub async fn mark(&self, nonce: u64) -> Result<Lsn, EngineError> {
+        self.send(None, Some(nonce)).await
+    }
+
+    async fn send(
+        &self,
+        write_checkpoint: Option<WriteCheckpoint>,
+        nonce: Option<u64>,
+    ) -> Result<Lsn, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        let request = MarkerRequest { write_checkpoint, nonce, reply };
+        self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
+        match tokio::time::timeout(LIMIT, answer).await {
+            Ok(Ok(Ok(lsn))) => Ok(lsn),
+            Ok(Ok(Err(error))) => Err(EngineError::Source(error)),
+            Ok(Err(_)) => Err(EngineError::Stopping),
+            Err(_) => Err(EngineError::Source("the source does not answer".into())),
+        }
+    }
+}
+
+/// Writes markers over a connection of its own, one at a time, with everything that waits.
+pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<MarkerRequest>) {
+    let mut stopping = shared.stopping();
+    let mut connection: Option<tokio_postgres::Client> = None;
+    let mut batch = Vec::new();
+    loop {
+        let count = tokio::select! {
+            count = requests.recv_many(&mut batch, BATCH) => count,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        if count == 0 {
+            return;
+        }
+        // A request with a nonce of its own cannot share its marker with another such request.
+        let (alone, shared_ones): (Vec<_>, Vec<_>) =
+            batch.drain(..).partition(|request| request.nonce.is_some());
+        let mut groups: Vec<Vec<MarkerRequest>> = alone.into_iter().map(|r| vec![r]).collect();
+        if !shared_ones.is_empty() {
+            groups.push(shared_ones);
+        }
+        for group in groups {
+            let nonce = group.iter().find_map(|r| r.nonce).unwrap_or_else(random);
+            let write_checkpoints = group.iter().filter_map(|r| r.write_checkpoint.clone()).collect();
+            let contents = MarkerContents { nonce, write_checkpoints };
+            let outcome = emit(&shared, &mut connection, &contents).await;
+            for request in group {
+                let _ = request.reply.send(outcome.clone());
+            }
+        }
+    }
+}
+
+/// A number that no other marker has.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives random bytes");
+    u64::from_be_bytes(bytes)
+}
+
+async fn emit(
+    shared: &Shared,
+    connection: &mut Option<tokio_postgres::Client>,
+    contents: &MarkerContents,
+) -> Result<Lsn, String> {
+    let payload = contents.encode();
+    // A connection that went away while it was idle shows only when it is used: one more try.
+    for attempt in 0..2 {
+        let client = match connection.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => match hw_pg::sql::connect(&shared.options.connection).await {
+                Ok((client, _)) => client,
+                Err(error) => return Err(error.to_string()),
+            },
+        };
+        match hw_pg::marker::emit(&client, &shared.secret(), &payload).await {
+            Ok(emitted) => {
+                *connection = Some(client);
+                return Ok(emitted.lsn);
+            }
+            Err(error) if attempt == 1 || !client.is_closed() => return Err(error.to_string()),
+            Err(_) => {}
+        }
+    }
+    Err("the connection to the source was lost twice".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_round_trip_and_unknown_ones_say_nothing() {
+        let contents = MarkerContents {
+            nonce: 7,
+            write_checkpoints: vec![
+                WriteCheckpoint { user_key: "amy/1".into(), requested: None },
+                WriteCheckpoint { user_key: "bob".into(), requested: Some(3) },
+            ],
+        };
+        assert_eq!(MarkerContents::decode(&contents.encode()), contents);
+        assert_eq!(MarkerContents::decode(b"\xff"), MarkerContents::default());
+    }
+}

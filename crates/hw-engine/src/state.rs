@@ -1,0 +1,580 @@
+//! What the engine remembers besides data: identity, progress, tables, incarnations,
+//! configurations. One record per key in the `state` space, each with a version byte;
+//! `docs/formats.md` describes them.
+//!
+//! Who changes it: the writer thread only, in the same atomic commit as the data it speaks of.
+
+use crate::error::EngineError;
+use crate::record::take;
+use hw_store::{Batch, Snapshot, Space};
+use hw_types::pgtype::ElementType;
+use hw_types::{
+    Column, CommitLsn, EndLsn, Lsn, OpId, PgType, Relation, RelationId, ReplicaIdentity, TableName,
+    Xid,
+};
+use hw_types::{pgtype::TextKind, varint};
+
+const VERSION: u8 = 1;
+
+/// How far the input has been applied. Written in every commit.
+///
+/// Order: `commit_lsn < end_lsn`, and `end_lsn` never goes back within an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Commit record of the last transaction applied.
+    pub commit_lsn: CommitLsn,
+    /// Its xid.
+    pub xid: Xid,
+    /// Everything before this position is applied (transactions, or nothing relevant).
+    pub end_lsn: EndLsn,
+    /// The last op id given.
+    pub op_id: OpId,
+    /// The epoch.
+    pub epoch: u64,
+}
+
+/// A table of the replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableRecord {
+    /// Number of the table's incarnation; names its `rows` space.
+    pub number: u32,
+    /// The table as it was when its rows were last made uniform.
+    pub relation: Relation,
+    /// Changes with commit_lsn below this position are contained in the copy (X).
+    pub boundary: Lsn,
+    /// Whether the table has entered: its rows are complete and visible.
+    pub entered: bool,
+}
+
+/// Where an incarnation of a bucket source or lookup stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildState {
+    /// Rows up to and including this key of this table (by number) are in it; later ones are not.
+    Building {
+        /// Table under way, by number; tables are built in ascending order of number.
+        table: u32,
+        /// Last row key built.
+        key: Vec<u8>,
+    },
+    /// Complete and kept up to date.
+    Live,
+}
+
+/// An incarnation of a bucket source or of a lookup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncarnationRecord {
+    /// Names its spaces.
+    pub number: u32,
+    /// Hash of what it computes (`hw_expr`).
+    pub fingerprint: [u8; 32],
+    /// Counts how often this fingerprint's log was dropped and built again.
+    pub counter: u32,
+    /// How complete it is.
+    pub state: BuildState,
+    /// Seconds since 1970 at which the last configuration that uses it left, 0 while used.
+    pub retired_at: u64,
+    /// Version of the configuration whose text defines it.
+    pub config: u64,
+    /// Its index among that configuration's sources or lookups.
+    pub index: u32,
+}
+
+/// A sync configuration as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigRecord {
+    /// Counts configurations from 1.
+    pub version: u64,
+    /// Name of the file, for messages.
+    pub file: String,
+    /// The YAML text.
+    pub text: String,
+}
+
+/// Which configurations are in use, by version; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serving {
+    /// The one that clients see.
+    pub active: u64,
+    /// The one that is being built beside it.
+    pub building: u64,
+}
+
+/// Identity of the source (`design/engine.md` 5), as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityRecord {
+    /// `IDENTIFY_SYSTEM`'s system identifier.
+    pub system_id: u64,
+    /// Timeline.
+    pub timeline: u32,
+    /// Oid of the database.
+    pub database_oid: u32,
+    /// Name of the slot.
+    pub slot: String,
+    /// Consistent point at which the slot was made: tells a slot of the same name apart.
+    pub slot_mark: Lsn,
+}
+
+/// Keys of the `state` space.
+pub mod keys {
+    /// [`super::Progress`].
+    pub const PROGRESS: &[u8] = b"progress";
+    /// [`super::IdentityRecord`].
+    pub const IDENTITY: &[u8] = b"identity";
+    /// The next numbers to give, see [`super::Counters`].
+    pub const COUNTERS: &[u8] = b"counters";
+    /// Which configurations are served and built, see [`super::Serving`].
+    pub const SERVING: &[u8] = b"serving";
+    /// Prefix of [`super::ConfigRecord`]s.
+    pub const CONFIG: &[u8] = b"config/";
+    /// 32 random bytes that sign markers.
+    pub const SECRET: &[u8] = b"secret";
+    /// Prefix of [`super::TableRecord`]s.
+    pub const TABLE: &[u8] = b"table/";
+    /// Prefix of bucket sources' [`super::IncarnationRecord`]s.
+    pub const SOURCE: &[u8] = b"source/";
+    /// Prefix of lookups' [`super::IncarnationRecord`]s.
+    pub const LOOKUP: &[u8] = b"lookup/";
+    /// Prefix, then a fingerprint: the counter of its last incarnation that was dropped.
+    pub const DROPPED: &[u8] = b"dropped/";
+    /// Marks decided writes, see [`crate::large`].
+    pub const DECIDED: &[u8] = b"decided";
+
+    /// A numbered key.
+    pub fn numbered(prefix: &[u8], number: impl Into<u64>) -> Vec<u8> {
+        [prefix, &number.into().to_be_bytes()].concat()
+    }
+}
+
+/// The next numbers to give. Numbers are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Next table incarnation.
+    pub table: u32,
+    /// Next source incarnation.
+    pub source: u32,
+    /// Next lookup incarnation.
+    pub lookup: u32,
+    /// Next configuration version.
+    pub config: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters { table: 1, source: 1, lookup: 1, config: 1 }
+    }
+}
+
+/// A record of the `state` space.
+pub trait Record: Sized {
+    /// Appends the fields.
+    fn put(&self, out: &mut Vec<u8>);
+    /// Reads the fields; `None` when damaged.
+    fn take(input: &mut &[u8]) -> Option<Self>;
+
+    /// The value: version byte, fields.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        self.put(&mut out);
+        out
+    }
+
+    /// Reads a value.
+    fn decode(mut value: &[u8]) -> Result<Self, EngineError> {
+        let input = &mut value;
+        let damaged = || EngineError::damaged("state", std::any::type_name::<Self>());
+        if take(input, 1).ok_or_else(damaged)? != [VERSION] {
+            return Err(damaged());
+        }
+        let record = Self::take(input).ok_or_else(damaged)?;
+        if input.is_empty() { Ok(record) } else { Err(damaged()) }
+    }
+
+    /// Reads the record under `key`, if there is one.
+    fn load(snapshot: &Snapshot, space: &Space, key: &[u8]) -> Result<Option<Self>, EngineError> {
+        snapshot.get(space, key)?.map(|value| Self::decode(&value)).transpose()
+    }
+
+    /// Reads all records under a prefix.
+    fn load_all(
+        snapshot: &Snapshot,
+        space: &Space,
+        prefix: &[u8],
+    ) -> Result<Vec<Self>, EngineError> {
+        snapshot.prefix(space, prefix).map(|entry| Self::decode(&entry?.1)).collect()
+    }
+
+    /// Writes the record under `key`.
+    fn save(&self, batch: &mut Batch, space: &Space, key: &[u8]) {
+        batch.put(space, key, self.encode());
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    varint::put_bytes(out, text.as_bytes());
+}
+
+fn take_text(input: &mut &[u8]) -> Option<String> {
+    String::from_utf8(varint::take_bytes(input)?.to_vec()).ok()
+}
+
+fn take_u32(input: &mut &[u8]) -> Option<u32> {
+    u32::try_from(varint::take(input)?).ok()
+}
+
+fn take_lsn(input: &mut &[u8]) -> Option<Lsn> {
+    varint::take(input).map(Lsn)
+}
+
+impl Record for Progress {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.commit_lsn.0.0);
+        varint::put(out, u64::from(self.xid.0));
+        varint::put(out, self.end_lsn.0.0);
+        varint::put(out, self.op_id.0);
+        varint::put(out, self.epoch);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(Progress {
+            commit_lsn: CommitLsn(take_lsn(input)?),
+            xid: Xid(take_u32(input)?),
+            end_lsn: EndLsn(take_lsn(input)?),
+            op_id: OpId(varint::take(input)?),
+            epoch: varint::take(input)?,
+        })
+    }
+}
+
+impl Record for Counters {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, u64::from(self.table));
+        varint::put(out, u64::from(self.source));
+        varint::put(out, u64::from(self.lookup));
+        varint::put(out, self.config);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(Counters {
+            table: take_u32(input)?,
+            source: take_u32(input)?,
+            lookup: take_u32(input)?,
+            config: varint::take(input)?,
+        })
+    }
+}
+
+impl Record for Serving {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.active);
+        varint::put(out, self.building);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(Serving { active: varint::take(input)?, building: varint::take(input)? })
+    }
+}
+
+impl Record for IdentityRecord {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.system_id);
+        varint::put(out, u64::from(self.timeline));
+        varint::put(out, u64::from(self.database_oid));
+        put_text(out, &self.slot);
+        varint::put(out, self.slot_mark.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(IdentityRecord {
+            system_id: varint::take(input)?,
+            timeline: take_u32(input)?,
+            database_oid: take_u32(input)?,
+            slot: take_text(input)?,
+            slot_mark: take_lsn(input)?,
+        })
+    }
+}
+
+impl Record for ConfigRecord {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.version);
+        put_text(out, &self.file);
+        put_text(out, &self.text);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(ConfigRecord {
+            version: varint::take(input)?,
+            file: take_text(input)?,
+            text: take_text(input)?,
+        })
+    }
+}
+
+impl Record for IncarnationRecord {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, u64::from(self.number));
+        out.extend_from_slice(&self.fingerprint);
+        varint::put(out, u64::from(self.counter));
+        match &self.state {
+            BuildState::Live => out.push(1),
+            BuildState::Building { table, key } => {
+                out.push(0);
+                varint::put(out, u64::from(*table));
+                varint::put_bytes(out, key);
+            }
+        }
+        varint::put(out, self.retired_at);
+        varint::put(out, self.config);
+        varint::put(out, u64::from(self.index));
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(IncarnationRecord {
+            number: take_u32(input)?,
+            fingerprint: take(input, 32)?.try_into().ok()?,
+            counter: take_u32(input)?,
+            state: match take(input, 1)? {
+                [1] => BuildState::Live,
+                [0] => BuildState::Building {
+                    table: take_u32(input)?,
+                    key: varint::take_bytes(input)?.to_vec(),
+                },
+                _ => return None,
+            },
+            retired_at: varint::take(input)?,
+            config: varint::take(input)?,
+            index: take_u32(input)?,
+        })
+    }
+}
+
+impl Record for TableRecord {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, u64::from(self.number));
+        put_relation(out, &self.relation);
+        varint::put(out, self.boundary.0);
+        out.push(u8::from(self.entered));
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(TableRecord {
+            number: take_u32(input)?,
+            relation: take_relation(input)?,
+            boundary: take_lsn(input)?,
+            entered: take_flag(input)?,
+        })
+    }
+}
+
+fn take_flag(input: &mut &[u8]) -> Option<bool> {
+    match take(input, 1)? {
+        [0] => Some(false),
+        [1] => Some(true),
+        _ => None,
+    }
+}
+
+/// Appends a relation.
+pub fn put_relation(out: &mut Vec<u8>, relation: &Relation) {
+    varint::put(out, u64::from(relation.id.0));
+    put_text(out, &relation.name.schema);
+    put_text(out, &relation.name.name);
+    out.push(match relation.replica_identity {
+        ReplicaIdentity::Default => b'd',
+        ReplicaIdentity::Index => b'i',
+        ReplicaIdentity::Full => b'f',
+        ReplicaIdentity::Nothing => b'n',
+    });
+    varint::put(out, relation.columns.len() as u64);
+    for column in &relation.columns {
+        put_text(out, &column.name);
+        varint::put(out, u64::from(column.type_oid));
+        out.extend_from_slice(&column.type_modifier.to_be_bytes());
+        put_type(out, &column.pg_type);
+        out.push(u8::from(column.identity));
+        varint::put(out, u64::from(column.primary_key));
+    }
+}
+
+/// Reads what [`put_relation`] wrote.
+pub fn take_relation(input: &mut &[u8]) -> Option<Relation> {
+    let id = RelationId(take_u32(input)?);
+    let name = TableName { schema: take_text(input)?, name: take_text(input)? };
+    let replica_identity = match take(input, 1)? {
+        b"d" => ReplicaIdentity::Default,
+        b"i" => ReplicaIdentity::Index,
+        b"f" => ReplicaIdentity::Full,
+        b"n" => ReplicaIdentity::Nothing,
+        _ => return None,
+    };
+    let count = varint::take(input)?;
+    let mut columns = Vec::new();
+    for _ in 0..count {
+        columns.push(Column {
+            name: take_text(input)?,
+            type_oid: take_u32(input)?,
+            type_modifier: i32::from_be_bytes(take(input, 4)?.try_into().ok()?),
+            pg_type: take_type(input)?,
+            identity: take_flag(input)?,
+            primary_key: u16::try_from(varint::take(input)?).ok()?,
+        });
+    }
+    Some(Relation { id, name, replica_identity, columns })
+}
+
+/// Scalar types by the byte that stands for them in records. Never reorder, only append.
+const SCALARS: [PgType; 23] = [
+    PgType::Bool,
+    PgType::Int2,
+    PgType::Int4,
+    PgType::Int8,
+    PgType::Oid,
+    PgType::Float4,
+    PgType::Float8,
+    PgType::Numeric,
+    PgType::Text { kind: TextKind::Plain },
+    PgType::Text { kind: TextKind::Enum },
+    PgType::Text { kind: TextKind::Foreign },
+    PgType::Bpchar,
+    PgType::Uuid,
+    PgType::Bytea,
+    PgType::Json,
+    PgType::Jsonb,
+    PgType::Date,
+    PgType::Time,
+    PgType::Timetz,
+    PgType::Timestamp,
+    PgType::Timestamptz,
+    PgType::Interval,
+    PgType::PgLsn,
+];
+
+const ARRAY: u8 = 128;
+const RANGE: u8 = 129;
+const MULTIRANGE: u8 = 130;
+const COMPOSITE: u8 = 131;
+const DOMAIN: u8 = 132;
+
+fn put_type(out: &mut Vec<u8>, ty: &PgType) {
+    match ty {
+        PgType::Array(element) => {
+            out.extend_from_slice(&[ARRAY, element.delimiter]);
+            put_type(out, &element.pg_type);
+        }
+        PgType::Range(inner) => {
+            out.push(RANGE);
+            put_type(out, inner);
+        }
+        PgType::Multirange(inner) => {
+            out.push(MULTIRANGE);
+            put_type(out, inner);
+        }
+        PgType::Domain(inner) => {
+            out.push(DOMAIN);
+            put_type(out, inner);
+        }
+        PgType::Composite(fields) => {
+            out.push(COMPOSITE);
+            varint::put(out, fields.len() as u64);
+            for (name, field) in fields {
+                put_text(out, name);
+                put_type(out, field);
+            }
+        }
+        scalar => {
+            let place = SCALARS.iter().position(|s| s == scalar);
+            out.push(place.expect("every scalar type is listed") as u8);
+        }
+    }
+}
+
+fn take_type(input: &mut &[u8]) -> Option<PgType> {
+    Some(match *take(input, 1)?.first()? {
+        ARRAY => {
+            let delimiter = *take(input, 1)?.first()?;
+            PgType::Array(Box::new(ElementType { delimiter, pg_type: take_type(input)? }))
+        }
+        RANGE => PgType::Range(Box::new(take_type(input)?)),
+        MULTIRANGE => PgType::Multirange(Box::new(take_type(input)?)),
+        DOMAIN => PgType::Domain(Box::new(take_type(input)?)),
+        COMPOSITE => {
+            let count = varint::take(input)?;
+            let mut fields = Vec::new();
+            for _ in 0..count {
+                fields.push((take_text(input)?, take_type(input)?));
+            }
+            PgType::Composite(fields)
+        }
+        place => SCALARS.get(usize::from(place))?.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip<R: Record + PartialEq + std::fmt::Debug>(record: R) {
+        let value = record.encode();
+        assert_eq!(R::decode(&value).unwrap(), record);
+        for cut in 0..value.len() {
+            assert!(R::decode(&value[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn every_record_round_trips_and_damage_is_noticed() {
+        round_trip(Progress {
+            commit_lsn: CommitLsn(Lsn(5)),
+            xid: Xid(9),
+            end_lsn: EndLsn(Lsn(1 << 50)),
+            op_id: OpId(1 << 45),
+            epoch: 1,
+        });
+        round_trip(Counters::default());
+        round_trip(ConfigRecord { version: 3, file: "sync.yaml".into(), text: "streams: {}".into() });
+        for state in [BuildState::Live, BuildState::Building { table: 4, key: vec![1, 2] }] {
+            let fingerprint = [7; 32];
+            round_trip(IncarnationRecord {
+                number: 1,
+                fingerprint,
+                counter: 2,
+                state,
+                retired_at: 9,
+                config: 1,
+                index: 0,
+            });
+        }
+        let mut types: Vec<PgType> = SCALARS.to_vec();
+        types.push(PgType::Domain(Box::new(PgType::Array(Box::new(ElementType {
+            pg_type: PgType::Composite(vec![("a".into(), PgType::Range(Box::new(PgType::Int4)))]),
+            delimiter: b',',
+        })))));
+        types.push(PgType::Multirange(Box::new(PgType::Date)));
+        let column = |(i, pg_type): (usize, PgType)| Column {
+            name: format!("c{i}"),
+            type_oid: 25,
+            type_modifier: -1,
+            pg_type,
+            identity: i == 0,
+            primary_key: u16::from(i == 0),
+        };
+        round_trip(TableRecord {
+            number: 7,
+            relation: Relation {
+                id: RelationId(16_400),
+                name: TableName::new("public", "t"),
+                replica_identity: ReplicaIdentity::Default,
+                columns: types.into_iter().enumerate().map(column).collect(),
+            },
+            boundary: Lsn(77),
+            entered: true,
+        });
+        round_trip(IdentityRecord {
+            system_id: u64::MAX,
+            timeline: 2,
+            database_oid: 5,
+            slot: "headwater_x".into(),
+            slot_mark: Lsn(1),
+        });
+    }
+}

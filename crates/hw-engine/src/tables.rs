@@ -1,0 +1,203 @@
+//! The tables of the replica as the writer knows them, and what is evaluated for each.
+
+use crate::error::EngineError;
+use crate::record::take;
+use crate::state::TableRecord;
+use hw_expr::sync_config::{BoundLookup, BoundSource};
+use hw_store::{Space, Store};
+use hw_types::row::{Row, RowRef};
+use hw_types::{Relation, RelationId, key, varint};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A table of the replica.
+pub(crate) struct Table {
+    pub record: TableRecord,
+    /// The `rows` space of this incarnation.
+    pub rows: Space,
+    /// Columns of the row key, in key order.
+    pub key_columns: Vec<usize>,
+    /// Equal rows may exist more than once.
+    pub multiple: bool,
+}
+
+/// What is evaluated for each row of a table.
+#[derive(Default)]
+pub(crate) struct TablePlan {
+    /// By number.
+    pub sources: Vec<Planned<BoundSource>>,
+    /// By number.
+    pub lookups: Vec<Planned<BoundLookup>>,
+}
+
+impl TablePlan {
+    /// Whether nobody reads the table.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.lookups.is_empty()
+    }
+}
+
+/// A bound source or lookup of a plan.
+pub(crate) struct Planned<B> {
+    pub number: u32,
+    pub bound: Arc<B>,
+}
+
+impl<B> Clone for Planned<B> {
+    fn clone(&self) -> Self {
+        Planned { number: self.number, bound: self.bound.clone() }
+    }
+}
+
+/// Gates of the incarnations that are being built, by number; all others are open.
+#[derive(Default)]
+pub(crate) struct Gates {
+    pub sources: BTreeMap<u32, Gate>,
+    pub lookups: BTreeMap<u32, Gate>,
+}
+
+/// Which rows an incarnation under construction already covers: those up to and including this
+/// table and row key (`design/engine.md` 8: live apply serves a new definition only for keys
+/// already passed).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Gate {
+    pub table: u32,
+    pub key: Vec<u8>,
+}
+
+impl Gate {
+    /// Whether changes of a row are applied.
+    pub fn open(&self, table: u32, key: &[u8]) -> bool {
+        (table, key) <= (self.table, self.key.as_slice())
+    }
+}
+
+/// A row as the `rows` space holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredRow {
+    /// How often it exists: 1, or more in a table without identity (REPLICA IDENTITY FULL).
+    pub copies: u64,
+    pub row: Row,
+}
+
+const ROW_V1: u8 = 1;
+
+impl StoredRow {
+    /// The value in the `rows` space.
+    pub fn encode(copies: u64, row: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(row.len() + 3);
+        out.push(ROW_V1);
+        varint::put(&mut out, copies);
+        out.extend_from_slice(row);
+        out
+    }
+
+    /// Number of copies and the row's bytes.
+    pub fn split(mut value: &[u8]) -> Result<(u64, &[u8]), EngineError> {
+        let input = &mut value;
+        let damaged = || EngineError::damaged("rows", "row");
+        if take(input, 1).ok_or_else(damaged)? != [ROW_V1] {
+            return Err(damaged());
+        }
+        let copies = varint::take(input).ok_or_else(damaged)?;
+        Ok((copies, input))
+    }
+
+    /// Reads a value.
+    pub fn decode(value: &[u8]) -> Result<StoredRow, EngineError> {
+        let (copies, row) = StoredRow::split(value)?;
+        Ok(StoredRow { copies, row: Row::from_encoded(row) })
+    }
+}
+
+impl Table {
+    /// Opens the table's space.
+    pub fn open(store: &Store, record: TableRecord) -> Result<Table, EngineError> {
+        let rows = store.space(&format!("rows.{}", record.number))?;
+        let key_columns = record.relation.key_columns();
+        let multiple = record.relation.has_multiplicity();
+        Ok(Table { record, rows, key_columns, multiple })
+    }
+
+    /// The row key.
+    pub fn key(&self, row: &RowRef<'_>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        key::row_key(&self.record.relation, &self.key_columns, row, &mut out);
+        out
+    }
+}
+
+/// All tables of the replica. Cheap enough to clone for a large step.
+#[derive(Clone, Default)]
+pub(crate) struct Tables {
+    by_number: HashMap<u32, Arc<Table>>,
+    by_relation: HashMap<RelationId, u32>,
+}
+
+impl Tables {
+    /// Adds or replaces a table.
+    pub fn insert(&mut self, table: Table) {
+        let number = table.record.number;
+        self.by_relation.insert(table.record.relation.id, number);
+        self.by_number.insert(number, Arc::new(table));
+    }
+
+    /// Forgets a table.
+    pub fn remove(&mut self, number: u32) {
+        if let Some(table) = self.by_number.remove(&number) {
+            self.by_relation.remove(&table.record.relation.id);
+        }
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Arc<Table>> {
+        self.by_number.get(&number)
+    }
+
+    /// The table with the source's oid, entered or not.
+    pub fn of_relation(&self, id: RelationId) -> Option<&Arc<Table>> {
+        self.by_relation.get(&id).and_then(|number| self.by_number.get(number))
+    }
+
+    /// All tables by number.
+    pub fn all(&self) -> Vec<Arc<Table>> {
+        let mut all: Vec<_> = self.by_number.values().cloned().collect();
+        all.sort_by_key(|t| t.record.number);
+        all
+    }
+}
+
+/// Whether the log describes a table as the replica knows it. The primary key's places are not
+/// in the log and are taken from the stored relation.
+pub(crate) fn same_shape(stored: &Relation, seen: &Relation) -> bool {
+    stored.id == seen.id
+        && stored.name == seen.name
+        && stored.replica_identity == seen.replica_identity
+        && stored.columns.len() == seen.columns.len()
+        && stored.columns.iter().zip(&seen.columns).all(|(a, b)| {
+            a.name == b.name
+                && a.type_oid == b.type_oid
+                && a.type_modifier == b.type_modifier
+                && a.identity == b.identity
+                && a.pg_type == b.pg_type
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_lets_rows_pass_up_to_and_including_its_cursor() {
+        let gate = Gate { table: 2, key: vec![5] };
+        for (table, key, open) in [(1, vec![9], true), (2, vec![5], true), (2, vec![5, 0], false), (3, vec![], false)] {
+            assert_eq!(gate.open(table, &key), open, "{table} {key:?}");
+        }
+    }
+
+    #[test]
+    fn stored_rows_round_trip() {
+        let value = StoredRow::encode(3, &[2, 2]);
+        assert_eq!(StoredRow::decode(&value).unwrap(), StoredRow { copies: 3, row: Row::from_encoded(&[2u8, 2][..]) });
+        assert!(StoredRow::decode(&[]).is_err());
+    }
+}
