@@ -119,6 +119,7 @@ impl Pool {
     }
 
     /// Connections at most.
+    #[expect(clippy::misnamed_getters, reason = "the status calls the open ones `size`")]
     pub fn size(&self) -> usize {
         self.connections.status().max_size
     }

@@ -59,7 +59,7 @@ fn parse<T: FromStr>(text: &str, what: &'static str) -> Result<T, DamagedValue> 
 }
 
 fn append_hex(digits: &[u8], what: &'static str, out: &mut Vec<u8>) -> Result<(), DamagedValue> {
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(DamagedValue::of(what));
     }
     out.reserve(digits.len() / 2);
@@ -87,11 +87,15 @@ fn append_uuid(text: &str, out: &mut Vec<u8>) -> Result<(), DamagedValue> {
 /// at either end, the display scale kept.
 fn append_numeric(text: &str, out: &mut Vec<u8>) -> Result<(), DamagedValue> {
     let damaged = DamagedValue::of("numeric");
-    match text {
-        "NaN" => return Ok(put_special_numeric(0xC000, out)),
-        "Infinity" => return Ok(put_special_numeric(0xD000, out)),
-        "-Infinity" => return Ok(put_special_numeric(0xF000, out)),
-        _ => {}
+    let special = match text {
+        "NaN" => Some(0xC000),
+        "Infinity" => Some(0xD000),
+        "-Infinity" => Some(0xF000),
+        _ => None,
+    };
+    if let Some(sign) = special {
+        put_special_numeric(sign, out);
+        return Ok(());
     }
     let (negative, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

@@ -68,15 +68,14 @@ pub(super) fn write_numeric(bytes: &[u8], out: &mut String) -> Result<(), Damage
     Ok(())
 }
 
+/// Digits from which on the exact value can lie in the middle of two candidates.
+const TIES_FROM_FLOAT8: usize = 16;
+const TIES_FROM_FLOAT4: usize = 7;
+/// Digits that always give the number back.
+const MOST_FLOAT8: usize = 17;
+const MOST_FLOAT4: usize = 9;
+
 pub(super) fn write_float8(value: f64, out: &mut String) {
-    let bits = value.to_bits();
-    let (fraction, exponent) = (bits & ((1 << 52) - 1), (bits >> 52 & 0x7ff) as i32);
-    let (mantissa, exponent) = match exponent {
-        0 => (fraction, -1074),
-        exponent => (fraction | 1 << 52, exponent - 1075),
-    };
-    let narrow_below = fraction == 0 && exponent > -1074;
-    let mut digits = Digits::default();
     if write_special(
         value.is_nan(),
         value.is_infinite(),
@@ -87,24 +86,24 @@ pub(super) fn write_float8(value: f64, out: &mut String) {
         return;
     }
     let value = value.abs();
-    let _ = write!(digits, "{value:e}");
-    if digits.is_boundary(mantissa, exponent, narrow_below) {
-        let more = digits.count();
-        digits.clear();
-        let _ = write!(digits, "{value:.more$e}");
-    }
+    let bits = value.to_bits();
+    let (fraction, exponent) = (bits & ((1 << 52) - 1), (bits >> 52) as i32);
+    let interval = match exponent {
+        0 => Interval { mantissa: fraction, exponent: -1074, narrow_below: false },
+        _ => Interval {
+            mantissa: fraction | 1 << 52,
+            exponent: exponent - 1075,
+            narrow_below: fraction == 0 && exponent > 1,
+        },
+    };
+    let mut digits = Digits::of(format_args!("{value:e}"));
+    let gives_value_back = |text: &str| text.parse() == Ok(value);
+    let exact = |more: usize| Digits::of(format_args!("{value:.more$e}"));
+    digits.choose(&interval, TIES_FROM_FLOAT8, MOST_FLOAT8, gives_value_back, exact);
     digits.write(15, out);
 }
 
 pub(super) fn write_float4(value: f32, out: &mut String) {
-    let bits = value.to_bits();
-    let (fraction, exponent) = (bits & ((1 << 23) - 1), (bits >> 23 & 0xff) as i32);
-    let (mantissa, exponent) = match exponent {
-        0 => (fraction, -149),
-        exponent => (fraction | 1 << 23, exponent - 150),
-    };
-    let narrow_below = fraction == 0 && exponent > -149;
-    let mut digits = Digits::default();
     if write_special(
         value.is_nan(),
         value.is_infinite(),
@@ -115,13 +114,29 @@ pub(super) fn write_float4(value: f32, out: &mut String) {
         return;
     }
     let value = value.abs();
-    let _ = write!(digits, "{value:e}");
-    if digits.is_boundary(u64::from(mantissa), exponent, narrow_below) {
-        let more = digits.count();
-        digits.clear();
-        let _ = write!(digits, "{value:.more$e}");
-    }
+    let bits = u64::from(value.to_bits());
+    let (fraction, exponent) = (bits & ((1 << 23) - 1), (bits >> 23) as i32);
+    let interval = match exponent {
+        0 => Interval { mantissa: fraction, exponent: -149, narrow_below: false },
+        _ => Interval {
+            mantissa: fraction | 1 << 23,
+            exponent: exponent - 150,
+            narrow_below: fraction == 0 && exponent > 1,
+        },
+    };
+    let mut digits = Digits::of(format_args!("{value:e}"));
+    let gives_value_back = |text: &str| text.parse() == Ok(value);
+    let exact = |more: usize| Digits::of(format_args!("{value:.more$e}"));
+    digits.choose(&interval, TIES_FROM_FLOAT4, MOST_FLOAT4, gives_value_back, exact);
     digits.write(6, out);
+}
+
+/// The decimals that read back as `mantissa * 2^exponent`.
+struct Interval {
+    mantissa: u64,
+    exponent: i32,
+    /// Whether the neighbour below is half as far away as the one above.
+    narrow_below: bool,
 }
 
 /// Writes what has no digits, or the sign of what has.
@@ -159,8 +174,44 @@ impl Write for Digits {
 }
 
 impl Digits {
-    fn clear(&mut self) {
-        self.len = 0;
+    fn of(text: std::fmt::Arguments<'_>) -> Digits {
+        let mut digits = Digits::default();
+        digits.write_fmt(text).expect("a float in scientific form has at most 32 bytes");
+        digits
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).expect("formatted numbers are ASCII")
+    }
+
+    /// Replaces the digits that the standard library chose by those that Postgres chooses, where
+    /// they differ: of two candidates at the same distance the even one, and never a decimal
+    /// that lies exactly between two floats.
+    fn choose(
+        &mut self,
+        interval: &Interval,
+        ties_from: usize,
+        most: usize,
+        gives_value_back: impl Fn(&str) -> bool,
+        exact: impl Fn(usize) -> Digits,
+    ) {
+        let count = self.count();
+        let boundary = self.is_boundary(interval);
+        if !boundary && count < ties_from {
+            return;
+        }
+        let first = if boundary { count + 1 } else { count };
+        for wanted in first..=most {
+            let candidate = exact(wanted - 1);
+            if gives_value_back(candidate.text()) && !candidate.is_boundary(interval) {
+                *self = candidate;
+                return;
+            }
+            if !boundary {
+                // The nearest decimal of this length is not in the interval: keep the other one.
+                return;
+            }
+        }
     }
 
     /// The digits without the point, and the power of ten of the first.
@@ -178,10 +229,10 @@ impl Digits {
         self.parts().0.count()
     }
 
-    /// Whether the decimal lies exactly between `mantissa * 2^exponent` and a neighbour. The
-    /// standard library accepts such a decimal because reading rounds it to the even mantissa;
-    /// Postgres prints one more digit.
-    fn is_boundary(&self, mantissa: u64, exponent: i32, narrow_below: bool) -> bool {
+    /// Whether the decimal lies exactly between the number and a neighbour. The standard library
+    /// accepts such a decimal because reading rounds it to the even mantissa.
+    fn is_boundary(&self, interval: &Interval) -> bool {
+        let &Interval { mantissa, exponent, narrow_below } = interval;
         let (digits, first) = self.parts();
         let (mut decimal, mut count) = (0u128, 0);
         for digit in digits {
