@@ -1,0 +1,184 @@
+//! Sync configurations: YAML with SQL in it, compiled to pure functions.
+//!
+//! 1. [`BucketSource::bind`] and [`BoundSource::evaluate`]: a row to the buckets that it is in.
+//! 2. [`LookupDef::bind`] and [`BoundLookup::evaluate`]: a row to entries of parameter indexes.
+//! 3. [`SyncConfig::resolve`]: a request to its buckets, reading those indexes.
+//!
+//! Invariant: only equality connects rows with requests, so each of the three can be computed
+//! without the others. Reading order: `load`, `classic`, `streams`, `plan`, `data`, `lookup`,
+//! `querier`, `resolve`. Source: `sync-rules.md`.
+
+mod classic;
+mod data;
+mod load;
+mod lookup;
+mod names;
+mod options;
+mod plan;
+mod querier;
+mod request;
+mod resolve;
+mod streams;
+mod table;
+
+pub use crate::report::render;
+pub use data::{BoundSource, BucketRow};
+pub use load::Loaded;
+pub use lookup::{BoundLookup, LookupDef, LookupRow};
+pub use options::SyncOptions;
+pub use request::{Request, Subscription};
+pub use resolve::{
+    ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
+    ResolvedBucket, ResolvedStream, StreamError,
+};
+pub use table::{CatalogColumn, CatalogTable, NamePattern, TablePattern};
+
+use data::DataQuery;
+use hw_types::Relation;
+use querier::Querier;
+use sha2::{Digest, Sha256};
+
+/// Version of everything that turns a row into bytes. A change of the output of any query raises
+/// it, which makes all fingerprints new and builds all buckets again.
+pub const EVALUATOR_VERSION: u32 = 1;
+
+/// A compiled sync configuration.
+#[derive(Clone, Debug)]
+pub struct SyncConfig {
+    pub(crate) options: SyncOptions,
+    pub(crate) definitions: Vec<Definition>,
+    pub(crate) sources: Vec<BucketSource>,
+    pub(crate) lookups: Vec<LookupDef>,
+    pub(crate) queriers: Vec<Querier>,
+}
+
+/// What the user wrote under one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Bucket definition or stream.
+    pub kind: DefinitionKind,
+    /// 0 is first, 3 last.
+    pub priority: u8,
+    /// Whether every client is subscribed; always so for bucket definitions.
+    pub auto_subscribe: bool,
+    /// The tables that it reads, for data and for lookups.
+    pub tables: Vec<TablePattern>,
+}
+
+/// The two kinds of definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefinitionKind {
+    /// Under `bucket_definitions`.
+    Classic,
+    /// Under `streams`.
+    Stream,
+}
+
+/// A family of buckets that differ in their parameters only.
+#[derive(Clone, Debug)]
+pub struct BucketSource {
+    /// What bucket names start with: `by_user`, `tasks|0`.
+    pub name: String,
+    /// Hash of everything that decides which rows are in which of its buckets, and with which
+    /// bytes: evaluator version, options, name, data queries, parameters. Not the queries that
+    /// give users their parameters, and not the priority.
+    pub fingerprint: [u8; 32],
+    /// The definition that named it, by index.
+    pub definition: usize,
+    pub(crate) queries: Vec<DataQuery>,
+    pub(crate) options: SyncOptions,
+}
+
+impl BucketSource {
+    /// Binds the source to a table; `None` when it does not read it. Again for every change of
+    /// the table's columns.
+    pub fn bind(&self, relation: &Relation) -> Option<BoundSource> {
+        let queries: Vec<_> = self
+            .queries
+            .iter()
+            .filter(|query| query.table.matches(&relation.name))
+            .map(|query| query.bind(relation, self.options.values()))
+            .collect();
+        (!queries.is_empty()).then_some(BoundSource { queries })
+    }
+
+    /// The tables that it reads.
+    pub fn tables(&self) -> impl Iterator<Item = &TablePattern> {
+        self.queries.iter().map(|query| &query.table)
+    }
+
+    fn write_canonical(&self, out: &mut String) {
+        let mut queries: Vec<String> = self
+            .queries
+            .iter()
+            .map(|query| {
+                let mut text = String::new();
+                query.write_canonical(&mut text);
+                text
+            })
+            .collect();
+        // The order of queries decides nothing; a query that is there twice neither.
+        queries.sort();
+        queries.dedup();
+        queries.iter().for_each(|query| out.push_str(query));
+    }
+
+    /// The text that two sources share when they put the same rows into the same buckets.
+    pub(crate) fn canonical(&self) -> String {
+        let mut out = String::new();
+        self.write_canonical(&mut out);
+        out
+    }
+}
+
+impl SyncConfig {
+    /// The families of buckets.
+    pub fn sources(&self) -> &[BucketSource] {
+        &self.sources
+    }
+
+    /// The parameter indexes.
+    pub fn lookups(&self) -> &[LookupDef] {
+        &self.lookups
+    }
+
+    /// What the user wrote.
+    pub fn definitions(&self) -> &[Definition] {
+        &self.definitions
+    }
+
+    /// The options in effect.
+    pub fn options(&self) -> &SyncOptions {
+        &self.options
+    }
+
+    /// Every source table that data queries or lookups read, each once.
+    pub fn tables(&self) -> Vec<TablePattern> {
+        let mut tables: Vec<TablePattern> = self
+            .sources
+            .iter()
+            .flat_map(BucketSource::tables)
+            .chain(self.lookups.iter().map(|lookup| &lookup.table))
+            .cloned()
+            .collect();
+        tables.sort();
+        tables.dedup();
+        tables
+    }
+
+    /// Computes the fingerprints, once all parts are there.
+    fn seal(&mut self) {
+        let prefix = format!("evaluator {EVALUATOR_VERSION}\n{:?}\n", self.options.values());
+        for source in &mut self.sources {
+            let text = format!("{prefix}source {:?}\n{}", source.name, source.canonical());
+            source.fingerprint = Sha256::digest(text.as_bytes()).into();
+        }
+        for lookup in &mut self.lookups {
+            let mut text = prefix.clone();
+            lookup.write_canonical(&mut text);
+            lookup.fingerprint = Sha256::digest(text.as_bytes()).into();
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Queriers: from a request to the parameters of its buckets.
+//!
+//! A querier joins small relations. Each *component* is a chain of steps (expand an array of the
+//! request, look rows up, filter) that gives values for some of the bucket's parameters; values
+//! of one component stay together, so that columns of one joined row are never mixed with those
+//! of another. Components are then joined on the parameters that they share, which is the
+//! intersection where two conditions name one parameter and the cross product elsewhere.
+//! Source: `sync-rules.md` 10.4.
+
+use super::lookup::read_outputs;
+use super::plan::{EachPart, elements_of, is_key};
+use super::request::{RequestName, SubscriptionValues};
+use super::resolve::{LookupReader, Meter, ResolveError};
+use crate::expr::{EvalError, Expr, Scope};
+use crate::value::SqlValue;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+/// A reference inside a querier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum QueryName {
+    /// A value of the request.
+    Request(RequestName),
+    /// A value that an earlier step of the component gave.
+    Slot(usize),
+}
+
+impl fmt::Display for QueryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QueryName::Request(name) => write!(f, "{name}"),
+            QueryName::Slot(slot) => write!(f, "slot({slot})"),
+        }
+    }
+}
+
+/// How a request finds the buckets of one source.
+#[derive(Clone, Debug)]
+pub struct Querier {
+    /// The definition, by index.
+    pub definition: usize,
+    /// The bucket source, by index.
+    pub source: usize,
+    /// Priority when a query sets its own (`_priority`).
+    pub priority: Option<u8>,
+    /// All must hold, or the querier gives nothing.
+    pub filters: Vec<Expr<QueryName>>,
+    /// What is joined.
+    pub components: Vec<Component>,
+    /// Number of bucket parameters.
+    pub parameters: usize,
+}
+
+/// Steps whose values belong together.
+#[derive(Clone, Debug, Default)]
+pub struct Component {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// The bucket parameters that it gives, each with an expression over slots and request.
+    pub gives: Vec<(usize, Expr<QueryName>)>,
+}
+
+/// One step: each row of slots becomes any number of longer rows.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Appends two slots, key and value, for every element of a JSON array.
+    Each(Expr<QueryName>),
+    /// Appends one slot per output for every entry of an index under a key.
+    Lookup {
+        /// The index.
+        lookup: usize,
+        /// Its key.
+        key: Vec<Expr<QueryName>>,
+        /// Number of outputs.
+        outputs: usize,
+    },
+    /// Keeps the rows for which it holds.
+    Filter(Expr<QueryName>),
+}
+
+impl Querier {
+    /// Whether it reads an index.
+    pub fn is_dynamic(&self) -> bool {
+        self.components
+            .iter()
+            .flat_map(|c| &c.steps)
+            .any(|step| matches!(step, Step::Lookup { .. }))
+    }
+
+    /// The indexes that it reads, perhaps more than once.
+    pub fn lookups(&self) -> impl Iterator<Item = usize> {
+        self.components.iter().flat_map(|c| &c.steps).filter_map(|step| match step {
+            Step::Lookup { lookup, .. } => Some(*lookup),
+            _ => None,
+        })
+    }
+
+    /// Appends an unambiguous text of how buckets are found; equal texts find equal buckets.
+    pub fn write_canonical(&self, out: &mut String) {
+        let mut filters: Vec<String> = self.filters.iter().map(Expr::canonical).collect();
+        filters.sort();
+        filters.dedup();
+        out.push_str(&format!("priority {:?} filters {}\n", self.priority, filters.join(" ")));
+        let mut components: Vec<String> =
+            self.components.iter().map(Component::canonical).collect();
+        components.sort();
+        components.iter().for_each(|c| out.push_str(c));
+    }
+
+    /// The parameters of every bucket that the request may read, each once, as JSON array text.
+    pub(super) fn run(
+        &self,
+        request: SubscriptionValues<'_>,
+        reader: &dyn LookupReader,
+        meter: &mut Meter<'_>,
+    ) -> Result<Vec<String>, ResolveError> {
+        for filter in &self.filters {
+            if !filter.holds(&QueryScope { request, slots: &[] })? {
+                return Ok(Vec::new());
+            }
+        }
+        let mut tuples: Vec<Tuple> = vec![vec![None; self.parameters]];
+        for component in &self.components {
+            let rows = component.run(request, reader, meter)?;
+            let mut partial: Vec<Tuple> = Vec::new();
+            let mut seen = HashSet::new();
+            for row in &rows {
+                if let Some(tuple) = component.tuple(self.parameters, request, row)?
+                    && seen.insert(tuple.clone())
+                {
+                    partial.push(tuple);
+                }
+            }
+            tuples = join(&tuples, &partial, meter)?;
+            if tuples.is_empty() {
+                break;
+            }
+        }
+        Ok(tuples
+            .into_iter()
+            .map(|tuple| {
+                let values: Vec<&str> =
+                    tuple.iter().map(|v| v.as_deref().unwrap_or("null")).collect();
+                format!("[{}]", values.join(","))
+            })
+            .collect())
+    }
+}
+
+/// Bucket parameters as their JSON texts, which are equal exactly for equal values.
+type Tuple = Vec<Option<String>>;
+
+/// Natural join: rows that agree on the parameters that both have.
+fn join(left: &[Tuple], right: &[Tuple], meter: &Meter<'_>) -> Result<Vec<Tuple>, ResolveError> {
+    let (Some(first), Some(other)) = (left.first(), right.first()) else { return Ok(Vec::new()) };
+    let shared: Vec<usize> =
+        (0..first.len()).filter(|&i| first[i].is_some() && other[i].is_some()).collect();
+    let key = |tuple: &Tuple| -> Vec<String> {
+        shared.iter().filter_map(|&i| tuple[i].clone()).collect()
+    };
+    let mut index: HashMap<Vec<String>, Vec<&Tuple>> = HashMap::new();
+    for tuple in right {
+        index.entry(key(tuple)).or_default().push(tuple);
+    }
+    let mut out = Vec::new();
+    for tuple in left {
+        for found in index.get(&key(tuple)).into_iter().flatten() {
+            let joined: Tuple =
+                tuple.iter().zip(found.iter()).map(|(a, b)| a.clone().or(b.clone())).collect();
+            out.push(joined);
+            meter.check_buckets(out.len())?;
+        }
+    }
+    Ok(out)
+}
+
+impl Component {
+    fn canonical(&self) -> String {
+        let mut out = String::from("component\n");
+        for step in &self.steps {
+            match step {
+                Step::Each(input) => {
+                    out.push_str("each ");
+                    input.write_canonical(&mut out);
+                }
+                Step::Lookup { lookup, key, outputs } => {
+                    out.push_str(&format!("lookup {lookup} {outputs}"));
+                    for e in key {
+                        out.push(' ');
+                        e.write_canonical(&mut out);
+                    }
+                }
+                Step::Filter(e) => {
+                    out.push_str("filter ");
+                    e.write_canonical(&mut out);
+                }
+            }
+            out.push('\n');
+        }
+        for (parameter, e) in &self.gives {
+            out.push_str(&format!("gives {parameter} "));
+            e.write_canonical(&mut out);
+            out.push('\n');
+        }
+        out
+    }
+
+    /// Rows of slots, without duplicates.
+    fn run(
+        &self,
+        request: SubscriptionValues<'_>,
+        reader: &dyn LookupReader,
+        meter: &mut Meter<'_>,
+    ) -> Result<Vec<Vec<SqlValue<'static>>>, ResolveError> {
+        let mut rows: Vec<Vec<SqlValue<'static>>> = vec![Vec::new()];
+        for step in &self.steps {
+            let mut next = Vec::new();
+            for row in rows {
+                let scope = QueryScope { request, slots: &row };
+                match step {
+                    Step::Filter(filter) => {
+                        if filter.holds(&scope)? {
+                            next.push(row);
+                        }
+                    }
+                    Step::Each(input) => {
+                        let elements = elements_of(&input.evaluate(&scope)?)?;
+                        meter.check_elements(next.len() + elements.len())?;
+                        for element in elements {
+                            let mut longer = row.clone();
+                            longer.push(element.key);
+                            longer.push(element.value);
+                            next.push(longer);
+                        }
+                    }
+                    Step::Lookup { lookup, key, outputs } => {
+                        let mut bytes = Vec::new();
+                        let mut usable = true;
+                        for e in key {
+                            usable &= e.evaluate(&scope)?.write_key(&mut bytes);
+                        }
+                        if !usable {
+                            continue;
+                        }
+                        for value in meter.lookup(*lookup, bytes, reader)? {
+                            let found = read_outputs(&value)
+                                .filter(|found| found.len() == *outputs)
+                                .ok_or(ResolveError::Evaluation(EvalError(
+                                    "a stored lookup is damaged",
+                                )))?;
+                            let mut longer = row.clone();
+                            longer.extend(found);
+                            next.push(longer);
+                        }
+                    }
+                }
+            }
+            rows = next;
+        }
+        Ok(rows)
+    }
+
+    /// The parameters that a row of slots gives; `None` when one is NULL or a BLOB, or when two
+    /// expressions for one parameter differ.
+    fn tuple(
+        &self,
+        parameters: usize,
+        request: SubscriptionValues<'_>,
+        slots: &[SqlValue<'static>],
+    ) -> Result<Option<Tuple>, EvalError> {
+        let mut tuple: Tuple = vec![None; parameters];
+        for (parameter, e) in &self.gives {
+            let value = e.evaluate(&QueryScope { request, slots })?;
+            let mut text = String::new();
+            if !is_key(&value) || !value.write_parameter(&mut text) {
+                return Ok(None);
+            }
+            match &tuple[*parameter] {
+                Some(other) if *other != text => return Ok(None),
+                _ => tuple[*parameter] = Some(text),
+            }
+        }
+        Ok(Some(tuple))
+    }
+}
+
+/// The slots of a row and the request.
+struct QueryScope<'a> {
+    request: SubscriptionValues<'a>,
+    slots: &'a [SqlValue<'static>],
+}
+
+impl<'v> Scope<'v, QueryName> for QueryScope<'_> {
+    fn value(&self, name: &QueryName) -> Result<SqlValue<'v>, EvalError> {
+        match name {
+            QueryName::Request(name) => self.request.value(name),
+            QueryName::Slot(slot) => {
+                self.slots.get(*slot).cloned().ok_or(EvalError("a step was used before it ran"))
+            }
+        }
+    }
+}
+
+/// The slots that a `json_each` step appends, relative to its first.
+pub fn each_slot(first: usize, part: EachPart) -> usize {
+    match part {
+        EachPart::Key => first,
+        EachPart::Value => first + 1,
+    }
+}

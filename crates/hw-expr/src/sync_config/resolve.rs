@@ -1,0 +1,360 @@
+//! From a request to its buckets: which, why, and with which priority. Pure: the indexes are read
+//! through a [`LookupReader`].
+//!
+//! Source: `sync-rules.md` 10.6, 14; `powersync-protocol.md` 4.1, 7.4.
+
+use super::request::{Request, RequestValues, SubscriptionValues, object};
+use super::{DefinitionKind, SyncConfig};
+use crate::expr::EvalError;
+use crate::json::Json;
+use std::collections::HashMap;
+
+/// Reads parameter indexes at one moment.
+pub trait LookupReader {
+    /// Appends the values of all entries of `lookups()[lookup]` under `key`.
+    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), LookupError>;
+}
+
+/// An index could not be read. The text is for the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("read parameter lookup: {0}")]
+pub struct LookupError(pub String);
+
+/// Bounds of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Distinct buckets.
+    pub max_buckets: usize,
+    /// Rows of all lookups before duplicates are removed; also the number of distinct lookups,
+    /// and of elements of one array of the request.
+    pub max_results: usize,
+}
+
+impl Default for Limits {
+    /// 1000 each, as the reference service.
+    fn default() -> Limits {
+        Limits { max_buckets: 1000, max_results: 1000 }
+    }
+}
+
+/// A request that gets no buckets at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// PSYNC_S2305. Distinct buckets, at least; the limit; and the number for each definition
+    /// that has any, most first.
+    #[error("Too many buckets: {count} (limit of {limit})")]
+    TooManyBuckets {
+        /// Buckets found, at least.
+        count: usize,
+        /// The limit.
+        limit: usize,
+        /// Definition and number of its buckets.
+        by_definition: Vec<(String, usize)>,
+    },
+    /// PSYNC_S2305. Rows of lookups.
+    #[error("Too many parameter query results (limit of {limit})")]
+    TooManyResults {
+        /// The limit.
+        limit: usize,
+        /// Definition and number of its rows.
+        by_definition: Vec<(String, usize)>,
+    },
+    /// An index could not be read.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// An expression of a bucket definition failed. (In a stream it becomes an error of the
+    /// stream instead.)
+    #[error("Error evaluating bucket ids: {0}")]
+    Evaluation(#[from] EvalError),
+}
+
+/// What a request may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// Its buckets, each once, by source and parameters.
+    pub buckets: Vec<ResolvedBucket>,
+    /// The streams and definitions that it is subscribed to.
+    pub streams: Vec<ResolvedStream>,
+    /// The lookups that were made: index and key, each once. The result is the same as long as
+    /// none of them changes.
+    pub lookups_used: Vec<(usize, Vec<u8>)>,
+    /// Whether the result depends on indexes at all.
+    pub dynamic: bool,
+}
+
+/// One bucket of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedBucket {
+    /// Index into [`SyncConfig::sources`].
+    pub source: usize,
+    /// JSON array text of the parameters.
+    pub parameters: String,
+    /// 0 is first, 3 last.
+    pub priority: u8,
+    /// Why it is here.
+    pub reasons: Vec<Reason>,
+}
+
+/// Why a bucket is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A default subscription: index into [`Resolution::streams`].
+    Default(usize),
+    /// An explicit subscription: index into the request's list.
+    Subscription(usize),
+}
+
+/// A stream or definition that the client is subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedStream {
+    /// Index into [`SyncConfig::definitions`].
+    pub definition: usize,
+    /// Its name.
+    pub name: String,
+    /// Whether it is subscribed by default.
+    pub is_default: bool,
+    /// What could not be evaluated.
+    pub errors: Vec<StreamError>,
+}
+
+/// A subscription of a stream that could not be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamError {
+    /// Which subscription.
+    pub subscription: ErrorSubject,
+    /// `Error evaluating bucket ids: …`.
+    pub message: String,
+}
+
+/// Which subscription an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorSubject {
+    /// The default one.
+    Default,
+    /// Index into the request's list.
+    Index(u32),
+}
+
+/// Counts what one request costs, and makes each lookup once.
+pub(super) struct Meter<'a> {
+    config: &'a SyncConfig,
+    limits: &'a Limits,
+    definition: usize,
+    results: usize,
+    by_definition: Vec<usize>,
+    cache: HashMap<(usize, Vec<u8>), Vec<Vec<u8>>>,
+    used: Vec<(usize, Vec<u8>)>,
+}
+
+impl Meter<'_> {
+    /// The entries under a key, at most once read.
+    pub fn lookup(
+        &mut self,
+        lookup: usize,
+        key: Vec<u8>,
+        reader: &dyn LookupReader,
+    ) -> Result<Vec<Vec<u8>>, ResolveError> {
+        let id = (lookup, key);
+        let values = match self.cache.get(&id) {
+            Some(values) => values.clone(),
+            None => {
+                let mut values = Vec::new();
+                reader.lookup(lookup, &id.1, &mut values)?;
+                self.used.push(id.clone());
+                self.cache.insert(id, values.clone());
+                values
+            }
+        };
+        self.results += values.len();
+        self.by_definition[self.definition] += values.len();
+        self.check_results(self.results.max(self.used.len()))?;
+        Ok(values)
+    }
+
+    /// Elements of arrays of the request count as results of their own.
+    pub fn check_elements(&self, count: usize) -> Result<(), ResolveError> {
+        self.check_results(count)
+    }
+
+    fn check_results(&self, count: usize) -> Result<(), ResolveError> {
+        if count <= self.limits.max_results {
+            return Ok(());
+        }
+        let by_definition = breakdown(self.config, &self.by_definition);
+        Err(ResolveError::TooManyResults { limit: self.limits.max_results, by_definition })
+    }
+
+    /// A single querier may not build more than the limit either.
+    pub fn check_buckets(&self, count: usize) -> Result<(), ResolveError> {
+        if count <= self.limits.max_buckets {
+            return Ok(());
+        }
+        let name = self.config.definitions[self.definition].name.clone();
+        Err(ResolveError::TooManyBuckets {
+            count,
+            limit: self.limits.max_buckets,
+            by_definition: vec![(name, count)],
+        })
+    }
+}
+
+fn breakdown(config: &SyncConfig, counts: &[usize]) -> Vec<(String, usize)> {
+    let mut list: Vec<(String, usize)> = config
+        .definitions
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| **count > 0)
+        .map(|(definition, count)| (definition.name.clone(), *count))
+        .collect();
+    list.sort_by(|a, b| b.1.cmp(&a.1));
+    list
+}
+
+/// A subscription that is in effect: whose, with which parameters, and why.
+struct Active {
+    stream: usize,
+    definition: usize,
+    parameters: Option<Json>,
+    reason: Reason,
+    priority: Option<u8>,
+}
+
+impl SyncConfig {
+    /// The buckets of a request.
+    ///
+    /// - Takes: a verified request; a reader of the indexes at the checkpoint that will be sent.
+    /// - Returns: the buckets, the streams in effect, and the lookups that were made.
+    /// - Errors: a bound is exceeded, an index cannot be read, or a bucket definition's
+    ///   expression fails on this request.
+    pub fn resolve(
+        &self,
+        request: &Request<'_>,
+        reader: &dyn LookupReader,
+        limits: &Limits,
+    ) -> Result<Resolution, ResolveError> {
+        let values = RequestValues::new(request);
+        let (active, mut streams) = self.active(request);
+        let mut meter = Meter {
+            config: self,
+            limits,
+            definition: 0,
+            results: 0,
+            by_definition: vec![0; self.definitions.len()],
+            cache: HashMap::new(),
+            used: Vec::new(),
+        };
+        let mut out = Resolution::default();
+        let mut places: HashMap<(usize, String), usize> = HashMap::new();
+        for active in &active {
+            let values =
+                SubscriptionValues { request: &values, subscription: active.parameters.as_ref() };
+            let definition = &self.definitions[active.definition];
+            for querier in self.queriers.iter().filter(|q| q.definition == active.definition) {
+                meter.definition = active.definition;
+                out.dynamic |= querier.is_dynamic();
+                let found = match querier.run(values, reader, &mut meter) {
+                    Ok(found) => found,
+                    Err(ResolveError::Evaluation(error))
+                        if definition.kind == DefinitionKind::Stream =>
+                    {
+                        let subscription = match active.reason {
+                            Reason::Default(_) => ErrorSubject::Default,
+                            Reason::Subscription(index) => ErrorSubject::Index(index as u32),
+                        };
+                        let message = ResolveError::Evaluation(error).to_string();
+                        let errors = &mut streams[active.stream].errors;
+                        errors.push(StreamError { subscription, message });
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let priority = active.priority.or(querier.priority).unwrap_or(definition.priority);
+                for parameters in found {
+                    let place =
+                        *places.entry((querier.source, parameters.clone())).or_insert_with(|| {
+                            out.buckets.push(ResolvedBucket {
+                                source: querier.source,
+                                parameters,
+                                priority,
+                                reasons: Vec::new(),
+                            });
+                            out.buckets.len() - 1
+                        });
+                    let bucket = &mut out.buckets[place];
+                    bucket.priority = bucket.priority.min(priority);
+                    if !bucket.reasons.contains(&active.reason) {
+                        bucket.reasons.push(active.reason);
+                    }
+                }
+            }
+        }
+        if out.buckets.len() > limits.max_buckets {
+            let mut counts = vec![0; self.definitions.len()];
+            for bucket in &out.buckets {
+                counts[self.sources[bucket.source].definition] += 1;
+            }
+            return Err(ResolveError::TooManyBuckets {
+                count: out.buckets.len(),
+                limit: limits.max_buckets,
+                by_definition: breakdown(self, &counts),
+            });
+        }
+        out.streams = streams;
+        out.lookups_used = meter.used;
+        Ok(out)
+    }
+
+    /// The subscriptions in effect, in the order of the definitions for defaults and then of the
+    /// request, and the streams that they are of.
+    fn active(&self, request: &Request<'_>) -> (Vec<Active>, Vec<ResolvedStream>) {
+        let mut streams: Vec<ResolvedStream> = Vec::new();
+        let mut active = Vec::new();
+        let stream_of = |definition: usize, streams: &mut Vec<ResolvedStream>| match streams
+            .iter()
+            .position(|s| s.definition == definition)
+        {
+            Some(stream) => stream,
+            None => {
+                streams.push(ResolvedStream {
+                    definition,
+                    name: self.definitions[definition].name.clone(),
+                    is_default: self.definitions[definition].auto_subscribe,
+                    errors: Vec::new(),
+                });
+                streams.len() - 1
+            }
+        };
+        if request.include_defaults {
+            for (definition, about) in self.definitions.iter().enumerate() {
+                if about.auto_subscribe {
+                    let stream = stream_of(definition, &mut streams);
+                    active.push(Active {
+                        stream,
+                        definition,
+                        parameters: None,
+                        reason: Reason::Default(stream),
+                        priority: None,
+                    });
+                }
+            }
+        }
+        for (index, subscription) in request.subscriptions.iter().enumerate() {
+            let named = self
+                .definitions
+                .iter()
+                .position(|d| d.kind == DefinitionKind::Stream && d.name == subscription.stream);
+            if let Some(definition) = named {
+                let parameters =
+                    subscription.parameters.as_ref().unwrap_or(&serde_json::Value::Null);
+                active.push(Active {
+                    stream: stream_of(definition, &mut streams),
+                    definition,
+                    parameters: Some(object(parameters)),
+                    reason: Reason::Subscription(index),
+                    priority: subscription.override_priority,
+                });
+            }
+        }
+        (active, streams)
+    }
+}
