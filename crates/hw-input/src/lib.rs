@@ -6,6 +6,7 @@
 //! at a boundary of that order. What is durable, and what is acknowledged, the engine decides.
 
 pub mod error;
+pub mod identity;
 pub mod transactions;
 
 pub use error::{InputError, Result};

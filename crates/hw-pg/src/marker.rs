@@ -9,10 +9,12 @@
 //! Content: version byte 1, HMAC-SHA-256 (32 bytes), length-prefixed text of
 //! `pg_current_snapshot()`, then the contents.
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, PgError, Result};
 use aws_lc_rs::hmac;
+use futures_util::future::try_join;
 use hw_types::{LogMessage, Lsn, Xid, varint};
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 /// The prefix of our markers.
 pub const PREFIX: &str = "headwater";
@@ -44,40 +46,46 @@ pub struct Marker {
 #[error("a message under our prefix that is not ours")]
 pub struct Forged;
 
-/// Writes a marker in a transaction of its own.
+/// Writes a marker in a transaction of its own: two round trips.
 ///
 /// - Takes: the key that signs it, and at most 1 MB of contents.
 /// - Returns: when the transaction has committed (locally durable).
+/// - Errors: those of a connection; a server in recovery refuses. The marker may be in the log all
+///   the same when the answer was lost; writing another one is harmless.
 pub async fn emit(client: &Client, key: &[u8], contents: &[u8]) -> Result<Emitted> {
-    const DOING: &str = "write a marker into the log";
-    client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await.doing(DOING)?;
-    let outcome = write(client, key, contents).await;
-    match outcome {
-        Ok(emitted) => {
-            client.batch_execute("COMMIT").await.doing(DOING)?;
-            Ok(emitted)
-        }
-        Err(error) => {
-            // A connection that cannot roll back is closed by its owner.
-            let _ = client.batch_execute("ROLLBACK").await;
-            Err(error)
-        }
+    let written = write(client, key, contents).await.doing("write a marker into the log");
+    if written.is_err() {
+        // A connection that cannot roll back is closed by its owner.
+        let _ = client.batch_execute("ROLLBACK").await;
     }
+    written
 }
 
 async fn write(client: &Client, key: &[u8], contents: &[u8]) -> Result<Emitted> {
-    const DOING: &str = "write a marker into the log";
     const WHO: &str = "SELECT pg_catalog.pg_current_xact_id()::text, \
                        pg_catalog.pg_current_snapshot()::text";
     const EMIT: &str = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)::text";
-    let row = client.query_one(WHO, &[]).await.doing(DOING)?;
-    let (full_xid, snapshot): (String, String) = (row.get(0), row.get(1));
+    let unreadable = || PgError::protocol("an answer about a marker that cannot be read");
+    // Each pair is on its way before its first half is answered.
+    let (_, row) = try_join(
+        client.batch_execute("BEGIN; SET LOCAL synchronous_commit = local"),
+        client.query_typed_one(WHO, &[]),
+    )
+    .await?;
+    let full_xid: u64 = row.try_get::<_, &str>(0)?.parse().map_err(|_| unreadable())?;
+    let snapshot: &str = row.try_get(1)?;
     // The log carries the lower 32 bits of the 64-bit transaction id.
-    let xid = Xid(full_xid.parse::<u64>().unwrap_or_default() as u32);
-    let content = sign(key, xid, &snapshot, contents);
-    let row = client.query_one(EMIT, &[&PREFIX, &content]).await.doing(DOING)?;
-    let lsn: String = row.get(0);
-    Ok(Emitted { lsn: lsn.parse().unwrap_or_default(), xid })
+    let xid = Xid(full_xid as u32);
+    let content = sign(key, xid, snapshot, contents);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&PREFIX, Type::TEXT), (&content, Type::BYTEA)];
+    let (row, ()) = try_join(
+        client.query_typed_one(EMIT, &parameters),
+        client.batch_execute("COMMIT"),
+    )
+    .await?;
+    let lsn = row.try_get::<_, &str>(0)?.parse().map_err(|_| unreadable())?;
+    Ok(Emitted { lsn, xid })
 }
 
 fn sign(key: &[u8], xid: Xid, snapshot: &str, contents: &[u8]) -> Vec<u8> {
