@@ -22,6 +22,8 @@ const OWN_BELOW: usize = 512;
 /// One response's encoder.
 #[derive(Debug)]
 pub struct Burst {
+    compressed: bool,
+    /// Present in a gzip response until its end.
     member: Option<Member>,
     /// Own lines that are not in `coded` yet. Only used with gzip.
     own: Vec<u8>,
@@ -42,6 +44,7 @@ impl Burst {
             ContentCoding::Gzip => Some(Member::start(&mut coded)),
         };
         Burst {
+            compressed: member.is_some(),
             member,
             own: Vec::new(),
             coded,
@@ -89,6 +92,11 @@ impl Burst {
         } else {
             self.chunk(page.block_bytes());
         }
+    }
+
+    /// Whether the response is gzip.
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
     }
 
     /// Plain bytes that were appended since the last flush.

@@ -1,9 +1,31 @@
 //! The sync service that the official PowerSync clients use unmodified.
+//!
+//! In: requests of clients, and the engine's published states. Out: streams of lines. Suggested
+//! reading order, along a client's way: [`routes`], [`open`], [`drive`], [`state`] (which line
+//! comes next), [`page`] and [`gzip`] (made once, sent to many), [`burst`], [`outbox`]. Beside
+//! it: [`hub`] (who wakes when something is published), [`source`] (what is asked of the engine),
+//! [`checkpoints`], [`probes`], [`wire`] (bytes).
+//!
+//! Invariant: this crate reads published states and listens to wake-ups; it never writes.
 
 pub mod burst;
+mod checkpoints;
+pub mod drive;
 pub mod gzip;
+pub mod hub;
+pub mod open;
+pub mod options;
 pub mod outbox;
 pub mod page;
+pub mod probes;
+pub mod routes;
+pub mod shared;
 pub mod source;
 pub mod state;
+pub mod telemetry;
 pub mod wire;
+
+pub use drive::ConnectionCut;
+pub use options::SyncOptions;
+pub use routes::{not_found, routes};
+pub use shared::{Health, SyncState};

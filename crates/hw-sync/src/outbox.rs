@@ -30,6 +30,8 @@ struct Queue {
     chunks: VecDeque<Bytes>,
     bytes: usize,
     end: Option<End>,
+    /// The body has seen the end.
+    ended: bool,
     /// The body was dropped: the client hung up, or the connection failed.
     gone: bool,
     /// Since when the oldest chunk has been waiting; moved each time a chunk is taken.
@@ -80,19 +82,14 @@ impl Outbox {
         self.0.lock().gone
     }
 
-    /// Waits until there is room, or the client hung up.
-    pub async fn room(&self) {
-        self.until(|queue| queue.bytes < Outbox::LIMIT).await;
+    /// Waits until the client hung up, or with `room` also until there is room.
+    pub async fn room_or_gone(&self, room: bool) {
+        self.until(|queue| room && queue.bytes < Outbox::LIMIT).await;
     }
 
-    /// Waits until everything was taken, or the client hung up.
-    pub async fn drained(&self) {
-        self.until(|queue| queue.chunks.is_empty()).await;
-    }
-
-    /// Waits until the client hung up.
-    pub async fn gone(&self) {
-        self.until(|_| false).await;
+    /// Waits until the body has seen the end, or the client hung up.
+    pub async fn ended(&self) {
+        self.until(|queue| queue.ended).await;
     }
 
     /// How long the socket has taken nothing although something waits.
@@ -164,9 +161,15 @@ impl Stream for OutboxBody {
                 queue.body = Some(context.waker().clone());
                 Poll::Pending
             }
-            Some(End::Whole) => Poll::Ready(None),
+            Some(End::Whole) => {
+                queue.ended = true;
+                wake(&mut queue.task);
+                Poll::Ready(None)
+            }
             Some(End::Cut) => {
                 queue.end = Some(End::Whole);
+                queue.ended = true;
+                wake(&mut queue.task);
                 Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
             }
         }
@@ -209,13 +212,15 @@ mod tests {
         assert!(!outbox.has_room());
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(outbox.stalled(), Duration::from_secs(61));
-        let (_, taken) = tokio::join!(outbox.room(), body.next());
+        let (_, taken) = tokio::join!(outbox.room_or_gone(true), body.next());
         assert_eq!(taken.unwrap().unwrap().len(), Outbox::LIMIT);
         assert_eq!(outbox.stalled(), Duration::ZERO, "progress starts the clock again");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(outbox.stalled(), Duration::from_secs(1));
-        tokio::join!(outbox.drained(), body.next()).1.unwrap().unwrap();
+        body.next().await.unwrap().unwrap();
         assert_eq!(outbox.stalled(), Duration::ZERO);
+        outbox.finish();
+        assert!(tokio::join!(outbox.ended(), body.next()).1.is_none());
     }
 
     #[tokio::test]
@@ -241,7 +246,7 @@ mod tests {
         let (outbox, body) = outbox();
         outbox.push(chunk(Outbox::LIMIT));
         let hang_up = async { drop(body) };
-        tokio::join!(outbox.gone(), hang_up);
+        tokio::join!(outbox.room_or_gone(false), hang_up);
         assert!(outbox.is_gone() && outbox.has_room());
     }
 }

@@ -131,6 +131,11 @@ impl Page {
         })
     }
 
+    /// Whether the deflate block has been made.
+    pub fn has_block(&self) -> bool {
+        self.block.get().is_some()
+    }
+
     /// What the session is told about it.
     pub fn summary(&self) -> PageRead {
         self.read
@@ -243,13 +248,9 @@ impl PageCache {
 
     /// The page under `key`, read by `read` unless it is there or on its way. A failed or
     /// abandoned read leaves nothing behind: the next client reads again.
-    pub async fn page<R>(
-        &self,
-        key: PageKey,
-        read: impl FnOnce() -> R,
-    ) -> Result<Arc<Page>, SourceError>
+    pub async fn page<R, E>(&self, key: PageKey, read: impl FnOnce() -> R) -> Result<Arc<Page>, E>
     where
-        R: Future<Output = Result<Arc<Page>, SourceError>>,
+        R: Future<Output = Result<Arc<Page>, E>>,
     {
         let slot = self.slot(key);
         let mut made = 0;
@@ -257,7 +258,7 @@ impl PageCache {
             .get_or_try_init(|| async {
                 let page = read().await?;
                 made = page.plain().len();
-                Ok::<_, SourceError>(page)
+                Ok::<_, E>(page)
             })
             .await
             .cloned();
@@ -332,7 +333,7 @@ mod tests {
                 let read = || async {
                     reads.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
-                    Ok(page(budget, 600))
+                    Ok::<_, SourceError>(page(budget, 600))
                 };
                 cache.page(key(after), read).await.unwrap()
             }
@@ -359,7 +360,7 @@ mod tests {
         let cache = PageCache::new(1500);
         let failed = cache.page(key(1), || async { Err(SourceError("no".into())) }).await;
         assert!(failed.is_err());
-        let read = || async { Ok(page(&budget, 10)) };
+        let read = || async { Ok::<_, SourceError>(page(&budget, 10)) };
         assert!(cache.page(key(1), read).await.is_ok());
     }
 

@@ -68,7 +68,8 @@ impl ErrorBody {
         ErrorBody::new(401, code, "AuthorizationError", description)
     }
 
-    /// 404: a path below one of this surface's prefixes that does not exist.
+    /// 404: a path below one of this surface's prefixes that does not exist, or not with this
+    /// method.
     pub fn route_not_found() -> ErrorBody {
         ErrorBody::new(
             404,
@@ -76,11 +77,6 @@ impl ErrorBody {
             "RouteNotFound",
             "The path does not exist on this server",
         )
-    }
-
-    /// 405: the path exists, the method does not.
-    pub fn method_not_allowed() -> ErrorBody {
-        ErrorBody { status: 405, ..ErrorBody::route_not_found() }
     }
 
     /// 415: the client takes only an encoding that this service does not write.

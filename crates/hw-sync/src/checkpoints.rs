@@ -1,0 +1,101 @@
+//! Write checkpoints: "your uploaded writes are contained in this checkpoint"
+//! (`powersync-protocol.md` 8, `design/engine.md` 9).
+//!
+//! In: a user key. Out: a number that a later checkpoint line of the same user and client carries
+//! once everything committed before the request has arrived. The record itself travels in the
+//! source's log; here is only its HTTP form.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use crate::open::user_key;
+use crate::routes::{Head, authenticate, client_id, json, read_body, refuse};
+use crate::shared::SyncState;
+use crate::source::{Source, View};
+use crate::wire::error::ErrorBody;
+use crate::wire::request::checkpoint_request;
+
+/// How long the oldest form may block (8.4).
+const OLDEST_WAIT: Duration = Duration::from_secs(50);
+
+/// `GET /write-checkpoint2.json` (8.2).
+pub(crate) async fn managed<S: Source>(
+    State(state): State<SyncState<S>>,
+    Head(parts): Head,
+) -> Response {
+    let answer = async {
+        let principal = authenticate(&state, &parts.headers).await?;
+        let key = user_key(&principal, client_id(&parts).as_deref());
+        let number = issue(&state, &key, None).await?;
+        Ok(format!(r#"{{"data":{{"write_checkpoint":"{number}"}}}}"#))
+    };
+    respond(answer.await)
+}
+
+/// `POST /sync/checkpoint-request` (8.3).
+pub(crate) async fn request<S: Source>(
+    State(state): State<SyncState<S>>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        let (parts, body) = request.into_parts();
+        let principal = authenticate(&state, &parts.headers).await;
+        let bytes = read_body(&state, body, principal.is_ok()).await?;
+        let request = checkpoint_request(&bytes, client_id(&parts).as_deref())?;
+        let key = user_key(&principal?, request.client_id.as_deref());
+        let number = issue(&state, &key, Some(request.requested)).await?;
+        Ok(format!(r#"{{"data":{{"checkpoint_request_id":"{number}"}}}}"#))
+    };
+    respond(answer.await)
+}
+
+/// `GET /write-checkpoint.json` (8.4): blocks until the source's present head was replicated, and
+/// answers with the checkpoint that contains it.
+pub(crate) async fn oldest<S: Source>(
+    State(state): State<SyncState<S>>,
+    Head(parts): Head,
+) -> Response {
+    let answer = async {
+        let principal = authenticate(&state, &parts.headers).await?;
+        let key = user_key(&principal, client_id(&parts).as_deref());
+        let number = issue(&state, &key, None).await?;
+        let mut watch = state.source.watch();
+        let arrived = watch.wait_for(|view| {
+            view.write_checkpoint(&key).is_ok_and(|stored| stored.is_some_and(|s| s >= number))
+        });
+        tokio::select! {
+            arrived = tokio::time::timeout(OLDEST_WAIT, arrived) => match arrived {
+                Ok(Ok(view)) => Ok(format!(r#"{{"data":{{"checkpoint":"{}"}}}}"#, view.op_id())),
+                Ok(Err(_)) => Err(ErrorBody::unavailable("Server is stopping")),
+                Err(_) => Err(ErrorBody::unavailable("Replication has not caught up in time")),
+            },
+            () = state.stop.cancelled() => Err(ErrorBody::unavailable("Server is stopping")),
+        }
+    };
+    respond(answer.await)
+}
+
+async fn issue<S: Source>(
+    state: &SyncState<S>,
+    key: &str,
+    requested: Option<u64>,
+) -> Result<u64, ErrorBody> {
+    let _permit =
+        state.checkpoint_requests.try_acquire().map_err(|_| ErrorBody::too_many_connections())?;
+    if state.source.newest().version().is_none() {
+        return Err(ErrorBody::no_sync_config());
+    }
+    state.source.write_checkpoint(key, requested).await.map_err(|error| {
+        tracing::warn!(user = key, %error, "cannot issue a write checkpoint");
+        ErrorBody::unavailable("The source database cannot be reached")
+    })
+}
+
+fn respond(answer: Result<String, ErrorBody>) -> Response {
+    match answer {
+        Ok(body) => json(200, body),
+        Err(error) => refuse(&error),
+    }
+}

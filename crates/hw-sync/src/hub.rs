@@ -1,0 +1,226 @@
+//! Who must wake when something is published: an index from buckets, lookups and users to streams.
+//!
+//! One dispatcher per process reads each publication's changes and rings the [`Bell`] of the
+//! streams that use them, so that a publication costs its changes plus their listeners, never the
+//! number of clients (`design/engine.md` 7, 17).
+//!
+//! Invariant: a stream that listens with the keys of a state number `n` is rung for every
+//! publication behind `n` that changes one of them, also for those dispatched before it began to
+//! listen.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::source::{Changes, Source, View};
+
+/// A stream's ear: rung by the dispatcher, heard by the stream's task.
+#[derive(Debug)]
+pub struct Bell {
+    /// Number of the first publication that concerns the stream and was not heard yet, or
+    /// [`IDLE`].
+    first: AtomicU64,
+    notify: Notify,
+}
+
+impl Bell {
+    fn ring(&self, number: u64) {
+        if self.first.fetch_min(number, Ordering::AcqRel) == IDLE {
+            self.notify.notify_one();
+        }
+    }
+
+    /// A bell that nobody has rung.
+    fn idle() -> Bell {
+        Bell { first: AtomicU64::new(IDLE), notify: Notify::new() }
+    }
+
+    /// The first publication that may concern the stream since this was last asked.
+    pub fn heard(&self) -> Option<u64> {
+        let first = self.first.swap(IDLE, Ordering::AcqRel);
+        (first != IDLE).then_some(first)
+    }
+
+    /// Whether it was rung and not heard.
+    pub fn is_rung(&self) -> bool {
+        self.first.load(Ordering::Acquire) != IDLE
+    }
+
+    /// Waits until it is rung; at once when it was.
+    pub async fn rung(&self) {
+        while !self.is_rung() {
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// No publication; greater than every number, so that the earliest wins by `min`.
+const IDLE: u64 = u64::MAX;
+
+/// What a stream listens for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Wake-up keys of its buckets.
+    pub buckets: Vec<u64>,
+    /// Wake-up keys of the lookups they came from.
+    pub lookups: Vec<u64>,
+}
+
+/// The index.
+#[derive(Debug, Default)]
+pub struct Hub {
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    /// Publications up to this one have been dispatched.
+    dispatched: u64,
+    buckets: HashMap<u64, Vec<Arc<Bell>>, RandomState>,
+    lookups: HashMap<u64, Vec<Arc<Bell>>, RandomState>,
+    /// Every stream listens for its user's write checkpoint, so this is also the list of all.
+    users: HashMap<Arc<str>, Vec<Arc<Bell>>, RandomState>,
+}
+
+impl Hub {
+    /// Starts to listen for a user. Buckets and lookups come with [`Listener::attend`].
+    pub fn listen(self: &Arc<Hub>, user_key: &str) -> Listener {
+        let listener = Listener {
+            hub: self.clone(),
+            bell: Arc::new(Bell::idle()),
+            user: user_key.into(),
+            interest: Interest::default(),
+        };
+        add(&mut self.index.lock().users, listener.user.clone(), &listener.bell);
+        listener
+    }
+
+    /// Dispatches publications until the token is cancelled or the engine is gone.
+    pub async fn run<S: Source>(&self, source: S, stop: CancellationToken) {
+        let mut watch = source.watch();
+        loop {
+            let view = watch.borrow_and_update().clone();
+            self.dispatch(&*view);
+            // The view pins a store snapshot: it is not kept until the next one comes.
+            drop(view);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = watch.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn dispatch<V: View>(&self, view: &V) {
+        let mut index = self.index.lock();
+        let (behind, now) = (index.dispatched, view.number());
+        if now <= behind {
+            return;
+        }
+        let changes = view.changes_since(behind);
+        index.dispatched = now;
+        let ring = |bells: Option<&Vec<Arc<Bell>>>| {
+            bells.into_iter().flatten().for_each(|bell| bell.ring(behind + 1));
+        };
+        if changes.everything() {
+            index.users.values().for_each(|bells| ring(Some(bells)));
+            return;
+        }
+        changes.each_bucket(&mut |key| ring(index.buckets.get(&key)));
+        changes.each_lookup(&mut |key| ring(index.lookups.get(&key)));
+        changes.each_user(&mut |user| ring(index.users.get(user)));
+    }
+
+    /// Up to which publication everyone concerned has been rung.
+    pub fn dispatched(&self) -> u64 {
+        self.index.lock().dispatched
+    }
+
+    /// Number of distinct (buckets, lookups, users) that somebody listens for.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        let index = self.index.lock();
+        (index.buckets.len(), index.lookups.len(), index.users.len())
+    }
+}
+
+/// One stream in the index; leaves it when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    hub: Arc<Hub>,
+    bell: Arc<Bell>,
+    user: Arc<str>,
+    interest: Interest,
+}
+
+impl Listener {
+    /// Its bell.
+    pub fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
+    /// The lookups that the stream's buckets came from.
+    pub fn lookups(&self) -> &[u64] {
+        &self.interest.lookups
+    }
+
+    /// Listens for `interest` from now on, which was read from the state `number`.
+    pub fn attend(&mut self, number: u64, mut interest: Interest) {
+        interest.buckets.sort_unstable();
+        interest.buckets.dedup();
+        interest.lookups.sort_unstable();
+        interest.lookups.dedup();
+        let mut index = self.hub.index.lock();
+        let index = &mut *index;
+        move_keys(&mut index.buckets, &self.interest.buckets, &interest.buckets, &self.bell);
+        move_keys(&mut index.lookups, &self.interest.lookups, &interest.lookups, &self.bell);
+        if index.dispatched > number {
+            // Those publications were dispatched without these keys.
+            self.bell.ring(number + 1);
+        }
+        self.interest = interest;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut index = self.hub.index.lock();
+        let index = &mut *index;
+        move_keys(&mut index.buckets, &self.interest.buckets, &[], &self.bell);
+        move_keys(&mut index.lookups, &self.interest.lookups, &[], &self.bell);
+        remove(&mut index.users, self.user.clone(), &self.bell);
+    }
+}
+
+type Map<K> = HashMap<K, Vec<Arc<Bell>>, RandomState>;
+
+fn add<K: Eq + Hash>(map: &mut Map<K>, key: K, bell: &Arc<Bell>) {
+    // Most keys have one listener: no room for four.
+    map.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(bell.clone());
+}
+
+fn remove<K: Eq + Hash>(map: &mut Map<K>, key: K, bell: &Arc<Bell>) {
+    let Entry::Occupied(mut entry) = map.entry(key) else { return };
+    let bells = entry.get_mut();
+    if let Some(at) = bells.iter().position(|other| Arc::ptr_eq(other, bell)) {
+        bells.swap_remove(at);
+    }
+    if bells.is_empty() {
+        entry.remove();
+    }
+}
+
+/// Replaces the keys `old` of a listener by `new`; both ascending without duplicates.
+fn move_keys(map: &mut Map<u64>, old: &[u64], new: &[u64], bell: &Arc<Bell>) {
+    for &key in old.iter().filter(|key| new.binary_search(key).is_err()) {
+        remove(map, key, bell);
+    }
+    for &key in new.iter().filter(|key| old.binary_search(key).is_err()) {
+        add(map, key, bell);
+    }
+}

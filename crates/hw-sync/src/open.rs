@@ -1,0 +1,150 @@
+//! Everything that happens before the response's headers, so that an error still has a status.
+//!
+//! In: a verified principal and a parsed request. Out: a [`Ready`] stream with its first
+//! checkpoint resolved, or an error body. A client that is ahead of this server waits here
+//! (E-10); one above a limit learns it here (`powersync-protocol.md` 2.4).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hw_auth::Principal;
+use hw_types::OpId;
+
+use crate::hub::{Interest, Listener};
+use crate::shared::Shared;
+use crate::source::{Asker, ResolveError, Resolved, Source, View};
+use crate::wire::error::ErrorBody;
+use crate::wire::line::DataForm;
+use crate::wire::request::StreamRequest;
+
+/// A stream whose first checkpoint is known.
+pub struct Ready {
+    /// Who asks.
+    pub asker: Arc<Asker>,
+    /// What the client brought along, by bucket name.
+    pub resume: HashMap<String, OpId>,
+    /// How it wants data.
+    pub form: DataForm,
+    /// How long the token is still valid; zero for one inside the tolerance.
+    pub token_remaining: Duration,
+    /// The first state.
+    pub first: Resolved,
+    /// Number of the publication that it was read from.
+    pub number: u64,
+    /// Version of the configuration that it was resolved with.
+    pub version: u64,
+    /// Already listening for what the first state depends on.
+    pub listener: Listener,
+}
+
+/// The key of a user's write checkpoints: `<sub>/<client id>`, or `<sub>` (8.1).
+pub fn user_key(principal: &Principal, client_id: Option<&str>) -> String {
+    match client_id {
+        Some(client_id) => format!("{}/{client_id}", principal.subject),
+        None => principal.subject.clone(),
+    }
+}
+
+/// Prepares a stream.
+///
+/// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead or
+///   the server stops, 500 when the store fails (its text goes to the log).
+pub async fn prepare<S: Source>(
+    shared: &Shared<S>,
+    principal: &Principal,
+    request: StreamRequest,
+) -> Result<Ready, ErrorBody> {
+    let asker = Arc::new(Asker {
+        claims: principal.claims.clone(),
+        parameters: request.parameters,
+        subscriptions: request.subscriptions,
+        include_defaults: request.include_defaults,
+        user_key: user_key(principal, request.client_id.as_deref()),
+    });
+    let resume: HashMap<String, OpId> =
+        request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
+    reach(shared, &resume).await?;
+
+    // Listening begins before the state is read: nothing can be published unnoticed in between.
+    let mut listener = shared.hub.listen(&asker.user_key);
+    let view = shared.source.newest();
+    let (number, version) = (view.number(), view.version());
+    let first =
+        resolve(shared, view, asker.clone()).await.map_err(|error| outer(&asker, &error))?;
+    listener.attend(number, interest(&first));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(Ready {
+        asker,
+        resume,
+        form: request.form,
+        token_remaining: Duration::from_secs(principal.expires_at).saturating_sub(now),
+        first,
+        number,
+        version: version.ok_or_else(ErrorBody::no_sync_config)?,
+        listener,
+    })
+}
+
+/// Waits until this server has reached what the client has seen (E-10). Names of other
+/// incarnations, and so of other epochs, say nothing about this server's positions.
+async fn reach<S: Source>(
+    shared: &Shared<S>,
+    resume: &HashMap<String, OpId>,
+) -> Result<(), ErrorBody> {
+    let view = shared.source.newest();
+    let served = resume.iter().filter(|(name, _)| view.serves_name(name));
+    let seen = served.map(|(_, &after)| after).max().unwrap_or_default();
+    if view.op_id() >= seen {
+        return Ok(());
+    }
+    drop(view);
+    let mut watch = shared.source.watch();
+    let reached = async { watch.wait_for(|view| view.op_id() >= seen).await.is_ok() };
+    tokio::select! {
+        reached = tokio::time::timeout(shared.options.ahead_wait, reached) => match reached {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ErrorBody::unavailable("Server is stopping")),
+            Err(_) => Err(ErrorBody::unavailable(
+                "Server has not yet reached the position that this client has seen",
+            )),
+        },
+        () = shared.stop.cancelled() => Err(ErrorBody::unavailable("Server is stopping")),
+    }
+}
+
+/// Resolves a user off the async threads: it may read thousands of keys.
+pub(crate) async fn resolve<S: Source>(
+    shared: &Shared<S>,
+    view: Arc<S::View>,
+    asker: Arc<Asker>,
+) -> Result<Resolved, ResolveError> {
+    let _permit = shared.reads.acquire().await;
+    let limits = shared.options.user;
+    let work = move || view.resolve(&asker, &limits);
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
+        Err(ResolveError::Failed(crate::source::SourceError(format!("resolve: {panic}"))))
+    })
+}
+
+/// What a stream with this state listens for.
+pub(crate) fn interest(resolved: &Resolved) -> Interest {
+    Interest {
+        buckets: resolved.announcement.buckets.iter().map(|bucket| bucket.wake_key).collect(),
+        lookups: resolved.lookups.clone(),
+    }
+}
+
+fn outer(asker: &Asker, error: &ResolveError) -> ErrorBody {
+    match error {
+        ResolveError::TooMuch { description, details } => {
+            tracing::warn!(user = asker.user_key, details, "{description}");
+            ErrorBody::too_much(description)
+        }
+        ResolveError::NoConfig => ErrorBody::no_sync_config(),
+        ResolveError::Failed(error) => {
+            tracing::error!(user = asker.user_key, %error, "cannot resolve buckets");
+            ErrorBody::internal()
+        }
+    }
+}

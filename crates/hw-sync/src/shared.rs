@@ -1,0 +1,156 @@
+//! What all streams of the process share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use foldhash::fast::RandomState;
+use hw_auth::Authenticator;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::options::SyncOptions;
+use crate::page::{Budget, PageCache};
+use crate::source::{Source, SourceError, View};
+use crate::state::bucket::{Bucket, Totals};
+use crate::telemetry::Metrics;
+
+/// How the process is, for the probes (`powersync-protocol.md` 2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The engine is running.
+    pub started: bool,
+    /// Something is published and a sync configuration is served.
+    pub ready: bool,
+    /// When the replication loop last said that it is alive.
+    pub touched_at: SystemTime,
+}
+
+/// The surface's state; clones share it.
+pub struct SyncState<S>(Arc<Shared<S>>);
+
+impl<S> Clone for SyncState<S> {
+    fn clone(&self) -> Self {
+        SyncState(self.0.clone())
+    }
+}
+
+impl<S> std::ops::Deref for SyncState<S> {
+    type Target = Shared<S>;
+
+    fn deref(&self) -> &Shared<S> {
+        &self.0
+    }
+}
+
+/// See [`SyncState`].
+pub struct Shared<S> {
+    pub(crate) source: S,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) options: SyncOptions,
+    pub(crate) health: Box<dyn Fn() -> Health + Send + Sync>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) cache: PageCache,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) reads: Arc<Semaphore>,
+    pub(crate) checkpoint_requests: Semaphore,
+    pub(crate) metrics: Arc<Metrics>,
+    totals: Mutex<TotalsMemo>,
+}
+
+impl<S: Source> SyncState<S> {
+    /// Starts the surface: its dispatcher runs until `stop` is cancelled, which also ends all
+    /// streams.
+    ///
+    /// - Takes: the engine; who decides about tokens; bounds; how the probes answer.
+    /// - Needs: a tokio runtime.
+    pub fn start(
+        source: S,
+        authenticator: Authenticator,
+        options: SyncOptions,
+        health: impl Fn() -> Health + Send + Sync + 'static,
+        stop: CancellationToken,
+    ) -> SyncState<S> {
+        let hub = Arc::new(Hub::default());
+        let dispatcher = hub.clone();
+        let (engine, until) = (source.clone(), stop.clone());
+        tokio::spawn(async move { dispatcher.run(engine, until).await });
+        SyncState(Arc::new(Shared {
+            source,
+            authenticator,
+            health: Box::new(health),
+            stop,
+            hub,
+            cache: PageCache::new(options.page_cache_bytes),
+            budget: Budget::new(options.page_budget_bytes),
+            reads: Arc::new(Semaphore::new(options.max_reads.max(1))),
+            checkpoint_requests: Semaphore::new(options.max_checkpoint_requests),
+            metrics: Metrics::new(),
+            totals: Mutex::default(),
+            options,
+        }))
+    }
+}
+
+impl<S> Shared<S> {
+    /// Open streams now.
+    pub fn open_streams(&self) -> usize {
+        self.metrics.open_streams()
+    }
+
+    /// Bytes of data lines that are cached or on their way to sockets.
+    pub fn page_bytes(&self) -> usize {
+        self.budget.held()
+    }
+
+    /// The index of who listens for what.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Least time between two checkpoints of one stream: with thousands of streams, rounds that
+    /// follow one another closely would only be encoded and written in smaller pieces.
+    pub(crate) fn pause(&self) -> Duration {
+        const PER_STREAM: Duration = Duration::from_micros(10);
+        const MOST: Duration = Duration::from_millis(100);
+        let crowd = PER_STREAM * u32::try_from(self.open_streams()).unwrap_or(u32::MAX);
+        crowd.min(MOST).max(self.options.checkpoint_pause)
+    }
+
+    /// A bucket's totals, read once per publication for all streams that share the bucket.
+    pub(crate) fn totals<V: View>(&self, view: &V, bucket: &Bucket) -> Result<Totals, SourceError> {
+        let number = view.number();
+        {
+            let mut memo = self.totals.lock();
+            if memo.number < number {
+                *memo = TotalsMemo { number, totals: HashMap::default() };
+            }
+            if memo.number == number
+                && let Some(totals) = memo.totals.get(&bucket.name)
+            {
+                return Ok(*totals);
+            }
+        }
+        let totals = view.totals(bucket.source, bucket.parameters())?;
+        let mut memo = self.totals.lock();
+        if memo.number == number && memo.totals.len() < TotalsMemo::LIMIT {
+            memo.totals.insert(bucket.name.clone(), totals);
+        }
+        Ok(totals)
+    }
+}
+
+/// Totals of one publication by bucket name.
+#[derive(Default)]
+struct TotalsMemo {
+    number: u64,
+    totals: HashMap<Arc<str>, Totals, RandomState>,
+}
+
+impl TotalsMemo {
+    /// Entries at most; a publication that changes more is read by each stream.
+    const LIMIT: usize = 50_000;
+}

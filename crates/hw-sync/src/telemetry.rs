@@ -1,0 +1,162 @@
+//! Metrics and log forms of this surface. Nothing here names a row's value or a token.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use metrics::{Counter, Gauge};
+use serde_json::{Map, Value};
+
+/// Handles of the surface's metrics, taken once: looking one up costs more than counting.
+pub struct Metrics {
+    /// Operations written to data lines.
+    pub operations: Counter,
+    /// Bytes of lines before compression.
+    pub bytes: Counter,
+    /// Bytes given to sockets.
+    pub sent_bytes: Counter,
+    /// `checkpoint` and `checkpoint_diff` lines.
+    pub checkpoints: Counter,
+    /// Streams ended because their client took no line for a minute.
+    pub slow_readers: Counter,
+    clients: Gauge,
+    open: AtomicUsize,
+}
+
+impl Metrics {
+    /// Registers the metrics with the process's recorder.
+    pub fn new() -> Arc<Metrics> {
+        metrics::describe_gauge!("headwater_sync_clients", "Open sync streams");
+        metrics::describe_counter!(
+            "headwater_sync_operations_total",
+            "Operations sent to sync clients"
+        );
+        metrics::describe_counter!(
+            "headwater_sync_bytes_total",
+            metrics::Unit::Bytes,
+            "Bytes of sync lines before compression"
+        );
+        metrics::describe_counter!(
+            "headwater_sync_sent_bytes_total",
+            metrics::Unit::Bytes,
+            "Bytes of sync responses after compression"
+        );
+        metrics::describe_counter!(
+            "headwater_sync_checkpoints_total",
+            "Checkpoint and diff lines sent to sync clients"
+        );
+        metrics::describe_counter!(
+            "headwater_sync_slow_readers_total",
+            "Sync streams cut because their client took no line for 60 s"
+        );
+        Arc::new(Metrics {
+            operations: metrics::counter!("headwater_sync_operations_total"),
+            bytes: metrics::counter!("headwater_sync_bytes_total"),
+            sent_bytes: metrics::counter!("headwater_sync_sent_bytes_total"),
+            checkpoints: metrics::counter!("headwater_sync_checkpoints_total"),
+            slow_readers: metrics::counter!("headwater_sync_slow_readers_total"),
+            clients: metrics::gauge!("headwater_sync_clients"),
+            open: AtomicUsize::new(0),
+        })
+    }
+
+    /// Open streams now.
+    pub fn open_streams(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts a stream as open until the permit is dropped; `None` when `max` are open already.
+    pub fn open_stream(self: &Arc<Metrics>, max: usize) -> Option<OpenStream> {
+        let permit = OpenStream(self.clone());
+        // The permit gives back on drop, also when it was one too many.
+        let before = self.open.fetch_add(1, Ordering::AcqRel);
+        self.clients.increment(1.0);
+        (before < max).then_some(permit)
+    }
+}
+
+/// One open stream.
+pub struct OpenStream(Arc<Metrics>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.clients.decrement(1.0);
+    }
+}
+
+/// A JSON object for the log: at most 20 keys, strings cut at 100 characters, nested values by
+/// their kind (`powersync-protocol.md` 3).
+pub fn for_log<'a>(entries: impl ExactSizeIterator<Item = (&'a String, LogValue<'a>)>) -> String {
+    let mut out = String::from("{");
+    for (i, (key, value)) in entries.take(20).enumerate() {
+        if i > 0 {
+            out.push_str(", ");
+        }
+        let _ = match value {
+            LogValue::Text(text) => write!(out, "{}: {:?}", cut(key), cut(text)),
+            LogValue::Json(Value::String(text)) => write!(out, "{}: {:?}", cut(key), cut(text)),
+            LogValue::Json(Value::Array(list)) => {
+                write!(out, "{}: array of {}", cut(key), list.len())
+            }
+            LogValue::Json(Value::Object(map)) => {
+                write!(out, "{}: object of {}", cut(key), map.len())
+            }
+            LogValue::Json(other) => write!(out, "{}: {other}", cut(key)),
+        };
+    }
+    out.push('}');
+    out
+}
+
+/// A value to be logged.
+pub enum LogValue<'a> {
+    /// Any JSON value.
+    Json(&'a Value),
+    /// A string.
+    Text(&'a str),
+}
+
+/// [`for_log`] of a JSON object.
+pub fn object_for_log(object: &Map<String, Value>) -> String {
+    for_log(object.iter().map(|(key, value)| (key, LogValue::Json(value))))
+}
+
+fn cut(text: &str) -> &str {
+    match text.char_indices().nth(100) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logged_parameters_are_few_and_short() {
+        let mut object = Map::new();
+        for i in 10..40 {
+            object.insert(format!("k{i}"), Value::from("é".repeat(300)));
+        }
+        let text = object_for_log(&object);
+        assert_eq!(text.matches("k").count(), 20);
+        assert_eq!(text.matches('é').count(), 2000);
+        let object = serde_json::json!({"a": [1, 2], "b": {"x": "secret"}, "c": 5, "d": null});
+        let text = object_for_log(object.as_object().unwrap());
+        assert_eq!(text, "{a: array of 2, b: object of 1, c: 5, d: null}");
+    }
+
+    #[test]
+    fn no_more_streams_are_open_than_allowed() {
+        let metrics = Metrics::new();
+        let first = metrics.open_stream(2).unwrap();
+        let second = metrics.open_stream(2).unwrap();
+        assert!(metrics.open_stream(2).is_none());
+        assert_eq!(metrics.open_streams(), 2);
+        drop(first);
+        assert!(metrics.open_stream(2).is_some());
+        drop(second);
+        assert_eq!(metrics.open_streams(), 0);
+    }
+}
