@@ -1,0 +1,505 @@
+//! Runs the transactions of a client, one Postgres transaction each.
+//!
+//! The life of one: look its key up under Headwater's own role; record it as applied; become the
+//! author (role, claims); run its operations; commit. When an operation or the commit is refused
+//! everything is rolled back, and a second transaction records the rejection. So a reply that was
+//! lost finds its verdict again, and a refused write does not stand in the way of the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hw_pg::error::{Doing as _, PgError, PgErrorKind};
+use hw_pg::sql::Pool;
+use hw_types::Diagnostic;
+use serde::Deserialize;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
+
+use super::catalog::{Catalog, RoleStanding};
+use super::ledger::{self, Decided, Key, Known};
+use super::map::{TableTarget, UploadMap};
+use super::schema;
+use super::statement::{self, Expect, IfGone, Statement};
+use super::transaction::{Author, UploadOperation, UploadTransaction};
+use super::verdict::{Meaning, Rejection, Verdict, meaning};
+
+/// How writes run.
+#[derive(Clone, Debug)]
+pub struct UploadConfig {
+    /// The database role of authors whose token chose none. `None`: the first of
+    /// `ihp_authenticated`, `authenticated`, `headwater_authenticated` that exists.
+    pub role: Option<String>,
+    /// How long one operation may take. Default 30 s.
+    pub statement_timeout: Duration,
+    /// How long an operation may wait for a lock. Default 5 s.
+    pub lock_timeout: Duration,
+    /// For how many days records are kept. Default 30.
+    pub keep_days: u16,
+}
+
+impl Default for UploadConfig {
+    fn default() -> UploadConfig {
+        UploadConfig {
+            role: None,
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(5),
+            keep_days: 30,
+        }
+    }
+}
+
+/// Why no transaction of the request was looked at, or no further one. A person must act; the
+/// client keeps its queue and tries again later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UploadError(pub Box<Diagnostic>);
+
+/// HW4301: the role of a write cannot be used: it is missing, stands above row level security, or
+/// is not ours to take.
+pub const ROLE: u16 = 4301;
+/// HW4302: the role of a write owns the table, so that its policies would not hold.
+pub const OWNED_TABLE: u16 = 4302;
+/// HW5301: the tables of writes are not there; `headwater setup` creates them.
+pub const NOT_SET_UP: u16 = 5301;
+
+/// The write side of the engine. Cheap to clone; clones share their memory of the catalog.
+#[derive(Clone)]
+pub struct Uploads(Arc<Inner>);
+
+struct Inner {
+    pool: Pool,
+    config: UploadConfig,
+    map: ArcSwap<UploadMap>,
+    catalog: Catalog,
+}
+
+impl Uploads {
+    /// Writes through this pool, whose login is Headwater's own role. Until [`Uploads::set_map`]
+    /// every write is rejected as unknown.
+    pub fn new(pool: Pool, config: UploadConfig) -> Uploads {
+        Uploads(Arc::new(Inner {
+            pool,
+            config,
+            map: ArcSwap::default(),
+            catalog: Catalog::default(),
+        }))
+    }
+
+    /// Takes over where output tables are written, at start and whenever the sync configuration
+    /// changes.
+    pub fn set_map(&self, map: UploadMap) {
+        self.0.map.store(Arc::new(map));
+    }
+
+    /// Applies transactions in order.
+    ///
+    /// - Returns: a verdict for each, in order. After the first [`Verdict::Retry`] all others are
+    ///   too, untouched, so that the order is kept.
+    /// - Errors: [`UploadError`]. Transactions before it may have been applied; they are
+    ///   recorded, so sending all of them again is right.
+    pub async fn apply(
+        &self,
+        author: &Author,
+        client_id: &str,
+        transactions: &[UploadTransaction],
+    ) -> Result<Vec<Verdict>, UploadError> {
+        let mut verdicts = Vec::with_capacity(transactions.len());
+        for transaction in transactions {
+            let verdict = match verdicts.last() {
+                Some(Verdict::Retry(_)) => {
+                    Verdict::Retry("a transaction before it has to be retried first".to_owned())
+                }
+                _ => self.apply_one(author, client_id, transaction).await?,
+            };
+            let label = match &verdict {
+                Verdict::Applied => "applied",
+                Verdict::Rejected(_) => "rejected",
+                Verdict::Retry(_) => "retry",
+            };
+            metrics::counter!("headwater_upload_transactions_total", "verdict" => label)
+                .increment(1);
+            verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    /// Deletes records that are older than the configured number of days; call it about once an
+    /// hour. Returns the number of records deleted.
+    pub async fn purge(&self) -> Result<u64, PgError> {
+        let client = self.0.pool.get().await?;
+        ledger::purge(&client, self.0.config.keep_days.into()).await
+    }
+
+    async fn apply_one(
+        &self,
+        author: &Author,
+        client_id: &str,
+        transaction: &UploadTransaction,
+    ) -> Result<Verdict, UploadError> {
+        let contents = transaction.contents();
+        let key = Key { subject: &author.subject, client_id, transaction, contents };
+        match self.decide(author, &key).await {
+            Ok(verdict) => Ok(verdict),
+            Err(Trouble::Stop(error)) => Err(error),
+            Err(Trouble::Postgres(error)) => match meaning(&error) {
+                // Retried requests must not hide a broken database from the log.
+                Meaning::Retry(reason) => {
+                    tracing::warn!(%error, "upload postponed");
+                    Ok(Verdict::Retry(reason))
+                }
+                Meaning::Rejected(_) => self.explain(error).await,
+            },
+        }
+    }
+
+    /// Turns an error of our own statements, which the transaction is not to blame for, into what
+    /// a person can do about it.
+    async fn explain(&self, error: PgError) -> Result<Verdict, UploadError> {
+        let PgErrorKind::Server(server) = error.kind() else {
+            return Ok(Verdict::Retry("the connection to the database failed".to_owned()));
+        };
+        let finding = match server.sqlstate.as_str() {
+            "42P01" | "3F000" => not_set_up(),
+            // Two requests of one client met in the ledger; the second finds the first's record.
+            "23505" => return Ok(Verdict::Retry("the write met a concurrent one".to_owned())),
+            "42501" => {
+                let installed = match self.0.pool.get().await {
+                    Ok(client) => schema::is_installed(&client).await.unwrap_or(true),
+                    Err(_) => true,
+                };
+                if installed { error.diagnostic() } else { not_set_up() }
+            }
+            _ => error.diagnostic(),
+        };
+        Err(UploadError(Box::new(finding)))
+    }
+
+    async fn decide(&self, author: &Author, key: &Key<'_>) -> Result<Verdict, Trouble> {
+        let mut client = self.0.pool.get().await?;
+        let role = self.role_of(author, &client).await?;
+        let mut fresh = false;
+        loop {
+            let refused = match self.plan(&client, &role, key.transaction).await? {
+                Err(rejection) => rejection,
+                Ok(plan) => match self.attempt(&mut client, author, &role, key, plan).await? {
+                    Attempt::Decided(verdict) => return Ok(verdict),
+                    Attempt::Refused(rejection) => rejection,
+                },
+            };
+            if refused.may_be_stale() && !fresh {
+                // The table may have changed since its description was read: once more.
+                self.0.catalog.forget_tables();
+                fresh = true;
+                continue;
+            }
+            return Ok(record_rejection(&mut client, key, refused).await?);
+        }
+    }
+
+    async fn role_of(&self, author: &Author, client: &Client) -> Result<String, Trouble> {
+        let catalog = &self.0.catalog;
+        let role = match author.role.clone().or_else(|| self.0.config.role.clone()) {
+            Some(role) => role,
+            None => catalog.usual_role(client).await?.ok_or_else(|| {
+                stop(
+                    Diagnostic::error(ROLE, "there is no database role for writes")
+                        .mend("run: headwater setup"),
+                )
+            })?,
+        };
+        let refused =
+            |what: &str| Diagnostic::error(ROLE, format!("database role \"{role}\" {what}"));
+        match catalog.role(client, &role).await? {
+            RoleStanding::Usable => Ok(role),
+            RoleStanding::Missing => {
+                Err(stop(refused("does not exist").mend("run: headwater setup")))
+            }
+            RoleStanding::AboveThePolicies => Err(stop(
+                refused("is a superuser or has BYPASSRLS, so row level security would not hold")
+                    .mend(format!(
+                        "ALTER ROLE {} NOSUPERUSER NOBYPASSRLS;",
+                        hw_types::relation::quote_ident(&role)
+                    )),
+            )),
+            RoleStanding::NotOurs(login) => {
+                Err(stop(refused(&format!("cannot be taken by \"{login}\"")).mend(format!(
+                    "GRANT {} TO {};",
+                    hw_types::relation::quote_ident(&role),
+                    hw_types::relation::quote_ident(&login)
+                ))))
+            }
+        }
+    }
+
+    /// The statements of a transaction, or why there are none.
+    async fn plan<'a>(
+        &self,
+        client: &Client,
+        role: &str,
+        transaction: &'a UploadTransaction,
+    ) -> Result<Result<Vec<Step<'a>>, Rejection>, Trouble> {
+        let map = self.0.map.load_full();
+        let mut steps = Vec::with_capacity(transaction.operations.len());
+        for operation in &transaction.operations {
+            let refuse = |rejection: Rejection| Rejection {
+                op_id: Some(operation.op_id),
+                message: format!(
+                    "table \"{}\" cannot be written: {}",
+                    operation.table, rejection.message
+                ),
+                table: Some(operation.table.clone()),
+                ..rejection
+            };
+            let mapped = match map.get(&operation.table) {
+                Some(TableTarget::Table(mapped)) => mapped,
+                Some(TableTarget::NotPlain(reason)) => {
+                    return Ok(Err(refuse(Rejection::ours("0A000", reason.clone()))));
+                }
+                None => {
+                    return Ok(Err(refuse(Rejection::ours(
+                        "42P01",
+                        "it is neither in the sync configuration nor under uploads.tables",
+                    ))));
+                }
+            };
+            let Some(table) = self.0.catalog.table(client, role, &mapped.source).await? else {
+                return Ok(Err(refuse(Rejection::ours(
+                    "42P01",
+                    "its table does not exist in the database",
+                ))));
+            };
+            if table.owned_by_role {
+                return Err(stop(
+                    Diagnostic::error(
+                        OWNED_TABLE,
+                        format!(
+                            "database role \"{role}\" has the rights of the owner of {}, so its \
+                             row level security would not hold",
+                            mapped.source
+                        ),
+                    )
+                    .mend(format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY;", table.quoted)),
+                ));
+            }
+            match statement::build(operation, mapped, &table) {
+                Ok(statement) => {
+                    let names = mapped.columns.clone();
+                    steps.push(Step { operation, statement, names });
+                }
+                Err(rejection) => return Ok(Err(refuse(rejection))),
+            }
+        }
+        Ok(Ok(steps))
+    }
+
+    async fn attempt(
+        &self,
+        client: &mut Client,
+        author: &Author,
+        role: &str,
+        key: &Key<'_>,
+        steps: Vec<Step<'_>>,
+    ) -> Result<Attempt, Trouble> {
+        let transaction = begin(client).await?;
+        match ledger::look_up(&transaction, key).await? {
+            Known::New => {}
+            Known::Decided(Decided::Before(verdict)) => return Ok(Attempt::Decided(verdict)),
+            Known::Decided(Decided::Refused(rejection)) => return Ok(Attempt::Refused(rejection)),
+        }
+        let (recorded, became) = tokio::join!(
+            biased;
+            ledger::record(&transaction, key, None),
+            self.become_author(&transaction, author, role),
+        );
+        recorded?;
+        became?;
+        for step in &steps {
+            match run(&transaction, &step.statement).await {
+                Ok(None) => {}
+                Ok(Some(rejection)) => return Ok(Attempt::Refused(step.rejected(rejection))),
+                Err(error) => match meaning(&error) {
+                    Meaning::Rejected(rejection) => {
+                        return Ok(Attempt::Refused(step.rejected(rejection)));
+                    }
+                    Meaning::Retry(_) => return Err(error.into()),
+                },
+            }
+        }
+        // Deferred constraints speak here. A connection that breaks here leaves the outcome open:
+        // the client asks again, and the ledger knows.
+        if let Err(error) = transaction.commit().await.doing("commit the upload") {
+            return match meaning(&error) {
+                Meaning::Rejected(rejection) => Ok(Attempt::Refused(rejection)),
+                Meaning::Retry(_) => Err(error.into()),
+            };
+        }
+        Ok(Attempt::Decided(Verdict::Applied))
+    }
+
+    /// Takes role and claims of the author until the transaction ends, in one statement.
+    /// Source: `protocols/datasync.md` 12, "OURS".
+    async fn become_author(
+        &self,
+        transaction: &Transaction<'_>,
+        author: &Author,
+        role: &str,
+    ) -> Result<(), PgError> {
+        let claimed = claimed_role(&author.claims_json);
+        let milliseconds = |time: Duration| time.as_millis().to_string();
+        let settings = [
+            ("statement_timeout", milliseconds(self.0.config.statement_timeout)),
+            ("lock_timeout", milliseconds(self.0.config.lock_timeout)),
+            ("rls.ihp_user_id", author.subject.clone()),
+            ("request.jwt.claims", author.claims_json.to_string()),
+            ("request.jwt.claim.sub", author.subject.clone()),
+            ("request.jwt.claim.role", claimed.unwrap_or_else(|| role.to_owned())),
+            ("role", role.to_owned()),
+        ];
+        let calls: Vec<String> = settings
+            .iter()
+            .enumerate()
+            .map(|(index, (name, _))| {
+                format!("pg_catalog.set_config('{name}', ${}, true)", index + 1)
+            })
+            .collect();
+        let values: Vec<(&(dyn ToSql + Sync), Type)> =
+            settings.iter().map(|(_, value)| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        transaction
+            .query_typed(&format!("SELECT {}", calls.join(", ")), &values)
+            .await
+            .doing("take the role of the author")
+            .map(drop)
+    }
+}
+
+/// One operation, ready to run.
+struct Step<'a> {
+    operation: &'a UploadOperation,
+    statement: Statement,
+    names: super::map::ColumnMap,
+}
+
+impl Step<'_> {
+    /// The rejection in the client's words.
+    fn rejected(&self, rejection: Rejection) -> Rejection {
+        Rejection {
+            op_id: Some(self.operation.op_id),
+            table: Some(self.operation.table.clone()),
+            column: rejection.column.map(|column| self.names.output_name(&column).to_owned()),
+            ..rejection
+        }
+    }
+}
+
+enum Attempt {
+    Decided(Verdict),
+    Refused(Rejection),
+}
+
+enum Trouble {
+    /// An error outside of the author's own statements.
+    Postgres(PgError),
+    /// A person must act.
+    Stop(UploadError),
+}
+
+impl From<PgError> for Trouble {
+    fn from(error: PgError) -> Trouble {
+        Trouble::Postgres(error)
+    }
+}
+
+fn stop(finding: Diagnostic) -> Trouble {
+    Trouble::Stop(UploadError(Box::new(finding)))
+}
+
+fn not_set_up() -> Diagnostic {
+    Diagnostic::error(NOT_SET_UP, "this database is not set up for writes")
+        .at("schema headwater, tables of uploads")
+        .mend("run: headwater setup")
+}
+
+async fn begin(client: &mut Client) -> Result<Transaction<'_>, PgError> {
+    client
+        .build_transaction()
+        // The ledger and ON CONFLICT count on each statement seeing what was committed before it.
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .read_only(false)
+        .start()
+        .await
+        .doing("begin the upload")
+}
+
+/// Runs one statement; `Some` when the affected rows say that it was refused.
+async fn run(
+    transaction: &Transaction<'_>,
+    statement: &Statement,
+) -> Result<Option<Rejection>, PgError> {
+    let rows = execute(transaction, statement).await?;
+    if rows > 0 {
+        return Ok(None);
+    }
+    let absent =
+        || Rejection::ours("02000", "the row does not exist, or you may not see or change it");
+    let changed =
+        || Rejection::ours("40001", "somebody else changed the row since this client read it");
+    Ok(match &statement.expect {
+        Expect::Anything => None,
+        Expect::OneRow => Some(absent()),
+        Expect::Unchanged { exists, gone } => {
+            match (execute(transaction, exists).await? > 0, gone) {
+                (true, _) => Some(changed()),
+                (false, IfGone::Fine) => None,
+                (false, IfGone::Rejected) => Some(absent()),
+                (false, IfGone::Taken) => Some(Rejection::ours(
+                    "23505",
+                    "a row with this id exists already, and you may not see it",
+                )),
+            }
+        }
+    })
+}
+
+async fn execute(transaction: &Transaction<'_>, statement: &Statement) -> Result<u64, PgError> {
+    let parameters: Vec<(&(dyn ToSql + Sync), Type)> = statement
+        .parameters
+        .iter()
+        .map(|value| (value as &(dyn ToSql + Sync), Type::TEXT))
+        .collect();
+    transaction.execute_typed(&statement.sql, &parameters).await.doing("write")
+}
+
+/// Records that a transaction was rejected, unless another request decided it meanwhile.
+async fn record_rejection(
+    client: &mut Client,
+    key: &Key<'_>,
+    rejection: Rejection,
+) -> Result<Verdict, PgError> {
+    let transaction = begin(client).await?;
+    let rejection = match ledger::look_up(&transaction, key).await? {
+        Known::Decided(Decided::Before(verdict)) => return Ok(verdict),
+        Known::Decided(Decided::Refused(refused)) => {
+            ledger::keep_rejected(&transaction, key, &refused).await?;
+            refused
+        }
+        Known::New => {
+            ledger::record(&transaction, key, Some(&rejection)).await?;
+            ledger::keep_rejected(&transaction, key, &rejection).await?;
+            rejection
+        }
+    };
+    transaction.commit().await.doing("record the rejected write")?;
+    Ok(Verdict::Rejected(rejection))
+}
+
+/// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read
+/// the same in `request.jwt.claim.role` as in `request.jwt.claims`.
+fn claimed_role(claims_json: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        role: Option<serde_json::Value>,
+    }
+    let claims: Claims = serde_json::from_str(claims_json).ok()?;
+    claims.role?.as_str().map(str::to_owned)
+}

@@ -1,0 +1,230 @@
+//! What the catalog says about the tables and roles of writes, remembered for a few seconds.
+//!
+//! Every identifier in our SQL comes from here. What decides about safety (the role's attributes,
+//! who owns a table) is as old as [`FRESH`] at most; what merely makes the SQL fit is also
+//! forgotten when Postgres answers that it no longer fits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hw_pg::error::{Doing as _, PgError};
+use hw_pg::types::TypeCatalog;
+use hw_types::relation::quote_ident;
+use hw_types::{PgType, TableName};
+use parking_lot::Mutex;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// How long an answer of the catalog is believed.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Roles that other products create for signed-in users, in the order in which we look for them;
+/// the last is our own, made by `headwater setup`.
+/// Source: `protocols/datasync.md` 12.
+pub(super) const USUAL_ROLES: [&str; 3] =
+    ["ihp_authenticated", "authenticated", "headwater_authenticated"];
+
+/// A database role that may write for a principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RoleStanding {
+    Usable,
+    Missing,
+    /// Superuser or BYPASSRLS: policies would not hold for it.
+    AboveThePolicies,
+    /// The server's own login may not `SET ROLE` to it. Holds that login's name.
+    NotOurs(String),
+}
+
+/// A table as writes need it.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Quoted, with its schema.
+    pub(super) quoted: String,
+    /// Whether the writing role has the owner's rights without FORCE ROW LEVEL SECURITY, so that
+    /// policies would not hold.
+    pub(super) owned_by_role: bool,
+    /// Ordinary or partitioned.
+    pub(super) is_table: bool,
+    columns: HashMap<String, Column>,
+}
+
+/// A column as writes need it.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// Quoted.
+    pub(super) quoted: String,
+    pub(super) pg_type: PgType,
+    /// The type below any domains, quoted with its schema, without length or precision: a cast to
+    /// `varchar(5)` would cut silently, the assignment to the column does not.
+    pub(super) cast: String,
+    /// Computed by Postgres (GENERATED ALWAYS AS … STORED).
+    pub(super) generated: bool,
+    /// Whether a unique index on this column alone can find a row.
+    pub(super) unique: bool,
+}
+
+impl Table {
+    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.get(name)
+    }
+}
+
+struct Kept<T> {
+    at: Instant,
+    value: T,
+}
+
+impl<T: Clone> Kept<T> {
+    fn fresh(&self) -> Option<T> {
+        (self.at.elapsed() < FRESH).then(|| self.value.clone())
+    }
+}
+
+type KeptTable = Kept<Option<Arc<Table>>>;
+
+/// The memory of the catalog.
+#[derive(Default)]
+pub(super) struct Catalog {
+    roles: Mutex<HashMap<String, Kept<RoleStanding>>>,
+    usual_role: Mutex<Option<Kept<Option<String>>>>,
+    /// By role and table; `None`: there is no such table.
+    tables: Mutex<HashMap<(String, TableName), KeptTable>>,
+}
+
+impl Catalog {
+    /// Forgets the tables, after Postgres said that something does not exist or fit.
+    pub(super) fn forget_tables(&self) {
+        self.tables.lock().clear();
+    }
+
+    /// The first of the usual roles that exists.
+    pub(super) async fn usual_role(&self, client: &Client) -> Result<Option<String>, PgError> {
+        if let Some(known) = self.usual_role.lock().as_ref().and_then(Kept::fresh) {
+            return Ok(known);
+        }
+        let names: Vec<&str> = USUAL_ROLES.to_vec();
+        let rows = client
+            .query_typed(
+                "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = ANY($1) \
+                 ORDER BY pg_catalog.array_position($1, rolname::text) LIMIT 1",
+                &[(&names, Type::TEXT_ARRAY)],
+            )
+            .await
+            .doing("look for the role of writes")?;
+        let found = rows.first().map(|row| row.get::<_, String>(0));
+        *self.usual_role.lock() = Some(Kept { at: Instant::now(), value: found.clone() });
+        Ok(found)
+    }
+
+    /// Whether a role may write for principals.
+    pub(super) async fn role(&self, client: &Client, role: &str) -> Result<RoleStanding, PgError> {
+        if let Some(known) = self.roles.lock().get(role).and_then(Kept::fresh) {
+            return Ok(known);
+        }
+        let rows = client
+            .query_typed(
+                "SELECT rolsuper OR rolbypassrls, \
+                        pg_catalog.pg_has_role(current_user, oid, 'MEMBER'), current_user::text \
+                 FROM pg_catalog.pg_roles WHERE rolname = $1",
+                &[(&role, Type::TEXT)],
+            )
+            .await
+            .doing("read the role of writes")?;
+        let standing = match rows.first() {
+            None => RoleStanding::Missing,
+            Some(row) if row.get(0) => RoleStanding::AboveThePolicies,
+            Some(row) if !row.get::<_, bool>(1) => RoleStanding::NotOurs(row.get(2)),
+            Some(_) => RoleStanding::Usable,
+        };
+        let kept = Kept { at: Instant::now(), value: standing.clone() };
+        self.roles.lock().insert(role.to_owned(), kept);
+        Ok(standing)
+    }
+
+    /// A table as this role would write it; `None` when there is none of that name.
+    pub(super) async fn table(
+        &self,
+        client: &Client,
+        role: &str,
+        name: &TableName,
+    ) -> Result<Option<Arc<Table>>, PgError> {
+        let key = (role.to_owned(), name.clone());
+        if let Some(known) = self.tables.lock().get(&key).and_then(Kept::fresh) {
+            return Ok(known);
+        }
+        let table = read_table(client, role, name).await?.map(Arc::new);
+        let kept = Kept { at: Instant::now(), value: table.clone() };
+        self.tables.lock().insert(key, kept);
+        Ok(table)
+    }
+}
+
+async fn read_table(
+    client: &Client,
+    role: &str,
+    name: &TableName,
+) -> Result<Option<Table>, PgError> {
+    let doing = "read the table to write from the catalog";
+    let rows = client
+        .query_typed(
+            TABLE,
+            &[(&name.schema, Type::TEXT), (&name.name, Type::TEXT), (&role, Type::TEXT)],
+        )
+        .await
+        .doing(doing)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let oid: u32 = row.get(0);
+    let (is_table, owned_by_role) = (row.get(1), row.get(2));
+    let rows = client.query_typed(COLUMNS, &[(&oid, Type::OID)]).await.doing(doing)?;
+    let types: Vec<u32> = rows.iter().map(|row| row.get(1)).collect();
+    let types = TypeCatalog::load(client, &types).await?;
+    let columns = rows
+        .iter()
+        .map(|row| {
+            let name: String = row.get(0);
+            let column = Column {
+                quoted: quote_ident(&name),
+                pg_type: types.resolve(row.get(1)),
+                cast: format!("{}.{}", quote_ident(row.get(2)), quote_ident(row.get(3))),
+                generated: row.get(4),
+                unique: row.get(5),
+            };
+            (name, column)
+        })
+        .collect();
+    Ok(Some(Table { quoted: name.quoted(), owned_by_role, is_table, columns }))
+}
+
+const TABLE: &str = "\
+SELECT c.oid,
+       c.relkind IN ('r', 'p'),
+       pg_catalog.pg_has_role($3::text::name, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2";
+
+// A unique index finds a row only if it is valid, whole (no WHERE), immediate, and on the column
+// itself. Its NULLS DISTINCT does not matter: a client's id is never NULL.
+const COLUMNS: &str = "\
+WITH RECURSIVE base AS (
+  SELECT a.attnum, a.atttypid AS oid
+  FROM pg_catalog.pg_attribute a
+  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+  UNION ALL
+  SELECT base.attnum, t.typbasetype
+  FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid
+  WHERE t.typtype = 'd'
+)
+SELECT a.attname::text, a.atttypid, n.nspname::text, t.typname::text,
+       a.attgenerated <> '',
+       EXISTS (
+         SELECT FROM pg_catalog.pg_index i
+         WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
+           AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum
+       )
+FROM base
+JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attnum = base.attnum
+JOIN pg_catalog.pg_type t ON t.oid = base.oid AND t.typtype <> 'd'
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+ORDER BY a.attnum";

@@ -1,0 +1,29 @@
+//! Writes of clients: each transaction of a client's upload queue runs as one Postgres
+//! transaction, as its author, under row level security, at most once.
+//!
+//! In: an [`Author`] (a verified principal), a client id, [`UploadTransaction`]s in the order of
+//! the queue. Out: one [`Verdict`] each. Invariants:
+//! - what was applied is recorded in the transaction that applied it, so a repeated transaction
+//!   gets its first verdict and never runs twice (P5);
+//! - the record is keyed by the verified subject first, so nobody reaches another user's records;
+//! - SQL is built from names of the catalog, never from names that a client sent; values travel
+//!   as parameters.
+//!
+//! Suggested reading order: [`transaction`], [`verdict`], [`map`]; [`apply`] is the centre;
+//! `catalog`, `value` and `statement` make the SQL, `ledger` remembers; [`schema`] is what
+//! `headwater setup` creates.
+
+pub mod apply;
+mod catalog;
+mod ledger;
+pub mod map;
+pub mod schema;
+mod statement;
+pub mod transaction;
+mod value;
+pub mod verdict;
+
+pub use apply::{UploadConfig, UploadError, Uploads};
+pub use map::{ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap};
+pub use transaction::{Author, Fields, OperationKind, UploadOperation, UploadTransaction};
+pub use verdict::{Rejection, Verdict};
