@@ -3,3 +3,4 @@
 mod cluster;
 mod killed;
 mod proxy;
+mod sample;
