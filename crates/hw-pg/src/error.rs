@@ -221,6 +221,12 @@ pub enum PgErrorKind {
         /// How to mend it, where we know.
         mend: Option<&'static str>,
     },
+    /// The server asks for a password and none is configured for it.
+    #[error("{host} asks for a password, and none is configured")]
+    NoPassword {
+        /// `host:port` or a socket's path.
+        host: String,
+    },
     /// The server has other properties than `target_session_attrs` asks for.
     #[error("{host} is not {wanted}")]
     SessionAttributes {
@@ -314,6 +320,7 @@ impl PgError {
             PgErrorKind::Configuration(_)
             | PgErrorKind::NoTls { .. }
             | PgErrorKind::Tls { .. }
+            | PgErrorKind::NoPassword { .. }
             | PgErrorKind::Protocol(_)
             | PgErrorKind::Value(_) => Policy::Stop,
             PgErrorKind::Unreachable { .. }
@@ -333,6 +340,7 @@ impl PgError {
             PgErrorKind::Timeout { .. } => code::TIMEOUT,
             PgErrorKind::NoTls { .. } => code::NO_TLS,
             PgErrorKind::Tls { .. } => code::TLS,
+            PgErrorKind::NoPassword { .. } => code::REFUSED,
             PgErrorKind::SessionAttributes { .. } => code::SESSION_ATTRIBUTES,
             PgErrorKind::Lost(_) => code::LOST,
             PgErrorKind::Protocol(_) => code::PROTOCOL,
@@ -376,8 +384,11 @@ impl PgError {
                 "set ssl = on in postgresql.conf, or use sslmode=prefer if the network is trusted"
             }
             PgErrorKind::Tls { mend: Some(mend), .. } => mend,
+            PgErrorKind::NoPassword { .. } => {
+                "write the password into the connection string, PGPASSWORD or the password file"
+            }
             PgErrorKind::SessionAttributes { .. } => {
-                "list the host that is the primary, or leave target_session_attrs out"
+                "list a host that is, or leave target_session_attrs out"
             }
             PgErrorKind::PoolBusy { .. } => "allow the pool more connections",
             PgErrorKind::Server(error) => match (self.code(), error.sqlstate.as_str()) {

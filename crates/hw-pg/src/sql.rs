@@ -46,15 +46,27 @@ async fn start(config: &ConnectConfig, transport: Transport) -> Result<Started<(
             ChannelBinding::Prefer => pg::ChannelBinding::Prefer,
             ChannelBinding::Require => pg::ChannelBinding::Require,
         });
+    let host = transport.host().to_string();
+    let has_password = transport.password().is_some();
     if let Some(password) = transport.password() {
         settings.password(password);
     }
-    let (client, connection) = settings.connect_raw(transport, Negotiated).await?;
+    let started = settings.connect_raw(transport, Negotiated).await;
+    let (client, connection) = started.map_err(|error| match is_password_missing(&error) {
+        true if !has_password => PgError::new(PgErrorKind::NoPassword { host }),
+        _ => PgError::from(error),
+    })?;
     let flag = |name| connection.parameter(name).map(|value| value == "on");
     let (in_hot_standby, read_only) =
         (flag("in_hot_standby"), flag("default_transaction_read_only"));
     let driver = tokio::spawn(async move { connection.await.map_err(PgError::from) });
     Ok(Started { session: (client, driver), in_hot_standby, read_only })
+}
+
+/// `tokio_postgres` has no kind for this, only the text.
+fn is_password_missing(error: &tokio_postgres::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.to_string() == "password missing")
 }
 
 /// Hands a transport on as it is.

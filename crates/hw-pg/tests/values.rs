@@ -292,7 +292,7 @@ fn range(bound: &Make, rng: &mut StdRng) -> String {
     if rng.random_bool(0.1) {
         return "empty".into();
     }
-    let mut side = |rng: &mut StdRng| match rng.random_bool(0.2) {
+    let side = |rng: &mut StdRng| match rng.random_bool(0.2) {
         true => String::new(),
         false => doubled(&bound.literal(rng)),
     };

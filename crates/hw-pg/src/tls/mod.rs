@@ -95,11 +95,16 @@ pub(crate) fn handshake_error(host: String, error: &rustls::Error) -> PgError {
             String::from("no trusted root signed the server's certificate"),
             Some("name the root certificate file with sslrootcert=…, or use sslrootcert=system"),
         ),
+        rustls::Error::InvalidCertificate(BadSignature) => (
+            String::from("the key of the trusted root did not sign the server's certificate"),
+            Some("renew the root certificate file: its name fits, its key does not"),
+        ),
         rustls::Error::InvalidCertificate(NotValidForNameContext { presented, .. }) => (
             match presented.is_empty() {
                 true => String::from("the server's certificate names no host"),
                 false => {
-                    format!("the server's certificate is for {}", presented.join(", "))
+                    let names: Vec<&str> = presented.iter().map(|name| plain(name)).collect();
+                    format!("the server's certificate is for {}", names.join(", "))
                 }
             },
             Some("connect by a name of the certificate, or use sslmode=verify-ca"),
@@ -117,6 +122,12 @@ pub(crate) fn handshake_error(host: String, error: &rustls::Error) -> PgError {
         other => (other.to_string(), None),
     };
     PgError::new(PgErrorKind::Tls { host, reason, mend })
+}
+
+/// `db.example.com` of webpki's `DnsName("db.example.com")`.
+fn plain(presented: &str) -> &str {
+    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(presented).trim_matches('"')
 }
 
 fn roots(settings: &TlsSettings) -> Result<Vec<CertificateDer<'static>>> {

@@ -108,8 +108,8 @@ fn append_numeric(text: &str, out: &mut Vec<u8>) -> Result<(), DamagedValue> {
     }
     // The digit of base 10,000 at index i covers the decimal digits from 4 i on, counted from
     // `padding` zeros before the first.
-    let padding = whole.len().next_multiple_of(4) - whole.len();
-    let groups_before_point = whole.len().next_multiple_of(4) / 4;
+    let padding = 4 * whole.len().div_ceil(4) - whole.len();
+    let groups_before_point = whole.len().div_ceil(4);
     let groups = groups_before_point + fraction.len().div_ceil(4);
     let decimal = |position: usize| -> u16 {
         let Some(index) = position.checked_sub(padding) else { return 0 };

@@ -1,0 +1,4 @@
+//! Integration tests against a real Postgres.
+
+mod connect;
+mod values;
