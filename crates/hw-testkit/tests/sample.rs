@@ -5,12 +5,12 @@ use hw_testkit::{Cluster, ClusterOptions};
 use tokio_postgres::Client;
 
 #[path = "../../headwater/src/sample.rs"]
-mod sample;
+mod source;
 
 async fn load(client: &Client, scale: u32) {
-    client.batch_execute(sample::SCHEMA).await.unwrap();
-    client.batch_execute(sample::POLICIES).await.unwrap();
-    for statement in sample::statements(scale) {
+    client.batch_execute(source::SCHEMA).await.unwrap();
+    client.batch_execute(source::POLICIES).await.unwrap();
+    for statement in source::statements(scale) {
         client.batch_execute(&statement.sql).await.unwrap_or_else(|error| {
             panic!("{:?}: {error:?}", statement.table);
         });
@@ -24,7 +24,7 @@ async fn number(client: &Client, sql: &str) -> i64 {
 /// A hash over every row of every table, in the order of keys.
 async fn fingerprint(client: &Client) -> Vec<(String, i64, String)> {
     let mut prints = Vec::new();
-    for table in sample::TABLES {
+    for table in source::TABLES {
         let sql = format!(
             "SELECT count(*), coalesce(md5(string_agg(t::text, '|' ORDER BY id)), '') FROM {table} AS t"
         );
@@ -73,11 +73,11 @@ async fn a_larger_scale_only_adds_rows() {
     };
     let large = cluster.create_database().await;
     let large = cluster.client(&large.name).await;
-    large.batch_execute(sample::SCHEMA).await.unwrap();
-    for statement in sample::statements(5) {
+    large.batch_execute(source::SCHEMA).await.unwrap();
+    for statement in source::statements(5) {
         large.batch_execute(&statement.sql).await.unwrap();
     }
-    for table in sample::TABLES {
+    for table in source::TABLES {
         let keys: Vec<String> = small
             .query(&format!("SELECT id::text FROM {table}"), &[])
             .await
@@ -100,7 +100,8 @@ async fn policies_show_each_user_what_they_should() {
     let cluster = Cluster::start();
     let mut client = cluster.client("postgres").await;
     load(&client, 1).await;
-    let ada = r#"{"sub": "ada"}"#;
+    let ada = format!(r#"{{"sub": "{}"}}"#, source::USER);
+    let ada = ada.as_str();
     let staff = r#"{"sub": "zoe", "app_metadata": {"role": "staff"}}"#;
     let nobody = "";
     for (claims, sql, expected) in [
@@ -167,4 +168,20 @@ async fn a_user_writes_what_they_own_and_nothing_else() {
         let outcome = transaction.execute(sql, &[]).await;
         assert_eq!(outcome.is_ok_and(|rows| rows > 0), allowed, "{sql}");
     }
+}
+
+#[test]
+fn the_streams_read_tables_of_the_sample_only() {
+    let words: Vec<&str> = source::SYNC_CONFIG
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(str::split_whitespace)
+        .collect();
+    let mut read: Vec<&str> =
+        words.windows(2).filter(|pair| pair[0] == "FROM").map(|pair| pair[1]).collect();
+    read.sort_unstable();
+    read.dedup();
+    let mut tables = source::TABLES;
+    tables.sort_unstable();
+    assert_eq!(read, tables);
 }
