@@ -1,1 +1,490 @@
-//! copy
+//! Copies of whole tables under an exported snapshot.
+//!
+//! In: the name of a snapshot and a table as it was noted before the snapshot's slot was made.
+//! Out: its published rows as [`Row`]s, one buffer each, in batches. Invariants (`engine.md`
+//! 6.1): the table has the columns and the storage that were noted, because behind a rewriting
+//! ALTER TABLE or a TRUNCATE an older snapshot reads it as empty, without an error; and no row is
+//! hidden by row level security, because it is off and the server then refuses instead of
+//! filtering.
+//!
+//! Locks: ACCESS SHARE on one table at a time, given back behind it by a savepoint.
+
+use crate::catalog::{self, CatalogTable, TableKind, code};
+use crate::config::ConnectConfig;
+use crate::error::{Doing as _, PgError, Result};
+use crate::publication::Publication;
+use crate::sql;
+use crate::types::{Form, binary_select_list, decode};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use hw_types::relation::{quote_ident, quote_literal};
+use hw_types::{Cell, Diagnostic, Relation, Row, RowBuilder};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio_postgres::{Client, CopyOutStream};
+
+/// Bytes of rows in a batch, roughly.
+pub const BATCH_BYTES: usize = 256 * 1024;
+
+/// Rows in a batch at most: many tiny rows cost more than their bytes.
+const BATCH_ROWS: usize = 4096;
+
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// A table as it was noted before the slot was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedTable {
+    /// The catalog's description.
+    pub catalog: CatalogTable,
+    /// What the rows are decoded to.
+    pub relation: Arc<Relation>,
+    /// The publication's row filter, as SQL.
+    pub row_filter: Option<String>,
+}
+
+impl NotedTable {
+    /// Whether the table is still what was noted: same oid, columns, storage, published columns
+    /// and filter. What does not change the copied rows (row level security, sizes) may differ.
+    fn is_still(&self, now: &CatalogTable, publication: &Publication) -> bool {
+        let noted = &self.catalog;
+        let columns = |relation: &Relation| -> Vec<String> {
+            relation.columns.iter().map(|column| column.name.clone()).collect()
+        };
+        let Some(published) = publication.table(&noted.name) else { return false };
+        noted.id == now.id
+            && noted.kind == now.kind
+            && noted.columns == now.columns
+            && noted.storage() == now.storage()
+            && self.row_filter == published.row_filter
+            && published.columns.as_ref().is_none_or(|now| *now == columns(&self.relation))
+    }
+
+    /// The query whose rows are copied.
+    fn query(&self) -> (String, Vec<Form>) {
+        let (list, forms) = binary_select_list(&self.relation.columns);
+        let only = only(self.catalog.kind);
+        let filter = match &self.row_filter {
+            Some(filter) => format!(" WHERE {filter}"),
+            None => String::new(),
+        };
+        (format!("SELECT {list} FROM {only}{}{filter}", self.catalog.name.quoted()), forms)
+    }
+}
+
+/// A table's own rows only; those of a partitioned table are in its partitions.
+fn only(kind: TableKind) -> &'static str {
+    if kind == TableKind::Partitioned { "" } else { "ONLY " }
+}
+
+/// Why a table could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The table is not what was noted before the slot was made: a new boundary is needed.
+    #[error("{0} changed its form or storage")]
+    Overtaken(hw_types::TableName),
+    /// Anything else.
+    #[error("{0}")]
+    Pg(#[from] PgError),
+}
+
+impl From<tokio_postgres::Error> for CopyError {
+    fn from(error: tokio_postgres::Error) -> CopyError {
+        CopyError::Pg(PgError::from(error))
+    }
+}
+
+/// A session inside a snapshot.
+pub struct SnapshotReader {
+    client: Client,
+}
+
+impl SnapshotReader {
+    /// Connects and imports a snapshot. The connection that exported it must do nothing before
+    /// this has returned.
+    pub async fn open(config: &ConnectConfig, snapshot: &str) -> Result<SnapshotReader> {
+        let (client, _driver) = sql::connect(config).await?;
+        let sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+             SET TRANSACTION SNAPSHOT {}; \
+             SET LOCAL row_security = off; \
+             SET LOCAL lock_timeout = '60s'; \
+             SET LOCAL idle_in_transaction_session_timeout = 0; \
+             SET LOCAL statement_timeout = 0",
+            quote_literal(snapshot)
+        );
+        client.batch_execute(&sql).await.doing("import the slot's snapshot")?;
+        Ok(SnapshotReader { client })
+    }
+
+    /// Locks a table and compares it with what was noted.
+    ///
+    /// - Takes: `now`, a connection outside of the snapshot: inside it the catalog's tables would
+    ///   show what they were.
+    /// - Errors: [`CopyError::Overtaken`].
+    pub async fn check(
+        &self,
+        table: &NotedTable,
+        publication: &str,
+        now: &Client,
+    ) -> Result<(), CopyError> {
+        let lock = format!(
+            "SAVEPOINT table_lock; LOCK TABLE {}{} IN ACCESS SHARE MODE",
+            only(table.catalog.kind),
+            table.catalog.name.quoted()
+        );
+        let overtaken = || CopyError::Overtaken(table.catalog.name.clone());
+        match self.client.batch_execute(&lock).await {
+            Ok(()) => {}
+            // The table is gone.
+            Err(error) if error.code().is_some_and(|c| c.code() == "42P01") => {
+                return Err(overtaken());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let found = catalog::tables(now, std::slice::from_ref(&table.catalog.name)).await?;
+        let publication = Publication::read(now, publication).await?;
+        match (found.first(), publication) {
+            (Some(found), Some(publication)) if table.is_still(found, &publication) => Ok(()),
+            _ => Err(overtaken()),
+        }
+    }
+
+    /// Gives back the lock of [`SnapshotReader::check`].
+    pub async fn release(&self) -> Result<()> {
+        let sql = "ROLLBACK TO SAVEPOINT table_lock; RELEASE SAVEPOINT table_lock";
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Starts to copy a table that was checked.
+    pub async fn copy(&self, table: &NotedTable) -> Result<TableCopy> {
+        let (query, forms) = table.query();
+        let sql = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
+        let stream = self.client.copy_out(&sql).await.map_err(|error| {
+            let error = PgError::from(error);
+            match error.sqlstate() {
+                Some(INSUFFICIENT_PRIVILEGE) => PgError::from(not_allowed(&error, table)),
+                _ => error,
+            }
+        });
+        let stream = stream.doing("copy a table")?;
+        Ok(TableCopy {
+            stream: Box::pin(stream),
+            decoder: CopyDecoder::new(table.relation.clone(), forms),
+        })
+    }
+}
+
+fn not_allowed(error: &PgError, table: &NotedTable) -> Diagnostic {
+    let text = error.diagnostic().what;
+    let name = &table.catalog.name;
+    if text.contains("row-level security") {
+        let what = format!("row level security would hide rows of {name} from the copy");
+        return Diagnostic::error(code::COPY_FILTERED, what)
+            .mend("ALTER ROLE … BYPASSRLS; for the role that Headwater connects as");
+    }
+    Diagnostic::error(crate::error::code::PRIVILEGE, text).at(format!("copy table {name}")).mend(
+        format!(
+            "GRANT USAGE ON SCHEMA {} TO …; GRANT SELECT ON {} TO …; for the role that Headwater \
+             connects as",
+            quote_ident(&name.schema),
+            name.quoted()
+        ),
+    )
+}
+
+/// Rows of a copy.
+#[derive(Debug, Default)]
+pub struct CopyBatch {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// Bytes received for them.
+    pub bytes: u64,
+}
+
+/// A copy that runs; dropping it in the middle leaves its session unusable.
+pub struct TableCopy {
+    stream: Pin<Box<CopyOutStream>>,
+    decoder: CopyDecoder,
+}
+
+impl TableCopy {
+    /// The next rows, about [`BATCH_BYTES`] of them; `None` behind the last one.
+    ///
+    /// - Errors: the connection is lost; a row that is not what the columns say.
+    pub async fn next_batch(&mut self) -> Result<Option<CopyBatch>> {
+        let mut batch = CopyBatch::default();
+        while (batch.bytes as usize) < BATCH_BYTES && batch.rows.len() < BATCH_ROWS {
+            match self.stream.next().await {
+                Some(chunk) => {
+                    let chunk: Bytes = chunk.doing("copy a table")?;
+                    batch.bytes += chunk.len() as u64;
+                    self.decoder.push(&chunk, &mut batch.rows)?;
+                }
+                None => {
+                    self.decoder.finish()?;
+                    break;
+                }
+            }
+        }
+        Ok((!batch.rows.is_empty()).then_some(batch))
+    }
+}
+
+/// Reads the binary COPY format, however it is cut into chunks.
+///
+/// Source: PostgreSQL manual, COPY, "Binary Format".
+struct CopyDecoder {
+    relation: Arc<Relation>,
+    forms: Vec<Form>,
+    state: CopyState,
+    /// The beginning of something whose end has not arrived.
+    left: Vec<u8>,
+    builder: RowBuilder,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CopyState {
+    Header,
+    Rows,
+    End,
+}
+
+const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
+
+/// What a piece of input turned out to be.
+enum Piece {
+    /// Something whole of this many bytes.
+    Whole(usize),
+    /// Only the beginning of something.
+    Part,
+}
+
+impl CopyDecoder {
+    fn new(relation: Arc<Relation>, forms: Vec<Form>) -> CopyDecoder {
+        let builder = RowBuilder::new();
+        CopyDecoder { relation, forms, state: CopyState::Header, left: Vec::new(), builder }
+    }
+
+    fn push(&mut self, chunk: &[u8], rows: &mut Vec<Row>) -> Result<()> {
+        if self.left.is_empty() {
+            // The usual case: a chunk is a row.
+            let used = self.take_all(chunk, rows)?;
+            self.left.extend_from_slice(&chunk[used..]);
+            return Ok(());
+        }
+        let mut left = std::mem::take(&mut self.left);
+        left.extend_from_slice(chunk);
+        let used = self.take_all(&left, rows)?;
+        left.drain(..used);
+        self.left = left;
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        match self.state == CopyState::End && self.left.is_empty() {
+            true => Ok(()),
+            false => Err(PgError::protocol("a copy ended in the middle")),
+        }
+    }
+
+    fn take_all(&mut self, input: &[u8], rows: &mut Vec<Row>) -> Result<usize> {
+        let mut used = 0;
+        loop {
+            let rest = &input[used..];
+            let piece = match self.state {
+                CopyState::Header => self.header(rest)?,
+                CopyState::Rows => self.row(rest, rows)?,
+                CopyState::End if rest.is_empty() => return Ok(used),
+                CopyState::End => return Err(PgError::protocol("bytes behind the end of a copy")),
+            };
+            match piece {
+                Piece::Whole(len) => used += len,
+                Piece::Part => return Ok(used),
+            }
+        }
+    }
+
+    fn header(&mut self, input: &[u8]) -> Result<Piece> {
+        const FIXED: usize = SIGNATURE.len() + 8;
+        let Some(fixed) = input.get(..FIXED) else { return Ok(Piece::Part) };
+        let number = |at: usize| {
+            u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
+        };
+        // Bits 16 to 31 are critical: what they mean must be known.
+        if &fixed[..SIGNATURE.len()] != SIGNATURE || number(SIGNATURE.len()) >> 16 != 0 {
+            return Err(PgError::protocol("a copy in an unknown format"));
+        }
+        let len = FIXED + number(SIGNATURE.len() + 4) as usize;
+        if input.len() < len {
+            return Ok(Piece::Part);
+        }
+        self.state = CopyState::Rows;
+        Ok(Piece::Whole(len))
+    }
+
+    fn row(&mut self, input: &[u8], rows: &mut Vec<Row>) -> Result<Piece> {
+        let Some((count, mut rest)) = input.split_first_chunk::<2>() else {
+            return Ok(Piece::Part);
+        };
+        match i16::from_be_bytes(*count) {
+            -1 => {
+                self.state = CopyState::End;
+                return Ok(Piece::Whole(2));
+            }
+            count if usize::try_from(count) == Ok(self.relation.columns.len()) => {}
+            count => {
+                return Err(PgError::protocol(format!("a copied row with {count} columns")));
+            }
+        }
+        // A row that is not whole yet is walked again when more has arrived; the server sends
+        // whole rows, so that is rare.
+        for _ in 0..self.relation.columns.len() {
+            let Some((len, after)) = rest.split_first_chunk::<4>() else { return Ok(Piece::Part) };
+            let len = match i32::from_be_bytes(*len) {
+                -1 => 0,
+                len => usize::try_from(len)
+                    .map_err(|_| PgError::protocol("a copied value of negative length"))?,
+            };
+            let Some(after) = after.get(len..) else { return Ok(Piece::Part) };
+            rest = after;
+        }
+        let whole = input.len() - rest.len();
+        let mut values = &input[2..whole];
+        for (column, form) in self.relation.columns.iter().zip(&self.forms) {
+            let (len, after) = values.split_first_chunk::<4>().expect("the row was walked");
+            values = after;
+            match i32::from_be_bytes(*len) {
+                -1 => self.builder.push(Cell::Null),
+                len => {
+                    let (value, after) = values.split_at(len as usize);
+                    values = after;
+                    if let Err(error) = decode(*form, &column.pg_type, value, &mut self.builder) {
+                        self.builder.finish();
+                        return Err(PgError::from(error)
+                            .doing(format!("read column \"{}\"", column.name))
+                            .doing(format!("copy {}", self.relation.name)));
+                    }
+                }
+            }
+        }
+        rows.push(self.builder.finish());
+        Ok(Piece::Whole(whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hw_types::{Column, PgType, RelationId, ReplicaIdentity, TableName};
+    use proptest::prelude::*;
+
+    fn relation() -> Arc<Relation> {
+        let column = |name: &str, pg_type| Column {
+            name: name.into(),
+            type_oid: 0,
+            type_modifier: -1,
+            pg_type,
+            identity: false,
+            primary_key: 0,
+        };
+        Arc::new(Relation {
+            id: RelationId(1),
+            name: TableName::new("public", "t"),
+            replica_identity: ReplicaIdentity::Full,
+            columns: vec![column("a", PgType::Int4), column("b", PgType::TEXT)],
+        })
+    }
+
+    fn decoder() -> CopyDecoder {
+        CopyDecoder::new(relation(), vec![Form::Binary, Form::Text])
+    }
+
+    fn copied(rows: &[(i32, Option<&str>)]) -> Vec<u8> {
+        let mut out = SIGNATURE.to_vec();
+        out.extend([0; 4]);
+        out.extend([0, 0, 0, 2, 9, 9]);
+        for (a, b) in rows {
+            out.extend([0, 2, 0, 0, 0, 4]);
+            out.extend(a.to_be_bytes());
+            match b {
+                Some(text) => {
+                    out.extend((text.len() as i32).to_be_bytes());
+                    out.extend(text.as_bytes());
+                }
+                None => out.extend((-1i32).to_be_bytes()),
+            }
+        }
+        out.extend([0xff, 0xff]);
+        out
+    }
+
+    fn decode_chunks(bytes: &[u8], chunk: usize) -> Result<Vec<Row>> {
+        let mut decoder = decoder();
+        let mut rows = Vec::new();
+        for piece in bytes.chunks(chunk) {
+            decoder.push(piece, &mut rows)?;
+        }
+        decoder.finish()?;
+        Ok(rows)
+    }
+
+    #[test]
+    fn rows_are_the_same_however_the_copy_is_cut() {
+        let bytes = copied(&[(1, Some("x")), (-2, None), (3, Some(""))]);
+        let whole = decode_chunks(&bytes, bytes.len()).unwrap();
+        assert_eq!(whole.len(), 3);
+        assert_eq!(whole[0].view().get(0), Cell::Value(&1i32.to_be_bytes()));
+        assert_eq!(whole[1].view().get(1), Cell::Null);
+        assert_eq!(whole[2].view().get(1), Cell::Value(b""));
+        for chunk in 1..bytes.len() {
+            assert_eq!(decode_chunks(&bytes, chunk).unwrap(), whole, "chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_breaks_off_is_an_error() {
+        let bytes = copied(&[(1, Some("x"))]);
+        for cut in 0..bytes.len() {
+            assert!(decode_chunks(&bytes[..cut], 7).is_err(), "cut at {cut}");
+        }
+        let mut more = bytes.clone();
+        more.push(0);
+        assert!(decode_chunks(&more, 1000).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_copies_never_panic(at in 0usize..200, byte: u8, chunk in 1usize..50) {
+            let mut bytes = copied(&[(1, Some("x")), (2, None), (3, Some("long enough text"))]);
+            let place = at % bytes.len();
+            bytes[place] = byte;
+            let _ = decode_chunks(&bytes, chunk);
+        }
+    }
+
+    #[test]
+    fn the_query_reads_what_the_publication_sends() {
+        let catalog = CatalogTable {
+            id: RelationId(1),
+            name: TableName::new("public", "t"),
+            kind: TableKind::Ordinary,
+            logged: true,
+            replica_identity: ReplicaIdentity::Full,
+            columns: vec![],
+            primary_key: vec![],
+            identity_index: vec![],
+            leaves: vec![],
+            ancestors: vec![],
+            row_security: true,
+            force_row_security: false,
+            estimated_rows: None,
+            bytes: 0,
+        };
+        let mut table =
+            NotedTable { catalog, relation: relation(), row_filter: Some("(a > 1)".into()) };
+        assert_eq!(table.query().0, "SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (a > 1)");
+        table.catalog.kind = TableKind::Partitioned;
+        table.row_filter = None;
+        assert_eq!(table.query().0, "SELECT \"a\", \"b\" FROM \"public\".\"t\"");
+    }
+}

@@ -79,11 +79,8 @@ async fn write(client: &Client, key: &[u8], contents: &[u8]) -> Result<Emitted> 
     let content = sign(key, xid, snapshot, contents);
     let parameters: [(&(dyn ToSql + Sync), Type); 2] =
         [(&PREFIX, Type::TEXT), (&content, Type::BYTEA)];
-    let (row, ()) = try_join(
-        client.query_typed_one(EMIT, &parameters),
-        client.batch_execute("COMMIT"),
-    )
-    .await?;
+    let (row, ()) =
+        try_join(client.query_typed_one(EMIT, &parameters), client.batch_execute("COMMIT")).await?;
     let lsn = row.try_get::<_, &str>(0)?.parse().map_err(|_| unreadable())?;
     Ok(Emitted { lsn, xid })
 }

@@ -187,7 +187,12 @@ pub async fn ensure(client: &Client, name: &str, wanted: &[&CatalogTable]) -> Re
         let found = Publication::read(client, name).await?;
         let mut added = Vec::new();
         let mut refused = Vec::new();
+        let via_root = found.as_ref().is_none_or(|publication| publication.via_root);
         for table in wanted {
+            // A root that is wanted as well brings its partitions.
+            if via_root && wanted.iter().any(|other| table.ancestors.contains(&other.name)) {
+                continue;
+            }
             let covered = match &found {
                 Some(publication) => publication.covers(table),
                 None => usable(table, None).map(|()| false),
@@ -259,9 +264,13 @@ fn not_permitted(exists: bool, name: &str, tables: &[TableName], sql: String) ->
     finding.mend(sql)
 }
 
-/// `"public"."a", "public"."b"`.
+/// `ONLY "public"."a", ONLY "public"."b"`. Without ONLY the tables that inherit from one would be
+/// published with it, whether they have an identity or not; partitions belong to their root
+/// either way.
 fn list(tables: &[TableName]) -> String {
-    tables.iter().map(TableName::quoted).collect::<Vec<_>>().join(", ")
+    let names: Vec<String> =
+        tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
+    names.join(", ")
 }
 
 /// The statement that makes the publication.
@@ -290,7 +299,8 @@ mod tests {
         let tables = [TableName::new("public", "a"), TableName::new("My", "b\"c")];
         assert_eq!(
             create_statement("headwater", &tables),
-            "CREATE PUBLICATION \"headwater\" FOR TABLE \"public\".\"a\", \"My\".\"b\"\"c\" \
+            "CREATE PUBLICATION \"headwater\" FOR TABLE ONLY \"public\".\"a\", \
+             ONLY \"My\".\"b\"\"c\" \
              WITH (publish_via_partition_root = true);"
         );
         assert_eq!(
@@ -299,7 +309,7 @@ mod tests {
         );
         assert_eq!(
             add_statement("headwater", &tables[..1]),
-            "ALTER PUBLICATION \"headwater\" ADD TABLE \"public\".\"a\";"
+            "ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"a\";"
         );
     }
 

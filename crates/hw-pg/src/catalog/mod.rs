@@ -6,10 +6,12 @@
 //! is ahead of what the log has told so far; nothing here may be taken for the state at a log
 //! position.
 
+mod relation;
 mod server;
 mod table;
 mod usable;
 
+pub use relation::relation;
 pub use server::ServerInfo;
 pub use table::{
     CatalogColumn, CatalogTable, Leaf, TableKind, TablePattern, matching, tables, tables_by_id,

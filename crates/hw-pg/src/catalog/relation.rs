@@ -1,0 +1,49 @@
+//! The relation that the log will describe, made from the catalog beforehand.
+
+use super::table::CatalogTable;
+use crate::types::TypeCatalog;
+use hw_types::{Column, Relation, ReplicaIdentity};
+
+/// The relation of a published table: equal to what the stream describes as long as nothing
+/// about the table has changed.
+///
+/// - Takes: the names of the published columns, or `None` when the publication has no say
+///   (major 14): then all that are not generated; the types of all columns, loaded.
+pub fn relation(
+    table: &CatalogTable,
+    published: Option<&[String]>,
+    types: &TypeCatalog,
+) -> Relation {
+    let identity: &[i16] = match table.replica_identity {
+        ReplicaIdentity::Default => &table.primary_key,
+        ReplicaIdentity::Index => &table.identity_index,
+        ReplicaIdentity::Full | ReplicaIdentity::Nothing => &[],
+    };
+    let all = table.replica_identity == ReplicaIdentity::Full;
+    let sent = |name: &String, generated: bool| match published {
+        Some(names) => names.contains(name),
+        None => !generated,
+    };
+    let columns = table
+        .columns
+        .iter()
+        .filter(|column| sent(&column.name, column.generated))
+        .map(|column| {
+            let place = table.primary_key.iter().position(|number| *number == column.number);
+            Column {
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+                pg_type: types.resolve(column.type_oid),
+                identity: all || identity.contains(&column.number),
+                primary_key: place.map_or(0, |place| place as u16 + 1),
+            }
+        })
+        .collect();
+    Relation {
+        id: table.id,
+        name: table.name.clone(),
+        replica_identity: table.replica_identity,
+        columns,
+    }
+}
