@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use hw_auth::Principal;
 use hw_types::OpId;
+use serde_json::{Map, Value};
 
 use crate::hub::{Interest, Listener};
 use crate::shared::Shared;
@@ -56,8 +57,8 @@ pub async fn prepare<S: Source>(
     request: StreamRequest,
 ) -> Result<Ready, ErrorBody> {
     let asker = Arc::new(Asker {
-        claims: principal.claims.clone(),
-        parameters: request.parameters,
+        claims: Value::Object(Map::clone(&principal.claims)),
+        parameters: Value::Object(request.parameters),
         subscriptions: request.subscriptions,
         include_defaults: request.include_defaults,
         user_key: user_key(principal, request.client_id.as_deref()),

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use hw_types::OpId;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::state::bucket::{Announcement, Bucket, Totals};
@@ -57,10 +57,10 @@ impl Default for UserLimits {
 /// Who asks, and with what parameters. Immutable for a connection.
 #[derive(Clone, Debug)]
 pub struct Asker {
-    /// The token's payload.
-    pub claims: Arc<Map<String, Value>>,
-    /// Connection parameters.
-    pub parameters: Map<String, Value>,
+    /// The token's payload, an object.
+    pub claims: Value,
+    /// Connection parameters, an object.
+    pub parameters: Value,
     /// Explicit subscriptions.
     pub subscriptions: Vec<Subscription>,
     /// Whether default streams are included.

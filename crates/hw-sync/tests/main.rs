@@ -1,0 +1,6 @@
+//! The surface over HTTP, on an in-memory twin of the engine.
+
+mod client;
+mod refusals;
+mod streaming;
+mod twin;

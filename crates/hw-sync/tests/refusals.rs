@@ -1,0 +1,182 @@
+//! What is refused, with which status and words, and the routes beside the stream.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hw_sync::SyncOptions;
+use serde_json::{Value, json};
+
+use crate::client::Server;
+use crate::twin::token;
+
+fn bearer(user: &str) -> (&'static str, String) {
+    ("authorization", format!("Bearer {}", token(user, Duration::from_secs(60))))
+}
+
+async fn refused(server: &Server, headers: &[(&str, String)], body: &str) -> (u16, Value) {
+    let answer = server.send("POST", "/sync/stream", headers, body).await;
+    assert_eq!(answer.headers["content-type"], "application/json; charset=utf-8");
+    assert_eq!(answer.headers["access-control-allow-origin"], "*");
+    (answer.status, answer.json().await["error"].clone())
+}
+
+#[tokio::test]
+async fn validation_comes_before_authorization() {
+    let server = Server::start().await;
+    server.twin.publish();
+    let (status, error) = refused(&server, &[], r#"{"buckets":5}"#).await;
+    assert_eq!((status, &error["code"]), (400, &json!("PSYNC_S2001")));
+    let (status, error) = refused(&server, &[], "{}").await;
+    assert_eq!((status, &error["code"]), (401, &json!("PSYNC_S2106")));
+    assert_eq!(error["description"], "Authentication required");
+    let (status, error) =
+        refused(&server, &[("authorization", "Token nonsense".into())], "{}").await;
+    assert_eq!((status, &error["code"]), (401, &json!("PSYNC_S2101")));
+    let (status, error) = refused(&server, &[bearer("amy")], "no json").await;
+    assert_eq!((status, &error["code"]), (400, &json!("FST_ERR_CTP_INVALID_JSON_BODY")));
+}
+
+#[tokio::test]
+async fn long_bodies_are_taken_from_those_who_are_known() {
+    let server = Server::start().await;
+    server.twin.publish();
+    let held = |count: usize| {
+        let bucket = |i| json!({"name": format!("0.0#b[{i}]"), "after": "7"});
+        json!({"buckets": (0..count).map(bucket).collect::<Vec<_>>()}).to_string()
+    };
+    let long = held(60_000);
+    assert!(long.len() > 2 << 20);
+    let taken = server.send("POST", "/sync/stream", &[bearer("amy")], &long).await;
+    assert_eq!(taken.status, 200);
+    let (status, error) = refused(&server, &[], &long).await;
+    assert_eq!((status, &error["code"]), (413, &json!("FST_ERR_CTP_BODY_TOO_LARGE")));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_only_bson_is_told_so() {
+    let server = Server::start().await;
+    server.twin.publish();
+    let bson = "application/vnd.powersync.bson-stream";
+    let (status, error) = refused(&server, &[bearer("amy"), ("accept", bson.into())], "{}").await;
+    assert_eq!((status, &error["code"]), (415, &json!("PSYNC_S2004")));
+    let both = format!("{bson};q=0.9,application/x-ndjson;q=0.8");
+    let taken = server.send("POST", "/sync/stream", &[bearer("amy"), ("accept", both)], "{}").await;
+    assert_eq!(taken.headers["content-type"], "application/x-ndjson");
+}
+
+#[tokio::test]
+async fn limits_are_told_before_the_stream_begins() {
+    let mut options = SyncOptions { max_streams: 1, ..SyncOptions::default() };
+    options.user.max_buckets = 1;
+    let server = Server::start_with(options).await;
+    server.twin.join("amy", "a");
+    server.twin.join("amy", "b");
+    server.twin.publish();
+    let (status, error) = refused(&server, &[bearer("amy")], "{}").await;
+    assert_eq!((status, &error["code"]), (400, &json!("PSYNC_S2305")));
+    assert_eq!(error["description"], "Too many buckets: 2 (limit of 1)");
+
+    let mut bob = server.stream("bob").await;
+    bob.until_complete().await;
+    let (status, error) = refused(&server, &[bearer("eve")], "{}").await;
+    assert_eq!((status, &error["code"]), (429, &json!("PSYNC_S2304")));
+}
+
+#[tokio::test]
+async fn without_a_configuration_there_is_nothing_to_sync() {
+    let server = Server::start().await;
+    server.twin.unconfigure();
+    let (status, error) = refused(&server, &[bearer("amy")], "{}").await;
+    assert_eq!((status, &error["code"]), (500, &json!("PSYNC_S2302")));
+    let answer = server.send("GET", "/write-checkpoint2.json", &[bearer("amy")], "").await;
+    assert_eq!(answer.status, 500);
+}
+
+/// E-10: a client is never answered from the past.
+#[tokio::test]
+async fn a_client_that_is_ahead_waits_until_the_server_has_reached_it() {
+    let server = Server::start().await;
+    server.twin.join("amy", "a");
+    let ahead = server.twin.put("a", "t1", "x");
+    let held = BTreeMap::from([("1.1#list[\"a\"]".to_owned(), ahead.to_string())]);
+    let (mut amy, ()) = tokio::join!(server.resume("amy", &held), async {
+        tokio::task::yield_now().await;
+        server.twin.publish();
+    });
+    let first = amy.expect("checkpoint").await;
+    let position: u64 = first["last_op_id"].as_str().unwrap().parse().unwrap();
+    assert!(position >= ahead);
+}
+
+/// E-10: 503 when the server does not get there, and other epochs are not waited for.
+#[tokio::test]
+async fn a_client_that_stays_ahead_is_turned_away() {
+    let options = SyncOptions { ahead_wait: Duration::from_millis(20), ..SyncOptions::default() };
+    let server = Server::start_with(options).await;
+    server.twin.join("amy", "a");
+    server.twin.publish();
+    let body = r#"{"buckets":[{"name":"1.1#list[\"a\"]","after":"99999"}]}"#;
+    let (status, error) = refused(&server, &[bearer("amy")], body).await;
+    assert_eq!((status, &error["code"]), (503, &json!("PSYNC_S2003")));
+    let body = r#"{"buckets":[{"name":"0.7#list[\"a\"]","after":"99999"}]}"#;
+    let taken = server.send("POST", "/sync/stream", &[bearer("amy")], body).await;
+    assert_eq!(taken.status, 200);
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_reached_is_told_without_its_text() {
+    let server = Server::start().await;
+    server.twin.publish();
+    let answer = server.send("GET", "/write-checkpoint2.json", &[bearer("unlucky")], "").await;
+    assert_eq!(answer.status, 503);
+    assert!(!answer.json().await.to_string().contains("refused"));
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_404_in_the_manner_of_powersync() {
+    let server = Server::start().await;
+    for (method, path) in [
+        ("GET", "/sync/stream"),
+        ("POST", "/sync"),
+        ("GET", "/sync/reactive"),
+        ("GET", "/probes/other"),
+        ("POST", "/write-checkpoint2.json"),
+    ] {
+        let answer = server.send(method, path, &[], "").await;
+        assert_eq!(answer.status, 404, "{method} {path}");
+        assert_eq!(answer.json().await["error"]["code"], "PSYNC_S2002");
+    }
+}
+
+#[tokio::test]
+async fn browsers_may_come_from_anywhere() {
+    let server = Server::start().await;
+    let headers = [
+        ("origin", "https://app.example".to_owned()),
+        ("access-control-request-method", "POST".to_owned()),
+        ("access-control-request-headers", "authorization,content-type,x-user-agent".to_owned()),
+    ];
+    let answer = server.send("OPTIONS", "/sync/stream", &headers, "").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["access-control-allow-origin"], "*");
+    assert_eq!(answer.headers["access-control-max-age"], "3600");
+    let allowed = answer.headers["access-control-allow-headers"].to_ascii_lowercase();
+    for header in ["content-type", "authorization", "user-agent", "x-user-agent"] {
+        assert!(allowed.contains(header));
+    }
+}
+
+#[tokio::test]
+async fn probes_tell_started_ready_and_alive() {
+    let server = Server::start().await;
+    for (path, status) in
+        [("/probes/startup", 200), ("/probes/readiness", 400), ("/probes/liveness", 400)]
+    {
+        let answer = server.send("GET", path, &[], "").await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(
+            answer.json().await,
+            json!({"ready": false, "started": true, "touched_at": "1970-01-01T00:00:00.000Z"})
+        );
+    }
+}
