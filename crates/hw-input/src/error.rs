@@ -1,5 +1,6 @@
 //! What can go wrong while the source is read, and what the driver does about it.
 
+use hw_pg::copy::CopyError;
 use hw_pg::error::{PgError, PgErrorKind, Policy};
 use hw_store::StoreError;
 use hw_types::{Diagnostic, TableName};
@@ -33,6 +34,9 @@ pub enum InputError {
         /// The first such column.
         column: String,
     },
+    /// A table that is being copied is not what was noted before: copy again at a new boundary.
+    #[error("{0} changed its form or storage while it was copied")]
+    Overtaken(TableName),
     /// The stream broke its own rules: a change without its relation, a commit without its
     /// beginning. What was received of open transactions is dropped; the server sends it again.
     #[error("the replication stream makes no sense: {0}")]
@@ -51,7 +55,7 @@ impl InputError {
                 Policy::RetryWithBackoff
             }
             InputError::Store(_) | InputError::Closed => Policy::Stop,
-            InputError::NeedsText { .. } => Policy::Retry,
+            InputError::NeedsText { .. } | InputError::Overtaken(_) => Policy::Retry,
             InputError::Stream(_) => Policy::RetryWithBackoff,
         }
     }
@@ -61,7 +65,19 @@ impl InputError {
         match self {
             InputError::Pg(error) => hw_pg::slot::diagnose(error),
             InputError::Store(error) => Diagnostic::error(error.code().0, error.to_string()),
+            InputError::Overtaken(_) => {
+                Diagnostic::error(hw_pg::catalog::code::COPY_OVERTAKEN, self.to_string())
+            }
             other => Diagnostic::error(hw_pg::error::code::PROTOCOL, other.to_string()),
+        }
+    }
+}
+
+impl From<CopyError> for InputError {
+    fn from(error: CopyError) -> InputError {
+        match error {
+            CopyError::Overtaken(table) => InputError::Overtaken(table),
+            CopyError::Pg(error) => InputError::Pg(error),
         }
     }
 }

@@ -5,8 +5,10 @@
 //! the replication stream into transactions in commit order; [`copy_session`] reads whole tables
 //! at a boundary of that order. What is durable, and what is acknowledged, the engine decides.
 
+pub mod copy_session;
 pub mod error;
 pub mod identity;
+pub mod source;
 pub mod transactions;
 
 pub use error::{InputError, Result};

@@ -12,6 +12,8 @@ use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
 use hw_types::{Relation, ReplicaIdentity};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_postgres::Client;
 
 /// In which form the stream sends values.
@@ -28,12 +30,16 @@ pub struct Describer {
     config: ConnectConfig,
     client: Option<Client>,
     values: Values,
+    text_only: Arc<AtomicBool>,
 }
 
 impl Describer {
     /// A describer for a stream that sends `values` in this form.
-    pub fn new(config: ConnectConfig, values: Values) -> Describer {
-        Describer { config, client: None, values }
+    ///
+    /// - Takes: `text_only`, which is set when a binary stream meets a type that has no binary
+    ///   form, so that the next stream asks for text.
+    pub fn new(config: ConnectConfig, values: Values, text_only: Arc<AtomicBool>) -> Describer {
+        Describer { config, client: None, values, text_only }
     }
 
     /// Completes a relation as the log described it.
@@ -55,6 +61,7 @@ impl Describer {
         for column in &mut relation.columns {
             column.pg_type = types.resolve(column.type_oid);
             if self.values == Values::Binary && !column.pg_type.has_binary() {
+                self.text_only.store(true, Ordering::Relaxed);
                 return Err(InputError::NeedsText {
                     table: relation.name.clone(),
                     column: column.name.clone(),

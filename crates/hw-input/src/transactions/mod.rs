@@ -16,8 +16,8 @@ mod describe;
 mod drive;
 
 pub use changes::{Changes, ChangesIter};
-pub use describe::Describer;
-pub use drive::{StreamStatus, TransactionStream};
+pub use describe::{Describer, Values};
+pub use drive::{StatusHandle, StreamStatus, TransactionStream};
 
 use hw_types::{CommitLsn, EndLsn, Xid};
 

@@ -1,0 +1,340 @@
+//! A copy of tables at one boundary of the log.
+//!
+//! Order (`engine.md` 6): (a) the publication change is committed ([`crate::source::Source::cover`]
+//! has returned), and the tables are noted; (b) the slot is made, its consistent point is the
+//! boundary X and its snapshot is exported; (c) every worker imports the snapshot before the
+//! slot's connection does anything else. Then each table is locked, compared with what was noted,
+//! and copied. The stream gives the changes of transactions with commit_lsn >= X, equality
+//! included; all others are in the copy.
+//!
+//! A table that is not what was noted needs a new X: [`CopySession::open`] tries again a few
+//! times by itself, and a difference that shows up later fails the session.
+
+use crate::error::{InputError, Result, code};
+use crate::source::Source;
+use hw_pg::copy::{CopyError, NotedTable, SnapshotReader};
+use hw_pg::error::PgError;
+use hw_pg::replication::{CreatedSlot, ReplicationConnection, SlotLife};
+use hw_pg::slot;
+use hw_types::{Diagnostic, Lsn, Relation, Row, TableName};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How often a new boundary is tried when tables keep changing.
+const TRIES: u32 = 5;
+
+/// How long making a slot may wait before what blocks it is reported, and how often again.
+const BLOCKED_AFTER: Duration = Duration::from_secs(1);
+
+/// Which slot gives the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotChoice {
+    /// The main slot, made now and kept: X is where the stream begins.
+    Main {
+        /// Its name.
+        name: String,
+    },
+    /// A slot that goes with the session; the main slot streams already.
+    Temporary,
+}
+
+/// What a copy delivers.
+#[derive(Debug)]
+pub enum CopyItem {
+    /// Rows of a table, in no order.
+    Rows {
+        /// The table, by its place in [`CopySession::tables`].
+        table: usize,
+        /// The rows.
+        rows: Vec<Row>,
+        /// Bytes received for them.
+        bytes: u64,
+    },
+    /// A table is complete.
+    TableDone {
+        /// The table, by its place in [`CopySession::tables`].
+        table: usize,
+        /// Its number of rows.
+        rows: u64,
+    },
+}
+
+/// How far a copy is; for progress bars, status and metrics.
+#[derive(Clone, Debug)]
+pub struct CopyProgress {
+    /// The table.
+    pub table: TableName,
+    /// Rows received.
+    pub rows: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// The planner's estimate of its rows, if it has one.
+    pub estimated_rows: Option<u64>,
+    /// Its size on the source's disk.
+    pub source_bytes: u64,
+    /// Whether it is complete.
+    pub done: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    done: AtomicU64,
+}
+
+/// Tells the progress of a copy from anywhere.
+#[derive(Clone, Debug)]
+pub struct ProgressHandle {
+    tables: Arc<[(NotedTable, Counters)]>,
+    taken_at: Instant,
+}
+
+impl ProgressHandle {
+    /// Every table of the copy.
+    pub fn tables(&self) -> Vec<CopyProgress> {
+        let entries = self.tables.iter().map(|(table, counters)| CopyProgress {
+            table: table.catalog.name.clone(),
+            rows: counters.rows.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            estimated_rows: table.catalog.estimated_rows,
+            source_bytes: table.catalog.bytes,
+            done: counters.done.load(Ordering::Relaxed) > 0,
+        });
+        entries.collect()
+    }
+
+    /// How long the snapshot has been held, which keeps the source from cleaning up (E-8).
+    pub fn snapshot_held_for(&self) -> Duration {
+        self.taken_at.elapsed()
+    }
+}
+
+/// Tables at one boundary, ready to be read. Dropping it gives the snapshot back.
+pub struct CopySession {
+    source: Source,
+    boundary: Lsn,
+    readers: Vec<SnapshotReader>,
+    tables: Arc<[(NotedTable, Counters)]>,
+    taken_at: Instant,
+}
+
+impl CopySession {
+    /// Makes the slot and takes its snapshot.
+    ///
+    /// - Takes: tables from [`Source::cover`], whose publication change is therefore committed;
+    ///   `workers`, the number of connections that copy (at least 1); `report`, called with a
+    ///   finding that names the transactions which hold back the slot (F-18), as long as they do.
+    /// - Returns: when all workers are inside the snapshot and no table was rewritten meanwhile.
+    /// - Errors: no slot is free (F-17); tables that keep changing; those of a connection. No
+    ///   temporary slot is left behind, and a main slot that was made is dropped again.
+    pub async fn open(
+        source: &Source,
+        tables: Vec<NotedTable>,
+        choice: SlotChoice,
+        workers: usize,
+        mut report: impl FnMut(Diagnostic),
+    ) -> Result<CopySession> {
+        let names: Vec<TableName> = tables.iter().map(|table| table.catalog.name.clone()).collect();
+        let mut tables = tables;
+        for attempt in 1..=TRIES {
+            let opened = attempt_open(source, tables, &choice, workers, &mut report).await;
+            let failed = match opened {
+                Ok(session) => return Ok(session),
+                Err(failed) => failed,
+            };
+            if let (SlotChoice::Main { name }, true) = (&choice, failed.slot_was_made) {
+                source.drop_slot(name).await?;
+            }
+            match failed.error {
+                CopyError::Overtaken(table) => {
+                    tracing::info!(%table, attempt, "a table changed before it could be copied");
+                    tables = source.note(&names).await?;
+                }
+                CopyError::Pg(error) => return Err(InputError::Pg(error)),
+            }
+        }
+        let what = format!("tables kept changing through {TRIES} tries to copy them");
+        Err(InputError::from(
+            Diagnostic::error(code::COPY_RESTLESS, what)
+                .mend("pause the job that truncates or rewrites them until they are copied"),
+        ))
+    }
+
+    /// The boundary X: the copy holds every transaction with commit_lsn < X and no other.
+    pub fn boundary(&self) -> Lsn {
+        self.boundary
+    }
+
+    /// The relations in the order in which [`CopyItem`]s name them.
+    pub fn relations(&self) -> Vec<Arc<Relation>> {
+        self.tables.iter().map(|(table, _)| table.relation.clone()).collect()
+    }
+
+    /// The tables as they were noted.
+    pub fn tables(&self) -> Vec<NotedTable> {
+        self.tables.iter().map(|(table, _)| table.clone()).collect()
+    }
+
+    /// A handle that tells the progress from anywhere.
+    pub fn progress(&self) -> ProgressHandle {
+        ProgressHandle { tables: self.tables.clone(), taken_at: self.taken_at }
+    }
+
+    /// Reads all tables, several at a time, the largest first.
+    ///
+    /// - Takes: `sink`, a bounded channel; when it is full, the server waits. When its receiver is
+    ///   dropped, the copy ends with [`InputError::Closed`].
+    /// - Errors: [`InputError::Overtaken`] when a table is not what was noted; those of a
+    ///   connection. What was delivered is then worth nothing: a new session has a new X.
+    pub async fn run(self, sink: mpsc::Sender<CopyItem>) -> Result<()> {
+        let CopySession { source, readers, tables, .. } = self;
+        let mut order: Vec<usize> = (0..tables.len()).collect();
+        order.sort_by_key(|&table| std::cmp::Reverse(tables[table].0.catalog.bytes));
+        let queue = Arc::new(Mutex::new(VecDeque::from(order)));
+        let mut workers = tokio::task::JoinSet::new();
+        for reader in readers {
+            let worker = Worker {
+                source: source.clone(),
+                reader,
+                tables: tables.clone(),
+                queue: queue.clone(),
+                sink: sink.clone(),
+            };
+            workers.spawn(worker.run());
+        }
+        drop(sink);
+        let mut outcome = Ok(());
+        while let Some(ended) = workers.join_next().await {
+            let ended = ended.unwrap_or(Err(InputError::Closed));
+            if let Err(error) = ended
+                && outcome.is_ok()
+            {
+                // The others' work is worth nothing either; their connections end with them.
+                workers.abort_all();
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+}
+
+struct Failed {
+    error: CopyError,
+    slot_was_made: bool,
+}
+
+async fn attempt_open(
+    source: &Source,
+    tables: Vec<NotedTable>,
+    choice: &SlotChoice,
+    workers: usize,
+    report: &mut impl FnMut(Diagnostic),
+) -> Result<CopySession, Failed> {
+    let before = |error: PgError| Failed { error: error.into(), slot_was_made: false };
+    let config = source.config();
+    let mut connection = ReplicationConnection::connect(config).await.map_err(before)?;
+    let created = create_slot(source, &mut connection, choice, report).await.map_err(before)?;
+    let taken_at = Instant::now();
+    let behind = |error: CopyError| Failed { error, slot_was_made: true };
+
+    // Nothing may be said on `connection` until the last worker has the snapshot.
+    let workers = workers.clamp(1, tables.len().max(1));
+    let opening = (0..workers).map(|_| SnapshotReader::open(config, &created.snapshot));
+    let readers = futures_util::future::try_join_all(opening).await;
+    connection.close().await;
+    let readers = readers.map_err(|error| behind(error.into()))?;
+
+    // Making the slot may have taken long; what was rewritten meanwhile is found now.
+    let checked = async {
+        let now = source.client().await.map_err(|error| match error {
+            InputError::Pg(error) => CopyError::Pg(error),
+            other => CopyError::Pg(PgError::protocol(other.to_string())),
+        })?;
+        for table in &tables {
+            readers[0].check(table, &source.options().publication, &now).await?;
+            readers[0].release().await?;
+        }
+        Ok(())
+    };
+    checked.await.map_err(behind)?;
+    let tables = tables.into_iter().map(|table| (table, Counters::default())).collect();
+    Ok(CopySession {
+        source: source.clone(),
+        boundary: created.consistent_point,
+        readers,
+        tables,
+        taken_at,
+    })
+}
+
+/// Makes the slot; while that waits for open transactions, says which.
+async fn create_slot(
+    source: &Source,
+    connection: &mut ReplicationConnection,
+    choice: &SlotChoice,
+    report: &mut impl FnMut(Diagnostic),
+) -> Result<CreatedSlot, PgError> {
+    let pid = connection.backend_pid();
+    let (name, life) = match choice {
+        SlotChoice::Main { name } => (name.clone(), SlotLife::Permanent),
+        // Unique: the walsender has one at a time, and its pid is in use while it lives.
+        SlotChoice::Temporary => (format!("headwater_copy_{pid}"), SlotLife::Temporary),
+    };
+    let creating = connection.create_slot(&name, life);
+    tokio::pin!(creating);
+    let mut reported = Vec::new();
+    loop {
+        match tokio::time::timeout(BLOCKED_AFTER, &mut creating).await {
+            Ok(created) => return created,
+            Err(_) => {
+                // The answer to this question must not end the wait.
+                let Ok(client) = source.client().await else { continue };
+                let blockers = slot::blockers(&client, pid).await.unwrap_or_default();
+                let pids: Vec<_> = blockers.iter().map(|session| session.pid).collect();
+                if !blockers.is_empty() && pids != reported {
+                    report(slot::blocked(&blockers));
+                    reported = pids;
+                }
+            }
+        }
+    }
+}
+
+struct Worker {
+    source: Source,
+    reader: SnapshotReader,
+    tables: Arc<[(NotedTable, Counters)]>,
+    queue: Arc<Mutex<VecDeque<usize>>>,
+    sink: mpsc::Sender<CopyItem>,
+}
+
+impl Worker {
+    async fn run(self) -> Result<()> {
+        let now = self.source.client().await?;
+        let publication = &self.source.options().publication;
+        loop {
+            let next = self.queue.lock().expect("no panic under this lock").pop_front();
+            let Some(number) = next else { return Ok(()) };
+            let (table, counters) = &self.tables[number];
+            self.reader.check(table, publication, &now).await?;
+            let mut copy = self.reader.copy(table).await?;
+            let mut count = 0;
+            while let Some(batch) = copy.next_batch().await? {
+                count += batch.rows.len() as u64;
+                counters.rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
+                counters.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+                let item = CopyItem::Rows { table: number, rows: batch.rows, bytes: batch.bytes };
+                self.sink.send(item).await.map_err(|_| InputError::Closed)?;
+            }
+            drop(copy);
+            self.reader.release().await?;
+            counters.done.store(1, Ordering::Relaxed);
+            let done = CopyItem::TableDone { table: number, rows: count };
+            self.sink.send(done).await.map_err(|_| InputError::Closed)?;
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The source as the driver sees it: who it is, what it publishes, its stream.
+//!
+//! In: a [`ConnectConfig`], the names of publication and instance. Out: [`Found`] for
+//! [`crate::identity::check`], tables that are published and can be copied, a
+//! [`TransactionStream`]. Nothing here keeps state about positions: what is stored, and what is
+//! acknowledged, the engine knows.
+
+use crate::error::Result;
+use crate::identity::Found;
+use crate::transactions::{Describer, StreamLimits, TransactionStream, Values};
+use hw_pg::catalog::{self, CatalogTable, ServerInfo, TablePattern, code};
+use hw_pg::config::ConnectConfig;
+use hw_pg::copy::NotedTable;
+use hw_pg::error::Doing as _;
+use hw_pg::publication::{self, Publication};
+use hw_pg::replication::{ReplicationConnection, StreamOptions};
+use hw_pg::slot::{self, SlotState};
+use hw_pg::sql;
+use hw_pg::types::TypeCatalog;
+use hw_store::segment::SpoolDir;
+use hw_types::{Diagnostic, Lsn, TableName};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio_postgres::Client;
+
+/// How often a slot that another process uses is looked at.
+const SLOT_POLL: Duration = Duration::from_secs(1);
+
+/// What is configured about the source besides the connection.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Name of the publication.
+    pub publication: String,
+    /// Name of this instance; part of the slot's name. Empty for the only one.
+    pub instance: String,
+    /// Bytes of frames that may wait between the socket and the assembler.
+    pub frame_bytes: usize,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        SourceOptions {
+            publication: String::from(publication::DEFAULT_NAME),
+            instance: String::new(),
+            frame_bytes: 8 << 20,
+        }
+    }
+}
+
+/// What a look at the source found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// For [`crate::identity::check`].
+    pub found: Found,
+    /// Version and settings, for `doctor` and status.
+    pub server: ServerInfo,
+}
+
+/// What [`Source::cover`] made of the tables that definitions name.
+#[derive(Clone, Debug)]
+pub struct Covered {
+    /// Tables whose changes the publication sends, ready to be copied.
+    pub tables: Vec<NotedTable>,
+    /// Tables that the publication did not have before.
+    pub added: Vec<TableName>,
+    /// Tables that are named and do not exist (yet).
+    pub missing: Vec<TableName>,
+    /// Tables that cannot be replicated, each with its mend.
+    pub refused: Vec<Diagnostic>,
+    /// The publication; its change is committed.
+    pub publication: Publication,
+}
+
+/// A source. Clones share what was learnt about it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    config: ConnectConfig,
+    options: SourceOptions,
+    /// Set when a stream met a column that has no binary form; binary is not tried again.
+    text_only: Arc<AtomicBool>,
+}
+
+impl Source {
+    /// A source; nothing is connected yet.
+    pub fn new(config: ConnectConfig, options: SourceOptions) -> Source {
+        Source { config, options, text_only: Arc::default() }
+    }
+
+    /// Where it is.
+    pub fn config(&self) -> &ConnectConfig {
+        &self.config
+    }
+
+    /// What is configured.
+    pub fn options(&self) -> &SourceOptions {
+        &self.options
+    }
+
+    /// A new SQL connection; it ends with the client.
+    pub async fn client(&self) -> Result<Client> {
+        let (client, _driver) = sql::connect(&self.config).await?;
+        Ok(client)
+    }
+
+    /// Looks who the source is and how its slot stands. Read-only.
+    ///
+    /// - Errors: a server older than 14; those of a connection. All walsenders in use is one of
+    ///   them (F-17), to be tried again with [`Backoff`].
+    pub async fn look(&self) -> Result<Look> {
+        let client = self.client().await?;
+        let server = ServerInfo::read(&client).await?;
+        let mut connection = ReplicationConnection::connect(&self.config).await?;
+        let system = connection.identify_system().await?;
+        connection.close().await;
+        let slot_name =
+            slot::slot_name(system.system_id, server.database_oid, &self.options.instance);
+        let slot = SlotState::read(&client, &slot_name).await?;
+        let found = Found {
+            system_id: system.system_id,
+            timeline: system.timeline,
+            database_oid: server.database_oid,
+            database: server.database.clone(),
+            in_recovery: server.in_recovery,
+            slot_name,
+            slot,
+            flush_lsn: system.flush_lsn,
+        };
+        Ok(Look { found, server })
+    }
+
+    /// Waits until no other process uses the slot (F-16).
+    ///
+    /// - Takes: `report`, called with a finding that names the process, at first and whenever
+    ///   another one holds it.
+    pub async fn wait_for_slot(&self, name: &str, report: impl FnMut(Diagnostic)) -> Result<()> {
+        let client = self.client().await?;
+        slot::wait_until_free(&client, name, SLOT_POLL, report).await?;
+        Ok(())
+    }
+
+    /// Drops the slot; false if it was not there.
+    pub async fn drop_slot(&self, name: &str) -> Result<bool> {
+        Ok(slot::drop_slot(&self.client().await?, name).await?)
+    }
+
+    /// Makes the publication send the tables that definitions name, as far as they can be
+    /// replicated, and describes them. The publication is made if it is not there.
+    ///
+    /// - Errors: the SQL that somebody else must run, when our role may not; those of a
+    ///   connection.
+    pub async fn cover(&self, patterns: &[TablePattern]) -> Result<Covered> {
+        let client = self.client().await?;
+        let names = catalog::matching(&client, patterns).await?;
+        let found = catalog::tables(&client, &names).await?;
+        let exact = |name: &TableName| patterns.iter().any(|p| !p.prefix && p.matches(name));
+        let missing: Vec<TableName> = names
+            .iter()
+            .filter(|name| exact(name) && !found.iter().any(|table| table.name == **name))
+            .cloned()
+            .collect();
+        let missing_findings = missing.iter().map(|name| {
+            Diagnostic::error(code::NO_TABLE, format!("there is no table {name}"))
+                .at(format!("database \"{}\"", self.config.database()))
+        });
+        let wanted: Vec<&CatalogTable> =
+            found.iter().filter(|table| exact(&table.name) || table.ancestors.is_empty()).collect();
+        let ensured = publication::ensure(&client, &self.options.publication, &wanted).await?;
+        let tables = self.noted(&client, &ensured.publication, &found).await?;
+        let refused = ensured.refused.into_iter().chain(missing_findings).collect();
+        Ok(Covered {
+            tables,
+            added: ensured.added,
+            missing,
+            refused,
+            publication: ensured.publication,
+        })
+    }
+
+    /// The tables as they must be noted before a slot is made; those that the publication does
+    /// not send, or that cannot be replicated, are left out.
+    async fn noted(
+        &self,
+        client: &Client,
+        publication: &Publication,
+        tables: &[CatalogTable],
+    ) -> Result<Vec<NotedTable>> {
+        let oids: Vec<u32> = tables
+            .iter()
+            .flat_map(|table| table.columns.iter().map(|column| column.type_oid))
+            .collect();
+        let types = TypeCatalog::load(client, &oids).await?;
+        let noted = tables.iter().filter_map(|table| {
+            let published = publication.table(&table.name)?;
+            publication.covers(table).ok()?;
+            let relation = catalog::relation(table, published.columns.as_deref(), &types);
+            Some(NotedTable {
+                catalog: table.clone(),
+                relation: Arc::new(relation),
+                row_filter: published.row_filter.clone(),
+            })
+        });
+        Ok(noted.collect())
+    }
+
+    /// The same tables noted again, for another try of a copy. Those that are gone, or are no
+    /// longer published, are left out.
+    pub async fn note(&self, names: &[TableName]) -> Result<Vec<NotedTable>> {
+        let client = self.client().await?;
+        let tables = catalog::tables(&client, names).await?;
+        match Publication::read(&client, &self.options.publication).await? {
+            Some(publication) => self.noted(&client, &publication, &tables).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Starts to stream from where the slot stands.
+    ///
+    /// - Errors: the slot is in use, gone or lost; those of a connection.
+    pub async fn stream(
+        &self,
+        slot: &str,
+        spool: SpoolDir,
+        limits: StreamLimits,
+    ) -> Result<TransactionStream> {
+        let values = self.values().await?;
+        let connection = ReplicationConnection::connect(&self.config).await?;
+        let options = StreamOptions {
+            publications: vec![self.options.publication.clone()],
+            streaming: true,
+            binary: values == Values::Binary,
+            budget_bytes: self.options.frame_bytes,
+            ..StreamOptions::default()
+        };
+        // 0/0: Postgres would silently move any other position forward.
+        let stream = connection.start_replication(slot, Lsn::ZERO, &options).await?;
+        let describer = Describer::new(self.config.clone(), values, self.text_only.clone());
+        Ok(TransactionStream::start(stream, describer, spool, limits))
+    }
+
+    /// Binary only where every published column has a binary form that we read: the stream has
+    /// one form for all columns.
+    async fn values(&self) -> Result<Values> {
+        if self.text_only.load(Ordering::Relaxed) {
+            return Ok(Values::Text);
+        }
+        const TYPES: &str = "
+            SELECT DISTINCT a.atttypid
+            FROM pg_catalog.pg_publication_tables p
+            JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
+            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+            JOIN pg_catalog.pg_attribute a
+              ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE p.pubname = $1";
+        let client = self.client().await?;
+        let rows = client
+            .query(TYPES, &[&self.options.publication])
+            .await
+            .doing("read the types of published columns")?;
+        let oids = rows
+            .iter()
+            .map(|row| Ok(row.try_get(0)?))
+            .collect::<hw_pg::error::Result<Vec<u32>>>()?;
+        let types = TypeCatalog::load(&client, &oids).await?;
+        let binary = oids.iter().all(|oid| types.resolve(*oid).has_binary());
+        Ok(if binary { Values::Binary } else { Values::Text })
+    }
+}
+
+/// How long to wait before the next try: longer each time, with chance mixed in, so that many
+/// servers do not come back at the same moment.
+#[derive(Clone, Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    /// Below the 30 s within which nothing may stand still unnoticed (P6).
+    const LONGEST: Duration = Duration::from_secs(15);
+
+    /// No failure so far.
+    pub fn new() -> Backoff {
+        Backoff::default()
+    }
+
+    /// Notes a failure and tells how long to wait: between half and the whole of 100 ms, 200 ms …
+    /// 15 s.
+    pub fn next_wait(&mut self) -> Duration {
+        let longest = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        longest.mul_f64(0.5 + 0.5 * chance())
+    }
+
+    /// How often it has failed in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Notes success.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Something between 0 and 1 that differs between processes.
+fn chance() -> f64 {
+    use std::hash::BuildHasher as _;
+    let bits = std::hash::RandomState::new().hash_one(0u8);
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_start_again_after_success() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<Duration> = (0..12).map(|_| backoff.next_wait()).collect();
+        for (number, wait) in waits.iter().enumerate() {
+            let longest = Duration::from_millis(100 << number).min(Backoff::LONGEST);
+            assert!(*wait >= longest / 2 && *wait <= longest, "{number}: {wait:?}");
+        }
+        assert_eq!(backoff.failures(), 12);
+        backoff.reset();
+        assert!(backoff.next_wait() <= Backoff::FIRST);
+    }
+}
