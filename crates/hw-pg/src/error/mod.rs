@@ -6,53 +6,15 @@
 //! value of a row. A message of the server that quotes values (SQLSTATE classes 22, 23, 44, P0)
 //! is replaced by the name of its condition.
 
+pub mod code;
+mod server;
+
+pub use server::ServerError;
+
 use hw_types::Diagnostic;
 use std::fmt;
 use std::io;
 use std::time::Duration;
-
-/// Stable codes of this crate's findings. 2001 to 2049 are connections and values; the stream,
-/// the publication, the slot and the catalog have 2100 and above.
-pub mod code {
-    /// The connection string, a `PG*` variable or the password file cannot be read as written.
-    pub const CONNECTION_STRING: u16 = 2001;
-    /// A key of the connection string is not known and was ignored.
-    pub const UNKNOWN_KEY: u16 = 2002;
-    /// The password file was ignored because others may read it or it is not a plain file.
-    pub const PASSWORD_FILE: u16 = 2003;
-    /// No connection: the name does not resolve, nothing listens, the network is not reachable.
-    pub const UNREACHABLE: u16 = 2004;
-    /// The server did not answer in time.
-    pub const TIMEOUT: u16 = 2005;
-    /// `sslmode` demands TLS, and the server does not offer it.
-    pub const NO_TLS: u16 = 2006;
-    /// The TLS handshake failed; mostly a certificate that is not trusted or for another name.
-    pub const TLS: u16 = 2007;
-    /// The server refused user, password or database.
-    pub const REFUSED: u16 = 2008;
-    /// The server takes no connections now: it starts, stops, or has no slot left.
-    pub const NOT_ACCEPTING: u16 = 2009;
-    /// The role lacks a privilege.
-    pub const PRIVILEGE: u16 = 2010;
-    /// The server answered a statement with an error.
-    pub const STATEMENT: u16 = 2011;
-    /// The connection broke.
-    pub const LOST: u16 = 2012;
-    /// The server sent bytes that the protocol does not allow here.
-    pub const PROTOCOL: u16 = 2013;
-    /// No connection of the pool became free in time.
-    pub const POOL: u16 = 2014;
-    /// A value could not be read.
-    pub const VALUE: u16 = 2015;
-    /// A certificate or key file cannot be used.
-    pub const CERTIFICATE_FILE: u16 = 2016;
-    /// A pooler in front of Postgres refused a startup option.
-    pub const POOLER: u16 = 2017;
-    /// A feature of libpq that Headwater does not have was asked for.
-    pub const NOT_SUPPORTED: u16 = 2018;
-    /// No host of the list is what `target_session_attrs` asks for.
-    pub const SESSION_ATTRIBUTES: u16 = 2019;
-}
 
 /// What the caller should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,122 +25,6 @@ pub enum Policy {
     RetryWithBackoff,
     /// A person must act.
     Stop,
-}
-
-/// An error that the server reported.
-///
-/// Source: PostgreSQL manual, "Error and Notice Message Fields".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerError {
-    /// Five characters, for example `42501`.
-    pub sqlstate: String,
-    /// The primary message. May quote values of rows; use [`ServerError::safe_message`] in logs.
-    pub message: String,
-    /// The detail. May quote values of rows.
-    pub detail: Option<String>,
-    /// What the server suggests.
-    pub hint: Option<String>,
-    /// Schema of the object concerned.
-    pub schema: Option<String>,
-    /// Table concerned.
-    pub table: Option<String>,
-    /// Column concerned.
-    pub column: Option<String>,
-    /// Constraint concerned.
-    pub constraint: Option<String>,
-}
-
-impl ServerError {
-    /// Reads the body of an ErrorResponse or NoticeResponse (behind tag and length).
-    ///
-    /// A damaged body gives what could be read before the damage.
-    pub fn from_body(body: &[u8]) -> ServerError {
-        let mut error = ServerError {
-            sqlstate: String::from("XX000"),
-            message: String::new(),
-            detail: None,
-            hint: None,
-            schema: None,
-            table: None,
-            column: None,
-            constraint: None,
-        };
-        let mut rest = body;
-        while let Some((&kind, after)) = rest.split_first().filter(|(kind, _)| **kind != 0) {
-            let Some(end) = memchr::memchr(0, after) else { break };
-            let text = String::from_utf8_lossy(&after[..end]).into_owned();
-            rest = &after[end + 1..];
-            match kind {
-                b'C' => error.sqlstate = text,
-                b'M' => error.message = text,
-                b'D' => error.detail = Some(text),
-                b'H' => error.hint = Some(text),
-                b's' => error.schema = Some(text),
-                b't' => error.table = Some(text),
-                b'c' => error.column = Some(text),
-                b'n' => error.constraint = Some(text),
-                _ => {}
-            }
-        }
-        error
-    }
-
-    /// Whether message and detail can hold values of rows: data exceptions, violated
-    /// constraints, texts raised by users' functions.
-    fn quotes_values(&self) -> bool {
-        matches!(self.sqlstate.get(..2), Some("22" | "23" | "44" | "P0"))
-            || self.sqlstate.get(..2).is_none()
-    }
-
-    /// The message for logs and people: without values of rows.
-    pub fn safe_message(&self) -> String {
-        if !self.quotes_values() {
-            return match &self.detail {
-                Some(detail) => format!("{}: {detail}", self.message),
-                None => self.message.clone(),
-            };
-        }
-        let mut text = String::from(match self.sqlstate.as_str() {
-            "22001" => "value too long for its column",
-            "22003" => "numeric value out of range",
-            "22P02" | "22P03" | "22007" | "22008" => "invalid input for a column's type",
-            "23502" => "null value in a column that is not null",
-            "23503" => "foreign key violated",
-            "23505" => "unique constraint violated",
-            "23514" => "check constraint violated",
-            "P0001" => "exception raised by a function of the database",
-            _ => "statement refused",
-        });
-        let name = |kind: &str, name: &Option<String>| {
-            name.as_ref().map(|name| format!(", {kind} \"{name}\"")).unwrap_or_default()
-        };
-        text += &name("table", &self.table);
-        text += &name("column", &self.column);
-        text += &name("constraint", &self.constraint);
-        text
-    }
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (SQLSTATE {})", self.safe_message(), self.sqlstate)
-    }
-}
-
-impl From<&tokio_postgres::error::DbError> for ServerError {
-    fn from(error: &tokio_postgres::error::DbError) -> ServerError {
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        ServerError {
-            sqlstate: error.code().code().to_owned(),
-            message: error.message().to_owned(),
-            detail: owned(error.detail()),
-            hint: owned(error.hint()),
-            schema: owned(error.schema()),
-            table: owned(error.table()),
-            column: owned(error.column()),
-            constraint: owned(error.constraint()),
-        }
-    }
 }
 
 /// What happened.
