@@ -9,6 +9,7 @@
 //! Postgres values, `report` the findings.
 
 mod datetime;
+pub mod eval;
 mod expr;
 mod json;
 mod number;

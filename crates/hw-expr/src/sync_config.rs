@@ -10,6 +10,7 @@
 
 mod classic;
 mod data;
+mod infer;
 mod load;
 mod lookup;
 mod names;
@@ -23,6 +24,7 @@ mod table;
 
 pub use crate::report::render;
 pub use data::{BoundSource, BucketRow};
+pub use infer::ClientTable;
 pub use load::Loaded;
 pub use lookup::{BoundLookup, LookupDef, LookupRow};
 pub use options::SyncOptions;
@@ -181,4 +183,9 @@ impl SyncConfig {
             lookup.fingerprint = Sha256::digest(text.as_bytes()).into();
         }
     }
+}
+
+/// The values of an encoded lookup key or output; none when the bytes are damaged.
+pub(crate) fn stored_values(bytes: &[u8]) -> Vec<crate::value::SqlValue<'static>> {
+    lookup::read_outputs(bytes).unwrap_or_default()
 }

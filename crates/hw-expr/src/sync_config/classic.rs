@@ -6,6 +6,8 @@ mod data_query;
 mod parameter_query;
 mod scope;
 
+pub use scope::{table_pattern, unknown_column, unknown_table};
+
 use super::load::{Loader, check_keys, find};
 use super::querier::{Component, Querier};
 use super::{BucketSource, DefinitionKind};

@@ -175,7 +175,8 @@ fn join(left: &[Tuple], right: &[Tuple], meter: &Meter<'_>) -> Result<Vec<Tuple>
 }
 
 impl Component {
-    fn canonical(&self) -> String {
+    /// An unambiguous text of the steps and what they give.
+    pub fn canonical(&self) -> String {
         let mut out = String::from("component\n");
         for step in &self.steps {
             match step {

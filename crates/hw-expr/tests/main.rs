@@ -1,0 +1,3 @@
+//! The sync configuration language as cases.
+
+mod examples;
