@@ -1,8 +1,8 @@
 //! The `headwater` binary: configuration, command line, start-up and `dev`.
 //!
 //! It composes the crates below it and decides nothing about rows. Suggested reading order:
-//! [`cli`], [`config`], [`commands`]; [`server`]; [`doctor`], [`dev`]; [`report`], [`telemetry`],
-//! [`process`].
+//! [`cli`], [`config`], [`commands`]; [`sync_config`], [`server`]; [`doctor`], [`dev`],
+//! [`sample`]; [`report`], [`telemetry`], [`process`].
 
 pub mod cli;
 pub mod commands;
@@ -11,5 +11,7 @@ pub mod dev;
 pub mod doctor;
 pub mod process;
 pub mod report;
+pub mod sample;
 pub mod server;
+pub mod sync_config;
 pub mod telemetry;

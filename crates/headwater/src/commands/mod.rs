@@ -3,7 +3,10 @@
 //! In: a parsed command line. Out: an exit code. Invariant: answers go to standard output,
 //! everything else to standard error.
 
+pub mod check;
 pub mod doctor;
+pub mod serve;
+pub mod setup;
 pub mod status;
 pub mod token;
 
@@ -37,7 +40,28 @@ pub fn run(cli: Cli) -> Exit {
         Command::Token(arguments) => token::run(&config, arguments),
         Command::Status(arguments) => short(status::run(&config, arguments)),
         Command::Doctor(_) => short(doctor::run(&config)),
-        _ => Exit::Failed,
+        Command::Check(arguments) => short(check::run(&config, arguments)),
+        Command::Setup(arguments) => short(setup::run(&config, arguments)),
+        Command::Serve(_) => long(serve::run(&config)),
+        Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
+        Command::Eval(_) => Exit::Failed,
+        Command::Version => Exit::Done,
+    }
+}
+
+/// Runs a server: as many threads as there are cores.
+fn long(work: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(work);
+            // What is left are tasks that wait for somebody who is gone.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+            exit
+        }
+        Err(error) => {
+            report::say(&format!("cannot start: {error}"));
+            Exit::Failed
+        }
     }
 }
 

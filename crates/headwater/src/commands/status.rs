@@ -94,7 +94,7 @@ pub fn table(report: &StatusReport) -> String {
         "retained log",
         match report.source.retained_bytes {
             Some(bytes) => {
-                format!("{} of {limit} (slot {})", show_bytes(bytes), report.source.slot)
+                format!("{} of {limit}", show_bytes(bytes))
             }
             None => "not known".to_owned(),
         },
@@ -128,10 +128,7 @@ pub fn table(report: &StatusReport) -> String {
     let applied = &report.applied;
     line(
         "applied",
-        format!(
-            "{} transactions, {} rows, {} operations",
-            applied.transactions, applied.rows, applied.operations
-        ),
+        format!("{} transactions, {} changes of rows", applied.transactions, applied.rows),
     );
     for copy in &report.copies {
         let of = match copy.estimated_rows {
@@ -143,11 +140,11 @@ pub fn table(report: &StatusReport) -> String {
         line(
             "copying",
             format!(
-                "{}: {} rows{of}, {}, snapshot held {}",
+                "{}: {} rows{of}, {}, for {}",
                 copy.table,
                 copy.rows,
                 show_bytes(copy.bytes),
-                show_seconds(copy.snapshot_seconds)
+                show_seconds(copy.seconds)
             ),
         );
     }
@@ -180,7 +177,6 @@ mod tests {
     #[test]
     fn the_table_shows_copies_with_their_estimate() {
         let mut report = StatusReport { state: "copying".into(), ..StatusReport::default() };
-        report.source.slot = "headwater_1".into();
         report.source.retained_bytes = Some(3 << 20);
         report.source.retained_limit_bytes = 10 << 30;
         report.source.lag_bytes = Some(2048);
@@ -190,15 +186,16 @@ mod tests {
             rows: 250,
             bytes: 1 << 20,
             estimated_rows: Some(1000),
-            snapshot_seconds: 130.0,
+            read: false,
+            seconds: 130.0,
         });
         let table = table(&report);
         for expected in [
             "state          copying\n",
             "lag            2 kB, 250 ms\n",
-            "retained log   3 MB of 10 GB (slot headwater_1)\n",
+            "retained log   3 MB of 10 GB\n",
             "sync config    none in force\n",
-            "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, snapshot held 2 min\n",
+            "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, for 2 min\n",
         ] {
             assert!(table.contains(expected), "{expected} in:\n{table}");
         }

@@ -134,19 +134,19 @@ pub struct Limits {
     pub buckets_per_client: usize,
     /// Most rows of all parameter queries of one client.
     pub parameter_results: usize,
-    /// Most bytes prepared for a client whose socket takes none.
-    pub client_window: u64,
+    /// Memory of data lines for clients.
+    pub page_memory: u64,
     /// Memory of one transaction while it is folded.
     pub transaction_memory: u64,
-    /// Memory for the newest operations.
-    pub change_memory: u64,
-    /// Most bytes of one store commit.
-    pub commit_bytes: u64,
+    /// Memory of one sort.
+    pub sort_memory: u64,
+    /// Memory of transactions that wait to be applied.
+    pub queue_memory: u64,
     /// Most bytes of spools on disk.
     pub spool_bytes: u64,
     /// Most log that the slot may make the source keep.
     pub retained_log: u64,
-    /// Longest time that a copy holds a snapshot.
+    /// How long a copy may hold a snapshot before the alarm.
     pub copy_snapshot: Duration,
     /// Tables copied at the same time.
     pub copy_workers: usize,
@@ -266,10 +266,10 @@ impl Reader {
                 max_clients: self.count("limits.max_clients"),
                 buckets_per_client: self.count("limits.buckets_per_client"),
                 parameter_results: self.count("limits.parameter_results"),
-                client_window: self.number("limits.client_window"),
+                page_memory: self.number("limits.page_memory"),
                 transaction_memory: self.number("limits.transaction_memory"),
-                change_memory: self.number("limits.change_memory"),
-                commit_bytes: self.number("limits.commit_bytes"),
+                sort_memory: self.number("limits.sort_memory"),
+                queue_memory: self.number("limits.queue_memory"),
                 spool_bytes: self.number("limits.spool_bytes"),
                 retained_log: self.number("limits.retained_log"),
                 copy_snapshot: self.duration("limits.copy_snapshot"),

@@ -217,36 +217,36 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("1000"),
     setting(
-        "limits.client_window",
-        Kind::Bytes(1 << 14),
-        "Most bytes prepared for one client whose socket takes none.",
-        "1 MB",
+        "limits.page_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of data lines that are kept for other clients or on their way to sockets. Above \
+         it new lines become small.",
+        "256 MB",
     )
-    .default("256 kB"),
+    .default("96 MB"),
     setting(
         "limits.transaction_memory",
         Kind::Bytes(1 << 20),
         "Memory of one transaction while it is folded; a larger one goes through files in the \
          data directory.",
-        "128 MB",
+        "64 MB",
     )
-    .default("64 MB"),
+    .default("24 MB"),
     setting(
-        "limits.change_memory",
+        "limits.sort_memory",
         Kind::Bytes(1 << 20),
-        "Memory for the newest operations, from which live clients are served without reading \
-         the store.",
+        "Memory of one sort of a large transaction or a copy; the rest is sorted on disk.",
         "128 MB",
     )
-    .default("32 MB"),
+    .default("48 MB"),
     setting(
-        "limits.commit_bytes",
-        Kind::Bytes(1 << 16),
-        "Most bytes of one atomic store commit. A larger transaction is decided once and then \
-         applied in several.",
-        "2 MB",
+        "limits.queue_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of transactions that have been received and wait to be applied. When it is full \
+         reading from the source pauses.",
+        "32 MB",
     )
-    .default("4 MB"),
+    .default("16 MB"),
     setting(
         "limits.spool_bytes",
         Kind::Bytes(1 << 24),
@@ -254,7 +254,7 @@ pub const SETTINGS: &[Setting] = &[
          reading from the source slows down, and the log says so.",
         "50 GB",
     )
-    .default("20 GB"),
+    .default("16 GB"),
     setting(
         "limits.retained_log",
         Kind::Bytes(1 << 24),
@@ -266,7 +266,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.copy_snapshot",
         Kind::Duration,
-        "Longest time that the copy of one table may hold a snapshot in the source.",
+        "How long the copy of one table may hold a snapshot in the source before a warning is \
+         logged.",
         "10 min",
     )
     .default("30 min"),

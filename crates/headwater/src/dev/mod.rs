@@ -1,7 +1,273 @@
 //! `headwater dev`: everything at once, without configuration.
 //!
-//! Suggested reading order: [`account`], [`binaries`], [`postgres`].
+//! In: nothing, or a database. Out: a private Postgres with the sample, a server on it, a page.
+//! Invariants: it stops everything that it started; a second run finds everything again; the
+//! user's own database is never changed unasked.
+//!
+//! Suggested reading order: this file; [`lock`], [`account`], [`binaries`], [`postgres`],
+//! [`load`], [`secret`]; [`own_database`]; [`line`].
 
 pub mod account;
 pub mod binaries;
+pub mod line;
+pub mod load;
+pub mod lock;
+pub mod own_database;
 pub mod postgres;
+pub mod secret;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hw_types::Diagnostic;
+
+use crate::cli::Dev;
+use crate::commands::serve::{Asked, Signals, begin_telemetry};
+use crate::config::Config;
+use crate::report::{self, Exit};
+use crate::sample;
+use crate::server::admin::{DevToken, DevTokens};
+use crate::server::start::{self, Server};
+use postgres::PrivatePostgres;
+
+/// How long the page's tokens live.
+const PAGE_TOKEN: Duration = Duration::from_secs(3600);
+
+/// Between two looks at what we started.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Runs until Ctrl-C.
+pub async fn run(mut config: Config, arguments: &Dev) -> Exit {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen to signals: {error}")),
+    };
+    let _lock = match lock::take(&config.data_dir) {
+        Ok(lock) => lock,
+        Err(error) => return fail(&error.to_string()),
+    };
+    if arguments.reset
+        && let Err(error) = reset(&config.data_dir)
+    {
+        return fail(&format!("cannot delete what earlier runs kept: {error}"));
+    }
+    let mut postgres = match source(&mut config, arguments).await {
+        Ok(Source::Private(postgres)) => Some(postgres),
+        Ok(Source::Own) => None,
+        Ok(Source::Refused) => {
+            report::say("nothing was changed");
+            return Exit::Negative;
+        }
+        Err(finding) => {
+            report::findings(&[*finding], "");
+            return Exit::Failed;
+        }
+    };
+    let server = match serve(&mut config).await {
+        Ok(server) => server,
+        Err(refused) => {
+            report::findings(&refused.findings, &refused.text);
+            return Exit::Failed;
+        }
+    };
+    report::answer(&banner(&config, &server, postgres.as_ref()));
+    let line = line::StatusLine::start(Arc::clone(&server.reporter));
+    let exit = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::End => break Exit::Done,
+                Asked::Reload => server.reload(&config).await,
+            },
+            () = tokio::time::sleep(WATCH) => {
+                if let Some(status) = postgres.as_mut().and_then(PrivatePostgres::ended) {
+                    let log = config.data_dir.join("postgres.log");
+                    break fail(&format!(
+                        "the private Postgres ended by itself ({status}); see {}",
+                        log.display()
+                    ));
+                }
+            }
+        }
+    };
+    line.clear();
+    report::say("stopping; everything is kept for the next `headwater dev`");
+    signals.end_at_once_on_a_second_one();
+    server.stop().await;
+    if let Some(mut postgres) = postgres {
+        postgres.stop();
+    }
+    exit
+}
+
+fn fail(why: &str) -> Exit {
+    report::say(why);
+    Exit::Failed
+}
+
+/// Where rows come from.
+enum Source {
+    /// From a Postgres of our own.
+    Private(PrivatePostgres),
+    /// From the user's database.
+    Own,
+    /// The user said no.
+    Refused,
+}
+
+async fn source(config: &mut Config, arguments: &Dev) -> Result<Source, Box<Diagnostic>> {
+    let started = |error: io::Error| Box::new(Diagnostic::error(1050, error.to_string()));
+    if config.auth.jwt_secret.is_none() {
+        config.auth.jwt_secret = Some(secret::ensure(&config.data_dir).map_err(started)?);
+    }
+    // Only a database that was named on the command line: a DATABASE_URL that happens to be set
+    // belongs to something else.
+    if arguments.database_url.is_some() {
+        let go_on = own_database::prepare(config, arguments.yes).await?;
+        return Ok(if go_on { Source::Own } else { Source::Refused });
+    }
+    let data_dir = config.data_dir.clone();
+    let private = tokio::task::spawn_blocking(move || PrivatePostgres::start(&data_dir));
+    let postgres = match private.await {
+        Ok(outcome) => outcome.map_err(started)?,
+        Err(error) => return Err(Box::new(Diagnostic::error(1050, error.to_string()))),
+    };
+    let made = load::ensure(config, &postgres, arguments.scale).await?;
+    remember_scale(&config.data_dir, made, arguments.scale);
+    config.database.url = Some(postgres.url(postgres::DATABASE));
+    if config.sync_config.is_none() {
+        config.sync_config = Some(sample_sync_config(&config.data_dir).map_err(started)?);
+    }
+    Ok(Source::Private(postgres))
+}
+
+/// The sample's sync configuration as a file that a person may change; SIGHUP reads it again.
+fn sample_sync_config(data_dir: &Path) -> io::Result<std::path::PathBuf> {
+    let path = data_dir.join("sync.yaml");
+    if !path.exists() {
+        std::fs::write(&path, sample::SYNC_CONFIG)?;
+    }
+    Ok(path)
+}
+
+fn remember_scale(data_dir: &Path, made: bool, scale: u32) {
+    let file = data_dir.join("scale");
+    if made {
+        let _ = std::fs::write(&file, format!("{scale}\n"));
+        return;
+    }
+    let known = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+    if known.is_some_and(|known: u32| known != scale && scale != 1) {
+        report::say("the sample data of an earlier run is kept; --reset loads it at this scale");
+    }
+}
+
+/// Deletes what earlier runs kept, except downloaded binaries.
+fn reset(data_dir: &Path) -> io::Result<()> {
+    postgres::remove(data_dir)?;
+    match std::fs::remove_dir_all(data_dir.join("store")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    for name in ["dev-secret", "postgres.pass", "postgres.log", "scale", "sync.yaml"] {
+        let _ = std::fs::remove_file(data_dir.join(name));
+    }
+    Ok(())
+}
+
+async fn serve(config: &mut Config) -> Result<Server, start::StartRefused> {
+    // The page, its figures and its token have to be on one origin.
+    config.admin_listen = None;
+    if config.log.level == "info" {
+        // What goes well is in the status line.
+        config.log.level = "warn".to_owned();
+    }
+    if let Err(why) = begin_telemetry(config) {
+        return Err(Diagnostic::error(1051, why).into());
+    }
+    let tokens = page_tokens(config)?;
+    start::start(config, Some(tokens)).await
+}
+
+/// Tokens for the page, as the sample's user.
+fn page_tokens(config: &Config) -> Result<DevTokens, Box<Diagnostic>> {
+    let secret = crate::commands::token::secret(config)?;
+    let audience: Vec<String> = config.auth.audience.first().cloned().into_iter().collect();
+    let lifetime = PAGE_TOKEN.min(config.auth.max_lifetime);
+    Ok(Arc::new(move || {
+        let claims = serde_json::Map::new();
+        let clock = hw_auth::Clock::system();
+        let token =
+            hw_auth::token::issue(&secret, sample::USER, lifetime, &claims, &audience, &clock);
+        Some(DevToken { token, sub: sample::USER.to_owned() })
+    }))
+}
+
+/// What a person can do now.
+fn banner(config: &Config, server: &Server, postgres: Option<&PrivatePostgres>) -> String {
+    let page = format!("http://{}", server.address);
+    let data_dir = config.data_dir.display();
+    let flag = match config.data_dir == Path::new(".headwater") {
+        true => String::new(),
+        false => format!(" --data-dir {data_dir}"),
+    };
+    let program = std::env::current_exe()
+        .map_or_else(|_| "headwater".to_owned(), |path| path.display().to_string());
+    let mut text =
+        format!("\nHeadwater is running. Ctrl-C stops everything.\n\n  page    {page}/\n");
+    if let Some(postgres) = postgres {
+        let _ = std::fmt::Write::write_fmt(
+            &mut text,
+            format_args!(
+                "  psql    {}\n          try: UPDATE todos SET completed = NOT completed;\n",
+                postgres.psql_command()
+            ),
+        );
+    }
+    let _ = std::fmt::Write::write_fmt(
+        &mut text,
+        format_args!(
+            "  client  curl -N {page}/sync/stream -H 'content-type: application/json' \\\n          \
+             -H \"authorization: Bearer $({program} token --sub {}{flag})\" \\\n          \
+             -d '{{\"buckets\":[],\"include_checksum\":true,\"raw_data\":true,\"client_id\":\"curl\"}}'\n\
+             \x20 config  {}\n\n",
+            sample::USER,
+            config.sync_config.as_ref().map_or_else(
+                || "no sync configuration; name one with --sync-config".to_owned(),
+                |path| path.display().to_string()
+            ),
+        ),
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_deletes_what_was_kept_but_not_the_downloaded_binaries() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        for name in ["store/tables", "postgres/data", "postgres-npm/node_modules"] {
+            std::fs::create_dir_all(path.join(name)).expect("made");
+        }
+        std::fs::write(path.join("dev-secret"), "x").expect("written");
+        reset(path).expect("deleted");
+        reset(path).expect("deleting nothing is fine");
+        assert!(!path.join("store").exists() && !path.join("postgres").exists());
+        assert!(!path.join("dev-secret").exists());
+        assert!(path.join("postgres-npm/node_modules").exists());
+    }
+
+    #[test]
+    fn the_samples_sync_configuration_is_written_once_and_then_the_users() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = sample_sync_config(directory.path()).expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), sample::SYNC_CONFIG);
+        std::fs::write(&path, "mine").expect("changed");
+        sample_sync_config(directory.path()).expect("kept");
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "mine");
+    }
+}

@@ -15,6 +15,7 @@ use hw_types::{Diagnostic, Severity};
 
 use crate::commands::database_url;
 use crate::config::Config;
+use crate::sync_config;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ pub struct Examination {
 pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
     let mut examination = Examination { findings: warnings, ..Examination::default() };
-    let patterns = sync_patterns(config, &mut examination);
+    let patterns = sync_patterns(config, &mut examination)?;
     examine_source(config, &connect, &patterns, &mut examination)
         .await
         .map_err(|error| Box::new(error.diagnostic()))?;
@@ -75,7 +76,13 @@ pub async fn examine_source(
 }
 
 /// The tables that the sync configuration reads. Its own findings are added too.
-fn sync_patterns(config: &Config, examination: &mut Examination) -> Vec<TablePattern> {
-    let _ = (config, examination);
-    Vec::new()
+fn sync_patterns(
+    config: &Config,
+    examination: &mut Examination,
+) -> Result<Vec<TablePattern>, Box<Diagnostic>> {
+    let Some(file) = sync_config::configured(config)? else { return Ok(Vec::new()) };
+    examination.findings.extend(sync_config::findings(&file, None));
+    let patterns = sync_config::patterns(&file);
+    examination.sync_text = file.text;
+    Ok(patterns)
 }

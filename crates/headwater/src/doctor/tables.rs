@@ -19,7 +19,10 @@ pub async fn check(
     examination: &mut Examination,
 ) -> Result<(), PgError> {
     let names = catalog::matching(client, patterns).await?;
-    let tables = catalog::tables(client, &names).await?;
+    let tables = match names.as_slice() {
+        [] => Vec::new(),
+        names => catalog::tables(client, names).await?,
+    };
     for name in names.iter().filter(|name| !tables.iter().any(|table| table.name == **name)) {
         examination.findings.push(
             Diagnostic::warning(code::NO_TABLE, format!("there is no table {name}"))

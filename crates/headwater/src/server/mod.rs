@@ -1,9 +1,14 @@
 //! The server as a process: sockets, routes, figures.
 //!
-//! Suggested reading order: [`listen`], [`router`], [`page`], [`admin`], [`status`].
+//! Suggested reading order: [`start`]; [`listen`], [`router`], [`surfaces`]; [`page`], [`admin`];
+//! [`status`], [`reporter`], [`lag`].
 
 pub mod admin;
+pub mod lag;
 pub mod listen;
 pub mod page;
+pub mod reporter;
 pub mod router;
+pub mod start;
 pub mod status;
+pub mod surfaces;

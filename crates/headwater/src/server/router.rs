@@ -11,15 +11,8 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::admin::Admin;
+use super::surfaces::Surfaces;
 use super::{admin, page};
-
-/// The surfaces of the one port.
-pub struct Surfaces {
-    /// The sync service.
-    pub sync: Router,
-    /// Uploads and REST.
-    pub rest: Router,
-}
 
 /// Puts the one port together. With `admin` the administration routes are on it too.
 pub fn one_port(surfaces: Surfaces, admin: Option<Admin>) -> Router {
@@ -41,17 +34,10 @@ const POWERSYNC: &[&str] =
     &["/sync", "/write-checkpoint", "/probes", "/api/admin/v1", "/api/sync-rules/v1"];
 
 async fn nothing_here(uri: Uri) -> Response {
-    let description = "The path does not exist on this server";
     if POWERSYNC.iter().any(|prefix| uri.path().starts_with(prefix)) {
-        let body = json!({ "error": {
-            "name": "RouteNotFound",
-            "code": "PSYNC_S2002",
-            "status": 404,
-            "description": description,
-        }});
-        return (StatusCode::NOT_FOUND, axum::Json(body)).into_response();
+        return hw_sync::not_found().await;
     }
-    error_body(StatusCode::NOT_FOUND, "HW5001", description)
+    error_body(StatusCode::NOT_FOUND, "HW5001", "The path does not exist on this server")
 }
 
 /// An error in our own manner.

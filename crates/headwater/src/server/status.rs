@@ -36,8 +36,6 @@ pub struct StatusReport {
 pub struct SourceReport {
     /// Name of the database.
     pub database: String,
-    /// Name of the slot.
-    pub slot: String,
     /// Log that is not published yet. Unset while it is not known.
     pub lag_bytes: Option<u64>,
     /// Seconds since what is published was the newest.
@@ -70,8 +68,10 @@ pub struct CopyReport {
     pub bytes: u64,
     /// Rows there may be, by the source's statistics.
     pub estimated_rows: Option<u64>,
-    /// Seconds that the source has held a snapshot for it.
-    pub snapshot_seconds: f64,
+    /// Whether all rows are read and what happened meanwhile is being applied.
+    pub read: bool,
+    /// Seconds since it began.
+    pub seconds: f64,
 }
 
 /// Connections.
@@ -101,10 +101,8 @@ pub struct StoreReport {
 pub struct AppliedReport {
     /// Transactions of the source.
     pub transactions: u64,
-    /// Changes of rows in them, and rows copied.
+    /// Changes of rows in them.
     pub rows: u64,
-    /// Operations of buckets.
-    pub operations: u64,
 }
 
 impl StatusReport {
@@ -131,9 +129,5 @@ impl StatusReport {
         set("headwater_tables_copying", self.copies.len() as f64);
         set("headwater_copy_rows", whole(self.copies.iter().map(|copy| copy.rows).sum()));
         set("headwater_copy_bytes", whole(self.copies.iter().map(|copy| copy.bytes).sum()));
-        let count = |name: &'static str, value: u64| metrics::counter!(name).absolute(value);
-        count("headwater_transactions_applied_total", self.applied.transactions);
-        count("headwater_rows_applied_total", self.applied.rows);
-        count("headwater_operations_applied_total", self.applied.operations);
     }
 }

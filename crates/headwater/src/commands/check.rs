@@ -1,0 +1,58 @@
+//! `headwater check`: everything that is wrong with a sync configuration.
+//!
+//! In: a file, and a database if one is given. Out: all findings with their excerpts on standard
+//! output, because they are the answer. Exit code 1 when one of them is an error.
+
+use hw_pg::config::ConnectConfig;
+use hw_pg::sql;
+use hw_types::{Diagnostic, Severity};
+
+use crate::cli::Check;
+use crate::config::Config;
+use crate::report::{self, Exit};
+use crate::sync_config::{self, SyncFile};
+
+/// Checks and prints.
+pub async fn run(config: &Config, arguments: &Check) -> Exit {
+    let file = match the_file(config, arguments) {
+        Ok(file) => file,
+        Err(finding) => return super::refuse(*finding),
+    };
+    let tables = match &config.database.url {
+        None => None,
+        Some(url) => match tables(url.expose()).await {
+            Ok(tables) => Some(tables),
+            Err(finding) => return super::refuse(*finding),
+        },
+    };
+    let findings = sync_config::findings(&file, tables.as_deref());
+    let colour = report::colour_of(&std::io::stdout());
+    for finding in &findings {
+        report::answer(&format!("{}\n", report::render(finding, &file.text, colour)));
+    }
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    report::answer(&format!("{}: {errors} errors, {warnings} warnings\n", file.name));
+    if errors > 0 { Exit::Negative } else { Exit::Done }
+}
+
+fn the_file(config: &Config, arguments: &Check) -> Result<SyncFile, Box<Diagnostic>> {
+    let path = arguments.file.as_deref().or(config.sync_config.as_deref());
+    match path {
+        Some(path) => sync_config::read(path),
+        None => Err(Box::new(
+            Diagnostic::error(1013, "no sync configuration is named")
+                .mend("name it: headwater check sync.yaml; or set HEADWATER_SYNC_CONFIG"),
+        )),
+    }
+}
+
+async fn tables(url: &str) -> Result<Vec<hw_expr::sync_config::CatalogTable>, Box<Diagnostic>> {
+    let (connect, warnings) = ConnectConfig::parse(url).map_err(Box::new)?;
+    report::findings(&warnings, "");
+    let found = async {
+        let (client, _driver) = sql::connect(&connect).await?;
+        sync_config::tables_of(&client).await
+    };
+    found.await.map_err(|error| Box::new(error.diagnostic()))
+}

@@ -1,0 +1,116 @@
+//! `headwater serve`: the server until a signal ends it.
+//!
+//! In: the configuration, signals. Out: a running server. SIGTERM and SIGINT stop it gracefully,
+//! a second one at once; SIGHUP reads the sync configuration again.
+
+use std::time::Duration;
+
+use hw_types::Severity;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::doctor;
+use crate::report::{self, Exit};
+use crate::server::start;
+use crate::telemetry;
+
+/// How long the examination of the source at the start may take.
+const EXAMINATION: Duration = Duration::from_secs(20);
+
+/// Starts, serves, stops.
+pub async fn run(config: &Config) -> Exit {
+    if let Err(why) = begin_telemetry(config) {
+        report::say(&why);
+        return Exit::Failed;
+    }
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            report::say(&format!("cannot listen to signals: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let server = match start::start(config, None).await {
+        Ok(server) => server,
+        Err(refused) => {
+            report::findings(&refused.findings, &refused.text);
+            return Exit::Failed;
+        }
+    };
+    let examination = tokio::spawn(examine(config.clone()));
+    while let Asked::Reload = signals.next().await {
+        server.reload(config).await;
+    }
+    examination.abort();
+    signals.end_at_once_on_a_second_one();
+    server.stop().await;
+    Exit::Done
+}
+
+/// Log and metrics, before anything that could be worth logging.
+pub fn begin_telemetry(config: &Config) -> Result<(), String> {
+    telemetry::log::start(&config.log, &config.secrets())?;
+    telemetry::metrics::start()
+}
+
+/// Logs what `doctor` finds. The server goes on in any case: the source may be away for a moment,
+/// and what was copied before is served all the same. What stops replication is an error in the
+/// engine's own words.
+async fn examine(config: Config) {
+    match tokio::time::timeout(EXAMINATION, doctor::examine(&config)).await {
+        Ok(Ok(examination)) => {
+            for finding in &examination.findings {
+                match finding.severity {
+                    Severity::Error => tracing::error!("{finding}"),
+                    Severity::Warning => tracing::info!("{finding}"),
+                }
+            }
+        }
+        Ok(Err(finding)) => tracing::info!("the source was not examined: {}", finding.what),
+        Err(_) => tracing::info!("the source was not examined: it does not answer"),
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// SIGTERM, SIGINT: stop.
+    End,
+    /// SIGHUP: read the sync configuration again.
+    Reload,
+}
+
+/// The signals that a server listens to.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes them over from the system's defaults.
+    pub fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// Somebody who asks twice does not want to wait for the graceful end.
+    pub fn end_at_once_on_a_second_one(mut self) {
+        tokio::spawn(async move {
+            while let Asked::Reload = self.next().await {}
+            std::process::exit(i32::from(Exit::Failed.code()));
+        });
+    }
+}

@@ -1,0 +1,91 @@
+//! `dev --database-url`: the user's own database, in which nothing is changed unasked.
+//!
+//! In: a connection. Out: whether to go on, and whether writes are set up. Invariant: every
+//! statement that Headwater would run here, now or when it starts to replicate, has been shown.
+
+use hw_engine::write::schema;
+use hw_pg::catalog::{self, ServerInfo};
+use hw_pg::config::ConnectConfig;
+use hw_pg::publication::{self, Publication};
+use hw_pg::slot::{self, SlotState};
+use hw_pg::{replication::ReplicationConnection, sql};
+use hw_types::{Diagnostic, TableName};
+use tokio_postgres::Client;
+
+use crate::commands::{database_url, setup};
+use crate::config::Config;
+use crate::report;
+use crate::sync_config;
+
+/// Shows what would be changed and asks.
+///
+/// - Takes: `yes`, the answer to every question, given beforehand.
+/// - Returns: false when the person said no to what replication needs.
+pub async fn prepare(config: &Config, yes: bool) -> Result<bool, Box<Diagnostic>> {
+    let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
+    report::findings(&warnings, "");
+    let failed = |error: hw_pg::error::PgError| Box::new(error.diagnostic());
+    let (client, _driver) = sql::connect(&connect).await.map_err(failed)?;
+    let needed = replication_statements(config, &connect, &client).await.map_err(failed)?;
+    if !needed.is_empty() {
+        report::say("to replicate from it, Headwater runs in your database:");
+        report::note(&format!("\n  {}\n\n", needed.join("\n  ")));
+        if !yes && !setup::ask("Go on?") {
+            return Ok(false);
+        }
+    }
+    if !schema::is_installed(&client).await.map_err(failed)? {
+        let statements = setup::statements(config, &client).await?;
+        report::say("for writes of clients, it would run in your database:");
+        report::note(&format!("\n{}", setup::script(&statements)));
+        if yes || setup::ask("Run this too?") {
+            setup::apply(&client, &statements).await?;
+        } else {
+            report::say("going on without: clients can read, uploads are refused");
+        }
+    }
+    Ok(true)
+}
+
+/// What the engine will run by itself once it starts.
+async fn replication_statements(
+    config: &Config,
+    connect: &ConnectConfig,
+    client: &Client,
+) -> Result<Vec<String>, hw_pg::error::PgError> {
+    let server = ServerInfo::read(client).await?;
+    let patterns = match sync_config::configured(config) {
+        Ok(Some(file)) => sync_config::patterns(&file),
+        _ => Vec::new(),
+    };
+    let names = catalog::matching(client, &patterns).await?;
+    let tables = match names.as_slice() {
+        [] => Vec::new(),
+        names => catalog::tables(client, names).await?,
+    };
+    let name = &config.database.publication;
+    let found = Publication::read(client, name).await?;
+    let missing: Vec<TableName> = tables
+        .iter()
+        .filter(|table| match &found {
+            Some(publication) => matches!(publication.covers(table), Ok(false)),
+            None => catalog::usable(table, None).is_ok(),
+        })
+        .map(|table| table.name.clone())
+        .collect();
+    let mut statements = Vec::new();
+    match &found {
+        None => statements.push(publication::create_statement(name, &missing)),
+        Some(_) if missing.is_empty() => {}
+        Some(_) => statements.push(publication::add_statement(name, &missing)),
+    }
+    let mut replication = ReplicationConnection::connect(connect).await?;
+    let identity = replication.identify_system().await?;
+    replication.close().await;
+    let slot = slot::slot_name(identity.system_id, server.database_oid, &config.instance);
+    if SlotState::read(client, &slot).await?.is_none() {
+        statements
+            .push(format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput');"));
+    }
+    Ok(statements)
+}

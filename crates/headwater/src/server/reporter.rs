@@ -1,0 +1,221 @@
+//! Gathers the figures of [`super::status`] from engine, store and sockets.
+//!
+//! In: handles. Out: a [`StatusReport`] at any moment, and a watch that samples once a second,
+//! raises the alarms of `limits`, and draws the bars of copies on a terminal.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use hw_engine::Engine;
+use hw_engine::status::{EngineStatus, SourceState};
+use hw_store::Store;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::lag::LagClock;
+use super::listen::Connections;
+use super::status::{
+    AppliedReport, CheckpointReport, ClientsReport, CopyReport, SourceReport, StatusReport,
+    StoreReport,
+};
+use crate::config::parse::show_bytes;
+use crate::telemetry::{copies::CopyBars, metrics};
+
+/// Between two samples.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Between two repetitions of an alarm that still holds.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
+
+/// What the figures are gathered from.
+pub struct Reporter {
+    /// The engine.
+    pub engine: Engine,
+    /// Its store.
+    pub store: Store,
+    /// The sockets.
+    pub connections: Connections,
+    /// Counts the open sync streams.
+    pub streams: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
+    /// Name of the source database.
+    pub database: String,
+    /// `limits.retained_log`.
+    pub retained_limit: u64,
+    /// `limits.spool_bytes`.
+    pub spool_limit: u64,
+    /// `limits.copy_snapshot`.
+    pub copy_limit: Duration,
+    /// When the server started.
+    pub started: Instant,
+    /// What is remembered between samples.
+    pub memory: Mutex<Memory>,
+}
+
+/// What is remembered between samples.
+#[derive(Default)]
+pub struct Memory {
+    lag: LagClock,
+    /// When each copy was first seen, by table.
+    copies: HashMap<String, Instant>,
+    retained_alarm: Option<Instant>,
+    copy_alarm: Option<Instant>,
+    /// When the last sample was taken: what the liveness probe looks at.
+    sampled: Option<SystemTime>,
+}
+
+impl Reporter {
+    /// The figures of this moment.
+    pub fn report(&self) -> StatusReport {
+        let status = self.engine.status();
+        let now = Instant::now();
+        let mut memory = self.memory.lock();
+        let lag = memory.lag.observe(status.source_end, status.published.end_lsn, now);
+        memory
+            .copies
+            .retain(|table, _| status.copies.iter().any(|copy| copy.table.to_string() == *table));
+        let copies = status
+            .copies
+            .iter()
+            .map(|copy| {
+                let table = copy.table.to_string();
+                let began = *memory.copies.entry(table.clone()).or_insert(now);
+                CopyReport {
+                    table,
+                    rows: copy.rows,
+                    bytes: copy.bytes,
+                    estimated_rows: copy.estimate,
+                    read: copy.done,
+                    seconds: now.duration_since(began).as_secs_f64(),
+                }
+            })
+            .collect();
+        let heard = status.heard_at > 0;
+        let behind = status.source_end.0.0.saturating_sub(status.published.end_lsn.0.0);
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state: state(&status).to_owned(),
+            trouble: trouble(&status),
+            source: SourceReport {
+                database: self.database.clone(),
+                lag_bytes: heard.then_some(behind),
+                lag_seconds: heard.then_some(lag.as_secs_f64()),
+                retained_bytes: heard.then_some(status.retained_bytes),
+                retained_limit_bytes: self.retained_limit,
+            },
+            checkpoint: CheckpointReport {
+                op_id: status.published.op_id.0.to_string(),
+                lsn: status.published.end_lsn.0.to_string(),
+                sync_version: status.sync_version.unwrap_or(0),
+            },
+            copies,
+            clients: ClientsReport {
+                connections: self.connections.open() as u64,
+                limit: self.connections.limit() as u64,
+                streams: self.streams.get().map_or(0, |count| count() as u64),
+            },
+            store: StoreReport {
+                bytes: status.store_bytes,
+                spool_bytes: self.store.spool().used(),
+                spool_limit_bytes: self.spool_limit,
+            },
+            applied: AppliedReport {
+                transactions: metrics::value("headwater_transactions_total") as u64,
+                rows: metrics::value("headwater_rows_replicated_total") as u64,
+            },
+        }
+    }
+
+    /// Samples until the stop.
+    pub async fn watch(self: Arc<Reporter>, stop: CancellationToken) {
+        let mut bars = CopyBars::default();
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return bars.clear(),
+            }
+            let report = self.report();
+            self.memory.lock().sampled = Some(SystemTime::now());
+            self.raise_alarms(&report);
+            bars.show(&report.copies);
+            metrics::upkeep();
+        }
+    }
+
+    /// What the probes say: started with the engine, ready once a sync configuration is served,
+    /// alive while the engine answers the sampling.
+    pub fn health(&self) -> hw_sync::Health {
+        hw_sync::Health {
+            started: true,
+            ready: self.engine.published().sync.is_some(),
+            touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
+        }
+    }
+
+    /// P7 and E-8: the source is told about before it suffers.
+    fn raise_alarms(&self, report: &StatusReport) {
+        let mut memory = self.memory.lock();
+        let retained = report.source.retained_bytes.unwrap_or(0);
+        let half = retained > self.retained_limit / 2;
+        if due(&mut memory.retained_alarm, half) {
+            let (kept, limit) = (show_bytes(retained), show_bytes(self.retained_limit));
+            if retained > self.retained_limit {
+                tracing::error!("the source keeps {kept} of log for us, more than {limit}");
+            } else {
+                tracing::warn!("the source keeps {kept} of log for us, limit {limit}");
+            }
+        }
+        let oldest = report.copies.iter().filter(|copy| !copy.read);
+        let oldest = oldest.max_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let long = oldest.filter(|copy| copy.seconds > self.copy_limit.as_secs_f64());
+        if due(&mut memory.copy_alarm, long.is_some())
+            && let Some(copy) = long
+        {
+            tracing::warn!(
+                table = %copy.table,
+                "the copy has held a snapshot in the source for {:.0} minutes, longer than \
+                 limits.copy_snapshot",
+                copy.seconds / 60.0
+            );
+        }
+    }
+}
+
+/// Whether an alarm is raised now: when it begins to hold, and again at intervals.
+fn due(last: &mut Option<Instant>, holds: bool) -> bool {
+    if !holds {
+        *last = None;
+        return false;
+    }
+    if last.is_some_and(|last| last.elapsed() < ALARM_EVERY) {
+        return false;
+    }
+    *last = Some(Instant::now());
+    true
+}
+
+fn state(status: &EngineStatus) -> &'static str {
+    match &status.source {
+        SourceState::Starting | SourceState::Connecting => "starting",
+        SourceState::Waiting { .. } => "waiting",
+        SourceState::Copying => "copying",
+        SourceState::Failed { .. } => "failed",
+        SourceState::Streaming if status.copies.is_empty() => "streaming",
+        SourceState::Streaming => "copying",
+    }
+}
+
+fn trouble(status: &EngineStatus) -> Option<String> {
+    if let Some(error) = &status.store_error {
+        return Some(error.clone());
+    }
+    match &status.source {
+        SourceState::Waiting { finding } | SourceState::Failed { finding } => {
+            Some(finding.what.clone())
+        }
+        _ => status.refused.first().map(|finding| finding.what.clone()),
+    }
+}

@@ -1,0 +1,241 @@
+//! From a configuration to a running server, and back.
+//!
+//! In: a [`Config`]. Out: a [`Server`]. Invariants: nothing is opened before the configuration
+//! has been found good; a stop ends within five seconds, the store last.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use hw_auth::{AuthConfig, Authenticator, JwksOptions};
+use hw_engine::{Engine, EngineOptions};
+use hw_pg::config::ConnectConfig;
+use hw_store::{Store, StoreOptions};
+use hw_types::Diagnostic;
+use tokio_util::sync::CancellationToken;
+
+use super::admin::{Admin, DevTokens};
+use super::listen::{self, Connections};
+use super::reporter::{Memory, Reporter};
+use super::router;
+use super::surfaces;
+use crate::commands::database_url;
+use crate::config::Config;
+use crate::process;
+use crate::sync_config::{self, SyncFile};
+
+/// Files that are not sockets of clients: the store's tables, the source's connections.
+const OTHER_FILES: u64 = 2048;
+
+/// How long answers in progress may take to end at a stop.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(2500);
+
+/// How long the engine may take to commit what waits at a stop.
+const ENGINE_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What is wrong with a start, with the text that spans point into.
+#[derive(Debug)]
+pub struct StartRefused {
+    /// The findings.
+    pub findings: Vec<Diagnostic>,
+    /// The text of the sync configuration.
+    pub text: String,
+}
+
+impl From<Box<Diagnostic>> for StartRefused {
+    fn from(finding: Box<Diagnostic>) -> StartRefused {
+        StartRefused { findings: vec![*finding], text: String::new() }
+    }
+}
+
+impl From<Diagnostic> for StartRefused {
+    fn from(finding: Diagnostic) -> StartRefused {
+        StartRefused::from(Box::new(finding))
+    }
+}
+
+/// A running server.
+pub struct Server {
+    /// The engine, for what `dev` and SIGHUP ask of it.
+    pub engine: Engine,
+    /// Its figures.
+    pub reporter: Arc<Reporter>,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    connections: Connections,
+    stop: CancellationToken,
+}
+
+/// Starts everything.
+///
+/// - Takes: the configuration; in `dev` what makes tokens for the page.
+/// - Errors: findings, of which each says how to mend it. Nothing is left running.
+pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Server, StartRefused> {
+    let authenticator = authenticator(config)?;
+    let (connect, warnings) = ConnectConfig::parse(database_url(config)?)?;
+    for warning in warnings {
+        tracing::info!("{warning}");
+    }
+    let sync = sync_config::configured(config)?;
+    if sync.is_none() {
+        tracing::info!("no sync configuration is named; what the store knows is served");
+    }
+    raise_open_files(config);
+    let listener = listen::bind(config.listen, "--listen or HEADWATER_LISTEN").await?;
+    let address = listener.local_addr().map_err(|error| {
+        Diagnostic::error(1021, format!("cannot listen on {}: {error}", config.listen))
+    })?;
+    let admin_listener = match config.admin_listen {
+        Some(address) => {
+            Some(listen::bind(address, "--admin-listen or HEADWATER_ADMIN_LISTEN").await?)
+        }
+        None => None,
+    };
+    let store = open_store(config)?;
+    let engine = start_engine(config, &store, connect.clone(), sync)?;
+    let stop = CancellationToken::new();
+    let connections = Connections::new(config.limits.max_clients, stop.clone());
+    let reporter = Arc::new(Reporter {
+        engine: engine.clone(),
+        store,
+        connections: connections.clone(),
+        database: connect.database().to_owned(),
+        retained_limit: config.limits.retained_log,
+        spool_limit: config.limits.spool_bytes,
+        copy_limit: config.limits.copy_snapshot,
+        started: Instant::now(),
+        memory: parking_lot::Mutex::new(Memory::default()),
+        streams: OnceLock::new(),
+    });
+    tokio::spawn(Arc::clone(&reporter).watch(stop.clone()));
+    let figures = Arc::clone(&reporter);
+    let admin = Admin {
+        api_token: config.api_token.clone(),
+        status: Arc::new(move || figures.report()),
+        dev_tokens,
+    };
+    let surfaces = surfaces::start(config, &reporter, authenticator, &connect, stop.clone());
+    let one_port = match admin_listener {
+        None => router::one_port(surfaces, Some(admin)),
+        Some(listener) => {
+            let router = router::admin_port(admin);
+            tokio::spawn(connections.clone().serve(listener, router));
+            router::one_port(surfaces, None)
+        }
+    };
+    tokio::spawn(connections.clone().serve(listener, one_port));
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    Ok(Server { engine, reporter, address, connections, stop })
+}
+
+impl Server {
+    /// Stops gracefully: streams end between lines, what the engine has received is committed.
+    pub async fn stop(self) {
+        tracing::info!("stopping");
+        self.stop.cancel();
+        let cut = self.connections.drain(DRAIN_PATIENCE).await;
+        if cut > 0 {
+            tracing::info!("cut {cut} connections that did not end by themselves");
+        }
+        if tokio::time::timeout(ENGINE_PATIENCE, self.engine.stop()).await.is_err() {
+            tracing::info!("what the engine had not committed comes again at the next start");
+        }
+    }
+
+    /// Reads the sync configuration again (SIGHUP). An invalid one leaves the old one serving.
+    pub async fn reload(&self, config: &Config) {
+        let file = match sync_config::configured(config) {
+            Ok(Some(file)) => file,
+            Ok(None) => return tracing::info!("no sync configuration is named, nothing to read"),
+            Err(finding) => return tracing::error!("{finding}"),
+        };
+        match self.engine.configure(&file.name, &file.text).await {
+            Ok(true) => tracing::info!(file = %file.name, "the new sync configuration is built"),
+            Ok(false) => tracing::info!(file = %file.name, "the sync configuration is unchanged"),
+            Err(findings) => {
+                crate::report::findings(&findings, &file.text);
+                tracing::error!(
+                    file = %file.name,
+                    "the sync configuration is refused ({} findings); the old one serves on",
+                    findings.len()
+                );
+            }
+        }
+    }
+}
+
+/// The checker of tokens.
+///
+/// - Errors: HW4001 when there is neither a secret nor a key set: such a server would refuse
+///   everybody.
+fn authenticator(config: &Config) -> Result<Authenticator, Box<Diagnostic>> {
+    let auth = &config.auth;
+    let secret = match &auth.jwt_secret {
+        Some(secret) => Some(hw_auth::Secret::parse(secret.expose()).map_err(Box::new)?),
+        None => None,
+    };
+    Authenticator::new(AuthConfig {
+        secret,
+        static_jwks: auth.jwks.as_ref().map(ToString::to_string),
+        jwks_urls: auth.jwks_url.clone(),
+        audience: auth.audience.clone(),
+        max_lifetime: auth.max_lifetime,
+        allowed_roles: auth.allowed_roles.clone(),
+        jwks: JwksOptions::default(),
+        ..AuthConfig::default()
+    })
+    .map_err(Box::new)
+}
+
+fn raise_open_files(config: &Config) {
+    let wanted = config.limits.max_clients as u64 + OTHER_FILES;
+    match process::raise_open_files(wanted) {
+        Ok(limit) if limit < wanted => tracing::info!(
+            "the limit of open files is {limit}; {} connections may not fit",
+            config.limits.max_clients
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::info!(%error, "cannot raise the limit of open files"),
+    }
+}
+
+fn open_store(config: &Config) -> Result<Store, Box<Diagnostic>> {
+    let options = StoreOptions {
+        cache_bytes: config.store.cache,
+        journal_bytes: config.store.journal,
+        memtable_bytes: config.store.memtable,
+        spool_bytes: config.limits.spool_bytes,
+        ..StoreOptions::new(config.store_dir())
+    };
+    Store::open(&options).map_err(|error| Box::new(error.diagnostic()))
+}
+
+fn start_engine(
+    config: &Config,
+    store: &Store,
+    connect: ConnectConfig,
+    sync: Option<SyncFile>,
+) -> Result<Engine, StartRefused> {
+    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let options = EngineOptions {
+        instance: config.instance.clone(),
+        publication: config.database.publication.clone(),
+        fold_bytes: bytes(config.limits.transaction_memory),
+        sort_bytes: bytes(config.limits.sort_memory),
+        queue_bytes: bytes(config.limits.queue_memory),
+        copy_workers: config.limits.copy_workers,
+        definition_retention: config.limits.definition_retention,
+        ..EngineOptions::new(store.clone(), connect)
+    };
+    let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();
+    let (engine, findings) = Engine::start(options, sync.map(|file| (file.name, file.text)))
+        .map_err(|error| Diagnostic::error(3092, format!("cannot open the engine: {error}")))?;
+    if findings.iter().any(Diagnostic::is_error) {
+        if engine.status().sync_version.is_none() {
+            // Nothing older could serve instead.
+            return Err(StartRefused { findings, text });
+        }
+        crate::report::findings(&findings, &text);
+        tracing::error!("the sync configuration is refused; the stored one serves on");
+    }
+    Ok(engine)
+}
