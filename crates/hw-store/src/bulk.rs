@@ -38,6 +38,8 @@ enum Target {
 
 impl BulkLoad {
     pub(crate) fn on_disk(disk: &Arc<Disk>, space: &Space) -> Result<BulkLoad, StoreError> {
+        // Every load adds a run of tables that reads look into until it is compacted.
+        disk.wait_for_room(std::slice::from_ref(space))?;
         let queue = disk.loads.start()?;
         let keyspace = keyspace(space).inspect_err(|_| queue.close(End::Done))?;
         let thread = std::thread::Builder::new().name("store-load".into()).spawn({

@@ -16,7 +16,8 @@ pub struct StoreOptions {
     /// Memory for unflushed writes of all spaces together. Commits wait when flushing falls behind,
     /// so that at most about three times this amount is in memory for a moment.
     pub memtable_bytes: u64,
-    /// Threads that flush and compact.
+    /// Threads that flush and compact. With one, a flush waits for the compaction before it, and
+    /// commits with it (6 s in the worst case seen, against 0.5 s with two).
     pub workers: usize,
     /// Table files kept open.
     pub open_files: usize,
@@ -38,7 +39,7 @@ impl Default for StoreOptions {
             cache_bytes: 64 << 20,
             journal_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
-            workers: 1,
+            workers: 2,
             open_files: 900,
             spool_bytes: 16 << 30,
         }

@@ -120,3 +120,25 @@ fn loads_run_beside_each_other_and_beside_commits() {
         assert_eq!(snapshot.all(&space).count(), count, "{name}");
     }
 }
+
+#[test]
+fn many_loads_into_one_space_are_compacted_and_stop_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&small(dir.path())).unwrap();
+    let space = store.space("rows").unwrap();
+    for round in 0..60u32 {
+        let mut load = store.bulk(&space).unwrap();
+        for n in 0..50u32 {
+            load.push(&(n * 60 + round).to_be_bytes(), &round.to_be_bytes()).unwrap();
+        }
+        load.push(&[0xff; 4], &round.to_be_bytes()).unwrap();
+        load.finish().unwrap();
+    }
+    let mut batch = Batch::new();
+    batch.put(&space, 0u32.to_be_bytes(), "committed");
+    store.commit(batch).unwrap();
+    let snapshot = store.snapshot();
+    assert_eq!(snapshot.all(&space).count(), 50 * 60 + 1);
+    assert_eq!(snapshot.get(&space, &[0xff; 4]).unwrap().unwrap(), 59u32.to_be_bytes());
+    assert_eq!(snapshot.get(&space, &[0; 4]).unwrap().unwrap(), b"committed");
+}

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fjall::AbstractTree;
+use fjall::{AbstractTree, Database};
 use parking_lot::Mutex;
 
-use super::{Disk, keyspace};
+use super::{Disk, Failure, keyspace};
 use crate::space::Keyspace;
 use crate::{Space, StoreError};
 
@@ -53,13 +53,31 @@ impl Memory {
 }
 
 impl Disk {
-    /// Waits until a commit to `spaces` may add to memory.
-    pub(super) fn wait_for_room(&self, spaces: &[Space]) -> Result<(), StoreError> {
-        while self.memory.flushing_bytes() > self.memory.limit || is_behind(spaces) {
-            self.check_background(&*self.database()?)?;
-            std::thread::sleep(PAUSE);
+    /// Waits until a commit or a load may add to `spaces`.
+    pub(crate) fn wait_for_room(&self, spaces: &[Space]) -> Result<(), StoreError> {
+        loop {
+            let behind = spaces.iter().find_map(Behind::of);
+            if behind.is_none() && self.memory.flushing_bytes() <= self.memory.limit {
+                return Ok(());
+            }
+            let database = self.database()?;
+            self.check_background(&database)?;
+            match behind {
+                Some(Behind::Compaction(keyspace)) if database.active_compactions() == 0 => {
+                    self.compact(&database, &keyspace)?;
+                }
+                _ => std::thread::sleep(PAUSE),
+            }
         }
-        Ok(())
+    }
+
+    /// Compacts a space on the caller's thread. fjall asks for compactions only behind a flush, so
+    /// that a space whose last one chose another level would wait for a commit that waits for it.
+    fn compact(&self, database: &Database, keyspace: &Keyspace) -> Result<(), StoreError> {
+        let oldest = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+        let strategy = keyspace.tree.config.compaction_strategy.clone();
+        let result = keyspace.tree.tree.compact(strategy, oldest);
+        result.map_err(|error| self.failed(fjall::Error::from(error).into(), Failure::Write))
     }
 
     /// Seals the largest memory tables when all together passed the limit. `written` is the size
@@ -102,9 +120,19 @@ impl Disk {
     }
 }
 
-fn is_behind(spaces: &[Space]) -> bool {
-    spaces.iter().filter_map(|space| keyspace(space).ok()).any(|keyspace| {
+/// Why a commit to a space has to wait.
+enum Behind {
+    Flush,
+    Compaction(Arc<Keyspace>),
+}
+
+impl Behind {
+    fn of(space: &Space) -> Option<Behind> {
+        let keyspace = keyspace(space).ok()?;
         let tree = &keyspace.tree.tree;
-        tree.sealed_memtable_count() >= MAX_SEALED || tree.l0_run_count() >= MAX_RUNS
-    })
+        if tree.sealed_memtable_count() >= MAX_SEALED {
+            return Some(Behind::Flush);
+        }
+        (tree.l0_run_count() >= MAX_RUNS).then_some(Behind::Compaction(keyspace))
+    }
 }
