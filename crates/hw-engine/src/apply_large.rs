@@ -10,7 +10,7 @@ use crate::overlay::{Overlay, Sink};
 use crate::state::{Record, keys};
 use crate::tables::StoredRow;
 use crate::writer::Writer;
-use hw_input::Transaction;
+use hw_input::transactions::Transaction;
 use hw_store::sorter::Sorter;
 use hw_types::{Change, LogMessage, RelationId};
 use std::collections::BTreeSet;

@@ -76,8 +76,8 @@ struct Total {
     dirty: bool,
 }
 
-/// Under this key, which no bucket has, a `buckets` space keeps the number of its next bucket.
-const NEXT_KEY: &[u8] = b"";
+/// Under this key, which is no JSON array as buckets have, a `buckets` space keeps the number of its next bucket.
+const NEXT_KEY: &[u8] = b"next";
 
 /// Where the operations of one transaction come from.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! The engine's handle, and what its threads share.
 
 use crate::error::EngineError;
-use crate::markers::Markers;
+use crate::markers::{MarkerRequest, Markers};
 use crate::publish::Publication;
 use crate::read::{ActiveSync, Published};
 use crate::state::{IdentityRecord, Progress, keys};
@@ -9,12 +9,13 @@ use crate::status::{EngineStatus, SourceState};
 use crate::tables::Table;
 use crate::writer::Writer;
 use hw_expr::sync_config::{SyncConfig, TablePattern};
-use hw_input::Item;
+use hw_input::transactions::Item;
 use hw_pg::config::ConnectConfig;
 use hw_store::{Space, Store};
-use hw_types::{Diagnostic, EndLsn, Lsn, OpId, Relation, RelationId, TableName};
+use hw_types::{Diagnostic, EndLsn, Lsn, OpId, Relation, RelationId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -90,9 +91,8 @@ pub(crate) enum Event {
 
 /// What a table copy tells the writer, in this order.
 pub(crate) enum CopyEvent {
-    /// From now on changes of these tables are spooled.
+    /// From now on changes of tables that are not in the replica are spooled.
     Begin {
-        names: Vec<TableName>,
         /// Everything is copied anew under one X; nothing is shown until it is complete.
         whole: bool,
         reply: oneshot::Sender<()>,
@@ -117,6 +117,7 @@ pub(crate) struct Shared {
     pub events: mpsc::Sender<Event>,
     publication: OnceLock<Arc<Publication>>,
     secret: Mutex<[u8; 32]>,
+    write_base: AtomicU64,
     pub status: Mutex<EngineStatus>,
     /// What definitions read, for the driver.
     pub wanted: watch::Sender<Vec<TablePattern>>,
@@ -125,6 +126,10 @@ pub(crate) struct Shared {
     /// Tables that definitions name, exist at the source, and are not in the replica yet.
     pub missing: watch::Sender<usize>,
     pub markers: Markers,
+    /// Counts entering steps.
+    pub entered: watch::Sender<u64>,
+    /// Counts how often the writer began again.
+    pub restarts: watch::Sender<u64>,
     stop: watch::Sender<bool>,
 }
 
@@ -136,6 +141,30 @@ pub(crate) struct TableState {
 }
 
 impl Shared {
+    /// Shared state with the queues that the writer and the marker task read.
+    pub fn new(
+        options: EngineOptions,
+    ) -> (Arc<Shared>, mpsc::Receiver<Event>, mpsc::Receiver<MarkerRequest>) {
+        let (events, queue) = mpsc::channel(1024);
+        let (markers, requests) = Markers::new();
+        let shared = Shared {
+            options,
+            events,
+            publication: OnceLock::new(),
+            secret: Mutex::new([0; 32]),
+            write_base: AtomicU64::new(0),
+            status: Mutex::default(),
+            wanted: watch::Sender::new(Vec::new()),
+            tables: watch::Sender::new(BTreeMap::new()),
+            missing: watch::Sender::new(usize::MAX),
+            markers,
+            entered: watch::Sender::new(0),
+            restarts: watch::Sender::new(0),
+            stop: watch::Sender::new(false),
+        };
+        (Arc::new(shared), queue, requests)
+    }
+
     /// Seconds since 1970.
     pub fn now(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
@@ -155,6 +184,15 @@ impl Shared {
         aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
         *self.secret.lock() = secret;
         secret.to_vec()
+    }
+
+    /// What is added to a marker's position to give a write checkpoint's number.
+    pub fn write_base(&self) -> u64 {
+        self.write_base.load(Ordering::Acquire)
+    }
+
+    pub fn set_write_base(&self, base: u64) {
+        self.write_base.store(base, Ordering::Release);
     }
 
     pub fn secret(&self) -> [u8; 32] {
@@ -233,20 +271,7 @@ impl Engine {
         options: EngineOptions,
         sync: Option<(String, String)>,
     ) -> Result<(Engine, Vec<Diagnostic>), EngineError> {
-        let (events, queue) = mpsc::channel(1024);
-        let (markers, requests) = Markers::new();
-        let shared = Arc::new(Shared {
-            options,
-            events,
-            publication: OnceLock::new(),
-            secret: Mutex::new([0; 32]),
-            status: Mutex::default(),
-            wanted: watch::Sender::new(Vec::new()),
-            tables: watch::Sender::new(BTreeMap::new()),
-            missing: watch::Sender::new(usize::MAX),
-            markers,
-            stop: watch::Sender::new(false),
-        });
+        let (shared, queue, requests) = Shared::new(options);
         let store = shared.options.store.clone();
         let state = store.space("state")?;
         if let Some(secret) = store.get(&state, keys::SECRET)?
@@ -308,7 +333,8 @@ impl Engine {
     /// A write checkpoint for `<sub>/<client id>` or `<sub>`: the number that the first checkpoint
     /// carries which contains everything committed before this call (`powersync-protocol.md` 8).
     pub async fn write_checkpoint(&self, user_key: &str) -> Result<u64, EngineError> {
-        self.shared.markers.request(user_key, None).await
+        let lsn = self.shared.markers.request(user_key, None).await?;
+        Ok(self.shared.write_base() + lsn.0)
     }
 
     /// The same with the client's own number (8.3): recorded at this marker's place if it is
@@ -370,9 +396,6 @@ fn run_writer(mut writer: Writer, mut queue: mpsc::Receiver<Event>, shared: Arc<
         shared.status.lock().store_error = Some(error.to_string());
         metrics::counter!("headwater_writer_restarts_total").increment(1);
         drop(writer);
-        // What the old writer had in memory is gone; the stream must begin again behind the
-        // durable state.
-        shared.status.lock().restarts += 1;
         writer = loop {
             std::thread::sleep(Duration::from_millis(500));
             if shared.is_stopping() {
@@ -390,7 +413,13 @@ fn run_writer(mut writer: Writer, mut queue: mpsc::Receiver<Event>, shared: Arc<
                 Err(error) => tracing::warn!(%error, "the store cannot be written yet"),
             }
         };
-        shared.status.lock().store_error = None;
+        let mut status = shared.status.lock();
+        status.store_error = None;
+        status.restarts += 1;
+        drop(status);
         writer.publish_anew();
+        // What the old writer had in memory is gone; the stream begins again behind the durable
+        // state.
+        shared.restarts.send_modify(|count| *count += 1);
     }
 }

@@ -12,31 +12,31 @@
 //!   operations (a compared copy);
 //! - a table whose identity changed: the old incarnation's rows go, the new one's come.
 
+use crate::buckets::Origin;
+use crate::copy_spool::CopySpool;
 use crate::engine::{CopyEvent, LoadTarget};
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
-use crate::buckets::Origin;
 use crate::fold::Fold;
 use crate::large::DecidedSink;
 use crate::overlay::Sink;
 use crate::state::{Record, TableRecord, keys};
 use crate::tables::{StoredRow, Table, TablePlan};
 use crate::writer::Writer;
-use hw_input::{SpoolWriter, Transaction};
+use hw_input::transactions::Transaction;
 use hw_types::row::RowRef;
-use hw_types::{Change, Lsn, Relation, RelationId, TableName, Xid};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use hw_types::{Change, Lsn, Relation, RelationId, Xid};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A copy under way. There is one at a time; it may hold many tables.
 pub(crate) struct Copying {
-    names: HashSet<TableName>,
     /// Nothing is shown until it is complete: the source's history moved.
     whole: bool,
     boundary: Lsn,
     /// The incarnations that are being loaded, by the source's oid.
     loading: HashMap<RelationId, Arc<Table>>,
-    spool: SpoolWriter,
+    spool: CopySpool,
     loaded: bool,
     /// The marker that must arrive before the tables enter; `None` while nothing streams.
     marker: Option<u64>,
@@ -46,12 +46,10 @@ pub(crate) struct Copying {
 impl Writer {
     pub(crate) fn copy_event(&mut self, event: CopyEvent) -> Result<(), EngineError> {
         match event {
-            CopyEvent::Begin { names, whole, reply } => {
+            CopyEvent::Begin { whole, reply } => {
                 self.drop_copy()?;
-                let spool = SpoolWriter::create(&self.store.spool(), "table-copy")
-                    .map_err(|e| EngineError::Source(e.to_string()))?;
+                let spool = CopySpool::new(self.store.spool().clone());
                 self.copying = Some(Copying {
-                    names: names.into_iter().collect(),
                     whole,
                     boundary: Lsn::ZERO,
                     loading: HashMap::new(),
@@ -124,9 +122,7 @@ impl Writer {
         relations: &BTreeSet<RelationId>,
     ) -> Result<(), EngineError> {
         let Some(copying) = &mut self.copying else { return Ok(()) };
-        let wanted = |relation: &Relation| {
-            relations.contains(&relation.id) && copying.names.contains(&relation.name)
-        };
+        let wanted = |relation: &Relation| relations.contains(&relation.id);
         let mut changes = Vec::new();
         for change in transaction.changes.iter() {
             match change.map_err(|e| EngineError::Source(e.to_string()))? {
@@ -143,10 +139,7 @@ impl Writer {
             }
         }
         if !changes.is_empty() {
-            copying
-                .spool
-                .append(transaction.commit_lsn, transaction.xid, &changes)
-                .map_err(|e| EngineError::Source(e.to_string()))?;
+            copying.spool.append(transaction.commit_lsn, changes)?;
         }
         Ok(())
     }
@@ -178,24 +171,29 @@ impl Writer {
         }
         let Some(copying) = self.copying.take() else { return Ok(()) };
         self.commit()?;
-        self.replay(&copying)?;
-        self.enter(copying)
+        let Copying { whole, boundary, loading, spool, .. } = copying;
+        self.replay(boundary, &loading, spool)?;
+        self.enter(whole, boundary, &loading)
     }
 
     /// Applies the spooled changes behind X to the loaded rows. Nobody reads them yet, so the
     /// commits are cut where it suits; a crash starts the copy again.
-    fn replay(&mut self, copying: &Copying) -> Result<(), EngineError> {
-        let source = |e: hw_input::InputError| EngineError::Source(e.to_string());
-        for transaction in copying.spool.read().map_err(source)? {
-            let (commit_lsn, _, changes) = transaction.map_err(source)?;
-            if commit_lsn.0 < copying.boundary {
+    fn replay(
+        &mut self,
+        boundary: Lsn,
+        loading: &HashMap<RelationId, Arc<Table>>,
+        spool: CopySpool,
+    ) -> Result<(), EngineError> {
+        for transaction in spool.finish()? {
+            let (commit_lsn, changes) = transaction?;
+            if commit_lsn.0 < boundary {
                 continue;
             }
             let mut fold = Fold::default();
             for change in changes {
                 match change {
                     Change::Row { relation, kind } => {
-                        let Some(table) = copying.loading.get(&relation.id) else { continue };
+                        let Some(table) = loading.get(&relation.id) else { continue };
                         fold.change(table, kind, &self.overlay).map_err(|e| match e {
                             crate::fold::FoldError::Engine(error) => error,
                             crate::fold::FoldError::Incomplete => {
@@ -205,7 +203,7 @@ impl Writer {
                     }
                     Change::Truncate { relations } => {
                         for relation in relations {
-                            let Some(table) = copying.loading.get(&relation.id) else { continue };
+                            let Some(table) = loading.get(&relation.id) else { continue };
                             self.commit()?;
                             fold.truncate(table);
                             let snapshot = self.store.snapshot();
@@ -219,7 +217,7 @@ impl Writer {
                 }
             }
             for ((number, key), row) in fold.rows {
-                let table = copying.loading.values().find(|t| t.record.number == number);
+                let table = loading.values().find(|t| t.record.number == number);
                 let Some(table) = table else { continue };
                 match row.after {
                     Some(row) => {
@@ -237,8 +235,13 @@ impl Writer {
     }
 
     /// The visible step.
-    fn enter(&mut self, copying: Copying) -> Result<(), EngineError> {
-        let mut new_tables: Vec<Arc<Table>> = copying.loading.values().cloned().collect();
+    fn enter(
+        &mut self,
+        whole: bool,
+        boundary: Lsn,
+        loading: &HashMap<RelationId, Arc<Table>>,
+    ) -> Result<(), EngineError> {
+        let mut new_tables: Vec<Arc<Table>> = loading.values().cloned().collect();
         new_tables.sort_by_key(|t| t.record.number);
         let mut scratch = Vec::new();
         let mut gone = Vec::new();
@@ -286,13 +289,8 @@ impl Writer {
         for number in &scratch {
             sink.delete(&self.state, keys::numbered(keys::TABLE, *number))?;
         }
-        if copying.boundary > self.progress.end_lsn.0 {
-            self.progress.end_lsn = hw_types::EndLsn(copying.boundary);
-        }
-        if copying.whole && copying.boundary > Lsn::ZERO {
-            // Everything before X is in the copy; what comes at or behind it is applied.
-            self.progress.commit_lsn = hw_types::CommitLsn(Lsn(copying.boundary.0 - 1));
-            self.progress.xid = Xid(0);
+        if whole {
+            self.begin_history(boundary);
         }
         self.book.flush(&self.spaces, &mut sink)?;
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
@@ -315,8 +313,26 @@ impl Writer {
         }
         self.replan();
         self.note_commit();
+        self.shared.entered.send_modify(|count| *count += 1);
         tracing::info!(tables = %entered.join(", "), "tables have entered");
         Ok(())
+    }
+
+    /// The position behind a copy of everything: what is before X is in it, what comes at or
+    /// behind X is applied. Positions may go back here, numbers given to clients do not.
+    fn begin_history(&mut self, boundary: Lsn) {
+        /// More log than a source writes between our last position and its own end.
+        const SLACK: u64 = 1 << 40;
+        let progress = &mut self.progress;
+        if boundary < progress.end_lsn.0 {
+            progress.write_base += progress.end_lsn.0.0 + SLACK;
+        }
+        progress.write_floor = progress.write_base + boundary.0;
+        progress.end_lsn = hw_types::EndLsn(boundary);
+        progress.commit_lsn = hw_types::CommitLsn(Lsn(boundary.0.saturating_sub(1)));
+        progress.xid = Xid(0);
+        self.shared.set_write_base(progress.write_base);
+        self.touched.everything = true;
     }
 
     /// Merges two row spaces and writes what differs: operations, lookups, and rows of a compared

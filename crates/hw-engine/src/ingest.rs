@@ -1,2 +1,439 @@
-//! x
-pub(crate) async fn drive(_shared: std::sync::Arc<crate::engine::Shared>) {}
+//! The driver: connects the source, decides how to go on, feeds the writer, and copies tables.
+//!
+//! One task. A session lasts as long as a connection; whatever ends it, the next one begins by
+//! comparing the source's identity with the stored one (`design/engine.md` 5), so that a hole in
+//! the history is found before anything is streamed.
+
+use crate::engine::{CopyEvent, Event, Shared};
+use crate::error::EngineError;
+use crate::loader::{Rows, load};
+use crate::state::{IdentityRecord, Record, keys};
+use crate::status::{CopyStatus, SourceState};
+use hw_input::InputError;
+use hw_input::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
+use hw_input::identity::{Identity, Stored, Verdict, check};
+use hw_input::source::{Backoff, Source, SourceOptions};
+use hw_input::transactions::{StreamLimits, TransactionStream};
+use hw_pg::catalog::{self, TablePattern};
+use hw_pg::error::Policy;
+use hw_types::{Diagnostic, EndLsn};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// How often the catalog is compared with what definitions name.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often progress without transactions is passed on.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// A session's end.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Refused(Box<Diagnostic>),
+    /// The writer started again; the stream must begin behind the durable state.
+    #[error("the writer started again")]
+    Restarted,
+    #[error("stopping")]
+    Stopping,
+}
+
+impl Ended {
+    fn diagnostic(&self) -> Diagnostic {
+        match self {
+            Ended::Input(error) => error.diagnostic(),
+            Ended::Refused(finding) => (**finding).clone(),
+            Ended::Engine(EngineError::Finding(finding)) => (**finding).clone(),
+            other => Diagnostic::error(3001, other.to_string()),
+        }
+    }
+}
+
+/// Runs sessions until the engine stops.
+pub(crate) async fn drive(shared: Arc<Shared>) {
+    tokio::spawn(tick(shared.clone()));
+    let options = SourceOptions {
+        publication: shared.options.publication.clone(),
+        instance: shared.options.instance.clone(),
+        ..SourceOptions::default()
+    };
+    let source = Source::new(shared.options.connection.clone(), options);
+    let mut backoff = Backoff::new();
+    let mut stopping = shared.stopping();
+    loop {
+        shared.source_state(SourceState::Connecting);
+        let started = Instant::now();
+        let ended = tokio::select! {
+            ended = session(&shared, &source) => ended,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        let error = match ended {
+            Err(Ended::Stopping) | Ok(()) => return,
+            Err(error) => error,
+        };
+        let _ = shared.events.send(Event::Copy(CopyEvent::Failed)).await;
+        shared.status.lock().copies.clear();
+        if started.elapsed() > Duration::from_secs(30) {
+            backoff.reset();
+        }
+        let quick = matches!(&error, Ended::Restarted)
+            || matches!(&error, Ended::Input(e) if e.policy() == Policy::Retry);
+        if !quick {
+            shared.source_state(SourceState::Failed { finding: Box::new(error.diagnostic()) });
+        }
+        metrics::counter!("headwater_source_sessions_ended_total").increment(1);
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Tells the writer once a second that time passes.
+async fn tick(shared: Arc<Shared>) {
+    let mut stopping = shared.stopping();
+    let mut clock = interval(Duration::from_secs(1));
+    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+        if shared.events.send(Event::Tick { now: shared.now() }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
+    let mut restarts = shared.restarts.subscribe();
+    restarts.mark_unchanged();
+    let look = source.look().await?;
+    let slot = look.found.slot_name.clone();
+    let report = |finding: Diagnostic| {
+        shared.source_state(SourceState::Waiting { finding: Box::new(finding) });
+    };
+    source.wait_for_slot(&slot, report).await?;
+    // The slot may have moved while another process used it.
+    let look = source.look().await?;
+    match check(stored(shared)?.as_ref(), &look.found) {
+        Verdict::Stream => {}
+        Verdict::Refuse(finding) => return Err(Ended::Refused(Box::new(finding))),
+        Verdict::FirstCopy { drop_slot } => {
+            if drop_slot {
+                tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
+                source.drop_slot(&slot).await?;
+            }
+            copy_all(shared, source, &slot, &look.found).await?;
+        }
+        Verdict::ComparedRecopy { reason, drop_slot } => {
+            tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
+            metrics::counter!("headwater_compared_recopies_total").increment(1);
+            if drop_slot {
+                source.drop_slot(&slot).await?;
+            }
+            copy_all(shared, source, &slot, &look.found).await?;
+        }
+    }
+    let limits = StreamLimits {
+        waiting_bytes: shared.options.queue_bytes,
+        ..StreamLimits::default()
+    };
+    let spool = shared.options.store.spool().clone();
+    let stream = source.stream(&slot, spool, limits).await?;
+    shared.source_state(SourceState::Streaming);
+    let ended = follow(shared, source, stream, &mut restarts).await;
+    shared.status.lock().copies.clear();
+    ended
+}
+
+/// What the store knows of the source.
+fn stored(shared: &Shared) -> Result<Option<Stored>, Ended> {
+    let store = &shared.options.store;
+    let state = store.space("state").map_err(EngineError::from)?;
+    let Some(value) = store.get(&state, keys::IDENTITY).map_err(EngineError::from)? else {
+        return Ok(None);
+    };
+    let record = IdentityRecord::decode(&value)?;
+    let tail = store.space("tail").map_err(EngineError::from)?;
+    let end_lsn = shared.publication().map_or(EndLsn::default(), |p| p.durable());
+    Ok(Some(Stored {
+        identity: Identity {
+            system_id: record.system_id,
+            timeline: record.timeline,
+            database_oid: record.database_oid,
+            slot: record.slot,
+            slot_mark: record.slot_mark,
+        },
+        end_lsn,
+        tail_start: crate::tail::start(store, &tail)?,
+    }))
+}
+
+/// Copies everything that definitions name under the main slot's snapshot, and waits until it has
+/// entered.
+async fn copy_all(
+    shared: &Arc<Shared>,
+    source: &Source,
+    slot: &str,
+    found: &hw_input::identity::Found,
+) -> Result<(), Ended> {
+    shared.source_state(SourceState::Copying);
+    let patterns = patterns(shared);
+    begin(shared, true).await?;
+    let covered = source.cover(&patterns).await?;
+    shared.status.lock().refused = covered.refused.clone();
+    let choice = SlotChoice::Main { name: slot.to_owned() };
+    let report = |finding: Diagnostic| {
+        shared.source_state(SourceState::Waiting { finding: Box::new(finding) });
+    };
+    let workers = shared.options.copy_workers;
+    let session = CopySession::open(source, covered.tables, choice, workers, report).await?;
+    shared.source_state(SourceState::Copying);
+    let boundary = session.boundary();
+    copy(shared, session).await?;
+    let mut entered = shared.entered.subscribe();
+    let before = *entered.borrow_and_update();
+    send(shared, Event::Copy(CopyEvent::Loaded { marker: None })).await?;
+    entered.wait_for(|count| *count > before).await.map_err(|_| Ended::Stopping)?;
+    // What was durable before the step may be of another history: the first acknowledgement is
+    // that of the state behind it.
+    let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
+    durable.wait_for(|end| end.0 == boundary).await.map_err(|_| Ended::Stopping)?;
+    let identity = IdentityRecord {
+        system_id: found.system_id,
+        timeline: found.timeline,
+        database_oid: found.database_oid,
+        slot: slot.to_owned(),
+        slot_mark: boundary,
+    };
+    send(shared, Event::Identity(identity)).await?;
+    shared.missing.send_replace(0);
+    send(shared, Event::Tick { now: shared.now() }).await
+}
+
+async fn send(shared: &Shared, event: Event) -> Result<(), Ended> {
+    shared.events.send(event).await.map_err(|_| Ended::Stopping)
+}
+
+/// Lets the writer spool the changes of tables that are not in the replica, from before the
+/// publication changes.
+async fn begin(shared: &Shared, whole: bool) -> Result<(), Ended> {
+    let (reply, begun) = oneshot::channel();
+    send(shared, Event::Copy(CopyEvent::Begin { whole, reply })).await?;
+    begun.await.map_err(|_| Ended::Restarted)
+}
+
+/// Reads a session's tables into their incarnations.
+async fn copy(shared: &Arc<Shared>, session: CopySession) -> Result<(), Ended> {
+    let relations = session.relations();
+    let (reply, targets) = oneshot::channel();
+    let boundary = CopyEvent::Boundary {
+        lsn: session.boundary(),
+        relations: relations.iter().map(|r| (**r).clone()).collect(),
+        reply,
+    };
+    send(shared, Event::Copy(boundary)).await?;
+    let targets = targets.await.map_err(|_| Ended::Restarted)?;
+    let (sink, mut items) = mpsc::channel::<CopyItem>(16);
+    let (rows, batches) = mpsc::channel::<Rows>(16);
+    let store = shared.options.store.clone();
+    let sort_bytes = shared.options.sort_bytes;
+    let loader = tokio::task::spawn_blocking(move || load(&store, targets, sort_bytes, batches));
+    let progress = session.progress();
+    let forward = async {
+        let mut told = Instant::now();
+        while let Some(item) = items.recv().await {
+            let batch = match item {
+                CopyItem::Rows { table, rows, .. } => {
+                    metrics::counter!("headwater_rows_copied_total").increment(rows.len() as u64);
+                    Rows { relation: relations[table].id, rows, last: false }
+                }
+                CopyItem::TableDone { table, .. } => {
+                    Rows { relation: relations[table].id, rows: Vec::new(), last: true }
+                }
+            };
+            if rows.send(batch).await.is_err() {
+                // The loader has failed and says why.
+                return;
+            }
+            if told.elapsed() > Duration::from_millis(200) {
+                told = Instant::now();
+                tell(shared, &progress);
+            }
+        }
+        drop(rows);
+    };
+    let (read, ()) = tokio::join!(session.run(sink), forward);
+    tell(shared, &progress);
+    let loaded = loader.await.map_err(|_| Ended::Stopping)?;
+    loaded?;
+    Ok(read?)
+}
+
+fn tell(shared: &Shared, progress: &ProgressHandle) {
+    let copies = progress.tables().into_iter().map(|table| CopyStatus {
+        table: table.table,
+        rows: table.rows,
+        bytes: table.bytes,
+        estimate: table.estimated_rows,
+        done: table.done,
+    });
+    shared.status.lock().copies = copies.collect();
+}
+
+/// Passes the stream on to the writer, acknowledges what is durable, and looks for tables to copy.
+async fn follow(
+    shared: &Arc<Shared>,
+    source: &Source,
+    mut stream: TransactionStream,
+    restarts: &mut tokio::sync::watch::Receiver<u64>,
+) -> Result<(), Ended> {
+    use hw_input::transactions::Item;
+    let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
+    let mut wanted = shared.wanted.subscribe();
+    let mut tables = shared.tables.subscribe();
+    let mut clock = interval(LOOK);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Aborted when the session ends.
+    let mut copying: tokio::task::JoinSet<Result<(), Ended>> = tokio::task::JoinSet::new();
+    let mut progressed: Option<EndLsn> = None;
+    let mut passed_on = Instant::now();
+    let status = stream.status();
+    loop {
+        let look = tokio::select! {
+            item = stream.recv() => {
+                match item? {
+                    Item::Progress(end) => progressed = Some(end),
+                    item => {
+                        progressed = None;
+                        send(shared, Event::Item(item)).await?;
+                    }
+                }
+                false
+            }
+            changed = durable.changed() => {
+                changed.map_err(|_| Ended::Stopping)?;
+                stream.ack(*durable.borrow_and_update());
+                false
+            }
+            changed = restarts.changed() => {
+                changed.map_err(|_| Ended::Stopping)?;
+                return Err(Ended::Restarted);
+            }
+            changed = wanted.changed() => changed.map(|()| true).map_err(|_| Ended::Stopping)?,
+            changed = tables.changed() => changed.map(|()| true).map_err(|_| Ended::Stopping)?,
+            _ = clock.tick() => {
+                let positions = status.status().positions;
+                let mut status = shared.status.lock();
+                status.source_end = status.source_end.max(positions.received);
+                status.heard_at = shared.now();
+                true
+            }
+            Some(outcome) = copying.join_next() => {
+                match outcome.unwrap_or(Err(Ended::Stopping)) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        // A copy that fails starts again by itself; the stream goes on.
+                        let finding = error.diagnostic();
+                        tracing::error!("{finding}");
+                        send(shared, Event::Copy(CopyEvent::Failed)).await?;
+                    }
+                }
+                true
+            }
+        };
+        if let Some(end) = progressed
+            && passed_on.elapsed() > PROGRESS
+        {
+            progressed = None;
+            passed_on = Instant::now();
+            send(shared, Event::Item(Item::Progress(end))).await?;
+        }
+        if look && copying.is_empty() && needs_copy(shared, source).await? {
+            let (shared, source) = (shared.clone(), source.clone());
+            copying.spawn(async move { copy_more(&shared, &source).await });
+        }
+    }
+}
+
+/// The patterns of all definitions, as the catalog reads them.
+fn patterns(shared: &Shared) -> Vec<TablePattern> {
+    let convert = |pattern: &hw_expr::sync_config::TablePattern| TablePattern {
+        schema: pattern.schema.text.clone(),
+        name: pattern.table.text.clone(),
+        prefix: pattern.table.wildcard,
+    };
+    shared.wanted.borrow().iter().map(convert).collect()
+}
+
+/// Whether a table that definitions name is not in the replica as the source has it now. Also
+/// says how many, which holds a new configuration back until they have entered.
+async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
+    let patterns = patterns(shared);
+    let client = source.client().await?;
+    let pg = |error| Ended::Input(InputError::Pg(error));
+    let names = catalog::matching(&client, &patterns).await.map_err(pg)?;
+    let found = catalog::tables(&client, &names).await.map_err(pg)?;
+    let publication = hw_pg::publication::Publication::read(&client, &shared.options.publication);
+    let publication = publication.await.map_err(pg)?;
+    let known = shared.tables.borrow().clone();
+    let mut missing = 0;
+    for table in &found {
+        let fit = match &publication {
+            Some(publication) => publication.covers(table).is_ok(),
+            None => true,
+        };
+        let entered = known.get(&table.id).is_some_and(|t| !t.stale && t.relation.name == table.name);
+        if fit && !entered {
+            missing += 1;
+        }
+    }
+    let before = shared.missing.send_replace(missing);
+    if before != missing {
+        send(shared, Event::Tick { now: shared.now() }).await?;
+    }
+    Ok(missing > 0)
+}
+
+/// Copies tables that came later, or that must be copied again, beside the running stream.
+async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
+    begin(shared, false).await?;
+    let covered = source.cover(&patterns(shared)).await?;
+    shared.status.lock().refused = covered.refused.clone();
+    let known = shared.tables.borrow().clone();
+    let tables: Vec<_> = covered
+        .tables
+        .into_iter()
+        .filter(|table| {
+            let entered = known.get(&table.catalog.id);
+            !entered.is_some_and(|t| !t.stale && t.relation.name == table.catalog.name)
+        })
+        .collect();
+    if tables.is_empty() {
+        return send(shared, Event::Copy(CopyEvent::Failed)).await;
+    }
+    let names: Vec<String> = tables.iter().map(|t| t.catalog.name.to_string()).collect();
+    tracing::info!(tables = %names.join(", "), "tables are copied");
+    let report = |finding: Diagnostic| tracing::warn!("{finding}");
+    let workers = shared.options.copy_workers;
+    let session =
+        CopySession::open(source, tables, SlotChoice::Temporary, workers, report).await?;
+    copy(shared, session).await?;
+    let nonce = crate::markers::random();
+    send(shared, Event::Copy(CopyEvent::Loaded { marker: Some(nonce) })).await?;
+    let mut entered = shared.entered.subscribe();
+    let before = *entered.borrow_and_update();
+    shared.markers.mark(nonce).await?;
+    // The writer lets them enter when the marker has come back.
+    let done = entered.wait_for(|count| *count > before);
+    done.await.map_err(|_| Ended::Stopping)?;
+    shared.status.lock().copies.clear();
+    Ok(())
+}

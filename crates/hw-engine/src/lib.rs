@@ -13,6 +13,7 @@
 mod apply_large;
 mod buckets;
 mod build;
+mod copy_spool;
 mod definitions;
 pub mod engine;
 mod entering;
@@ -36,6 +37,9 @@ mod tail;
 pub mod wake;
 pub mod write;
 mod writer;
+
+#[cfg(test)]
+mod simulation;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;

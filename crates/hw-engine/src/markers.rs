@@ -71,15 +71,15 @@ impl Markers {
         (Markers { requests }, queue)
     }
 
-    /// Records a write checkpoint in the log; returns the marker's position as a number.
+    /// Records a write checkpoint in the log; returns the marker's position.
     pub async fn request(
         &self,
         user_key: &str,
         requested: Option<u64>,
-    ) -> Result<u64, EngineError> {
+    ) -> Result<Lsn, EngineError> {
         let user_key = user_key.to_owned();
         let write_checkpoint = Some(WriteCheckpoint { user_key, requested });
-        Ok(self.send(write_checkpoint, None).await?.0)
+        self.send(write_checkpoint, None).await
     }
 
     /// Writes a marker whose arrival the writer recognises by its nonce.

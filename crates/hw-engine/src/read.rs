@@ -30,6 +30,7 @@ pub struct Published {
     /// The sync configuration that is served, once one has been built.
     pub sync: Option<Arc<ActiveSync>>,
     pub(crate) snapshot: Snapshot,
+    pub(crate) write_floor: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) ring: Arc<ChangeRing>,
     pub(crate) superseded: Arc<SupersededCache>,
@@ -296,14 +297,15 @@ impl Published {
 
     /// The greatest write checkpoint that this position contains, of `<sub>/<client id>` or `<sub>`.
     pub fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, EngineError> {
+        let floor = (self.write_floor > 0).then_some(self.write_floor);
         let Some(value) = self.snapshot.get(&self.write_checkpoints, user_key.as_bytes())? else {
-            return Ok(None);
+            return Ok(floor);
         };
         let bytes = value
             .get(..8)
             .and_then(|b| b.try_into().ok())
             .ok_or_else(|| EngineError::damaged("wcp", "write checkpoint"))?;
-        Ok(Some(u64::from_be_bytes(bytes)))
+        Ok(floor.max(Some(u64::from_be_bytes(bytes))))
     }
 
     /// What changed in publications behind `number`, up to this one.

@@ -31,6 +31,12 @@ pub struct Progress {
     pub op_id: OpId,
     /// The epoch.
     pub epoch: u64,
+    /// Added to a marker's position to give a write checkpoint's number: grows when the source's
+    /// positions go back, so that numbers never do.
+    pub write_base: u64,
+    /// Write checkpoints up to this number are satisfied for everybody: what they wait for is
+    /// contained in a copy of all tables, or was lost with the source's history.
+    pub write_floor: u64,
 }
 
 /// A table of the replica.
@@ -232,6 +238,8 @@ impl Record for Progress {
         varint::put(out, self.end_lsn.0.0);
         varint::put(out, self.op_id.0);
         varint::put(out, self.epoch);
+        varint::put(out, self.write_base);
+        varint::put(out, self.write_floor);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
@@ -241,6 +249,8 @@ impl Record for Progress {
             end_lsn: EndLsn(take_lsn(input)?),
             op_id: OpId(varint::take(input)?),
             epoch: varint::take(input)?,
+            write_base: varint::take(input)?,
+            write_floor: varint::take(input)?,
         })
     }
 }
@@ -529,6 +539,8 @@ mod tests {
             end_lsn: EndLsn(Lsn(1 << 50)),
             op_id: OpId(1 << 45),
             epoch: 1,
+            write_base: 3,
+            write_floor: 4,
         });
         round_trip(Counters::default());
         round_trip(ConfigRecord { version: 3, file: "sync.yaml".into(), text: "streams: {}".into() });

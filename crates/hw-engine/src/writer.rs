@@ -21,7 +21,7 @@ use crate::publish::{PublishJob, Publisher};
 use crate::state::{Counters, Progress, Record, TableRecord, keys};
 use crate::tables::{Gates, StoredRow, Table, TablePlan, Tables, same_shape};
 use crate::wake::Touched;
-use hw_input::{Item, Transaction};
+use hw_input::transactions::{Item, Transaction};
 use hw_store::{Space, Store};
 use hw_types::{Change, CommitLsn, EndLsn, LogMessage, RelationId};
 use std::collections::{BTreeSet, HashMap};
@@ -100,6 +100,7 @@ impl Writer {
                 fresh
             }
         };
+        shared.set_write_base(progress.write_base);
         overlay.commit()?;
         store.sync()?;
         sweep_spaces(&store, &tables, &definitions)?;
@@ -182,7 +183,7 @@ impl Writer {
         }
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), EngineError> {
+    pub(crate) fn handle(&mut self, event: Event) -> Result<(), EngineError> {
         match event {
             Event::Item(Item::Transaction(transaction)) => self.transaction(transaction),
             Event::Item(Item::Progress(end_lsn)) => self.advance(end_lsn),
@@ -437,7 +438,8 @@ impl Writer {
             Ok(marker) => {
                 let contents = MarkerContents::decode(&marker.contents);
                 for request in contents.write_checkpoints {
-                    let number = request.requested.unwrap_or(message.lsn.0);
+                    let own = self.progress.write_base + message.lsn.0;
+                    let number = request.requested.unwrap_or(own);
                     self.write_checkpoint(&request.user_key, number)?;
                 }
                 self.copy_marker(contents.nonce)?;
@@ -505,7 +507,7 @@ impl Writer {
     }
 
     /// Hands what is committed to the publisher, when it is idle.
-    fn offer(&mut self) -> Result<(), EngineError> {
+    pub(crate) fn offer(&mut self) -> Result<(), EngineError> {
         if self.publishing {
             return Ok(());
         }
@@ -525,8 +527,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether a publication is under way.
+    #[cfg(test)]
+    pub(crate) fn is_publishing(&self) -> bool {
+        self.publishing
+    }
+
     /// Work between events: slices of a build, and the switch behind the last one.
-    fn background(&mut self) -> Result<Slice, EngineError> {
+    pub(crate) fn background(&mut self) -> Result<Slice, EngineError> {
         if self.definitions.building.is_none() || self.tables_missing() {
             return Ok(Slice::Idle);
         }

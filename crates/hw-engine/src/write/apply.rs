@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hw_pg::config::ConnectConfig;
 use hw_pg::error::{Doing as _, PgError, PgErrorKind};
 use hw_pg::sql::Pool;
 use hw_types::Diagnostic;
@@ -63,6 +64,9 @@ pub const OWNED_TABLE: u16 = 4302;
 /// HW5301: the tables of writes are not there; `headwater setup` creates them.
 pub const NOT_SET_UP: u16 = 5301;
 
+/// How long a transaction waits for a connection before it is told to come again.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+
 /// The write side of the engine. Cheap to clone; clones share their memory of the catalog.
 #[derive(Clone)]
 pub struct Uploads(Arc<Inner>);
@@ -84,6 +88,20 @@ impl Uploads {
             map: ArcSwap::default(),
             catalog: Catalog::default(),
         }))
+    }
+
+    /// The same, with a pool of its own.
+    ///
+    /// - Takes: a connection string as libpq reads it; how many connections are open at most.
+    /// - Errors: what is wrong with the string. Nothing is connected yet.
+    pub fn connect(
+        connection_string: &str,
+        connections: usize,
+        config: UploadConfig,
+    ) -> Result<Uploads, UploadError> {
+        let (connect, _warnings) =
+            ConnectConfig::parse(connection_string).map_err(|finding| UploadError(finding.into()))?;
+        Ok(Uploads::new(Pool::new(connect, connections, POOL_WAIT), config))
     }
 
     /// Takes over where output tables are written, at start and whenever the sync configuration

@@ -1,0 +1,511 @@
+//! The engine's core under a simulated store: random transactions, crashes at random moments,
+//! and an oracle. One seed is one run; a failing seed is printed.
+//!
+//! The input is a list of transactions with positions; after a crash it is given again from the
+//! position that the engine had made durable, as Postgres does. A model client follows the
+//! buckets by their operations, as the official one does (`powersync-protocol.md` 6.4), and is
+//! compared with the rows themselves.
+
+use crate::engine::{CopyEvent, EngineOptions, Event, Shared};
+use crate::loader::{Rows, load};
+use crate::read::{BucketState, OpKind, Published, ReadLimit};
+use crate::writer::Writer;
+use hw_expr::sync_config::{Limits, Request};
+use hw_input::transactions::{Changes, Item, Transaction};
+use hw_pg::config::ConnectConfig;
+use hw_store::{Simulation, Store};
+use hw_types::row::{Cell, RowBuilder};
+use hw_types::{
+    Change, ChangeKind, Column, CommitLsn, EndLsn, Lsn, OpId, PgType, Relation, RelationId,
+    ReplicaIdentity, Row, TableName, Xid,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+const CONFIG: &str = "
+bucket_definitions:
+  lists:
+    parameters: SELECT request.user_id() AS owner
+    data:
+      - SELECT * FROM lists WHERE owner = bucket.owner
+  todos:
+    parameters: SELECT id AS list FROM lists WHERE owner = request.user_id()
+    data:
+      - SELECT * FROM todos WHERE list = bucket.list
+";
+
+/// The same parts and one more: todos that are open.
+const WIDER: &str = "
+bucket_definitions:
+  lists:
+    parameters: SELECT request.user_id() AS owner
+    data:
+      - SELECT * FROM lists WHERE owner = bucket.owner
+  todos:
+    parameters: SELECT id AS list FROM lists WHERE owner = request.user_id()
+    data:
+      - SELECT * FROM todos WHERE list = bucket.list
+  everyone:
+    data:
+      - SELECT id, list AS place FROM todos
+";
+
+const USERS: [&str; 3] = ["amy", "bob", "cat"];
+const BEGIN: u64 = 1_000;
+
+fn relation(id: u32, name: &str, columns: &[&str]) -> Arc<Relation> {
+    let column = |(i, name): (usize, &&str)| Column {
+        name: (*name).into(),
+        type_oid: 25,
+        type_modifier: -1,
+        pg_type: PgType::TEXT,
+        identity: i == 0,
+        primary_key: u16::from(i == 0),
+    };
+    Arc::new(Relation {
+        id: RelationId(id),
+        name: TableName::new("public", name),
+        replica_identity: ReplicaIdentity::Default,
+        columns: columns.iter().enumerate().map(column).collect(),
+    })
+}
+
+fn row(cells: &[Option<&str>]) -> Row {
+    let mut builder = RowBuilder::new();
+    for cell in cells {
+        builder.push(cell.map_or(Cell::Null, |text| Cell::Value(text.as_bytes())));
+    }
+    builder.finish()
+}
+
+/// The tables as they are, and as they were behind every transaction.
+#[derive(Clone, Default)]
+struct World {
+    lists: BTreeMap<String, String>,
+    todos: BTreeMap<String, (String, String)>,
+}
+
+struct Source {
+    lists: Arc<Relation>,
+    todos: Arc<Relation>,
+    world: World,
+    log: Vec<(Transaction, World)>,
+    position: u64,
+}
+
+impl Source {
+    fn new(rng: &mut StdRng) -> Source {
+        let mut world = World::default();
+        for i in 0..4 {
+            world.lists.insert(format!("l{i}"), USERS[rng.random_range(0..3)].into());
+        }
+        for i in 0..10 {
+            let list = format!("l{}", rng.random_range(0..5));
+            world.todos.insert(format!("t{i}"), (list, "first".into()));
+        }
+        Source {
+            lists: relation(1, "lists", &["id", "owner"]),
+            todos: relation(2, "todos", &["id", "list", "text"]),
+            world,
+            log: Vec::new(),
+            position: BEGIN,
+        }
+    }
+
+    /// One transaction of random changes: inserts, moves, key changes, unchanged TOAST values,
+    /// deletes, now and then a TRUNCATE.
+    fn transact(&mut self, rng: &mut StdRng) {
+        let mut changes = Vec::new();
+        for _ in 0..rng.random_range(1..8) {
+            self.change(rng, &mut changes);
+        }
+        self.position += rng.random_range(10..100);
+        let commit = self.position;
+        self.position += 40;
+        let transaction = Transaction {
+            commit_lsn: CommitLsn(Lsn(commit)),
+            end_lsn: EndLsn(Lsn(self.position)),
+            xid: Xid(commit as u32),
+            commit_time_micros: 0,
+            changes: Changes::in_memory(changes),
+        };
+        self.log.push((transaction, self.world.clone()));
+    }
+
+    fn change(&mut self, rng: &mut StdRng, changes: &mut Vec<Change>) {
+        let todo = format!("t{}", rng.random_range(0..14));
+        let list = format!("l{}", rng.random_range(0..5));
+        let relation = self.todos.clone();
+        match rng.random_range(0..20) {
+            0 => {
+                let owner = USERS[rng.random_range(0..3)];
+                let known = self.world.lists.insert(list.clone(), owner.into()).is_some();
+                let new = row(&[Some(&list), Some(owner)]);
+                let kind = match known {
+                    true => ChangeKind::Update { old: None, new },
+                    false => ChangeKind::Insert { new },
+                };
+                changes.push(Change::Row { relation: self.lists.clone(), kind });
+            }
+            1 => {
+                if self.world.lists.remove(&list).is_some() {
+                    let old = row(&[Some(&list), None]);
+                    let kind = ChangeKind::Delete { old };
+                    changes.push(Change::Row { relation: self.lists.clone(), kind });
+                }
+            }
+            2 if rng.random_bool(0.2) => {
+                self.world.todos.clear();
+                changes.push(Change::Truncate { relations: vec![relation] });
+            }
+            3 => {
+                // The key changes, the text is an unchanged TOAST value.
+                let to = format!("t{}", rng.random_range(14..18));
+                if let Some((_, text)) = self.world.todos.get(&todo).cloned()
+                    && !self.world.todos.contains_key(&to)
+                {
+                    self.world.todos.remove(&todo);
+                    self.world.todos.insert(to.clone(), (list.clone(), text));
+                    let mut builder = RowBuilder::new();
+                    for cell in [Cell::Value(to.as_bytes()), Cell::Value(list.as_bytes()), Cell::Absent] {
+                        builder.push(cell);
+                    }
+                    let old = Some(row(&[Some(&todo), None, None]));
+                    let kind = ChangeKind::Update { old, new: builder.finish() };
+                    changes.push(Change::Row { relation, kind });
+                }
+            }
+            4..8 => {
+                if self.world.todos.remove(&todo).is_some() {
+                    let kind = ChangeKind::Delete { old: row(&[Some(&todo), None, None]) };
+                    changes.push(Change::Row { relation, kind });
+                }
+            }
+            _ => {
+                let text = format!("v{}", rng.random_range(0..1000));
+                let value = (list.clone(), text.clone());
+                let known = self.world.todos.insert(todo.clone(), value).is_some();
+                let new = row(&[Some(&todo), Some(&list), Some(&text)]);
+                let kind = match known {
+                    true => ChangeKind::Update { old: None, new },
+                    false => ChangeKind::Insert { new },
+                };
+                changes.push(Change::Row { relation, kind });
+            }
+        }
+    }
+}
+
+/// The engine's writer with its queue, driven step by step.
+struct Node {
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Event>,
+    writer: Writer,
+}
+
+impl Node {
+    fn open(store: Store, fold_bytes: usize) -> Node {
+        let (connection, _) = ConnectConfig::parse("postgres://nobody@127.0.0.1/none").unwrap();
+        let mut options = EngineOptions::new(store.clone(), connection);
+        options.fold_bytes = fold_bytes;
+        options.sort_bytes = 4096;
+        let (shared, queue, _) = Shared::new(options);
+        let writer = Writer::open(store, shared.clone()).unwrap();
+        shared.missing.send_replace(0);
+        Node { shared, queue, writer }
+    }
+
+    fn published(&self) -> Arc<Published> {
+        self.shared.publication().unwrap().current()
+    }
+
+    fn feed(&mut self, transaction: &Transaction) {
+        let item = Item::Transaction(transaction.clone());
+        self.writer.handle(Event::Item(item)).unwrap();
+    }
+
+    /// Publishes what there is and finishes what is being built.
+    fn settle(&mut self) {
+        loop {
+            self.writer.offer().unwrap();
+            while self.writer.is_publishing() {
+                let event = self.queue.blocking_recv().unwrap();
+                self.writer.handle(event).unwrap();
+            }
+            self.writer.offer().unwrap();
+            if self.writer.background().unwrap() == crate::build::Slice::Idle
+                && !self.writer.is_publishing()
+            {
+                return;
+            }
+        }
+    }
+
+    fn configure(&mut self, text: &str) {
+        let config = crate::definitions::compile("sync.yaml", text).unwrap();
+        self.writer.configure("sync.yaml", text, config).unwrap();
+    }
+
+    /// The first copy: all tables under one boundary.
+    fn copy(&mut self, source: &Source) {
+        let (reply, _wait) = oneshot::channel();
+        self.writer.handle(Event::Copy(CopyEvent::Begin { whole: true, reply })).unwrap();
+        let (reply, mut wait) = oneshot::channel();
+        let relations = vec![(*source.lists).clone(), (*source.todos).clone()];
+        let lsn = Lsn(source.position);
+        self.writer.handle(Event::Copy(CopyEvent::Boundary { lsn, relations, reply })).unwrap();
+        let targets = wait.try_recv().unwrap();
+        let (sender, receiver) = mpsc::channel(16);
+        let world = &source.world;
+        let lists = world.lists.iter().map(|(id, owner)| row(&[Some(id), Some(owner)]));
+        let todos =
+            world.todos.iter().map(|(id, (list, text))| row(&[Some(id), Some(list), Some(text)]));
+        for (relation, rows) in
+            [(&source.lists, lists.collect::<Vec<_>>()), (&source.todos, todos.collect())]
+        {
+            sender.try_send(Rows { relation: relation.id, rows, last: true }).unwrap();
+        }
+        drop(sender);
+        load(&self.shared.options.store, targets, 4096, receiver).unwrap();
+        self.writer.handle(Event::Copy(CopyEvent::Loaded { marker: None })).unwrap();
+    }
+}
+
+/// Follows buckets as the official client does.
+#[derive(Default)]
+struct Client {
+    buckets: BTreeMap<String, ClientBucket>,
+}
+
+#[derive(Default)]
+struct ClientBucket {
+    rows: BTreeMap<(String, String, String), (u64, u32, String)>,
+    add: u32,
+    after: u64,
+}
+
+impl Client {
+    /// Syncs with a published state; pages of `rows` operations. Checks every checksum.
+    fn sync(&mut self, user: &str, published: &Published, rows: usize) {
+        let sync = published.sync.as_ref().expect("a configuration is served");
+        let jwt = serde_json::json!({ "sub": user });
+        let parameters = serde_json::json!({});
+        let request = Request {
+            jwt: &jwt,
+            parameters: &parameters,
+            subscriptions: &[],
+            include_defaults: true,
+        };
+        let reader = published.lookup_reader();
+        let resolution = sync.config.resolve(&request, &reader, &Limits::default()).unwrap();
+        let mut seen = BTreeSet::new();
+        for bucket in &resolution.buckets {
+            let name = sync.bucket_name(bucket.source, &bucket.parameters);
+            let state = published.bucket(bucket.source, &bucket.parameters).unwrap();
+            let mine = self.buckets.entry(name.clone()).or_default();
+            seen.insert(name.clone());
+            if let Some(state) = &state {
+                mine.pull(bucket.source, state, published, rows);
+            }
+            let expected = state.map_or(0, |s| s.checksum);
+            assert_eq!(mine.checksum(), expected, "checksum of {name} for {user}");
+            mine.after = published.checkpoint.op_id.0;
+        }
+        self.buckets.retain(|name, _| seen.contains(name));
+    }
+
+    fn ids(&self, table: &str) -> BTreeMap<String, String> {
+        let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        for bucket in self.buckets.values() {
+            for ((ty, id, _), (op, _, data)) in &bucket.rows {
+                if ty == table {
+                    let entry = newest.entry(id.clone()).or_default();
+                    if *op >= entry.0 {
+                        *entry = (*op, data.clone());
+                    }
+                }
+            }
+        }
+        newest.into_iter().map(|(id, (_, data))| (id, data)).collect()
+    }
+}
+
+impl ClientBucket {
+    fn pull(&mut self, source: usize, state: &BucketState, published: &Published, rows: usize) {
+        let limit = ReadLimit { rows, bytes: usize::MAX };
+        let mut last = self.after;
+        loop {
+            let page = published.operations(source, state, OpId(self.after), limit).unwrap();
+            for op in &page.operations {
+                assert!(op.op_id.0 > last, "operations ascend");
+                last = op.op_id.0;
+                match op.kind {
+                    OpKind::Put | OpKind::Remove => {
+                        let t = op.texts().unwrap();
+                        let key = (t.object_type.into(), t.object_id.into(), t.subkey.into());
+                        if let Some((_, checksum, _)) = self.rows.remove(&key) {
+                            self.add = self.add.wrapping_add(checksum);
+                        }
+                        match t.data {
+                            Some(data) => {
+                                self.rows.insert(key, (op.op_id.0, op.checksum, data.into()));
+                            }
+                            None => self.add = self.add.wrapping_add(op.checksum),
+                        }
+                    }
+                    OpKind::Move => self.add = self.add.wrapping_add(op.checksum),
+                    OpKind::Clear => {
+                        self.rows.clear();
+                        self.add = op.checksum;
+                    }
+                }
+            }
+            self.after = last;
+            if !page.has_more {
+                return;
+            }
+        }
+    }
+
+    fn checksum(&self) -> u32 {
+        self.rows.values().fold(self.add, |sum, (_, c, _)| sum.wrapping_add(*c))
+    }
+}
+
+fn compare(client: &Client, user: &str, world: &World, wide: bool, what: &str) {
+    let mine: BTreeSet<&String> =
+        world.lists.iter().filter(|(_, o)| *o == user).map(|(id, _)| id).collect();
+    let todos: BTreeMap<String, String> = world
+        .todos
+        .iter()
+        .filter(|(_, (list, _))| wide || mine.contains(list))
+        .map(|(id, (list, text))| {
+            let whole = format!("{{\"id\":\"{id}\",\"list\":\"{list}\",\"text\":\"{text}\"}}");
+            (id.clone(), whole)
+        })
+        .collect();
+    let got = client.ids("todos");
+    if wide {
+        assert_eq!(got.keys().collect::<Vec<_>>(), todos.keys().collect::<Vec<_>>(), "{what}");
+    } else {
+        assert_eq!(got, todos, "todos of {user} {what}");
+    }
+    let lists: Vec<String> = client.ids("lists").into_keys().collect();
+    assert_eq!(lists, mine.into_iter().cloned().collect::<Vec<_>>(), "lists of {user} {what}");
+}
+
+/// One run: crashes at random, a change of the configuration under way, clients that stay and
+/// clients that are new.
+fn run(seed: u64) {
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let simulation = Simulation::new();
+    let bounds = [1 << 20, 300, 1];
+    let mut source = Source::new(rng);
+    let mut node = Node::open(Store::simulated(&simulation), bounds[rng.random_range(0..3)]);
+    node.configure(CONFIG);
+    node.copy(&source);
+    node.settle();
+    let mut clients: BTreeMap<&str, Client> = BTreeMap::new();
+    let mut fed = 0;
+    let mut wide = false;
+    for step in 0..40 {
+        source.transact(rng);
+        if rng.random_bool(0.7) {
+            while fed < source.log.len() {
+                node.feed(&source.log[fed].0);
+                fed += 1;
+                if rng.random_bool(0.3) {
+                    node.settle();
+                }
+            }
+        }
+        if step == 20 {
+            node.configure(WIDER);
+            wide = true;
+        }
+        if rng.random_bool(0.15) {
+            // The process dies: what was not synced is gone, and the source repeats everything
+            // behind what was acknowledged.
+            let acknowledged = node.shared.publication().unwrap().durable();
+            drop(node);
+            let kept = simulation.crash();
+            node = Node::open(kept, bounds[rng.random_range(0..3)]);
+            fed = source.log.iter().filter(|(t, _)| t.end_lsn <= acknowledged).count();
+            for again in fed..source.log.len() {
+                node.feed(&source.log[again].0);
+            }
+            fed = source.log.len();
+        }
+        if rng.random_bool(0.5) {
+            node.settle();
+            let published = node.published();
+            let end = published.checkpoint.end_lsn;
+            let behind = source.log.iter().rev().find(|(t, _)| t.end_lsn <= end);
+            let Some((_, world)) = behind else { continue };
+            let wide = wide && published.sync.as_ref().unwrap().config.sources().len() == 3;
+            for user in USERS {
+                let what = format!("seed {seed} step {step}");
+                let page = rng.random_range(1..20);
+                let client = clients.entry(user).or_default();
+                client.sync(user, &published, page);
+                compare(client, user, world, wide, &what);
+                let mut fresh = Client::default();
+                fresh.sync(user, &published, page);
+                compare(&fresh, user, world, wide, &format!("{what}, a fresh client"));
+            }
+        }
+    }
+}
+
+/// P1, P2, P3, E-1, E-2, E-3, F-2, F-3, F-22, F-23, F-24, F-60 at the level of the engine.
+#[test]
+fn clients_equal_the_oracle_whatever_crashes() {
+    for seed in 0..60 {
+        run(seed);
+    }
+}
+
+/// Every operation of every bucket, as bytes.
+fn operations(node: &Node) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let published = node.published();
+    let mut all = Vec::new();
+    for source in &published.sync.as_ref().unwrap().sources {
+        for space in [&source.ops, &source.buckets] {
+            for entry in published.snapshot.all(space) {
+                let (key, value) = entry.unwrap();
+                all.push((key.to_vec(), value.to_vec()));
+            }
+        }
+    }
+    all
+}
+
+/// `design/engine.md` 7.3: op ids depend on the input only.
+#[test]
+fn memory_bounds_and_crashes_do_not_change_a_single_operation() {
+    for seed in 100..115 {
+        let mut outcomes = Vec::new();
+        for fold_bytes in [1 << 20, 200, 1] {
+            let rng = &mut StdRng::seed_from_u64(seed);
+            let mut source = Source::new(rng);
+            let simulation = Simulation::new();
+            let mut node = Node::open(Store::simulated(&simulation), fold_bytes);
+            // Op ids begin with the clock; one beginning for all three.
+            node.writer.progress.op_id = OpId(1 << 50);
+            node.configure(CONFIG);
+            node.copy(&source);
+            node.settle();
+            for _ in 0..25 {
+                source.transact(rng);
+                node.feed(&source.log.last().unwrap().0);
+                node.settle();
+            }
+            outcomes.push(operations(&node));
+        }
+        assert_eq!(outcomes[0], outcomes[1], "seed {seed}");
+        assert_eq!(outcomes[0], outcomes[2], "seed {seed}");
+    }
+}
