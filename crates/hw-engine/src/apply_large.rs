@@ -16,11 +16,9 @@ use hw_types::{Change, LogMessage, RelationId};
 use std::collections::BTreeSet;
 
 impl Writer {
-    /// Applies a transaction of any size. The writer's progress is already its own.
+    /// Applies a transaction of any size. The writer's progress is already its own, and nothing
+    /// waits in the overlay.
     pub(crate) fn apply_large(&mut self, transaction: &Transaction) -> Result<(), EngineError> {
-        // What the tail notes of this transaction is committed with its predecessors' writes; a
-        // replay of it before the decision is still recognised by the progress, which is not.
-        self.commit()?;
         let mut messages = Vec::new();
         let mut sorted = self.sort_large(transaction, &mut messages)?;
         let overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
@@ -42,6 +40,7 @@ impl Writer {
         crate::failpoint::reached("large::before_decision");
         sink.decide(&self.state)?;
         drop(overlay);
+        self.committed = self.progress;
         self.note_commit();
         for message in messages {
             self.marker(&message, transaction)?;

@@ -296,6 +296,7 @@ impl Writer {
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
         sink.decide(&self.state)?;
         drop(overlay);
+        self.committed = self.progress;
         for old in gone {
             self.tables.remove(old.record.number);
             self.stale.remove(&old.record.number);

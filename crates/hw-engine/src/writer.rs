@@ -53,6 +53,8 @@ pub(crate) struct Writer {
     pub(crate) definitions: Definitions,
     pub(crate) counters: Counters,
     pub(crate) progress: Progress,
+    /// The progress that the store holds.
+    pub(crate) committed: Progress,
     pub(crate) effects: Effects,
     pub(crate) touched: Touched,
     pub(crate) copying: Option<Copying>,
@@ -122,6 +124,7 @@ impl Writer {
             definitions,
             counters,
             progress,
+            committed: progress,
             effects: Effects::default(),
             touched: Touched::default(),
             copying: None,
@@ -235,15 +238,8 @@ impl Writer {
 
     /// Everything up to `end_lsn` holds nothing for us.
     fn advance(&mut self, end_lsn: EndLsn) -> Result<(), EngineError> {
-        if end_lsn > self.progress.end_lsn {
-            self.progress.end_lsn = end_lsn;
-            self.save_progress()?;
-        }
+        self.progress.end_lsn = self.progress.end_lsn.max(end_lsn);
         Ok(())
-    }
-
-    pub(crate) fn save_progress(&mut self) -> Result<(), EngineError> {
-        self.overlay.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())
     }
 
     /// Applies a transaction, or skips it when it was applied before (F-3).
@@ -258,19 +254,24 @@ impl Writer {
             Folded::Whole => false,
             Folded::TooLarge => true,
         };
+        if large {
+            // The progress of this transaction is part of its step, not of its predecessors'
+            // commit.
+            drop(std::mem::take(&mut fold));
+            self.commit()?;
+        }
         self.progress.commit_lsn = transaction.commit_lsn;
         self.progress.xid = transaction.xid;
         self.progress.end_lsn = self.progress.end_lsn.max(transaction.end_lsn);
         self.pending_tail.push((transaction.commit_lsn, transaction.xid.0));
         if large {
-            drop(fold);
             return self.apply_large(&transaction);
         }
         self.apply_folded(fold, transaction.xid)?;
         for message in messages {
             self.marker(&message, &transaction)?;
         }
-        self.save_progress()
+        Ok(())
     }
 
     /// Folds all changes in memory, up to the bound.
@@ -491,16 +492,22 @@ impl Writer {
         }
     }
 
-    /// Commits what waits.
+    /// Commits what waits, with the progress that it makes: no op id is ever given twice (E-3).
     pub(crate) fn commit(&mut self) -> Result<(), EngineError> {
         self.book.flush(&self.spaces, &mut self.overlay)?;
+        if self.progress != self.committed {
+            let value = self.progress.encode();
+            self.overlay.put(&self.state, keys::PROGRESS.to_vec(), value)?;
+        }
         if !self.pending_tail.is_empty() {
             let (key, value) = crate::tail::encode(&self.pending_tail);
             self.overlay.append(&self.tail, &key, value)?;
         }
         if self.overlay.len() > 0 {
             self.overlay.commit()?;
+            crate::failpoint::reached("writer::after_commit");
             self.pending_tail.clear();
+            self.committed = self.progress;
             self.unpublished = true;
         }
         Ok(())

@@ -213,29 +213,48 @@ impl<'a> Builder<'a> {
             columns += &format!(", {}", column.quoted);
             values += &format!(", {expression}");
         }
-        let only_insert = self.mapping.conflict == ConflictPolicy::RejectIfChanged;
-        let on_conflict = if only_insert || assignments.is_empty() {
-            "DO NOTHING".to_owned()
-        } else {
-            let set: Vec<String> = assignments
-                .iter()
-                .map(|(column, _)| format!("{0} = EXCLUDED.{0}", column.quoted))
-                .collect();
-            format!("DO UPDATE SET {}", set.join(", "))
-        };
-        let expect = match only_insert {
+        if self.mapping.conflict == ConflictPolicy::RejectIfChanged {
             // A client inserts what it believes to be new; a row under this id is a change by
             // somebody else.
-            true => Expect::Unchanged { exists: self.exists(operation), gone: IfGone::Taken },
-            false => Expect::Anything,
+            return Ok(Statement {
+                sql: format!(
+                    "INSERT INTO {table} AS t ({columns}) VALUES ({values}) \
+                     ON CONFLICT ({id}) DO NOTHING"
+                ),
+                expect: Expect::Unchanged { exists: self.exists(operation), gone: IfGone::Taken },
+                parameters: self.parameters,
+            });
+        }
+        // The row that is there is changed first: an INSERT would check NOT NULL for the columns
+        // that were not given before it looked for the conflict.
+        let set = |value: &dyn Fn(&(&Column, String)) -> String| -> String {
+            let parts: Vec<String> = assignments
+                .iter()
+                .map(|assignment| format!("{} = {}", assignment.0.quoted, value(assignment)))
+                .collect();
+            parts.join(", ")
+        };
+        let filter = format!("WHERE t.{id} = $1::text::{}", self.id.cast);
+        let (there, on_conflict) = match assignments.is_empty() {
+            true => (format!("SELECT FROM {table} AS t {filter}"), "DO NOTHING".to_owned()),
+            false => (
+                format!(
+                    "UPDATE {table} AS t SET {} {filter} RETURNING 1",
+                    set(&|(_, expression)| expression.clone())
+                ),
+                format!(
+                    "DO UPDATE SET {}",
+                    set(&|(column, _)| format!("EXCLUDED.{}", column.quoted))
+                ),
+            ),
         };
         Ok(Statement {
             sql: format!(
-                "INSERT INTO {table} AS t ({columns}) VALUES ({values}) ON CONFLICT ({id}) \
-                 {on_conflict}"
+                "WITH there AS ({there}) INSERT INTO {table} AS t ({columns}) SELECT {values} \
+                 WHERE NOT EXISTS (SELECT FROM there) ON CONFLICT ({id}) {on_conflict}"
             ),
             parameters: self.parameters,
-            expect,
+            expect: Expect::Anything,
         })
     }
 
