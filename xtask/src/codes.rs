@@ -1,13 +1,14 @@
 //! Error codes: each described once, where it is made, and collected in `docs/errors.md`.
 //!
-//! A code is described by a doc comment that begins with it, on the variant, constant or function
-//! that makes it:
+//! A code is described by the doc comment of its constant, in a module called `code` or `codes`, or by
+//! a doc comment that begins with the code, on the variant or function that makes it:
 //!
 //! ```text
-//! /// HW3002. The disk has no room. Reads go on; commits are refused until there is some.
+//! /// The role lacks a privilege.                       /// HW3002. The disk has no room.
+//! pub const PRIVILEGE: u16 = 2010;                      Full,
 //! ```
 //!
-//! The paragraph is its entry on the page. A code that is used (`Diagnostic::error(3002, …)`,
+//! Its first paragraph is the entry on the page. A code that is used (`Diagnostic::error(3002, …)`,
 //! `Code(3002)`, `"HW3002"`) without being described, and one that is described twice, are findings.
 
 use std::collections::BTreeMap;
@@ -72,22 +73,35 @@ fn read(root: &Path) -> Result<Codes, String> {
 impl Codes {
     fn add(&mut self, file: &str, text: &str) {
         let lines: Vec<&str> = text.lines().collect();
+        let mut in_module = file.ends_with("/code.rs") || file.ends_with("/codes.rs");
         for (index, line) in lines.iter().enumerate() {
             let place = format!("{file}:{}", index + 1);
+            let code_module = ["mod code {", "mod codes {"].iter().any(|end| line.ends_with(end));
+            in_module = code_module || (in_module && *line != "}");
             if let Some((code, first)) = doc(line).and_then(description) {
-                let following = lines[index + 1..].iter().map_while(|line| {
-                    doc(line).filter(|text| !text.is_empty() && description(text).is_none())
-                });
-                let paragraph: Vec<&str> = std::iter::once(first).chain(following).collect();
-                let entry = (paragraph.join(" "), place.clone());
-                if let Some((_, other)) = self.described.insert(code, entry) {
-                    self.findings.push(format!("HW{code} is described twice: {other} and {place}"));
+                let following = paragraph(&lines[index + 1..]);
+                let text = std::iter::once(first).chain(following).collect::<Vec<_>>().join(" ");
+                self.describe(code, text, place);
+            } else if in_module && let Some(code) = constant(line) {
+                let docs =
+                    lines[..index].iter().rev().take_while(|line| doc(line).is_some()).count();
+                let above = &lines[index - docs..index];
+                // One that begins with the code has been read above.
+                if docs > 0 && doc(above[0]).and_then(description).is_none() {
+                    let text = paragraph(above).collect::<Vec<_>>().join(" ");
+                    self.describe(code, text, place);
                 }
             }
         }
         for (offset, code) in uses(text) {
             let line = text[..offset].matches('\n').count() + 1;
             self.used.entry(code).or_insert_with(|| format!("{file}:{line}"));
+        }
+    }
+
+    fn describe(&mut self, code: u16, text: String, place: String) {
+        if let Some((_, other)) = self.described.insert(code, (text, place.clone())) {
+            self.findings.push(format!("HW{code} is described twice: {other} and {place}"));
         }
     }
 
@@ -132,6 +146,20 @@ fn doc(line: &str) -> Option<&str> {
     line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).map(str::trim)
 }
 
+/// The doc lines up to the first empty one or the first that begins with a code.
+fn paragraph<'a>(lines: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    lines
+        .iter()
+        .map_while(|line| doc(line).filter(|text| !text.is_empty() && description(text).is_none()))
+}
+
+/// The code in `pub const PRIVILEGE: u16 = 2010;`.
+fn constant(line: &str) -> Option<u16> {
+    let (declared, value) = line.trim().split_once(": u16 = ")?;
+    declared.strip_prefix("pub ").unwrap_or(declared).strip_prefix("const ")?;
+    code_at(value.strip_suffix(';')?)
+}
+
 /// A doc text that begins with a code: the code, and what follows its mark.
 fn description(text: &str) -> Option<(u16, &str)> {
     let code = code_at(text.strip_prefix("HW")?)?;
@@ -170,6 +198,9 @@ fn uses(text: &str) -> Vec<(usize, u16)> {
 
 /// Text for one cell of a Markdown table. Links of rustdoc lead nowhere on the page.
 fn cell(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    let text: String = first.into_iter().chain(characters).collect();
     text.replace('|', "\\|").replace("[`", "`").replace("`]", "`")
 }
 
@@ -194,6 +225,18 @@ mod tests {
         assert!(page.contains("| HW3002 | The disk has no room; see `free`. |"), "{page}");
         assert!(page.contains("| HW4101 | PSYNC_S2101: malformed. |"), "{page}");
         assert!(!page.contains("HW3001"), "{page}");
+    }
+
+    #[test]
+    fn constants_of_a_code_module_describe_by_their_comment() {
+        let codes = codes(
+            "pub mod code {\n    /// the role lacks\n    /// a privilege.\n    ///\n    /// More.\n    \
+             pub const PRIVILEGE: u16 = 2010;\n}\n/// Where Postgres listens.\nconst PORT: u16 = 5432;\n",
+        );
+        assert!(codes.problems().is_empty());
+        let page = codes.page();
+        assert!(page.contains("| HW2010 | The role lacks a privilege. |"), "{page}");
+        assert!(!page.contains("5432"), "{page}");
     }
 
     #[test]
