@@ -60,9 +60,17 @@ struct Answer {
     tables: Option<Vec<TableAnswer>>,
 }
 
-/// A row of `pg_publication_tables`; majors before 15 have the first two columns only.
 #[derive(Deserialize)]
 struct TableAnswer {
+    row: TableRow,
+    /// Generated columns that `attnames` names though they are not sent: before major 18 none
+    /// ever is.
+    not_sent: Option<Vec<String>>,
+}
+
+/// A row of `pg_publication_tables`; majors before 15 have the first two columns only.
+#[derive(Deserialize)]
+struct TableRow {
     schemaname: String,
     tablename: String,
     attnames: Option<Vec<String>>,
@@ -73,8 +81,16 @@ const QUERY: &str = "
 SELECT pg_catalog.json_build_object(
   'all_tables', p.puballtables, 'via_root', p.pubviaroot, 'insert', p.pubinsert,
   'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate,
-  'tables', (SELECT pg_catalog.json_agg(pg_catalog.to_json(t) ORDER BY t.schemaname, t.tablename)
-             FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname))::text
+  'tables', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+      'row', pg_catalog.to_json(t),
+      'not_sent', (SELECT pg_catalog.json_agg(a.attname)
+        FROM pg_catalog.pg_namespace n
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attgenerated <> ''
+        WHERE n.nspname = t.schemaname
+          AND pg_catalog.current_setting('server_version_num')::int4 < 180000))
+      ORDER BY t.schemaname, t.tablename)
+    FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname))::text
 FROM pg_catalog.pg_publication p WHERE p.pubname = $1";
 
 impl Publication {
@@ -98,10 +114,17 @@ impl Publication {
                 .tables
                 .unwrap_or_default()
                 .into_iter()
-                .map(|table| PublishedTable {
-                    name: TableName::new(table.schemaname, table.tablename),
-                    columns: table.attnames,
-                    row_filter: table.rowfilter,
+                .map(|table| {
+                    let not_sent = table.not_sent.unwrap_or_default();
+                    let columns = table.row.attnames.map(|mut names| {
+                        names.retain(|name| !not_sent.contains(name));
+                        names
+                    });
+                    PublishedTable {
+                        name: TableName::new(table.row.schemaname, table.row.tablename),
+                        columns,
+                        row_filter: table.row.rowfilter,
+                    }
                 })
                 .collect(),
         }))

@@ -144,7 +144,8 @@ impl TablePattern {
 pub async fn matching(client: &Client, patterns: &[TablePattern]) -> Result<Vec<TableName>> {
     const QUERY: &str = "
         SELECT n.nspname::text, c.relname::text
-        FROM pg_catalog.unnest($1::text[], $2::text[]) AS p(schema, start)
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]))
+          AS p(schema, start)
         JOIN pg_catalog.pg_namespace n ON n.nspname = p.schema
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
@@ -175,7 +176,8 @@ pub async fn tables(client: &Client, names: &[TableName]) -> Result<Vec<CatalogT
     let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
     let sql = format!(
         "{SELECT} WHERE (n.nspname, c.relname) IN \
-         (SELECT * FROM pg_catalog.unnest($1::text[], $2::text[]))"
+         (SELECT * FROM ROWS FROM \
+         (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])))"
     );
     let rows = client.query(&sql, &[&schemas, &tables]).await.doing("describe tables")?;
     rows.iter().map(|row| Ok(from_json::<Answer>(row.try_get(0)?)?.into())).collect()

@@ -1,0 +1,313 @@
+//! Every kind of change, on every major: what the log tells arrives as it was done.
+
+use crate::bench::{Bench, caught_up, told};
+use hw_input::InputError;
+use hw_input::transactions::{Item, Transaction, TransactionStream};
+use hw_pg::error::Policy;
+use hw_testkit::{Cluster, ClusterOptions, Stop};
+use hw_types::Change;
+
+fn flat(transactions: &[Transaction]) -> Vec<String> {
+    transactions.iter().flat_map(told).collect()
+}
+
+/// Runs a case on every major that the machine has.
+async fn on_every_major<Fut: Future<Output = ()>>(case: impl Fn(Bench) -> Fut) {
+    for major in hw_testkit::majors() {
+        let cluster =
+            Cluster::start_with(ClusterOptions { major: Some(major), ..ClusterOptions::default() });
+        case(Bench::new(&cluster).await).await;
+    }
+}
+
+/// Runs statements and returns what the log told.
+async fn changes(bench: &Bench, tables: &[&str], statements: &[&str]) -> Vec<String> {
+    let mut stream = bench.streaming(tables).await;
+    for statement in statements {
+        bench.run(statement).await;
+    }
+    let found = caught_up(bench, &mut stream).await;
+    stream.close().await;
+    flat(&found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_change_arrives_on_every_major() {
+    on_every_major(|bench| async move {
+        bench
+            .run(
+                "CREATE TABLE t (a int PRIMARY KEY, b text, c text);
+                 ALTER TABLE t ALTER c SET STORAGE EXTERNAL;
+                 CREATE TABLE child (a int PRIMARY KEY, t int REFERENCES t);
+                 CREATE TABLE full_ (a int, b text);
+                 ALTER TABLE full_ REPLICA IDENTITY FULL;
+                 CREATE TABLE keyed (a int PRIMARY KEY, b int NOT NULL UNIQUE, c text);
+                 ALTER TABLE keyed REPLICA IDENTITY USING INDEX keyed_b_key;",
+            )
+            .await;
+        let told = changes(
+            &bench,
+            &["t", "child", "full_", "keyed"],
+            &[
+                "INSERT INTO t VALUES (1, 'x', repeat('long', 5000)), (2, NULL, '')",
+                // F-24: the out-of-line value is not in the log.
+                "UPDATE t SET b = 'y' WHERE a = 1",
+                // F-23: a changed key has its old value with it.
+                "UPDATE t SET a = 3, c = NULL WHERE a = 1",
+                "DELETE FROM t WHERE a = 2",
+                "INSERT INTO full_ VALUES (1, 'x'), (1, 'x')",
+                "UPDATE full_ SET b = 'y'",
+                "DELETE FROM full_ WHERE ctid = (SELECT max(ctid) FROM full_)",
+                "INSERT INTO keyed VALUES (1, 10, 'x')",
+                "UPDATE keyed SET b = 11",
+                "UPDATE keyed SET c = 'z'",
+                "INSERT INTO child VALUES (1, 3)",
+                // F-22.
+                "TRUNCATE t RESTART IDENTITY CASCADE",
+                "SELECT pg_logical_emit_message(true, 'headwater', 'hi')",
+                "SELECT pg_logical_emit_message(false, 'headwater', 'not part of anything')",
+            ],
+        )
+        .await;
+        let long = "long".repeat(5000);
+        assert_eq!(
+            told,
+            [
+                format!("+t(1,x,{long})").as_str(),
+                "+t(2,,)",
+                "t(1,y,?)",
+                "t(1,,)>(3,y,)",
+                "-t(2,,)",
+                "+full_(1,x)",
+                "+full_(1,x)",
+                "full_(1,x)>(1,y)",
+                "full_(1,x)>(1,y)",
+                "-full_(1,y)",
+                "+keyed(1,10,x)",
+                "keyed(,10,)>(1,11,x)",
+                "keyed(1,11,z)",
+                "+child(1,3)",
+                "truncate child t",
+                "message headwater",
+            ],
+            "major {}",
+            bench.source.look().await.unwrap().server.major()
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_arrive_in_the_same_form_whether_the_stream_is_binary_or_text() {
+    let cluster = Cluster::start();
+    let columns = "a int PRIMARY KEY, b text, c numeric, d timestamptz, e jsonb, f int[], g uuid";
+    let row = "1, 'x', 1.50, '2024-01-02 03:04:05.678+00', '{\"k\": [1, 2]}', '{1,NULL,3}',
+               '00000000-0000-0000-0000-0000000000ff'";
+    let mut seen = Vec::new();
+    // A column of type inet turns the whole stream to text.
+    for extra in ["", ", h inet"] {
+        let bench = Bench::new(&cluster).await;
+        bench.run(&format!("CREATE TABLE t ({columns}{extra})")).await;
+        let insert = format!("INSERT INTO t VALUES ({row})");
+        let mut stream = bench.streaming(&["t"]).await;
+        bench.run(&insert).await;
+        let found = caught_up(&bench, &mut stream).await;
+        for change in &found[0].changes {
+            if let Change::Row { kind: hw_types::ChangeKind::Insert { new }, .. } = change.unwrap()
+            {
+                seen.push(new.view().iter().take(7).map(|c| format!("{c:?}")).collect::<Vec<_>>());
+            }
+        }
+    }
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_without_binary_form_that_appears_later_restarts_the_stream_as_text() {
+    let cluster = Cluster::start();
+    let bench = Bench::new(&cluster).await;
+    bench.run("CREATE TABLE t (a int PRIMARY KEY)").await;
+    let mut stream = bench.streaming(&["t"]).await;
+    bench.run("ALTER TABLE t ADD b inet; INSERT INTO t VALUES (1, '10.0.0.1/8')").await;
+    let error = ended(&mut stream, false).await;
+    assert_eq!(error.policy(), Policy::Retry, "{error}");
+    assert_eq!(error.to_string(), "column \"b\" of public.t has no binary form that we read");
+    stream.close().await;
+    let mut stream = bench.stream().await;
+    assert_eq!(flat(&caught_up(&bench, &mut stream).await), ["+t(1,10.0.0.1/8)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relation_of_the_log_equals_the_one_noted_from_the_catalog() {
+    on_every_major(|bench| async move {
+        bench
+            .run(
+                "CREATE TYPE mood AS ENUM ('low', 'high');
+                 CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+                 CREATE TABLE plain (a int, b varchar(9), g int GENERATED ALWAYS AS (1) STORED,
+                   c mood, d positive[], PRIMARY KEY (c, a));
+                 CREATE TABLE full_ (a int PRIMARY KEY, b text);
+                 ALTER TABLE full_ REPLICA IDENTITY FULL;
+                 CREATE TABLE keyed (a int PRIMARY KEY, b int NOT NULL UNIQUE);
+                 ALTER TABLE keyed REPLICA IDENTITY USING INDEX keyed_b_key;
+                 CREATE TABLE parted (a int, b int, PRIMARY KEY (a, b)) PARTITION BY RANGE (a);
+                 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);",
+            )
+            .await;
+        let names = ["plain", "full_", "keyed", "parted"];
+        let session = bench.main_session(&names).await;
+        let mut noted = session.relations();
+        drop(session);
+        let mut stream = bench.stream().await;
+        bench
+            .run(
+                "INSERT INTO plain VALUES (1, 'x', DEFAULT, 'low', '{1}');
+                 INSERT INTO full_ VALUES (1, 'x');
+                 INSERT INTO keyed VALUES (1, 1);
+                 INSERT INTO parted VALUES (1, 1);",
+            )
+            .await;
+        let mut logged = Vec::new();
+        for transaction in caught_up(&bench, &mut stream).await {
+            for change in &transaction.changes {
+                if let Change::Relation(relation) = change.unwrap() {
+                    logged.push(relation);
+                }
+            }
+        }
+        noted.sort_by_key(|relation| relation.id);
+        logged.sort_by_key(|relation| relation.id);
+        assert_eq!(noted, logged);
+    })
+    .await;
+}
+
+/// Receives until the connection ends, and gives the error that ended it.
+async fn ended(stream: &mut TransactionStream, acknowledging: bool) -> InputError {
+    loop {
+        match stream.recv().await {
+            Ok(item) if acknowledging => stream.ack(item.end_lsn()),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f_9_a_source_that_restarts_is_streamed_on_without_a_gap() {
+    let cluster = Cluster::start();
+    let mut bench = Bench::new(&cluster).await;
+    bench.run("CREATE TABLE t (a int PRIMARY KEY)").await;
+    let mut stream = bench.streaming(&["t"]).await;
+    bench.run("INSERT INTO t VALUES (1)").await;
+    let seen = caught_up(&bench, &mut stream).await;
+    // A walsender lets the server stop when everything is confirmed.
+    cluster.signal_stop(Stop::Fast);
+    let error = ended(&mut stream, true).await;
+    assert_eq!(error.policy(), Policy::RetryWithBackoff, "{error}");
+    stream.close().await;
+    cluster.stopped().await;
+    cluster.start_again();
+    bench.sql = cluster.client(&bench.database.name).await;
+    bench.run("INSERT INTO t VALUES (2)").await;
+    let mut stream = bench.stream().await;
+    let mut again = caught_up(&bench, &mut stream).await;
+    again.retain(|transaction| transaction.commit_lsn > seen[0].commit_lsn);
+    assert_eq!(flat(&again), ["+t(2)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f_10_what_was_not_acknowledged_comes_again_whole_after_a_crash_of_the_source() {
+    let cluster = Cluster::start();
+    let mut bench = Bench::new(&cluster).await;
+    bench.run("CREATE TABLE t (a int PRIMARY KEY)").await;
+    let mut stream = bench.streaming(&["t"]).await;
+    for number in 1..=3 {
+        bench.run(&format!("INSERT INTO t VALUES ({number})")).await;
+    }
+    let first = caught_up(&bench, &mut stream).await;
+    stream.ack(first[0].end_lsn);
+    // Open when the server dies: never shown.
+    bench.run("BEGIN; INSERT INTO t VALUES (4)").await;
+    cluster.signal_stop(Stop::Immediate);
+    let error = ended(&mut stream, false).await;
+    assert_eq!(error.policy(), Policy::RetryWithBackoff, "{error}");
+    stream.close().await;
+    cluster.stopped().await;
+    cluster.start_again();
+    bench.sql = cluster.client(&bench.database.name).await;
+    bench.run("INSERT INTO t VALUES (5)").await;
+    let mut stream = bench.stream().await;
+    let again = caught_up(&bench, &mut stream).await;
+    // The first may come again, too: the slot's file is written lazily.
+    let again: Vec<_> = again.into_iter().filter(|t| t.commit_lsn > first[0].commit_lsn).collect();
+    assert_eq!(flat(&again), ["+t(2)", "+t(3)", "+t(5)"]);
+    assert_eq!(again[0].commit_lsn, first[1].commit_lsn);
+    assert_eq!(again[0].xid, first[1].xid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_source_with_other_traffic_still_moves_the_position() {
+    let cluster = Cluster::start();
+    let bench = Bench::new(&cluster).await;
+    bench.run("CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE noise (a int)").await;
+    let mut stream = bench.streaming(&["t"]).await;
+    bench.run("INSERT INTO noise SELECT generate_series(1, 1000)").await;
+    let end = bench.position().await;
+    let mut last = Growing::default();
+    loop {
+        match stream.recv().await.unwrap() {
+            Item::Transaction(transaction) => panic!("nothing was published: {transaction:?}"),
+            Item::Progress(position) => {
+                last.grows(position);
+                if position >= end {
+                    break;
+                }
+            }
+        }
+    }
+    stream.ack(last.0);
+    let slot = bench.slot_name().await;
+    hw_testkit::poll_until("the slot has confirmed the position", || async {
+        let state = hw_pg::slot::SlotState::read(&bench.sql, &slot).await.unwrap().unwrap();
+        (state.confirmed_flush.unwrap() >= end).then_some(())
+    })
+    .await;
+}
+
+/// Positions of Progress only grow.
+#[derive(Default)]
+struct Growing(hw_types::EndLsn);
+
+impl Growing {
+    fn grows(&mut self, next: hw_types::EndLsn) {
+        assert!(next > self.0);
+        self.0 = next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_pauses_longer_than_the_timeout_keeps_its_connection() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("wal_sender_timeout", "1s")],
+        ..ClusterOptions::default()
+    });
+    let bench = Bench::new(&cluster).await;
+    bench.run("CREATE SEQUENCE s; CREATE TABLE t (a int PRIMARY KEY, b text)").await;
+    let session = bench.main_session(&["t"]).await;
+    drop(session);
+    let limits = hw_input::transactions::StreamLimits { open_bytes: 1 << 20, waiting_bytes: 1000 };
+    let mut stream = bench.stream_with(limits).await;
+    // More than all buffers between the server and us hold.
+    for _ in 0..40 {
+        bench
+            .run("INSERT INTO t SELECT nextval('s'), repeat('x', 1000) FROM generate_series(1, 1000)")
+            .await;
+    }
+    // The pause is made of the server's own time: two of its timeouts.
+    bench.run("SELECT pg_sleep(2.5)").await;
+    let count: usize = caught_up(&bench, &mut stream).await.iter().map(|t| told(t).len()).sum();
+    assert_eq!(count, 40_000, "nothing lost, nothing twice");
+    assert!(!cluster.log().contains("terminating walsender process due to replication timeout"));
+}

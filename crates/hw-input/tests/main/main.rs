@@ -1,0 +1,4 @@
+//! The input against a real Postgres.
+
+mod bench;
+mod changes;
