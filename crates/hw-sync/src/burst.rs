@@ -9,15 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::gzip::Member;
+use crate::gzip::{Member, STORED_BELOW};
 use crate::outbox::Outbox;
 use crate::page::Page;
 use crate::wire::negotiate::ContentCoding;
 
 /// Plain pages below this are copied instead of being a chunk of their own.
 const COPY_BELOW: usize = 4096;
-/// Pages below this are part of the client's own bytes: their own block would not be shorter.
-const OWN_BELOW: usize = 512;
 
 /// One response's encoder.
 #[derive(Debug)]
@@ -78,7 +76,7 @@ impl Burst {
             }
             return;
         }
-        if plain.len() < OWN_BELOW {
+        if plain.len() < STORED_BELOW {
             self.own.extend_from_slice(plain);
             return;
         }

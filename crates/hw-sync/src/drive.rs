@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::burst::Burst;
 use crate::hub::Listener;
-use crate::open::{Ready, interest, resolve};
+use crate::open::{Ready, resolve};
 use crate::outbox::Outbox;
 use crate::page::{KindCounts, Page, PageKey};
 use crate::shared::SyncState;
@@ -53,7 +53,11 @@ pub(crate) struct Transport {
 }
 
 /// Runs a stream to its end.
-pub(crate) async fn run<S: Source>(state: SyncState<S>, ready: Ready, transport: Transport) {
+pub(crate) async fn run<S: Source>(
+    state: SyncState<S>,
+    ready: Ready<S::View>,
+    transport: Transport,
+) {
     let Ready { asker, resume, form, token_remaining, first, number, version, listener } = ready;
     let seed = foldhash::fast::RandomState::default().hash_one(&asker.user_key);
     let mut driver = Driver {
@@ -72,7 +76,7 @@ pub(crate) async fn run<S: Source>(state: SyncState<S>, ready: Ready, transport:
         _permit: transport.permit,
         state,
     };
-    let reason = driver.run(Newest::Resolved(first.announcement)).await;
+    let reason = driver.run(Newest::Resolved(first)).await;
     driver.end(reason).await;
 }
 
@@ -82,7 +86,7 @@ struct Driver<S: Source> {
     asker: Arc<Asker>,
     form: DataForm,
     /// Leaves the index when dropped.
-    listener: Listener,
+    listener: Listener<S::View>,
     /// Whether the session knows that the bell was rung.
     told: bool,
     /// Number of the publication that was last looked at.
@@ -288,10 +292,10 @@ impl<S: Source> Driver<S> {
         let view = self.state.source.newest();
         let (number, version) = (view.number(), view.version().ok_or(ResolveError::NoConfig)?);
         let changes = view.changes_since(looked);
-        let lookups = self.listener.lookups();
+        let interest = self.listener.interest();
         let resolve_anew = version != self.version
             || changes.everything()
-            || lookups.iter().any(|&key| changes.lookup(key));
+            || interest.lookups.iter().any(|&key| changes.lookup(key));
         self.seen = number;
         if resolve_anew {
             drop(changes);
@@ -300,14 +304,16 @@ impl<S: Source> Driver<S> {
             } else {
                 resolve(&self.state, view, self.asker.clone()).await?
             };
-            self.listener.attend(number, interest(&resolved));
+            self.listener.attend(number, resolved.interest);
             self.version = version;
             return Ok(Newest::Resolved(resolved.announcement));
         }
         let mut totals = Vec::new();
-        for (index, bucket) in self.session.buckets().iter().enumerate() {
-            if changes.bucket(bucket.wake_key) {
-                totals.push((index, self.state.totals(&*view, bucket)?));
+        // The keys stand in the order of the announced buckets.
+        for (index, &key) in interest.buckets.iter().enumerate() {
+            if changes.bucket(key) {
+                let bucket = &self.session.buckets()[index];
+                totals.push((index, self.state.totals(&view, bucket)?));
             }
         }
         let write_checkpoint = if changes.user(&self.asker.user_key) {

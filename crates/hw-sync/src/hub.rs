@@ -19,7 +19,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::source::{Changes, Source, View};
+use crate::source::{
+    BucketKeyOf, Changes, Interest, InterestOf, LookupKeyOf, Source, View, WakeKey,
+};
 
 /// A stream's ear: rung by the dispatcher, heard by the stream's task.
 #[derive(Debug)]
@@ -64,46 +66,52 @@ impl Bell {
 /// No publication; greater than every number, so that the earliest wins by `min`.
 const IDLE: u64 = u64::MAX;
 
-/// What a stream listens for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interest {
-    /// Wake-up keys of its buckets.
-    pub buckets: Vec<u64>,
-    /// Wake-up keys of the lookups they came from.
-    pub lookups: Vec<u64>,
-}
-
 /// The index.
-#[derive(Debug, Default)]
-pub struct Hub {
-    index: Mutex<Index>,
+#[derive(Debug)]
+pub struct Hub<V: View> {
+    index: Mutex<Index<BucketKeyOf<V>, LookupKeyOf<V>>>,
 }
 
-#[derive(Debug, Default)]
-struct Index {
+#[derive(Debug)]
+struct Index<B, L> {
     /// Publications up to this one have been dispatched.
     dispatched: u64,
-    buckets: HashMap<u64, Vec<Arc<Bell>>, RandomState>,
-    lookups: HashMap<u64, Vec<Arc<Bell>>, RandomState>,
+    buckets: Listeners<B>,
+    lookups: Listeners<L>,
     /// Every stream listens for its user's write checkpoint, so this is also the list of all.
-    users: HashMap<Arc<str>, Vec<Arc<Bell>>, RandomState>,
+    users: Listeners<Arc<str>>,
 }
 
-impl Hub {
+type Listeners<K> = HashMap<K, Vec<Arc<Bell>>, RandomState>;
+
+impl<V: View> Default for Hub<V> {
+    fn default() -> Hub<V> {
+        Hub {
+            index: Mutex::new(Index {
+                dispatched: 0,
+                buckets: HashMap::default(),
+                lookups: HashMap::default(),
+                users: HashMap::default(),
+            }),
+        }
+    }
+}
+
+impl<V: View> Hub<V> {
     /// Starts to listen for a user. Buckets and lookups come with [`Listener::attend`].
-    pub fn listen(self: &Arc<Hub>, user_key: &str) -> Listener {
+    pub fn listen(self: &Arc<Hub<V>>, user_key: &str) -> Listener<V> {
         let listener = Listener {
             hub: self.clone(),
             bell: Arc::new(Bell::idle()),
             user: user_key.into(),
-            interest: Interest::default(),
+            interest: Interest { buckets: Vec::new(), lookups: Vec::new() },
         };
         add(&mut self.index.lock().users, listener.user.clone(), &listener.bell);
         listener
     }
 
     /// Dispatches publications until the token is cancelled or the engine is gone.
-    pub async fn run<S: Source>(&self, source: S, stop: CancellationToken) {
+    pub async fn run<S: Source<View = V>>(&self, source: S, stop: CancellationToken) {
         let mut watch = source.watch();
         loop {
             let view = watch.borrow_and_update().clone();
@@ -117,7 +125,7 @@ impl Hub {
         }
     }
 
-    fn dispatch<V: View>(&self, view: &V) {
+    fn dispatch(&self, view: &V) {
         let mut index = self.index.lock();
         let (behind, now) = (index.dispatched, view.number());
         if now <= behind {
@@ -151,30 +159,26 @@ impl Hub {
 
 /// One stream in the index; leaves it when dropped.
 #[derive(Debug)]
-pub struct Listener {
-    hub: Arc<Hub>,
+pub struct Listener<V: View> {
+    hub: Arc<Hub<V>>,
     bell: Arc<Bell>,
     user: Arc<str>,
-    interest: Interest,
+    interest: InterestOf<V>,
 }
 
-impl Listener {
+impl<V: View> Listener<V> {
     /// Its bell.
     pub fn bell(&self) -> &Arc<Bell> {
         &self.bell
     }
 
-    /// The lookups that the stream's buckets came from.
-    pub fn lookups(&self) -> &[u64] {
-        &self.interest.lookups
+    /// What it listens for, in the order in which it was given.
+    pub fn interest(&self) -> &InterestOf<V> {
+        &self.interest
     }
 
     /// Listens for `interest` from now on, which was read from the state `number`.
-    pub fn attend(&mut self, number: u64, mut interest: Interest) {
-        interest.buckets.sort_unstable();
-        interest.buckets.dedup();
-        interest.lookups.sort_unstable();
-        interest.lookups.dedup();
+    pub fn attend(&mut self, number: u64, interest: InterestOf<V>) {
         let mut index = self.hub.index.lock();
         let index = &mut *index;
         move_keys(&mut index.buckets, &self.interest.buckets, &interest.buckets, &self.bell);
@@ -187,7 +191,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl<V: View> Drop for Listener<V> {
     fn drop(&mut self) {
         let mut index = self.hub.index.lock();
         let index = &mut *index;
@@ -197,15 +201,13 @@ impl Drop for Listener {
     }
 }
 
-type Map<K> = HashMap<K, Vec<Arc<Bell>>, RandomState>;
-
-fn add<K: Eq + Hash>(map: &mut Map<K>, key: K, bell: &Arc<Bell>) {
+fn add<K: Eq + Hash>(listeners: &mut Listeners<K>, key: K, bell: &Arc<Bell>) {
     // Most keys have one listener: no room for four.
-    map.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(bell.clone());
+    listeners.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(bell.clone());
 }
 
-fn remove<K: Eq + Hash>(map: &mut Map<K>, key: K, bell: &Arc<Bell>) {
-    let Entry::Occupied(mut entry) = map.entry(key) else { return };
+fn remove<K: Eq + Hash>(listeners: &mut Listeners<K>, key: K, bell: &Arc<Bell>) {
+    let Entry::Occupied(mut entry) = listeners.entry(key) else { return };
     let bells = entry.get_mut();
     if let Some(at) = bells.iter().position(|other| Arc::ptr_eq(other, bell)) {
         bells.swap_remove(at);
@@ -215,12 +217,20 @@ fn remove<K: Eq + Hash>(map: &mut Map<K>, key: K, bell: &Arc<Bell>) {
     }
 }
 
-/// Replaces the keys `old` of a listener by `new`; both ascending without duplicates.
-fn move_keys(map: &mut Map<u64>, old: &[u64], new: &[u64], bell: &Arc<Bell>) {
+/// Replaces the keys `old` of a listener by `new`; either may name a key twice.
+fn move_keys<K: WakeKey>(listeners: &mut Listeners<K>, old: &[K], new: &[K], bell: &Arc<Bell>) {
+    let (old, new) = (distinct(old), distinct(new));
     for &key in old.iter().filter(|key| new.binary_search(key).is_err()) {
-        remove(map, key, bell);
+        remove(listeners, key, bell);
     }
     for &key in new.iter().filter(|key| old.binary_search(key).is_err()) {
-        add(map, key, bell);
+        add(listeners, key, bell);
     }
+}
+
+fn distinct<K: WakeKey>(keys: &[K]) -> Vec<K> {
+    let mut keys = keys.to_vec();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
 }

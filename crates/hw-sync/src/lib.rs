@@ -11,6 +11,7 @@
 pub mod burst;
 mod checkpoints;
 pub mod drive;
+mod engine;
 pub mod gzip;
 pub mod hub;
 pub mod open;

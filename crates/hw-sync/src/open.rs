@@ -12,15 +12,16 @@ use hw_auth::Principal;
 use hw_types::OpId;
 use serde_json::{Map, Value};
 
-use crate::hub::{Interest, Listener};
+use crate::hub::Listener;
 use crate::shared::Shared;
-use crate::source::{Asker, ResolveError, Resolved, Source, View};
+use crate::source::{Asker, ResolveError, Resolved, ResolvedBy, Source, View};
+use crate::state::bucket::Announcement;
 use crate::wire::error::ErrorBody;
 use crate::wire::line::DataForm;
-use crate::wire::request::StreamRequest;
+use crate::wire::request::{StreamRequest, Subscription};
 
 /// A stream whose first checkpoint is known.
-pub struct Ready {
+pub struct Ready<V: View> {
     /// Who asks.
     pub asker: Arc<Asker>,
     /// What the client brought along, by bucket name.
@@ -30,13 +31,13 @@ pub struct Ready {
     /// How long the token is still valid; zero for one inside the tolerance.
     pub token_remaining: Duration,
     /// The first state.
-    pub first: Resolved,
+    pub first: Announcement,
     /// Number of the publication that it was read from.
     pub number: u64,
     /// Version of the configuration that it was resolved with.
     pub version: u64,
     /// Already listening for what the first state depends on.
-    pub listener: Listener,
+    pub listener: Listener<V>,
 }
 
 /// The key of a user's write checkpoints: `<sub>/<client id>`, or `<sub>` (8.1).
@@ -47,6 +48,11 @@ pub fn user_key(principal: &Principal, client_id: Option<&str>) -> String {
     }
 }
 
+fn subscription(asked: Subscription) -> hw_expr::sync_config::Subscription {
+    let Subscription { stream, parameters, override_priority } = asked;
+    hw_expr::sync_config::Subscription { stream, parameters, override_priority }
+}
+
 /// Prepares a stream.
 ///
 /// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead or
@@ -55,11 +61,11 @@ pub async fn prepare<S: Source>(
     shared: &Shared<S>,
     principal: &Principal,
     request: StreamRequest,
-) -> Result<Ready, ErrorBody> {
+) -> Result<Ready<S::View>, ErrorBody> {
     let asker = Arc::new(Asker {
         claims: Value::Object(Map::clone(&principal.claims)),
         parameters: Value::Object(request.parameters),
-        subscriptions: request.subscriptions,
+        subscriptions: request.subscriptions.into_iter().map(subscription).collect(),
         include_defaults: request.include_defaults,
         user_key: user_key(principal, request.client_id.as_deref()),
     });
@@ -71,9 +77,9 @@ pub async fn prepare<S: Source>(
     let mut listener = shared.hub.listen(&asker.user_key);
     let view = shared.source.newest();
     let (number, version) = (view.number(), view.version());
-    let first =
+    let Resolved { announcement: first, interest } =
         resolve(shared, view, asker.clone()).await.map_err(|error| outer(&asker, &error))?;
-    listener.attend(number, interest(&first));
+    listener.attend(number, interest);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Ready {
         asker,
@@ -119,21 +125,13 @@ pub(crate) async fn resolve<S: Source>(
     shared: &Shared<S>,
     view: Arc<S::View>,
     asker: Arc<Asker>,
-) -> Result<Resolved, ResolveError> {
+) -> Result<ResolvedBy<S::View>, ResolveError> {
     let _permit = shared.reads.acquire().await;
     let limits = shared.options.user;
     let work = move || view.resolve(&asker, &limits);
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
         Err(ResolveError::Failed(crate::source::SourceError(format!("resolve: {panic}"))))
     })
-}
-
-/// What a stream with this state listens for.
-pub(crate) fn interest(resolved: &Resolved) -> Interest {
-    Interest {
-        buckets: resolved.announcement.buckets.iter().map(|bucket| bucket.wake_key).collect(),
-        lookups: resolved.lookups.clone(),
-    }
 }
 
 fn outer(asker: &Asker, error: &ResolveError) -> ErrorBody {

@@ -114,7 +114,7 @@ async fn open_stream<S: Source>(
     tracing::info!(
         user = ready.asker.user_key,
         user_agent = user_agent(&parts.headers),
-        buckets = ready.first.announcement.buckets.len(),
+        buckets = ready.first.buckets.len(),
         "Sync stream started"
     );
 
@@ -133,7 +133,7 @@ async fn open_stream<S: Source>(
 }
 
 /// The caller, or the 401 that he gets once his request was found valid.
-pub(crate) async fn authenticate<S>(
+pub(crate) async fn authenticate<S: Source>(
     state: &Shared<S>,
     headers: &HeaderMap,
 ) -> Result<Principal, ErrorBody> {
@@ -146,7 +146,7 @@ pub(crate) async fn authenticate<S>(
 }
 
 /// Reads a request's body within bounds of size and time.
-pub(crate) async fn read_body<S>(
+pub(crate) async fn read_body<S: Source>(
     state: &Shared<S>,
     body: Body,
     known: bool,

@@ -29,15 +29,15 @@ pub struct Health {
 }
 
 /// The surface's state; clones share it.
-pub struct SyncState<S>(Arc<Shared<S>>);
+pub struct SyncState<S: Source>(Arc<Shared<S>>);
 
-impl<S> Clone for SyncState<S> {
+impl<S: Source> Clone for SyncState<S> {
     fn clone(&self) -> Self {
         SyncState(self.0.clone())
     }
 }
 
-impl<S> std::ops::Deref for SyncState<S> {
+impl<S: Source> std::ops::Deref for SyncState<S> {
     type Target = Shared<S>;
 
     fn deref(&self) -> &Shared<S> {
@@ -46,13 +46,13 @@ impl<S> std::ops::Deref for SyncState<S> {
 }
 
 /// See [`SyncState`].
-pub struct Shared<S> {
+pub struct Shared<S: Source> {
     pub(crate) source: S,
     pub(crate) authenticator: Authenticator,
     pub(crate) options: SyncOptions,
     pub(crate) health: Box<dyn Fn() -> Health + Send + Sync>,
     pub(crate) stop: CancellationToken,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub<S::View>>,
     pub(crate) cache: PageCache,
     pub(crate) budget: Arc<Budget>,
     pub(crate) reads: Arc<Semaphore>,
@@ -95,7 +95,7 @@ impl<S: Source> SyncState<S> {
     }
 }
 
-impl<S> Shared<S> {
+impl<S: Source> Shared<S> {
     /// Open streams now.
     pub fn open_streams(&self) -> usize {
         self.metrics.open_streams()
@@ -107,7 +107,7 @@ impl<S> Shared<S> {
     }
 
     /// The index of who listens for what.
-    pub fn hub(&self) -> &Hub {
+    pub fn hub(&self) -> &Hub<S::View> {
         &self.hub
     }
 
@@ -121,7 +121,7 @@ impl<S> Shared<S> {
     }
 
     /// A bucket's totals, read once per publication for all streams that share the bucket.
-    pub(crate) fn totals<V: View>(&self, view: &V, bucket: &Bucket) -> Result<Totals, SourceError> {
+    pub(crate) fn totals(&self, view: &S::View, bucket: &Bucket) -> Result<Totals, SourceError> {
         let number = view.number();
         {
             let mut memo = self.totals.lock();

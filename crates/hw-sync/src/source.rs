@@ -4,16 +4,18 @@
 //! HTTP tests. Invariant: a [`View`] is one consistent state, so that data and checksum agree; it
 //! may pin a store snapshot, so nobody keeps one while waiting for a socket.
 
+use std::fmt::Debug;
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::Arc;
 
+use hw_expr::sync_config::Subscription;
 use hw_types::OpId;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::state::bucket::{Announcement, Bucket, Totals};
 use crate::wire::line::OperationLine;
-use crate::wire::request::Subscription;
 
 /// A failure below this surface. The text is for the log; clients learn only that it happened.
 #[derive(Debug, thiserror::Error)]
@@ -71,34 +73,62 @@ pub struct Asker {
 
 /// A user's buckets at one published state.
 #[derive(Clone, Debug)]
-pub struct Resolved {
+pub struct Resolved<B, L> {
     /// What to announce, with totals.
     pub announcement: Announcement,
-    /// Wake-up keys of the lookups that the set of buckets came from, ascending.
-    pub lookups: Vec<u64>,
+    /// What wakes the user.
+    pub interest: Interest<B, L>,
+}
+
+/// A name of something in wake-ups.
+pub trait WakeKey: Copy + Ord + Hash + Debug + Send + Sync + 'static {}
+
+impl<K: Copy + Ord + Hash + Debug + Send + Sync + 'static> WakeKey for K {}
+
+/// What a stream listens for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interest<B, L> {
+    /// Its buckets, in the order of the announcement.
+    pub buckets: Vec<B>,
+    /// The lookups that its set of buckets came from.
+    pub lookups: Vec<L>,
 }
 
 /// What changed between two publications.
 pub trait Changes: Send {
+    /// Names buckets.
+    type BucketKey: WakeKey;
+    /// Names keys of lookups.
+    type LookupKey: WakeKey;
+
     /// Whether everything must be looked at again: the record does not reach back, or the
     /// configuration changed.
     fn everything(&self) -> bool;
     /// Whether the bucket may have changed.
-    fn bucket(&self, wake_key: u64) -> bool;
+    fn bucket(&self, key: Self::BucketKey) -> bool;
     /// Whether the results under a lookup key may have changed.
-    fn lookup(&self, wake_key: u64) -> bool;
+    fn lookup(&self, key: Self::LookupKey) -> bool;
     /// Whether the user's write checkpoint may have changed.
     fn user(&self, user_key: &str) -> bool;
     /// Calls back with each changed bucket; duplicates are fine. Empty with `everything`.
-    fn each_bucket(&self, each: &mut dyn FnMut(u64));
+    fn each_bucket(&self, each: &mut dyn FnMut(Self::BucketKey));
     /// Calls back with each changed lookup key.
-    fn each_lookup(&self, each: &mut dyn FnMut(u64));
+    fn each_lookup(&self, each: &mut dyn FnMut(Self::LookupKey));
     /// Calls back with each user whose write checkpoint changed.
     fn each_user(&self, each: &mut dyn FnMut(&str));
 }
 
+/// Names buckets in the wake-ups of a view.
+pub type BucketKeyOf<V> = <<V as View>::Changes as Changes>::BucketKey;
+/// Names keys of lookups in the wake-ups of a view.
+pub type LookupKeyOf<V> = <<V as View>::Changes as Changes>::LookupKey;
+/// A user's buckets as a view resolves them.
+pub type ResolvedBy<V> = Resolved<BucketKeyOf<V>, LookupKeyOf<V>>;
+/// What a stream on a view listens for.
+pub type InterestOf<V> = Interest<BucketKeyOf<V>, LookupKeyOf<V>>;
+
 /// One published state.
-pub trait View: Send + Sync + 'static {
+pub trait View: Sized + Send + Sync + 'static {
     /// What changed, as this view's engine tells it.
     type Changes: Changes;
 
@@ -112,7 +142,8 @@ pub trait View: Send + Sync + 'static {
     /// and so to this epoch.
     fn serves_name(&self, name: &str) -> bool;
     /// The user's buckets, ascending by name, with their totals and the write checkpoint.
-    fn resolve(&self, asker: &Asker, limits: &UserLimits) -> Result<Resolved, ResolveError>;
+    fn resolve(&self, asker: &Asker, limits: &UserLimits)
+    -> Result<ResolvedBy<Self>, ResolveError>;
     /// Totals of a bucket of the active configuration; zero when it never had a row.
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError>;
     /// The greatest write checkpoint that this state contains.

@@ -189,7 +189,7 @@ impl Stream {
     }
 
     /// Whether the connection was broken off rather than ended.
-    pub async fn is_cut(mut self) -> bool {
+    pub async fn broken_off(mut self) -> bool {
         loop {
             if self.raw.ends_with(b"0\r\n\r\n") {
                 return false;

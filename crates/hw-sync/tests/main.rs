@@ -1,6 +1,7 @@
 //! The surface over HTTP, on an in-memory twin of the engine.
 
 mod client;
+mod listening;
 mod refusals;
 mod streaming;
 mod twin;

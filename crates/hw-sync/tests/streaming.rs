@@ -282,7 +282,7 @@ async fn a_user_who_passes_the_limit_in_mid_stream_is_cut_off() {
     server.twin.join("amy", "b");
     server.twin.join("amy", "c");
     server.twin.publish();
-    assert!(amy.is_cut().await);
+    assert!(amy.broken_off().await);
 }
 
 /// F-41: a client that reads nothing holds a bounded amount, and others are not affected.

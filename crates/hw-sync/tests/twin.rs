@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
 use hw_sync::source::{
-    Asker, Changes, ResolveError, Resolved, Source, SourceError, UserLimits, View,
+    Asker, Changes, Interest, ResolveError, Resolved, Source, SourceError, UserLimits, View,
 };
 use hw_sync::state::bucket::{Announcement, Bucket, Totals};
 use hw_sync::wire::line::{CheckpointHead, OperationKind, OperationLine, Reason, StreamLine};
@@ -223,19 +223,23 @@ impl View for TwinView {
         name.starts_with(&self.data.prefix)
     }
 
-    fn resolve(&self, asker: &Asker, limits: &UserLimits) -> Result<Resolved, ResolveError> {
+    fn resolve(
+        &self,
+        asker: &Asker,
+        limits: &UserLimits,
+    ) -> Result<Resolved<u64, u64>, ResolveError> {
         if self.data.version.is_none() {
             return Err(ResolveError::NoConfig);
         }
         let user = asker.claims["sub"].as_str().unwrap();
-        let mut buckets = Vec::new();
+        let (mut buckets, mut keys) = (Vec::new(), Vec::new());
         for parameters in self.names(user) {
             let name = format!("{}list[{parameters:?}]", self.data.prefix);
+            keys.push(hash(("bucket", &parameters)));
             buckets.push(Bucket {
                 parameters_at: name.find('[').unwrap() as u32,
                 name: name.into(),
                 source: 0,
-                wake_key: hash(("bucket", &parameters)),
                 priority: if parameters.starts_with("urgent") { 1 } else { 3 },
                 reasons: Box::new([Reason::Default(0)]),
                 totals: self.totals(0, &format!("[{parameters:?}]"))?,
@@ -258,7 +262,7 @@ impl View for TwinView {
         let streams = self.data.streams.iter().map(stream).collect();
         Ok(Resolved {
             announcement: Announcement { head, buckets, streams },
-            lookups: vec![hash(("members", user))],
+            interest: Interest { buckets: keys, lookups: vec![hash(("members", user))] },
         })
     }
 
@@ -322,6 +326,9 @@ impl View for TwinView {
 }
 
 impl Changes for Touched {
+    type BucketKey = u64;
+    type LookupKey = u64;
+
     fn everything(&self) -> bool {
         self.everything
     }

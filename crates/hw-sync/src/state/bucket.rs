@@ -33,8 +33,6 @@ pub struct Bucket {
     pub parameters_at: u32,
     /// Index of its source in the active configuration.
     pub source: u32,
-    /// What a publication that changes the bucket names. Not read by the session.
-    pub wake_key: u64,
     /// 0 is fetched first, 3 last.
     pub priority: u8,
     /// Why the user has it, in the order of the resolution.
@@ -158,7 +156,6 @@ mod tests {
             name: name.into(),
             parameters_at: name.find('[').unwrap() as u32,
             source: 0,
-            wake_key: 0,
             priority: 3,
             reasons: Box::new([Reason::Default(0)]),
             totals: Totals { checksum, count: 1, last_op: OpId(9), ..Totals::default() },

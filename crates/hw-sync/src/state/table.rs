@@ -23,7 +23,6 @@ fn bucket(name: &str, priority: u8, last_op: u64) -> Bucket {
         name: name.into(),
         parameters_at: name.find('[').unwrap() as u32,
         source: 0,
-        wake_key: 0,
         priority,
         reasons: Box::new([Reason::Default(0)]),
         totals: totals(last_op),

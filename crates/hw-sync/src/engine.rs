@@ -1,0 +1,252 @@
+//! The engine behind this surface: [`Source`] and [`View`] over `hw-engine`.
+//!
+//! In: published states and resolutions in the engine's words. Out: the surface's own plain
+//! structs. Conversions are by hand, so that a renamed inner field never changes what a client
+//! receives.
+
+use std::sync::Arc;
+
+use hw_engine::{
+    BucketId, BucketKey, BucketState, Engine, EngineError, LookupKey, OpKind, Published, ReadLimit,
+};
+use hw_expr::sync_config::{
+    ErrorSubject, Limits, Reason as ResolvedReason, Request, ResolveError as Unresolved,
+    ResolvedStream,
+};
+use hw_types::OpId;
+use tokio::sync::watch;
+
+use crate::source::{
+    Asker, Changes, Interest, ResolveError, Resolved, ResolvedBy, Source, SourceError, UserLimits,
+    View,
+};
+use crate::state::bucket::{Announcement, Bucket, Totals};
+use crate::wire::line::{
+    CheckpointHead, ErrorPlace, OperationKind, OperationLine, Reason, StreamLine,
+};
+
+impl From<EngineError> for SourceError {
+    fn from(error: EngineError) -> SourceError {
+        SourceError(error.to_string())
+    }
+}
+
+impl Source for Engine {
+    type View = Published;
+
+    fn newest(&self) -> Arc<Published> {
+        self.published()
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<Published>> {
+        Engine::watch(self)
+    }
+
+    async fn write_checkpoint(
+        &self,
+        user_key: &str,
+        requested: Option<u64>,
+    ) -> Result<u64, SourceError> {
+        Ok(match requested {
+            None => Engine::write_checkpoint(self, user_key).await?,
+            Some(number) => self.checkpoint_request(user_key, number).await?,
+        })
+    }
+}
+
+impl View for Published {
+    type Changes = hw_engine::Changes;
+
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn op_id(&self) -> OpId {
+        self.checkpoint.op_id
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.sync.as_ref().map(|sync| sync.version)
+    }
+
+    fn serves_name(&self, name: &str) -> bool {
+        self.sync.as_ref().is_some_and(|sync| sync.serves_name(name))
+    }
+
+    fn resolve(
+        &self,
+        asker: &Asker,
+        limits: &UserLimits,
+    ) -> Result<ResolvedBy<Self>, ResolveError> {
+        let sync = self.sync.as_ref().ok_or(ResolveError::NoConfig)?;
+        let request = Request {
+            jwt: &asker.claims,
+            parameters: &asker.parameters,
+            subscriptions: &asker.subscriptions,
+            include_defaults: asker.include_defaults,
+        };
+        let limits =
+            Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
+        let resolution =
+            sync.config.resolve(&request, &self.lookup_reader(), &limits).map_err(unresolved)?;
+        let mut buckets = Vec::with_capacity(resolution.buckets.len());
+        for found in resolution.buckets {
+            let name = sync.bucket_name(found.source, &found.parameters);
+            let parameters_at = name.len() - found.parameters.len();
+            let key = sync.bucket_key(found.source, &found.parameters);
+            let bucket = Bucket {
+                name: name.into(),
+                parameters_at: index(parameters_at),
+                source: index(found.source),
+                priority: found.priority,
+                reasons: found.reasons.iter().map(reason).collect(),
+                totals: View::totals(self, index(found.source), &found.parameters)?,
+                position: OpId(0),
+            };
+            buckets.push((bucket, key));
+        }
+        buckets.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let (buckets, keys) = buckets.into_iter().unzip();
+        let head = CheckpointHead {
+            op_id: self.checkpoint.op_id,
+            write_checkpoint: View::write_checkpoint(self, &asker.user_key)?,
+        };
+        let streams = resolution.streams.into_iter().map(stream).collect();
+        let lookups = resolution.lookups_used.iter();
+        Ok(Resolved {
+            announcement: Announcement { head, buckets, streams },
+            interest: Interest {
+                buckets: keys,
+                lookups: lookups.map(|(lookup, key)| sync.lookup_key(*lookup, key)).collect(),
+            },
+        })
+    }
+
+    fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError> {
+        let state = self.bucket(source as usize, parameters)?;
+        Ok(state.map_or_else(Totals::default, |state| Totals {
+            incarnation: state.id.source,
+            number: state.id.bucket,
+            count: state.count,
+            live: state.live,
+            checksum: state.checksum,
+            last_op: state.last_op,
+        }))
+    }
+
+    fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, SourceError> {
+        Ok(Published::write_checkpoint(self, user_key)?)
+    }
+
+    fn operations(
+        &self,
+        bucket: &Bucket,
+        after: OpId,
+        (rows, bytes): (usize, usize),
+        each: &mut dyn FnMut(&OperationLine<'_>),
+    ) -> Result<bool, SourceError> {
+        let Totals { incarnation, number, count, live, checksum, last_op } = bucket.totals;
+        let id = BucketId { source: incarnation, bucket: number };
+        let state = BucketState { id, count, live, checksum, last_op };
+        let limit = ReadLimit { rows, bytes };
+        let page = Published::operations(self, bucket.source as usize, &state, after, limit)?;
+        for operation in &page.operations {
+            let texts = operation.texts();
+            let texts = texts.as_ref();
+            each(&OperationLine {
+                op_id: operation.op_id,
+                kind: kind(operation.kind),
+                checksum: operation.checksum,
+                object_type: texts.map_or("", |texts| texts.object_type),
+                object_id: texts.map_or("", |texts| texts.object_id),
+                subkey: texts.map_or("", |texts| texts.subkey),
+                data: texts.and_then(|texts| texts.data).unwrap_or(""),
+            });
+        }
+        Ok(page.has_more)
+    }
+
+    fn changes_since(&self, number: u64) -> hw_engine::Changes {
+        Published::changes_since(self, number)
+    }
+}
+
+impl Changes for hw_engine::Changes {
+    type BucketKey = BucketKey;
+    type LookupKey = LookupKey;
+
+    fn everything(&self) -> bool {
+        hw_engine::Changes::everything(self)
+    }
+
+    fn bucket(&self, key: BucketKey) -> bool {
+        self.bucket_changed(key)
+    }
+
+    fn lookup(&self, key: LookupKey) -> bool {
+        self.lookup_changed(key)
+    }
+
+    fn user(&self, user_key: &str) -> bool {
+        self.write_checkpoint_changed(user_key)
+    }
+
+    fn each_bucket(&self, each: &mut dyn FnMut(BucketKey)) {
+        self.buckets().for_each(each);
+    }
+
+    fn each_lookup(&self, each: &mut dyn FnMut(LookupKey)) {
+        self.lookups().for_each(each);
+    }
+
+    fn each_user(&self, each: &mut dyn FnMut(&str)) {
+        self.users().for_each(each);
+    }
+}
+
+/// Indexes of definitions, buckets and subscriptions are bounded far below 2^32 by the limits on
+/// a configuration and a request.
+fn index(index: usize) -> u32 {
+    u32::try_from(index).expect("invariant: indexes fit 32 bits")
+}
+
+fn reason(reason: &ResolvedReason) -> Reason {
+    match *reason {
+        ResolvedReason::Default(stream) => Reason::Default(index(stream)),
+        ResolvedReason::Subscription(subscription) => Reason::Subscription(index(subscription)),
+    }
+}
+
+fn stream(stream: ResolvedStream) -> StreamLine {
+    let errors = stream.errors.into_iter().map(|error| {
+        let place = match error.subscription {
+            ErrorSubject::Default => ErrorPlace::Default,
+            ErrorSubject::Index(index) => ErrorPlace::Subscription(index),
+        };
+        (place, error.message)
+    });
+    StreamLine { name: stream.name, is_default: stream.is_default, errors: errors.collect() }
+}
+
+fn kind(kind: OpKind) -> OperationKind {
+    match kind {
+        OpKind::Put => OperationKind::Put,
+        OpKind::Remove => OperationKind::Remove,
+        OpKind::Move => OperationKind::Move,
+        OpKind::Clear => OperationKind::Clear,
+    }
+}
+
+fn unresolved(error: Unresolved) -> ResolveError {
+    let description = error.to_string();
+    match error {
+        Unresolved::TooManyBuckets { by_definition, .. }
+        | Unresolved::TooManyResults { by_definition, .. } => {
+            let counts = by_definition.iter().map(|(name, count)| format!("{name}: {count}"));
+            ResolveError::TooMuch { description, details: counts.collect::<Vec<_>>().join(", ") }
+        }
+        Unresolved::Lookup(_) | Unresolved::Evaluation(_) => {
+            ResolveError::Failed(SourceError(description))
+        }
+    }
+}
