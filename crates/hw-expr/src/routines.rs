@@ -41,8 +41,6 @@ pub enum Available {
     All,
     /// Not in edition 3.
     NotStreams,
-    /// In edition 3 only.
-    StreamsOnly,
     /// Only the compiler makes calls of it.
     Internal,
 }
@@ -249,7 +247,6 @@ fn is_available(routine: &Routine, dialect: Dialect) -> bool {
     match routine.available {
         Available::All => true,
         Available::NotStreams => dialect != Dialect::Streams,
-        Available::StreamsOnly => dialect == Dialect::Streams,
         Available::Internal => false,
     }
 }

@@ -106,7 +106,10 @@ impl Decoder {
             Kind::Oid => SqlValue::Integer(u32::from_be_bytes(fixed(bytes)?).into()),
             Kind::Float4 => SqlValue::Real(widen(f32::from_be_bytes(fixed(bytes)?))),
             Kind::Float8 => SqlValue::Real(f64::from_be_bytes(fixed(bytes)?)),
-            Kind::Text => SqlValue::Text(String::from_utf8_lossy(bytes)),
+            Kind::Text => SqlValue::Text(match std::str::from_utf8(bytes) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(bytes),
+            }),
             Kind::Bytea => SqlValue::Blob(Cow::Borrowed(bytes)),
             _ => {
                 let mut out = String::new();
@@ -154,11 +157,6 @@ impl Decoder {
         Ok(true)
     }
 
-    /// Whether the value is a blob, which payloads leave out.
-    pub fn is_blob(&self) -> bool {
-        matches!(self.kind, Kind::Bytea)
-    }
-
     /// Appends the text of a kind that is TEXT; `false` when the value is NULL.
     fn write_text(&self, bytes: &[u8], out: &mut String) -> Result<bool, &'static str> {
         match &self.kind {
@@ -202,13 +200,15 @@ fn widen(value: f32) -> f64 {
 
 fn write_uuid(bytes: &[u8; 16], out: &mut String) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'-'; 36];
+    let mut at = 0;
     for (i, byte) in bytes.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            out.push('-');
-        }
-        out.push(HEX[usize::from(byte >> 4)] as char);
-        out.push(HEX[usize::from(byte & 15)] as char);
+        at += usize::from(matches!(i, 4 | 6 | 8 | 10));
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 15)];
+        at += 2;
     }
+    out.push_str(std::str::from_utf8(&text).unwrap_or_default());
 }
 
 /// Whether arrays of the type are decoded without `custom_postgres_types`.

@@ -1,3 +1,8 @@
 //! The sync configuration language as cases.
 
+mod access;
 mod examples;
+mod expressions;
+mod fingerprints;
+mod robustness;
+mod world;

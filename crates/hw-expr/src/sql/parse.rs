@@ -101,8 +101,12 @@ const RESERVED_MORE: [&str; 11] = [
     "WITH",
 ];
 
-/// Deepest nesting of expressions and subqueries; beyond it a text is refused.
-const MAX_DEPTH: u32 = 120;
+/// Deepest nesting of expressions and subqueries; beyond it a text is refused, because later
+/// stages walk trees recursively.
+const MAX_DEPTH: u32 = 60;
+
+/// Longest chain of operators other than AND and OR, which make balanced trees.
+const MAX_CHAIN: usize = 100;
 
 /// Binding powers, tightest highest.
 mod power {
@@ -329,9 +333,7 @@ impl Parser {
                 continue;
             }
             let start = self.peek().place;
-            let kind = if self.is_word("JOIN") {
-                None
-            } else if self.take_word("INNER") {
+            let kind = if self.is_word("JOIN") || self.take_word("INNER") {
                 None
             } else if self.take_word("LEFT") || self.take_word("RIGHT") || self.take_word("FULL") {
                 self.take_word("OUTER");
@@ -481,8 +483,13 @@ impl Parser {
             return Err(self.error("this expression is nested too deeply"));
         }
         let mut left = self.prefix()?;
+        let mut length = 0;
         while let Some(next) = self.infix(&mut left, least)? {
             left = next;
+            length += 1;
+            if length > MAX_CHAIN {
+                return Err(self.error("this expression is too long"));
+            }
         }
         self.depth -= 1;
         Ok(left)
@@ -700,6 +707,13 @@ impl Parser {
                 let haystack = Box::new(self.expr(power::IN)?);
                 AstKind::In { needle: value, haystack, negated }
             }
+            "AND" | "OR" => {
+                let mut operands = vec![*value, self.expr(power)?];
+                while self.take_word(operator) {
+                    operands.push(self.expr(power)?);
+                }
+                return Ok(balanced(operator, operands));
+            }
             _ => AstKind::Binary(operator, value, Box::new(self.expr(power)?)),
         };
         Ok(Some(Ast { place: start.to(self.last()), kind }))
@@ -767,6 +781,18 @@ impl Parser {
             _ => None,
         }
     }
+}
+
+/// AND and OR are associative, so a chain of hundreds need not be a tree hundreds deep.
+fn balanced(operator: &'static str, mut operands: Vec<Ast>) -> Option<Ast> {
+    let right = operands.split_off(operands.len().div_ceil(2));
+    if right.is_empty() {
+        return operands.pop();
+    }
+    let left = balanced(operator, operands)?;
+    let right = balanced(operator, right)?;
+    let place = left.place.to(right.place);
+    Some(Ast { kind: AstKind::Binary(operator, Box::new(left), Box::new(right)), place })
 }
 
 fn is_reserved(word: &str) -> bool {

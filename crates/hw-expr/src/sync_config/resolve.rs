@@ -206,7 +206,7 @@ fn breakdown(config: &SyncConfig, counts: &[usize]) -> Vec<(String, usize)> {
         .filter(|(_, count)| **count > 0)
         .map(|(definition, count)| (definition.name.clone(), *count))
         .collect();
-    list.sort_by(|a, b| b.1.cmp(&a.1));
+    list.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     list
 }
 

@@ -109,13 +109,13 @@ impl Clauses<'_, '_> {
             return Ok((vec![Alternatives(Alternative::default())], BTreeSet::new()));
         };
         let clause = self.clause(filter)?;
-        let matched = self.into_match(clause);
+        let matched = self.match_of(clause);
         Ok((matched.alternatives.into_iter().map(Alternatives).collect(), matched.parameters))
     }
 
     /// A match from any clause: an expression over the row filters, one over parameters is
     /// matched for its truth.
-    fn into_match(&mut self, clause: Clause) -> Match {
+    fn match_of(&mut self, clause: Clause) -> Match {
         let (tree, kind) = match clause {
             Clause::Match(matched) => return matched,
             Clause::Tree(tree, kind) => (tree, kind),
@@ -148,10 +148,10 @@ impl Clauses<'_, '_> {
         match &ast.kind {
             AstKind::Binary("AND", left, right) => {
                 let (left, right) = (self.clause(left)?, self.clause(right)?);
-                if let Some(tree) = both(&left, &right, |l, r| Expr::And(l, r)) {
+                if let Some(tree) = both(&left, &right, Expr::And) {
                     return Ok(tree);
                 }
-                let (left, right) = (self.into_match(left), self.into_match(right));
+                let (left, right) = (self.match_of(left), self.match_of(right));
                 if left.unbounded && right.unbounded {
                     return refuse(
                         "Cannot have multiple IN expressions on bucket parameters",
@@ -162,10 +162,10 @@ impl Clauses<'_, '_> {
             }
             AstKind::Binary("OR", left, right) => {
                 let (left, right) = (self.clause(left)?, self.clause(right)?);
-                if let Some(tree) = both(&left, &right, |l, r| Expr::Or(l, r)) {
+                if let Some(tree) = both(&left, &right, Expr::Or) {
                     return Ok(tree);
                 }
-                let (left, right) = (self.into_match(left), self.into_match(right));
+                let (left, right) = (self.match_of(left), self.match_of(right));
                 if left.parameters != right.parameters {
                     return refuse(
                         "Left and right sides of OR must use the same parameters, or split into \

@@ -88,17 +88,15 @@ pub fn conjuncts(
     sources: &[Source],
 ) -> Result<Vec<Conjunct>, Problem> {
     let mut several = Vec::new();
-    let mut alone: Vec<(Home, Tree)> = Vec::new();
+    let mut alone: Vec<(Home, Vec<Tree>)> = Vec::new();
     let mut always = false;
     for terms in disjunction {
         let Some(conjunct) = conjunct(terms, sources)? else { continue };
         match (&conjunct.singles[..], &conjunct.equalities[..]) {
             ([], []) => always = true,
             ([(home, tree)], []) => match alone.iter_mut().find(|(h, _)| h == home) {
-                Some((_, other)) => {
-                    *other = Expr::Or(Box::new(other.clone()), Box::new(tree.clone()));
-                }
-                None => alone.push((*home, tree.clone())),
+                Some((_, others)) => others.push(tree.clone()),
+                None => alone.push((*home, vec![tree.clone()])),
             },
             _ => several.push(conjunct),
         }
@@ -106,14 +104,16 @@ pub fn conjuncts(
     if always {
         several.push(Conjunct::default());
     }
-    several.extend(
-        alone.into_iter().map(|single| Conjunct { singles: vec![single], ..Conjunct::default() }),
-    );
+    for (home, trees) in alone {
+        let single = balanced(trees, &Expr::Or).map(|tree| (home, tree));
+        several.push(Conjunct { singles: single.into_iter().collect(), equalities: Vec::new() });
+    }
     Ok(several)
 }
 
 fn conjunct(terms: Vec<Term>, sources: &[Source]) -> Result<Option<Conjunct>, Problem> {
     let mut conjunct = Conjunct::default();
+    let mut singles: Vec<(Home, Vec<Tree>)> = Vec::new();
     for term in terms {
         match &homes(&term.tree, sources)[..] {
             [] => {
@@ -124,14 +124,28 @@ fn conjunct(terms: Vec<Term>, sources: &[Source]) -> Result<Option<Conjunct>, Pr
                     return Ok(None);
                 }
             }
-            [home] => match conjunct.singles.iter_mut().find(|(h, _)| h == home) {
-                Some((_, tree)) => *tree = Expr::And(Box::new(tree.clone()), Box::new(term.tree)),
-                None => conjunct.singles.push((*home, term.tree)),
+            [home] => match singles.iter_mut().find(|(h, _)| h == home) {
+                Some((_, trees)) => trees.push(term.tree),
+                None => singles.push((*home, vec![term.tree])),
             },
             _ => conjunct.equalities.push(equality(&term, sources)?),
         }
     }
+    for (home, trees) in singles {
+        let tree = balanced(trees, &Expr::And);
+        conjunct.singles.extend(tree.map(|tree| (home, tree)));
+    }
     Ok(Some(conjunct))
+}
+
+/// One tree of many, as shallow as possible.
+fn balanced(mut trees: Vec<Tree>, join: &impl Fn(Box<Tree>, Box<Tree>) -> Tree) -> Option<Tree> {
+    let right = trees.split_off(trees.len().div_ceil(2));
+    if right.is_empty() {
+        return trees.pop();
+    }
+    let (left, right) = (balanced(trees, join)?, balanced(right, join)?);
+    Some(join(Box::new(left), Box::new(right)))
 }
 
 fn equality(term: &Term, sources: &[Source]) -> Result<Equality, Problem> {

@@ -3,7 +3,7 @@
 //!
 //! Source: `sync-rules.md` 10.3, steps 1 to 5.
 
-use super::super::names::{Name, Names, Tree, equals, leaf, negate};
+use super::super::names::{Name, Tree, equals, leaf, negate};
 use super::super::plan::EachPart;
 use super::conjunct::homes;
 use super::scope::{Scope, Source};

@@ -76,6 +76,7 @@ fn select(
     };
     let (pattern, output) = (pattern.clone(), output.clone());
     columns.check_id(settings.dialect, &pattern, scope)?;
+    warn_alias(&select, settings.dialect, output.as_deref(), scope);
 
     let place = select.filter.as_ref().map_or(select.place, |f| f.place);
     let conjuncts = conjuncts(filter.disjunction(place)?, &scope.sources)?;
@@ -128,6 +129,23 @@ fn select(
         warn_subscription(&conjuncts, scope);
     }
     Ok(variants)
+}
+
+/// An alias is the table's name on the client. Written for a join, that is rarely meant.
+fn warn_alias(select: &Select, dialect: Dialect, output: Option<&str>, scope: &mut Scope<'_>) {
+    let mut aliases = select.from.iter().filter_map(|from| from.alias.as_ref());
+    let alias = aliases.find(|alias| !alias.quoted && Some(alias.name.as_str()) == output);
+    if let Some(alias) = alias
+        && select.from.len() > 1
+        && dialect == Dialect::Streams
+    {
+        let message = format!(
+            "The source row is synced under its alias: the table on clients is \"{}\"",
+            alias.name
+        );
+        let mend = "quote the alias if that is meant, or leave it away";
+        scope.warnings.push(Problem::warning(code::COLUMN_NAME, message, alias.place).mend(mend));
+    }
 }
 
 /// In edition 2 a stream that everyone is subscribed to gets no subscription parameters.

@@ -46,6 +46,13 @@ pub fn compile(
     builder.compile()
 }
 
+/// A bucket parameter: an expression of the primary row, and all that it must equal.
+struct Key {
+    text: String,
+    tree: Tree,
+    others: Vec<(Home, Tree)>,
+}
+
 struct Builder<'b, 'a, 'f> {
     conjunct: &'b Conjunct,
     primary: usize,
@@ -99,27 +106,27 @@ impl Builder<'_, '_, '_> {
         let filters = self.singles(home).map(|tree| over_row(tree, &numbers)).collect();
 
         // Parameters: distinct expressions of the primary row, each with what it must equal.
-        let mut keys: Vec<(String, Tree, Vec<(Home, Tree)>)> = Vec::new();
+        let mut keys: Vec<Key> = Vec::new();
         for equality in &self.conjunct.equalities {
             let Some((key, other)) = equality.side(home) else { continue };
             let text = key.canonical();
-            match keys.iter_mut().find(|(t, ..)| *t == text) {
-                Some((.., others)) => others.push(other.clone()),
-                None => keys.push((text, key.clone(), vec![other.clone()])),
+            match keys.iter_mut().find(|k| k.text == text) {
+                Some(known) => known.others.push(other.clone()),
+                None => keys.push(Key { text, tree: key.clone(), others: vec![other.clone()] }),
             }
         }
         let plan = RowPlan {
             each,
             filters,
-            keys: keys.iter().map(|(_, key, _)| vec![over_row(key, &numbers)]).collect(),
+            keys: keys.iter().map(|key| vec![over_row(&key.tree, &numbers)]).collect(),
             outputs: Vec::new(),
         };
 
         self.danger = vec![Trust::default(); keys.len()];
         let mut direct = Component::default();
         let mut components = Vec::new();
-        for (parameter, (.., others)) in keys.iter().enumerate() {
-            for (home, tree) in others {
+        for (parameter, key) in keys.iter().enumerate() {
+            for (home, tree) in &key.others {
                 if *home == Home::Request {
                     direct.gives.push((parameter, over_request(tree)));
                     self.danger[parameter] = self.danger[parameter].and(Trust::of(tree));
@@ -227,16 +234,11 @@ impl Builder<'_, '_, '_> {
         groups
     }
 
-    fn component(
-        &mut self,
-        members: &[Home],
-        keys: &[(String, Tree, Vec<(Home, Tree)>)],
-    ) -> Component {
+    fn component(&mut self, members: &[Home], keys: &[Key]) -> Component {
         let mut chain = Chain::default();
         // Start at a table that the primary row is compared with: what it is reached from comes
         // before it.
-        let wanted =
-            |home: &Home| keys.iter().any(|(.., others)| others.iter().any(|(h, _)| h == home));
+        let wanted = |home: &Home| keys.iter().any(|key| key.others.iter().any(|(h, _)| h == home));
         let tables: Vec<usize> = members
             .iter()
             .filter_map(|home| match home {
@@ -265,8 +267,8 @@ impl Builder<'_, '_, '_> {
             }
         }
         let mut gives = Vec::new();
-        for (parameter, (.., others)) in keys.iter().enumerate() {
-            for (home, tree) in others.iter().filter(|(home, _)| members.contains(home)) {
+        for (parameter, key) in keys.iter().enumerate() {
+            for (home, tree) in key.others.iter().filter(|(home, _)| members.contains(home)) {
                 let value = match home {
                     Home::Table(table) => match chain.outputs.get(&(*table, tree.canonical())) {
                         Some(slot) => Expr::Ref(QueryName::Slot(*slot)),
