@@ -237,8 +237,8 @@ async function write(op, type, id, data) {
       body: JSON.stringify(body),
     });
     if (!answer.ok) return say(`Not written: ${await reason(answer)}`);
-    const verdict = (await answer.json()).results[0];
-    say(verdict.status === 'applied' ? 'Written.' : `Not written: ${verdict.message || verdict.status}`);
+    const { verdict, error } = (await answer.json()).transactions[0];
+    say(verdict === 'applied' ? 'Written.' : `Not written: ${error?.message ?? verdict}`);
   } catch (error) {
     say(`Not written: ${error.message}`);
   }

@@ -132,6 +132,6 @@ async fn a_publication_that_leaves_out_deletes_is_found() {
     assert_eq!(
         shown(&examine(&database.url, &["t"]).await),
         ["error[HW2104]: publication \"headwater\" does not publish deletes\n  \
-          mend:  ALTER PUBLICATION headwater SET (publish = 'insert, update, delete, truncate');"]
+          mend:  ALTER PUBLICATION \"headwater\" SET (publish = 'insert, update, delete, truncate');"]
     );
 }

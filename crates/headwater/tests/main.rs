@@ -1,6 +1,9 @@
 //! The binary as its users meet it: pages that must say what the program does, and the program
 //! itself as a process.
 
+mod dev;
 mod doctor;
 mod pages;
 mod process;
+mod routes;
+mod serve;

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod doctor;
+pub mod eval;
 pub mod serve;
 pub mod setup;
 pub mod status;
@@ -44,7 +45,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Setup(arguments) => short(setup::run(&config, arguments)),
         Command::Serve(_) => long(serve::run(&config)),
         Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
-        Command::Eval(_) => Exit::Failed,
+        Command::Eval(arguments) => eval::run(arguments),
         Command::Version => Exit::Done,
     }
 }

@@ -1,6 +1,6 @@
 //! The server as a process: sockets, routes, figures.
 //!
-//! Suggested reading order: [`start`]; [`listen`], [`router`], [`surfaces`]; [`page`], [`admin`];
+//! Suggested reading order: [`start`]; [`listen`], [`router`], [`surfaces`], [`upload_map`]; [`page`], [`admin`];
 //! [`status`], [`reporter`], [`lag`].
 
 pub mod admin;
@@ -12,3 +12,4 @@ pub mod router;
 pub mod start;
 pub mod status;
 pub mod surfaces;
+pub mod upload_map;

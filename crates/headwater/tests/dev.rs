@@ -1,0 +1,121 @@
+//! `dev` as a process: a private Postgres, the sample, a client's stream, a second run.
+
+use futures_util::StreamExt as _;
+use hw_testkit::server::http_get;
+use hw_testkit::{HeadwaterProcess, ProcessOptions, wait};
+use serde_json::{Value, json};
+
+fn options(directory: &std::path::Path) -> ProcessOptions {
+    let data_dir = directory.join(".headwater").display().to_string();
+    ProcessOptions {
+        binary: env!("CARGO_BIN_EXE_headwater").into(),
+        arguments: vec!["dev".into(), "--data-dir".into(), data_dir],
+        environment: Vec::new(),
+        allowed_log: Vec::new(),
+    }
+}
+
+/// A client's stream as lines of JSON.
+struct Lines {
+    body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>>>>,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    async fn open(process: &HeadwaterProcess) -> Lines {
+        let answer = http_get(process.address(), "/admin/api/dev-token", &[]).await.expect("asked");
+        let token: Value = serde_json::from_str(&answer.body).expect("a token");
+        let response = reqwest::Client::new()
+            .post(format!("{}/sync/stream", process.url()))
+            .bearer_auth(token["token"].as_str().expect("text"))
+            .json(&json!({ "buckets": [], "include_checksum": true, "raw_data": true, "client_id": "c" }))
+            .send()
+            .await
+            .expect("sent");
+        assert_eq!(response.status(), 200);
+        Lines { body: Box::pin(response.bytes_stream()), rest: Vec::new() }
+    }
+
+    /// The next line for which `wanted` gives an answer.
+    async fn until<T>(&mut self, what: &str, wanted: impl Fn(&Value) -> Option<T>) -> T {
+        let search = async {
+            loop {
+                while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = self.rest.drain(..=end).collect();
+                    let line: Value = serde_json::from_slice(&line).expect("a line of JSON");
+                    if let Some(found) = wanted(&line) {
+                        return found;
+                    }
+                }
+                let chunk = self.body.next().await.expect("the stream goes on").expect("bytes");
+                self.rest.extend_from_slice(&chunk);
+            }
+        };
+        wait::within_limit(what, search).await
+    }
+}
+
+fn url_of(process: &HeadwaterProcess, directory: &std::path::Path) -> String {
+    let pass = std::fs::read_to_string(directory.join(".headwater/postgres.pass")).expect("there");
+    let fields: Vec<&str> = pass.trim().split(':').collect();
+    assert!(!process.log().contains(fields[4]), "the password is not said");
+    format!("postgres://{}:{}@{}:{}/sample", fields[3], fields[4], fields[0], fields[1])
+}
+
+#[tokio::test]
+async fn a_change_in_the_private_postgres_reaches_a_client_and_a_second_run_keeps_it() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = HeadwaterProcess::start(options(directory.path())).await;
+    process.until_log("  psql    PGPASSFILE=").await;
+
+    let mut lines = Lines::open(&process).await;
+    let buckets = lines
+        .until("a first checkpoint", |line| line["checkpoint"]["buckets"].as_array().map(Vec::len))
+        .await;
+    assert!(buckets > 0, "the sample's user has buckets");
+    lines.until("it is complete", |line| line.get("checkpoint_complete").map(drop)).await;
+
+    let client = hw_testkit::cluster::connect(&url_of(&process, directory.path())).await;
+    let list: String = client
+        .query_one(
+            "INSERT INTO lists (owner_id, name) VALUES ('ada', 'written in psql') RETURNING id::text",
+            &[],
+        )
+        .await
+        .expect("written")
+        .get(0);
+    lines
+        .until("the new list", |line| {
+            let rows = line["data"]["data"].as_array()?;
+            rows.iter().find(|row| row["object_id"] == list.as_str()).map(drop)
+        })
+        .await;
+    drop((lines, client));
+    process.stop().await;
+
+    process.spawn_again();
+    process.until_ready().await;
+    let client = hw_testkit::cluster::connect(&url_of(&process, directory.path())).await;
+    let kept: i64 = client
+        .query_one("SELECT count(*) FROM lists WHERE name = 'written in psql'", &[])
+        .await
+        .expect("asked")
+        .get(0);
+    assert_eq!(kept, 1);
+    drop(client);
+    process.stop().await;
+    let pid =
+        std::fs::read_to_string(directory.path().join(".headwater/postgres/data/postmaster.pid"));
+    assert!(pid.is_err(), "the private Postgres was stopped");
+}
+
+#[tokio::test]
+async fn killing_dev_takes_its_postgres_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = HeadwaterProcess::start(options(directory.path())).await;
+    process.kill();
+    let pid_file = directory.path().join(".headwater/postgres/data/postmaster.pid");
+    hw_testkit::poll_until("Postgres has ended", || async { (!pid_file.exists()).then_some(()) })
+        .await;
+}

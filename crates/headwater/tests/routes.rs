@@ -1,0 +1,96 @@
+//! The routes of the one port are those of the table, and no others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use headwater::config::{Sources, load};
+use headwater::server::admin::{Admin, DevToken};
+use headwater::server::listen::Connections;
+use headwater::server::reporter::Reporter;
+use headwater::server::router;
+use headwater::server::surfaces::{self, Surfaces};
+use hw_auth::{AuthConfig, Authenticator, Secret};
+use hw_engine::{Engine, EngineOptions};
+use hw_pg::config::ConnectConfig;
+use hw_store::{Store, StoreOptions};
+use tokio_util::sync::CancellationToken;
+
+/// The table of routes as far as they exist, by prefix: PowerSync's, ours, the operator's.
+const TABLE: &[&str] = &[
+    "/",
+    "/sync",
+    "/sync/stream",
+    "/sync/checkpoint-request",
+    "/sync/{*rest}",
+    "/write-checkpoint.json",
+    "/write-checkpoint2.json",
+    "/probes",
+    "/probes/startup",
+    "/probes/liveness",
+    "/probes/readiness",
+    "/probes/{*rest}",
+    "/api/v1/upload",
+    "/admin/api/status",
+    "/admin/api/dev-token",
+    "/metrics",
+];
+
+/// The paths that a router knows, as its `Debug` form lists them.
+fn paths(router: &Router) -> BTreeSet<String> {
+    let shown = format!("{router:?}");
+    let mut found = BTreeSet::new();
+    for part in shown.split('"').skip(1).step_by(2) {
+        if part.starts_with('/') && !part.contains("__private__") {
+            found.insert(part.to_owned());
+        }
+    }
+    found
+}
+
+/// The real surfaces over an engine whose source is away.
+fn surfaces(directory: &std::path::Path) -> Surfaces {
+    let config = load(&Sources {
+        file: None,
+        flags: [("data_dir", directory.display().to_string())].into(),
+        environment: &|_| None,
+    })
+    .expect("valid");
+    let store = Store::open(&StoreOptions::new(config.store_dir())).expect("opened");
+    let (connect, _) =
+        ConnectConfig::parse("postgres://nobody@127.0.0.1:1/nothing").expect("a connection string");
+    let options = EngineOptions::new(store.clone(), connect.clone());
+    let (engine, _) = Engine::start(options, None).expect("started");
+    let stop = CancellationToken::new();
+    let reporter = Arc::new(Reporter {
+        engine,
+        store,
+        connections: Connections::new(1, stop.clone()),
+        database: String::new(),
+        retained_limit: 0,
+        spool_limit: 0,
+        copy_limit: Duration::ZERO,
+        started: Instant::now(),
+        memory: Default::default(),
+        streams: Default::default(),
+    });
+    let authenticator = Authenticator::new(AuthConfig {
+        secret: Some(Secret::parse("a secret of thirty-two characters").expect("usable")),
+        ..AuthConfig::default()
+    });
+    surfaces::start(&config, &reporter, authenticator.expect("usable"), &connect, stop)
+}
+
+#[tokio::test]
+async fn every_route_is_in_the_table_and_every_row_of_the_table_is_a_route() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let admin = Admin {
+        api_token: None,
+        status: Arc::new(Default::default),
+        dev_tokens: Some(Arc::new(|| Some(DevToken { token: "t".into(), sub: "s".into() }))),
+    };
+    let router = router::one_port(surfaces(directory.path()), Some(admin));
+    let expected: BTreeSet<String> = TABLE.iter().map(|path| (*path).to_owned()).collect();
+    assert_eq!(paths(&router), expected);
+}
