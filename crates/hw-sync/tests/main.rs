@@ -3,5 +3,6 @@
 mod client;
 mod listening;
 mod refusals;
+mod slow;
 mod streaming;
 mod twin;
