@@ -3,6 +3,7 @@
 mod access;
 mod examples;
 mod expressions;
+mod findings;
 mod fingerprints;
 mod robustness;
 mod world;

@@ -335,9 +335,8 @@ impl Parser {
             let start = self.peek().place;
             let kind = if self.is_word("JOIN") || self.take_word("INNER") {
                 None
-            } else if self.take_word("LEFT") || self.take_word("RIGHT") || self.take_word("FULL") {
-                self.take_word("OUTER");
-                Some("FULL JOIN")
+            } else if let Some(name) = self.outer_join() {
+                Some(name)
             } else if self.take_word("CROSS") {
                 Some("CROSS JOIN")
             } else if self.take_word("NATURAL") {
@@ -370,6 +369,16 @@ impl Parser {
             };
             out.push(source);
         }
+    }
+
+    /// LEFT, RIGHT or FULL, with OUTER or without.
+    fn outer_join(&mut self) -> Option<&'static str> {
+        const JOINS: [(&str, &str); 3] =
+            [("LEFT", "LEFT JOIN"), ("RIGHT", "RIGHT JOIN"), ("FULL", "FULL JOIN")];
+        let (_, name) = JOINS.into_iter().find(|(word, _)| self.is_word(word))?;
+        self.take();
+        self.take_word("OUTER");
+        Some(name)
     }
 
     fn source(&mut self) -> Result<From, LexError> {

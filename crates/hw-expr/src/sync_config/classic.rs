@@ -43,7 +43,11 @@ fn definition(key: &Node, name: &str, node: &Node, loader: &mut Loader<'_, '_>) 
     let nodes: Vec<&Node> = match find(entries, "parameters") {
         None => Vec::new(),
         Some(list) => match &list.kind {
-            NodeKind::Sequence(items) => items.iter().collect(),
+            NodeKind::Sequence(items) if !items.is_empty() => items.iter().collect(),
+            NodeKind::Sequence(_) | NodeKind::Map(_) | NodeKind::Alias => {
+                loader.error(list, code::STRUCTURE, "'parameters' must be a query or a list");
+                Vec::new()
+            }
             _ if list.is_null() => {
                 loader.error(list, code::STRUCTURE, "'parameters' must be a query or a list");
                 Vec::new()

@@ -107,7 +107,8 @@ impl Loader<'_, '_> {
         match node.scalar().and_then(Scalar::as_bool) {
             Some(value) => value,
             None => {
-                self.error(node, code::STRUCTURE, "must be a boolean");
+                let finding = Diagnostic::error(code::STRUCTURE, "must be a boolean");
+                self.findings.push(finding.mend("write true or false"), node.range.clone());
                 false
             }
         }

@@ -286,7 +286,7 @@ impl BoundPlan {
         }
         let mut keys: smallvec::SmallVec<[SqlValue<'_>; 4]> = smallvec::SmallVec::new();
         for key in &self.keys {
-            let Some((first, rest)) = key.split_first() else { continue };
+            let Some((first, rest)) = key.split_first() else { return Ok(()) };
             let value = first.evaluate(&scope)?;
             if !is_key(&value) {
                 return Ok(());

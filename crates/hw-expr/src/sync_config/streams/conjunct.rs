@@ -193,4 +193,5 @@ fn mixed(term: &Term, sources: &[Source]) -> Problem {
          the two are compared with an equals operator."
     );
     Problem::error(code::MIXED, message, place)
+        .mend("compare single values with = or IN, or filter in the client")
 }

@@ -25,6 +25,9 @@ pub enum Pred {
     Or(Vec<Pred>),
     /// It does not hold.
     Not(Box<Pred>),
+    /// There is a row for which all hold. Its negation is not a condition on single rows, so it
+    /// has none here; the place is where the subquery is written.
+    Exists(Vec<Pred>, Place),
     /// An expression holds.
     Term(Term),
 }
@@ -108,7 +111,7 @@ impl Scope<'_> {
                 return Err(Problem::error(code::SUBQUERY, message, self.place(haystack.place)));
             };
             let equality = self.equality(needle, column.clone(), place);
-            let pred = Pred::And(vec![equality, inlined.filter]);
+            let pred = Pred::Exists(vec![equality, inlined.filter], place);
             return Ok(if negated { Pred::Not(Box::new(pred)) } else { pred });
         }
         if matches!(
@@ -145,7 +148,7 @@ impl Scope<'_> {
             };
             let element = self.each(left, left_place)?;
             let equality = self.equality(element, column.clone(), place);
-            return Ok(Pred::And(vec![equality, inlined.filter]));
+            return Ok(Pred::Exists(vec![equality, inlined.filter], place));
         }
         let (left_place, right_place) = (left.place, right.place);
         let (left, right) = (self.lower(left)?, self.lower(right)?);
@@ -188,7 +191,11 @@ impl Pred {
                 };
                 Ok(vec![vec![Term { tree, place: term.place }]])
             }
-            (Pred::And(parts), false) | (Pred::Or(parts), true) => {
+            (Pred::Exists(_, place), true) => {
+                Err(Problem::error(code::MIXED, "NOT cannot be applied to a subquery", *place)
+                    .mend("keep the complement in a column, or select the rows that are wanted"))
+            }
+            (Pred::And(parts) | Pred::Exists(parts, _), false) | (Pred::Or(parts), true) => {
                 let mut product = vec![Vec::new()];
                 for part in parts {
                     let sums = part.distribute(negated, place)?;

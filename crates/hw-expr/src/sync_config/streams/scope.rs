@@ -19,6 +19,10 @@ use crate::sql::Place;
 use crate::sql::ast::{Ast, AstKind, From, Ident, Join, Relation, Select};
 use crate::value::SqlValue;
 
+/// What streams have instead of `request.…` and `bucket.…`.
+const REQUEST: &str = "streams use auth.user_id(), auth.parameter('x'), \
+                       subscription.parameter('x') and connection.parameter('x')";
+
 /// A table or `json_each` of a query.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -128,7 +132,9 @@ impl<'a> Scope<'a> {
                 Join::Inner(Some(on)) => filters.push(self.predicate(on)?),
                 Join::Refused(name, place) => {
                     let message = format!("{name} is not supported");
-                    return Err(self.error(code::STATEMENT, message, *place));
+                    let problem = self.error(code::STATEMENT, message, *place);
+                    return Err(problem
+                        .mend("use JOIN … ON; rows without a partner need a query of their own"));
                 }
                 Join::Using(place) => {
                     let problem = self.error(code::STATEMENT, "USING is not supported", *place);
@@ -375,10 +381,7 @@ impl<'a> Scope<'a> {
             .collect();
         let problem = self.error(code::UNDEFINED, message, qualifier.place.to(place));
         Err(match qualifier.name.as_str() {
-            "bucket" | "request" | "token_parameters" | "user_parameters" => problem.mend(
-                "streams use auth.user_id(), auth.parameter('x'), subscription.parameter('x') and \
-                 connection.parameter('x')",
-            ),
+            "bucket" | "request" | "token_parameters" | "user_parameters" => problem.mend(REQUEST),
             name => problem.suggest(name, known),
         })
     }
@@ -503,9 +506,11 @@ impl Names for Scope<'_> {
                     }
                     _ => {
                         let message = "Invalid schema in function name";
-                        return Err(self
-                            .error(code::UNKNOWN_FUNCTION, message, schema.place)
-                            .suggest(&schema.name, ["auth", "connection", "subscription"]));
+                        let problem = self.error(code::UNKNOWN_FUNCTION, message, schema.place);
+                        return Err(match schema.name.as_str() {
+                            "request" => problem.mend(REQUEST),
+                            name => problem.suggest(name, ["auth", "connection", "subscription"]),
+                        });
                     }
                 };
                 arguments(self, 0)?;
