@@ -1,0 +1,126 @@
+/**
+ * What most tests stand on: a database with the tables of `worlds/lists.sql`, a server on it with
+ * `worlds/lists.yaml`, clients, and the barrier.
+ *
+ * The barrier: a row of its own, the beacon, is counted up in Postgres; a client that sees the new
+ * number has applied everything that was committed before, because checkpoints follow the order
+ * of the source's transactions. Nothing in this suite sleeps.
+ */
+
+import fs from 'node:fs';
+
+import { Client } from './client.js';
+import { LineProxy } from './line_proxy.js';
+import { connect } from './postgres.js';
+import { SCHEMA } from './schema.js';
+import { Server } from './server.js';
+
+const file = (/** @type {string} */ name) => fs.readFileSync(new URL(`../worlds/${name}`, import.meta.url), 'utf8');
+
+/** The sync configuration that worlds have unless they say otherwise. */
+export const LISTS_YAML = file('lists.yaml');
+
+let databases = 0;
+
+export class World {
+  /** @type {Client[]} */
+  clients = [];
+  /** @type {LineProxy[]} */
+  proxies = [];
+
+  /**
+   * @param {string} database
+   * @param {import('pg').Client} sql
+   * @param {Server} server
+   */
+  constructor(database, sql, server) {
+    this.database = database;
+    this.sql = sql;
+    this.server = server;
+  }
+
+  /** @param {{syncConfig?: string, config?: string, before?: string}} [options] `before`: SQL that
+   *    runs before the server starts */
+  static async start({ syncConfig = LISTS_YAML, config, before = '' } = {}) {
+    const cluster = process.env.CONFORMANCE_POSTGRES;
+    if (!cluster) throw new Error('run the suite with `npm test`, which starts a Postgres for it');
+    databases += 1;
+    const name = `c_${process.pid}_${databases}`;
+    const admin = await connect(`${cluster}/postgres`);
+    try {
+      // Files run side by side, and both roles and templates belong to the whole cluster.
+      await admin.query('SELECT pg_advisory_lock(1)');
+      await admin.query(`CREATE DATABASE ${name}`);
+      const url = `${cluster}/${name}`;
+      const sql = await connect(url);
+      await sql.query(file('lists.sql'));
+      const server = await Server.prepare(url, { syncConfig, config });
+      await sql.query(file('lists_access.sql'));
+      await sql.query(before);
+      await admin.query('SELECT pg_advisory_unlock(1)');
+      await server.startAgain();
+      return new World(url, sql, server);
+    } finally {
+      await admin.end();
+    }
+  }
+
+  /**
+   * A client of this user; closed with the world.
+   * @param {string} user
+   * @param {Partial<import('./client.js').ClientOptions>} [options]
+   */
+  client(user, options = {}) {
+    return this.adopt(new Client({ schema: SCHEMA, endpoint: this.server.url, user, ...options }));
+  }
+
+  /** Closes this client too at the end. @param {Client} client */
+  adopt(client) {
+    this.clients.push(client);
+    return client;
+  }
+
+  /** A proxy in front of the server; closed with the world. */
+  async proxy() {
+    const proxy = await LineProxy.start(this.server.url);
+    this.proxies.push(proxy);
+    return proxy;
+  }
+
+  /**
+   * Runs statements as one transaction.
+   * @param {string} statements
+   */
+  async commit(statements) {
+    await this.sql.query(`BEGIN; ${statements}; COMMIT`);
+  }
+
+  /** All rows of a query in Postgres. @param {string} query @param {unknown[]} [parameters] */
+  async ask(query, parameters = []) {
+    return (await this.sql.query(query, parameters)).rows;
+  }
+
+  /** Counts the beacon up and waits until these clients see it. @param {Client[]} clients */
+  async barrier(...clients) {
+    const { rows } = await this.sql.query(
+      `INSERT INTO beacon VALUES ('beacon', 1) ON CONFLICT (id) DO UPDATE SET n = beacon.n + 1 RETURNING n`,
+    );
+    await Promise.all(clients.map((client) => client.reached(rows[0].n)));
+  }
+
+  /** Closes clients, proxies and server, in this order; all of them, even if one fails. */
+  async close() {
+    const steps = [
+      ...this.clients.map((client) => () => client.close()),
+      ...this.proxies.map((proxy) => () => proxy.close()),
+      () => this.server.close(),
+      () => this.sql.end(),
+    ];
+    /** @type {unknown[]} */
+    const failures = [];
+    for (const step of steps) {
+      await step().catch((failure) => failures.push(failure));
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+}
