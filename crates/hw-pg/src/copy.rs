@@ -170,6 +170,7 @@ impl SnapshotReader {
         Ok(TableCopy {
             stream: Box::pin(stream),
             decoder: CopyDecoder::new(table.relation.clone(), forms),
+            ended: false,
         })
     }
 }
@@ -205,6 +206,8 @@ pub struct CopyBatch {
 pub struct TableCopy {
     stream: Pin<Box<CopyOutStream>>,
     decoder: CopyDecoder,
+    /// The server has said that the copy is complete; its stream must not be asked again.
+    ended: bool,
 }
 
 impl TableCopy {
@@ -213,7 +216,10 @@ impl TableCopy {
     /// - Errors: the connection is lost; a row that is not what the columns say.
     pub async fn next_batch(&mut self) -> Result<Option<CopyBatch>> {
         let mut batch = CopyBatch::default();
-        while (batch.bytes as usize) < BATCH_BYTES && batch.rows.len() < BATCH_ROWS {
+        while !self.ended
+            && (batch.bytes as usize) < BATCH_BYTES
+            && batch.rows.len() < BATCH_ROWS
+        {
             match self.stream.next().await {
                 Some(chunk) => {
                     let chunk: Bytes = chunk.doing("copy a table")?;
@@ -222,7 +228,7 @@ impl TableCopy {
                 }
                 None => {
                     self.decoder.finish()?;
-                    break;
+                    self.ended = true;
                 }
             }
         }
