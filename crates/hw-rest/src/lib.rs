@@ -1,1 +1,16 @@
-//! hw-rest
+//! Routes in our own manner. So far one: `POST /api/v1/upload`, on which clients hand in the
+//! writes of their local queue (`docs/uploads.md`).
+//!
+//! In: HTTP requests. Out: calls of [`hw_engine::write`], and answers as JSON. Invariant: nothing
+//! of a request is read before its token was verified, and who writes is taken from the token
+//! alone.
+//!
+//! Suggested reading order: [`routes`], `upload` (one request's way), `wire` (bytes to words),
+//! [`error`].
+
+pub mod error;
+pub mod routes;
+mod upload;
+mod wire;
+
+pub use routes::{RestState, routes};

@@ -5,6 +5,7 @@
 //! everything is rolled back, and a second transaction records the rejection. So a reply that was
 //! lost finds its verdict again, and a refused write does not stand in the way of the next.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ use serde::Deserialize;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
-use super::catalog::{Catalog, RoleStanding};
+use super::catalog::{self, Catalog, RoleStanding, Table};
 use super::ledger::{self, Decided, Key, Known};
-use super::map::{TableTarget, UploadMap};
+use super::map::{ColumnMap, TableTarget, UploadMap};
 use super::schema;
 use super::statement::{self, Expect, IfGone, Statement};
 use super::transaction::{Author, UploadOperation, UploadTransaction};
@@ -99,8 +100,8 @@ impl Uploads {
         connections: usize,
         config: UploadConfig,
     ) -> Result<Uploads, UploadError> {
-        let (connect, _warnings) =
-            ConnectConfig::parse(connection_string).map_err(|finding| UploadError(finding.into()))?;
+        let (connect, _warnings) = ConnectConfig::parse(connection_string)
+            .map_err(|finding| UploadError(finding.into()))?;
         Ok(Uploads::new(Pool::new(connect, connections, POOL_WAIT), config))
     }
 
@@ -198,20 +199,27 @@ impl Uploads {
         let role = self.role_of(author, &client).await?;
         let mut fresh = false;
         loop {
-            let refused = match self.plan(&client, &role, key.transaction).await? {
-                Err(rejection) => rejection,
-                Ok(plan) => match self.attempt(&mut client, author, &role, key, plan).await? {
-                    Attempt::Decided(verdict) => return Ok(verdict),
-                    Attempt::Refused(rejection) => rejection,
-                },
+            let attempt = match self.plan(&client, &role, key.transaction).await? {
+                // Refused by a description that may be old.
+                Err(_) if !fresh => Attempt::Outdated,
+                Err(rejection) => Attempt::Refused(rejection),
+                Ok(plan) => self.attempt(&mut client, author, &role, key, plan).await?,
             };
-            if refused.may_be_stale() && !fresh {
+            match attempt {
+                Attempt::Decided(verdict) => return Ok(verdict),
                 // The table may have changed since its description was read: once more.
-                self.0.catalog.forget_tables();
-                fresh = true;
-                continue;
+                Attempt::Refused(rejection) if rejection.may_be_stale() && !fresh => {}
+                Attempt::Refused(rejection) => {
+                    return Ok(self.record_rejection(&mut client, key, rejection).await?);
+                }
+                Attempt::Outdated if fresh => {
+                    let reason = "the table is being altered";
+                    return Ok(Verdict::Retry(reason.to_owned()));
+                }
+                Attempt::Outdated => {}
             }
-            return Ok(record_rejection(&mut client, key, refused).await?);
+            self.0.catalog.forget_tables();
+            fresh = true;
         }
     }
 
@@ -303,7 +311,7 @@ impl Uploads {
             match statement::build(operation, mapped, &table) {
                 Ok(statement) => {
                     let names = mapped.columns.clone();
-                    steps.push(Step { operation, statement, names });
+                    steps.push(Step { operation, statement, names, table });
                 }
                 Err(rejection) => return Ok(Err(refuse(rejection))),
             }
@@ -320,10 +328,22 @@ impl Uploads {
         steps: Vec<Step<'_>>,
     ) -> Result<Attempt, Trouble> {
         let transaction = begin(client).await?;
-        match ledger::look_up(&transaction, key).await? {
+        let tables: Vec<u32> = steps.iter().map(|step| step.table.oid).collect();
+        let (limits, known, versions) = tokio::join!(
+            biased;
+            self.limit(&transaction),
+            ledger::look_up(&transaction, key),
+            catalog::versions(&transaction, &tables),
+        );
+        limits?;
+        match known? {
             Known::New => {}
             Known::Decided(Decided::Before(verdict)) => return Ok(Attempt::Decided(verdict)),
             Known::Decided(Decided::Refused(rejection)) => return Ok(Attempt::Refused(rejection)),
+        }
+        let versions: HashMap<u32, String> = versions?.into_iter().collect();
+        if steps.iter().any(|step| versions.get(&step.table.oid) != Some(&step.table.version)) {
+            return Ok(Attempt::Outdated);
         }
         let (recorded, became) = tokio::join!(
             biased;
@@ -364,38 +384,75 @@ impl Uploads {
         role: &str,
     ) -> Result<(), PgError> {
         let claimed = claimed_role(&author.claims_json);
-        let milliseconds = |time: Duration| time.as_millis().to_string();
         let settings = [
-            ("statement_timeout", milliseconds(self.0.config.statement_timeout)),
-            ("lock_timeout", milliseconds(self.0.config.lock_timeout)),
             ("rls.ihp_user_id", author.subject.clone()),
             ("request.jwt.claims", author.claims_json.to_string()),
             ("request.jwt.claim.sub", author.subject.clone()),
             ("request.jwt.claim.role", claimed.unwrap_or_else(|| role.to_owned())),
             ("role", role.to_owned()),
         ];
-        let calls: Vec<String> = settings
-            .iter()
-            .enumerate()
-            .map(|(index, (name, _))| {
-                format!("pg_catalog.set_config('{name}', ${}, true)", index + 1)
-            })
-            .collect();
-        let values: Vec<(&(dyn ToSql + Sync), Type)> =
-            settings.iter().map(|(_, value)| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
-        transaction
-            .query_typed(&format!("SELECT {}", calls.join(", ")), &values)
-            .await
-            .doing("take the role of the author")
-            .map(drop)
+        set_locally(transaction, &settings).await.doing("take the role of the author")
     }
+
+    /// Bounds every wait of the transaction, the one for another request of the same client too.
+    async fn limit(&self, transaction: &Transaction<'_>) -> Result<(), PgError> {
+        let milliseconds = |time: Duration| time.as_millis().to_string();
+        let settings = [
+            ("statement_timeout", milliseconds(self.0.config.statement_timeout)),
+            ("lock_timeout", milliseconds(self.0.config.lock_timeout)),
+        ];
+        set_locally(transaction, &settings).await.doing("limit the upload")
+    }
+
+    /// Records that a transaction was rejected, unless another request decided it meanwhile.
+    async fn record_rejection(
+        &self,
+        client: &mut Client,
+        key: &Key<'_>,
+        rejection: Rejection,
+    ) -> Result<Verdict, PgError> {
+        let transaction = begin(client).await?;
+        let (limits, known) =
+            tokio::join!(biased; self.limit(&transaction), ledger::look_up(&transaction, key));
+        limits?;
+        let rejection = match known? {
+            Known::Decided(Decided::Before(verdict)) => return Ok(verdict),
+            Known::Decided(Decided::Refused(refused)) => {
+                ledger::keep_rejected(&transaction, key, &refused).await?;
+                refused
+            }
+            Known::New => {
+                ledger::record(&transaction, key, Some(&rejection)).await?;
+                ledger::keep_rejected(&transaction, key, &rejection).await?;
+                rejection
+            }
+        };
+        transaction.commit().await.doing("record the rejected write")?;
+        Ok(Verdict::Rejected(rejection))
+    }
+}
+
+/// Sets settings until the transaction ends, in one statement. The names are ours.
+async fn set_locally(
+    transaction: &Transaction<'_>,
+    settings: &[(&str, String)],
+) -> Result<(), tokio_postgres::Error> {
+    let calls: Vec<String> = settings
+        .iter()
+        .enumerate()
+        .map(|(index, (name, _))| format!("pg_catalog.set_config('{name}', ${}, true)", index + 1))
+        .collect();
+    let values: Vec<(&(dyn ToSql + Sync), Type)> =
+        settings.iter().map(|(_, value)| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    transaction.query_typed(&format!("SELECT {}", calls.join(", ")), &values).await.map(drop)
 }
 
 /// One operation, ready to run.
 struct Step<'a> {
     operation: &'a UploadOperation,
     statement: Statement,
-    names: super::map::ColumnMap,
+    names: ColumnMap,
+    table: Arc<Table>,
 }
 
 impl Step<'_> {
@@ -413,6 +470,8 @@ impl Step<'_> {
 enum Attempt {
     Decided(Verdict),
     Refused(Rejection),
+    /// A table is not what the plan took it for. Nothing happened.
+    Outdated,
 }
 
 enum Trouble {
@@ -483,32 +542,9 @@ async fn execute(transaction: &Transaction<'_>, statement: &Statement) -> Result
     let parameters: Vec<(&(dyn ToSql + Sync), Type)> = statement
         .parameters
         .iter()
-        .map(|value| (value as &(dyn ToSql + Sync), Type::TEXT))
+        .map(|(value, ty)| (value as &(dyn ToSql + Sync), ty.clone()))
         .collect();
     transaction.execute_typed(&statement.sql, &parameters).await.doing("write")
-}
-
-/// Records that a transaction was rejected, unless another request decided it meanwhile.
-async fn record_rejection(
-    client: &mut Client,
-    key: &Key<'_>,
-    rejection: Rejection,
-) -> Result<Verdict, PgError> {
-    let transaction = begin(client).await?;
-    let rejection = match ledger::look_up(&transaction, key).await? {
-        Known::Decided(Decided::Before(verdict)) => return Ok(verdict),
-        Known::Decided(Decided::Refused(refused)) => {
-            ledger::keep_rejected(&transaction, key, &refused).await?;
-            refused
-        }
-        Known::New => {
-            ledger::record(&transaction, key, Some(&rejection)).await?;
-            ledger::keep_rejected(&transaction, key, &rejection).await?;
-            rejection
-        }
-    };
-    transaction.commit().await.doing("record the rejected write")?;
-    Ok(Verdict::Rejected(rejection))
 }
 
 /// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read

@@ -13,8 +13,8 @@ use hw_pg::types::TypeCatalog;
 use hw_types::relation::quote_ident;
 use hw_types::{PgType, TableName};
 use parking_lot::Mutex;
-use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{Kind, Type};
+use tokio_postgres::{Client, GenericClient};
 
 /// How long an answer of the catalog is believed.
 const FRESH: Duration = Duration::from_secs(5);
@@ -39,6 +39,9 @@ pub(super) enum RoleStanding {
 /// A table as writes need it.
 #[derive(Debug)]
 pub(super) struct Table {
+    pub(super) oid: u32,
+    /// Changes whenever the table or one of its columns is altered. See [`versions`].
+    pub(super) version: String,
     /// Quoted, with its schema.
     pub(super) quoted: String,
     /// Whether the writing role has the owner's rights without FORCE ROW LEVEL SECURITY, so that
@@ -55,9 +58,9 @@ pub(super) struct Column {
     /// Quoted.
     pub(super) quoted: String,
     pub(super) pg_type: PgType,
-    /// The type below any domains, quoted with its schema, without length or precision: a cast to
-    /// `varchar(5)` would cut silently, the assignment to the column does not.
-    pub(super) cast: String,
+    /// The type of its parameters: the one below any domains, without length or precision, so that
+    /// the assignment to the column judges both. (A cast to `varchar(5)` would cut silently.)
+    pub(super) parameter: Type,
     /// Computed by Postgres (GENERATED ALWAYS AS … STORED).
     pub(super) generated: bool,
     /// Whether a unique index on this column alone can find a row.
@@ -175,7 +178,7 @@ async fn read_table(
         .doing(doing)?;
     let Some(row) = rows.first() else { return Ok(None) };
     let oid: u32 = row.get(0);
-    let (is_table, owned_by_role) = (row.get(1), row.get(2));
+    let (is_table, owned_by_role, version) = (row.get(1), row.get(2), row.get(3));
     let rows = client.query_typed(COLUMNS, &[(&oid, Type::OID)]).await.doing(doing)?;
     let types: Vec<u32> = rows.iter().map(|row| row.get(1)).collect();
     let types = TypeCatalog::load(client, &types).await?;
@@ -186,20 +189,54 @@ async fn read_table(
             let column = Column {
                 quoted: quote_ident(&name),
                 pg_type: types.resolve(row.get(1)),
-                cast: format!("{}.{}", quote_ident(row.get(2)), quote_ident(row.get(3))),
-                generated: row.get(4),
-                unique: row.get(5),
+                parameter: parameter_type(row.get(2)),
+                generated: row.get(3),
+                unique: row.get(4),
             };
             (name, column)
         })
         .collect();
-    Ok(Some(Table { quoted: name.quoted(), owned_by_role, is_table, columns }))
+    Ok(Some(Table { oid, version, quoted: name.quoted(), owned_by_role, is_table, columns }))
 }
+
+/// A type by its oid alone: a name would need a privilege on its schema.
+fn parameter_type(oid: u32) -> Type {
+    Type::from_oid(oid)
+        .unwrap_or_else(|| Type::new(String::new(), oid, Kind::Simple, String::new()))
+}
+
+/// The versions of tables at this moment, in any order; a table that is gone is left out.
+///
+/// A column's type may change while our description is still fresh, and a value that went through
+/// the old type may fit the new one without being the client's.
+pub(super) async fn versions(
+    client: &impl GenericClient,
+    oids: &[u32],
+) -> Result<Vec<(u32, String)>, PgError> {
+    let rows = client
+        .query_typed(VERSIONS, &[(&oids, Type::OID_ARRAY)])
+        .await
+        .doing("look whether the tables have changed")?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+// Every ALTER TABLE writes a new row of pg_class or pg_attribute, with its own transaction id.
+const VERSIONS: &str = "\
+SELECT c.oid, c.xmin::text || '/' || (
+         SELECT coalesce(max(a.xmin::text::int8), 0)
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+       )
+FROM pg_catalog.pg_class c
+WHERE c.oid = ANY($1)";
 
 const TABLE: &str = "\
 SELECT c.oid,
        c.relkind IN ('r', 'p'),
-       pg_catalog.pg_has_role($3::text::name, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity
+       pg_catalog.pg_has_role($3::text::name, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity,
+       c.xmin::text || '/' || (
+         SELECT coalesce(max(a.xmin::text::int8), 0)
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+       )
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
@@ -216,7 +253,7 @@ WITH RECURSIVE base AS (
   FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid
   WHERE t.typtype = 'd'
 )
-SELECT a.attname::text, a.atttypid, n.nspname::text, t.typname::text,
+SELECT a.attname::text, a.atttypid, t.oid,
        a.attgenerated <> '',
        EXISTS (
          SELECT FROM pg_catalog.pg_index i
@@ -226,5 +263,4 @@ SELECT a.attname::text, a.atttypid, n.nspname::text, t.typname::text,
 FROM base
 JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attnum = base.attnum
 JOIN pg_catalog.pg_type t ON t.oid = base.oid AND t.typtype <> 'd'
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 ORDER BY a.attnum";

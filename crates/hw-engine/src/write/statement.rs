@@ -15,6 +15,7 @@ use super::transaction::{Fields, OperationKind, UploadOperation};
 use super::value::{self, Unfit};
 use super::verdict::Rejection;
 use hw_types::PgType;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
 /// The client's name of the column that identifies a row.
 const ID: &str = "id";
@@ -42,12 +43,38 @@ pub(super) enum IfGone {
     Taken,
 }
 
-/// SQL with its parameters, all of type text; `None` is NULL.
+/// SQL with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
     pub(super) sql: String,
-    pub(super) parameters: Vec<Option<String>>,
+    pub(super) parameters: Vec<(TextForm, Type)>,
     pub(super) expect: Expect,
+}
+
+/// A value in the text form of whatever type it has; `None` is NULL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TextForm(Option<String>);
+
+impl ToSql for TextForm {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        let Some(text) = &self.0 else { return Ok(IsNull::Yes) };
+        out.extend_from_slice(text.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
 }
 
 /// Makes the statement of an operation.
@@ -69,7 +96,7 @@ struct Builder<'a> {
     table: &'a Table,
     id: &'a Column,
     id_name: &'a str,
-    parameters: Vec<Option<String>>,
+    parameters: Vec<(TextForm, Type)>,
 }
 
 impl<'a> Builder<'a> {
@@ -90,10 +117,10 @@ impl<'a> Builder<'a> {
         Ok(Builder { mapping, table, id, id_name, parameters: Vec::new() })
     }
 
-    /// Adds a parameter; returns the expression that turns it into the column's type.
+    /// Adds a parameter of the column's type; returns its place in the SQL.
     fn parameter(&mut self, text: Option<String>, column: &Column) -> String {
-        self.parameters.push(text);
-        format!("${}::text::{}", self.parameters.len(), column.cast)
+        self.parameters.push((TextForm(text), column.parameter.clone()));
+        format!("${}", self.parameters.len())
     }
 
     fn id_parameter(&mut self, operation: &UploadOperation) -> String {
@@ -187,7 +214,7 @@ impl<'a> Builder<'a> {
                     format!(" AND t.{quoted} IS NOT DISTINCT FROM {value}")
                 }
                 _ => format!(
-                    " AND t.{quoted}::text COLLATE \"C\" IS NOT DISTINCT FROM ({value})::text"
+                    " AND t.{quoted}::text COLLATE \"C\" IS NOT DISTINCT FROM {value}::text"
                 ),
             };
         }
@@ -197,8 +224,8 @@ impl<'a> Builder<'a> {
     fn exists(&self, operation: &UploadOperation) -> Box<Statement> {
         let (table, id) = (&self.table.quoted, &self.id.quoted);
         Box::new(Statement {
-            sql: format!("SELECT FROM {table} AS t WHERE t.{id} = $1::text::{}", self.id.cast),
-            parameters: vec![Some(operation.id.clone())],
+            sql: format!("SELECT FROM {table} AS t WHERE t.{id} = $1"),
+            parameters: vec![(TextForm(Some(operation.id.clone())), self.id.parameter.clone())],
             expect: Expect::Anything,
         })
     }
@@ -234,7 +261,7 @@ impl<'a> Builder<'a> {
                 .collect();
             parts.join(", ")
         };
-        let filter = format!("WHERE t.{id} = $1::text::{}", self.id.cast);
+        let filter = format!("WHERE t.{id} = $1");
         let (there, on_conflict) = match assignments.is_empty() {
             true => (format!("SELECT FROM {table} AS t {filter}"), "DO NOTHING".to_owned()),
             false => (
