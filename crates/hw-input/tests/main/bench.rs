@@ -76,10 +76,13 @@ impl Bench {
         EndLsn(row.unwrap().get::<_, &str>(0).parse().unwrap())
     }
 
-    /// The rows of a query as Postgres prints them, sorted.
+    /// The rows of a query as Postgres prints them, without the quotes of composites, sorted.
     pub async fn oracle(&self, table: &str) -> Vec<String> {
-        let sql = format!("SELECT t::text FROM {table} t ORDER BY 1 COLLATE \"C\"");
-        self.sql.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+        let sql = format!("SELECT replace(t::text, '\"', '') FROM {table} t");
+        let rows = self.sql.query(&sql, &[]).await.unwrap();
+        let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        rows.sort();
+        rows
     }
 }
 
@@ -95,6 +98,17 @@ pub async fn until(stream: &mut TransactionStream, end: EndLsn) -> Vec<Transacti
         if reached {
             return found;
         }
+    }
+}
+
+/// Compares rows and shows only where they differ.
+pub fn same(found: &[String], expected: &[String], what: &str) {
+    let only = |some: &[String], others: &[String]| -> Vec<String> {
+        some.iter().filter(|row| !others.contains(row)).take(5).cloned().collect()
+    };
+    if found != expected {
+        let (more, fewer) = (only(found, expected), only(expected, found));
+        panic!("{what}: not in Postgres {more:?}, missing here {fewer:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use hw_input::InputError;
 use hw_input::transactions::{Item, Transaction, TransactionStream};
 use hw_pg::error::Policy;
 use hw_testkit::{Cluster, ClusterOptions, Stop};
-use hw_types::Change;
+use hw_types::{Change, EndLsn, Lsn};
 
 fn flat(transactions: &[Transaction]) -> Vec<String> {
     transactions.iter().flat_map(told).collect()
@@ -130,7 +130,7 @@ async fn a_column_without_binary_form_that_appears_later_restarts_the_stream_as_
     bench.run("CREATE TABLE t (a int PRIMARY KEY)").await;
     let mut stream = bench.streaming(&["t"]).await;
     bench.run("ALTER TABLE t ADD b inet; INSERT INTO t VALUES (1, '10.0.0.1/8')").await;
-    let error = ended(&mut stream, false).await;
+    let error = ended(&mut stream).await;
     assert_eq!(error.policy(), Policy::Retry, "{error}");
     assert_eq!(error.to_string(), "column \"b\" of public.t has no binary form that we read");
     stream.close().await;
@@ -184,12 +184,10 @@ async fn the_relation_of_the_log_equals_the_one_noted_from_the_catalog() {
 }
 
 /// Receives until the connection ends, and gives the error that ended it.
-async fn ended(stream: &mut TransactionStream, acknowledging: bool) -> InputError {
+async fn ended(stream: &mut TransactionStream) -> InputError {
     loop {
-        match stream.recv().await {
-            Ok(item) if acknowledging => stream.ack(item.end_lsn()),
-            Ok(_) => {}
-            Err(error) => return error,
+        if let Err(error) = stream.recv().await {
+            return error;
         }
     }
 }
@@ -202,9 +200,10 @@ async fn f_9_a_source_that_restarts_is_streamed_on_without_a_gap() {
     let mut stream = bench.streaming(&["t"]).await;
     bench.run("INSERT INTO t VALUES (1)").await;
     let seen = caught_up(&bench, &mut stream).await;
-    // A walsender lets the server stop when everything is confirmed.
+    // A walsender lets the server stop when everything that it sent is confirmed.
+    stream.ack(EndLsn(Lsn(u64::MAX)));
     cluster.signal_stop(Stop::Fast);
-    let error = ended(&mut stream, true).await;
+    let error = ended(&mut stream).await;
     assert_eq!(error.policy(), Policy::RetryWithBackoff, "{error}");
     stream.close().await;
     cluster.stopped().await;
@@ -231,7 +230,7 @@ async fn f_10_what_was_not_acknowledged_comes_again_whole_after_a_crash_of_the_s
     // Open when the server dies: never shown.
     bench.run("BEGIN; INSERT INTO t VALUES (4)").await;
     cluster.signal_stop(Stop::Immediate);
-    let error = ended(&mut stream, false).await;
+    let error = ended(&mut stream).await;
     assert_eq!(error.policy(), Policy::RetryWithBackoff, "{error}");
     stream.close().await;
     cluster.stopped().await;
@@ -278,10 +277,10 @@ async fn an_idle_source_with_other_traffic_still_moves_the_position() {
 
 /// Positions of Progress only grow.
 #[derive(Default)]
-struct Growing(hw_types::EndLsn);
+struct Growing(EndLsn);
 
 impl Growing {
-    fn grows(&mut self, next: hw_types::EndLsn) {
+    fn grows(&mut self, next: EndLsn) {
         assert!(next > self.0);
         self.0 = next;
     }

@@ -2,3 +2,6 @@
 
 mod bench;
 mod changes;
+mod copies;
+mod large;
+mod slots;

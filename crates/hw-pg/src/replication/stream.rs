@@ -335,11 +335,10 @@ impl<S: Socket> Pump<S> {
                 }
                 Event::Read(Ok(_)) => {
                     self.heard();
-                    if self.deliver()? == ReplyWish::Wanted {
-                        self.report(ReplyWish::None).await?;
-                        report_at = self.reported + self.interval;
-                    } else if self.has_news() {
-                        report_at = report_at.min(self.reported + REPORT_GAP);
+                    // A server that stops asks again and again until all is confirmed: the gap
+                    // keeps that from becoming a storm.
+                    if self.deliver()? == ReplyWish::Wanted || self.has_news() {
+                        report_at = report_at.min(self.reported + REPORT_GAP.min(self.interval));
                     }
                 }
                 Event::Read(Err(error)) => return Err(PgError::from(error)),
