@@ -71,11 +71,11 @@ impl Reporter {
         let now = Instant::now();
         let mut memory = self.memory.lock();
         let lag = memory.lag.observe(status.source_end, status.published.end_lsn, now);
-        memory
-            .copies
-            .retain(|table, _| status.copies.iter().any(|copy| copy.table.to_string() == *table));
-        let copies = status
-            .copies
+        // A table that has entered the replica is no longer of interest.
+        let entered = matches!(status.source, SourceState::Streaming);
+        let open: Vec<_> = status.copies.iter().filter(|copy| !(copy.done && entered)).collect();
+        memory.copies.retain(|table, _| open.iter().any(|copy| copy.table.to_string() == *table));
+        let copies: Vec<CopyReport> = open
             .iter()
             .map(|copy| {
                 let table = copy.table.to_string();
@@ -95,7 +95,7 @@ impl Reporter {
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            state: state(&status).to_owned(),
+            state: state(&status, copies.is_empty()).to_owned(),
             trouble: trouble(&status),
             source: SourceReport {
                 database: self.database.clone(),
@@ -197,13 +197,13 @@ fn due(last: &mut Option<Instant>, holds: bool) -> bool {
     true
 }
 
-fn state(status: &EngineStatus) -> &'static str {
+fn state(status: &EngineStatus, nothing_is_copied: bool) -> &'static str {
     match &status.source {
         SourceState::Starting | SourceState::Connecting => "starting",
         SourceState::Waiting { .. } => "waiting",
         SourceState::Copying => "copying",
         SourceState::Failed { .. } => "failed",
-        SourceState::Streaming if status.copies.is_empty() => "streaming",
+        SourceState::Streaming if nothing_is_copied => "streaming",
         SourceState::Streaming => "copying",
     }
 }

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::screen;
@@ -19,7 +20,7 @@ use crate::report::{Colour, colour_of};
 ///
 /// - Errors: what is wrong with the filter.
 pub fn start(log: &Log, secrets: &[Secret]) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| error.to_string())?;
+    let filter = filter(&log.level)?;
     let json = match log.format.as_str() {
         "json" => true,
         "text" => false,
@@ -36,6 +37,44 @@ pub fn start(log: &Log, secrets: &[Secret]) -> Result<(), String> {
     // Somebody else in this process (a test) has started logging already: theirs stays.
     drop(started);
     Ok(())
+}
+
+/// Crates of ours, for which a level without a name counts.
+const OURS: [&str; 10] = [
+    "headwater",
+    "hw_auth",
+    "hw_engine",
+    "hw_expr",
+    "hw_input",
+    "hw_pg",
+    "hw_rest",
+    "hw_store",
+    "hw_sync",
+    "hw_types",
+];
+
+/// How a filter is written.
+const FORM: &str = "write it as info or as info,hw_pg=debug";
+
+/// A level alone means our crates; the libraries below tell their warnings. Parts can be named:
+/// `info,hw_pg=debug`.
+///
+/// `tokio_postgres` logs the parameters of statements at debug: values of rows. It stays at
+/// warnings whatever is asked for.
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let mut directives = vec!["warn".to_owned()];
+    for directive in level.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+        if directive.contains('=') {
+            directives.push(directive.to_owned());
+        } else if directive.parse::<LevelFilter>().is_ok() {
+            directives.extend(OURS.iter().map(|name| format!("{name}={directive}")));
+        } else {
+            return Err(format!("log.level is not valid: {directive:?} is no level; {FORM}"));
+        }
+    }
+    directives.push("tokio_postgres=warn".to_owned());
+    EnvFilter::try_new(directives.join(","))
+        .map_err(|error| format!("log.level is not valid: {error}; {FORM}"))
 }
 
 /// Replaces secrets in text.
@@ -155,6 +194,18 @@ mod tests {
 
     fn mask(secrets: &[&str]) -> Mask {
         Mask::new(&secrets.iter().map(|text| Secret::new(*text)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_level_counts_for_our_crates_and_values_of_rows_stay_out_in_any_case() {
+        let shown = filter("debug,hyper=trace,tokio_postgres=trace").expect("valid").to_string();
+        let directives: Vec<&str> = shown.split(',').collect();
+        for expected in ["warn", "hw_pg=debug", "headwater=debug", "hyper=trace"] {
+            assert!(directives.contains(&expected), "{expected} in {shown}");
+        }
+        assert!(directives.contains(&"tokio_postgres=warn"), "{shown}");
+        assert!(!directives.contains(&"tokio_postgres=trace"), "{shown}");
+        assert!(filter("loud").is_err());
     }
 
     #[test]
