@@ -26,11 +26,15 @@ impl Writer {
         let mut index = 0u64;
         let tables = self.tables.clone();
         sorted
-            .read(&overlay, |number| tables.get(number).cloned(), |row| {
-                let place = index;
-                index += 1;
-                self.large_row(&mut sink, row, transaction, place).map_err(FoldError::from)
-            })
+            .read(
+                &overlay,
+                |number| tables.get(number).cloned(),
+                |row| {
+                    let place = index;
+                    index += 1;
+                    self.large_row(&mut sink, row, transaction, place).map_err(FoldError::from)
+                },
+            )
             .map_err(|error| match error {
                 FoldError::Engine(error) => error,
                 FoldError::Incomplete => EngineError::damaged("rows", "a row that the log changes"),
@@ -63,7 +67,9 @@ impl Writer {
             for change in transaction.changes.iter() {
                 match change.map_err(|e| EngineError::Source(e.to_string()))? {
                     Change::Message(message) if first => messages.push(message),
-                    Change::Relation(relation) => self.described(&relation, &mut Default::default()),
+                    Change::Relation(relation) => {
+                        self.described(&relation, &mut Default::default())
+                    }
                     Change::Row { relation, kind } => match self.appliable(relation.id) {
                         Some(table) => match fold.change(&table, kind, &self.overlay) {
                             Ok(()) => {}

@@ -5,7 +5,7 @@
 use crate::error::EngineError;
 use crate::evaluate::{Effects, OpEffect};
 use crate::overlay::{Overlay, Sink};
-use crate::record::{BucketRecord, OpKind, OpRecord, lookup_key, op_key};
+use crate::record::{BucketRecord, OpKind, OpRecord, bounded_key, lookup_key, op_key};
 use crate::wake::{BucketKey, LookupKey, Touched};
 use hw_store::{Space, Store};
 use hw_types::{OpId, Xid};
@@ -26,7 +26,11 @@ struct SourceSpace {
 
 impl Spaces {
     /// Opens the spaces of a source incarnation.
-    pub fn open_source(&mut self, store: &Store, number: u32) -> Result<(Space, Space), EngineError> {
+    pub fn open_source(
+        &mut self,
+        store: &Store,
+        number: u32,
+    ) -> Result<(Space, Space), EngineError> {
         let ops = store.space(&format!("ops.{number}"))?;
         let buckets = store.space(&format!("buckets.{number}"))?;
         let spaces = SourceSpace { ops: ops.clone(), buckets: buckets.clone() };
@@ -92,12 +96,7 @@ impl BucketBook {
     const KEEP: usize = 200_000;
 
     pub fn new() -> BucketBook {
-        BucketBook {
-            sources: HashMap::default(),
-            entries: 0,
-            value: Vec::new(),
-            key: Vec::new(),
-        }
+        BucketBook { sources: HashMap::default(), entries: 0, value: Vec::new(), key: Vec::new() }
     }
 
     /// Appends a change's operations and lookup entries to `sink`, gives op ids from `last`, and
@@ -121,7 +120,8 @@ impl BucketBook {
                 return Err(EngineError::damaged("buckets", "source without spaces"));
             };
             let book = self.sources.entry(effect.source).or_default();
-            let total = book.total(space, sink.base(), &effect.row.parameters, &mut self.entries)?;
+            let total =
+                book.total(space, sink.base(), &effect.row.parameters, &mut self.entries)?;
             count(total, &effect, op_id);
             let number = total.number;
             let put = effect.kind == OpKind::Put;
@@ -166,7 +166,7 @@ impl BucketBook {
             for name in book.dirty.drain(..) {
                 if let Some(total) = book.buckets.get_mut(&name) {
                     total.dirty = false;
-                    let key = name.as_bytes().to_vec();
+                    let key = bounded_key(name.as_bytes()).into_owned();
                     sink.put(&space.buckets, key, total.record.encode())?;
                 }
             }
@@ -198,7 +198,7 @@ impl SourceBook {
     ) -> Result<&mut BucketRecord, EngineError> {
         // Two look-ups, because a borrow that is returned cannot be given up in between.
         if !self.buckets.contains_key(parameters) {
-            let record = match base.get(&space.buckets, parameters.as_bytes())? {
+            let record = match base.get(&space.buckets, &bounded_key(parameters.as_bytes()))? {
                 Some(value) => BucketRecord::decode(&value)
                     .ok_or_else(|| EngineError::damaged("buckets", "bucket totals"))?,
                 None => BucketRecord { number: self.next(space, base)?, ..Default::default() },

@@ -5,15 +5,15 @@
 //! keys already passed (their gate), so that every row is counted once whatever happens between
 //! slices. The source is not asked for anything.
 
+use crate::buckets::Origin;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
-use crate::buckets::Origin;
 use crate::overlay::Sink;
 use crate::state::{BuildState, Record, keys};
 use crate::tables::{Gate, Gates, StoredRow, TablePlan};
 use crate::writer::Writer;
-use hw_types::row::RowRef;
 use hw_types::Xid;
+use hw_types::row::RowRef;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -44,9 +44,7 @@ impl Writer {
         self.commit()?;
         let Some(table) = self.tables.all().into_iter().find(|t| {
             let number = t.record.number;
-            t.record.entered
-                && number >= group.gate.table
-                && self.plan_reads(number, &group)
+            t.record.entered && number >= group.gate.table && self.plan_reads(number, &group)
         }) else {
             self.finish(&group)?;
             let complete = self.next_group().is_none();

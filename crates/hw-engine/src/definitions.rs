@@ -90,7 +90,9 @@ impl Definitions {
         for record in IncarnationRecord::load_all(snapshot, state, keys::SOURCE)? {
             let config = configs.get(&record.config).map(|(_, config)| config.clone());
             let found = config.filter(|c| {
-                c.sources().get(record.index as usize).is_some_and(|s| s.fingerprint == record.fingerprint)
+                c.sources()
+                    .get(record.index as usize)
+                    .is_some_and(|s| s.fingerprint == record.fingerprint)
             });
             if let Some(config) = found {
                 spaces.open_source(store, record.number)?;
@@ -100,7 +102,9 @@ impl Definitions {
         for record in IncarnationRecord::load_all(snapshot, state, keys::LOOKUP)? {
             let config = configs.get(&record.config).map(|(_, config)| config.clone());
             let found = config.filter(|c| {
-                c.lookups().get(record.index as usize).is_some_and(|l| l.fingerprint == record.fingerprint)
+                c.lookups()
+                    .get(record.index as usize)
+                    .is_some_and(|l| l.fingerprint == record.fingerprint)
             });
             if let Some(config) = found {
                 spaces.open_lookup(store, record.number)?;
@@ -135,6 +139,7 @@ impl Definitions {
     /// already are taken over as they are; a build under way is replaced.
     ///
     /// Returns whether anything is to be done (the same text again is nothing).
+    #[allow(clippy::too_many_arguments)]
     pub fn begin(
         &mut self,
         file: &str,
@@ -198,10 +203,9 @@ impl Definitions {
         }
         let Some(active) = &self.active else { return Ok(()) };
         let used = (&active.sources, &active.lookups);
-        for (applied, used, prefix) in [
-            (&mut self.sources, used.0, keys::SOURCE),
-            (&mut self.lookups, used.1, keys::LOOKUP),
-        ] {
+        for (applied, used, prefix) in
+            [(&mut self.sources, used.0, keys::SOURCE), (&mut self.lookups, used.1, keys::LOOKUP)]
+        {
             for incarnation in applied.values_mut() {
                 let record = &mut incarnation.record;
                 let retired_at = match used.contains(&record.number) {
@@ -220,8 +224,7 @@ impl Definitions {
 
     fn save_serving(&self, overlay: &mut Overlay, state: &Space) -> Result<(), EngineError> {
         let version = |c: &Option<Configured>| c.as_ref().map_or(0, |c| c.record.version);
-        let serving =
-            Serving { active: version(&self.active), building: version(&self.building) };
+        let serving = Serving { active: version(&self.active), building: version(&self.building) };
         overlay.put(state, keys::SERVING.to_vec(), serving.encode())
     }
 
@@ -289,12 +292,11 @@ impl Definitions {
     /// Gates of everything that is not complete.
     pub fn gates(&self) -> Gates {
         let of = |applied: &BTreeMap<u32, Incarnation>| {
-            let gate = |(number, incarnation): (&u32, &Incarnation)| {
-                match &incarnation.record.state {
-                    BuildState::Live => None,
-                    BuildState::Building { table, key } => {
-                        Some((*number, Gate { table: *table, key: key.clone() }))
-                    }
+            let gate = |(number, incarnation): (&u32, &Incarnation)| match &incarnation.record.state
+            {
+                BuildState::Live => None,
+                BuildState::Building { table, key } => {
+                    Some((*number, Gate { table: *table, key: key.clone() }))
                 }
             };
             applied.iter().filter_map(gate).collect()

@@ -1,6 +1,6 @@
 //! The engine's handle, and what its threads share.
 
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use crate::markers::{MarkerRequest, Markers};
 use crate::publish::Publication;
 use crate::read::{ActiveSync, Published};
@@ -322,10 +322,12 @@ impl Engine {
         let config = crate::definitions::compile(file, text)?;
         let (reply, answer) = oneshot::channel();
         let event = Event::Configure { file: file.into(), text: text.into(), config, reply };
-        let stopping = || vec![Diagnostic::error(3090, "the engine is stopping")];
+        let stopping = || vec![Diagnostic::error(code::STOPPING, "the engine is stopping")];
         self.shared.events.send(event).await.map_err(|_| stopping())?;
         match answer.await {
-            Ok(outcome) => outcome.map_err(|e| vec![Diagnostic::error(3091, e.to_string())]),
+            Ok(outcome) => {
+                outcome.map_err(|e| vec![Diagnostic::error(code::NOT_STORED, e.to_string())])
+            }
             Err(_) => Err(stopping()),
         }
     }

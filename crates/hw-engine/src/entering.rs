@@ -196,9 +196,10 @@ impl Writer {
                         let Some(table) = loading.get(&relation.id) else { continue };
                         fold.change(table, kind, &self.overlay).map_err(|e| match e {
                             crate::fold::FoldError::Engine(error) => error,
-                            crate::fold::FoldError::Incomplete => {
-                                EngineError::Source(format!("a change of {} names a row that its copy does not hold", relation.name))
-                            }
+                            crate::fold::FoldError::Incomplete => EngineError::Source(format!(
+                                "a change of {} names a row that its copy does not hold",
+                                relation.name
+                            )),
                         })?;
                     }
                     Change::Truncate { relations } => {
@@ -258,7 +259,12 @@ impl Writer {
                     record.entered = true;
                     let kept = Arc::new(Table::open(&self.store, record)?);
                     scratch.push(loaded.record.number);
-                    arrivals.push(Arrival { from: Some(old), rows: loaded, table: kept, compared: true });
+                    arrivals.push(Arrival {
+                        from: Some(old),
+                        rows: loaded,
+                        table: kept,
+                        compared: true,
+                    });
                 }
                 old => {
                     if let Some(old) = old {
@@ -273,7 +279,8 @@ impl Writer {
         }
         let entered: Vec<String> =
             arrivals.iter().map(|a| a.table.record.relation.name.to_string()).collect();
-        let overlay = std::mem::replace(&mut self.overlay, crate::overlay::Overlay::new(self.store.clone()));
+        let overlay =
+            std::mem::replace(&mut self.overlay, crate::overlay::Overlay::new(self.store.clone()));
         let mut sink = DecidedSink::new(&overlay)?;
         let mut step = Step { change: 0 };
         for old in &gone {
@@ -354,7 +361,10 @@ impl Writer {
         if !write_rows && [&before, &after].iter().all(|p| p.is_empty()) {
             return Ok(());
         }
-        let plans = [if old.is_some() { &before } else { &empty }, if new.is_some() { &after } else { &empty }];
+        let plans = [
+            if old.is_some() { &before } else { &empty },
+            if new.is_some() { &after } else { &empty },
+        ];
         let snapshot = self.store.snapshot();
         let rows = |t: Option<&Arc<Table>>| t.map(|t| snapshot.all(&t.rows));
         let mut olds = rows(old).into_iter().flatten().peekable();
@@ -432,7 +442,10 @@ struct Arrival {
 fn same_identity(old: &Table, new: &Table) -> bool {
     let columns = |t: &Table| -> Vec<(String, hw_types::PgType)> {
         let columns = &t.record.relation.columns;
-        t.key_columns.iter().map(|&i| (columns[i].name.clone(), columns[i].pg_type.clone())).collect()
+        t.key_columns
+            .iter()
+            .map(|&i| (columns[i].name.clone(), columns[i].pg_type.clone()))
+            .collect()
     };
     old.record.relation.id == new.record.relation.id
         && old.multiple == new.multiple

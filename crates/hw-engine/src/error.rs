@@ -3,6 +3,16 @@
 use hw_store::StoreError;
 use hw_types::Diagnostic;
 
+/// Stable codes of the engine's findings.
+pub mod code {
+    /// The replication session ended; it is begun again with growing pauses.
+    pub const SESSION: u16 = 3100;
+    /// The engine is stopping and takes no more commands.
+    pub const STOPPING: u16 = 3101;
+    /// The store failed while a configuration was taken over; the old one goes on.
+    pub const NOT_STORED: u16 = 3102;
+}
+
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

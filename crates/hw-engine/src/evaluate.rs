@@ -66,12 +66,7 @@ impl Effects {
     ///   table's columns changed in between).
     /// - Order: sources by number, then bucket parameters, output table, output id; lookups by
     ///   number, then as evaluated, removals before entries.
-    pub fn evaluate(
-        &mut self,
-        plans: [&TablePlan; 2],
-        gates: &Gates,
-        change: &FoldedChange<'_>,
-    ) {
+    pub fn evaluate(&mut self, plans: [&TablePlan; 2], gates: &Gates, change: &FoldedChange<'_>) {
         self.ops.clear();
         self.lookups.clear();
         let table = change.table.record.number;

@@ -8,8 +8,8 @@
 use crate::error::EngineError;
 use crate::overlay::Overlay;
 use crate::tables::{StoredRow, Table};
-use hw_types::row::{Cell, Row, RowBuilder, RowRef};
 use hw_types::ChangeKind;
+use hw_types::row::{Cell, Row, RowBuilder, RowRef};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 

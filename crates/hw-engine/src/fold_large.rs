@@ -238,7 +238,9 @@ impl Sorted {
         let mut events = Events { cursor, ahead: None };
         let mut next = events.next_row()?;
         // Rows of truncated tables that no event names are gone too: both streams are merged.
-        for (number, at) in truncated.into_iter().map(|(n, s)| (n, Some(s))).chain([(u32::MAX, None)]) {
+        for (number, at) in
+            truncated.into_iter().map(|(n, s)| (n, Some(s))).chain([(u32::MAX, None)])
+        {
             while let Some(row) = next.take_if(|row| row.table < number) {
                 each(row.folded(base, &table, 0)?)?;
                 next = events.next_row()?;

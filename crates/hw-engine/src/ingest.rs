@@ -50,7 +50,7 @@ impl Ended {
             Ended::Input(error) => error.diagnostic(),
             Ended::Refused(finding) => (**finding).clone(),
             Ended::Engine(EngineError::Finding(finding)) => (**finding).clone(),
-            other => Diagnostic::error(3001, other.to_string()),
+            other => Diagnostic::error(crate::error::code::SESSION, other.to_string()),
         }
     }
 }
@@ -141,10 +141,8 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
             copy_all(shared, source, &slot, &look.found).await?;
         }
     }
-    let limits = StreamLimits {
-        waiting_bytes: shared.options.queue_bytes,
-        ..StreamLimits::default()
-    };
+    let limits =
+        StreamLimits { waiting_bytes: shared.options.queue_bytes, ..StreamLimits::default() };
     let spool = shared.options.store.spool().clone();
     let stream = source.stream(&slot, spool, limits).await?;
     shared.source_state(SourceState::Streaming);
@@ -390,7 +388,8 @@ async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
             Some(publication) => publication.covers(table).is_ok(),
             None => true,
         };
-        let entered = known.get(&table.id).is_some_and(|t| !t.stale && t.relation.name == table.name);
+        let entered =
+            known.get(&table.id).is_some_and(|t| !t.stale && t.relation.name == table.name);
         if fit && !entered {
             missing += 1;
         }
@@ -423,8 +422,7 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     tracing::info!(tables = %names.join(", "), "tables are copied");
     let report = |finding: Diagnostic| tracing::warn!("{finding}");
     let workers = shared.options.copy_workers;
-    let session =
-        CopySession::open(source, tables, SlotChoice::Temporary, workers, report).await?;
+    let session = CopySession::open(source, tables, SlotChoice::Temporary, workers, report).await?;
     copy(shared, session).await?;
     let nonce = crate::markers::random();
     send(shared, Event::Copy(CopyEvent::Loaded { marker: Some(nonce) })).await?;

@@ -62,7 +62,12 @@ impl<'a> DecidedSink<'a> {
         Ok(DecidedSink { base, segment, writes: 0, record: Vec::new() })
     }
 
-    fn write(&mut self, space: &Space, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
+    fn write(
+        &mut self,
+        space: &Space,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), EngineError> {
         self.record.clear();
         self.record.push(if value.is_some() { PUT } else { DELETE });
         varint::put_bytes(&mut self.record, space.name().as_bytes());

@@ -18,8 +18,8 @@ mod definitions;
 pub mod engine;
 mod entering;
 pub mod error;
-mod failpoint;
 mod evaluate;
+mod failpoint;
 mod fold;
 mod fold_large;
 pub mod ingest;
@@ -39,7 +39,7 @@ pub mod write;
 mod writer;
 
 #[cfg(test)]
-mod simulation;
+mod tests;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;

@@ -126,7 +126,8 @@ pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Marker
         }
         for group in groups {
             let nonce = group.iter().find_map(|r| r.nonce).unwrap_or_else(random);
-            let write_checkpoints = group.iter().filter_map(|r| r.write_checkpoint.clone()).collect();
+            let write_checkpoints =
+                group.iter().filter_map(|r| r.write_checkpoint.clone()).collect();
             let contents = MarkerContents { nonce, write_checkpoints };
             let outcome = emit(&shared, &mut connection, &contents).await;
             for request in group {

@@ -110,7 +110,9 @@ impl Publication {
                 ring: self.ring.clone(),
                 superseded: self.superseded.clone(),
             };
-            debug_assert!(next.epoch != previous.epoch || next.checkpoint.op_id >= previous.checkpoint.op_id);
+            debug_assert!(
+                next.epoch != previous.epoch || next.checkpoint.op_id >= previous.checkpoint.op_id
+            );
             self.sender.send_replace(Arc::new(next));
         }
         self.durable.store(end_lsn.0.0, Ordering::Release);

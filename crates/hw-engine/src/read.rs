@@ -4,7 +4,7 @@
 //! Invariant E-2: a snapshot is published only behind the sync that made it durable.
 
 use crate::error::EngineError;
-use crate::record::{BucketRecord, OpRecord, op_key, op_of_key};
+use crate::record::{BucketRecord, OpRecord, bounded_key, op_key, op_of_key};
 use crate::wake::{BucketKey, ChangeRing, Changes, LookupKey};
 use foldhash::quality::FixedState;
 use hw_expr::sync_config::{LookupError, LookupReader, SyncConfig};
@@ -176,11 +176,17 @@ impl Published {
     ///
     /// - Takes: the source's index in the active configuration, and its parameters as JSON text.
     /// - Errors: the store's; never for an unknown bucket.
-    pub fn bucket(&self, source: usize, parameters: &str) -> Result<Option<BucketState>, EngineError> {
+    pub fn bucket(
+        &self,
+        source: usize,
+        parameters: &str,
+    ) -> Result<Option<BucketState>, EngineError> {
         let Some(spaces) = self.sync.as_ref().and_then(|s| s.sources.get(source)) else {
             return Ok(None);
         };
-        let Some(value) = self.snapshot.get(&spaces.buckets, parameters.as_bytes())? else {
+        let Some(value) =
+            self.snapshot.get(&spaces.buckets, &bounded_key(parameters.as_bytes()))?
+        else {
             return Ok(None);
         };
         let record = BucketRecord::decode(&value)
@@ -222,8 +228,8 @@ impl Published {
             let op_id = op_of_key(&key).ok_or_else(|| EngineError::damaged("ops", "key"))?;
             let full = page.operations.len() + usize::from(run.is_some()) >= limit.rows
                 || bytes >= limit.bytes;
-            let record = OpRecord::decode(&value)
-                .ok_or_else(|| EngineError::damaged("ops", "operation"))?;
+            let record =
+                OpRecord::decode(&value).ok_or_else(|| EngineError::damaged("ops", "operation"))?;
             if superseded.as_ref().is_some_and(|s| s.contains(op_id.0)) {
                 match &mut run {
                     Some(sum) => {
@@ -342,7 +348,7 @@ impl LookupReader for PublishedLookups<'_> {
         let Some(space) = self.published.sync.as_ref().and_then(|s| s.lookups.get(lookup)) else {
             return Err(LookupError("this lookup is not built".into()));
         };
-        for entry in self.published.snapshot.prefix(&space.space, key) {
+        for entry in self.published.snapshot.prefix(&space.space, &bounded_key(key)) {
             let (_, value) = entry.map_err(|e| LookupError(e.to_string()))?;
             out.push(value.to_vec());
         }
@@ -354,8 +360,11 @@ impl LookupReader for PublishedLookups<'_> {
 pub(crate) struct SupersededCache {
     /// Row names are hashed with two random seeds: 128 bits that nobody outside can aim at.
     seeds: [FixedState; 2],
-    entries: Mutex<VecDeque<((BucketId, OpId), Arc<RoaringTreemap>)>>,
+    entries: Mutex<VecDeque<Superseded>>,
 }
+
+/// The superseded operations of one state of a bucket.
+type Superseded = ((BucketId, OpId), Arc<RoaringTreemap>);
 
 impl SupersededCache {
     const ENTRIES: usize = 32;

@@ -4,6 +4,8 @@
 //! Keys are big-endian so that they sort; values start with a version or kind byte.
 
 use hw_types::{OpId, varint};
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 
 /// What an operation of a bucket does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,10 +142,21 @@ impl BucketRecord {
 /// that tells several results of one row under one key apart.
 pub fn lookup_key(values: &[u8], table: u32, row_key: &[u8], ordinal: u32, out: &mut Vec<u8>) {
     out.clear();
-    out.extend_from_slice(values);
+    out.extend_from_slice(&bounded_key(values));
     out.extend_from_slice(&table.to_be_bytes());
     varint::put_bytes(out, row_key);
     varint::put(out, u64::from(ordinal));
+}
+
+/// A key no longer than the store takes: a longer one keeps its beginning and ends in its
+/// SHA-256.
+pub fn bounded_key(key: &[u8]) -> Cow<'_, [u8]> {
+    const LONGEST: usize = 8 << 10;
+    const KEPT: usize = 1 << 10;
+    if key.len() <= LONGEST {
+        return Cow::Borrowed(key);
+    }
+    Cow::Owned([&key[..KEPT], &Sha256::digest(key)[..]].concat())
 }
 
 /// Takes `len` bytes from the front.
@@ -178,10 +191,20 @@ mod tests {
         for cut in 0..value.len() - op.data.len() {
             assert_eq!(OpRecord::decode(&value[..cut]), None, "cut at {cut}");
         }
-        let bucket = BucketRecord { number: 9, count: 1 << 40, live: 3, checksum: 5, last_op: OpId(8) };
+        let bucket =
+            BucketRecord { number: 9, count: 1 << 40, live: 3, checksum: 5, last_op: OpId(8) };
         let value = bucket.encode();
         assert_eq!(BucketRecord::decode(&value), Some(bucket));
         assert_eq!(BucketRecord::decode(&value[..value.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_long_key_is_cut_and_stays_unique() {
+        let long = vec![7; 100_000];
+        let longer = vec![7; 100_001];
+        assert_eq!(bounded_key(b"short"), &b"short"[..]);
+        assert!(bounded_key(&long).len() < 2_000);
+        assert_ne!(bounded_key(&long), bounded_key(&longer));
     }
 
     #[test]

@@ -543,7 +543,11 @@ mod tests {
             write_floor: 4,
         });
         round_trip(Counters::default());
-        round_trip(ConfigRecord { version: 3, file: "sync.yaml".into(), text: "streams: {}".into() });
+        round_trip(ConfigRecord {
+            version: 3,
+            file: "sync.yaml".into(),
+            text: "streams: {}".into(),
+        });
         for state in [BuildState::Live, BuildState::Building { table: 4, key: vec![1, 2] }] {
             let fingerprint = [7; 32];
             round_trip(IncarnationRecord {

@@ -1,12 +1,13 @@
 //! The tables of the replica as the writer knows them, and what is evaluated for each.
 
 use crate::error::EngineError;
-use crate::record::take;
+use crate::record::{bounded_key, take};
 use crate::state::TableRecord;
 use hw_expr::sync_config::{BoundLookup, BoundSource};
 use hw_store::{Space, Store};
 use hw_types::row::{Row, RowRef};
 use hw_types::{Relation, RelationId, key, varint};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -123,7 +124,10 @@ impl Table {
     pub fn key(&self, row: &RowRef<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(24);
         key::row_key(&self.record.relation, &self.key_columns, row, &mut out);
-        out
+        match bounded_key(&out) {
+            Cow::Borrowed(_) => out,
+            Cow::Owned(cut) => cut,
+        }
     }
 }
 
@@ -189,7 +193,9 @@ mod tests {
     #[test]
     fn a_gate_lets_rows_pass_up_to_and_including_its_cursor() {
         let gate = Gate { table: 2, key: vec![5] };
-        for (table, key, open) in [(1, vec![9], true), (2, vec![5], true), (2, vec![5, 0], false), (3, vec![], false)] {
+        for (table, key, open) in
+            [(1, vec![9], true), (2, vec![5], true), (2, vec![5, 0], false), (3, vec![], false)]
+        {
             assert_eq!(gate.open(table, &key), open, "{table} {key:?}");
         }
     }
@@ -197,7 +203,10 @@ mod tests {
     #[test]
     fn stored_rows_round_trip() {
         let value = StoredRow::encode(3, &[2, 2]);
-        assert_eq!(StoredRow::decode(&value).unwrap(), StoredRow { copies: 3, row: Row::from_encoded(&[2u8, 2][..]) });
+        assert_eq!(
+            StoredRow::decode(&value).unwrap(),
+            StoredRow { copies: 3, row: Row::from_encoded(&[2u8, 2][..]) }
+        );
         assert!(StoredRow::decode(&[]).is_err());
     }
 }

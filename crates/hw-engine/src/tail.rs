@@ -26,7 +26,11 @@ pub(crate) fn encode(transactions: &[(CommitLsn, u32)]) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The xid under which a transaction was applied.
-pub(crate) fn find(store: &Store, tail: &Space, lsn: CommitLsn) -> Result<Option<u32>, EngineError> {
+pub(crate) fn find(
+    store: &Store,
+    tail: &Space,
+    lsn: CommitLsn,
+) -> Result<Option<u32>, EngineError> {
     let end = lsn.0.0.to_be_bytes().to_vec();
     let Some(entry) = store.snapshot().range(tail, ..=end).next_back() else { return Ok(None) };
     let (key, value) = entry?;

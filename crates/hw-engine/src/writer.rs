@@ -382,7 +382,11 @@ impl Writer {
     }
 
     /// Evaluates a fold and puts its writes into the overlay.
-    pub(crate) fn apply_folded(&mut self, fold: Fold, xid: hw_types::Xid) -> Result<(), EngineError> {
+    pub(crate) fn apply_folded(
+        &mut self,
+        fold: Fold,
+        xid: hw_types::Xid,
+    ) -> Result<(), EngineError> {
         for (index, ((number, key), row)) in fold.rows.into_iter().enumerate() {
             if row.before == row.after {
                 continue;
@@ -487,7 +491,9 @@ impl Writer {
         match noted {
             Some(xid) if xid == transaction.xid.0 => Ok(()),
             // Below the first position of this epoch nothing was noted.
-            None if !crate::tail::reaches(&self.store, &self.tail, transaction.commit_lsn)? => Ok(()),
+            None if !crate::tail::reaches(&self.store, &self.tail, transaction.commit_lsn)? => {
+                Ok(())
+            }
             _ => Err(EngineError::MovedHistory),
         }
     }

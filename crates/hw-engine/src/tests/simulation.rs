@@ -6,11 +6,11 @@
 //! buckets by their operations, as the official one does (`powersync-protocol.md` 6.4), and is
 //! compared with the rows themselves.
 
+use super::client::Client;
 use crate::engine::{CopyEvent, EngineOptions, Event, Shared};
 use crate::loader::{Rows, load};
-use crate::read::{BucketState, OpKind, Published, ReadLimit};
+use crate::read::Published;
 use crate::writer::Writer;
-use hw_expr::sync_config::{Limits, Request};
 use hw_input::transactions::{Changes, Item, Transaction};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Simulation, Store};
@@ -170,7 +170,9 @@ impl Source {
                     self.world.todos.remove(&todo);
                     self.world.todos.insert(to.clone(), (list.clone(), text));
                     let mut builder = RowBuilder::new();
-                    for cell in [Cell::Value(to.as_bytes()), Cell::Value(list.as_bytes()), Cell::Absent] {
+                    for cell in
+                        [Cell::Value(to.as_bytes()), Cell::Value(list.as_bytes()), Cell::Absent]
+                    {
                         builder.push(cell);
                     }
                     let old = Some(row(&[Some(&todo), None, None]));
@@ -271,107 +273,6 @@ impl Node {
         drop(sender);
         load(&self.shared.options.store, targets, 4096, receiver).unwrap();
         self.writer.handle(Event::Copy(CopyEvent::Loaded { marker: None })).unwrap();
-    }
-}
-
-/// Follows buckets as the official client does.
-#[derive(Default)]
-struct Client {
-    buckets: BTreeMap<String, ClientBucket>,
-}
-
-#[derive(Default)]
-struct ClientBucket {
-    rows: BTreeMap<(String, String, String), (u64, u32, String)>,
-    add: u32,
-    after: u64,
-}
-
-impl Client {
-    /// Syncs with a published state; pages of `rows` operations. Checks every checksum.
-    fn sync(&mut self, user: &str, published: &Published, rows: usize) {
-        let sync = published.sync.as_ref().expect("a configuration is served");
-        let jwt = serde_json::json!({ "sub": user });
-        let parameters = serde_json::json!({});
-        let request = Request {
-            jwt: &jwt,
-            parameters: &parameters,
-            subscriptions: &[],
-            include_defaults: true,
-        };
-        let reader = published.lookup_reader();
-        let resolution = sync.config.resolve(&request, &reader, &Limits::default()).unwrap();
-        let mut seen = BTreeSet::new();
-        for bucket in &resolution.buckets {
-            let name = sync.bucket_name(bucket.source, &bucket.parameters);
-            let state = published.bucket(bucket.source, &bucket.parameters).unwrap();
-            let mine = self.buckets.entry(name.clone()).or_default();
-            seen.insert(name.clone());
-            if let Some(state) = &state {
-                mine.pull(bucket.source, state, published, rows);
-            }
-            let expected = state.map_or(0, |s| s.checksum);
-            assert_eq!(mine.checksum(), expected, "checksum of {name} for {user}");
-            mine.after = published.checkpoint.op_id.0;
-        }
-        self.buckets.retain(|name, _| seen.contains(name));
-    }
-
-    fn ids(&self, table: &str) -> BTreeMap<String, String> {
-        let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
-        for bucket in self.buckets.values() {
-            for ((ty, id, _), (op, _, data)) in &bucket.rows {
-                if ty == table {
-                    let entry = newest.entry(id.clone()).or_default();
-                    if *op >= entry.0 {
-                        *entry = (*op, data.clone());
-                    }
-                }
-            }
-        }
-        newest.into_iter().map(|(id, (_, data))| (id, data)).collect()
-    }
-}
-
-impl ClientBucket {
-    fn pull(&mut self, source: usize, state: &BucketState, published: &Published, rows: usize) {
-        let limit = ReadLimit { rows, bytes: usize::MAX };
-        let mut last = self.after;
-        loop {
-            let page = published.operations(source, state, OpId(self.after), limit).unwrap();
-            for op in &page.operations {
-                assert!(op.op_id.0 > last, "operations ascend");
-                last = op.op_id.0;
-                match op.kind {
-                    OpKind::Put | OpKind::Remove => {
-                        let t = op.texts().unwrap();
-                        let key = (t.object_type.into(), t.object_id.into(), t.subkey.into());
-                        if let Some((_, checksum, _)) = self.rows.remove(&key) {
-                            self.add = self.add.wrapping_add(checksum);
-                        }
-                        match t.data {
-                            Some(data) => {
-                                self.rows.insert(key, (op.op_id.0, op.checksum, data.into()));
-                            }
-                            None => self.add = self.add.wrapping_add(op.checksum),
-                        }
-                    }
-                    OpKind::Move => self.add = self.add.wrapping_add(op.checksum),
-                    OpKind::Clear => {
-                        self.rows.clear();
-                        self.add = op.checksum;
-                    }
-                }
-            }
-            self.after = last;
-            if !page.has_more {
-                return;
-            }
-        }
-    }
-
-    fn checksum(&self) -> u32 {
-        self.rows.values().fold(self.add, |sum, (_, c, _)| sum.wrapping_add(*c))
     }
 }
 

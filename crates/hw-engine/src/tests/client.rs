@@ -1,0 +1,108 @@
+//! A model of the official client: buckets by their operations (`powersync-protocol.md` 6.4),
+//! every checksum checked, tables as the newest operation over all buckets says.
+
+use crate::read::{BucketState, OpKind, Published, ReadLimit};
+use hw_expr::sync_config::{Limits, Request};
+use hw_types::OpId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Follows buckets as the official client does.
+#[derive(Default)]
+pub(super) struct Client {
+    buckets: BTreeMap<String, ClientBucket>,
+}
+
+#[derive(Default)]
+struct ClientBucket {
+    rows: BTreeMap<(String, String, String), (u64, u32, String)>,
+    add: u32,
+    after: u64,
+}
+
+impl Client {
+    /// Syncs with a published state; pages of `rows` operations. Checks every checksum.
+    pub fn sync(&mut self, user: &str, published: &Published, rows: usize) {
+        let sync = published.sync.as_ref().expect("a configuration is served");
+        let jwt = serde_json::json!({ "sub": user });
+        let parameters = serde_json::json!({});
+        let request = Request {
+            jwt: &jwt,
+            parameters: &parameters,
+            subscriptions: &[],
+            include_defaults: true,
+        };
+        let reader = published.lookup_reader();
+        let resolution = sync.config.resolve(&request, &reader, &Limits::default()).unwrap();
+        let mut seen = BTreeSet::new();
+        for bucket in &resolution.buckets {
+            let name = sync.bucket_name(bucket.source, &bucket.parameters);
+            let state = published.bucket(bucket.source, &bucket.parameters).unwrap();
+            let mine = self.buckets.entry(name.clone()).or_default();
+            seen.insert(name.clone());
+            if let Some(state) = &state {
+                mine.pull(bucket.source, state, published, rows);
+            }
+            let expected = state.map_or(0, |s| s.checksum);
+            assert_eq!(mine.checksum(), expected, "checksum of {name} for {user}");
+            mine.after = published.checkpoint.op_id.0;
+        }
+        self.buckets.retain(|name, _| seen.contains(name));
+    }
+
+    pub fn ids(&self, table: &str) -> BTreeMap<String, String> {
+        let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        for bucket in self.buckets.values() {
+            for ((ty, id, _), (op, _, data)) in &bucket.rows {
+                if ty == table {
+                    let entry = newest.entry(id.clone()).or_default();
+                    if *op >= entry.0 {
+                        *entry = (*op, data.clone());
+                    }
+                }
+            }
+        }
+        newest.into_iter().map(|(id, (_, data))| (id, data)).collect()
+    }
+}
+
+impl ClientBucket {
+    fn pull(&mut self, source: usize, state: &BucketState, published: &Published, rows: usize) {
+        let limit = ReadLimit { rows, bytes: usize::MAX };
+        let mut last = self.after;
+        loop {
+            let page = published.operations(source, state, OpId(self.after), limit).unwrap();
+            for op in &page.operations {
+                assert!(op.op_id.0 > last, "operations ascend");
+                last = op.op_id.0;
+                match op.kind {
+                    OpKind::Put | OpKind::Remove => {
+                        let t = op.texts().unwrap();
+                        let key = (t.object_type.into(), t.object_id.into(), t.subkey.into());
+                        if let Some((_, checksum, _)) = self.rows.remove(&key) {
+                            self.add = self.add.wrapping_add(checksum);
+                        }
+                        match t.data {
+                            Some(data) => {
+                                self.rows.insert(key, (op.op_id.0, op.checksum, data.into()));
+                            }
+                            None => self.add = self.add.wrapping_add(op.checksum),
+                        }
+                    }
+                    OpKind::Move => self.add = self.add.wrapping_add(op.checksum),
+                    OpKind::Clear => {
+                        self.rows.clear();
+                        self.add = op.checksum;
+                    }
+                }
+            }
+            self.after = last;
+            if !page.has_more {
+                return;
+            }
+        }
+    }
+
+    fn checksum(&self) -> u32 {
+        self.rows.values().fold(self.add, |sum, (_, c, _)| sum.wrapping_add(*c))
+    }
+}

@@ -1,0 +1,5 @@
+//! The engine as a whole: under a simulated store, and against a real Postgres.
+
+mod client;
+mod postgres;
+mod simulation;
