@@ -12,6 +12,7 @@ mod datetime;
 pub mod eval;
 mod expr;
 mod json;
+mod nested;
 mod number;
 mod report;
 mod routines;

@@ -15,6 +15,7 @@ mod load;
 mod lookup;
 mod names;
 mod options;
+mod outputs;
 mod plan;
 mod querier;
 mod request;
@@ -28,6 +29,7 @@ pub use infer::ClientTable;
 pub use load::Loaded;
 pub use lookup::{BoundLookup, LookupDef, LookupRow};
 pub use options::SyncOptions;
+pub use outputs::{OutputColumn, OutputOrigin, OutputStar, OutputTable};
 pub use request::{Request, Subscription};
 pub use resolve::{
     ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,

@@ -6,6 +6,7 @@
 
 use crate::datetime::{TimeStyle, write_date, write_time, write_timestamp};
 use crate::json::write_string;
+use crate::nested::{is_built_in, write_nested};
 use crate::number::{write_integer, write_js, write_json_real};
 use crate::value::SqlValue;
 use hw_types::pgtype::PgType;
@@ -19,9 +20,6 @@ pub struct ValueOptions {
     /// `custom_postgres_types`: domains, composites, ranges and arrays of them are decoded.
     pub custom_types: bool,
 }
-
-/// Deepest nesting of arrays and composites; a row beyond it fails (PSYNC_S1004).
-const MAX_DEPTH: u32 = 10;
 
 /// How one column becomes a value: its type and the options, looked at once when a table is
 /// bound.
@@ -58,9 +56,6 @@ enum Kind {
 
 /// A cell whose bytes are not what its type says.
 pub const DAMAGED: &str = "a stored value is damaged";
-/// A value nested deeper than the language allows.
-pub const TOO_DEEP: &str = "values nested more than 10 levels deep cannot be synced";
-
 impl Decoder {
     /// The decoder of a type.
     pub fn new(pg_type: &PgType, options: ValueOptions) -> Decoder {
@@ -211,192 +206,6 @@ fn write_uuid(bytes: &[u8; 16], out: &mut String) {
     out.push_str(std::str::from_utf8(&text).unwrap_or_default());
 }
 
-/// Whether arrays of the type are decoded without `custom_postgres_types`.
-fn is_built_in(pg_type: &PgType) -> bool {
-    use hw_types::pgtype::TextKind;
-    !matches!(
-        pg_type,
-        PgType::Domain(_)
-            | PgType::Composite(_)
-            | PgType::Range(_)
-            | PgType::Multirange(_)
-            | PgType::Text { kind: TextKind::Enum | TextKind::Foreign }
-    )
-}
-
-/// Appends the JSON of a value inside an array, a range or a composite.
-fn write_element(
-    pg_type: &PgType,
-    bytes: Option<&[u8]>,
-    options: ValueOptions,
-    depth: u32,
-    out: &mut String,
-) -> Result<(), &'static str> {
-    let Some(bytes) = bytes else {
-        out.push_str("null");
-        return Ok(());
-    };
-    match pg_type.base() {
-        PgType::Json | PgType::Jsonb => out.push_str(&String::from_utf8_lossy(bytes)),
-        PgType::Bytea => out.push_str("null"),
-        nested @ (PgType::Array(_)
-        | PgType::Range(_)
-        | PgType::Multirange(_)
-        | PgType::Composite(_)) => write_nested(nested, bytes, options, depth + 1, out)?,
-        scalar => {
-            if !Decoder::new(scalar, options).write_json(bytes, out)? {
-                out.push_str("null");
-            }
-        }
-    }
-    Ok(())
-}
-
-fn write_nested(
-    pg_type: &PgType,
-    bytes: &[u8],
-    options: ValueOptions,
-    depth: u32,
-    out: &mut String,
-) -> Result<(), &'static str> {
-    if depth > MAX_DEPTH {
-        return Err(TOO_DEEP);
-    }
-    let mut input = bytes;
-    let input = &mut input;
-    match pg_type {
-        PgType::Array(element) => {
-            let dimensions = take_i32(input)?;
-            let _flags = take_i32(input)?;
-            let _element = take_i32(input)?;
-            if !(0..=6).contains(&dimensions) {
-                return Err(DAMAGED);
-            }
-            let mut sizes = Vec::new();
-            for _ in 0..dimensions {
-                sizes.push(take_i32(input)?);
-                let _lower_bound = take_i32(input)?;
-            }
-            if sizes.is_empty() {
-                out.push_str("[]");
-                return Ok(());
-            }
-            write_dimension(&element.pg_type, &sizes, input, options, depth, out)
-        }
-        PgType::Range(subtype) => write_range(subtype, input, options, depth, out),
-        PgType::Multirange(subtype) => {
-            let count = take_i32(input)?;
-            out.push('[');
-            for i in 0..count {
-                if i > 0 {
-                    out.push(',');
-                }
-                let mut range = take_sized(input)?.ok_or(DAMAGED)?;
-                write_range(subtype, &mut range, options, depth, out)?;
-            }
-            out.push(']');
-            Ok(())
-        }
-        PgType::Composite(fields) => {
-            let count = take_i32(input)?;
-            if usize::try_from(count) != Ok(fields.len()) {
-                return Err(DAMAGED);
-            }
-            out.push('{');
-            for (i, (name, field)) in fields.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                let _type = take_i32(input)?;
-                write_string(name, out);
-                out.push(':');
-                let value = take_sized(input)?;
-                write_element(field, value, options, depth, out)?;
-            }
-            out.push('}');
-            Ok(())
-        }
-        _ => Err(DAMAGED),
-    }
-}
-
-fn write_dimension(
-    element: &PgType,
-    sizes: &[i32],
-    input: &mut &[u8],
-    options: ValueOptions,
-    depth: u32,
-    out: &mut String,
-) -> Result<(), &'static str> {
-    if depth > MAX_DEPTH {
-        return Err(TOO_DEEP);
-    }
-    out.push('[');
-    for i in 0..sizes[0] {
-        if i > 0 {
-            out.push(',');
-        }
-        if sizes.len() > 1 {
-            write_dimension(element, &sizes[1..], input, options, depth + 1, out)?;
-        } else {
-            let value = take_sized(input)?;
-            write_element(element, value, options, depth, out)?;
-        }
-    }
-    out.push(']');
-    Ok(())
-}
-
-fn write_range(
-    subtype: &PgType,
-    input: &mut &[u8],
-    options: ValueOptions,
-    depth: u32,
-    out: &mut String,
-) -> Result<(), &'static str> {
-    // Flag bits of range_send.
-    const EMPTY: u8 = 0x01;
-    const LOWER_INCLUSIVE: u8 = 0x02;
-    const UPPER_INCLUSIVE: u8 = 0x04;
-    const LOWER_INFINITE: u8 = 0x08;
-    const UPPER_INFINITE: u8 = 0x10;
-    let (&flags, rest) = input.split_first().ok_or(DAMAGED)?;
-    *input = rest;
-    if flags & EMPTY != 0 {
-        out.push_str("\"empty\"");
-        return Ok(());
-    }
-    out.push_str("{\"lower\":");
-    let lower = if flags & LOWER_INFINITE == 0 { take_sized(input)? } else { None };
-    write_element(subtype, lower, options, depth, out)?;
-    out.push_str(",\"upper\":");
-    let upper = if flags & UPPER_INFINITE == 0 { take_sized(input)? } else { None };
-    write_element(subtype, upper, options, depth, out)?;
-    out.push_str(",\"lower_exclusive\":");
-    out.push(if flags & LOWER_INCLUSIVE == 0 { '1' } else { '0' });
-    out.push_str(",\"upper_exclusive\":");
-    out.push(if flags & UPPER_INCLUSIVE == 0 { '1' } else { '0' });
-    out.push('}');
-    Ok(())
-}
-
-fn take_i32(input: &mut &[u8]) -> Result<i32, &'static str> {
-    let (head, tail) = input.split_first_chunk::<4>().ok_or(DAMAGED)?;
-    *input = tail;
-    Ok(i32::from_be_bytes(*head))
-}
-
-fn take_sized<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, &'static str> {
-    let length = take_i32(input)?;
-    if length == -1 {
-        return Ok(None);
-    }
-    let length = usize::try_from(length).map_err(|_| DAMAGED)?;
-    let (head, tail) = input.split_at_checked(length).ok_or(DAMAGED)?;
-    *input = tail;
-    Ok(Some(head))
-}
-
 /// Appends the JSON of a computed value. `false`, and nothing is appended, for a blob.
 pub fn write_value_json(value: &SqlValue<'_>, out: &mut String) -> bool {
     match value {
@@ -416,5 +225,194 @@ pub fn write_row_id(value: &SqlValue<'_>, out: &mut String) {
         SqlValue::Integer(value) => write_integer(*value, out),
         SqlValue::Real(value) => write_js(*value, out),
         SqlValue::Text(text) => out.push_str(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hw_types::pgtype::{ElementType, TextKind};
+
+    const E1: ValueOptions = ValueOptions { times: TimeStyle::Legacy, custom_types: false };
+    const E2: ValueOptions =
+        ValueOptions { times: TimeStyle::Iso { digits: 6 }, custom_types: true };
+
+    fn sized(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as i32).to_be_bytes(), bytes].concat()
+    }
+
+    /// The container of `array_send` with one dimension, or two of equal length.
+    fn array(dimensions: &[i32], elements: &[Option<&[u8]>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for int in [dimensions.len() as i32, 0, 0] {
+            out.extend(int.to_be_bytes());
+        }
+        for size in dimensions {
+            out.extend(size.to_be_bytes());
+            out.extend(0i32.to_be_bytes());
+        }
+        for element in elements {
+            match element {
+                None => out.extend((-1i32).to_be_bytes()),
+                Some(bytes) => out.extend(sized(bytes)),
+            }
+        }
+        out
+    }
+
+    fn of(pg_type: PgType) -> PgType {
+        PgType::Array(Box::new(ElementType { pg_type, delimiter: b',' }))
+    }
+
+    fn json(pg_type: &PgType, bytes: &[u8], options: ValueOptions) -> String {
+        let decoder = Decoder::new(pg_type, options);
+        let mut out = String::new();
+        let written = decoder.write_json(bytes, &mut out).unwrap();
+        // A value and its JSON say the same.
+        let mut other = String::new();
+        assert_eq!(write_value_json(&decoder.value(bytes).unwrap(), &mut other), written);
+        assert_eq!(out, other);
+        out
+    }
+
+    /// `powersync-protocol.md` 11.2.
+    #[test]
+    fn types_have_the_values_of_the_table_in_both_editions() {
+        let micros = |text: &str| crate::datetime::read_timestamp(text).unwrap().to_be_bytes();
+        let time = crate::datetime::read_time("15:47:00.12345").unwrap().to_be_bytes();
+        let numeric = [&[0, 2, 0, 0, 0, 0, 0, 2][..], &[0, 1, 0x13, 0x88]].concat();
+        let enumeration = PgType::Text { kind: TextKind::Enum };
+        let moods = array(&[2], &[Some(b"sad"), Some(b"happy")]);
+        let domain = PgType::Domain(Box::new(PgType::Int4));
+        let range =
+            [&[0x02][..], &sized(&1i32.to_be_bytes()), &sized(&5i32.to_be_bytes())].concat();
+        let ranges = [&1i32.to_be_bytes()[..], &sized(&range)].concat();
+        let pair = PgType::Composite(vec![
+            ("a".into(), PgType::Bool),
+            ("b".into(), PgType::Int4),
+            ("c".into(), PgType::TEXT),
+        ]);
+        let pair_bytes = [
+            &3i32.to_be_bytes()[..],
+            &[0; 4],
+            &sized(&[1]),
+            &[0; 4],
+            &sized(&123i32.to_be_bytes()),
+            &[0; 4],
+            &(-1i32).to_be_bytes(),
+        ]
+        .concat();
+        let cases: Vec<(PgType, Vec<u8>, &str, &str)> = vec![
+            (PgType::Bool, vec![1], "1", "1"),
+            (PgType::Int2, (-2i16).to_be_bytes().to_vec(), "-2", "-2"),
+            (
+                PgType::Int8,
+                9007199254740993i64.to_be_bytes().to_vec(),
+                "9007199254740993",
+                "9007199254740993",
+            ),
+            (PgType::Oid, u32::MAX.to_be_bytes().to_vec(), "4294967295", "4294967295"),
+            (PgType::Float4, 0.1f32.to_be_bytes().to_vec(), "0.1", "0.1"),
+            (PgType::Float8, 314f64.to_be_bytes().to_vec(), "314.0", "314.0"),
+            (PgType::Float8, f64::NAN.to_be_bytes().to_vec(), "null", "null"),
+            (PgType::Numeric, numeric.clone(), "\"1.50\"", "\"1.50\""),
+            (PgType::Bpchar, b"ab  ".to_vec(), "\"ab  \"", "\"ab  \""),
+            (PgType::Bytea, vec![1], "", ""),
+            (PgType::Jsonb, b"{\"a\": 1}".to_vec(), r#""{\"a\": 1}""#, r#""{\"a\": 1}""#),
+            (PgType::Time, time.to_vec(), "\"15:47:00.12345\"", "\"15:47:00.123450\""),
+            (
+                PgType::Timestamp,
+                micros("2023-03-06 15:47:00.12345").to_vec(),
+                "\"2023-03-06 15:47:00.12345\"",
+                "\"2023-03-06T15:47:00.123450\"",
+            ),
+            (
+                PgType::Timestamptz,
+                micros("2023-03-06 15:47:00+02").to_vec(),
+                "\"2023-03-06 13:47:00Z\"",
+                "\"2023-03-06T13:47:00.000000Z\"",
+            ),
+            (PgType::Timestamp, micros("0044-03-15 00:00:00 BC").to_vec(), "null", "null"),
+            (
+                PgType::PgLsn,
+                0x16_B374_D848u64.to_be_bytes().to_vec(),
+                "\"00000016/B374D848\"",
+                "\"00000016/B374D848\"",
+            ),
+            (of(PgType::Bool), array(&[2], &[Some(&[1]), None]), "\"[1,null]\"", "\"[1,null]\""),
+            (of(PgType::TEXT), array(&[], &[]), "\"[]\"", "\"[]\""),
+            (
+                of(PgType::Int2),
+                array(&[2, 1], &[Some(&[0, 1]), Some(&[0, 2])]),
+                "\"[[1],[2]]\"",
+                "\"[[1],[2]]\"",
+            ),
+            (
+                of(PgType::Numeric),
+                array(&[1], &[Some(&numeric)]),
+                r#""[\"1.50\"]""#,
+                r#""[\"1.50\"]""#,
+            ),
+            (
+                of(PgType::Float8),
+                array(&[1], &[Some(&1f64.to_be_bytes())]),
+                "\"[1.0]\"",
+                "\"[1.0]\"",
+            ),
+            (
+                of(PgType::Json),
+                array(&[1], &[Some(b"{\"a\": 1}")]),
+                r#""[{\"a\": 1}]""#,
+                r#""[{\"a\": 1}]""#,
+            ),
+            (of(PgType::Bytea), array(&[1], &[Some(&[1])]), "\"[null]\"", "\"[null]\""),
+            (
+                of(PgType::Timestamp),
+                array(&[1], &[Some(&micros("2030-01-02 03:04:05.5"))]),
+                r#""[\"2030-01-02 03:04:05.5\"]""#,
+                r#""[\"2030-01-02T03:04:05.500000\"]""#,
+            ),
+            (of(enumeration), moods, "\"[0:1]={sad,happy}\"", r#""[\"sad\",\"happy\"]""#),
+            (domain, 5i32.to_be_bytes().to_vec(), "\"5\"", "5"),
+            (
+                PgType::Range(Box::new(PgType::Int4)),
+                range.clone(),
+                "\"[1,5)\"",
+                r#""{\"lower\":1,\"upper\":5,\"lower_exclusive\":0,\"upper_exclusive\":1}""#,
+            ),
+            (PgType::Range(Box::new(PgType::Int4)), vec![1], "\"empty\"", r#""\"empty\"""#),
+            (
+                PgType::Multirange(Box::new(PgType::Int4)),
+                ranges,
+                "\"{[1,5)}\"",
+                r#""[{\"lower\":1,\"upper\":5,\"lower_exclusive\":0,\"upper_exclusive\":1}]""#,
+            ),
+            (pair, pair_bytes, "\"(t,123,)\"", r#""{\"a\":1,\"b\":123,\"c\":null}""#),
+        ];
+        for (pg_type, bytes, first, second) in cases {
+            assert_eq!(json(&pg_type, &bytes, E1), first, "{pg_type:?} in edition 1");
+            assert_eq!(json(&pg_type, &bytes, E2), second, "{pg_type:?} in edition 2");
+        }
+    }
+
+    #[test]
+    fn nesting_beyond_ten_levels_and_damaged_bytes_fail_the_row() {
+        let (mut pg_type, mut bytes) = (PgType::Int2, vec![0, 1]);
+        for level in 1..=11 {
+            bytes = [&1i32.to_be_bytes()[..], &[0; 4], &sized(&bytes)].concat();
+            pg_type = PgType::Composite(vec![("a".into(), pg_type)]);
+            let result = Decoder::new(&pg_type, E2).value(&bytes).map(|_| ());
+            assert_eq!(result.is_ok(), level <= 10, "{level}");
+        }
+        for pg_type in [
+            PgType::Int4,
+            PgType::Uuid,
+            PgType::Timestamp,
+            of(PgType::Int4),
+            PgType::Range(Box::new(PgType::Int4)),
+            PgType::Numeric,
+        ] {
+            assert!(Decoder::new(&pg_type, E2).value(&[0x7f, 1, 2]).is_err(), "{pg_type:?}");
+        }
     }
 }

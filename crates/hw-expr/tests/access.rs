@@ -300,3 +300,79 @@ fn stars_and_aliases_overwrite_as_their_edition_says() {
         r#"{"id":"i","_id":"u","name":"n"}"#
     );
 }
+
+#[test]
+fn table_expressions_and_subqueries_in_from_are_inlined() {
+    let yaml = "config: {edition: 3}\nwith:\n  mine: SELECT org, level FROM m WHERE who = \
+                auth.user_id()\nstreams:\n  s:\n    auto_subscribe: true\n    with:\n      \
+                open: SELECT id FROM orgs WHERE NOT closed\n    queries:\n      \
+                - SELECT t.* FROM t JOIN mine AS x ON t.org = x.org AND t.level = x.level WHERE t.org IN open\n      \
+                - SELECT u.* FROM u, (SELECT org AS o FROM m WHERE who = auth.user_id()) AS y (z) WHERE u.org = y.z\n";
+    let world = World::new(yaml)
+        .row("m", json!({"id": "1", "who": "amy", "org": "a", "level": 1}))
+        .row("m", json!({"id": "2", "who": "amy", "org": "b", "level": 2}))
+        .row("orgs", json!({"id": "a", "closed": false}))
+        .row("orgs", json!({"id": "b", "closed": true}))
+        .row("t", json!({"id": "1", "org": "a", "level": 1}))
+        .row("t", json!({"id": "2", "org": "a", "level": 2}))
+        .row("t", json!({"id": "3", "org": "b", "level": 2}))
+        .row("u", json!({"id": "4", "org": "b"}))
+        .row("u", json!({"id": "5", "org": "c"}));
+    assert_eq!(world.reads(user("amy")), ["t 1", "u 4"]);
+}
+
+#[test]
+fn arrays_of_the_request_can_be_joined_filtered_and_compared() {
+    let yaml = stream(
+        "SELECT t.* FROM t, json_each(auth.parameter('grants')) AS g WHERE t.org = g.value ->> 'org' \
+         AND t.role = g.value ->> 'role' AND g.key < 2",
+    );
+    let world = World::new(&yaml)
+        .row("t", json!({"id": "1", "org": "a", "role": "x"}))
+        .row("t", json!({"id": "2", "org": "a", "role": "y"}))
+        .row("t", json!({"id": "3", "org": "c", "role": "z"}));
+    let grants = json!([{"org": "a", "role": "x"}, {"org": "b", "role": "y"},
+        {"org": "c", "role": "z"}]);
+    assert_eq!(world.reads(json!({"jwt": {"sub": "amy", "grants": grants}})), ["t 1"]);
+
+    let yaml = stream(
+        "SELECT * FROM t WHERE tags && auth.parameter('tags') AND 'ops' IN auth.parameter('roles')",
+    );
+    let world = World::new(&yaml).row("t", json!({"id": "1", "tags": ["x", "y"]}));
+    let asks = |roles| json!({"jwt": {"sub": "amy", "tags": ["y", "z"], "roles": roles}});
+    assert_eq!(world.reads(asks(json!(["ops"]))), ["t 1"]);
+    assert!(world.reads(asks(json!(["dev"]))).is_empty());
+    assert!(world.reads(asks(json!(null))).is_empty());
+}
+
+/// `sync-rules.md` 12: what a request's values look like to expressions.
+#[test]
+fn values_of_the_request_are_what_the_reference_makes_of_them() {
+    let yaml = "bucket_definitions:\n  b:\n    parameters: |\n      SELECT \
+                typeof(request.jwt() ->> 'n') AS a, 'org-' || (request.jwt() ->> 'n') AS b,\n        \
+                request.jwt() ->> 'list' AS c, token_parameters.n AS d, token_parameters.user_id AS e,\n        \
+                user_parameters.flag AS f, request.parameter('deep.er') AS g, request.jwt() ->> 'big' AS h\n    \
+                accept_potentially_dangerous_queries: true\n    data: []\n";
+    let request = json!({
+        "jwt": {"sub": 7, "n": 5, "big": 9007199254740993i64, "list": [1, "a"],
+            "parameters": {"n": 4, "user_id": "x"}},
+        "parameters": {"flag": true, "deep.er": 1.5}
+    });
+    assert_eq!(
+        World::new(yaml).bucket_names(request),
+        [r#"b["real","org-5","[1.0,\"a\"]",4,7,1,1.5,9007199254740993]"#]
+    );
+}
+
+#[test]
+fn one_client_parameter_that_is_not_an_object_counts_as_none() {
+    let yaml = "config: {edition: 3}\nstreams:\n  s:\n    auto_subscribe: true\n    \
+                accept_potentially_dangerous_queries: true\n    \
+                query: SELECT * FROM t WHERE a = connection.parameter('a')\n";
+    let world = World::new(yaml).row("t", json!({"id": "1", "a": "x"}));
+    let asks = |p| json!({"jwt": {"sub": "amy"}, "parameters": p});
+    assert_eq!(world.reads(asks(json!({"a": "x"}))), ["t 1"]);
+    for nothing in [json!(null), json!([]), json!("x"), json!({"a": null}), json!({})] {
+        assert!(world.reads(asks(nothing)).is_empty());
+    }
+}
