@@ -239,6 +239,8 @@ async function write(op, type, id, data) {
     if (!answer.ok) return say(`Not written: ${await reason(answer)}`);
     const { verdict, error } = (await answer.json()).transactions[0];
     say(verdict === 'applied' ? 'Written.' : `Not written: ${error?.message ?? verdict}`);
+    // A refused change is taken back on the screen; an applied one comes through the stream.
+    if (verdict !== 'applied') render();
   } catch (error) {
     say(`Not written: ${error.message}`);
   }
@@ -287,7 +289,7 @@ function render() {
   loaded = true;
   const active = document.activeElement?.dataset?.focus;
   const typed = new Map([...document.querySelectorAll('#lists input[type=text]')].map((i) => [i.dataset.focus, i.value]));
-  const lists = rowsOf('lists').sort(byText('name'));
+  const lists = rowsOf('lists').sort((a, b) => (b.owner_id === sub) - (a.owner_id === sub) || byText('name')(a, b));
   const todos = new Map();
   for (const todo of rowsOf('todos')) {
     if (!todos.has(todo.list_id)) todos.set(todo.list_id, []);
@@ -314,6 +316,16 @@ function focusable(name, properties) {
 }
 
 function card(list, todos) {
+  const mine = list.owner_id === sub;
+  const article = element('article', {}, element('header', {}, element('h3', { textContent: list.name })),
+    element('ul', {}, ...todos.map((todo) => item(todo, mine))));
+  if (!mine) {
+    article.append(element('p', { textContent: `Shared by ${list.owner_id}; only its owner can change it.` }));
+    return article;
+  }
+  const remove = element('button', { className: 'quiet', type: 'button', textContent: 'Delete', ariaLabel: `Delete the list ${list.name}` });
+  remove.addEventListener('click', () => write('DELETE', 'lists', list.id));
+  article.querySelector('header').append(remove);
   const field = focusable('input', { id: `todo-${list.id}`, type: 'text', required: true, maxLength: 200, autocomplete: 'off' });
   const form = element('form', {},
     element('label', { htmlFor: field.id, textContent: 'New todo' }), field, element('button', { textContent: 'Add' }));
@@ -324,21 +336,22 @@ function card(list, todos) {
     field.value = '';
     write('PUT', 'todos', uuid(), { list_id: list.id, description, completed: 0, created_by: sub });
   });
-  const remove = element('button', { className: 'quiet', type: 'button', textContent: 'Delete', ariaLabel: `Delete the list ${list.name}` });
-  remove.addEventListener('click', () => write('DELETE', 'lists', list.id));
-  return element('article', { className: 'fresh' },
-    element('header', {}, element('h3', { textContent: list.name }), remove),
-    element('ul', {}, ...todos.map(item)), form);
+  article.append(form);
+  return article;
 }
 
-function item(todo) {
+function item(todo, mine) {
   const done = Boolean(todo.completed);
-  const box = focusable('input', { type: 'checkbox', id: `done-${todo.id}`, checked: done });
+  const box = focusable('input', { type: 'checkbox', id: `done-${todo.id}`, checked: done, disabled: !mine });
   box.addEventListener('change', () => write('PATCH', 'todos', todo.id, { completed: box.checked ? 1 : 0 }));
-  const remove = element('button', { className: 'quiet', type: 'button', textContent: 'Delete', ariaLabel: `Delete ${todo.description}` });
-  remove.addEventListener('click', () => write('DELETE', 'todos', todo.id));
-  return element('li', { className: done ? 'todo done' : 'todo' },
-    box, element('label', { htmlFor: box.id, textContent: todo.description }), remove);
+  const line = element('li', { className: done ? 'todo done' : 'todo' },
+    box, element('label', { htmlFor: box.id, textContent: todo.description }));
+  if (mine) {
+    const remove = element('button', { className: 'quiet', type: 'button', textContent: 'Delete', ariaLabel: `Delete ${todo.description}` });
+    remove.addEventListener('click', () => write('DELETE', 'todos', todo.id));
+    line.append(remove);
+  }
+  return line;
 }
 
 // ---- Figures --------------------------------------------------------------------------------

@@ -7,3 +7,4 @@ mod pages;
 mod process;
 mod routes;
 mod serve;
+mod setup;

@@ -35,6 +35,7 @@ pub struct Examination {
 pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
     let mut examination = Examination { findings: warnings, ..Examination::default() };
+    examination.findings.extend(tokens(config));
     let patterns = sync_patterns(config, &mut examination)?;
     examine_source(config, &connect, &patterns, &mut examination)
         .await
@@ -73,6 +74,25 @@ pub async fn examine_source(
         }
     }
     tables::check(&client, &server, &config.database.publication, patterns, examination).await
+}
+
+/// Whether tokens can be checked at all, and by a secret that is long enough.
+fn tokens(config: &Config) -> Option<Diagnostic> {
+    if !config.auth.accepts_tokens() {
+        return Some(
+            Diagnostic::warning(1015, "no token could be checked, so serve would refuse to start")
+                .mend("set HEADWATER_JWT_SECRET or HEADWATER_JWKS_URL"),
+        );
+    }
+    let secret = hw_auth::Secret::parse(config.auth.jwt_secret.as_ref()?.expose());
+    match secret {
+        Ok(secret) if secret.is_short() => Some(
+            Diagnostic::warning(1016, "the JWT secret is shorter than the 32 bytes of HS256")
+                .mend("make one with: openssl rand -base64 32, and write it as base64:…"),
+        ),
+        Ok(_) => None,
+        Err(finding) => Some(finding),
+    }
 }
 
 /// The tables that the sync configuration reads. Its own findings are added too.

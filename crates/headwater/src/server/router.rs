@@ -1,8 +1,8 @@
 //! The one port: all routes of all surfaces, put together.
 //!
-//! In: the routers of the surfaces. Out: one router whose paths are those of the routes table in
-//! `docs/routes.md`. Invariant: nothing answers that the table does not list; a path that does
-//! not exist is answered in the manner of the surface it would belong to.
+//! In: the routers of the surfaces. Out: one router. Invariant: nothing answers that the table in
+//! `tests/routes.rs` does not list; a path that does not exist is answered in the manner of the
+//! surface it would belong to.
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
