@@ -45,6 +45,19 @@ impl Spaces {
         Ok(space)
     }
 
+    /// Replaces all spaces by empty ones.
+    pub fn renew(&mut self, store: &Store) -> Result<(), EngineError> {
+        for number in self.sources.keys().copied().collect::<Vec<_>>() {
+            self.drop_source(store, number)?;
+            self.open_source(store, number)?;
+        }
+        for number in self.lookups.keys().copied().collect::<Vec<_>>() {
+            self.drop_lookup(store, number)?;
+            self.open_lookup(store, number)?;
+        }
+        Ok(())
+    }
+
     /// Drops the spaces of incarnations that are no longer applied.
     pub fn drop_source(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
         self.sources.remove(&number);

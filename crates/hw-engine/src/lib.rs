@@ -13,6 +13,7 @@
 mod apply_large;
 mod buckets;
 mod build;
+mod build_bulk;
 mod copy_spool;
 mod definitions;
 pub mod engine;

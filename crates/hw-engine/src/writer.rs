@@ -555,6 +555,10 @@ impl Writer {
             self.switch()?;
             return Ok(Slice::Complete);
         }
+        if self.can_build_at_once() {
+            self.build_at_once()?;
+            return Ok(Slice::More);
+        }
         self.build_slice(SLICE_ROWS)
     }
 
