@@ -19,8 +19,8 @@ const HERE = fileURLToPath(new URL('.', import.meta.url));
 const REPOSITORY = path.dirname(path.resolve(HERE));
 /** better-sqlite3's prebuilt library crashes on older ones. */
 const LEAST_NODE = 22;
-/** A test that takes longer than this hangs. */
-const TEST_LIMIT_MS = 240_000;
+/** A file of tests that takes longer than this hangs. */
+const LIMIT_MS = 240_000;
 
 /** The Node that runs the tests: this one, or one from npm beside those of `scripts/setup`. */
 function ensureNode() {
@@ -85,7 +85,7 @@ try {
       '--test',
       '--test-reporter=spec',
       '--test-concurrency=2',
-      `--test-timeout=${TEST_LIMIT_MS * (process.env.CONFORMANCE_FULL ? 20 : 1)}`,
+      `--test-timeout=${LIMIT_MS * (process.env.CONFORMANCE_FULL ? 20 : 1)}`,
       ...flags,
       ...files,
     ],

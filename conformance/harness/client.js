@@ -57,7 +57,8 @@ export class Client {
     ];
     this.db = new PowerSyncDatabase({
       schema: options.schema,
-      database: { dbFilename: 'client.db', dbLocation: this.directory, readWorkerCount: 1 },
+      // Databases of one file name share one lock within a process: each needs a name of its own.
+      database: { dbFilename: `${path.basename(this.directory)}.db`, dbLocation: this.directory, readWorkerCount: 1 },
       logger: { log: (record) => void this.records.push(record) },
     });
   }
