@@ -27,7 +27,7 @@ fmt: ## Format the sources
 soak: ## The long forms of the tests; SEEDS=n and HOURS=n choose how long
 	@scripts/soak $(ARGS)
 
-bench: ## The measurements of docs/performance.md
+bench: ## The measurements of docs/performance.md (one of them: ARGS=latency)
 	@scripts/bench $(ARGS)
 
 setup: ## Install what is missing (the other targets do it by themselves)

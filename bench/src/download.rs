@@ -73,6 +73,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         report.figure(Figure::new(name, "MB", megabytes(peak)).at_most(512.0));
         server.account(report).await?;
         server.stop().await;
+        source.drop_slots().await?;
     }
     report.note(
         "limit: the recorded bytes through a plain socket to the same client; the client's own \
@@ -115,6 +116,7 @@ async fn measure(
     let operations: u64 = runs.iter().map(|run| run.operations).sum();
     let cpu = (server.usage()?.cpu_seconds - cpu) * 1e6 / operations as f64;
 
+    let recorded_rate = recorded.rate();
     let (address, thread) = plain_socket::replay(recorded.recordings)?;
     let replayed = asking(false).into_iter().map(|asking| Asking { address, ..asking }).collect();
     let limit = download(replayed).await?;
@@ -127,6 +129,7 @@ async fn measure(
     )
     .limit(limit.rate());
     report.figure(if gzip { rate } else { rate.at_least(500_000.0) });
+    report.figure(Figure::new(label("the first time"), "operations/s", recorded_rate));
     report.figure(Figure::new(label("server CPU"), "us/operation", cpu));
     let per_operation = |bytes: u64| bytes as f64 / recorded.operations as f64;
     let bytes = if gzip { recorded.wire_bytes } else { recorded.plain_bytes };

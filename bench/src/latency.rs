@@ -110,7 +110,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
 /// Memory of a client that has synced and listens, with gzip negotiated.
 async fn memory(options: &Options, source: &Source, report: &mut Report) -> Outcome<()> {
     let clients = options.scaled(3000);
-    let server = Server::start(options, &source.url(), server::BY_LIST)?;
+    let mut server = Server::start(options, &source.url(), server::BY_LIST)?;
     server.until_ready().await?;
     let asking = |number| listener(&server, number, true);
     // What the first client of all makes the server set up belongs to nobody in particular.
@@ -123,7 +123,9 @@ async fn memory(options: &Options, source: &Source, report: &mut Report) -> Outc
     drop(listening);
     let each = after.saturating_sub(before) as f64 / clients as f64 / 1024.0;
     report.figure(Figure::new("idle client with gzip, memory", "KB", each).at_most(20.0));
-    server.account(report).await
+    server.account(report).await?;
+    server.stop().await;
+    source.drop_slots().await
 }
 
 /// A client of a user of its own, who has nothing but the shared bucket.

@@ -127,8 +127,8 @@ impl Report {
 
     /// Adds a figure, and shows it at once on standard error.
     pub fn figure(&mut self, figure: Figure) {
-        let [name, measured, target, limit, verdict] = figure.cells();
-        eprintln!("hw-bench:   {name}: {measured} (target {target}, limit {limit}) {verdict}");
+        let [name, measured, _, _, verdict] = figure.cells();
+        eprintln!("hw-bench:   {}", format!("{name}: {measured} {verdict}").trim_end());
         self.figures.push(figure);
     }
 

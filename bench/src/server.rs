@@ -197,9 +197,14 @@ impl Server {
         let status = self.status().await?;
         report.version("headwater", status["version"].as_str().unwrap_or_default());
         let log = self.process.log();
-        let loud = |line: &&str| line.contains("ERROR") || line.contains("WARN");
-        for line in log.lines().filter(loud).take(5) {
-            report.note(format!("the server's log: {line}"));
+        // Without the time in front, so that a line that comes again is one note.
+        let loud = |line| {
+            [" WARN ", " ERROR "]
+                .iter()
+                .find_map(|level| str::find(line, level).map(|at| &line[at..]))
+        };
+        for line in log.lines().filter_map(loud).take(5) {
+            report.note(format!("the server's log:{line}"));
         }
         Ok(())
     }

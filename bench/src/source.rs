@@ -4,6 +4,8 @@
 //! list, by owner, or not at all. Rows of one list are far apart, as they are in tables that have
 //! grown. `ticks` is for rows whose way is timed. Contents follow from row numbers alone.
 
+use std::time::Duration;
+
 use hw_testkit::{Cluster, ClusterOptions};
 use tokio_postgres::Client;
 
@@ -34,6 +36,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("shared_preload_libraries", "pg_stat_statements"),
     ("pg_stat_statements.track", "all"),
 ];
+
+/// Between two looks at a slot whose walsender is still leaving.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A running source.
 pub struct Source {
@@ -93,6 +98,18 @@ impl Source {
     /// Another session.
     pub async fn session(&self) -> Client {
         self.cluster.client(DATABASE).await
+    }
+
+    /// Drops the slots of servers that have ended, with their stores, so that the next one finds
+    /// the source as the first one did.
+    pub async fn drop_slots(&self) -> Outcome<()> {
+        const DROP: &str = "SELECT count(pg_drop_replication_slot(slot_name)) \
+                            FROM pg_replication_slots WHERE NOT active";
+        while self.number("SELECT count(*) FROM pg_replication_slots").await? > 0 {
+            self.sql.execute(DROP, &[]).await?;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Rows made so far.

@@ -27,18 +27,14 @@ pub async fn create(sql: &Client) -> Outcome<()> {
     Ok(())
 }
 
-/// Drops the slot.
+/// Drops the slot once its stream has ended.
 pub async fn remove(sql: &Client) -> Outcome<()> {
     const DROP: &str = "SELECT count(pg_drop_replication_slot(slot_name)) \
                         FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
-    const LEFT: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
-    loop {
-        sql.execute(DROP, &[&SLOT]).await?;
-        if sql.query_one(LEFT, &[&SLOT]).await?.get::<_, i64>(0) == 0 {
-            return Ok(());
-        }
+    while sql.query_one(DROP, &[&SLOT]).await?.get::<_, i64>(0) == 0 {
         tokio::time::sleep(PAUSE).await;
     }
+    Ok(())
 }
 
 /// Starts to stream the slot as the server does.
