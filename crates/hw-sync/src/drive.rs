@@ -68,6 +68,7 @@ pub(crate) async fn run<S: Source>(
         told: false,
         seen: number,
         version,
+        stale: false,
         burst: Burst::new(transport.coding),
         outbox: transport.outbox,
         cut: transport.cut,
@@ -93,6 +94,8 @@ struct Driver<S: Source> {
     seen: u64,
     /// Version of the configuration that the session's buckets come from.
     version: u64,
+    /// Whether the session's buckets can no longer be read and must be resolved anew.
+    stale: bool,
     outbox: Outbox,
     burst: Burst,
     cut: Option<ConnectionCut>,
@@ -114,7 +117,7 @@ struct Counts {
 
 /// Why a page could not be read.
 enum ReadError {
-    /// Another configuration is served.
+    /// Another configuration is served, or another incarnation of the bucket.
     Stale,
     Failed(SourceError),
 }
@@ -293,7 +296,8 @@ impl<S: Source> Driver<S> {
         let (number, version) = (view.number(), view.version().ok_or(ResolveError::NoConfig)?);
         let changes = view.changes_since(looked);
         let interest = self.listener.interest();
-        let resolve_anew = version != self.version
+        let resolve_anew = self.stale
+            || version != self.version
             || changes.everything()
             || interest.lookups.iter().any(|&key| changes.lookup(key));
         self.seen = number;
@@ -306,6 +310,7 @@ impl<S: Source> Driver<S> {
             };
             self.listener.attend(number, resolved.interest);
             self.version = version;
+            self.stale = false;
             return Ok(Newest::Resolved(resolved.announcement));
         }
         let mut totals = Vec::new();
@@ -341,7 +346,10 @@ impl<S: Source> Driver<S> {
                 self.state.metrics.operations.increment(summary.operations);
                 Event::Page(summary)
             }
-            Err(ReadError::Stale) => Event::Stale,
+            Err(ReadError::Stale) => {
+                self.stale = true;
+                Event::Stale
+            }
             Err(ReadError::Failed(error)) => {
                 tracing::error!(user = self.asker.user_key, %error, "cannot read operations");
                 Event::Close(CloseReason::Failed)
@@ -438,8 +446,8 @@ impl<S: Source> PageJob<'_, S> {
             }
             Ok(page)
         };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
-            Err(ReadError::Failed(SourceError(format!("read operations: {panic}"))))
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+            Err(ReadError::Failed(SourceError("reading operations panicked".into())))
         })
     }
 }
@@ -454,7 +462,7 @@ fn read_now<S: Source>(
     form: DataForm,
 ) -> Result<Arc<Page>, ReadError> {
     let view = state.source.newest();
-    if view.version() != Some(version) {
+    if view.version() != Some(version) || !view.serves_name(&bucket.name) {
         return Err(ReadError::Stale);
     }
     Ok(Arc::new(Page::read(&*view, bucket, request, form, &state.budget)?))

@@ -1,10 +1,10 @@
 //! The sync service that the official PowerSync clients use unmodified.
 //!
 //! In: requests of clients, and the engine's published states. Out: streams of lines. Suggested
-//! reading order, along a client's way: [`routes`], [`open`], [`drive`], [`state`] (which line
+//! reading order, along a client's way: [`mod@routes`], [`open`], [`drive`], [`state`] (which line
 //! comes next), [`page`] and [`gzip`] (made once, sent to many), [`burst`], [`outbox`]. Beside
 //! it: [`hub`] (who wakes when something is published), [`source`] (what is asked of the engine),
-//! [`checkpoints`], [`probes`], [`wire`] (bytes).
+//! `checkpoints`, [`probes`], [`wire`] (bytes).
 //!
 //! Invariant: this crate reads published states and listens to wake-ups; it never writes.
 

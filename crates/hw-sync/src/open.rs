@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::hub::Listener;
 use crate::shared::Shared;
-use crate::source::{Asker, ResolveError, Resolved, ResolvedBy, Source, View};
+use crate::source::{Asker, ResolveError, Resolved, ResolvedBy, Source, SourceError, View};
 use crate::state::bucket::Announcement;
 use crate::wire::error::ErrorBody;
 use crate::wire::line::DataForm;
@@ -129,8 +129,9 @@ pub(crate) async fn resolve<S: Source>(
     let _permit = shared.reads.acquire().await;
     let limits = shared.options.user;
     let work = move || view.resolve(&asker, &limits);
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
-        Err(ResolveError::Failed(crate::source::SourceError(format!("resolve: {panic}"))))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        // The panic's own text may hold values; its hook has reported where it happened.
+        Err(ResolveError::Failed(SourceError("resolving a user panicked".into())))
     })
 }
 

@@ -1,6 +1,6 @@
 //! What the surface needs from the engine: a published state to read, a watch on it, and markers.
 //!
-//! Two implementations exist: [`crate::engine`] over `hw-engine`, and the in-memory twin of the
+//! Two implementations exist: `engine` over `hw-engine`, and the in-memory twin of the
 //! HTTP tests. Invariant: a [`View`] is one consistent state, so that data and checksum agree; it
 //! may pin a store snapshot, so nobody keeps one while waiting for a socket.
 

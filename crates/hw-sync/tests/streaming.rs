@@ -243,6 +243,22 @@ async fn a_new_configuration_with_the_same_streams_sends_nothing_again() {
     assert!(amy.line().await.is_none(), "another set of streams ends the response cleanly");
 }
 
+#[tokio::test]
+async fn another_incarnation_replaces_the_buckets_by_new_ones() {
+    let server = Server::start().await;
+    server.twin.put("a", "t1", "x");
+    server.twin.join("amy", "a");
+    server.twin.publish();
+    let mut amy = server.stream("amy").await;
+    amy.until_complete().await;
+    server.twin.rebuild();
+    server.twin.publish();
+    let lines = amy.until_complete().await;
+    assert_eq!(lines[0]["checkpoint_diff"]["removed_buckets"], json!([bucket("a")]));
+    assert_eq!(lines[1]["data"]["bucket"], "1.2#list[\"a\"]");
+    assert_eq!(operations(&lines), ["PUT t1"]);
+}
+
 /// F-45: the stream ends at the token's expiry.
 #[tokio::test]
 async fn an_expired_token_ends_the_stream_with_zero() {

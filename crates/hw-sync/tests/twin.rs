@@ -139,6 +139,13 @@ impl Twin {
         inner.touched.everything = true;
     }
 
+    /// Drops all operation logs: the same buckets under another incarnation.
+    pub fn rebuild(&self) {
+        let mut inner = self.inner.lock();
+        inner.data.prefix = "1.2#".into();
+        inner.touched.everything = true;
+    }
+
     pub fn unconfigure(&self) {
         self.inner.lock().data.version = None;
         self.publish();

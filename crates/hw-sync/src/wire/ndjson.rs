@@ -1,6 +1,6 @@
 //! Stream lines as NDJSON.
 //!
-//! What flows in: the structs of [`super::line`]. What flows out: bytes of whole lines. Invariants:
+//! What flows in: the structs of [`mod@super::line`]. What flows out: bytes of whole lines. Invariants:
 //! every line is an object with exactly one top-level key and ends with `\n`; op ids and write
 //! checkpoints are strings; `subscriptions` and `streams` are never null. A client ends its sync
 //! on a line that breaks one of these (`powersync-protocol.md` 4).
