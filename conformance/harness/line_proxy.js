@@ -4,7 +4,8 @@
  * In: requests of the SDK. Out: the same to the server, and its answers back; each line of a stream
  * is shown to the test first, which may hold it, pass it, or cut the connection there. Every
  * exchange is recorded. Invariant: a line that was passed on has reached the client's socket in
- * full before the next one is asked for.
+ * full before the next one is asked for. (A client may still drop what it has not read when the
+ * connection is cut then.)
  *
  * Streams are asked for without compression and as NDJSON, so that lines can be told apart.
  */
@@ -27,9 +28,10 @@ import { LIMIT_MS } from './client.js';
  */
 
 /**
- * What to do with a line: `undefined` passes it, `'cut'` cuts before it, a number cuts after as
- * many of its bytes.
- * @typedef {undefined | 'cut' | number} LineVerdict
+ * What to do with a line: `undefined` passes it, `'end'` ends the answer properly before it, so that
+ * the client surely gets all lines up to there, `'cut'` cuts the connection before it, a number
+ * cuts after as many of its bytes.
+ * @typedef {undefined | 'end' | 'cut' | number} LineVerdict
  */
 
 /**
@@ -172,6 +174,7 @@ export class LineProxy {
     response.flushHeaders();
     if (isStream(exchange.path) && answer.statusCode === 200) {
       await this.#lines(answer, response, exchange);
+      upstream.destroy();
     } else {
       for await (const chunk of answer) response.write(chunk);
     }
@@ -192,6 +195,7 @@ export class LineProxy {
         const line = bytes.toString('utf8').trimEnd();
         const verdict = await this.onLine(line, exchange.lines.length, exchange);
         if (!exchange.open) return;
+        if (verdict === 'end') return;
         if (verdict !== undefined) {
           if (typeof verdict === 'number') await write(response, bytes.subarray(0, verdict));
           exchange.cut();
