@@ -68,14 +68,14 @@ impl Writer {
                 match change.map_err(|e| EngineError::Source(e.to_string()))? {
                     Change::Message(message) if first => messages.push(message),
                     Change::Relation(relation) => {
-                        self.described(&relation, &mut Default::default())
+                        self.described(&relation, &mut Default::default())?;
                     }
                     Change::Row { relation, kind } => match self.appliable(relation.id) {
                         Some(table) => match fold.change(&table, kind, &self.overlay) {
                             Ok(()) => {}
                             Err(FoldError::Engine(error)) => return Err(error),
                             Err(FoldError::Incomplete) => {
-                                self.mark_stale(table.record.number, &mut Default::default());
+                                self.mark_stale(table.record.number, &mut Default::default())?;
                             }
                         },
                         None => {

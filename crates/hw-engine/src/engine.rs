@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// How an engine runs. Bounds are bytes unless they say otherwise.
 #[derive(Clone)]
@@ -68,8 +68,8 @@ pub struct Engine {
 
 /// What comes to the writer.
 pub(crate) enum Event {
-    /// From the log.
-    Item(Item),
+    /// From the log, with the room that it takes in the queue until it is handled.
+    Item(Item, Option<OwnedSemaphorePermit>),
     /// The publisher is idle again.
     Published(Result<(), EngineError>),
     /// A sync configuration that compiled.
@@ -115,6 +115,8 @@ pub(crate) struct LoadTarget {
 pub(crate) struct Shared {
     pub options: EngineOptions,
     pub events: mpsc::Sender<Event>,
+    /// Bytes of items that may wait for the writer.
+    room: Arc<Semaphore>,
     publication: OnceLock<Arc<Publication>>,
     secret: Mutex<[u8; 32]>,
     write_base: AtomicU64,
@@ -148,6 +150,7 @@ impl Shared {
         let (events, queue) = mpsc::channel(1024);
         let (markers, requests) = Markers::new();
         let shared = Shared {
+            room: Arc::new(Semaphore::new(options.queue_bytes / 2)),
             options,
             events,
             publication: OnceLock::new(),
@@ -163,6 +166,14 @@ impl Shared {
             stop: watch::Sender::new(false),
         };
         (Arc::new(shared), queue, requests)
+    }
+
+    /// Hands an item to the writer when there is room for it. One item always fits.
+    pub async fn hand_over(&self, item: Item) -> Result<(), EngineError> {
+        let bytes = item.memory().clamp(1, self.options.queue_bytes / 2) as u32;
+        let room = self.room.clone().acquire_many_owned(bytes).await;
+        let event = Event::Item(item, room.ok());
+        self.events.send(event).await.map_err(|_| EngineError::Stopping)
     }
 
     /// Seconds since 1970.
@@ -249,6 +260,7 @@ impl Writer {
             (table.record.relation.id, TableState { relation, stale })
         };
         let tables = self.tables.all().into_iter().map(state).collect();
+        self.shared.status.lock().building = self.definitions.building.is_some();
         self.shared.tables.send_replace(tables);
         self.shared.wanted.send_replace(self.definitions.table_patterns());
     }

@@ -89,7 +89,8 @@ impl Writer {
         for relation in relations {
             let number = self.counters.table;
             self.counters.table += 1;
-            let record = TableRecord { number, relation, boundary: lsn, entered: false };
+            let record =
+                TableRecord { number, relation, boundary: lsn, entered: false, stale: false };
             let key = keys::numbered(keys::TABLE, number);
             self.overlay.put(&self.state, key, record.encode())?;
             let table = Arc::new(Table::open(&self.store, record)?);
@@ -148,6 +149,24 @@ impl Writer {
     /// its changes stand in the spool.
     pub(crate) fn holds_back(&self) -> bool {
         !self.stale.is_empty()
+    }
+
+    /// Lets the write checkpoints go that waited for tables, when no other table is waited for.
+    fn release_held(&mut self) -> Result<(), EngineError> {
+        if self.holds_back() {
+            return Ok(());
+        }
+        let held: Vec<_> =
+            self.store.snapshot().prefix(&self.state, keys::HELD).collect::<Result<_, _>>()?;
+        for (key, value) in held {
+            let user = String::from_utf8_lossy(&key[keys::HELD.len()..]).into_owned();
+            let number = (*value).try_into().map(u64::from_be_bytes);
+            let number =
+                number.map_err(|_| EngineError::damaged("state", "held write checkpoint"))?;
+            self.put_write_checkpoint(&user, number)?;
+            self.overlay.delete(&self.state, key.to_vec())?;
+        }
+        Ok(())
     }
 
     /// Whether nothing new may be shown.
@@ -316,9 +335,7 @@ impl Writer {
             self.stale.remove(&arrival.table.record.number);
             self.tables.insert(Table::open(&self.store, arrival.table.record.clone())?);
         }
-        for (user, number) in std::mem::take(&mut self.held) {
-            self.put_write_checkpoint(&user, number)?;
-        }
+        self.release_held()?;
         self.replan();
         self.note_commit();
         self.shared.entered.send_modify(|count| *count += 1);

@@ -311,7 +311,7 @@ async fn follow(
                     Item::Progress(end) => progressed = Some(end),
                     item => {
                         progressed = None;
-                        send(shared, Event::Item(item)).await?;
+                        shared.hand_over(item).await?;
                     }
                 }
                 false
@@ -352,7 +352,7 @@ async fn follow(
         {
             progressed = None;
             passed_on = Instant::now();
-            send(shared, Event::Item(Item::Progress(end))).await?;
+            shared.hand_over(Item::Progress(end)).await?;
         }
         if look && copying.is_empty() && needs_copy(shared, source).await? {
             let (shared, source) = (shared.clone(), source.clone());

@@ -50,6 +50,9 @@ pub struct TableRecord {
     pub boundary: Lsn,
     /// Whether the table has entered: its rows are complete and visible.
     pub entered: bool,
+    /// Whether changes of it were passed over since: it must be copied again. Set before the
+    /// progress passes the first such change, so that no crash forgets it.
+    pub stale: bool,
 }
 
 /// Where an incarnation of a bucket source or lookup stands.
@@ -142,6 +145,8 @@ pub mod keys {
     pub const LOOKUP: &[u8] = b"lookup/";
     /// Prefix, then a fingerprint: the counter of its last incarnation that was dropped.
     pub const DROPPED: &[u8] = b"dropped/";
+    /// Prefix, then a user key: a write checkpoint that waits for a table to enter, as uint64.
+    pub const HELD: &[u8] = b"held/";
     /// Marks decided writes, see [`crate::large`].
     pub const DECIDED: &[u8] = b"decided";
 
@@ -364,6 +369,7 @@ impl Record for TableRecord {
         put_relation(out, &self.relation);
         varint::put(out, self.boundary.0);
         out.push(u8::from(self.entered));
+        out.push(u8::from(self.stale));
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
@@ -372,6 +378,7 @@ impl Record for TableRecord {
             relation: take_relation(input)?,
             boundary: take_lsn(input)?,
             entered: take_flag(input)?,
+            stale: take_flag(input)?,
         })
     }
 }
@@ -584,6 +591,7 @@ mod tests {
             },
             boundary: Lsn(77),
             entered: true,
+            stale: false,
         });
         round_trip(IdentityRecord {
             system_id: u64::MAX,

@@ -60,8 +60,6 @@ pub(crate) struct Writer {
     pub(crate) copying: Option<Copying>,
     /// Tables whose description changed: to be copied again before more of them is applied.
     pub(crate) stale: BTreeSet<u32>,
-    /// Write checkpoints that wait for a table to enter.
-    pub(crate) held: Vec<(String, u64)>,
     pub(crate) built_rows: u64,
     pub(crate) shared: Arc<Shared>,
     publisher: Publisher,
@@ -85,9 +83,13 @@ impl Writer {
         let definitions = Definitions::load(&store, &snapshot, &state, &mut spaces)?;
         let counters = Counters::load(&snapshot, &state, keys::COUNTERS)?.unwrap_or_default();
         let mut tables = Tables::default();
+        let mut stale = BTreeSet::new();
         for record in TableRecord::load_all(&snapshot, &state, keys::TABLE)? {
             // A copy that a crash cut off starts again (`design/engine.md` 6.3).
             if record.entered {
+                if record.stale {
+                    stale.insert(record.number);
+                }
                 tables.insert(Table::open(&store, record)?);
             } else {
                 overlay.delete(&state, keys::numbered(keys::TABLE, record.number))?;
@@ -128,8 +130,7 @@ impl Writer {
             effects: Effects::default(),
             touched: Touched::default(),
             copying: None,
-            stale: BTreeSet::new(),
-            held: Vec::new(),
+            stale,
             built_rows: 0,
             publisher,
             publishing: false,
@@ -188,8 +189,8 @@ impl Writer {
 
     pub(crate) fn handle(&mut self, event: Event) -> Result<(), EngineError> {
         match event {
-            Event::Item(Item::Transaction(transaction)) => self.transaction(transaction),
-            Event::Item(Item::Progress(end_lsn)) => self.advance(end_lsn),
+            Event::Item(Item::Transaction(transaction), _room) => self.transaction(transaction),
+            Event::Item(Item::Progress(end_lsn), _room) => self.advance(end_lsn),
             Event::Published(outcome) => {
                 self.publishing = false;
                 outcome
@@ -286,7 +287,7 @@ impl Writer {
         for change in transaction.changes.iter() {
             let change = change.map_err(|e| EngineError::Source(e.to_string()))?;
             match change {
-                Change::Relation(relation) => self.described(&relation, fold),
+                Change::Relation(relation) => self.described(&relation, fold)?,
                 Change::Message(message) => messages.push(message),
                 Change::Row { relation, kind } => {
                     let Some(table) = self.appliable(relation.id) else {
@@ -300,7 +301,7 @@ impl Writer {
                         Err(FoldError::Engine(error)) => return Err(error),
                         Err(FoldError::Incomplete) => {
                             tracing::error!(table = %relation.name, "the replica does not hold a row that the log changes; the table is copied again");
-                            self.mark_stale(number, fold);
+                            self.mark_stale(number, fold)?;
                             spooled.insert(relation.id);
                         }
                     }
@@ -363,22 +364,37 @@ impl Writer {
     }
 
     /// The log described a table: any difference copies it again.
-    pub(crate) fn described(&mut self, relation: &hw_types::Relation, fold: &mut Fold) {
-        let Some(table) = self.tables.of_relation(relation.id) else { return };
+    pub(crate) fn described(
+        &mut self,
+        relation: &hw_types::Relation,
+        fold: &mut Fold,
+    ) -> Result<(), EngineError> {
+        let Some(table) = self.tables.of_relation(relation.id) else { return Ok(()) };
         if same_shape(&table.record.relation, relation) {
-            return;
+            return Ok(());
         }
         let number = table.record.number;
         if !self.stale.contains(&number) {
             tracing::warn!(table = %relation.name, "the table's description changed; it is copied again and compared");
-            self.mark_stale(number, fold);
+            self.mark_stale(number, fold)?;
         }
+        Ok(())
     }
 
-    pub(crate) fn mark_stale(&mut self, number: u32, fold: &mut Fold) {
+    /// From here on the table's changes are passed over, and it is copied again. Committed at
+    /// once: a mark without the progress behind it does no harm, the other way round would lose
+    /// changes.
+    pub(crate) fn mark_stale(&mut self, number: u32, fold: &mut Fold) -> Result<(), EngineError> {
         fold.forget(number);
+        if let Some(table) = self.tables.get(number) {
+            let record = TableRecord { stale: true, ..table.record.clone() };
+            let mut batch = hw_store::Batch::new();
+            record.save(&mut batch, &self.state, &keys::numbered(keys::TABLE, number));
+            self.store.commit(batch)?;
+        }
         self.stale.insert(number);
         self.share_tables();
+        Ok(())
     }
 
     /// Evaluates a fold and puts its writes into the overlay.
@@ -458,8 +474,8 @@ impl Writer {
     /// served still holds changes back.
     fn write_checkpoint(&mut self, user: &str, number: u64) -> Result<(), EngineError> {
         if self.holds_back() {
-            self.held.push((user.to_owned(), number));
-            return Ok(());
+            let key = [keys::HELD, user.as_bytes()].concat();
+            return self.overlay.put(&self.state, key, number.to_be_bytes().to_vec());
         }
         self.put_write_checkpoint(user, number)
     }

@@ -226,7 +226,7 @@ impl Node {
 
     fn feed(&mut self, transaction: &Transaction) {
         let item = Item::Transaction(transaction.clone());
-        self.writer.handle(Event::Item(item)).unwrap();
+        self.writer.handle(Event::Item(item, None)).unwrap();
     }
 
     /// Publishes what there is and finishes what is being built.
