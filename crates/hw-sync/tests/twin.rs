@@ -277,7 +277,7 @@ impl View for TwinView {
         let [name]: [String; 1] = serde_json::from_str(parameters).unwrap();
         let Some(log) = self.data.logs.get(&name) else { return Ok(Totals::default()) };
         Ok(Totals {
-            incarnation: 1,
+            incarnation: hash(&self.data.prefix) as u32,
             number: hash(("number", &name)) as u32,
             count: log.len() as u64,
             live: log.len() as u64,
