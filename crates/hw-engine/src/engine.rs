@@ -348,7 +348,15 @@ impl Engine {
     /// carries which contains everything committed before this call (`powersync-protocol.md` 8).
     pub async fn write_checkpoint(&self, user_key: &str) -> Result<u64, EngineError> {
         let lsn = self.shared.markers.request(user_key, None).await?;
-        Ok(self.shared.write_base() + lsn.0)
+        let number = self.shared.write_base() + lsn.0;
+        // A client's own numbers (8.3) share the record and may be ahead of the log's positions.
+        match self.published().write_checkpoint(user_key)? {
+            Some(stored) if stored > number => {
+                self.shared.markers.request(user_key, Some(stored + 1)).await?;
+                Ok(stored + 1)
+            }
+            _ => Ok(number),
+        }
     }
 
     /// The same with the client's own number (8.3): recorded at this marker's place if it is
