@@ -2,9 +2,10 @@
 //!
 //! It composes the crates below it and decides nothing about rows. Suggested reading order:
 //! [`cli`], [`config`], [`commands`]; [`sync_config`], [`server`]; [`doctor`], [`dev`],
-//! [`sample`]; [`report`], [`telemetry`], [`process`].
+//! [`sample`]; [`report`], [`code`], [`telemetry`], [`process`].
 
 pub mod cli;
+pub mod code;
 pub mod commands;
 pub mod config;
 pub mod dev;

@@ -81,47 +81,18 @@ pub enum Colour {
 
 /// One finding with the excerpt of the file it points into.
 pub fn render(finding: &Diagnostic, text: &str, colour: Colour) -> String {
-    let shown = finding.to_string();
-    let (head, rest) = shown.split_once('\n').unwrap_or((&shown, ""));
-    let mut out = match (colour, head.split_once(": ")) {
-        (Colour::Ansi, Some((label, what))) => {
+    let plain = hw_expr::sync_config::render(std::slice::from_ref(finding), text);
+    let label = plain.split_once(": ").map_or(0, |(label, _)| label.len());
+    match colour {
+        Colour::None => plain,
+        Colour::Ansi => {
             let code = match finding.severity {
                 Severity::Error => "31",
                 Severity::Warning => "33",
             };
-            format!("\x1b[1;{code}m{label}\x1b[0m: {what}\n")
+            format!("\x1b[1;{code}m{}\x1b[0m{}", &plain[..label], &plain[label..])
         }
-        _ => format!("{head}\n"),
-    };
-    let excerpt = excerpt(finding, text);
-    let (place, mend) = match rest.split_once("  mend:  ") {
-        Some((place, mend)) => (place.trim_end_matches('\n'), Some(mend)),
-        None => (rest, None),
-    };
-    for line in place.lines() {
-        out.push_str(line);
-        out.push('\n');
     }
-    if let Some(excerpt) = excerpt {
-        out.push_str(&excerpt);
-    }
-    if let Some(mend) = mend {
-        out.push_str("  mend:  ");
-        out.push_str(mend);
-        out.push('\n');
-    }
-    out
-}
-
-fn excerpt(finding: &Diagnostic, text: &str) -> Option<String> {
-    let span = finding.span.as_ref()?;
-    let line = text.lines().nth(span.line.checked_sub(1)?)?;
-    let number = span.line.to_string();
-    let marked = text.get(span.start..span.end).and_then(|marked| marked.lines().next());
-    let width = marked.map_or(1, |marked| marked.chars().count().max(1));
-    let blank = " ".repeat(number.len());
-    let before = " ".repeat(span.column.saturating_sub(1));
-    Some(format!("         {number} | {line}\n         {blank} | {before}{}\n", "^".repeat(width)))
 }
 
 #[cfg(test)]

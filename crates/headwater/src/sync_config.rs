@@ -12,6 +12,7 @@ use hw_pg::types::TypeCatalog;
 use hw_types::{Diagnostic, TableName};
 use tokio_postgres::Client;
 
+use crate::code;
 use crate::config::Config;
 
 /// A sync configuration's text and the name that messages give to it.
@@ -31,9 +32,12 @@ pub fn read(path: &Path) -> Result<SyncFile, Box<Diagnostic>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(SyncFile { name, text }),
         Err(error) => Err(Box::new(
-            Diagnostic::error(1012, format!("cannot read the sync configuration: {error}"))
-                .at(format!("file {name}"))
-                .mend("name an existing file with --sync-config or HEADWATER_SYNC_CONFIG"),
+            Diagnostic::error(
+                code::SYNC_FILE,
+                format!("cannot read the sync configuration: {error}"),
+            )
+            .at(format!("file {name}"))
+            .mend("name an existing file with --sync-config or HEADWATER_SYNC_CONFIG"),
         )),
     }
 }

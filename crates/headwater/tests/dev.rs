@@ -119,3 +119,43 @@ async fn killing_dev_takes_its_postgres_with_it() {
     hw_testkit::poll_until("Postgres has ended", || async { (!pid_file.exists()).then_some(()) })
         .await;
 }
+
+#[tokio::test]
+async fn the_users_own_database_is_not_changed_without_a_yes() {
+    let cluster = hw_testkit::Cluster::start();
+    let database = cluster.create_database().await;
+    let client = cluster.client(&database.name).await;
+    client.batch_execute("CREATE TABLE t (id text PRIMARY KEY)").await.expect("made");
+    let directory = tempfile::tempdir().expect("a directory");
+    let sync = directory.path().join("sync.yaml");
+    let text = "config:\n  edition: 3\nstreams:\n  all:\n    auto_subscribe: true\n    \
+                query: SELECT * FROM t\n";
+    std::fs::write(&sync, text).expect("written");
+    let own = |yes: bool| {
+        let mut options = options(directory.path());
+        let sync = sync.display().to_string();
+        options.arguments.extend(["--database-url".into(), database.url.clone()]);
+        options.arguments.extend(["--sync-config".into(), sync]);
+        options.arguments.extend(yes.then(|| "--yes".into()));
+        options
+    };
+    let count =
+        async |sql: &str| -> i64 { client.query_one(sql, &[]).await.expect("asked").get(0) };
+    let changes = "SELECT (SELECT count(*) FROM pg_publication) + \
+                   (SELECT count(*) FROM pg_replication_slots) + \
+                   (SELECT count(*) FROM pg_namespace WHERE nspname = 'headwater')";
+
+    let mut asked = HeadwaterProcess::spawn(own(false));
+    assert_eq!(asked.wait_exit().await.code(), Some(1));
+    let said = asked.log();
+    for shown in ["CREATE PUBLICATION", "pg_create_logical_replication_slot", "nothing was changed"]
+    {
+        assert!(said.contains(shown), "{shown} in {said}");
+    }
+    assert_eq!(count(changes).await, 0);
+
+    let mut process = HeadwaterProcess::start(own(true)).await;
+    assert_eq!(count(changes).await, 3);
+    assert!(process.log().contains("CREATE SCHEMA IF NOT EXISTS headwater"), "shown before it ran");
+    process.stop().await;
+}

@@ -8,6 +8,7 @@ use hw_pg::sql;
 use hw_types::{Diagnostic, Severity};
 
 use crate::cli::Check;
+use crate::code;
 use crate::config::Config;
 use crate::report::{self, Exit};
 use crate::sync_config::{self, SyncFile};
@@ -41,7 +42,7 @@ fn the_file(config: &Config, arguments: &Check) -> Result<SyncFile, Box<Diagnost
     match path {
         Some(path) => sync_config::read(path),
         None => Err(Box::new(
-            Diagnostic::error(1013, "no sync configuration is named")
+            Diagnostic::error(code::NO_SYNC_FILE, "no sync configuration is named")
                 .mend("name it: headwater check sync.yaml; or set HEADWATER_SYNC_CONFIG"),
         )),
     }

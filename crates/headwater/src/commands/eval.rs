@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader};
 use hw_types::Diagnostic;
 
 use crate::cli::Eval;
+use crate::code;
 use crate::report::{self, Exit};
 
 /// Evaluates line by line, so that a program can talk to it through pipes.
@@ -19,8 +20,9 @@ pub fn run(arguments: &Eval) -> Exit {
         Some(path) => match File::open(path) {
             Ok(file) => Box::new(BufReader::new(file)),
             Err(error) => {
-                let finding = Diagnostic::error(1014, format!("cannot read the cases: {error}"))
-                    .at(format!("file {}", path.display()));
+                let finding =
+                    Diagnostic::error(code::CASES_FILE, format!("cannot read the cases: {error}"))
+                        .at(format!("file {}", path.display()));
                 return super::refuse(finding);
             }
         },

@@ -11,9 +11,12 @@ pub mod setup;
 pub mod status;
 pub mod token;
 
+use std::time::Duration;
+
 use hw_types::Diagnostic;
 
 use crate::cli::{Cli, Command};
+use crate::code;
 use crate::config::{self, Config, Sources};
 use crate::report::{self, Exit};
 
@@ -43,7 +46,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Doctor(_) => short(doctor::run(&config)),
         Command::Check(arguments) => short(check::run(&config, arguments)),
         Command::Setup(arguments) => short(setup::run(&config, arguments)),
-        Command::Serve(_) => long(serve::run(&config)),
+        Command::Serve(_) => long(async { (serve::run(&config).await, ()) }),
         Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Version => Exit::Done,
@@ -51,12 +54,15 @@ pub fn run(cli: Cli) -> Exit {
 }
 
 /// Runs a server: as many threads as there are cores.
-fn long(work: impl Future<Output = Exit>) -> Exit {
+///
+/// What the work leaves behind (the private Postgres of `dev`) is dropped when no task is left
+/// that could miss it.
+fn long<T>(work: impl Future<Output = (Exit, T)>) -> Exit {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(work);
-            // What is left are tasks that wait for somebody who is gone.
-            runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+            let (exit, left) = runtime.block_on(work);
+            runtime.shutdown_timeout(Duration::from_millis(200));
+            drop(left);
             exit
         }
         Err(error) => {
@@ -87,7 +93,7 @@ pub(crate) fn refuse(finding: Diagnostic) -> Exit {
 pub(crate) fn database_url(config: &Config) -> Result<&str, Box<Diagnostic>> {
     config.database.url.as_ref().map(|url| url.expose()).ok_or_else(|| {
         Box::new(
-            Diagnostic::error(1010, "no database is configured")
+            Diagnostic::error(code::NO_DATABASE, "no database is configured")
                 .mend("set DATABASE_URL, or database.url in the file, or give --database-url"),
         )
     })

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hw_types::Diagnostic;
 
 use crate::cli::Status;
+use crate::code;
 use crate::config::Config;
 use crate::config::parse::show_bytes;
 use crate::report::{self, Exit};
@@ -30,9 +31,10 @@ pub async fn run(config: &Config, arguments: &Status) -> Exit {
     let report: StatusReport = match serde_json::from_str(&text) {
         Ok(report) => report,
         Err(_) => {
-            let finding = Diagnostic::error(1042, "what answers there is not Headwater")
-                .at(base)
-                .mend("name the server with --url");
+            let finding =
+                Diagnostic::error(code::NOT_HEADWATER, "what answers there is not Headwater")
+                    .at(base)
+                    .mend("name the server with --url");
             return super::refuse(finding);
         }
     };
@@ -58,7 +60,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 async fn ask(config: &Config, base: &str) -> Result<String, Box<Diagnostic>> {
     let failed = |error: reqwest::Error| {
         Box::new(
-            Diagnostic::error(1040, format!("no answer: {}", error.without_url()))
+            Diagnostic::error(code::NO_ANSWER, format!("no answer: {}", error.without_url()))
                 .at(base)
                 .mend("is it running? Name another server with --url"),
         )
@@ -71,7 +73,9 @@ async fn ask(config: &Config, base: &str) -> Result<String, Box<Diagnostic>> {
     let response = request.send().await.map_err(failed)?;
     let status = response.status();
     if !status.is_success() {
-        let finding = Diagnostic::error(1041, format!("the server refused: {status}")).at(base);
+        let finding =
+            Diagnostic::error(code::STATUS_REFUSED, format!("the server refused: {status}"))
+                .at(base);
         return Err(Box::new(finding.mend("give its token with HEADWATER_API_TOKEN")));
     }
     response.text().await.map_err(failed)

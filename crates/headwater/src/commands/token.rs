@@ -10,6 +10,7 @@ use hw_types::Diagnostic;
 use serde_json::{Map, Value};
 
 use crate::cli::Token;
+use crate::code;
 use crate::config::{Config, parse};
 use crate::report::{self, Exit};
 
@@ -30,7 +31,7 @@ fn make(config: &Config, arguments: &Token) -> Result<String, Box<Diagnostic>> {
     for claim in &arguments.claims {
         let (name, value) = claim.split_once('=').ok_or_else(|| {
             Box::new(
-                Diagnostic::error(1030, "a claim needs a name and a value")
+                Diagnostic::error(code::CLAIM, "a claim needs a name and a value")
                     .at("option --claim")
                     .mend("write it as --claim name=value"),
             )
@@ -65,7 +66,7 @@ fn lifetime(config: &Config, text: &str) -> Result<Duration, Box<Diagnostic>> {
         Some(lifetime) if lifetime.as_secs() >= 1 && lifetime <= longest => Ok(lifetime),
         _ => Err(Box::new(
             Diagnostic::error(
-                1031,
+                code::LIFETIME,
                 format!("a token lives from 1 s to {} s (auth.max_lifetime)", longest.as_secs()),
             )
             .at("option --ttl")
@@ -82,7 +83,7 @@ pub fn secret(config: &Config) -> Result<Secret, Box<Diagnostic>> {
             let file = config.dev_secret_file();
             std::fs::read_to_string(&file).map_err(|error| {
                 Box::new(
-                    Diagnostic::error(1032, "there is no secret to sign with")
+                    Diagnostic::error(code::NO_SECRET, "there is no secret to sign with")
                         .at(format!("file {}: {error}", file.display()))
                         .mend("set HEADWATER_JWT_SECRET, or start `headwater dev` once"),
                 )

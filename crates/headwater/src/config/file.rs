@@ -10,6 +10,8 @@ use hw_types::{Diagnostic, Span};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned, Tagged};
 
+use crate::code;
+
 /// A value of the file and where it stands.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -57,7 +59,8 @@ pub fn parse(
         if let Some(first) = what.lines().next() {
             what = first.trim_end_matches('.').to_owned();
         }
-        let mut finding = Diagnostic::error(1002, format!("the file is not valid YAML: {what}"));
+        let mut finding =
+            Diagnostic::error(code::CONFIG_YAML, format!("the file is not valid YAML: {what}"));
         finding.span = error.location().map(|place| span_of(&place, file, text));
         vec![finding]
     })?;
@@ -100,17 +103,20 @@ impl Reader<'_> {
                 Some(value) => Value::Scalar(value),
                 None => {
                     let name = name.trim();
-                    let mut finding =
-                        Diagnostic::error(1003, format!("the variable {name} is not set"))
-                            .mend(format!("export {name}=…, or write the value here"));
+                    let mut finding = Diagnostic::error(
+                        code::CONFIG_VARIABLE,
+                        format!("the variable {name} is not set"),
+                    )
+                    .mend(format!("export {name}=…, or write the value here"));
                     finding.span = Some(span.clone());
                     findings.push(finding);
                     Value::Null
                 }
             },
             (Some(tag), value) if tag.starts_with('!') => {
-                let mut finding = Diagnostic::error(1004, format!("the tag {tag} is not known"))
-                    .mend("the only tag is !env, followed by the name of a variable");
+                let mut finding =
+                    Diagnostic::error(code::CONFIG_TAG, format!("the tag {tag} is not known"))
+                        .mend("the only tag is !env, followed by the name of a variable");
                 finding.span = Some(span.clone());
                 findings.push(finding);
                 value

@@ -13,6 +13,7 @@ use super::file::{Node, Value};
 use super::parse::{Kind, Parsed};
 use super::settings::{self, SETTINGS, Setting};
 use super::suggest::nearest;
+use crate::code;
 
 /// Values by path of setting.
 pub type Values = BTreeMap<&'static str, Parsed>;
@@ -89,7 +90,8 @@ fn beside(file: &str, path: String) -> String {
 }
 
 fn refuse(path: &str, expected: &str, place: Place<'_>) -> Diagnostic {
-    let mut finding = Diagnostic::error(1006, format!("{path} is not valid: expected {expected}"));
+    let mut finding =
+        Diagnostic::error(code::CONFIG_VALUE, format!("{path} is not valid: expected {expected}"));
     match place {
         Place::Words(words) => finding.context = Some(words.to_owned()),
         Place::File(span) => finding.span = Some(span.clone()),
@@ -103,8 +105,9 @@ fn read_section(section: &str, node: &Node, values: &mut Values, findings: &mut 
         Value::Null => return,
         Value::Scalar(_) | Value::List(_) => {
             let name = if section.is_empty() { "the file" } else { section };
-            let mut finding = Diagnostic::error(1007, format!("{name} must be a mapping"))
-                .mend("write one `key: value` a line");
+            let mut finding =
+                Diagnostic::error(code::CONFIG_SECTION, format!("{name} must be a mapping"))
+                    .mend("write one `key: value` a line");
             finding.span = Some(node.span.clone());
             findings.push(finding);
             return;
@@ -141,7 +144,7 @@ fn unknown_key(section: &str, key: &str, span: &Span, known: &[&'static str]) ->
             None => format!("known here: {}", known.join(", ")),
         },
     };
-    let mut finding = Diagnostic::error(1005, what).mend(mend);
+    let mut finding = Diagnostic::error(code::CONFIG_KEY, what).mend(mend);
     finding.span = Some(span.clone());
     finding
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use hw_types::Diagnostic;
 
+use crate::code;
 use layers::{Flags, Values};
 use parse::Parsed;
 use secret::Secret;
@@ -212,9 +213,12 @@ pub fn load(sources: &Sources<'_>) -> Result<Config, Refused> {
         Some(path) => {
             text = std::fs::read_to_string(path).map_err(|error| Refused {
                 findings: vec![
-                    Diagnostic::error(1001, format!("cannot read the configuration: {error}"))
-                        .at(format!("file {}", path.display()))
-                        .mend("name an existing file with --config or HEADWATER_CONFIG"),
+                    Diagnostic::error(
+                        code::CONFIG_FILE,
+                        format!("cannot read the configuration: {error}"),
+                    )
+                    .at(format!("file {}", path.display()))
+                    .mend("name an existing file with --config or HEADWATER_CONFIG"),
                 ],
                 text: String::new(),
             })?;
@@ -352,7 +356,11 @@ impl Reader {
             None => Ok(BTreeMap::new()),
             Some(value) => serde_json::from_value(value).map_err(|error| {
                 Box::new(
-                    Diagnostic::error(1006, format!("uploads.tables is not valid: {error}")).mend(
+                    Diagnostic::error(
+                        code::CONFIG_VALUE,
+                        format!("uploads.tables is not valid: {error}"),
+                    )
+                    .mend(
                         "each output table has a mapping of table, columns and conflict \
                          (last_write_wins or reject)",
                     ),

@@ -24,12 +24,13 @@ use std::time::Duration;
 use hw_types::Diagnostic;
 
 use crate::cli::Dev;
+use crate::code;
 use crate::commands::serve::{Asked, Signals, begin_telemetry};
 use crate::config::Config;
 use crate::report::{self, Exit};
 use crate::sample;
 use crate::server::admin::{DevToken, DevTokens};
-use crate::server::start::{self, Server};
+use crate::server::start::{self, Server, StartRefused};
 use postgres::PrivatePostgres;
 
 /// How long the page's tokens live.
@@ -38,55 +39,79 @@ const PAGE_TOKEN: Duration = Duration::from_secs(3600);
 /// Between two looks at what we started.
 const WATCH: Duration = Duration::from_millis(500);
 
+/// What outlives the server for a moment; fields are dropped in this order.
+pub struct Kept {
+    _postgres: Option<PrivatePostgres>,
+    _lock: lock::DevLock,
+}
+
 /// Runs until Ctrl-C.
-pub async fn run(mut config: Config, arguments: &Dev) -> Exit {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen to signals: {error}")),
-    };
-    let _lock = match lock::take(&config.data_dir) {
+///
+/// - Returns: how it ended, and what is to be dropped last, when nobody uses it any more.
+pub async fn run(mut config: Config, arguments: &Dev) -> (Exit, Option<Kept>) {
+    let lock = match lock::take(&config.data_dir) {
         Ok(lock) => lock,
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => {
+            report::say(&error.to_string());
+            return (Exit::Failed, None);
+        }
     };
-    if arguments.reset
-        && let Err(error) = reset(&config.data_dir)
-    {
-        return fail(&format!("cannot delete what earlier runs kept: {error}"));
-    }
-    let mut postgres = match source(&mut config, arguments).await {
-        Ok(Source::Private(postgres)) => Some(postgres),
-        Ok(Source::Own) => None,
-        Ok(Source::Refused) => {
+    let mut postgres = None;
+    let exit = match begin(&mut config, arguments, &mut postgres).await {
+        Ok(Some((server, signals))) => until_the_end(&config, server, signals, &mut postgres).await,
+        Ok(None) => {
             report::say("nothing was changed");
-            return Exit::Negative;
+            Exit::Negative
         }
-        Err(finding) => {
-            report::findings(&[*finding], "");
-            return Exit::Failed;
-        }
-    };
-    let server = match serve(&mut config).await {
-        Ok(server) => server,
         Err(refused) => {
             report::findings(&refused.findings, &refused.text);
-            return Exit::Failed;
+            Exit::Failed
         }
     };
-    report::answer(&banner(&config, &server, postgres.as_ref()));
+    (exit, Some(Kept { _postgres: postgres, _lock: lock }))
+}
+
+/// Starts everything. `None`: the person said no.
+async fn begin(
+    config: &mut Config,
+    arguments: &Dev,
+    postgres: &mut Option<PrivatePostgres>,
+) -> Result<Option<(Server, Signals)>, StartRefused> {
+    let signals = Signals::listen().map_err(dev_start)?;
+    if arguments.reset {
+        reset(&config.data_dir).map_err(dev_start)?;
+    }
+    match source(config, arguments).await? {
+        Source::Private(private) => *postgres = Some(private),
+        Source::Own => {}
+        Source::Refused => return Ok(None),
+    }
+    let server = serve(config).await?;
+    report::answer(&banner(config, &server, postgres.as_ref()));
+    Ok(Some((server, signals)))
+}
+
+async fn until_the_end(
+    config: &Config,
+    server: Server,
+    mut signals: Signals,
+    postgres: &mut Option<PrivatePostgres>,
+) -> Exit {
     let line = line::StatusLine::start(Arc::clone(&server.reporter));
     let exit = loop {
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::End => break Exit::Done,
-                Asked::Reload => server.reload(&config).await,
+                Asked::Reload => server.reload(config).await,
             },
             () = tokio::time::sleep(WATCH) => {
                 if let Some(status) = postgres.as_mut().and_then(PrivatePostgres::ended) {
                     let log = config.data_dir.join("postgres.log");
-                    break fail(&format!(
+                    report::say(&format!(
                         "the private Postgres ended by itself ({status}); see {}",
                         log.display()
                     ));
+                    break Exit::Failed;
                 }
             }
         }
@@ -95,15 +120,11 @@ pub async fn run(mut config: Config, arguments: &Dev) -> Exit {
     report::say("stopping; everything is kept for the next `headwater dev`");
     signals.end_at_once_on_a_second_one();
     server.stop().await;
-    if let Some(mut postgres) = postgres {
-        postgres.stop();
-    }
     exit
 }
 
-fn fail(why: &str) -> Exit {
-    report::say(why);
-    Exit::Failed
+fn dev_start(error: io::Error) -> StartRefused {
+    Diagnostic::error(code::DEV_START, error.to_string()).into()
 }
 
 /// Where rows come from.
@@ -116,10 +137,9 @@ enum Source {
     Refused,
 }
 
-async fn source(config: &mut Config, arguments: &Dev) -> Result<Source, Box<Diagnostic>> {
-    let started = |error: io::Error| Box::new(Diagnostic::error(1050, error.to_string()));
+async fn source(config: &mut Config, arguments: &Dev) -> Result<Source, StartRefused> {
     if config.auth.jwt_secret.is_none() {
-        config.auth.jwt_secret = Some(secret::ensure(&config.data_dir).map_err(started)?);
+        config.auth.jwt_secret = Some(secret::ensure(&config.data_dir).map_err(dev_start)?);
     }
     // Only a database that was named on the command line: a DATABASE_URL that happens to be set
     // belongs to something else.
@@ -129,15 +149,13 @@ async fn source(config: &mut Config, arguments: &Dev) -> Result<Source, Box<Diag
     }
     let data_dir = config.data_dir.clone();
     let private = tokio::task::spawn_blocking(move || PrivatePostgres::start(&data_dir));
-    let postgres = match private.await {
-        Ok(outcome) => outcome.map_err(started)?,
-        Err(error) => return Err(Box::new(Diagnostic::error(1050, error.to_string()))),
-    };
+    let postgres = private.await.map_err(io::Error::other).and_then(|outcome| outcome);
+    let postgres = postgres.map_err(dev_start)?;
     let made = load::ensure(config, &postgres, arguments.scale).await?;
     remember_scale(&config.data_dir, made, arguments.scale);
     config.database.url = Some(postgres.url(postgres::DATABASE));
     if config.sync_config.is_none() {
-        config.sync_config = Some(sample_sync_config(&config.data_dir).map_err(started)?);
+        config.sync_config = Some(sample_sync_config(&config.data_dir).map_err(dev_start)?);
     }
     Ok(Source::Private(postgres))
 }
@@ -176,7 +194,7 @@ fn reset(data_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(config: &mut Config) -> Result<Server, start::StartRefused> {
+async fn serve(config: &mut Config) -> Result<Server, StartRefused> {
     // The page, its figures and its token have to be on one origin.
     config.admin_listen = None;
     if config.log.level == "info" {
@@ -184,7 +202,7 @@ async fn serve(config: &mut Config) -> Result<Server, start::StartRefused> {
         config.log.level = "warn".to_owned();
     }
     if let Err(why) = begin_telemetry(config) {
-        return Err(Diagnostic::error(1051, why).into());
+        return Err(Diagnostic::error(code::TELEMETRY, why).into());
     }
     let tokens = page_tokens(config)?;
     start::start(config, Some(tokens)).await

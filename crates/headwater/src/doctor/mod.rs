@@ -13,6 +13,7 @@ use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
 use hw_types::{Diagnostic, Severity};
 
+use crate::code;
 use crate::commands::database_url;
 use crate::config::Config;
 use crate::sync_config;
@@ -80,15 +81,21 @@ pub async fn examine_source(
 fn tokens(config: &Config) -> Option<Diagnostic> {
     if !config.auth.accepts_tokens() {
         return Some(
-            Diagnostic::warning(1015, "no token could be checked, so serve would refuse to start")
-                .mend("set HEADWATER_JWT_SECRET or HEADWATER_JWKS_URL"),
+            Diagnostic::warning(
+                code::NO_TOKENS,
+                "no token could be checked, so serve would refuse to start",
+            )
+            .mend("set HEADWATER_JWT_SECRET or HEADWATER_JWKS_URL"),
         );
     }
     let secret = hw_auth::Secret::parse(config.auth.jwt_secret.as_ref()?.expose());
     match secret {
         Ok(secret) if secret.is_short() => Some(
-            Diagnostic::warning(1016, "the JWT secret is shorter than the 32 bytes of HS256")
-                .mend("make one with: openssl rand -base64 32, and write it as base64:…"),
+            Diagnostic::warning(
+                code::SHORT_SECRET,
+                "the JWT secret is shorter than the 32 bytes of HS256",
+            )
+            .mend("make one with: openssl rand -base64 32, and write it as base64:…"),
         ),
         Ok(_) => None,
         Err(finding) => Some(finding),

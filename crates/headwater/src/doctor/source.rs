@@ -1,6 +1,6 @@
 //! The server itself: its log, its slots and walsenders, and whether a pooler stands in between.
 
-use hw_pg::catalog::{ServerInfo, code};
+use hw_pg::catalog::{ServerInfo, code as pg_code};
 use hw_pg::config::{Address, ConnectConfig};
 use hw_pg::error::PgError;
 use hw_pg::replication::{ReplicationConnection, SystemIdentity};
@@ -10,6 +10,7 @@ use hw_types::relation::quote_ident;
 use tokio_postgres::Client;
 
 use super::Examination;
+use crate::code;
 use crate::config::parse::show_bytes;
 
 /// Ports on which poolers usually listen: PgBouncer, Supavisor in transaction mode.
@@ -20,7 +21,7 @@ pub fn retention(server: &ServerInfo, limit: u64) -> Option<Diagnostic> {
     let kept = server.max_slot_wal_keep_bytes?;
     (kept < limit).then(|| {
         Diagnostic::warning(
-            2141,
+            code::RETENTION_BELOW_LIMIT,
             format!(
                 "the source drops the slot's log at {} (max_slot_wal_keep_size), before our own \
                  limit of {} warns",
@@ -54,7 +55,7 @@ pub async fn room(client: &Client, server: &ServerInfo) -> Result<Vec<Diagnostic
     if slots + 2 > u64::from(server.max_replication_slots) {
         found.push(
             Diagnostic::error(
-                code::NO_FREE_SLOT,
+                pg_code::NO_FREE_SLOT,
                 format!(
                     "others use {slots} of {} replication slots; two are needed, one of them \
                      while tables are copied",
@@ -72,7 +73,7 @@ pub async fn room(client: &Client, server: &ServerInfo) -> Result<Vec<Diagnostic
     if senders + 2 > u64::from(server.max_wal_senders) {
         found.push(
             Diagnostic::error(
-                code::NO_FREE_SENDER,
+                pg_code::NO_FREE_SENDER,
                 format!(
                     "others use {senders} of {} walsenders; two are needed",
                     server.max_wal_senders
@@ -107,7 +108,7 @@ pub async fn replication(
             let finding = error.diagnostic();
             examination.findings.push(match pooler {
                 Some(why) => Diagnostic::error(
-                    2140,
+                    code::POOLER,
                     format!("a pooler stands before Postgres ({why}); it does not do replication"),
                 )
                 .at(finding.what)
@@ -161,7 +162,7 @@ pub async fn slot(
     if state.plugin.as_deref() != Some("pgoutput") {
         examination.findings.push(
             Diagnostic::error(
-                code::FOREIGN_SLOT,
+                pg_code::FOREIGN_SLOT,
                 "the slot's name is taken by another kind of slot",
             )
             .at(place)
@@ -170,7 +171,7 @@ pub async fn slot(
     } else if state.is_lost() {
         examination.findings.push(
             Diagnostic::warning(
-                2142,
+                code::SLOT_LOST,
                 "the slot was invalidated; the next start makes a new one and copies the tables \
                  again, compared with what is there",
             )
@@ -189,9 +190,12 @@ pub async fn slot(
         })
     {
         examination.findings.push(
-            Diagnostic::warning(2143, "more than half of the log that the slot may keep is used")
-                .at(place)
-                .mend("start the server, or raise max_slot_wal_keep_size"),
+            Diagnostic::warning(
+                code::SLOT_HALF,
+                "more than half of the log that the slot may keep is used",
+            )
+            .at(place)
+            .mend("start the server, or raise max_slot_wal_keep_size"),
         );
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The tables that the sync configuration reads: there, published, readable, identified.
 
-use hw_pg::catalog::{self, CatalogTable, ServerInfo, TablePattern, code};
+use hw_pg::catalog::{self, CatalogTable, ServerInfo, TablePattern, code as pg_code};
 use hw_pg::error::PgError;
 use hw_pg::publication::{self, Publication};
 use hw_types::relation::quote_ident;
@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use super::Examination;
 use super::source::role;
+use crate::code;
 
 /// Checks them, and the publication with them.
 pub async fn check(
@@ -25,7 +26,7 @@ pub async fn check(
     };
     for name in names.iter().filter(|name| !tables.iter().any(|table| table.name == **name)) {
         examination.findings.push(
-            Diagnostic::warning(code::NO_TABLE, format!("there is no table {name}"))
+            Diagnostic::warning(pg_code::NO_TABLE, format!("there is no table {name}"))
                 .at(format!("database \"{}\"", server.database))
                 .mend("create it, and it is synced at once; or correct the sync configuration"),
         );
@@ -68,7 +69,7 @@ async fn check_publication(
         } else {
             examination.findings.push(
                 Diagnostic::error(
-                    code::NO_PUBLICATION,
+                    pg_code::NO_PUBLICATION,
                     format!(
                         "publication \"{name}\" does not exist and role \"{}\" may not create it",
                         server.user
@@ -101,7 +102,7 @@ async fn check_publication(
         let names: Vec<String> = missing.iter().map(TableName::to_string).collect();
         examination.findings.push(
             Diagnostic::error(
-                code::NOT_PUBLISHED,
+                pg_code::NOT_PUBLISHED,
                 format!(
                     "publication \"{name}\" lacks {} and role \"{}\" may not add to it",
                     names.join(", "),
@@ -181,9 +182,12 @@ async fn check_access(
         };
         if let Some(mend) = mend {
             examination.findings.push(
-                Diagnostic::error(2144, format!("role \"{}\" may not read {name}", server.user))
-                    .at(format!("database \"{}\"", server.database))
-                    .mend(mend),
+                Diagnostic::error(
+                    code::NOT_READABLE,
+                    format!("role \"{}\" may not read {name}", server.user),
+                )
+                .at(format!("database \"{}\"", server.database))
+                .mend(mend),
             );
         }
         if row.try_get(4)? {
@@ -193,7 +197,7 @@ async fn check_access(
     if !hidden.is_empty() {
         examination.findings.push(
             Diagnostic::error(
-                code::COPY_FILTERED,
+                pg_code::COPY_FILTERED,
                 format!(
                     "row level security would hide rows of {} from role \"{}\"",
                     hidden.join(", "),

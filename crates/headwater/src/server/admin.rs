@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::status::StatusReport;
+use crate::code;
 use crate::config::secret::Secret;
 use crate::telemetry;
 
@@ -100,16 +101,18 @@ enum Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, code, description) = match self {
-            Refusal::Token => (StatusCode::UNAUTHORIZED, "HW4020", "Authorization failed"),
+        let (status, number, description) = match self {
+            Refusal::Token => (StatusCode::UNAUTHORIZED, code::API_TOKEN, "Authorization failed"),
             Refusal::Elsewhere => (
                 StatusCode::FORBIDDEN,
-                "HW4021",
+                code::SAME_MACHINE,
                 "Only the same machine may ask; configure an API token to ask from elsewhere",
             ),
-            Refusal::NoToken => (StatusCode::NOT_FOUND, "HW4022", "There is no development secret"),
+            Refusal::NoToken => {
+                (StatusCode::NOT_FOUND, code::NO_DEV_SECRET, "There is no development secret")
+            }
         };
-        super::router::error_body(status, code, description)
+        super::router::error_body(status, number, description)
     }
 }
 

@@ -22,6 +22,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::code;
+
 /// How long a client may take to send the head of a request (slow-loris, F-69).
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,10 +41,10 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Box<Di
     TcpListener::bind(address).await.map_err(|error| {
         let finding = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                Diagnostic::error(1020, format!("the address {address} is in use"))
+                Diagnostic::error(code::ADDRESS_IN_USE, format!("the address {address} is in use"))
                     .mend(format!("stop what uses it, or choose another with {flag}"))
             }
-            _ => Diagnostic::error(1021, format!("cannot listen on {address}: {error}"))
+            _ => Diagnostic::error(code::ADDRESS, format!("cannot listen on {address}: {error}"))
                 .mend(format!("choose an address of this machine with {flag}")),
         };
         Box::new(finding)
@@ -146,12 +148,14 @@ impl Connections {
 
 /// One connection too many: says so in the shortest way, without waiting for the request.
 fn refuse(socket: &TcpStream) {
-    const BODY: &str =
-        r#"{"error":{"code":"HW5003","status":503,"description":"Too many clients"}}"#;
+    let body = format!(
+        r#"{{"error":{{"code":"HW{:04}","status":503,"description":"Too many clients"}}}}"#,
+        code::TOO_MANY_CLIENTS
+    );
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nretry-after: 5\r\nconnection: close\r\n\r\n{BODY}",
-        BODY.len()
+         content-length: {}\r\nretry-after: 5\r\nconnection: close\r\n\r\n{body}",
+        body.len()
     );
     let _ = socket.try_write(answer.as_bytes());
 }

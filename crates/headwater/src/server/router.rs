@@ -37,13 +37,13 @@ async fn nothing_here(uri: Uri) -> Response {
     if POWERSYNC.iter().any(|prefix| uri.path().starts_with(prefix)) {
         return hw_sync::not_found().await;
     }
-    error_body(StatusCode::NOT_FOUND, "HW5001", "The path does not exist on this server")
+    hw_rest::routes::not_found().await
 }
 
 /// An error in our own manner.
-pub fn error_body(status: StatusCode, code: &str, description: &str) -> Response {
+pub fn error_body(status: StatusCode, code: u16, description: &str) -> Response {
     let body = json!({ "error": {
-        "code": code,
+        "code": format!("HW{code:04}"),
         "status": status.as_u16(),
         "description": description,
     }});

@@ -18,6 +18,7 @@ use super::listen::{self, Connections};
 use super::reporter::{Memory, Reporter};
 use super::router;
 use super::surfaces;
+use crate::code;
 use crate::commands::database_url;
 use crate::config::Config;
 use crate::process;
@@ -82,7 +83,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     raise_open_files(config);
     let listener = listen::bind(config.listen, "--listen or HEADWATER_LISTEN").await?;
     let address = listener.local_addr().map_err(|error| {
-        Diagnostic::error(1021, format!("cannot listen on {}: {error}", config.listen))
+        Diagnostic::error(code::ADDRESS, format!("cannot listen on {}: {error}", config.listen))
     })?;
     let admin_listener = match config.admin_listen {
         Some(address) => {
@@ -228,7 +229,9 @@ fn start_engine(
     };
     let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();
     let (engine, findings) = Engine::start(options, sync.map(|file| (file.name, file.text)))
-        .map_err(|error| Diagnostic::error(3092, format!("cannot open the engine: {error}")))?;
+        .map_err(|error| {
+            Diagnostic::error(code::ENGINE_START, format!("cannot open the engine: {error}"))
+        })?;
     if findings.iter().any(Diagnostic::is_error) {
         if engine.status().sync_version.is_none() {
             // Nothing older could serve instead.

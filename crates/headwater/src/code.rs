@@ -1,0 +1,68 @@
+//! Stable codes of the findings that the binary itself makes; `docs/errors.md` lists all codes.
+
+/// The configuration file cannot be read.
+pub const CONFIG_FILE: u16 = 1001;
+/// The configuration file is not valid YAML.
+pub const CONFIG_YAML: u16 = 1002;
+/// A variable that the configuration file names with `!env` is not set.
+pub const CONFIG_VARIABLE: u16 = 1003;
+/// The configuration file has a tag other than `!env`.
+pub const CONFIG_TAG: u16 = 1004;
+/// A key of the configuration is not known; `docs/configuration.md` has them all.
+pub const CONFIG_KEY: u16 = 1005;
+/// A value of the configuration is not what its key takes.
+pub const CONFIG_VALUE: u16 = 1006;
+/// A section of the configuration is not a mapping.
+pub const CONFIG_SECTION: u16 = 1007;
+/// No database is configured.
+pub const NO_DATABASE: u16 = 1010;
+/// The sync configuration cannot be read.
+pub const SYNC_FILE: u16 = 1012;
+/// `headwater check` was given no sync configuration.
+pub const NO_SYNC_FILE: u16 = 1013;
+/// The cases of `headwater eval` cannot be read.
+pub const CASES_FILE: u16 = 1014;
+/// There is neither a secret nor a key set, so no token can be checked (a warning of `doctor`).
+pub const NO_TOKENS: u16 = 1015;
+/// The JWT secret is shorter than HS256 asks for (a warning).
+pub const SHORT_SECRET: u16 = 1016;
+/// The address to listen on is in use.
+pub const ADDRESS_IN_USE: u16 = 1020;
+/// The address to listen on cannot be used.
+pub const ADDRESS: u16 = 1021;
+/// A claim of `headwater token` is not written as name and value.
+pub const CLAIM: u16 = 1030;
+/// The lifetime of a token is not between one second and `auth.max_lifetime`.
+pub const LIFETIME: u16 = 1031;
+/// `headwater token` has no secret to sign with.
+pub const NO_SECRET: u16 = 1032;
+/// `headwater status` got no answer.
+pub const NO_ANSWER: u16 = 1040;
+/// The server refused to tell its status.
+pub const STATUS_REFUSED: u16 = 1041;
+/// What answered `headwater status` is not Headwater.
+pub const NOT_HEADWATER: u16 = 1042;
+/// `headwater dev` cannot start its private Postgres or keep its files.
+pub const DEV_START: u16 = 1050;
+/// Log or metrics cannot be started.
+pub const TELEMETRY: u16 = 1051;
+/// A pooler stands before Postgres, and poolers do not do replication.
+pub const POOLER: u16 = 2140;
+/// The source drops the slot's log before our own limit would warn (a warning).
+pub const RETENTION_BELOW_LIMIT: u16 = 2141;
+/// The slot was invalidated; the tables are copied again, compared with what is there (a warning).
+pub const SLOT_LOST: u16 = 2142;
+/// More than half of the log that the slot may keep is used (a warning).
+pub const SLOT_HALF: u16 = 2143;
+/// The role may not read a table that is to be replicated.
+pub const NOT_READABLE: u16 = 2144;
+/// The engine cannot open what the store holds.
+pub const ENGINE_START: u16 = 3092;
+/// The API token is missing or wrong.
+pub const API_TOKEN: u16 = 4020;
+/// Without an API token only the same machine may ask.
+pub const SAME_MACHINE: u16 = 4021;
+/// There is no secret to make a development token with.
+pub const NO_DEV_SECRET: u16 = 4022;
+/// The server has as many connections as `limits.max_clients` allows.
+pub const TOO_MANY_CLIENTS: u16 = 5003;
