@@ -4,11 +4,13 @@
 //!   npm packages, started in well under a second and gone when the test is, however it ends.
 //! - [`proxy`]: a TCP proxy that misbehaves on demand.
 //! - [`wait`]: barriers. Tests wait for conditions, never for time.
+//! - [`oracle`]: a client of the sync protocol, and the property test that compares it with SQL.
 //! - [`server`]: the `headwater` process as a test sees it, whose log is output too.
 //!
 //! A development dependency only: nothing that ships uses this crate.
 
 pub mod cluster;
+pub mod oracle;
 pub mod proxy;
 pub mod server;
 pub mod wait;

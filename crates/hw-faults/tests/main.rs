@@ -1,0 +1,4 @@
+//! The binary under faults.
+
+mod oracle;
+mod rig;
