@@ -68,6 +68,7 @@ fn surfaces(directory: &std::path::Path) -> Surfaces {
         store,
         connections: Connections::new(1, stop.clone()),
         database: String::new(),
+        configured: false,
         retained_limit: 0,
         spool_limit: 0,
         copy_limit: Duration::ZERO,

@@ -40,6 +40,8 @@ pub struct Reporter {
     pub streams: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
     /// Name of the source database.
     pub database: String,
+    /// Whether a sync configuration was named.
+    pub configured: bool,
     /// `limits.retained_log`.
     pub retained_limit: u64,
     /// `limits.spool_bytes`.
@@ -70,7 +72,9 @@ impl Reporter {
         let status = self.engine.status();
         let now = Instant::now();
         let mut memory = self.memory.lock();
-        let lag = memory.lag.observe(status.source_end, status.published.end_lsn, now);
+        // What was heard of an idle source is durable without a publication of its own.
+        let reached = status.published.end_lsn.max(status.durable);
+        let lag = memory.lag.observe(status.source_end, reached, now);
         // A table that has entered the replica is no longer of interest.
         let entered = matches!(status.source, SourceState::Streaming);
         let open: Vec<_> = status.copies.iter().filter(|copy| !(copy.done && entered)).collect();
@@ -91,11 +95,11 @@ impl Reporter {
             })
             .collect();
         let heard = status.heard_at > 0;
-        let behind = status.source_end.0.0.saturating_sub(status.published.end_lsn.0.0);
+        let behind = status.source_end.0.0.saturating_sub(reached.0.0);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            state: state(&status, copies.is_empty()).to_owned(),
+            state: self.state(&status, copies.is_empty()).to_owned(),
             trouble: trouble(&status),
             source: SourceReport {
                 database: self.database.clone(),
@@ -155,6 +159,20 @@ impl Reporter {
         }
     }
 
+    fn state(&self, status: &EngineStatus, nothing_is_copied: bool) -> &'static str {
+        match &status.source {
+            SourceState::Starting | SourceState::Connecting => "starting",
+            SourceState::Waiting { .. } => "waiting",
+            SourceState::Failed { .. } => "failed",
+            SourceState::Copying => "copying",
+            SourceState::Streaming if !nothing_is_copied => "copying",
+            SourceState::Streaming if self.configured && status.sync_version.is_none() => {
+                "building"
+            }
+            SourceState::Streaming => "streaming",
+        }
+    }
+
     /// P7 and E-8: the source is told about before it suffers.
     fn raise_alarms(&self, report: &StatusReport) {
         let mut memory = self.memory.lock();
@@ -195,17 +213,6 @@ fn due(last: &mut Option<Instant>, holds: bool) -> bool {
     }
     *last = Some(Instant::now());
     true
-}
-
-fn state(status: &EngineStatus, nothing_is_copied: bool) -> &'static str {
-    match &status.source {
-        SourceState::Starting | SourceState::Connecting => "starting",
-        SourceState::Waiting { .. } => "waiting",
-        SourceState::Copying => "copying",
-        SourceState::Failed { .. } => "failed",
-        SourceState::Streaming if nothing_is_copied => "streaming",
-        SourceState::Streaming => "copying",
-    }
 }
 
 fn trouble(status: &EngineStatus) -> Option<String> {

@@ -100,6 +100,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
         store,
         connections: connections.clone(),
         database: connect.database().to_owned(),
+        configured: config.sync_config.is_some(),
         retained_limit: config.limits.retained_log,
         spool_limit: config.limits.spool_bytes,
         copy_limit: config.limits.copy_snapshot,

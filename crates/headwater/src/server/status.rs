@@ -13,7 +13,8 @@ pub struct StatusReport {
     pub version: String,
     /// Seconds since it started.
     pub uptime_seconds: u64,
-    /// `starting`, `copying`, `streaming`, `waiting` (for the source) or `stopped`.
+    /// `starting`, `copying`, `building` (what a sync configuration selects), `streaming`,
+    /// `waiting` or `failed`; the last two with the reason in `trouble`.
     pub state: String,
     /// Why it is not streaming, when it is not.
     pub trouble: Option<String>,
