@@ -49,6 +49,16 @@ function ensurePackages() {
   fs.writeFileSync(stamp, `${lock}\n`);
 }
 
+/** Compiles our own client package, which the suite uses as an application would, when it changed. */
+function ensureClient() {
+  const client = path.join(REPOSITORY, 'packages/client');
+  const newest = (/** @type {string} */ folder) =>
+    Math.max(0, ...fs.readdirSync(folder).map((name) => fs.statSync(path.join(folder, name)).mtimeMs));
+  const dist = path.join(client, 'dist/index.js');
+  if (fs.existsSync(dist) && fs.statSync(dist).mtimeMs > newest(path.join(client, 'src'))) return;
+  npm(['run', '--silent', '--prefix', client, 'build']);
+}
+
 function forbidOffline(/** @type {string} */ what) {
   if (process.env.HEADWATER_OFFLINE !== '1') return;
   console.error(`conformance: ${what} is missing and HEADWATER_OFFLINE=1`);
@@ -61,6 +71,7 @@ function npm(/** @type {string[]} */ args) {
 
 const node = ensureNode();
 ensurePackages();
+ensureClient();
 if (node !== process.execPath) {
   // Debian's Node trusts the system's certificates; the one from npm is not used to fetch anything.
   const again = spawnSync(node, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' });

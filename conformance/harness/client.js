@@ -151,6 +151,26 @@ export class Client {
     });
   }
 
+  /** Waits until everything has been downloaded once. */
+  async synced() {
+    await this.until('the first sync is complete', () => this.db.currentStatus.hasSynced);
+  }
+
+  /**
+   * Subscribes to a stream and waits until its rows are there.
+   * @param {string} stream
+   * @param {Record<string, any>} [parameters]
+   * @param {import('@powersync/common').SyncStreamSubscribeOptions} [options]
+   */
+  async subscribed(stream, parameters, options) {
+    const subscription = await this.db.syncStream(stream, parameters).subscribe(options);
+    await this.until(
+      `stream ${stream} ${JSON.stringify(parameters)} is there`,
+      () => this.db.currentStatus.forStream(subscription)?.subscription.hasSynced,
+    );
+    return subscription;
+  }
+
   /** Waits until nothing is left to upload and the last own write has come back. */
   async settled() {
     await this.until('every own write has come back', async () => {
@@ -179,7 +199,9 @@ export class Client {
   /** Status and log, for a failure's text. */
   describe() {
     const log = this.records.map(({ level, message, error }) => `  ${level} ${message} ${error ?? ''}`);
-    return [`status: ${this.db.currentStatus.getMessage()}`, 'log of the SDK:', ...log].join('\n');
+    const { currentStatus: status } = this.db;
+    const streams = (status.syncStreams ?? []).map(({ subscription }) => `  ${JSON.stringify(subscription)}`);
+    return [`status: ${status.getMessage()}`, ...streams, 'log of the SDK:', ...log].join('\n');
   }
 
   /** Whether the SDK has logged a message like this. @param {RegExp} pattern */

@@ -63,14 +63,12 @@ export class Server {
   }
 
   /**
-   * Prepares the database for writes (`headwater setup`); the server is not started yet.
+   * A server on a free port, not started yet.
    * @param {string} databaseUrl
    * @param {{syncConfig: string, config?: string}} options
    */
-  static async prepare(databaseUrl, options) {
-    const server = new Server(databaseUrl, await freePort(), options);
-    server.run(['setup', '--yes']);
-    return server;
+  static async create(databaseUrl, options) {
+    return new Server(databaseUrl, await freePort(), options);
   }
 
   /**

@@ -46,20 +46,29 @@ export class World {
     if (!cluster) throw new Error('run the suite with `npm test`, which starts a Postgres for it');
     databases += 1;
     const name = `c_${process.pid}_${databases}`;
+    const url = `${cluster}/${name}`;
     const admin = await connect(`${cluster}/postgres`);
     try {
       // Files run side by side, and both roles and templates belong to the whole cluster.
       await admin.query('SELECT pg_advisory_lock(1)');
       await admin.query(`CREATE DATABASE ${name}`);
-      const url = `${cluster}/${name}`;
       const sql = await connect(url);
-      await sql.query(file('lists.sql'));
-      const server = await Server.prepare(url, { syncConfig, config });
-      await sql.query(file('lists_access.sql'));
-      await sql.query(before);
-      await admin.query('SELECT pg_advisory_unlock(1)');
-      await server.startAgain();
-      return new World(url, sql, server);
+      const server = await Server.create(url, { syncConfig, config });
+      const world = new World(url, sql, server);
+      try {
+        await sql.query(file('lists.sql'));
+        server.run(['setup', '--yes']);
+        await sql.query(file('lists_access.sql'));
+        await sql.query(before);
+        await admin.query('SELECT pg_advisory_unlock(1)');
+        await server.startAgain();
+        return world;
+      } catch (error) {
+        // What did not start must not keep the run from ending.
+        server.allowed.push(/./);
+        await world.close().catch(() => {});
+        throw error;
+      }
     } finally {
       await admin.end();
     }

@@ -29,7 +29,7 @@ async function linesOfAFirstSync() {
   const proxy = await world.proxy();
   const client = world.client('ann', { endpoint: proxy.url });
   await client.connect();
-  await client.db.waitForFirstSync();
+  await client.synced();
   await client.close();
   const { lines } = proxy.streams[0];
   return lines.findIndex((line) => kind(line) === 'checkpoint_complete') + 1;
@@ -159,7 +159,7 @@ test('a client whose every connection ends after three lines gets there all the 
   const client = world.client('ann', { endpoint: proxy.url });
   await client.connect();
   // Not at the barrier: the stream cannot stay open for the beacon's later change.
-  await client.db.waitForFirstSync();
+  await client.synced();
   proxy.onLine = () => undefined;
   await world.barrier(client);
   await assertOracle(world, client);

@@ -27,7 +27,7 @@ after(() => world.close());
 test('a first sync brings exactly the rows that the user may see', async () => {
   const [ann, bob] = [world.client('ann'), world.client('bob')];
   await Promise.all([ann.connect(), bob.connect()]);
-  await Promise.all([ann.db.waitForFirstSync(), bob.db.waitForFirstSync()]);
+  await Promise.all([ann.synced(), bob.synced()]);
   await assertOracle(world, ann);
   await assertOracle(world, bob);
   assert.equal((await ann.rows('SELECT * FROM todos')).length, 3);
@@ -39,7 +39,7 @@ test('rows that were committed before a client connected are all there without a
   const client = world.client('ann');
   await world.barrier();
   await client.connect();
-  await client.db.waitForFirstSync();
+  await client.synced();
   await world.barrier(client);
   await assertOracle(world, client);
   await world.commit(`DELETE FROM todos WHERE id LIKE 'many%'`);
@@ -48,7 +48,7 @@ test('rows that were committed before a client connected are all there without a
 test('a user without any row has synced all the same', async () => {
   const client = world.client('nobody');
   await client.connect();
-  await client.db.waitForFirstSync();
+  await client.synced();
   assert.equal(client.db.currentStatus.hasSynced, true);
   assert.deepEqual(await client.rows('SELECT * FROM lists'), []);
   await assertOracle(world, client);

@@ -85,7 +85,7 @@ test('the SDK follows the trace of the protocol page and asks on from where it w
     ]);
 
     server.say(FIRST);
-    await client.db.waitForFirstSync();
+    await client.synced();
     assert.deepEqual(await client.rows('SELECT * FROM lists'), [{ id: 'l1', name: 'Groceries', owner_id: 'u1' }]);
     assert.deepEqual(await client.rows('SELECT id, description, done FROM todos ORDER BY id'), [
       { id: 't1', description: 'Milk', done: 0 },

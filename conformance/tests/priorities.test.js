@@ -64,7 +64,7 @@ test('rows of a higher priority are shown while lower ones are still on their wa
   assert.equal(client.db.currentStatus.statusForPriority(1)?.hasSynced, true);
   assert.notEqual(client.db.currentStatus.statusForPriority(3)?.hasSynced, true);
   open();
-  await client.db.waitForFirstSync();
+  await client.synced();
   await assertOracle(world, client);
 });
 
@@ -95,7 +95,7 @@ test('a subscription may ask for another priority than its stream has', async ()
   await client.db.waitForFirstSync({ priority: 1 });
   assert.equal((await client.rows('SELECT * FROM todos')).length, TODOS / 2);
   open();
-  await client.db.waitForFirstSync();
+  await client.synced();
 });
 
 test('progress counts the operations that have arrived and those that are announced', async () => {
@@ -127,7 +127,7 @@ test('progress counts the operations that have arrived and those that are announ
     { downloaded: lists[0].count, total: lists[0].count },
   );
   open();
-  await client.db.waitForFirstSync();
+  await client.synced();
   assert.equal(client.db.currentStatus.downloadProgress, null);
 });
 
