@@ -2,36 +2,29 @@
 //! and what `uploads.tables` says.
 //!
 //! In: a compiled sync configuration and the settings. Out: an [`UploadMap`]. Invariant: only a
-//! column that reaches clients unchanged under its own name is written back by itself; everything
-//! else is refused by name until `uploads.tables` says where it goes.
+//! column that reaches clients unchanged, under its own name or another, is written back by itself;
+//! everything else is refused by name until `uploads.tables` says where it goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hw_engine::write::{
     ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap,
 };
-use hw_expr::sync_config::{CatalogColumn, CatalogTable, SyncConfig};
-use hw_types::{PgType, TableName};
+use hw_expr::sync_config::{OutputOrigin, OutputStar, OutputTable, SyncConfig};
+use hw_types::TableName;
 
 use crate::config::{Conflict, UploadTable};
-
-/// A column name that no table has; where it comes out, the query says `*`.
-const ANY_COLUMN: &str = "\u{1}any column";
 
 /// Makes the map. The settings have the last word.
 pub fn make(sync: Option<&SyncConfig>, settings: &BTreeMap<String, UploadTable>) -> UploadMap {
     let mut targets: BTreeMap<String, TableTarget> = BTreeMap::new();
-    if let Some(sync) = sync {
-        for source in source_tables(sync) {
-            for (output, columns) in outputs(sync, &source) {
-                let mapped =
-                    MappedTable { source: source.clone(), columns, conflict: Default::default() };
-                targets
-                    .entry(output)
-                    .and_modify(|known| merge(known, &mapped))
-                    .or_insert(TableTarget::Table(mapped));
-            }
-        }
+    for output in sync.map(SyncConfig::outputs).unwrap_or_default() {
+        let Some((name, target)) = sent(&output) else { continue };
+        let target = match targets.remove(&name) {
+            Some(known) => merge(known, target),
+            None => target,
+        };
+        targets.insert(name, target);
     }
     for (output, setting) in settings {
         let target = configured(output, setting, targets.get(output));
@@ -44,76 +37,63 @@ pub fn make(sync: Option<&SyncConfig>, settings: &BTreeMap<String, UploadTable>)
     map
 }
 
-/// The source tables whose rows are sent, without those that are only looked up.
-fn source_tables(sync: &SyncConfig) -> Vec<TableName> {
-    let mut tables: Vec<TableName> = sync
-        .sources()
-        .iter()
-        .flat_map(|source| source.tables())
-        .filter(|pattern| !pattern.is_wildcard())
-        .map(|pattern| TableName::new(&pattern.schema.text, &pattern.table.text))
-        .collect();
-    tables.sort();
-    tables.dedup();
-    tables
-}
-
-/// Two definitions may send one table. The same source is united; two sources are ambiguous.
-fn merge(known: &mut TableTarget, other: &MappedTable) {
-    let TableTarget::Table(table) = known else { return };
-    if table.source != other.source {
-        *known = TableTarget::NotPlain("several tables are sent under this name".to_owned());
-        return;
+/// What one data query says about its table; `None` when not even its name is known, because it
+/// is that of every table that fits a pattern.
+fn sent(output: &OutputTable) -> Option<(String, TableTarget)> {
+    let source = &output.source;
+    if source.is_wildcard() {
+        let several = TableTarget::NotPlain("it is sent from several tables".to_owned());
+        return Some((output.name.clone()?, several));
     }
-    table.columns.same_names |= other.columns.same_names;
-    table.columns.listed.extend(other.columns.listed.clone());
+    let name = output.name.clone().unwrap_or_else(|| source.table.text.clone());
+    let listed = output.columns.iter().map(|column| {
+        let target = match &column.origin {
+            OutputOrigin::Column(source) => ColumnTarget::Column(source.clone()),
+            OutputOrigin::Computed => ColumnTarget::Expression,
+        };
+        (column.name.clone(), target)
+    });
+    let table = MappedTable {
+        source: TableName::new(&source.schema.text, &source.table.text),
+        columns: ColumnMap {
+            same_names: output.star != OutputStar::None,
+            listed: listed.collect(),
+        },
+        conflict: ConflictPolicy::default(),
+    };
+    Some((name, TableTarget::Table(table)))
 }
 
-/// The output tables that one source table is sent as, with their columns.
-///
-/// The configuration is asked how the types of its outputs follow those of a column of the same
-/// name: one that follows every type is that column.
-fn outputs(sync: &SyncConfig, source: &TableName) -> Vec<(String, ColumnMap)> {
-    let schema_with = |columns: Vec<(String, PgType)>| {
-        let columns =
-            columns.into_iter().map(|(name, pg_type)| CatalogColumn { name, pg_type }).collect();
-        sync.client_schema(&[CatalogTable { name: source.clone(), columns }])
+/// Two queries may send one table. A column that they take from different places has no way back.
+fn merge(one: TableTarget, other: TableTarget) -> TableTarget {
+    let (TableTarget::Table(one), TableTarget::Table(other)) = (&one, &other) else {
+        return match one {
+            TableTarget::NotPlain(_) => one,
+            TableTarget::Table(_) => other,
+        };
     };
-    let bare = schema_with(vec![(ANY_COLUMN.to_owned(), PgType::TEXT)]);
-    bare.into_iter()
-        .map(|output| {
-            let named: Vec<String> = output
-                .columns
-                .iter()
-                .map(|(name, _)| name.clone())
-                .filter(|name| name != ANY_COLUMN)
-                .collect();
-            let same_names = output.columns.len() > named.len();
-            let follows = |column: &str| {
-                [(PgType::Bool, "integer"), (PgType::Float8, "real"), (PgType::TEXT, "text")]
-                    .into_iter()
-                    .all(|(pg_type, expected)| {
-                        schema_with(vec![(column.to_owned(), pg_type)])
-                            .iter()
-                            .filter(|table| table.name == output.name)
-                            .flat_map(|table| &table.columns)
-                            .any(|(name, found)| name == column && *found == expected)
-                    })
-            };
-            let listed = named
-                .into_iter()
-                .map(|name| {
-                    let target = match follows(&name) {
-                        true => ColumnTarget::Column(name.clone()),
-                        false => ColumnTarget::Expression,
-                    };
-                    (name, target)
-                })
-                .chain([("id".to_owned(), ColumnTarget::Column("id".to_owned()))])
-                .collect();
-            (output.name, ColumnMap { same_names, listed })
-        })
-        .collect()
+    if one.source != other.source {
+        return TableTarget::NotPlain("several tables are sent under this name".to_owned());
+    }
+    let says = |map: &ColumnMap, name: &String| match map.listed.get(name) {
+        Some(target) => Some(target.clone()),
+        None => map.same_names.then(|| ColumnTarget::Column(name.clone())),
+    };
+    let names: BTreeSet<&String> =
+        one.columns.listed.keys().chain(other.columns.listed.keys()).collect();
+    let listed = names.into_iter().filter_map(|name| {
+        let target = match (says(&one.columns, name), says(&other.columns, name)) {
+            (Some(a), Some(b)) if a == b => a,
+            (Some(_), Some(_)) => ColumnTarget::Expression,
+            (a, b) => a.or(b)?,
+        };
+        Some((name.clone(), target))
+    });
+    let columns = ColumnMap {
+        same_names: one.columns.same_names || other.columns.same_names,
+        listed: listed.collect(),
+    };
+    TableTarget::Table(MappedTable { columns, ..one.clone() })
 }
 
 fn configured(output: &str, setting: &UploadTable, known: Option<&TableTarget>) -> TableTarget {
@@ -168,13 +148,29 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_written_back_when_they_are_passed_on_and_refused_when_they_are_computed() {
-        let sync = sync("SELECT id, title, upper(name) AS name FROM notes");
+    fn columns_are_written_back_when_they_are_renamed_and_refused_when_they_are_computed() {
+        let sync = sync("SELECT id, title AS heading, upper(name) AS name FROM notes");
         let notes = table(&make(Some(&sync), &BTreeMap::new()), "notes");
         assert!(!notes.columns.same_names);
-        assert_eq!(notes.columns.listed["title"], ColumnTarget::Column("title".into()));
+        assert_eq!(notes.columns.listed["heading"], ColumnTarget::Column("title".into()));
         assert_eq!(notes.columns.listed["name"], ColumnTarget::Expression);
         assert_eq!(notes.columns.listed["id"], ColumnTarget::Column("id".into()));
+    }
+
+    #[test]
+    fn what_two_queries_take_from_different_places_has_no_way_back() {
+        let text = "config:\n  edition: 3\nstreams:\n  a:\n    queries:\n      \
+                    - SELECT * FROM notes WHERE a = auth.user_id()\n      \
+                    - SELECT id, a, title AS name FROM notes\n      \
+                    - SELECT * FROM other AS twice\n      \
+                    - SELECT * FROM another AS twice\n";
+        let sync = SyncConfig::load(text, "sync.yaml", None).config.expect("valid");
+        let map = make(Some(&sync), &BTreeMap::new());
+        let notes = table(&map, "notes");
+        assert_eq!(notes.columns.listed["a"], ColumnTarget::Column("a".into()));
+        assert_eq!(notes.columns.listed["name"], ColumnTarget::Expression);
+        assert!(notes.columns.same_names);
+        assert!(matches!(map.get("twice"), Some(TableTarget::NotPlain(_))));
     }
 
     #[test]
