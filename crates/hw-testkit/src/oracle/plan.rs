@@ -59,6 +59,15 @@ impl Kind {
     }
 }
 
+/// Which of the two languages a condition is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    /// Bucket definitions.
+    Classic,
+    /// Streams of edition 3.
+    Stream,
+}
+
 /// A table of rows that are synced.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
@@ -262,7 +271,7 @@ impl Plan {
         }
         config.push_str("    data:\n");
         for query in 0..rng.random_range(1..=2) {
-            let (filter, filter_sql) = filter(rng, 0.6);
+            let (filter, filter_sql) = filter(rng, Dialect::Classic);
             let whole = format!("({sql}) AND ({filter_sql})");
             let (columns, from) = self.output(rng, number * 2 + query, &whole, None);
             let conditions: Vec<&str> = [condition.as_str(), filter.as_str()]
@@ -309,7 +318,7 @@ impl Plan {
             _ => both(&subscribed, (&own.0, &own.1), "AND"),
         };
         let on_demand = choice >= 8;
-        let (filter, filter_sql) = filter(rng, 0.6);
+        let (filter, filter_sql) = filter(rng, Dialect::Stream);
         let whole = format!("({sql}) AND ({filter_sql})");
         let (columns, from) = self.output(rng, number, &whole, on_demand.then_some(number));
         let clause = match (condition.is_empty(), filter.is_empty()) {
@@ -405,26 +414,29 @@ fn user(rng: &mut StdRng, name: &str, group: Kind, subscribable: &[usize]) -> Us
 
 /// A condition over the row alone: as the configuration says it, and as SQL does. Empty and `true`
 /// where there is none.
-fn filter(rng: &mut StdRng, chance: f64) -> (String, String) {
-    if !rng.random_bool(chance) {
+///
+/// The language has its own ways with NULL (`sync-rules.md` 6): a condition is true or not, so
+/// `NOT` of NULL is true, and streams read `a != b` as `NOT (a = b)`.
+fn filter(rng: &mut StdRng, dialect: Dialect) -> (String, String) {
+    if !rng.random_bool(0.6) {
         return (String::new(), "true".into());
     }
-    let (one, one_sql) = atom(rng);
+    let (one, one_sql) = atom(rng, dialect);
     match rng.random_range(0..5) {
         0 => {
-            let (other, other_sql) = atom(rng);
+            let (other, other_sql) = atom(rng, dialect);
             (format!("({one} OR {other})"), format!("({one_sql} OR {other_sql})"))
         }
         1 => {
-            let (other, other_sql) = atom(rng);
+            let (other, other_sql) = atom(rng, dialect);
             (format!("({one} AND {other})"), format!("({one_sql} AND {other_sql})"))
         }
-        2 => (format!("(NOT ({one}))"), format!("(NOT ({one_sql}))")),
+        2 => (format!("(NOT ({one}))"), format!("(NOT coalesce({one_sql}, false))")),
         _ => (one, one_sql),
     }
 }
 
-fn atom(rng: &mut StdRng) -> (String, String) {
+fn atom(rng: &mut StdRng, dialect: Dialect) -> (String, String) {
     let kind = rng.random_range(0..4);
     let tag = quoted(TAGS[rng.random_range(0..3)]);
     let same = |text: String| (text.clone(), text);
@@ -432,6 +444,9 @@ fn atom(rng: &mut StdRng) -> (String, String) {
         0 => same(format!("kind = {kind}")),
         1 => same(format!("kind < {kind}")),
         2 => same(format!("kind >= {kind}")),
+        3 if dialect == Dialect::Stream => {
+            (format!("kind != {kind}"), format!("kind IS DISTINCT FROM {kind}"))
+        }
         3 => same(format!("kind != {kind}")),
         4 => same(format!("tag = {tag}")),
         5 => same("tag IS NULL".into()),

@@ -319,6 +319,8 @@ pub fn difference(expected: &Rows, got: &Rows) -> Result<(), String> {
         false => {
             let count = lines.len();
             lines.truncate(5);
+            let lines: Vec<String> =
+                lines.iter().map(|line| line.chars().take(400).collect()).collect();
             Err(format!("{count} differences from SQL:\n  {}", lines.join("\n  ")))
         }
     }
