@@ -211,9 +211,15 @@ export class Client {
 
   /** Closes the database and opens its file again, as an app that was started anew. */
   async reopened(/** @type {Partial<ClientOptions>} */ changes = {}) {
+    const { directory } = await this.released();
+    return new Client({ ...this.options, ...changes, directory });
+  }
+
+  /** Closes the database and leaves its files to somebody else. */
+  async released() {
     this.#keepFiles = true;
     await this.close();
-    return new Client({ ...this.options, ...changes, directory: this.directory });
+    return { directory: this.directory };
   }
 
   /** Closes it; the second call does nothing. */

@@ -22,7 +22,7 @@ before(async () => {
     config: `
 uploads:
   tables:
-    events: { table: public.events, conflict: reject }
+    events: { table: public.events }
     documents: { conflict: reject }
 `,
     before: `
@@ -68,6 +68,22 @@ test('an insert-only table is uploaded and keeps nothing on the device', async (
     { id: 'e2', user_id: 'ann', kind: 'closed' },
   ]);
   await assertOracle(world, client);
+});
+
+test('an insert-only table whose author may not read it refuses the write (not as it should be)', async () => {
+  // Postgres lets this role insert, but not with ON CONFLICT, which the upload uses for every PUT.
+  // The right answer is that the row arrives.
+  await world.commit('DROP POLICY mine ON events; CREATE POLICY blind ON events FOR INSERT WITH CHECK (user_id = me())');
+  /** @type {import('@headwater/client').RejectedWrite[]} */
+  const rejected = [];
+  const client = writer(
+    { events: new Table({ user_id: column.text, kind: column.text }, { insertOnly: true }) },
+    { onRejected: (write) => void rejected.push(write) },
+  );
+  await client.connect();
+  await client.db.execute(`INSERT INTO events (id, user_id, kind) VALUES ('blind', 'ann', 'opened')`);
+  await client.settled();
+  assert.deepEqual(rejected.map(({ sqlstate, table }) => ({ sqlstate, table })), [{ sqlstate: '42501', table: 'events' }]);
 });
 
 test('a raw table receives rows, changes and deletions, and uploads writes to it', async () => {

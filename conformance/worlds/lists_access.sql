@@ -12,6 +12,6 @@ CREATE POLICY mine ON notes USING (owner_id = me());
 ALTER TABLE documents ENABLE ROW LEVEL SECURITY;
 CREATE POLICY mine ON documents USING (owner_id = me());
 ALTER TABLE events ENABLE ROW LEVEL SECURITY;
-CREATE POLICY mine ON events WITH CHECK (user_id = me());
+CREATE POLICY mine ON events USING (user_id = me());
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON lists, todos, notes, documents, events TO headwater_authenticated;
