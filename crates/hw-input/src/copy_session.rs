@@ -11,8 +11,8 @@
 //! times by itself, and a difference that shows up later fails the session.
 
 use crate::error::{InputError, Result, code};
-use crate::source::Source;
-use hw_pg::copy::{CopyError, NotedTable, SnapshotReader};
+use crate::source::{Source, within};
+use hw_pg::copy::{LOCK_LIMIT, NotedTable, SnapshotReader};
 use hw_pg::error::PgError;
 use hw_pg::replication::{CreatedSlot, ReplicationConnection, SlotLife};
 use hw_pg::slot;
@@ -150,11 +150,11 @@ impl CopySession {
                 source.drop_slot(name).await?;
             }
             match failed.error {
-                CopyError::Overtaken(table) => {
+                InputError::Overtaken(table) => {
                     tracing::info!(%table, attempt, "a table changed before it could be copied");
                     tables = source.note(&names).await?;
                 }
-                CopyError::Pg(error) => return Err(InputError::Pg(error)),
+                error => return Err(error),
             }
         }
         let what = format!("tables kept changing through {TRIES} tries to copy them");
@@ -223,7 +223,7 @@ impl CopySession {
 }
 
 struct Failed {
-    error: CopyError,
+    error: InputError,
     slot_was_made: bool,
 }
 
@@ -234,33 +234,34 @@ async fn attempt_open(
     workers: usize,
     report: &mut impl FnMut(Diagnostic),
 ) -> Result<CopySession, Failed> {
-    let before = |error: PgError| Failed { error: error.into(), slot_was_made: false };
+    let before = |error: InputError| Failed { error, slot_was_made: false };
+    let behind = |error: InputError| Failed { error, slot_was_made: true };
     let config = source.config();
-    let mut connection = ReplicationConnection::connect(config).await.map_err(before)?;
-    let created = create_slot(source, &mut connection, choice, report).await.map_err(before)?;
+    let connecting = async { Ok(ReplicationConnection::connect(config).await?) };
+    let connecting = within(source.options().answer_limit, "make a slot", connecting);
+    let mut connection = connecting.await.map_err(before)?;
+    let created = create_slot(source, &mut connection, choice, report).await;
+    let created = created.map_err(|error| before(error.into()))?;
     let taken_at = Instant::now();
-    let behind = |error: CopyError| Failed { error, slot_was_made: true };
 
     // Nothing may be said on `connection` until the last worker has the snapshot.
+    let limit = source.options().answer_limit;
     let workers = workers.clamp(1, tables.len().max(1));
     let opening = (0..workers).map(|_| SnapshotReader::open(config, &created.snapshot));
-    let readers = futures_util::future::try_join_all(opening).await;
+    let opening = async { Ok(futures_util::future::try_join_all(opening).await?) };
+    let readers = within(limit, "import the slot's snapshot", opening).await;
     connection.close().await;
-    let readers = readers.map_err(|error| behind(error.into()))?;
+    let readers = readers.map_err(behind)?;
 
     // Making the slot may have taken long; what was rewritten meanwhile is found now.
-    let checked = async {
-        let now = source.client().await.map_err(|error| match error {
-            InputError::Pg(error) => CopyError::Pg(error),
-            other => CopyError::Pg(PgError::protocol(other.to_string())),
-        })?;
-        for table in &tables {
+    let now = within(limit, "check the tables", source.client()).await.map_err(behind)?;
+    for table in &tables {
+        let check = async {
             readers[0].check(table, &source.options().publication, &now).await?;
-            readers[0].release().await?;
-        }
-        Ok(())
-    };
-    checked.await.map_err(behind)?;
+            Ok(readers[0].release().await?)
+        };
+        within(limit + LOCK_LIMIT, "check the tables", check).await.map_err(behind)?;
+    }
     let tables = tables.into_iter().map(|table| (table, Counters::default())).collect();
     Ok(CopySession {
         source: source.clone(),
@@ -314,13 +315,15 @@ struct Worker {
 
 impl Worker {
     async fn run(self) -> Result<()> {
-        let now = self.source.client().await?;
+        let limit = self.source.options().answer_limit;
+        let now = within(limit, "check the tables", self.source.client()).await?;
         let publication = &self.source.options().publication;
         loop {
             let next = self.queue.lock().expect("no panic under this lock").pop_front();
             let Some(number) = next else { return Ok(()) };
             let (table, counters) = &self.tables[number];
-            self.reader.check(table, publication, &now).await?;
+            let check = async { Ok(self.reader.check(table, publication, &now).await?) };
+            within(limit + LOCK_LIMIT, "check the tables", check).await?;
             let mut copy = self.reader.copy(table).await?;
             let mut count = 0;
             while let Some(batch) = copy.next_batch().await? {

@@ -5,15 +5,15 @@
 //! [`TransactionStream`]. Nothing here keeps state about positions: what is stored, and what is
 //! acknowledged, the engine knows.
 
-use crate::error::Result;
+use crate::error::{InputError, Result};
 use crate::identity::Found;
 use crate::transactions::{Describer, StreamLimits, TransactionStream, Values};
 use hw_pg::catalog::{self, CatalogTable, ServerInfo, TablePattern, code};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
-use hw_pg::error::Doing as _;
+use hw_pg::error::{Doing as _, PgError, PgErrorKind};
 use hw_pg::publication::{self, Publication};
-use hw_pg::replication::{ReplicationConnection, StreamOptions};
+use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
 use hw_pg::slot::{self, SlotState};
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
@@ -36,6 +36,11 @@ pub struct SourceOptions {
     pub instance: String,
     /// Bytes of frames that may wait between the socket and the assembler.
     pub frame_bytes: usize,
+    /// How long the source may take to answer a question about itself. A connection that is up
+    /// and silent must not hold everything up unnoticed (P6).
+    pub answer_limit: Duration,
+    /// How long the stream may be silent, though asked, before it is taken for lost.
+    pub silence_limit: Duration,
 }
 
 impl Default for SourceOptions {
@@ -44,6 +49,8 @@ impl Default for SourceOptions {
             publication: String::from(publication::DEFAULT_NAME),
             instance: String::new(),
             frame_bytes: 8 << 20,
+            answer_limit: Duration::from_secs(30),
+            silence_limit: StreamOptions::default().silence_limit,
         }
     }
 }
@@ -108,6 +115,10 @@ impl Source {
     /// - Errors: a server older than 14; those of a connection. All walsenders in use is one of
     ///   them (F-17), to be tried again with [`Backoff`].
     pub async fn look(&self) -> Result<Look> {
+        within(self.options.answer_limit, "look at the source", self.look_unbounded()).await
+    }
+
+    async fn look_unbounded(&self) -> Result<Look> {
         let client = self.client().await?;
         let server = ServerInfo::read(&client).await?;
         let mut connection = ReplicationConnection::connect(&self.config).await?;
@@ -134,14 +145,22 @@ impl Source {
     /// - Takes: `report`, called with a finding that names the process, at first and whenever
     ///   another one holds it.
     pub async fn wait_for_slot(&self, name: &str, report: impl FnMut(Diagnostic)) -> Result<()> {
-        let client = self.client().await?;
-        slot::wait_until_free(&client, name, SLOT_POLL, report).await?;
-        Ok(())
+        let limit = self.options.answer_limit;
+        let client = within(limit, "look at the slot", self.client()).await?;
+        let mut wait = slot::SlotWait::new(name, report);
+        loop {
+            let look = async { Ok(wait.look(&client).await?) };
+            if within(limit, "look at the slot", look).await?.is_free() {
+                return Ok(());
+            }
+            tokio::time::sleep(SLOT_POLL).await;
+        }
     }
 
     /// Drops the slot; false if it was not there.
     pub async fn drop_slot(&self, name: &str) -> Result<bool> {
-        Ok(slot::drop_slot(&self.client().await?, name).await?)
+        let drop = async { Ok(slot::drop_slot(&self.client().await?, name).await?) };
+        within(self.options.answer_limit, "drop the slot", drop).await
     }
 
     /// Makes the publication send the tables that definitions name, as far as they can be
@@ -150,6 +169,11 @@ impl Source {
     /// - Errors: the SQL that somebody else must run, when our role may not; those of a
     ///   connection.
     pub async fn cover(&self, patterns: &[TablePattern]) -> Result<Covered> {
+        let limit = self.options.answer_limit;
+        within(limit, "cover the tables", self.cover_unbounded(patterns)).await
+    }
+
+    async fn cover_unbounded(&self, patterns: &[TablePattern]) -> Result<Covered> {
         let client = self.client().await?;
         let names = catalog::matching(&client, patterns).await?;
         let found = catalog::tables(&client, &names).await?;
@@ -206,12 +230,15 @@ impl Source {
     /// The same tables noted again, for another try of a copy. Those that are gone, or are no
     /// longer published, are left out.
     pub async fn note(&self, names: &[TableName]) -> Result<Vec<NotedTable>> {
-        let client = self.client().await?;
-        let tables = catalog::tables(&client, names).await?;
-        match Publication::read(&client, &self.options.publication).await? {
-            Some(publication) => self.noted(&client, &publication, &tables).await,
-            None => Ok(Vec::new()),
-        }
+        let note = async {
+            let client = self.client().await?;
+            let tables = catalog::tables(&client, names).await?;
+            match Publication::read(&client, &self.options.publication).await? {
+                Some(publication) => self.noted(&client, &publication, &tables).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        within(self.options.answer_limit, "describe tables", note).await
     }
 
     /// Starts to stream from where the slot stands.
@@ -223,6 +250,13 @@ impl Source {
         spool: SpoolDir,
         limits: StreamLimits,
     ) -> Result<TransactionStream> {
+        let limit = self.options.answer_limit;
+        let (stream, values) = within(limit, "start to stream", self.open_stream(slot)).await?;
+        let describer = Describer::new(self.config.clone(), values, self.text_only.clone(), limit);
+        Ok(TransactionStream::start(stream, describer, spool, limits))
+    }
+
+    async fn open_stream(&self, slot: &str) -> Result<(ReplicationStream, Values)> {
         let values = self.values().await?;
         let connection = ReplicationConnection::connect(&self.config).await?;
         let options = StreamOptions {
@@ -230,12 +264,10 @@ impl Source {
             streaming: true,
             binary: values == Values::Binary,
             budget_bytes: self.options.frame_bytes,
-            ..StreamOptions::default()
+            silence_limit: self.options.silence_limit,
         };
         // 0/0: Postgres would silently move any other position forward.
-        let stream = connection.start_replication(slot, Lsn::ZERO, &options).await?;
-        let describer = Describer::new(self.config.clone(), values, self.text_only.clone());
-        Ok(TransactionStream::start(stream, describer, spool, limits))
+        Ok((connection.start_replication(slot, Lsn::ZERO, &options).await?, values))
     }
 
     /// Binary only where every published column has a binary form that we read: the stream has
@@ -264,6 +296,21 @@ impl Source {
         let types = TypeCatalog::load(&client, &oids).await?;
         let binary = oids.iter().all(|oid| types.resolve(*oid).has_binary());
         Ok(if binary { Values::Binary } else { Values::Text })
+    }
+}
+
+/// Gives up a question that is not answered in time.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    doing: &str,
+    question: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, question).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let what = format!("no answer within {} s", limit.as_secs_f32());
+            Err(InputError::Pg(PgError::new(PgErrorKind::Lost(what)).doing(doing)))
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use hw_types::relation::{quote_ident, quote_literal};
 use hw_types::{Cell, Diagnostic, Relation, Row, RowBuilder};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_postgres::{Client, CopyOutStream};
 
 /// Bytes of rows in a batch, roughly.
@@ -28,6 +29,9 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 
 /// Rows in a batch at most: many tiny rows cost more than their bytes.
 const BATCH_ROWS: usize = 4096;
+
+/// How long a table's lock may be waited for: somebody rewrites it, or forgot a transaction.
+pub const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
@@ -107,10 +111,11 @@ impl SnapshotReader {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
              SET TRANSACTION SNAPSHOT {}; \
              SET LOCAL row_security = off; \
-             SET LOCAL lock_timeout = '60s'; \
+             SET LOCAL lock_timeout = '{}s'; \
              SET LOCAL idle_in_transaction_session_timeout = 0; \
              SET LOCAL statement_timeout = 0",
-            quote_literal(snapshot)
+            quote_literal(snapshot),
+            LOCK_LIMIT.as_secs()
         );
         client.batch_execute(&sql).await.doing("import the slot's snapshot")?;
         Ok(SnapshotReader { client })
@@ -216,10 +221,7 @@ impl TableCopy {
     /// - Errors: the connection is lost; a row that is not what the columns say.
     pub async fn next_batch(&mut self) -> Result<Option<CopyBatch>> {
         let mut batch = CopyBatch::default();
-        while !self.ended
-            && (batch.bytes as usize) < BATCH_BYTES
-            && batch.rows.len() < BATCH_ROWS
-        {
+        while !self.ended && (batch.bytes as usize) < BATCH_BYTES && batch.rows.len() < BATCH_ROWS {
             match self.stream.next().await {
                 Some(chunk) => {
                     let chunk: Bytes = chunk.doing("copy a table")?;

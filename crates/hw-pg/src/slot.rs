@@ -246,27 +246,52 @@ pub fn busy(slot: &str, holder: &Session) -> Diagnostic {
     .mend("stop the other instance; it is taken over by itself when it ends")
 }
 
-/// Waits until nobody uses the slot; returns at once when nobody does or it does not exist.
-///
-/// - Takes: `every`, how often to look; `report`, called with the finding at first and whenever
-///   the holder changes.
-pub async fn wait_until_free(
-    client: &Client,
-    name: &str,
-    every: Duration,
-    mut report: impl FnMut(Diagnostic),
-) -> Result<Option<SlotState>> {
-    let mut reported = None;
-    loop {
-        let state = SlotState::read(client, name).await?;
-        let Some(pid) = state.as_ref().and_then(|state| state.active_pid) else {
-            return Ok(state);
+/// Watches a slot until nobody uses it; whoever waits decides how often to look.
+pub struct SlotWait<'a, F> {
+    name: &'a str,
+    report: F,
+    reported: Option<u32>,
+}
+
+/// What one look at a slot found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotUse {
+    /// Nobody uses it, or it does not exist.
+    Free,
+    /// A walsender uses it.
+    Busy {
+        /// Its process.
+        pid: u32,
+    },
+}
+
+impl SlotUse {
+    /// Whether nobody uses the slot.
+    pub fn is_free(self) -> bool {
+        self == SlotUse::Free
+    }
+}
+
+impl<'a, F: FnMut(Diagnostic)> SlotWait<'a, F> {
+    /// A wait that has not looked yet.
+    ///
+    /// - Takes: `report`, called with the finding at first and whenever the holder changes.
+    pub fn new(name: &'a str, report: F) -> SlotWait<'a, F> {
+        SlotWait { name, report, reported: None }
+    }
+
+    /// Looks once.
+    pub async fn look(&mut self, client: &Client) -> Result<SlotUse> {
+        let state = SlotState::read(client, self.name).await?;
+        let Some(pid) = state.and_then(|state| state.active_pid) else {
+            return Ok(SlotUse::Free);
         };
-        if reported != Some(pid) {
-            reported = Some(pid);
-            report(busy(name, &session_of(client, pid).await?));
+        if self.reported != Some(pid) {
+            self.reported = Some(pid);
+            let holder = session_of(client, pid).await?;
+            (self.report)(busy(self.name, &holder));
         }
-        tokio::time::sleep(every).await;
+        Ok(SlotUse::Busy { pid })
     }
 }
 

@@ -1,4 +1,5 @@
 //! Integration tests against a real Postgres.
 
 mod connect;
+mod stream;
 mod values;

@@ -5,15 +5,16 @@
 //! is gone is described by the log alone.
 
 use crate::error::{InputError, Result};
+use crate::source::within;
 use hw_pg::catalog;
 use hw_pg::config::ConnectConfig;
-use hw_pg::error::Doing as _;
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
 use hw_types::{Relation, ReplicaIdentity};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio_postgres::Client;
 
 /// In which form the stream sends values.
@@ -31,27 +32,38 @@ pub struct Describer {
     client: Option<Client>,
     values: Values,
     text_only: Arc<AtomicBool>,
+    answer_limit: Duration,
 }
 
 impl Describer {
     /// A describer for a stream that sends `values` in this form.
     ///
     /// - Takes: `text_only`, which is set when a binary stream meets a type that has no binary
-    ///   form, so that the next stream asks for text.
-    pub fn new(config: ConnectConfig, values: Values, text_only: Arc<AtomicBool>) -> Describer {
-        Describer { config, client: None, values, text_only }
+    ///   form, so that the next stream asks for text; `answer_limit`, how long the catalog may
+    ///   take to answer, during which the stream stands still.
+    pub fn new(
+        config: ConnectConfig,
+        values: Values,
+        text_only: Arc<AtomicBool>,
+        answer_limit: Duration,
+    ) -> Describer {
+        Describer { config, client: None, values, text_only, answer_limit }
     }
 
     /// Completes a relation as the log described it.
     ///
     /// - Errors: [`InputError::NeedsText`] when the stream is binary and a type is not; those of
     ///   a connection.
-    pub async fn describe(&mut self, mut relation: Relation) -> Result<Relation> {
+    pub async fn describe(&mut self, relation: Relation) -> Result<Relation> {
+        let limit = self.answer_limit;
+        within(limit, "describe a table of the stream", self.describe_unbounded(relation)).await
+    }
+
+    async fn describe_unbounded(&mut self, mut relation: Relation) -> Result<Relation> {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
             _ => {
-                let (client, _driver) =
-                    sql::connect(&self.config).await.doing("describe a table of the stream")?;
+                let (client, _driver) = sql::connect(&self.config).await?;
                 self.client.insert(client)
             }
         };

@@ -3,5 +3,6 @@
 mod bench;
 mod changes;
 mod copies;
+mod damage;
 mod large;
 mod slots;

@@ -313,6 +313,7 @@ impl<S: Socket> Pump<S> {
 
     async fn pump(&mut self) -> Result<()> {
         let mut report_at = self.reported + self.interval;
+        let mut unheard_bytes = 0;
         // Frames that came together with CopyBothResponse.
         self.deliver()?;
         loop {
@@ -333,15 +334,23 @@ impl<S: Socket> Pump<S> {
                 Event::Read(Ok(0)) => {
                     return Err(lost("closed by the server"));
                 }
-                Event::Read(Ok(_)) => {
-                    self.heard();
+                Event::Read(Ok(bytes)) => {
+                    unheard_bytes += bytes;
                     // A server that stops asks again and again until all is confirmed: the gap
                     // keeps that from becoming a storm.
-                    if self.deliver()? == ReplyWish::Wanted || self.has_news() {
+                    let (frames, wish) = self.deliver()?;
+                    // A damaged length may announce what never comes, while keepalives trickle
+                    // in as its body: only whole frames, or bytes in earnest, are a sign of life.
+                    if frames > 0 || unheard_bytes >= READ_BYTES {
+                        unheard_bytes = 0;
+                        self.heard();
+                    }
+                    if wish == ReplyWish::Wanted || self.has_news() {
                         report_at = report_at.min(self.reported + REPORT_GAP.min(self.interval));
                     }
                 }
-                Event::Read(Err(error)) => return Err(PgError::from(error)),
+                // Also what TLS calls invalid: bytes were damaged on their way.
+                Event::Read(Err(error)) => return Err(lost(&error.to_string())),
                 Event::Acknowledged => report_at = report_at.min(self.reported + REPORT_GAP),
                 Event::Report => {
                     let silent = self.silent_for(full);
@@ -374,8 +383,9 @@ impl<S: Socket> Pump<S> {
         self.shared.heard.lock().expect("no panic under this lock").elapsed()
     }
 
-    /// Hands over every whole frame that has arrived. Tells whether the server wants a reply.
-    fn deliver(&mut self) -> Result<ReplyWish> {
+    /// Hands over every whole frame that has arrived. Tells how many, and whether the server wants
+    /// a reply.
+    fn deliver(&mut self) -> Result<(usize, ReplyWish)> {
         let mut batch = Vec::new();
         let mut cost = 0;
         let mut wish = ReplyWish::None;
@@ -413,13 +423,14 @@ impl<S: Socket> Pump<S> {
                 }
             }
         }
+        let frames = batch.len();
         self.shared.received.fetch_max(received, Ordering::AcqRel);
         if !batch.is_empty() {
             self.shared.waiting.fetch_add(cost, Ordering::AcqRel);
             // A consumer that has gone is noticed by the loop.
             let _ = self.frames.send(Ok(batch));
         }
-        end.map_or(Ok(wish), Err)
+        end.map_or(Ok((frames, wish)), Err)
     }
 
     /// The position that may be told now.
@@ -454,7 +465,11 @@ impl<S: Socket> Pump<S> {
             self.wire.socket.write_all(&message).await?;
             self.wire.socket.flush().await
         });
-        sent.await.map_err(|_| lost("the server takes no status report"))??;
+        match sent.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(lost(&error.to_string())),
+            Err(_) => return Err(lost("the server takes no status report")),
+        }
         self.shared.acked.store(acked, Ordering::Release);
         self.reported = Instant::now();
         Ok(())
