@@ -203,6 +203,11 @@ impl Writer {
             }
             Event::Copy(event) => self.copy_event(event),
             Event::Identity(identity) => {
+                // From here on every transaction is noted: the tail reaches back to where the slot
+                // began, also while it is empty, so that a crash before the first
+                // acknowledgement is not taken for a moved history.
+                let (key, nothing) = (identity.slot_mark.0.to_be_bytes(), Vec::new());
+                self.overlay.put(&self.tail, key.to_vec(), nothing)?;
                 self.overlay.put(&self.state, keys::IDENTITY.to_vec(), identity.encode())?;
                 self.commit()
             }
