@@ -3,6 +3,9 @@
 //! In: the arguments of the process. Out: a [`Cli`]. Invariant: every option says what it does
 //! and shows an example, which a test proves; `docs/cli.md` is made from this file.
 
+// Help is written for terminals: addresses stand in it as a person types them.
+#![allow(rustdoc::bare_urls)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -29,13 +32,13 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Debug, Default)]
 pub struct Global {
-    /// Configuration file. [example: --config headwater.yaml]
+    /// Configuration file. (example: --config headwater.yaml)
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Least level that is logged, also for parts. [example: --log-level info,hw_pg=debug]
+    /// Least level that is logged, also for parts. (example: --log-level info,hw_pg=debug)
     #[arg(long, global = true, value_name = "FILTER")]
     pub log_level: Option<String>,
-    /// Form of the log: auto, text or json. [example: --log-format json]
+    /// Form of the log: auto, text or json. (example: --log-format json)
     #[arg(long, global = true, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
@@ -84,19 +87,19 @@ pub enum Command {
 /// Options of `serve`.
 #[derive(Args, Debug, Default)]
 pub struct Serve {
-    /// Connection string of the source. [example: --database-url postgres://me@localhost/shop]
+    /// Connection string of the source. (example: --database-url postgres://me@localhost/shop)
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Address of the port for clients. [example: --listen 0.0.0.0:8080]
+    /// Address of the port for clients. (example: --listen 0.0.0.0:8080)
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Another address for administration and metrics. [example: --admin-listen 127.0.0.1:9090]
+    /// Another address for administration and metrics. (example: --admin-listen 127.0.0.1:9090)
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
-    /// Directory of the store. [example: --data-dir /var/lib/headwater]
+    /// Directory of the store. (example: --data-dir /var/lib/headwater)
     #[arg(long, value_name = "DIRECTORY")]
     pub data_dir: Option<String>,
-    /// The sync configuration. [example: --sync-config sync.yaml]
+    /// The sync configuration. (example: --sync-config sync.yaml)
     #[arg(long, value_name = "FILE")]
     pub sync_config: Option<String>,
 }
@@ -104,25 +107,25 @@ pub struct Serve {
 /// Options of `dev`.
 #[derive(Args, Debug, Default)]
 pub struct Dev {
-    /// Use this database instead of a private one. [example: --database-url postgres:///shop]
+    /// Use this database instead of a private one. (example: --database-url postgres:///shop)
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Address of the one port. [example: --listen 127.0.0.1:8081]
+    /// Address of the one port. (example: --listen 127.0.0.1:8081)
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Directory of everything that dev keeps. [example: --data-dir /tmp/headwater]
+    /// Directory of everything that dev keeps. (example: --data-dir /tmp/headwater)
     #[arg(long, value_name = "DIRECTORY")]
     pub data_dir: Option<String>,
-    /// A sync configuration instead of the sample's. [example: --sync-config sync.yaml]
+    /// A sync configuration instead of the sample's. (example: --sync-config sync.yaml)
     #[arg(long, value_name = "FILE")]
     pub sync_config: Option<String>,
-    /// How much sample data: 1 is about 1,000 rows. [example: --scale 100]
+    /// How much sample data: 1 is about 1,000 rows. (example: --scale 100)
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     pub scale: u32,
-    /// Delete what earlier runs kept, then start anew. [example: headwater dev --reset]
+    /// Delete what earlier runs kept, then start anew. (example: headwater dev --reset)
     #[arg(long)]
     pub reset: bool,
-    /// Answer yes to every question. [example: headwater dev --database-url … --yes]
+    /// Answer yes to every question. (example: headwater dev --database-url … --yes)
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -130,13 +133,13 @@ pub struct Dev {
 /// Options of `setup`.
 #[derive(Args, Debug, Default)]
 pub struct Setup {
-    /// Connection string of the database. [example: --database-url postgres://me@localhost/shop]
+    /// Connection string of the database. (example: --database-url postgres://me@localhost/shop)
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Run the SQL without asking. [example: headwater setup --yes]
+    /// Run the SQL without asking. (example: headwater setup --yes)
     #[arg(long, short)]
     pub yes: bool,
-    /// Only print the SQL. [example: headwater setup --print > setup.sql]
+    /// Only print the SQL. (example: headwater setup --print > setup.sql)
     #[arg(long, conflicts_with = "yes")]
     pub print: bool,
 }
@@ -144,10 +147,10 @@ pub struct Setup {
 /// Options of `check`.
 #[derive(Args, Debug, Default)]
 pub struct Check {
-    /// The sync configuration; unset: the configured one. [example: headwater check sync.yaml]
+    /// The sync configuration; unset: the configured one. (example: headwater check sync.yaml)
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Check against this database's tables too. [example: --database-url postgres:///shop]
+    /// Check against this database's tables too. (example: --database-url postgres:///shop)
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
 }
@@ -155,7 +158,7 @@ pub struct Check {
 /// Options of `eval`.
 #[derive(Args, Debug, Default)]
 pub struct Eval {
-    /// JSON lines; unset or `-`: standard input. [example: headwater eval cases.jsonl]
+    /// JSON lines; unset or `-`: standard input. (example: headwater eval cases.jsonl)
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
 }
@@ -163,10 +166,10 @@ pub struct Eval {
 /// Options of `doctor`.
 #[derive(Args, Debug, Default)]
 pub struct Doctor {
-    /// Connection string of the source. [example: --database-url postgres://me@localhost/shop]
+    /// Connection string of the source. (example: --database-url postgres://me@localhost/shop)
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Also check the tables that this sync configuration reads. [example: --sync-config sync.yaml]
+    /// Also check the tables that this sync configuration reads. (example: --sync-config sync.yaml)
     #[arg(long, value_name = "FILE")]
     pub sync_config: Option<String>,
 }
@@ -174,23 +177,23 @@ pub struct Doctor {
 /// Options of `token`.
 #[derive(Args, Debug, Default)]
 pub struct Token {
-    /// Who the token is for. [example: --sub user-1]
+    /// Who the token is for. (example: --sub user-1)
     #[arg(long, value_name = "SUBJECT")]
     pub sub: String,
     /// A further claim; JSON, or text that is not JSON; may be repeated.
-    /// [example: --claim org=acme --claim 'parameters={"team": 7}']
+    /// (example: --claim org=acme --claim 'parameters={"team": 7}')
     #[arg(long = "claim", value_name = "NAME=VALUE")]
     pub claims: Vec<String>,
-    /// How long it lives, at most 24 h. [example: --ttl 10min]
+    /// How long it lives, at most 24 h. (example: --ttl 10min)
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub ttl: String,
-    /// The audience; unset: the first configured one. [example: --audience headwater]
+    /// The audience; unset: the first configured one. (example: --audience headwater)
     #[arg(long, value_name = "AUDIENCE")]
     pub audience: Option<String>,
-    /// The database role that writes. [example: --role editor]
+    /// The database role that writes. (example: --role editor)
     #[arg(long, value_name = "ROLE")]
     pub role: Option<String>,
-    /// Where to find the secret of dev. [example: --data-dir .headwater]
+    /// Where to find the secret of dev. (example: --data-dir .headwater)
     #[arg(long, value_name = "DIRECTORY")]
     pub data_dir: Option<String>,
 }
@@ -198,13 +201,13 @@ pub struct Token {
 /// Options of `status`.
 #[derive(Args, Debug, Default)]
 pub struct Status {
-    /// Address of the server; unset: the configured one. [example: --url http://127.0.0.1:8080]
+    /// Address of the server; unset: the configured one. (example: --url http://127.0.0.1:8080)
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Token for the administration routes. [example: --api-token "$HEADWATER_API_TOKEN"]
+    /// Token for the administration routes. (example: --api-token "$HEADWATER_API_TOKEN")
     #[arg(long, value_name = "TOKEN")]
     pub api_token: Option<String>,
-    /// Print the JSON as the server sends it. [example: headwater status --json | jq .lag_bytes]
+    /// Print the JSON as the server sends it. (example: headwater status --json | jq .lag_bytes)
     #[arg(long)]
     pub json: bool,
 }
@@ -302,7 +305,7 @@ mod tests {
                     continue;
                 }
                 let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("[example: "), "{} {id}: {help}", command.get_name());
+                assert!(help.contains("(example: "), "{} {id}: {help}", command.get_name());
             }
         }
     }
