@@ -2,8 +2,8 @@
 //!
 //! In: a command line's options, the environment, and the file that `--config` or
 //! `HEADWATER_CONFIG` names. Out: [`Config`], or every finding. Invariant: no part of it prints a
-//! secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`file`],
-//! [`layers`], this file, [`reference`].
+//! secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`mod@file`],
+//! [`layers`], this file, [`mod@reference`].
 
 pub mod file;
 pub mod layers;

@@ -5,7 +5,7 @@
 //! user's own database is never changed unasked.
 //!
 //! Suggested reading order: this file; [`lock`], [`account`], [`binaries`], [`postgres`],
-//! [`load`], [`secret`]; [`own_database`]; [`line`].
+//! [`load`], [`secret`]; [`own_database`]; [`mod@line`].
 
 pub mod account;
 pub mod binaries;
