@@ -108,7 +108,7 @@ async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
     let rig = Rig::new(SCHEMA, CONFIG).await;
     let data = disk.path("data").display().to_string();
     let options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &data);
-    let allowed = &["HW3", "full", "store"];
+    let allowed = &["HW3", "StorageFull", "full", "store"];
     let mut server = HeadwaterProcess::start(rig::allowing(options, allowed)).await;
     let pid = server.pid();
     let mut amy = client("amy");
@@ -120,7 +120,7 @@ async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
     for part in 0..20 {
         rig.execute(&format!(
             "INSERT INTO todos SELECT 'x{part}-' || i, 'l1',
-               (SELECT string_agg(md5(random()::text || i), '') FROM generate_series(1, 20)), i
+               (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 20) j), i
              FROM generate_series(1, 200) i"
         ))
         .await;
@@ -151,7 +151,7 @@ async fn f_53_a_disk_full_in_the_first_copy_serves_nothing_half_and_heals() {
     let rig = Rig::new(SCHEMA, CONFIG).await;
     rig.execute(
         "INSERT INTO todos SELECT 'x' || i, 'l1',
-           (SELECT string_agg(md5(random()::text || i), '') FROM generate_series(1, 10)), i
+           (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 10) j), i
          FROM generate_series(1, 10000) i",
     )
     .await;
@@ -159,7 +159,8 @@ async fn f_53_a_disk_full_in_the_first_copy_serves_nothing_half_and_heals() {
     fill(&ballast, 3 << 20);
     let data = disk.path("data").display().to_string();
     let options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &data);
-    let mut server = HeadwaterProcess::spawn(rig::allowing(options, &["HW3", "full", "store"]));
+    let mut server =
+        HeadwaterProcess::spawn(rig::allowing(options, &["HW3", "StorageFull", "full", "store"]));
     rig::until_status("somebody is told", &server, |s| !s["trouble"].is_null()).await;
     let mut amy = client("amy");
     if amy.connect(server.address()).await.is_ok() {

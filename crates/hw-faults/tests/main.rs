@@ -7,4 +7,5 @@ mod killed;
 mod oracle;
 mod rig;
 mod source;
+mod types;
 mod uploads;

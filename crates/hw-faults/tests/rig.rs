@@ -63,6 +63,14 @@ pub fn issue_for(subject: &str, claims: &Map<String, Value>, life: Duration) -> 
     token::issue(&secret, subject, life, claims, &[], &Clock::system())
 }
 
+/// A token of one minute that ended so long ago.
+pub fn issue_expired(subject: &str, ago: Duration) -> String {
+    let secret = Secret::parse(SECRET).expect("the secret is one");
+    let life = Duration::from_secs(60);
+    let then = Clock::new(move || Clock::system().now() - ago - life);
+    token::issue(&secret, subject, life, &Map::new(), &[], &then)
+}
+
 /// A cluster that `doctor` has nothing to say about.
 pub fn cluster() -> Cluster {
     cluster_with(&[])

@@ -156,8 +156,11 @@ async fn f_49_a_poison_write_is_rejected_and_later_ones_pass() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f_50_uploads_are_told_to_come_again_while_the_database_is_away() {
     let mut rig = rig().await;
-    let mut server =
-        HeadwaterProcess::start(rig::allowing(rig.options(), &["HW2", "HW5", "source"])).await;
+    let mut server = HeadwaterProcess::start(rig::allowing(
+        rig.options(),
+        &["HW2", "upload postponed", "source"],
+    ))
+    .await;
     let transactions = [one(1, "PUT", "late", json!({"owner": "amy", "body": "x", "n": 1}))];
     rig.cluster.stop(Stop::Fast);
     for _ in 0..3 {
