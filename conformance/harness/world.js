@@ -15,10 +15,18 @@ import { connect } from './postgres.js';
 import { SCHEMA } from './schema.js';
 import { Server } from './server.js';
 
-const file = (/** @type {string} */ name) => fs.readFileSync(new URL(`../worlds/${name}`, import.meta.url), 'utf8');
+const read = (/** @type {string} */ place) => fs.readFileSync(new URL(place, import.meta.url), 'utf8');
+const SAMPLE = '../../crates/headwater/sample';
 
 /** The sync configuration that worlds have unless they say otherwise. */
-export const LISTS_YAML = file('lists.yaml');
+export const LISTS_YAML = read('../worlds/lists.yaml');
+
+/** The sample of `headwater dev` instead of the suite's own tables; without rows, and no barrier. */
+export const SAMPLE_WORLD = {
+  tables: read(`${SAMPLE}/schema.sql`),
+  access: read(`${SAMPLE}/policies.sql`),
+  syncConfig: read(`${SAMPLE}/sync.yaml`),
+};
 
 let databases = 0;
 
@@ -39,9 +47,21 @@ export class World {
     this.server = server;
   }
 
-  /** @param {{syncConfig?: string, config?: string, before?: string}} [options] `before`: SQL that
-   *    runs before the server starts */
-  static async start({ syncConfig = LISTS_YAML, config, before = '' } = {}) {
+  /**
+   * @param {object} [options]
+   * @param {string} [options.tables] SQL that makes the tables
+   * @param {string} [options.access] SQL that runs once `headwater setup` has made its role
+   * @param {string} [options.before] further SQL that runs before the server starts
+   * @param {string} [options.syncConfig]
+   * @param {string} [options.config] text of `headwater.yaml`
+   */
+  static async start({
+    tables = read('../worlds/lists.sql'),
+    access = read('../worlds/lists_access.sql'),
+    before = '',
+    syncConfig = LISTS_YAML,
+    config,
+  } = {}) {
     const cluster = process.env.CONFORMANCE_POSTGRES;
     if (!cluster) throw new Error('run the suite with `npm test`, which starts a Postgres for it');
     databases += 1;
@@ -56,9 +76,9 @@ export class World {
       const server = await Server.create(url, { syncConfig, config });
       const world = new World(url, sql, server);
       try {
-        await sql.query(file('lists.sql'));
+        await sql.query(tables);
         server.run(['setup', '--yes']);
-        await sql.query(file('lists_access.sql'));
+        await sql.query(access);
         await sql.query(before);
         await admin.query('SELECT pg_advisory_unlock(1)');
         await server.startAgain();
