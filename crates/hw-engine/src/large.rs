@@ -2,9 +2,9 @@
 //!
 //! Such a step is first evaluated whole against the state behind its predecessor; the resulting
 //! writes (absolute values, op ids given) go to a spool; one commit marks them *decided*; then
-//! they are applied in cut commits, each with its cursor (`design/engine.md` 7.4). After a crash
-//! undecided writes are gone and the step is evaluated anew when it arrives; decided ones go on
-//! at the cursor. So "before" is never read from half-overwritten rows, and nothing is published
+//! they are applied: in cut commits, each with its cursor (`design/engine.md` 7.4), or in bulk.
+//! After a crash undecided writes are gone and the step is evaluated anew when it arrives; decided
+//! ones go on at the cursor, or from the first one when they were being loaded. So "before" is never read from half-overwritten rows, and nothing is published
 //! until the step is complete.
 
 use crate::error::EngineError;
@@ -13,7 +13,8 @@ use crate::overlay::{Overlay, Sink};
 use crate::record::take;
 use crate::state::{Record, keys};
 use hw_store::segment::{Segment, SegmentWriter};
-use hw_store::{Batch, Space, Store};
+use hw_store::sorter::Sorter;
+use hw_store::{Batch, BulkLoad, Space, Store};
 use hw_types::varint;
 use std::collections::HashMap;
 
@@ -23,6 +24,12 @@ const SEGMENT: &str = "decided";
 /// Bounds of one cut commit.
 const CUT_BYTES: usize = 4 << 20;
 const CUT_WRITES: usize = 2_000;
+
+/// A step with more writes than this is loaded in bulk. Low in tests, so that both ways are taken.
+const BULK_WRITES: u64 = if cfg!(test) { 40 } else { 50_000 };
+
+/// Memory of the sort in front of a bulk load.
+const BULK_SORT_BYTES: usize = 48 << 20;
 
 /// The mark that a step's writes are decided, with how far they are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,11 +131,51 @@ pub(crate) fn resume(store: &Store, state: &Space) -> Result<(), EngineError> {
     }
 }
 
-/// Applies the writes behind the cursor in cut commits; the last one removes the mark.
+/// Applies decided writes: a few in cut commits, many by bulk loads.
 fn apply(store: &Store, state: &Space, segment: Segment) -> Result<(), EngineError> {
-    let damaged = |what| EngineError::damaged("spool", what);
-    let mut decided = Decided::load(&store.snapshot(), state, keys::DECIDED)?
+    let decided = Decided::load(&store.snapshot(), state, keys::DECIDED)?
         .ok_or_else(|| damaged("no mark for decided writes"))?;
+    if decided.writes > BULK_WRITES {
+        apply_bulk(store, state, &segment, decided)?;
+    } else {
+        apply_cut(store, state, &segment, decided)?;
+    }
+    // The segment may go only when the writes it holds are durable.
+    store.sync()?;
+    Ok(segment.discard()?)
+}
+
+fn damaged(what: &'static str) -> EngineError {
+    EngineError::damaged("spool", what)
+}
+
+/// One decided write.
+struct Write<'a> {
+    space: &'a str,
+    key: &'a [u8],
+    /// `None` removes the key.
+    value: Option<&'a [u8]>,
+}
+
+fn read(mut record: &[u8]) -> Result<Write<'_>, EngineError> {
+    let kind = take(&mut record, 1).ok_or_else(|| damaged("write"))?[0];
+    let space = varint::take_bytes(&mut record).ok_or_else(|| damaged("write"))?;
+    let space = std::str::from_utf8(space).map_err(|_| damaged("write"))?;
+    let key = varint::take_bytes(&mut record).ok_or_else(|| damaged("write"))?;
+    match kind {
+        PUT => Ok(Write { space, key, value: Some(record) }),
+        DELETE => Ok(Write { space, key, value: None }),
+        _ => Err(damaged("write")),
+    }
+}
+
+/// Applies the writes behind the cursor in cut commits; the last one removes the mark.
+fn apply_cut(
+    store: &Store,
+    state: &Space,
+    segment: &Segment,
+    mut decided: Decided,
+) -> Result<(), EngineError> {
     let mut spaces: HashMap<String, Space> = HashMap::new();
     let mut batch = Batch::new();
     let mut place = 0u64;
@@ -138,19 +185,14 @@ fn apply(store: &Store, state: &Space, segment: Segment) -> Result<(), EngineErr
         if place <= decided.cursor {
             continue;
         }
-        let mut rest = record;
-        let kind = take(&mut rest, 1).ok_or_else(|| damaged("write"))?[0];
-        let name = varint::take_bytes(&mut rest).ok_or_else(|| damaged("write"))?;
-        let name = std::str::from_utf8(name).map_err(|_| damaged("write"))?;
-        let key = varint::take_bytes(&mut rest).ok_or_else(|| damaged("write"))?;
-        if !spaces.contains_key(name) {
-            spaces.insert(name.to_owned(), store.space(name)?);
+        let write = read(record)?;
+        if !spaces.contains_key(write.space) {
+            spaces.insert(write.space.to_owned(), store.space(write.space)?);
         }
-        let space = &spaces[name];
-        match kind {
-            PUT => batch.put(space, key, rest),
-            DELETE => batch.delete(space, key),
-            _ => return Err(damaged("write")),
+        let space = &spaces[write.space];
+        match write.value {
+            Some(value) => batch.put(space, write.key, value),
+            None => batch.delete(space, write.key),
         }
         let last = place == decided.writes;
         if last || batch.len() >= CUT_WRITES || batch.bytes() >= CUT_BYTES as u64 {
@@ -164,10 +206,107 @@ fn apply(store: &Store, state: &Space, segment: Segment) -> Result<(), EngineErr
             failpoint::reached("large::after_cut");
         }
     }
-    if place != decided.writes {
+    if place == decided.writes { Ok(()) } else { Err(damaged("decided writes end too soon")) }
+}
+
+/// Sorts the writes by space and key and loads each space's in one go. The writes are absolute,
+/// so a crash in between begins again from the first one.
+///
+/// Not through commits: while the published snapshot is held, every memory table that is flushed
+/// stays in memory with it, and a step of millions of rows would pass any bound (E-5).
+fn apply_bulk(
+    store: &Store,
+    state: &Space,
+    segment: &Segment,
+    decided: Decided,
+) -> Result<(), EngineError> {
+    let mut sorter = Sorter::new(store.spool(), BULK_SORT_BYTES);
+    let mut names: Vec<String> = Vec::new();
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    let mut reader = segment.reader();
+    let mut count = 0u64;
+    while let Some(record) = reader.next_record()? {
+        count += 1;
+        let write = read(record)?;
+        let place = match names.iter().position(|name| name == write.space) {
+            Some(place) => place,
+            None => {
+                names.push(write.space.to_owned());
+                names.len() - 1
+            }
+        };
+        key.clear();
+        key.extend_from_slice(&(place as u16).to_be_bytes());
+        key.extend_from_slice(write.key);
+        value.clear();
+        value.push(if write.value.is_some() { PUT } else { DELETE });
+        value.extend_from_slice(write.value.unwrap_or_default());
+        sorter.push(&key, &value)?;
+    }
+    if count != decided.writes {
         return Err(damaged("decided writes end too soon"));
     }
-    // The segment may go only when the writes it holds are durable.
-    store.sync()?;
-    Ok(segment.discard()?)
+    let runs = sorter.finish()?;
+    let mut loader = Loader { store, names: &names, open: None, removals: Batch::new() };
+    let mut cursor = runs.cursor()?;
+    // Of several writes to one key the last one counts; the sorter keeps their order.
+    let mut waiting: Option<(Vec<u8>, Vec<u8>)> = None;
+    while let Some((key, value)) = cursor.next()? {
+        if let Some((before, last)) = waiting.take()
+            && before != key
+        {
+            loader.write(&before, &last)?;
+        }
+        waiting = Some((key.to_vec(), value.to_vec()));
+    }
+    if let Some((key, value)) = waiting {
+        loader.write(&key, &value)?;
+    }
+    let mut last = loader.finish()?;
+    last.delete(state, keys::DECIDED);
+    Ok(store.commit(last)?)
+}
+
+/// Loads sorted writes space by space; what is removed goes through commits.
+struct Loader<'a> {
+    store: &'a Store,
+    names: &'a [String],
+    open: Option<(u16, Space, BulkLoad)>,
+    removals: Batch,
+}
+
+impl Loader<'_> {
+    fn write(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
+        let place = u16::from_be_bytes([key[0], key[1]]);
+        if self.open.as_ref().is_none_or(|(at, ..)| *at != place) {
+            self.close()?;
+            let space = self.store.space(&self.names[usize::from(place)])?;
+            let load = self.store.bulk(&space)?;
+            self.open = Some((place, space, load));
+        }
+        let Some((_, space, load)) = &mut self.open else { return Ok(()) };
+        if value[0] == PUT {
+            load.push(&key[2..], &value[1..])?;
+        } else {
+            self.removals.delete(space, &key[2..]);
+            if self.removals.len() >= CUT_WRITES {
+                self.store.commit(std::mem::replace(&mut self.removals, Batch::new()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), EngineError> {
+        if let Some((_, _, load)) = self.open.take() {
+            load.finish()?;
+            failpoint::reached("large::after_cut");
+        }
+        Ok(())
+    }
+
+    /// Finishes the last load; returns the removals that are left to be committed.
+    fn finish(mut self) -> Result<Batch, EngineError> {
+        self.close()?;
+        Ok(self.removals)
+    }
 }
