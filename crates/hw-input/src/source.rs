@@ -11,7 +11,7 @@ use crate::transactions::{Describer, StreamLimits, TransactionStream, Values};
 use hw_pg::catalog::{self, CatalogTable, ServerInfo, TablePattern, code};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
-use hw_pg::error::{Doing as _, PgError, PgErrorKind};
+use hw_pg::error::{PgError, PgErrorKind};
 use hw_pg::publication::{self, Publication};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
 use hw_pg::slot::{self, SlotState};
@@ -217,7 +217,7 @@ impl Source {
         let noted = tables.iter().filter_map(|table| {
             let published = publication.table(&table.name)?;
             publication.covers(table).ok()?;
-            let relation = catalog::relation(table, published.columns.as_deref(), &types);
+            let relation = catalog::relation(table, &published.columns, &types);
             Some(NotedTable {
                 catalog: table.clone(),
                 relation: Arc::new(relation),
@@ -276,23 +276,15 @@ impl Source {
         if self.text_only.load(Ordering::Relaxed) {
             return Ok(Values::Text);
         }
-        const TYPES: &str = "
-            SELECT DISTINCT a.atttypid
-            FROM pg_catalog.pg_publication_tables p
-            JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
-            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-            JOIN pg_catalog.pg_attribute a
-              ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-            WHERE p.pubname = $1";
         let client = self.client().await?;
-        let rows = client
-            .query(TYPES, &[&self.options.publication])
-            .await
-            .doing("read the types of published columns")?;
-        let oids = rows
-            .iter()
-            .map(|row| Ok(row.try_get(0)?))
-            .collect::<hw_pg::error::Result<Vec<u32>>>()?;
+        let publication = Publication::read(&client, &self.options.publication).await?;
+        let names: Vec<TableName> =
+            publication.into_iter().flat_map(|p| p.tables).map(|table| table.name).collect();
+        let tables = catalog::tables(&client, &names).await?;
+        let columns = tables.iter().flat_map(|table| &table.columns);
+        let mut oids: Vec<u32> = columns.map(|column| column.type_oid).collect();
+        oids.sort_unstable();
+        oids.dedup();
         let types = TypeCatalog::load(&client, &oids).await?;
         let binary = oids.iter().all(|oid| types.resolve(*oid).has_binary());
         Ok(if binary { Values::Binary } else { Values::Text })

@@ -60,7 +60,7 @@ impl NotedTable {
             && noted.columns == now.columns
             && noted.storage() == now.storage()
             && self.row_filter == published.row_filter
-            && published.columns.as_ref().is_none_or(|now| *now == columns(&self.relation))
+            && published.columns == columns(&self.relation)
     }
 
     /// The query whose rows are copied.

@@ -7,27 +7,18 @@ use hw_types::{Column, Relation, ReplicaIdentity};
 /// The relation of a published table: equal to what the stream describes as long as nothing
 /// about the table has changed.
 ///
-/// - Takes: the names of the published columns, or `None` when the publication has no say
-///   (major 14): then all that are not generated; the types of all columns, loaded.
-pub fn relation(
-    table: &CatalogTable,
-    published: Option<&[String]>,
-    types: &TypeCatalog,
-) -> Relation {
+/// - Takes: the names of the published columns; the types of all columns, loaded.
+pub fn relation(table: &CatalogTable, published: &[String], types: &TypeCatalog) -> Relation {
     let identity: &[i16] = match table.replica_identity {
         ReplicaIdentity::Default => &table.primary_key,
         ReplicaIdentity::Index => &table.identity_index,
         ReplicaIdentity::Full | ReplicaIdentity::Nothing => &[],
     };
     let all = table.replica_identity == ReplicaIdentity::Full;
-    let sent = |name: &String, generated: bool| match published {
-        Some(names) => names.contains(name),
-        None => !generated,
-    };
     let columns = table
         .columns
         .iter()
-        .filter(|column| sent(&column.name, column.generated))
+        .filter(|column| published.contains(&column.name))
         .map(|column| {
             let place = table.primary_key.iter().position(|number| *number == column.number);
             Column {

@@ -92,7 +92,7 @@ pub struct CatalogTable {
     pub force_row_security: bool,
     /// The planner's estimate of rows in all leaves; `None` before the first ANALYZE.
     pub estimated_rows: Option<u64>,
-    /// Bytes on disk of all leaves, without indexes.
+    /// Bytes on disk of all leaves, without indexes, as the last VACUUM or ANALYZE found them.
     pub bytes: u64,
 }
 
@@ -197,7 +197,12 @@ pub(crate) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T>
         .map_err(|error| PgError::protocol(format!("an answer of the catalog: {error}")))
 }
 
-/// One JSON object per table: a single statement, so that its parts fit together.
+/// A page of the usual build; only estimates stand on it.
+const PAGE_BYTES: u64 = 8192;
+
+/// One JSON object per table: a single statement, so that its parts fit together. Nothing in it
+/// takes a lock, so it answers while a table is being rewritten (the functions for sizes and
+/// partition trees would wait).
 const SELECT: &str = "
 SELECT pg_catalog.json_build_object(
   'id', c.oid::int8, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
@@ -219,16 +224,22 @@ SELECT pg_catalog.json_build_object(
       'persistence', f.relpersistence, 'identity', f.relreplident,
       'filenode', coalesce(pg_catalog.pg_relation_filenode(f.oid), 0)::int8,
       'rows', f.reltuples,
-      'bytes', CASE WHEN f.relkind = 'r' THEN pg_catalog.pg_table_size(f.oid) ELSE 0 END,
+      'pages', f.relpages + coalesce(
+        (SELECT o.relpages FROM pg_catalog.pg_class o WHERE o.oid = f.reltoastrelid), 0),
       'primary_key', (SELECT pg_catalog.to_json((i.indkey::int2[])[0:i.indnkeyatts - 1]) FROM pg_catalog.pg_index i
         WHERE i.indrelid = f.oid AND i.indisprimary AND i.indimmediate),
       'identity_index', (SELECT pg_catalog.to_json((i.indkey::int2[])[0:i.indnkeyatts - 1]) FROM pg_catalog.pg_index i
         WHERE i.indrelid = f.oid AND i.indisreplident AND i.indisvalid)) ORDER BY f.oid)
     FROM pg_catalog.pg_class f
     JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
-    WHERE f.oid IN (SELECT c.oid WHERE c.relkind = 'r'
-      UNION ALL SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t
-      WHERE c.relkind = 'p' AND t.isleaf AND t.relid <> c.oid)),
+    WHERE f.relkind <> 'p' AND c.relkind IN ('r', 'p') AND f.oid IN (
+      WITH RECURSIVE tree(relid) AS (
+        SELECT c.oid
+        UNION ALL
+        SELECT i.inhrelid FROM tree
+        JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid AND NOT i.inhdetachpending
+        WHERE c.relkind = 'p')
+      SELECT tree.relid FROM tree)),
   'ancestors', (SELECT pg_catalog.json_agg(
       pg_catalog.json_build_array(an.nspname, ac.relname) ORDER BY a.ord)
     FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY AS a(relid, ord)
@@ -277,7 +288,7 @@ struct LeafAnswer {
     identity: char,
     filenode: u32,
     rows: f64,
-    bytes: u64,
+    pages: i64,
     primary_key: Option<Vec<i16>>,
     identity_index: Option<Vec<i16>>,
 }
@@ -332,7 +343,7 @@ impl From<Answer> for CatalogTable {
             primary_key: answer.primary_key.unwrap_or_default(),
             identity_index: answer.identity_index.unwrap_or_default(),
             estimated_rows,
-            bytes: leaves.iter().map(|leaf| leaf.bytes).sum(),
+            bytes: leaves.iter().map(|leaf| leaf.pages.max(0) as u64 * PAGE_BYTES).sum(),
             leaves: leaves
                 .into_iter()
                 .map(|leaf| Leaf {

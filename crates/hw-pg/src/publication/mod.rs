@@ -5,11 +5,14 @@
 //! run. Invariant: the publication only grows; nothing here ever removes a table or changes a
 //! setting of a publication that was there.
 
+mod contents;
+
+pub use contents::{Publication, PublishedTable};
+
 use crate::catalog::{CatalogTable, TableKind, code, usable};
-use crate::error::{Doing as _, PgError, Result};
+use crate::error::{PgError, Result};
 use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, TableName};
-use serde::Deserialize;
 use tokio_postgres::Client;
 
 /// The name that is used unless the configuration gives another.
@@ -23,113 +26,7 @@ const LOCK_TIMEOUT: &str = "5s";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const DUPLICATE_OBJECT: &str = "42710";
 
-/// A table as the publication sends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublishedTable {
-    /// Schema and name: with `via_root` that of the root, else that of the partition.
-    pub name: TableName,
-    /// The columns that are sent, in table order; `None` on major 14: all that are not generated.
-    pub columns: Option<Vec<String>>,
-    /// The row filter as SQL (major 15 and newer).
-    pub row_filter: Option<String>,
-}
-
-/// A publication as one statement found it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publication {
-    /// Its name.
-    pub name: String,
-    /// Whether it is FOR ALL TABLES.
-    pub all_tables: bool,
-    /// Whether changes of partitions are sent as those of the root.
-    pub via_root: bool,
-    /// The kinds of change that it leaves out: `insert`, `update`, `delete`, `truncate`.
-    pub left_out: Vec<&'static str>,
-    /// The tables, after expansion of schemas, ALL TABLES and partitions.
-    pub tables: Vec<PublishedTable>,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    all_tables: bool,
-    via_root: bool,
-    insert: bool,
-    update: bool,
-    delete: bool,
-    truncate: bool,
-    tables: Option<Vec<TableAnswer>>,
-}
-
-#[derive(Deserialize)]
-struct TableAnswer {
-    row: TableRow,
-    /// Generated columns that `attnames` names though they are not sent: before major 18 none
-    /// ever is.
-    not_sent: Option<Vec<String>>,
-}
-
-/// A row of `pg_publication_tables`; majors before 15 have the first two columns only.
-#[derive(Deserialize)]
-struct TableRow {
-    schemaname: String,
-    tablename: String,
-    attnames: Option<Vec<String>>,
-    rowfilter: Option<String>,
-}
-
-const QUERY: &str = "
-SELECT pg_catalog.json_build_object(
-  'all_tables', p.puballtables, 'via_root', p.pubviaroot, 'insert', p.pubinsert,
-  'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate,
-  'tables', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-      'row', pg_catalog.to_json(t),
-      'not_sent', (SELECT pg_catalog.json_agg(a.attname)
-        FROM pg_catalog.pg_namespace n
-        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attgenerated <> ''
-        WHERE n.nspname = t.schemaname
-          AND pg_catalog.current_setting('server_version_num')::int4 < 180000))
-      ORDER BY t.schemaname, t.tablename)
-    FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname))::text
-FROM pg_catalog.pg_publication p WHERE p.pubname = $1";
-
 impl Publication {
-    /// Reads a publication; `None` if there is none of that name.
-    pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>> {
-        let row = client.query_opt(QUERY, &[&name]).await.doing("read the publication")?;
-        let Some(row) = row else { return Ok(None) };
-        let answer: Answer = crate::catalog::from_json(row.try_get(0)?)?;
-        let sent = [
-            ("insert", answer.insert),
-            ("update", answer.update),
-            ("delete", answer.delete),
-            ("truncate", answer.truncate),
-        ];
-        Ok(Some(Publication {
-            name: name.to_owned(),
-            all_tables: answer.all_tables,
-            via_root: answer.via_root,
-            left_out: sent.iter().filter(|(_, sent)| !sent).map(|(kind, _)| *kind).collect(),
-            tables: answer
-                .tables
-                .unwrap_or_default()
-                .into_iter()
-                .map(|table| {
-                    let not_sent = table.not_sent.unwrap_or_default();
-                    let columns = table.row.attnames.map(|mut names| {
-                        names.retain(|name| !not_sent.contains(name));
-                        names
-                    });
-                    PublishedTable {
-                        name: TableName::new(table.row.schemaname, table.row.tablename),
-                        columns,
-                        row_filter: table.row.rowfilter,
-                    }
-                })
-                .collect(),
-        }))
-    }
-
     /// How the publication sends a table, if it does.
     pub fn table(&self, name: &TableName) -> Option<&PublishedTable> {
         self.tables.iter().find(|table| table.name == *name)
@@ -156,7 +53,7 @@ impl Publication {
     pub fn covers(&self, table: &CatalogTable) -> Result<bool, Diagnostic> {
         let place = || format!("table {}, publication \"{}\"", table.name, self.name);
         let published = self.table(&table.name);
-        usable(table, published.and_then(|published| published.columns.as_deref()))?;
+        usable(table, published.map(|published| published.columns.as_slice()))?;
         if published.is_some() {
             return Ok(true);
         }

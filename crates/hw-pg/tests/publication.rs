@@ -1,0 +1,153 @@
+//! What a publication contains, against the server's own view of it, on every major.
+
+use hw_pg::catalog::{self, TablePattern};
+use hw_pg::publication::{self, Publication};
+use hw_testkit::{Cluster, ClusterOptions};
+use hw_types::TableName;
+use tokio_postgres::Client;
+
+const TABLES: &str = "
+    CREATE SCHEMA other;
+    CREATE TABLE plain (a int PRIMARY KEY, b text, g int GENERATED ALWAYS AS (1) STORED);
+    CREATE TABLE other.plain (a int PRIMARY KEY, gone int, c text);
+    ALTER TABLE other.plain DROP gone;
+    CREATE TABLE parted (a int PRIMARY KEY, b text) PARTITION BY RANGE (a);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+    CREATE TABLE other.parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)
+      PARTITION BY RANGE (a);
+    CREATE TABLE parted_2a PARTITION OF other.parted_2 FOR VALUES FROM (10) TO (15);
+    CREATE TABLE parent (a int PRIMARY KEY);
+    CREATE TABLE child (PRIMARY KEY (a)) INHERITS (parent);
+    CREATE UNLOGGED TABLE unlogged (a int PRIMARY KEY);
+    CREATE VIEW viewed AS SELECT * FROM plain;
+    CREATE SEQUENCE numbers;";
+
+/// What `pg_publication_tables` shows: name, columns (15 and newer), row filter.
+async fn view(sql: &Client, major: u32) -> Vec<(String, Option<Vec<String>>, Option<String>)> {
+    let (columns, filter) = match major {
+        14 => ("NULL::text[]", "NULL::text"),
+        // Generated columns are named before 18 though they are never sent.
+        _ => (
+            "ARRAY(SELECT n::text FROM unnest(t.attnames) WITH ORDINALITY AS u(n, o)
+               WHERE n <> 'g' OR current_setting('server_version_num')::int >= 180000 ORDER BY o)",
+            "rowfilter",
+        ),
+    };
+    let query = format!(
+        "SELECT schemaname || '.' || tablename, {columns}, {filter}
+         FROM pg_publication_tables t WHERE pubname = 'p' ORDER BY schemaname, tablename"
+    );
+    let rows = sql.query(&query, &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+#[tokio::test]
+async fn contents_are_what_the_servers_own_view_shows_on_every_major() {
+    for major in hw_testkit::majors() {
+        let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
+        let cluster = Cluster::start_with(options);
+        let database = cluster.create_database().await;
+        let sql = cluster.client(&database.name).await;
+        sql.batch_execute(TABLES).await.unwrap();
+        let mut cases = vec![
+            "",
+            "FOR TABLE plain, other.plain",
+            "FOR TABLE parent",
+            "FOR TABLE ONLY parent",
+            "FOR TABLE parted",
+            "FOR TABLE parted, parted_1",
+            "FOR TABLE other.parted_2, plain",
+            "FOR TABLE parted_2a",
+            "FOR ALL TABLES",
+        ];
+        if major >= 15 {
+            cases.extend([
+                "FOR TABLE plain (b, a) WHERE (a > 3 AND b <> 'x')",
+                "FOR TABLES IN SCHEMA other",
+                "FOR TABLES IN SCHEMA public, other",
+                "FOR TABLE plain WHERE (a > 3), TABLES IN SCHEMA public",
+                "FOR TABLE parted_1 WHERE (a > 3), parted",
+            ]);
+        }
+        for case in cases {
+            for via_root in [true, false] {
+                let mut generated = vec![""];
+                if major >= 18 {
+                    generated.push(", publish_generated_columns = stored");
+                }
+                for generated in generated {
+                    let create = format!(
+                        "DROP PUBLICATION IF EXISTS p; CREATE PUBLICATION p {case}
+                         WITH (publish_via_partition_root = {via_root}{generated})"
+                    );
+                    sql.batch_execute(&create).await.unwrap();
+                    let found = Publication::read(&sql, "p").await.unwrap().unwrap();
+                    assert_eq!(found.via_root, via_root);
+                    assert_eq!(found.all_tables, case == "FOR ALL TABLES");
+                    let mut expected = view(&sql, major).await;
+                    let mut tables: Vec<_> = found
+                        .tables
+                        .iter()
+                        .map(|table| {
+                            let columns = (major > 14).then(|| table.columns.clone());
+                            (table.name.to_string(), columns, table.row_filter.clone())
+                        })
+                        .collect();
+                    tables.sort();
+                    expected.sort();
+                    // Major 14 shows a partition twice that is listed beside its root.
+                    expected.dedup();
+                    assert_eq!(tables, expected, "major {major}: {create}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_being_rewritten_holds_up_nobody_who_looks() {
+    let cluster = Cluster::start();
+    let sql = cluster.client("postgres").await;
+    sql.batch_execute(TABLES).await.unwrap();
+    sql.batch_execute("CREATE PUBLICATION headwater FOR TABLE plain, parted").await.unwrap();
+    let rewriter = cluster.client("postgres").await;
+    rewriter
+        .batch_execute("BEGIN; LOCK plain, parted, parted_1 IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    // Waiting for the lock would end in an error.
+    sql.batch_execute("SET lock_timeout = '1ms'").await.unwrap();
+    let publication = Publication::read(&sql, "headwater").await.unwrap().unwrap();
+    assert_eq!(publication.tables.len(), 3);
+    let patterns = [TablePattern::new("public", "plain"), TablePattern::new("public", "part%")];
+    let names = catalog::matching(&sql, &patterns).await.unwrap();
+    let tables = catalog::tables(&sql, &names).await.unwrap();
+    let leaves: Vec<usize> = tables.iter().map(|table| table.leaves.len()).collect();
+    assert_eq!((tables.len(), leaves.iter().max()), (4, Some(&2)));
+}
+
+#[tokio::test]
+async fn two_instances_that_add_tables_at_the_same_time_both_succeed() {
+    let cluster = Cluster::start();
+    let sql = cluster.client("postgres").await;
+    let names: Vec<TableName> = (0..6).map(|n| TableName::new("public", format!("t{n}"))).collect();
+    for name in &names {
+        sql.batch_execute(&format!("CREATE TABLE {} (a int PRIMARY KEY)", name.quoted()))
+            .await
+            .unwrap();
+    }
+    let tables = catalog::tables(&sql, &names).await.unwrap();
+    let wanted: Vec<_> = tables.iter().collect();
+    let clients = [
+        cluster.client("postgres").await,
+        cluster.client("postgres").await,
+        cluster.client("postgres").await,
+    ];
+    let ensure = |client| publication::ensure(client, "headwater", &wanted);
+    let (a, b, c) = tokio::join!(ensure(&clients[0]), ensure(&clients[1]), ensure(&clients[2]));
+    let added: usize = [a, b, c].into_iter().map(|ensured| ensured.unwrap().added.len()).sum();
+    assert_eq!(added, names.len(), "each table was added once");
+    let found = Publication::read(&sql, "headwater").await.unwrap().unwrap();
+    assert_eq!(found.tables.len(), names.len());
+    assert!(found.via_root && found.left_out.is_empty());
+}
