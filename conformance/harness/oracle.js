@@ -38,11 +38,15 @@ const sorted = (/** @type {any[]} */ rows) =>
  * @param {import('./world.js').World} world
  * @param {import('./client.js').Client} client
  * @param {string} [where] for the failure's text
+ * @returns {Promise<number>} how many rows were compared
  */
 export async function assertOracle(world, client, where = '') {
+  let rows = 0;
   for (const [table, { source, local }] of Object.entries(QUERIES)) {
     const expected = sorted(await world.ask(source, [client.user]));
     const actual = sorted(await client.rows(local));
     assert.deepEqual(actual, expected, `${table} of ${client.user} ${where}`);
+    rows += expected.length;
   }
+  return rows;
 }
