@@ -5,7 +5,7 @@
 //! of a request is read before its token was verified, and who writes is taken from the token
 //! alone.
 //!
-//! Suggested reading order: [`routes`], `upload` (one request's way), `wire` (bytes to words),
+//! Suggested reading order: [`mod@routes`], `upload` (one request's way), `wire` (bytes to words),
 //! [`error`].
 
 pub mod error;

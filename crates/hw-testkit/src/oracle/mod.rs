@@ -5,8 +5,8 @@
 //! What every client ends with is what SQL answers, and what it was shown on the way were committed
 //! states in their order (P1, P2, P3, P4, P8, E-1 to E-3).
 //!
-//! Reading order: [`plan`] (what is generated), [`traffic`] (transactions), [`http`], [`client`]
-//! and [`follow`] (the protocol), [`run`] (one seed).
+//! Reading order: `plan` (what is generated), `traffic` (transactions), `http`, `client`
+//! and `follow` (the protocol), `run` (one seed).
 
 mod client;
 mod follow;
