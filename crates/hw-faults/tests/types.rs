@@ -16,9 +16,12 @@ const TYPES: &str = "
       an numeric[], af float8[], aj json[], aby bytea[], e mood, ae mood[], dom small, comp pair,
       r int4range, mr int4multirange, ip inet, bi bit(3))";
 
+/// A column with the SQL of its value and what a client sees in edition 1 and in edition 3.
+type Cell = (&'static str, &'static str, Value, Value);
+
 /// Rows: an id, and of some columns the SQL and the text of edition 1 and of edition 3
 /// (`powersync-protocol.md` 11.2). A column that is not named is NULL.
-fn rows() -> Vec<(&'static str, Vec<(&'static str, &'static str, Value, Value)>)> {
+fn rows() -> Vec<(&'static str, Vec<Cell>)> {
     let same = |column, sql, value: Value| (column, sql, value.clone(), value);
     vec![
         (
@@ -116,7 +119,7 @@ fn rows() -> Vec<(&'static str, Vec<(&'static str, &'static str, Value, Value)>)
                 ),
                 same("ai", "'[0:1]={5,6}'", json!("[5,6]")),
                 same("an", "'{}'", json!("[]")),
-                ("r", "'empty'", json!("empty"), json!("empty")),
+                ("r", "'empty'", json!("empty"), json!("\"empty\"")),
             ],
         ),
         (

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use super::client::{Rows, SyncClient, fingerprint};
 use super::plan::{Plan, User};
@@ -94,6 +94,8 @@ struct Run<'a> {
     server: HeadwaterProcess,
     proxy: FaultProxy,
     seats: Vec<Seat>,
+    /// Everything that all users must have, as one statement: user, table, id, row.
+    question: Statement,
     /// Of each user, the fingerprints of the committed states.
     timelines: Vec<Vec<u64>>,
 }
@@ -128,6 +130,8 @@ impl<'a> Run<'a> {
             allowed_log: vec!["a slot of a store that is gone is dropped".into()],
         });
         let proxy = FaultProxy::start(&server.address().to_string()).await;
+        let question = question(plan);
+        let question = sql.prepare(&question).await.map_err(|e| explain(&e, &question))?;
         let mut run = Run {
             oracle,
             plan,
@@ -135,6 +139,7 @@ impl<'a> Run<'a> {
             server,
             proxy,
             seats: Vec::new(),
+            question,
             timelines: vec![Vec::new(); plan.users.len()],
         };
         run.note().await?;
@@ -253,34 +258,32 @@ impl<'a> Run<'a> {
 
     /// Notes the committed state of each user.
     async fn note(&mut self) -> Result<(), String> {
-        for user in 0..self.plan.users.len() {
-            let rows = self.expected(user).await?;
-            self.timelines[user].push(fingerprint(&rows));
+        for (user, rows) in self.expected().await?.iter().enumerate() {
+            self.timelines[user].push(fingerprint(rows));
         }
         Ok(())
     }
 
-    /// What SQL answers for a user.
-    async fn expected(&self, user: usize) -> Result<Rows, String> {
-        let mut rows = Rows::new();
-        for (table, query) in self.plan.oracle(&self.plan.users[user]) {
-            let found = self.sql.query(&query, &[]).await.map_err(|e| explain(&e, &query))?;
-            for row in found {
-                let json: String = row.get(1);
-                let json = serde_json::from_str(&json).map_err(|error| error.to_string())?;
-                rows.insert((table.clone(), row.get(0)), json);
-            }
+    /// What SQL answers for each user.
+    async fn expected(&self) -> Result<Vec<Rows>, String> {
+        let mut all = vec![Rows::new(); self.plan.users.len()];
+        let found = self.sql.query(&self.question, &[]).await;
+        for row in found.map_err(|error| error.to_string())? {
+            let json: String = row.get(3);
+            let json = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+            let user: i32 = row.get(0);
+            all[user as usize].insert((row.get(1), row.get(2)), json);
         }
-        Ok(rows)
+        Ok(all)
     }
 
     async fn compare(&mut self) -> Result<(), String> {
-        for number in 0..self.seats.len() {
-            let user = self.seats[number].user;
-            let expected = self.expected(user).await?;
-            let seat = &mut self.seats[number];
+        let expected = self.expected().await?;
+        for seat in &mut self.seats {
+            let user = seat.user;
             let who = &self.plan.users[user].name;
-            difference(&expected, seat.client.rows()).map_err(|what| format!("{who}: {what}"))?;
+            difference(&expected[user], seat.client.rows())
+                .map_err(|what| format!("{who}: {what}"))?;
             // P2, P4: each state that was shown is a committed one, and none goes back.
             let timeline = &self.timelines[user];
             for shown in seat.client.history.drain(..) {
@@ -297,6 +300,20 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// One statement for all queries of all users.
+fn question(plan: &Plan) -> String {
+    let mut parts = Vec::new();
+    for (number, user) in plan.users.iter().enumerate() {
+        for (table, query) in plan.oracle(user) {
+            parts.push(format!("SELECT {number}, '{table}', q.* FROM ({query}) q (id, row)"));
+        }
+    }
+    match parts.is_empty() {
+        true => "SELECT 0, '', '', '' WHERE false".into(),
+        false => parts.join(" UNION ALL "),
     }
 }
 
