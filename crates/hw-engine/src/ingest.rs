@@ -25,6 +25,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 /// How often the catalog is compared with what definitions name.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long the catalog may take to answer a look.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// How often progress without transactions is passed on.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -295,12 +298,18 @@ async fn follow(
 ) -> Result<(), Ended> {
     use hw_input::transactions::Item;
     let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
+    // What was durable before this connection is told, too: an idle source may stop only when
+    // everything that it sent is confirmed.
+    stream.ack(*durable.borrow_and_update());
     let mut wanted = shared.wanted.subscribe();
     let mut tables = shared.tables.subscribe();
     let mut clock = interval(LOOK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Aborted when the session ends.
     let mut copying: tokio::task::JoinSet<Result<(), Ended>> = tokio::task::JoinSet::new();
+    // Pauses between copies that fail, so that what a person must mend is not said every second.
+    let mut patience = Backoff::new();
+    let mut again_at = Instant::now();
     let mut progressed: Option<EndLsn> = None;
     let mut passed_on = Instant::now();
     let status = stream.status();
@@ -336,8 +345,9 @@ async fn follow(
             }
             Some(outcome) = copying.join_next() => {
                 match outcome.unwrap_or(Err(Ended::Stopping)) {
-                    Ok(()) => {}
+                    Ok(()) => patience.reset(),
                     Err(error) => {
+                        again_at = Instant::now() + patience.next_wait();
                         // A copy that fails starts again by itself; the stream goes on.
                         let finding = error.diagnostic();
                         tracing::error!("{finding}");
@@ -354,7 +364,11 @@ async fn follow(
             passed_on = Instant::now();
             shared.hand_over(Item::Progress(end)).await?;
         }
-        if look && copying.is_empty() && needs_copy(shared, source).await? {
+        if look
+            && copying.is_empty()
+            && Instant::now() >= again_at
+            && needs_copy(shared, source).await?
+        {
             let (shared, source) = (shared.clone(), source.clone());
             copying.spawn(async move { copy_more(&shared, &source).await });
         }
@@ -375,12 +389,18 @@ fn patterns(shared: &Shared) -> Vec<TablePattern> {
 /// says how many, which holds a new configuration back until they have entered.
 async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
     let patterns = patterns(shared);
-    let client = source.client().await?;
-    let pg = |error| Ended::Input(InputError::Pg(error));
-    let names = catalog::matching(&client, &patterns).await.map_err(pg)?;
-    let found = catalog::tables(&client, &names).await.map_err(pg)?;
-    let publication = hw_pg::publication::Publication::read(&client, &shared.options.publication);
-    let publication = publication.await.map_err(pg)?;
+    let asked = async {
+        let client = source.client().await?;
+        let pg = |error| Ended::Input(InputError::Pg(error));
+        let names = catalog::matching(&client, &patterns).await.map_err(pg)?;
+        let found = catalog::tables(&client, &names).await.map_err(pg)?;
+        let name = &shared.options.publication;
+        let publication = hw_pg::publication::Publication::read(&client, name).await.map_err(pg)?;
+        Ok::<_, Ended>((found, publication))
+    };
+    // A catalog that does not answer must not hold up the stream; the next look asks again.
+    let Ok(answer) = tokio::time::timeout(ANSWER, asked).await else { return Ok(false) };
+    let (found, publication) = answer?;
     let known = shared.tables.borrow().clone();
     let mut missing = 0;
     for table in &found {
