@@ -15,6 +15,7 @@ use crate::report::{Figure, Report};
 use crate::server::{self, Server};
 use crate::source::{OWNERS, READER, Source};
 use crate::statistics::median;
+use crate::usage;
 
 /// Runs that are measured, behind one that is recorded; the middle one counts.
 const RUNS: usize = 3;
@@ -65,11 +66,13 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         // A store of its own for each, so that none holds the operations of another.
         let mut server = Server::start(options, &source.url(), shape.sync_config)?;
         server.until_ready().await?;
+        // The copy has its own measurement.
+        usage::forget_peak(server.pid())?;
         for gzip in [false, true] {
             measure(&server, &shape, gzip, rows, report).await?;
         }
         let peak = server.usage()?.peak_bytes;
-        let name = format!("{}: server memory, peak with first copy", shape.name);
+        let name = format!("{}: server memory, peak", shape.name);
         report.figure(Figure::new(name, "MB", megabytes(peak)).at_most(512.0));
         server.account(report).await?;
         server.stop().await;

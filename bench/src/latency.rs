@@ -107,22 +107,33 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     server.account(report).await
 }
 
-/// Memory of a client that has synced and listens, with gzip negotiated.
+/// Memory of clients that have synced and listen, with gzip negotiated: of all of them, and of
+/// those behind the first third, which find everything set up that many share.
 async fn memory(options: &Options, source: &Source, report: &mut Report) -> Outcome<()> {
     let clients = options.scaled(3000);
     let mut server = Server::start(options, &source.url(), server::BY_LIST)?;
     server.until_ready().await?;
-    let asking = |number| listener(&server, number, true);
+    let asking = |numbers: std::ops::Range<u64>| -> Outcome<Vec<Asking>> {
+        numbers.map(|number| listener(&server, number, true)).collect()
+    };
+    let rested = async || {
+        tokio::time::sleep(REST).await;
+        Ok::<_, crate::Failure>(server.usage()?.resident_bytes as f64 / 1024.0)
+    };
     // What the first client of all makes the server set up belongs to nobody in particular.
-    drop(connected(vec![asking(0)?]).await?);
-    tokio::time::sleep(REST).await;
-    let before = server.usage()?.resident_bytes;
-    let listening = connected((1..=clients).map(asking).collect::<Outcome<_>>()?).await?;
-    tokio::time::sleep(REST).await;
-    let after = server.usage()?.resident_bytes;
-    drop(listening);
-    let each = after.saturating_sub(before) as f64 / clients as f64 / 1024.0;
-    report.figure(Figure::new("idle client with gzip, memory", "KB", each).at_most(20.0));
+    drop(connected(asking(0..1)?).await?);
+    let none = rested().await?;
+    let few = connected(asking(1..clients / 3 + 1)?).await?;
+    let third = rested().await?;
+    let more = connected(asking(clients / 3 + 1..clients + 1)?).await?;
+    let all = rested().await?;
+    report.figure(
+        Figure::new("idle client with gzip, memory", "KB", (all - none) / clients as f64)
+            .at_most(20.0),
+    );
+    let behind = (all - third) / more.len() as f64;
+    report.figure(Figure::new("idle client, each behind the first third", "KB", behind));
+    drop((few, more));
     server.account(report).await?;
     server.stop().await;
     source.drop_slots().await
