@@ -145,6 +145,6 @@ export class Server {
       .split('\n')
       .filter((line) => /"level":"(ERROR|WARN)"/.test(line) || /panicked at/.test(line))
       .filter((line) => !this.allowed.some((pattern) => pattern.test(line)));
-    assert.deepEqual(unlisted, [], 'lines in the log of the server that no test allowed');
+    assert.equal(unlisted.length, 0, `the server logged what no test allowed:\n${unlisted.join('\n')}\nof:\n${this.log()}`);
   }
 }
