@@ -155,6 +155,28 @@ async fn f_4_nothing_is_confirmed_before_it_is_kept() {
     server.stop().await;
 }
 
+/// F-3, the other side: what was applied, and of which Postgres was never told, is no moved history,
+/// also when it is the first transaction behind the first copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_3_a_first_transaction_that_was_never_confirmed_is_recognised() {
+    let rig = Rig::new(SCHEMA, CONFIG).await;
+    let mut server = rig.start().await;
+    server.allow_log(REACHED);
+    rig::until_status("it streams", &server, |status| status["state"] == "streaming").await;
+    server.kill();
+    // Waits in the log, so that it is what the next start receives first.
+    rig.execute("INSERT INTO todos VALUES ('first', 'l1', 'x', 1)").await;
+    server.set_environment("HEADWATER_FAILPOINT", "writer::after_commit:1");
+    server.spawn_again();
+    assert_eq!(server.wait_exit().await.code(), None, "aborted by a signal\n{}", server.log());
+    server.set_environment("HEADWATER_FAILPOINT", "");
+    server.spawn_again();
+    let mut amy = client("amy");
+    rig.check(&mut amy, &server, "amy").await;
+    assert!(!server.log().contains("copied again"), "{}", server.log());
+    server.stop().await;
+}
+
 /// F-5: at 10, 50 and 90 % of the first copy.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_5_killed_during_the_first_copy_no_half_table_is_served() {
