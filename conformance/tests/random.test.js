@@ -2,7 +2,7 @@
  * Random transactions against the oracle: after each batch every client has exactly the rows that
  * Postgres answers for its user, and its checksums are those that the server announces.
  *
- * `CONFORMANCE_FULL=1` runs 10,000 transactions instead of 500, `CONFORMANCE_SEED=n` repeats a run.
+ * `CONFORMANCE_FULL=1` (or the `HEADWATER_SOAK=1` of `make soak`) runs 10,000 transactions instead of 500, `CONFORMANCE_SEED=n` repeats a run.
  */
 
 import assert from 'node:assert/strict';
@@ -15,7 +15,8 @@ import { World } from '../harness/world.js';
 
 const USERS = ['ann', 'bob', 'cy'];
 const BATCH = 25;
-const BATCHES = process.env.CONFORMANCE_FULL === '1' ? 400 : 20;
+const FULL = process.env.CONFORMANCE_FULL === '1' || process.env.HEADWATER_SOAK === '1';
+const BATCHES = FULL ? 400 : 20;
 const SEED = Number(process.env.CONFORMANCE_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
 /** @type {World} */
