@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use headwater::cli::Cli;
-use headwater::{commands, report};
+use headwater::{commands, process, report};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    process::without_huge_pages();
     let exit = match Cli::try_parse() {
         Ok(cli) => commands::run(cli),
         Err(error) => match error.kind() {

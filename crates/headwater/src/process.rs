@@ -16,6 +16,20 @@ pub fn is_root() -> bool {
     uid == 0
 }
 
+/// Asks the kernel not to back this process's memory with huge pages.
+///
+/// Measured on small runs: with them an idle gzip client costs about twice the memory and a
+/// copied row about a third more CPU, most of it for clearing pages that nobody uses. Children
+/// inherit it, which Postgres recommends for itself, too. Without effect where the kernel has no
+/// such switch.
+pub fn without_huge_pages() {
+    #[cfg(target_os = "linux")]
+    {
+        #[expect(unsafe_code, reason = "the call takes numbers only and touches no memory")]
+        let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    }
+}
+
 /// Raises the soft limit of open files so that `wanted` sockets and the store fit, as far as the
 /// hard limit allows.
 ///

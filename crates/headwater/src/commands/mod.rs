@@ -58,7 +58,10 @@ pub fn run(cli: Cli) -> Exit {
 /// What the work leaves behind (the private Postgres of `dev`) is dropped when no task is left
 /// that could miss it.
 fn long<T>(work: impl Future<Output = (Exit, T)>) -> Exit {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Blocking work (pages of downloads, a copy's sort) waits for a thread rather than start one
+    // more: each keeps memory of its own.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    match runtime.enable_all().max_blocking_threads(32).build() {
         Ok(runtime) => {
             let (exit, left) = runtime.block_on(work);
             runtime.shutdown_timeout(Duration::from_millis(200));
