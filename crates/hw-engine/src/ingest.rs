@@ -73,9 +73,14 @@ pub(crate) async fn drive(shared: Arc<Shared>) {
         shared.source_state(SourceState::Connecting);
         let started = Instant::now();
         let ended = tokio::select! {
-            ended = session(&shared, &source) => ended,
+            biased;
             _ = stopping.wait_for(|stop| *stop) => return,
+            ended = session(&shared, &source) => ended,
         };
+        // A session that ends because everything ends is no failure.
+        if shared.is_stopping() {
+            return;
+        }
         let error = match ended {
             Err(Ended::Stopping) | Ok(()) => return,
             Err(error) => error,
