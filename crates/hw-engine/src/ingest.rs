@@ -404,8 +404,15 @@ async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
         Ok::<_, Ended>((found, publication))
     };
     // A catalog that does not answer must not hold up the stream; the next look asks again.
-    let Ok(answer) = tokio::time::timeout(ANSWER, asked).await else { return Ok(false) };
-    let (found, publication) = answer?;
+    // Nor may one that fails end a stream that is well.
+    let (found, publication) = match tokio::time::timeout(ANSWER, asked).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the catalog could not be read; the next look asks again");
+            return Ok(false);
+        }
+        Err(_) => return Ok(false),
+    };
     let known = shared.tables.borrow().clone();
     let mut missing = 0;
     for table in &found {
