@@ -48,6 +48,13 @@ impl Writer {
         match event {
             CopyEvent::Begin { whole, reply } => {
                 self.drop_copy()?;
+                // A store that waited for its turn at the slot begins its epoch now, above what
+                // the one before it gave meanwhile (E-3).
+                if whole && self.definitions.active.is_none() && self.tables.all().is_empty() {
+                    let fresh = self.shared.fresh_epoch();
+                    self.progress.epoch = self.progress.epoch.max(fresh.epoch);
+                    self.progress.op_id = self.progress.op_id.max(fresh.op_id);
+                }
                 let spool = CopySpool::new(self.store.spool().clone());
                 self.copying = Some(Copying {
                     whole,
