@@ -21,7 +21,7 @@ use crate::fold::Fold;
 use crate::large::DecidedSink;
 use crate::overlay::Sink;
 use crate::state::{Record, TableRecord, keys};
-use crate::tables::{StoredRow, Table, TablePlan};
+use crate::tables::{StoredRow, Table};
 use crate::writer::Writer;
 use hw_input::transactions::Transaction;
 use hw_types::row::RowRef;
@@ -378,17 +378,14 @@ impl Writer {
         table: &Arc<Table>,
         write_rows: bool,
     ) -> Result<(), EngineError> {
-        let empty = TablePlan::default();
+        // Without a table there is nothing to evaluate.
         let plan_of = |t: Option<&Arc<Table>>| t.map(|t| self.definitions.plan(t));
         let before = plan_of(old).unwrap_or_default();
         let after = plan_of(new.map(|_| table)).unwrap_or_default();
-        if !write_rows && [&before, &after].iter().all(|p| p.is_empty()) {
+        let plans = [&before, &after];
+        if !write_rows && plans.iter().all(|p| p.is_empty()) {
             return Ok(());
         }
-        let plans = [
-            if old.is_some() { &before } else { &empty },
-            if new.is_some() { &after } else { &empty },
-        ];
         let snapshot = self.store.snapshot();
         let rows = |t: Option<&Arc<Table>>| t.map(|t| snapshot.all(&t.rows));
         let mut olds = rows(old).into_iter().flatten().peekable();
