@@ -129,7 +129,7 @@ fn zigzag(mut iter: Iter) -> impl Iterator<Item = Result<(Slice, Slice), StoreEr
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn both_backends_answer_like_an_ordered_map(
@@ -160,6 +160,33 @@ proptest! {
                     prop_assert_eq!(newest.as_deref(), model.get(key).map(|v| &v[..]));
                 }
             }
+        }
+    }
+}
+
+/// The newest thing that happened to the spaces before an opening is a creation or a drop, and no
+/// commit: what the next opening drops must stay dropped all the same.
+#[test]
+fn a_space_dropped_right_after_an_opening_does_not_come_back() {
+    for (store, _dir) in both() {
+        for round in 0..4u8 {
+            store.reopen().unwrap();
+            for name in SPACES {
+                let mut batch = Batch::new();
+                batch.put(&store.space(name).unwrap(), b"key", [round]);
+                store.commit(batch).unwrap();
+                store.drop_space(name).unwrap();
+                store.space(name).unwrap();
+            }
+            store.sync().unwrap();
+            store.reopen().unwrap();
+            for name in SPACES {
+                let space = store.existing_space(name).unwrap();
+                assert_eq!(pairs(store.snapshot().all(&space)), [], "{name} in round {round}");
+                store.drop_space(name).unwrap();
+            }
+            store.reopen().unwrap();
+            assert!(store.space_names().is_empty());
         }
     }
 }

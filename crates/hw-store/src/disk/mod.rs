@@ -8,6 +8,8 @@
 //! - Snapshots only between commits: fjall's flushes move the visible position while a commit is
 //!   still being applied.
 //! - Opening again in the same process (`reopen`).
+//! - Sequence numbers that never go back (`advance_sequence`): fjall finds the newest one among the
+//!   spaces' data at opening, not among its own records of which spaces exist.
 //!
 //! Locks, in the order in which they are taken: `writing` (commits, snapshots, spaces, the end of
 //! bulk loads, reopening), then `syncing`, then `spaces`.
@@ -45,6 +47,13 @@ const MAX_SPACES: usize = 900;
 /// Below this much free space, a failure of a background thread is taken for a full disk, and
 /// reopening is not tried: it needs room for flushing what the journal holds.
 const LEAST_ROOM: u64 = 4 << 20;
+
+/// The space that `advance_sequence` writes to. No caller sees it.
+const CLOCK: &str = "\0clock";
+
+/// How far the sequence numbers of an opening are from all those of the opening before: more than
+/// one opening can use up without making a commit durable, and there are 2^63.
+const SEQUENCE_STEP: u64 = 1 << 32;
 
 /// How long reopening waits for readers that are inside a read of the old database.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -125,10 +134,14 @@ impl Disk {
                 other => break other?,
             }
         };
+        advance_sequence(&database)?;
         let generation = self.generation.load(Ordering::Acquire);
         let mut spaces = self.spaces.write();
         let mut found = HashMap::new();
         for name in database.list_keyspace_names() {
+            if &*name == CLOCK {
+                continue;
+            }
             let tree = database.keyspace(&name, keyspace_options)?;
             let keyspace = Keyspace { generation, tree };
             let space = match spaces.by_name.remove(&*name) {
@@ -381,6 +394,19 @@ fn open_fjall(path: &Path, options: &StoreOptions) -> Result<Database, fjall::Er
         .worker_threads(options.workers.max(1));
     std::panic::catch_unwind(AssertUnwindSafe(|| builder.open()))
         .unwrap_or(Err(fjall::Error::Unrecoverable))
+}
+
+/// Moves the sequence numbers past everything that earlier openings wrote, durably, before any space
+/// is created or dropped.
+///
+/// fjall 3.1 takes up counting behind the newest pair in any space. Its records of creations and
+/// drops are newer than that when no commit followed them; a drop would then be recorded as older
+/// than the creation that it ends, and at the next opening the dropped space would be back, in place
+/// of the one that was created under its name since.
+fn advance_sequence(database: &Database) -> Result<(), fjall::Error> {
+    database.supervisor.seqno.fetch_max(database.seqno() + SEQUENCE_STEP);
+    database.keyspace(CLOCK, keyspace_options)?.insert("opened", "")?;
+    database.persist(PersistMode::SyncData)
 }
 
 /// How a space stores its pairs; kept with the space from its creation on.
