@@ -116,7 +116,11 @@ async fn a_copied_or_invented_marker_is_worthless() {
 async fn a_refused_marker_leaves_its_connection_usable() {
     let cluster = Cluster::start();
     let sql = cluster.client("postgres").await;
-    let function = "FUNCTION pg_logical_emit_message(bool, text, bytea)";
+    // Postgres 17 added a fourth argument.
+    let found = "SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc \
+                 WHERE proname = 'pg_logical_emit_message'";
+    let functions: String = sql.query_one(found, &[]).await.unwrap().get(0);
+    let function = format!("FUNCTION {functions}");
     sql.batch_execute(&format!("REVOKE ALL ON {function} FROM PUBLIC; CREATE ROLE app LOGIN"))
         .await
         .unwrap();
