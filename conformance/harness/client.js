@@ -85,6 +85,8 @@ export class Client {
    * @param {import('@powersync/common').SyncOptions} [options]
    */
   async connect(options = {}) {
+    // The SDK would try for ever, and the process would not end.
+    assert.ok(!this.#closed, 'a closed client connects');
     await this.db.connect(this.connector, { ...CONNECT, ...options });
   }
 
