@@ -81,8 +81,6 @@ pub(crate) enum Event {
     },
     /// From a table copy.
     Copy(CopyEvent),
-    /// The source is this one.
-    Identity(IdentityRecord),
     /// A second has passed. Seconds since 1970.
     Tick { now: u64 },
     /// The process ends.
@@ -93,16 +91,26 @@ pub(crate) enum Event {
 pub(crate) enum CopyEvent {
     /// From now on changes of tables that are not in the replica are spooled.
     Begin {
-        /// Everything is copied anew under one X; nothing is shown until it is complete.
-        whole: bool,
+        /// Everything is copied anew under one X, from this slot; nothing is shown until it is
+        /// complete.
+        whole: Option<String>,
         reply: oneshot::Sender<()>,
     },
     /// The snapshot is taken; the rows will be loaded into these incarnations.
     Boundary { lsn: Lsn, relations: Vec<Relation>, reply: oneshot::Sender<Vec<LoadTarget>> },
-    /// All rows are loaded. The tables enter when the marker has arrived, at once without one.
-    Loaded { marker: Option<u64> },
+    /// All rows are loaded. The tables enter when what `behind` says has happened.
+    Loaded { behind: Behind },
     /// The copy came to nothing.
     Failed,
+}
+
+/// What a complete copy waits for before its tables enter.
+pub(crate) enum Behind {
+    /// The marker with this nonce, which was sent behind the copy, has come back.
+    Marker(u64),
+    /// Nothing: no stream runs. The copy holds everything, and the store's history is that of this
+    /// source from now on.
+    Source(IdentityRecord),
 }
 
 /// Where the rows of a copied table go.
@@ -130,6 +138,8 @@ pub(crate) struct Shared {
     pub markers: Markers,
     /// Counts entering steps.
     pub entered: watch::Sender<u64>,
+    /// Counts the log's news of changed tables (`headwater setup` installs their writer).
+    pub altered: watch::Sender<u64>,
     /// Counts how often the writer began again.
     pub restarts: watch::Sender<u64>,
     stop: watch::Sender<bool>,
@@ -162,6 +172,7 @@ impl Shared {
             missing: watch::Sender::new(usize::MAX),
             markers,
             entered: watch::Sender::new(0),
+            altered: watch::Sender::new(0),
             restarts: watch::Sender::new(0),
             stop: watch::Sender::new(false),
         };

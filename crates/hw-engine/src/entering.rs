@@ -14,13 +14,13 @@
 
 use crate::buckets::Origin;
 use crate::copy_spool::CopySpool;
-use crate::engine::{CopyEvent, LoadTarget};
+use crate::engine::{Behind, CopyEvent, LoadTarget};
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::fold::Fold;
 use crate::large::DecidedSink;
 use crate::overlay::Sink;
-use crate::state::{Record, TableRecord, keys};
+use crate::state::{IdentityRecord, Record, TableRecord, keys};
 use crate::tables::{StoredRow, Table};
 use crate::writer::Writer;
 use hw_input::transactions::Transaction;
@@ -37,10 +37,8 @@ pub(crate) struct Copying {
     /// The incarnations that are being loaded, by the source's oid.
     loading: HashMap<RelationId, Arc<Table>>,
     spool: CopySpool,
-    loaded: bool,
-    /// The marker that must arrive before the tables enter; `None` while nothing streams.
-    marker: Option<u64>,
-    arrived: bool,
+    /// What the complete copy waits for; `None` while rows are loaded.
+    behind: Option<Behind>,
 }
 
 impl Writer {
@@ -50,20 +48,25 @@ impl Writer {
                 self.drop_copy()?;
                 // A store that waited for its turn at the slot begins its epoch now, above what
                 // the one before it gave meanwhile (E-3).
-                if whole && self.definitions.active.is_none() && self.tables.all().is_empty() {
+                if whole.is_some()
+                    && self.definitions.active.is_none()
+                    && self.tables.all().is_empty()
+                {
                     let fresh = self.shared.fresh_epoch();
                     self.progress.epoch = self.progress.epoch.max(fresh.epoch);
                     self.progress.op_id = self.progress.op_id.max(fresh.op_id);
                 }
+                if let Some(slot) = &whole {
+                    self.overlay.put(&self.state, keys::COPYING.to_vec(), slot.clone().into())?;
+                    self.commit()?;
+                }
                 let spool = CopySpool::new(self.store.spool().clone());
                 self.copying = Some(Copying {
-                    whole,
+                    whole: whole.is_some(),
                     boundary: Lsn::ZERO,
                     loading: HashMap::new(),
                     spool,
-                    loaded: false,
-                    marker: None,
-                    arrived: false,
+                    behind: None,
                 });
                 let _ = reply.send(());
                 Ok(())
@@ -73,12 +76,14 @@ impl Writer {
                 let _ = reply.send(targets);
                 Ok(())
             }
-            CopyEvent::Loaded { marker } => {
+            CopyEvent::Loaded { behind } => {
                 if let Some(copying) = &mut self.copying {
-                    copying.loaded = true;
-                    copying.marker = marker;
+                    copying.behind = Some(behind);
                 }
-                self.try_enter()
+                match &self.copying {
+                    Some(Copying { behind: Some(Behind::Source(_)), .. }) => self.enter_copy(),
+                    _ => Ok(()),
+                }
             }
             CopyEvent::Failed => self.drop_copy(),
         }
@@ -181,25 +186,26 @@ impl Writer {
         self.copying.as_ref().is_some_and(|c| c.whole)
     }
 
-    /// Our marker behind the copy has arrived.
+    /// A marker has arrived; if it is the one behind the copy, the tables enter.
     pub(crate) fn copy_marker(&mut self, nonce: u64) -> Result<(), EngineError> {
-        match &mut self.copying {
-            Some(copying) if copying.marker == Some(nonce) => copying.arrived = true,
-            _ => return Ok(()),
+        match &self.copying {
+            Some(Copying { behind: Some(Behind::Marker(sent)), .. }) if *sent == nonce => {
+                self.enter_copy()
+            }
+            _ => Ok(()),
         }
-        self.try_enter()
     }
 
-    fn try_enter(&mut self) -> Result<(), EngineError> {
-        match &self.copying {
-            Some(c) if c.loaded && (c.arrived || c.marker.is_none()) => {}
-            _ => return Ok(()),
-        }
+    fn enter_copy(&mut self) -> Result<(), EngineError> {
         let Some(copying) = self.copying.take() else { return Ok(()) };
         self.commit()?;
-        let Copying { whole, boundary, loading, spool, .. } = copying;
+        let Copying { boundary, loading, spool, behind, .. } = copying;
         self.replay(boundary, &loading, spool)?;
-        self.enter(whole, boundary, &loading)
+        let history = match behind {
+            Some(Behind::Source(identity)) => Some(identity),
+            _ => None,
+        };
+        self.enter(history, &loading)
     }
 
     /// Applies the spooled changes behind X to the loaded rows. Nobody reads them yet, so the
@@ -261,11 +267,10 @@ impl Writer {
         self.commit()
     }
 
-    /// The visible step.
+    /// The visible step; with `history` also the beginning of that source's history.
     fn enter(
         &mut self,
-        whole: bool,
-        boundary: Lsn,
+        history: Option<IdentityRecord>,
         loading: &HashMap<RelationId, Arc<Table>>,
     ) -> Result<(), EngineError> {
         let mut new_tables: Vec<Arc<Table>> = loading.values().cloned().collect();
@@ -322,8 +327,8 @@ impl Writer {
         for number in &scratch {
             sink.delete(&self.state, keys::numbered(keys::TABLE, *number))?;
         }
-        if whole {
-            self.begin_history(boundary);
+        if let Some(identity) = history {
+            self.begin_history(&identity, &mut sink)?;
         }
         self.book.flush(&self.spaces, &mut sink)?;
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
@@ -352,9 +357,23 @@ impl Writer {
 
     /// The position behind a copy of everything: what is before X is in it, what comes at or
     /// behind X is applied. Positions may go back here, numbers given to clients do not.
-    fn begin_history(&mut self, boundary: Lsn) {
+    ///
+    /// The tail starts anew where the slot begins, also while it is empty, so that a crash before
+    /// the first acknowledgement is not taken for a moved history.
+    fn begin_history(
+        &mut self,
+        identity: &IdentityRecord,
+        sink: &mut DecidedSink<'_>,
+    ) -> Result<(), EngineError> {
         /// More log than a source writes between our last position and its own end.
         const SLACK: u64 = 1 << 40;
+        let boundary = identity.slot_mark;
+        for entry in self.store.snapshot().all(&self.tail) {
+            sink.delete(&self.tail, entry?.0.to_vec())?;
+        }
+        sink.put(&self.tail, boundary.0.to_be_bytes().to_vec(), Vec::new())?;
+        sink.put(&self.state, keys::IDENTITY.to_vec(), identity.encode())?;
+        sink.delete(&self.state, keys::COPYING.to_vec())?;
         let progress = &mut self.progress;
         if boundary < progress.end_lsn.0 {
             progress.write_base += progress.end_lsn.0.0 + SLACK;
@@ -365,6 +384,7 @@ impl Writer {
         progress.xid = Xid(0);
         self.shared.set_write_base(progress.write_base);
         self.touched.everything = true;
+        Ok(())
     }
 
     /// Merges two row spaces and writes what differs: operations, lookups, and rows of a compared

@@ -4,7 +4,7 @@
 //! comparing the source's identity with the stored one (`design/engine.md` 5), so that a hole in
 //! the history is found before anything is streamed.
 
-use crate::engine::{CopyEvent, Event, Shared};
+use crate::engine::{Behind, CopyEvent, Event, Shared};
 use crate::error::EngineError;
 use crate::loader::{Rows, load};
 use crate::state::{IdentityRecord, Record, keys};
@@ -20,13 +20,14 @@ use hw_types::{Diagnostic, EndLsn};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often the catalog is compared with what definitions name.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the catalog may take to answer a look.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How often progress without transactions is passed on.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -135,7 +136,11 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
         Verdict::Refuse(finding) => return Err(Ended::Refused(Box::new(finding))),
         Verdict::FirstCopy { drop_slot } => {
             if drop_slot {
-                tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
+                if interrupted(shared, &slot)? {
+                    tracing::info!(%slot, "the first copy was interrupted; it begins again");
+                } else {
+                    tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
+                }
                 source.drop_slot(&slot).await?;
             }
             copy_all(shared, source, &slot, &look.found).await?;
@@ -182,6 +187,14 @@ fn stored(shared: &Shared) -> Result<Option<Stored>, Ended> {
     }))
 }
 
+/// Whether this store has begun to copy everything from the slot, and was stopped.
+fn interrupted(shared: &Shared, slot: &str) -> Result<bool, Ended> {
+    let store = &shared.options.store;
+    let state = store.space("state").map_err(EngineError::from)?;
+    let begun = store.get(&state, keys::COPYING).map_err(EngineError::from)?;
+    Ok(begun.as_deref() == Some(slot.as_bytes()))
+}
+
 /// Copies everything that definitions name under the main slot's snapshot, and waits until it has
 /// entered.
 async fn copy_all(
@@ -192,7 +205,7 @@ async fn copy_all(
 ) -> Result<(), Ended> {
     shared.source_state(SourceState::Copying);
     let patterns = patterns(shared);
-    begin(shared, true).await?;
+    begin(shared, Some(slot.to_owned())).await?;
     let covered = source.cover(&patterns).await?;
     shared.status.lock().refused = covered.refused.clone();
     let choice = SlotChoice::Main { name: slot.to_owned() };
@@ -204,14 +217,6 @@ async fn copy_all(
     shared.source_state(SourceState::Copying);
     let boundary = session.boundary();
     copy(shared, session).await?;
-    let mut entered = shared.entered.subscribe();
-    let before = *entered.borrow_and_update();
-    send(shared, Event::Copy(CopyEvent::Loaded { marker: None })).await?;
-    entered.wait_for(|count| *count > before).await.map_err(|_| Ended::Stopping)?;
-    // What was durable before the step may be of another history: the first acknowledgement is
-    // that of the state behind it.
-    let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
-    durable.wait_for(|end| end.0 == boundary).await.map_err(|_| Ended::Stopping)?;
     let identity = IdentityRecord {
         system_id: found.system_id,
         timeline: found.timeline,
@@ -219,7 +224,14 @@ async fn copy_all(
         slot: slot.to_owned(),
         slot_mark: boundary,
     };
-    send(shared, Event::Identity(identity)).await?;
+    let mut entered = shared.entered.subscribe();
+    let before = *entered.borrow_and_update();
+    send(shared, Event::Copy(CopyEvent::Loaded { behind: Behind::Source(identity) })).await?;
+    entered.wait_for(|count| *count > before).await.map_err(|_| Ended::Stopping)?;
+    // What was durable before the step may be of another history: the first acknowledgement is
+    // that of the state behind it.
+    let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
+    durable.wait_for(|end| end.0 == boundary).await.map_err(|_| Ended::Stopping)?;
     shared.missing.send_replace(0);
     send(shared, Event::Tick { now: shared.now() }).await
 }
@@ -230,7 +242,7 @@ async fn send(shared: &Shared, event: Event) -> Result<(), Ended> {
 
 /// Lets the writer spool the changes of tables that are not in the replica, from before the
 /// publication changes.
-async fn begin(shared: &Shared, whole: bool) -> Result<(), Ended> {
+async fn begin(shared: &Shared, whole: Option<String>) -> Result<(), Ended> {
     let (reply, begun) = oneshot::channel();
     send(shared, Event::Copy(CopyEvent::Begin { whole, reply })).await?;
     begun.await.map_err(|_| Ended::Restarted)
@@ -308,18 +320,21 @@ async fn follow(
     stream.ack(*durable.borrow_and_update());
     let mut wanted = shared.wanted.subscribe();
     let mut tables = shared.tables.subscribe();
+    let mut altered = shared.altered.subscribe();
     let mut clock = interval(LOOK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Aborted when the session ends.
-    let mut copying: tokio::task::JoinSet<Result<(), Ended>> = tokio::task::JoinSet::new();
+    // A look at the catalog or a copy, one at a time, beside the stream. Aborted when the session
+    // ends.
+    let mut beside: JoinSet<Result<Beside, Ended>> = JoinSet::new();
     // Pauses between copies that fail, so that what a person must mend is not said every second.
     let mut patience = Backoff::new();
     let mut again_at = Instant::now();
+    let mut look = true;
     let mut progressed: Option<EndLsn> = None;
     let mut passed_on = Instant::now();
     let status = stream.status();
     loop {
-        let look = tokio::select! {
+        tokio::select! {
             item = stream.recv() => {
                 match item? {
                     Item::Progress(end) => progressed = Some(end),
@@ -328,29 +343,36 @@ async fn follow(
                         shared.hand_over(item).await?;
                     }
                 }
-                false
             }
             changed = durable.changed() => {
                 changed.map_err(|_| Ended::Stopping)?;
                 stream.ack(*durable.borrow_and_update());
-                false
             }
             changed = restarts.changed() => {
                 changed.map_err(|_| Ended::Stopping)?;
                 return Err(Ended::Restarted);
             }
-            changed = wanted.changed() => changed.map(|()| true).map_err(|_| Ended::Stopping)?,
-            changed = tables.changed() => changed.map(|()| true).map_err(|_| Ended::Stopping)?,
+            changed = wanted.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
+            changed = tables.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
+            changed = altered.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
             _ = clock.tick() => {
                 let positions = status.status().positions;
                 let mut status = shared.status.lock();
                 status.source_end = status.source_end.max(positions.received);
                 status.heard_at = shared.now();
-                true
+                look = true;
             }
-            Some(outcome) = copying.join_next() => {
+            Some(outcome) = beside.join_next() => {
                 match outcome.unwrap_or(Err(Ended::Stopping)) {
-                    Ok(()) => patience.reset(),
+                    Ok(Beside::Complete) => {}
+                    Ok(Beside::Missing) => {
+                        let (shared, source) = (shared.clone(), source.clone());
+                        beside.spawn(async move { copy_more(&shared, &source).await });
+                    }
+                    Ok(Beside::Copied) => {
+                        patience.reset();
+                        look = true;
+                    }
                     Err(error) => {
                         again_at = Instant::now() + patience.next_wait();
                         // A copy that fails starts again by itself; the stream goes on.
@@ -359,9 +381,8 @@ async fn follow(
                         send(shared, Event::Copy(CopyEvent::Failed)).await?;
                     }
                 }
-                true
             }
-        };
+        }
         if let Some(end) = progressed
             && passed_on.elapsed() > PROGRESS
         {
@@ -369,15 +390,22 @@ async fn follow(
             passed_on = Instant::now();
             shared.hand_over(Item::Progress(end)).await?;
         }
-        if look
-            && copying.is_empty()
-            && Instant::now() >= again_at
-            && needs_copy(shared, source).await?
-        {
+        if look && beside.is_empty() && Instant::now() >= again_at {
+            look = false;
             let (shared, source) = (shared.clone(), source.clone());
-            copying.spawn(async move { copy_more(&shared, &source).await });
+            beside.spawn(async move { look_for_tables(&shared, &source).await });
         }
     }
+}
+
+/// What came of work beside the stream.
+enum Beside {
+    /// The replica has every table that definitions name, or the catalog did not say.
+    Complete,
+    /// There are tables to copy.
+    Missing,
+    /// Tables were copied.
+    Copied,
 }
 
 /// The patterns of all definitions, as the catalog reads them.
@@ -392,7 +420,7 @@ fn patterns(shared: &Shared) -> Vec<TablePattern> {
 
 /// Whether a table that definitions name is not in the replica as the source has it now. Also
 /// says how many, which holds a new configuration back until they have entered.
-async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
+async fn look_for_tables(shared: &Shared, source: &Source) -> Result<Beside, Ended> {
     let patterns = patterns(shared);
     let asked = async {
         let client = source.client().await?;
@@ -403,15 +431,14 @@ async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
         let publication = hw_pg::publication::Publication::read(&client, name).await.map_err(pg)?;
         Ok::<_, Ended>((found, publication))
     };
-    // A catalog that does not answer must not hold up the stream; the next look asks again.
-    // Nor may one that fails end a stream that is well.
+    // A catalog that fails or does not answer is no reason to end a stream that is well.
     let (found, publication) = match tokio::time::timeout(ANSWER, asked).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
             tracing::debug!(%error, "the catalog could not be read; the next look asks again");
-            return Ok(false);
+            return Ok(Beside::Complete);
         }
-        Err(_) => return Ok(false),
+        Err(_) => return Ok(Beside::Complete),
     };
     let known = shared.tables.borrow().clone();
     let mut missing = 0;
@@ -430,12 +457,12 @@ async fn needs_copy(shared: &Shared, source: &Source) -> Result<bool, Ended> {
     if before != missing {
         send(shared, Event::Tick { now: shared.now() }).await?;
     }
-    Ok(missing > 0)
+    Ok(if missing > 0 { Beside::Missing } else { Beside::Complete })
 }
 
 /// Copies tables that came later, or that must be copied again, beside the running stream.
-async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
-    begin(shared, false).await?;
+async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ended> {
+    begin(shared, None).await?;
     let covered = source.cover(&patterns(shared)).await?;
     shared.status.lock().refused = covered.refused.clone();
     let known = shared.tables.borrow().clone();
@@ -448,7 +475,8 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
         })
         .collect();
     if tables.is_empty() {
-        return send(shared, Event::Copy(CopyEvent::Failed)).await;
+        send(shared, Event::Copy(CopyEvent::Failed)).await?;
+        return Ok(Beside::Complete);
     }
     let names: Vec<String> = tables.iter().map(|t| t.catalog.name.to_string()).collect();
     tracing::info!(tables = %names.join(", "), "tables are copied");
@@ -457,7 +485,7 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     let session = CopySession::open(source, tables, SlotChoice::Temporary, workers, report).await?;
     copy(shared, session).await?;
     let nonce = crate::markers::random();
-    send(shared, Event::Copy(CopyEvent::Loaded { marker: Some(nonce) })).await?;
+    send(shared, Event::Copy(CopyEvent::Loaded { behind: Behind::Marker(nonce) })).await?;
     let mut entered = shared.entered.subscribe();
     let before = *entered.borrow_and_update();
     shared.markers.mark(nonce).await?;
@@ -465,5 +493,5 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     let done = entered.wait_for(|count| *count > before);
     done.await.map_err(|_| Ended::Stopping)?;
     shared.status.lock().copies.clear();
-    Ok(())
+    Ok(Beside::Copied)
 }

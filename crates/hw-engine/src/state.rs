@@ -147,6 +147,8 @@ pub mod keys {
     pub const DROPPED: &[u8] = b"dropped/";
     /// Prefix, then a user key: a write checkpoint that waits for a table to enter, as uint64.
     pub const HELD: &[u8] = b"held/";
+    /// The slot of a copy of everything that has begun and not entered.
+    pub const COPYING: &[u8] = b"copying";
     /// Marks decided writes, see [`crate::large`].
     pub const DECIDED: &[u8] = b"decided";
 

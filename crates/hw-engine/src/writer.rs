@@ -202,15 +202,6 @@ impl Writer {
                 if failed { Err(EngineError::Stopping) } else { Ok(()) }
             }
             Event::Copy(event) => self.copy_event(event),
-            Event::Identity(identity) => {
-                // From here on every transaction is noted: the tail reaches back to where the slot
-                // began, also while it is empty, so that a crash before the first
-                // acknowledgement is not taken for a moved history.
-                let (key, nothing) = (identity.slot_mark.0.to_be_bytes(), Vec::new());
-                self.overlay.put(&self.tail, key.to_vec(), nothing)?;
-                self.overlay.put(&self.state, keys::IDENTITY.to_vec(), identity.encode())?;
-                self.commit()
-            }
             Event::Tick { now } => self.housekeeping(now),
             Event::Stop => Ok(()),
         }
@@ -453,12 +444,20 @@ impl Writer {
         )
     }
 
-    /// A transactional message of our prefix: a marker.
+    /// A transactional message: a marker, or the news that tables were altered. Others are not ours.
     pub(crate) fn marker(
         &mut self,
         message: &LogMessage,
         transaction: &Transaction,
     ) -> Result<(), EngineError> {
+        match &*message.prefix {
+            hw_pg::marker::PREFIX => {}
+            hw_pg::marker::DDL_PREFIX => {
+                self.shared.altered.send_modify(|count| *count += 1);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
         let secret = self.shared.secret();
         match hw_pg::marker::verify(message, transaction.xid, &secret) {
             Ok(marker) => {

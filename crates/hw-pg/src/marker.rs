@@ -19,6 +19,10 @@ use tokio_postgres::types::{ToSql, Type};
 /// The prefix of our markers.
 pub const PREFIX: &str = "headwater";
 
+/// The prefix under which the event trigger of `headwater setup` tells that tables were altered. Its
+/// messages are not signed: all they can do is make us look at the catalog.
+pub const DDL_PREFIX: &str = "headwater_ddl";
+
 const VERSION: u8 = 1;
 const TAG_BYTES: usize = 32;
 

@@ -7,17 +7,18 @@
 //! compared with the rows themselves.
 
 use super::client::Client;
-use crate::engine::{CopyEvent, EngineOptions, Event, Shared};
+use crate::engine::{Behind, CopyEvent, EngineOptions, Event, Shared};
 use crate::loader::{Rows, load};
 use crate::read::Published;
+use crate::state::{IdentityRecord, Record, keys};
 use crate::writer::Writer;
 use hw_input::transactions::{Changes, Item, Transaction};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Simulation, Store};
 use hw_types::row::{Cell, RowBuilder};
 use hw_types::{
-    Change, ChangeKind, Column, CommitLsn, EndLsn, Lsn, OpId, PgType, Relation, RelationId,
-    ReplicaIdentity, Row, TableName, Xid,
+    Change, ChangeKind, Column, CommitLsn, EndLsn, LogMessage, Lsn, OpId, PgType, Relation,
+    RelationId, ReplicaIdentity, Row, TableName, Xid,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -254,7 +255,9 @@ impl Node {
     /// The first copy: all tables under one boundary.
     fn copy(&mut self, source: &Source) {
         let (reply, _wait) = oneshot::channel();
-        self.writer.handle(Event::Copy(CopyEvent::Begin { whole: true, reply })).unwrap();
+        self.writer
+            .handle(Event::Copy(CopyEvent::Begin { whole: Some("slot".into()), reply }))
+            .unwrap();
         let (reply, mut wait) = oneshot::channel();
         let relations = vec![(*source.lists).clone(), (*source.todos).clone()];
         let lsn = Lsn(source.position);
@@ -272,7 +275,15 @@ impl Node {
         }
         drop(sender);
         load(&self.shared.options.store, targets, 4096, receiver).unwrap();
-        self.writer.handle(Event::Copy(CopyEvent::Loaded { marker: None })).unwrap();
+        let identity = IdentityRecord {
+            system_id: 1,
+            timeline: 1,
+            database_oid: 1,
+            slot: "slot".into(),
+            slot_mark: lsn,
+        };
+        let behind = Behind::Source(identity);
+        self.writer.handle(Event::Copy(CopyEvent::Loaded { behind })).unwrap();
     }
 }
 
@@ -409,4 +420,61 @@ fn memory_bounds_and_crashes_do_not_change_a_single_operation() {
         assert_eq!(outcomes[0], outcomes[1], "seed {seed}");
         assert_eq!(outcomes[0], outcomes[2], "seed {seed}");
     }
+}
+
+/// What `headwater setup` puts into the log makes the driver look at the catalog at once; what others
+/// put there does nothing.
+#[test]
+fn news_of_altered_tables_is_passed_on_and_messages_of_others_are_not() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let source = Source::new(&mut rng);
+    let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
+    node.configure(CONFIG);
+    node.copy(&source);
+    let mut altered = node.shared.altered.subscribe();
+    for (step, (prefix, seen)) in
+        [("headwater_ddl", true), ("somebody", false), ("headwater", false)].iter().enumerate()
+    {
+        let lsn = Lsn(source.position + 100 * (step as u64 + 1));
+        let message =
+            LogMessage { lsn, prefix: (*prefix).into(), content: b"ALTER TABLE"[..].into() };
+        node.feed(&Transaction {
+            commit_lsn: CommitLsn(lsn),
+            end_lsn: EndLsn(Lsn(lsn.0 + 50)),
+            xid: Xid(900 + step as u32),
+            commit_time_micros: 0,
+            changes: Changes::in_memory(vec![Change::Message(message)]),
+        });
+        assert_eq!(altered.has_changed().unwrap(), *seen, "{prefix}");
+        altered.mark_unchanged();
+    }
+}
+
+/// The store knows whose history it holds from the moment it holds rows of it, and what a moved
+/// history noted before is gone (E-3): a crash right behind the step is no reason to copy again.
+#[test]
+fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut source = Source::new(&mut rng);
+    let simulation = Simulation::new();
+    let mut node = Node::open(Store::simulated(&simulation), 1 << 20);
+    node.configure(CONFIG);
+    node.copy(&source);
+    for _ in 0..5 {
+        source.transact(&mut rng);
+        let (transaction, _) = source.log.last().unwrap().clone();
+        node.feed(&transaction);
+    }
+    node.settle();
+    source.position += 1_000;
+    node.copy(&source);
+    drop(node);
+    let store = simulation.crash();
+    let state = store.space("state").unwrap();
+    let identity = store.get(&state, keys::IDENTITY).unwrap().expect("the identity was stored");
+    assert_eq!(IdentityRecord::decode(&identity).unwrap().slot_mark, Lsn(source.position));
+    let tail = store.space("tail").unwrap();
+    let start = crate::tail::start(&store, &tail).unwrap();
+    assert_eq!(start, Some(CommitLsn(Lsn(source.position))));
+    assert_eq!(store.get(&state, keys::COPYING).unwrap(), None);
 }
