@@ -70,9 +70,7 @@ test('an insert-only table is uploaded and keeps nothing on the device', async (
   await assertOracle(world, client);
 });
 
-test('an insert-only table whose author may not read it refuses the write (not as it should be)', async () => {
-  // Postgres lets this role insert, but not with ON CONFLICT, which the upload uses for every PUT.
-  // The right answer is that the row arrives.
+test('an insert-only table whose author may only insert is uploaded, and an id is taken once', async () => {
   await world.commit('DROP POLICY mine ON events; CREATE POLICY blind ON events FOR INSERT WITH CHECK (user_id = me())');
   /** @type {import('@headwater/client').RejectedWrite[]} */
   const rejected = [];
@@ -83,7 +81,22 @@ test('an insert-only table whose author may not read it refuses the write (not a
   await client.connect();
   await client.db.execute(`INSERT INTO events (id, user_id, kind) VALUES ('blind', 'ann', 'opened')`);
   await client.settled();
-  assert.deepEqual(rejected.map(({ sqlstate, table }) => ({ sqlstate, table })), [{ sqlstate: '42501', table: 'events' }]);
+  assert.deepEqual(rejected, []);
+  const blind = `SELECT user_id, kind FROM events WHERE id = 'blind'`;
+  assert.deepEqual(await world.ask(blind), [{ user_id: 'ann', kind: 'opened' }]);
+  await client.db.execute(`INSERT INTO events (id, user_id, kind) VALUES ('blind', 'ann', 'closed')`);
+  await client.settled();
+  assert.deepEqual(
+    rejected.map(({ sqlstate, table, message }) => ({ sqlstate, table, message })),
+    [
+      {
+        sqlstate: '42501',
+        table: 'events',
+        message: 'a row with this id exists already, and you may not change it this way',
+      },
+    ],
+  );
+  assert.deepEqual(await world.ask(blind), [{ user_id: 'ann', kind: 'opened' }]);
 });
 
 test('a raw table receives rows, changes and deletions, and uploads writes to it', async () => {

@@ -21,8 +21,9 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 use super::catalog::{self, Catalog, RoleStanding, Table};
 use super::ledger::{self, Decided, Key, Known};
 use super::map::{ColumnMap, TableTarget, UploadMap};
+use super::run::{self, Care, Outcome};
 use super::schema;
-use super::statement::{self, Expect, IfGone, Statement};
+use super::statement::{self, Statement};
 use super::transaction::{Author, UploadOperation, UploadTransaction};
 use super::verdict::{Meaning, Rejection, Verdict, meaning};
 
@@ -197,13 +198,13 @@ impl Uploads {
     async fn decide(&self, author: &Author, key: &Key<'_>) -> Result<Verdict, Trouble> {
         let mut client = self.0.pool.get().await?;
         let role = self.role_of(author, &client).await?;
-        let mut fresh = false;
+        let (mut fresh, mut care) = (false, Care::Quick);
         loop {
             let attempt = match self.plan(&client, &role, key.transaction).await? {
                 // Refused by a description that may be old.
                 Err(_) if !fresh => Attempt::Outdated,
                 Err(rejection) => Attempt::Refused(rejection),
-                Ok(plan) => self.attempt(&mut client, author, &role, key, plan).await?,
+                Ok(plan) => self.attempt(&mut client, author, &role, key, plan, care).await?,
             };
             match attempt {
                 Attempt::Decided(verdict) => return Ok(verdict),
@@ -217,6 +218,11 @@ impl Uploads {
                     return Ok(Verdict::Retry(reason.to_owned()));
                 }
                 Attempt::Outdated => {}
+                // Never answered to an attempt with savepoints, so this happens once.
+                Attempt::NeedsSavepoints => {
+                    care = Care::Savepoints;
+                    continue;
+                }
             }
             self.0.catalog.forget_tables();
             fresh = true;
@@ -326,6 +332,7 @@ impl Uploads {
         role: &str,
         key: &Key<'_>,
         steps: Vec<Step<'_>>,
+        care: Care,
     ) -> Result<Attempt, Trouble> {
         let transaction = begin(client).await?;
         let tables: Vec<u32> = steps.iter().map(|step| step.table.oid).collect();
@@ -353,9 +360,12 @@ impl Uploads {
         recorded?;
         became?;
         for step in &steps {
-            match run(&transaction, &step.statement).await {
-                Ok(None) => {}
-                Ok(Some(rejection)) => return Ok(Attempt::Refused(step.rejected(rejection))),
+            match run::run(&transaction, &step.table, &step.statement, care).await {
+                Ok(Outcome::Done) => {}
+                Ok(Outcome::Refused(rejection)) => {
+                    return Ok(Attempt::Refused(step.rejected(rejection)));
+                }
+                Ok(Outcome::NeedsSavepoints) => return Ok(Attempt::NeedsSavepoints),
                 Err(error) => match meaning(&error) {
                     Meaning::Rejected(rejection) => {
                         return Ok(Attempt::Refused(step.rejected(rejection)));
@@ -472,6 +482,8 @@ enum Attempt {
     Refused(Rejection),
     /// A table is not what the plan took it for. Nothing happened.
     Outdated,
+    /// An operation was refused that has a second way. Nothing happened.
+    NeedsSavepoints,
 }
 
 enum Trouble {
@@ -506,45 +518,6 @@ async fn begin(client: &mut Client) -> Result<Transaction<'_>, PgError> {
         .start()
         .await
         .doing("begin the upload")
-}
-
-/// Runs one statement; `Some` when the affected rows say that it was refused.
-async fn run(
-    transaction: &Transaction<'_>,
-    statement: &Statement,
-) -> Result<Option<Rejection>, PgError> {
-    let rows = execute(transaction, statement).await?;
-    if rows > 0 {
-        return Ok(None);
-    }
-    let absent =
-        || Rejection::ours("02000", "the row does not exist, or you may not see or change it");
-    let changed =
-        || Rejection::ours("40001", "somebody else changed the row since this client read it");
-    Ok(match &statement.expect {
-        Expect::Anything => None,
-        Expect::OneRow => Some(absent()),
-        Expect::Unchanged { exists, gone } => {
-            match (execute(transaction, exists).await? > 0, gone) {
-                (true, _) => Some(changed()),
-                (false, IfGone::Fine) => None,
-                (false, IfGone::Rejected) => Some(absent()),
-                (false, IfGone::Taken) => Some(Rejection::ours(
-                    "23505",
-                    "a row with this id exists already, and you may not see it",
-                )),
-            }
-        }
-    })
-}
-
-async fn execute(transaction: &Transaction<'_>, statement: &Statement) -> Result<u64, PgError> {
-    let parameters: Vec<(&(dyn ToSql + Sync), Type)> = statement
-        .parameters
-        .iter()
-        .map(|(value, ty)| (value as &(dyn ToSql + Sync), ty.clone()))
-        .collect();
-    transaction.execute_typed(&statement.sql, &parameters).await.doing("write")
 }
 
 /// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read

@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hw_pg::error::{Doing as _, PgError};
+use hw_pg::error::{Doing as _, PgError, ServerError};
 use hw_pg::types::TypeCatalog;
 use hw_types::relation::quote_ident;
 use hw_types::{PgType, TableName};
@@ -50,6 +51,8 @@ pub(super) struct Table {
     /// Ordinary or partitioned.
     pub(super) is_table: bool,
     columns: HashMap<String, Column>,
+    /// Set by [`Table::remember_inserts_only`], gone with this description.
+    inserts_only: AtomicBool,
 }
 
 /// A column as writes need it.
@@ -70,6 +73,17 @@ pub(super) struct Column {
 impl Table {
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.get(name)
+    }
+
+    /// Whether a PUT of the writing role was lately refused as an upsert and accepted as an
+    /// INSERT, so that the next one had better run behind a savepoint at once.
+    pub(super) fn inserts_only(&self) -> bool {
+        self.inserts_only.load(Ordering::Relaxed)
+    }
+
+    /// A PUT was refused as an upsert and accepted as an INSERT.
+    pub(super) fn remember_inserts_only(&self) {
+        self.inserts_only.store(true, Ordering::Relaxed);
     }
 }
 
@@ -196,7 +210,15 @@ async fn read_table(
             (name, column)
         })
         .collect();
-    Ok(Some(Table { oid, version, quoted: name.quoted(), owned_by_role, is_table, columns }))
+    Ok(Some(Table {
+        oid,
+        version,
+        quoted: name.quoted(),
+        owned_by_role,
+        is_table,
+        columns,
+        inserts_only: AtomicBool::new(false),
+    }))
 }
 
 /// A type by its oid alone: a name would need a privilege on its schema.
@@ -219,6 +241,43 @@ pub(super) async fn versions(
         .doing("look whether the tables have changed")?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
+
+/// Whether a violated unique constraint is one on this column alone, of the table or of one of
+/// its partitions; the catalog is asked, because nobody else may be allowed to see the row.
+pub(super) async fn is_key(
+    client: &impl GenericClient,
+    table: &Table,
+    column: &str,
+    error: &ServerError,
+) -> Result<bool, PgError> {
+    let rows = client
+        .query_typed(
+            IS_KEY,
+            &[
+                (&table.oid, Type::OID),
+                (&column, Type::TEXT),
+                (&error.schema, Type::TEXT),
+                (&error.constraint, Type::TEXT),
+            ],
+        )
+        .await
+        .doing("look which constraint was violated")?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
+}
+
+// A constraint has the name of its index, also when Postgres reports the violation.
+const IS_KEY: &str = "\
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+  WHERE n.nspname = $3 AND c.relname = $4
+    AND i.indisunique AND i.indnkeyatts = 1 AND a.attname = $2
+    AND (i.indrelid = $1 OR i.indrelid IN (
+      SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.regclass)
+    ))
+)";
 
 // Every ALTER TABLE writes a new row of pg_class or pg_attribute, with its own transaction id.
 const VERSIONS: &str = "\

@@ -10,15 +10,18 @@
 //!   as parameters.
 //!
 //! Suggested reading order: [`transaction`], [`verdict`], [`map`]; [`apply`] is the centre;
-//! `catalog`, `value` and `statement` make the SQL, `ledger` remembers; [`schema`] is what
-//! `headwater setup` creates.
+//! `catalog`, `value` and `statement` make the SQL, `run` runs it, `ledger` remembers; [`schema`]
+//! is what `headwater setup` creates.
 
 pub mod apply;
 mod catalog;
 mod ledger;
 pub mod map;
+mod run;
 pub mod schema;
 mod statement;
+#[cfg(test)]
+mod tests;
 pub mod transaction;
 mod value;
 pub mod verdict;

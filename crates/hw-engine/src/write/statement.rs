@@ -14,6 +14,7 @@ use super::map::{ConflictPolicy, MappedTable, Target};
 use super::transaction::{Fields, OperationKind, UploadOperation};
 use super::value::{self, Unfit};
 use super::verdict::Rejection;
+use hw_pg::error::PgError;
 use hw_types::PgType;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
@@ -39,8 +40,6 @@ pub(super) enum IfGone {
     Fine,
     /// A change has nothing to apply to.
     Rejected,
-    /// Insertion found the key taken by a row that its author may not see.
-    Taken,
 }
 
 /// SQL with its parameters.
@@ -49,6 +48,37 @@ pub(super) struct Statement {
     pub(super) sql: String,
     pub(super) parameters: Vec<(TextForm, Type)>,
     pub(super) expect: Expect,
+    /// What follows when Postgres refuses it.
+    pub(super) second: Option<SecondWay>,
+}
+
+/// What follows when Postgres refuses a PUT. It needs a savepoint before the first way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SecondWay {
+    /// The source column that `id` leads to.
+    pub(super) id_name: String,
+    pub(super) way: Way,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// After 42501: UPDATE and ON CONFLICT ask for more rights than an INSERT. Holds the plain
+    /// INSERT, with the same parameters. It comes second because it would check NOT NULL and the
+    /// policies for a whole new row, where the client may have given a part of one that is there.
+    Insert(String),
+    /// After 23505: the id is taken. The query returns a row if its author may see it.
+    Compare(Box<Statement>),
+}
+
+impl SecondWay {
+    /// Whether it answers this error of the first way.
+    pub(super) fn follows(&self, error: &PgError) -> bool {
+        let answered = match self.way {
+            Way::Insert(_) => "42501",
+            Way::Compare(_) => "23505",
+        };
+        error.sqlstate() == Some(answered)
+    }
 }
 
 /// A value in the text form of whatever type it has; `None` is NULL.
@@ -227,6 +257,7 @@ impl<'a> Builder<'a> {
             sql: format!("SELECT FROM {table} AS t WHERE t.{id} = $1"),
             parameters: vec![(TextForm(Some(operation.id.clone())), self.id.parameter.clone())],
             expect: Expect::Anything,
+            second: None,
         })
     }
 
@@ -240,15 +271,14 @@ impl<'a> Builder<'a> {
             columns += &format!(", {}", column.quoted);
             values += &format!(", {expression}");
         }
+        let insert = format!("INSERT INTO {table} AS t ({columns}) VALUES ({values})");
         if self.mapping.conflict == ConflictPolicy::RejectIfChanged {
             // A client inserts what it believes to be new; a row under this id is a change by
-            // somebody else.
+            // somebody else. (ON CONFLICT DO NOTHING would ask for the right to read.)
             return Ok(Statement {
-                sql: format!(
-                    "INSERT INTO {table} AS t ({columns}) VALUES ({values}) \
-                     ON CONFLICT ({id}) DO NOTHING"
-                ),
-                expect: Expect::Unchanged { exists: self.exists(operation), gone: IfGone::Taken },
+                sql: insert,
+                expect: Expect::Anything,
+                second: Some(self.second(Way::Compare(self.exists(operation)))),
                 parameters: self.parameters,
             });
         }
@@ -280,9 +310,14 @@ impl<'a> Builder<'a> {
                 "WITH there AS ({there}) INSERT INTO {table} AS t ({columns}) SELECT {values} \
                  WHERE NOT EXISTS (SELECT FROM there) ON CONFLICT ({id}) {on_conflict}"
             ),
-            parameters: self.parameters,
             expect: Expect::Anything,
+            second: Some(self.second(Way::Insert(insert))),
+            parameters: self.parameters,
         })
+    }
+
+    fn second(&self, way: Way) -> SecondWay {
+        SecondWay { id_name: self.id_name.to_owned(), way }
     }
 
     fn patch(mut self, operation: &UploadOperation) -> Result<Statement, Rejection> {
@@ -305,7 +340,7 @@ impl<'a> Builder<'a> {
                 Expect::Unchanged { exists: self.exists(operation), gone: IfGone::Rejected }
             }
         };
-        Ok(Statement { sql, parameters: self.parameters, expect })
+        Ok(Statement { sql, parameters: self.parameters, expect, second: None })
     }
 
     fn delete(mut self, operation: &UploadOperation) -> Result<Statement, Rejection> {
@@ -322,6 +357,7 @@ impl<'a> Builder<'a> {
             sql: format!("DELETE FROM {table} AS t WHERE t.{id} = {id_value}{unchanged}"),
             parameters: self.parameters,
             expect,
+            second: None,
         })
     }
 }
