@@ -7,9 +7,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
+use tracing::Dispatch;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::screen;
 use crate::config::Log;
@@ -20,23 +22,37 @@ use crate::report::{Colour, colour_of};
 ///
 /// - Errors: what is wrong with the filter.
 pub fn start(log: &Log, secrets: &[Secret]) -> Result<(), String> {
-    let filter = filter(&log.level)?;
-    let json = match log.format.as_str() {
-        "json" => true,
-        "text" => false,
-        _ => !io::stderr().is_terminal(),
-    };
     let writer = MaskedStderr { mask: Arc::new(Mask::new(secrets)) };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    let started = if json {
-        builder.json().flatten_event(true).with_current_span(false).try_init()
-    } else {
-        let colour = colour_of(&io::stderr()) == Colour::Ansi;
-        builder.with_ansi(colour).with_target(false).compact().try_init()
+    let form = match log.format.as_str() {
+        "json" => Form::Json,
+        "auto" if !io::stderr().is_terminal() => Form::Json,
+        _ => Form::Text(colour_of(&io::stderr())),
     };
-    // Somebody else in this process (a test) has started logging already: theirs stays.
-    drop(started);
+    // An error: somebody else in this process (a test) has started logging already; theirs stays.
+    drop(subscriber(&log.level, form, writer)?.try_init());
     Ok(())
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Lines for people.
+    Text(Colour),
+    /// One object a line.
+    Json,
+}
+
+fn subscriber<W>(level: &str, form: Form, writer: W) -> Result<Dispatch, String>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(writer);
+    Ok(match form {
+        Form::Json => builder.json().flatten_event(true).with_current_span(false).into(),
+        Form::Text(colour) => {
+            builder.with_ansi(colour == Colour::Ansi).with_target(false).compact().into()
+        }
+    })
 }
 
 /// Crates of ours, for which a level without a name counts.
@@ -53,16 +69,21 @@ const OURS: [&str; 10] = [
     "hw_types",
 ];
 
+/// The crates below the store. What goes wrong in them we say ourselves, once and with what to do;
+/// their own lines repeat it with paths of the machine that built this program.
+const BELOW_THE_STORE: [&str; 2] = ["fjall", "lsm_tree"];
+
 /// How a filter is written.
 const FORM: &str = "write it as info or as info,hw_pg=debug";
 
-/// A level alone means our crates; the libraries below tell their warnings. Parts can be named:
-/// `info,hw_pg=debug`.
+/// A level alone means our crates; the libraries below tell their warnings, those below the store
+/// nothing. Parts can be named: `info,hw_pg=debug`.
 ///
 /// `tokio_postgres` logs the parameters of statements at debug: values of rows. It stays at
 /// warnings whatever is asked for.
 fn filter(level: &str) -> Result<EnvFilter, String> {
     let mut directives = vec!["warn".to_owned()];
+    directives.extend(BELOW_THE_STORE.iter().map(|name| format!("{name}=off")));
     for directive in level.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
         if directive.contains('=') {
             directives.push(directive.to_owned());
@@ -206,6 +227,34 @@ mod tests {
         assert!(directives.contains(&"tokio_postgres=warn"), "{shown}");
         assert!(!directives.contains(&"tokio_postgres=trace"), "{shown}");
         assert!(filter("loud").is_err());
+    }
+
+    /// What a run with this level writes in this form.
+    fn written(level: &str, form: Form, events: impl FnOnce()) -> String {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let subscriber = subscriber(level, form, std::sync::Mutex::new(writer)).expect("valid");
+        tracing::dispatcher::with_default(&subscriber, events);
+        drop(subscriber);
+        io::read_to_string(&mut reader).expect("what was written")
+    }
+
+    #[test]
+    fn a_failure_below_the_store_is_said_by_the_store_alone_in_either_form() {
+        for form in [Form::Text(Colour::None), Form::Json] {
+            for level in ["info", "trace", "info,hw_store=debug"] {
+                let text = written(level, form, || {
+                    tracing::error!(target: "fjall::poison_dart", "build/path/worker.rs: No space");
+                    tracing::error!(target: "lsm_tree::table", "build/path/table.rs: No space");
+                    tracing::error!(target: "hw_store::disk", "the disk is full");
+                });
+                assert!(text.contains("the disk is full"), "{level}: {text}");
+                assert_eq!(text.lines().count(), 1, "{level}: {text}");
+            }
+            let asked = written("info,fjall=debug", form, || {
+                tracing::debug!(target: "fjall::poison_dart", "asked for by name");
+            });
+            assert!(asked.contains("asked for by name"), "{asked}");
+        }
     }
 
     #[test]
