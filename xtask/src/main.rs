@@ -8,6 +8,7 @@ mod codes;
 mod layers;
 mod licences;
 mod paths;
+mod promises;
 mod workspace;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ const USAGE: &str = "usage: cargo xtask <gate>
 
   layers            crates depend only downhill (ARCHITECTURE.md)
   paths             files named in README.md, ARCHITECTURE.md and docs/ exist
+  promises          tests named in docs/promises.md exist, and every promise names one
   licences          licences of all dependencies are on the list
   errors [--write]  error codes are unique and described in docs/errors.md; --write makes that page
   check             all of them";
@@ -27,12 +29,14 @@ fn main() -> ExitCode {
     let gates: Vec<(&str, Result<Vec<String>, String>)> = match words.as_slice() {
         ["layers"] => vec![("layers", layers::check())],
         ["paths"] => vec![("paths", paths::check(&root))],
+        ["promises"] => vec![("promises", promises::check(&root))],
         ["licences"] => vec![("licences", licences::check())],
         ["errors"] => vec![("errors", codes::check(&root))],
         ["errors", "--write"] => vec![("errors", codes::write(&root))],
         ["check"] => vec![
             ("layers", layers::check()),
             ("paths", paths::check(&root)),
+            ("promises", promises::check(&root)),
             ("licences", licences::check()),
             ("errors", codes::check(&root)),
         ],
