@@ -122,8 +122,9 @@ pub struct Dev {
     /// How much sample data: 1 is about 1,000 rows. (example: --scale 100)
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     pub scale: u32,
-    /// Delete what earlier runs kept, then start anew. (example: headwater dev --reset)
-    #[arg(long)]
+    /// Delete what earlier runs kept, the private Postgres included, then start anew. Not for a
+    /// database of your own. (example: headwater dev --reset)
+    #[arg(long, conflicts_with = "database_url")]
     pub reset: bool,
     /// Answer yes to every question. (example: headwater dev --database-url … --yes)
     #[arg(long, short)]

@@ -1,4 +1,4 @@
-//! `dev` as a process: a private Postgres, the sample, a client's stream, a second run.
+//! `dev` as a process: a private Postgres, the sample, a client's stream, a second run, `--reset`.
 
 use futures_util::StreamExt as _;
 use hw_testkit::server::http_get;
@@ -63,7 +63,7 @@ fn url_of(process: &HeadwaterProcess, directory: &std::path::Path) -> String {
 }
 
 #[tokio::test]
-async fn a_change_in_the_private_postgres_reaches_a_client_and_a_second_run_keeps_it() {
+async fn a_change_in_the_private_postgres_reaches_a_client() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let directory = tempfile::tempdir().expect("a directory");
     let mut process = HeadwaterProcess::start(options(directory.path())).await;
@@ -98,21 +98,88 @@ async fn a_change_in_the_private_postgres_reaches_a_client_and_a_second_run_keep
         lines.rest.extend_from_slice(&chunk.expect("the stream ends by itself"));
     }
     assert!(lines.rest.is_empty() || lines.rest.ends_with(b"\n"));
-
-    process.spawn_again();
-    process.until_ready().await;
-    let client = hw_testkit::cluster::connect(&url_of(&process, directory.path())).await;
-    let kept: i64 = client
-        .query_one("SELECT count(*) FROM lists WHERE name = 'written in psql'", &[])
-        .await
-        .expect("asked")
-        .get(0);
-    assert_eq!(kept, 1);
-    drop(client);
-    process.stop().await;
     let pid =
         std::fs::read_to_string(directory.path().join(".headwater/postgres/data/postmaster.pid"));
     assert!(pid.is_err(), "the private Postgres was stopped");
+}
+
+/// Lists in the private Postgres with the name that [`leave_a_trace`] gives.
+async fn traces(process: &HeadwaterProcess, directory: &std::path::Path) -> i64 {
+    let client = hw_testkit::cluster::connect(&url_of(process, directory)).await;
+    let sql = "SELECT count(*) FROM lists WHERE name = 'left by an earlier run'";
+    client.query_one(sql, &[]).await.expect("asked").get(0)
+}
+
+async fn leave_a_trace(process: &HeadwaterProcess, directory: &std::path::Path) {
+    let client = hw_testkit::cluster::connect(&url_of(process, directory)).await;
+    let sql = "INSERT INTO lists (owner_id, name) VALUES ('ada', 'left by an earlier run')";
+    client.batch_execute(sql).await.expect("written");
+}
+
+#[tokio::test]
+async fn a_second_run_keeps_the_data_and_reset_starts_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let kept = |name: &str| directory.path().join(".headwater").join(name);
+    let read = |name: &str| std::fs::read_to_string(kept(name)).expect("kept");
+    let mut process = HeadwaterProcess::start(options(directory.path())).await;
+    leave_a_trace(&process, directory.path()).await;
+    process.stop().await;
+    let (secret, sync) = (read("dev-secret"), read("sync.yaml"));
+    std::fs::write(kept("sync.yaml"), format!("# mine\n{sync}")).expect("written");
+
+    process.spawn_again();
+    process.until_ready().await;
+    assert_eq!(traces(&process, directory.path()).await, 1);
+    process.stop().await;
+    assert_eq!(read("dev-secret"), secret);
+    assert!(read("sync.yaml").starts_with("# mine"));
+
+    let mut anew = options(directory.path());
+    anew.arguments.push("--reset".into());
+    let mut process = HeadwaterProcess::start(anew).await;
+    assert_eq!(traces(&process, directory.path()).await, 0);
+    assert_ne!(read("dev-secret"), secret, "tokens of earlier runs are void");
+    assert_eq!(read("sync.yaml"), sync);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_reset_with_the_users_own_database_is_refused_before_anything_is_deleted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let secret = directory.path().join(".headwater/dev-secret");
+    std::fs::create_dir(directory.path().join(".headwater")).expect("made");
+    std::fs::write(&secret, "kept").expect("written");
+    let mut options = options(directory.path());
+    let own = "postgres://nobody@127.0.0.1:1/none";
+    options.arguments.extend(["--reset", "--database-url", own].map(str::to_owned));
+    let mut process = HeadwaterProcess::spawn(options);
+    assert_eq!(process.wait_exit().await.code(), Some(2));
+    let said = process.log();
+    assert!(said.contains("'--reset' cannot be used with '--database-url"), "{said}");
+    assert_eq!(std::fs::read_to_string(&secret).expect("still there"), "kept");
+}
+
+#[tokio::test]
+async fn the_client_command_is_the_official_sdk_with_a_token_that_the_server_takes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = HeadwaterProcess::start(options(directory.path())).await;
+    let line = process.until_log("  client  ").await;
+    let token = process.until_log("          --token \"$(").await;
+    // This test runs in a checkout, which has the example client.
+    let command = line.trim().trim_start_matches("client").trim();
+    let (program, arguments) = command.split_once(' ').expect("a program and arguments");
+    assert!(program.ends_with("conformance/client") && std::path::Path::new(program).is_file());
+    assert_eq!(arguments, format!("--endpoint {} \\", process.url()));
+    // The shell makes the token as it would for a person.
+    let word = token.trim().strip_prefix("--token ").expect("the option");
+    let mut shell = std::process::Command::new("sh");
+    let shell = shell.args(["-c", &format!("printf %s {word}")]).output().expect("a shell");
+    let bearer = format!("Bearer {}", String::from_utf8_lossy(&shell.stdout));
+    let headers = [("authorization", bearer.as_str())];
+    let path = "/write-checkpoint2.json?client_id=c";
+    let answer = http_get(process.address(), path, &headers).await.expect("answered");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    process.stop().await;
 }
 
 #[tokio::test]

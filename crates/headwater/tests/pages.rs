@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use headwater::dev::banner::{Banner, Psql};
+use headwater::dev::postgres::psql_command;
+
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
@@ -40,4 +43,23 @@ fn the_schema_of_the_configuration_is_the_settings_table() {
     let schema = serde_json::to_string_pretty(&headwater::config::reference::schema())
         .expect("a schema is JSON");
     check("headwater.schema.json", &format!("{schema}\n"));
+}
+
+#[test]
+fn the_three_minutes_of_the_readme_are_what_dev_prints() {
+    let banner = Banner {
+        url: "http://127.0.0.1:8080".into(),
+        psql: Some(Psql {
+            command: psql_command(Path::new(".headwater/postgres.pass"), 38765),
+            installed: true,
+        }),
+        client: Some("conformance/client".into()),
+        program: "target/release/headwater".into(),
+        data_dir: ".headwater".into(),
+        sync_config: Some(".headwater/sync.yaml".into()),
+    };
+    let readme = docs().join("../README.md");
+    let readme = std::fs::read_to_string(readme).expect("there is a README");
+    let text = banner.text();
+    assert!(readme.contains(text.trim_end()), "the README does not show:{text}");
 }

@@ -47,7 +47,7 @@ pub async fn run(config: &Config, arguments: &Status) -> Exit {
 }
 
 /// An address that listens on all interfaces is asked on this machine's own.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),

@@ -5,9 +5,10 @@
 //! user's own database is never changed unasked.
 //!
 //! Suggested reading order: this file; [`lock`], [`account`], [`binaries`], [`postgres`],
-//! [`load`], [`secret`]; [`own_database`]; [`mod@line`].
+//! [`load`], [`secret`]; [`own_database`]; [`mod@banner`], [`mod@line`].
 
 pub mod account;
+pub mod banner;
 pub mod binaries;
 pub mod line;
 pub mod load;
@@ -26,11 +27,13 @@ use hw_types::Diagnostic;
 use crate::cli::Dev;
 use crate::code;
 use crate::commands::serve::{Asked, Signals, begin_telemetry};
+use crate::commands::status;
 use crate::config::Config;
 use crate::report::{self, Exit};
 use crate::sample;
 use crate::server::admin::{DevToken, DevTokens};
 use crate::server::start::{self, Server, StartRefused};
+use banner::{Banner, Psql};
 use postgres::PrivatePostgres;
 
 /// How long the page's tokens live.
@@ -87,7 +90,7 @@ async fn begin(
         Source::Refused => return Ok(None),
     }
     let server = serve(config).await?;
-    report::answer(&banner(config, &server, postgres.as_ref()));
+    report::answer(&banner(config, &server, postgres.as_ref()).text());
     Ok(Some((server, signals)))
 }
 
@@ -223,38 +226,22 @@ fn page_tokens(config: &Config) -> Result<DevTokens, Box<Diagnostic>> {
 }
 
 /// What a person can do now.
-fn banner(config: &Config, server: &Server, postgres: Option<&PrivatePostgres>) -> String {
-    let page = format!("http://{}", server.address);
-    let flag = match config.data_dir == Path::new(".headwater") {
-        true => String::new(),
-        false => format!(" --data-dir {}", config.data_dir.display()),
-    };
-    let program = std::env::current_exe()
-        .map_or_else(|_| "headwater".to_owned(), |path| path.display().to_string());
-    let psql = postgres.map_or(String::new(), |postgres| {
-        let missing = match binaries::on_path("psql") {
-            true => "",
-            false => "\n          (psql is not installed; Debian: apt install postgresql-client)",
-        };
-        format!(
-            "  psql    {}{missing}\n          try: UPDATE todos SET completed = NOT completed;\n",
-            postgres.psql_command()
-        )
-    });
-    let sync = config.sync_config.as_ref().map_or_else(
-        || "no sync configuration; name one with --sync-config".to_owned(),
-        |path| path.display().to_string(),
-    );
-    let user = sample::USER;
-    format!(
-        "\nHeadwater is running. Ctrl-C stops everything.\n\n  \
-         page    {page}/\n\
-         {psql}  \
-         client  curl -N {page}/sync/stream -H 'content-type: application/json' \\\n          \
-         -H \"authorization: Bearer $({program} token --sub {user}{flag})\" \\\n          \
-         -d '{{\"buckets\":[],\"include_checksum\":true,\"raw_data\":true,\"client_id\":\"curl\"}}'\n  \
-         config  {sync}\n\n"
-    )
+fn banner(config: &Config, server: &Server, postgres: Option<&PrivatePostgres>) -> Banner {
+    // Both without links, as the shell that started us may have them.
+    let here = std::env::current_dir().and_then(|path| path.canonicalize()).unwrap_or_default();
+    let program = std::env::current_exe().unwrap_or_else(|_| "headwater".into());
+    let client = postgres.and_then(|_| banner::example_client(&here, &program));
+    Banner {
+        url: format!("http://{}", status::reachable(server.address)),
+        psql: postgres.map(|postgres| Psql {
+            command: postgres.psql_command(),
+            installed: binaries::on_path("psql"),
+        }),
+        client: client.map(|path| banner::called_from(&here, &path)),
+        program: banner::called_from(&here, &program),
+        data_dir: config.data_dir.clone(),
+        sync_config: config.sync_config.clone(),
+    }
 }
 
 #[cfg(test)]

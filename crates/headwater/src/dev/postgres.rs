@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rand::Rng as _;
 
 use super::account::{self, Account};
+use super::banner::shell_word;
 use super::binaries::{self, Binaries};
 use crate::config::secret::Secret;
 use crate::process;
@@ -59,7 +60,9 @@ impl PrivatePostgres {
         let account = account::to_drop_to();
         let binaries = binaries::find_or_install(data_dir, account.as_ref())?;
         let place = account::directory(data_dir, NAME, account.as_ref())?;
-        let home = Home { directory: place.path, account, binaries };
+        // As the person named it, unless it had to be elsewhere.
+        let shown = if place.moved { place.path.clone() } else { data_dir.join(NAME) };
+        let home = Home { directory: place.path, shown, account, binaries };
         stop_left_over(&home.data());
         let created = !home.data().join("PG_VERSION").exists();
         if created {
@@ -98,11 +101,7 @@ impl PrivatePostgres {
 
     /// A command that opens the sample in `psql`, without the password in it.
     pub fn psql_command(&self) -> String {
-        format!(
-            "PGPASSFILE={} psql -h 127.0.0.1 -p {} -U {USER} {DATABASE}",
-            self.pass_file.display(),
-            self.port
-        )
+        psql_command(&self.pass_file, self.port)
     }
 
     /// Stops the server: fast, and at once when that takes too long.
@@ -122,6 +121,12 @@ impl Drop for PrivatePostgres {
     }
 }
 
+/// A command that opens the sample on `port` in `psql`.
+pub fn psql_command(pass_file: &Path, port: u16) -> String {
+    let pass_file = shell_word(&pass_file.to_string_lossy());
+    format!("PGPASSFILE={pass_file} psql -h 127.0.0.1 -p {port} -U {USER} {DATABASE}")
+}
+
 /// Deletes the cluster. The caller holds the lock of `data_dir`.
 pub fn remove(data_dir: &Path) -> io::Result<()> {
     let link = data_dir.join(NAME);
@@ -132,6 +137,8 @@ pub fn remove(data_dir: &Path) -> io::Result<()> {
 
 struct Home {
     directory: PathBuf,
+    /// The same directory for messages.
+    shown: PathBuf,
     account: Option<Account>,
     binaries: Binaries,
 }
@@ -169,7 +176,7 @@ impl Home {
         report::say(&format!(
             "making a private Postgres {} in {}{}",
             self.binaries.major,
-            self.directory.display(),
+            self.shown.display(),
             match &self.account {
                 Some(account) => format!(
                     ", owned by the account {}, because Postgres does not run as root",
