@@ -8,7 +8,7 @@
 //! Suggested reading order, downhill: [`ingest`], [`writer`], [`fold`], [`evaluate`],
 //! [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`]. What is stored where: [`record`],
 //! [`state`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
-//! direction, from clients to Postgres: [`write`].
+//! direction, from clients to Postgres: [`mod@write`].
 
 mod apply_large;
 mod buckets;
