@@ -4,6 +4,7 @@
 mod dev;
 mod doctor;
 mod pages;
+mod pooler;
 mod process;
 mod routes;
 mod serve;

@@ -10,6 +10,7 @@ use hw_types::{Diagnostic, Severity};
 use crate::cli::Check;
 use crate::code;
 use crate::config::Config;
+use crate::doctor::pooler;
 use crate::report::{self, Exit};
 use crate::sync_config::{self, SyncFile};
 
@@ -55,5 +56,5 @@ async fn tables(url: &str) -> Result<Vec<hw_expr::sync_config::CatalogTable>, Bo
         let (client, _driver) = sql::connect(&connect).await?;
         sync_config::tables_of(&client).await
     };
-    found.await.map_err(|error| Box::new(error.diagnostic()))
+    found.await.map_err(|error| Box::new(pooler::finding_or(&connect, &error)))
 }

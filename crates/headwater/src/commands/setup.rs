@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use super::database_url;
 use crate::cli::Setup;
 use crate::config::Config;
+use crate::doctor::pooler;
 use crate::report::{self, Exit};
 
 /// Shows, asks, runs.
@@ -30,7 +31,8 @@ async fn connect_and_apply(config: &Config, arguments: &Setup) -> Result<Exit, B
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
     report::findings(&warnings, "");
     let connected = sql::connect(&connect.with_application_name("headwater setup")).await;
-    let (client, _driver) = connected.map_err(|error| Box::new(error.diagnostic()))?;
+    let (client, _driver) =
+        connected.map_err(|error| Box::new(pooler::finding_or(&connect, &error)))?;
     let statements = statements(config, &client).await?;
     if arguments.print {
         report::answer(&script(&statements));

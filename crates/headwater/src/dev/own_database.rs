@@ -14,6 +14,7 @@ use tokio_postgres::Client;
 
 use crate::commands::{database_url, setup};
 use crate::config::Config;
+use crate::doctor::pooler;
 use crate::report;
 use crate::sync_config;
 
@@ -24,7 +25,7 @@ use crate::sync_config;
 pub async fn prepare(config: &Config, yes: bool) -> Result<bool, Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
     report::findings(&warnings, "");
-    let failed = |error: hw_pg::error::PgError| Box::new(error.diagnostic());
+    let failed = |error: hw_pg::error::PgError| Box::new(pooler::finding_or(&connect, &error));
     let (client, _driver) = sql::connect(&connect).await.map_err(failed)?;
     let needed = replication_statements(config, &connect, &client).await.map_err(failed)?;
     if !needed.is_empty() {

@@ -3,15 +3,19 @@
 //! In: the configuration. Out: findings, worst first, and facts worth knowing. `serve` runs the
 //! same at its start. Invariant: it changes nothing, neither in the source nor in the store.
 //! Suggested reading order: [`source`] (the server, its log, its slots), [`tables`] (what the
-//! sync configuration reads).
+//! sync configuration reads), [`pooler`] (what may stand in between).
 
+pub mod pooler;
 pub mod source;
 pub mod tables;
 
 use hw_pg::catalog::{ServerInfo, TablePattern};
 use hw_pg::config::ConnectConfig;
+use hw_pg::error::PgError;
+use hw_pg::replication::SystemIdentity;
 use hw_pg::sql;
 use hw_types::{Diagnostic, Severity};
+use tokio_postgres::Client;
 
 use crate::code;
 use crate::commands::database_url;
@@ -54,10 +58,54 @@ pub async fn examine_source(
     connect: &ConnectConfig,
     patterns: &[TablePattern],
     examination: &mut Examination,
-) -> Result<(), hw_pg::error::PgError> {
+) -> Result<(), PgError> {
     let connect = connect.with_application_name("headwater doctor");
-    let (client, _driver) = sql::connect(&connect).await?;
-    let server = ServerInfo::read(&client).await?;
+    let (client, _driver) = match sql::connect(&connect).await {
+        Ok(session) => session,
+        Err(error) => {
+            // The pooler refuses ordinary sessions of ours, too: there is nothing else to ask.
+            let pooler = pooler::finding(&connect, &error).ok_or(error)?;
+            examination.findings.push(pooler);
+            examination.facts.push("nothing else was checked".to_owned());
+            return Ok(());
+        }
+    };
+    // Before anything is asked: answers through a pooler may come from several sessions.
+    let identity = source::identify(&connect).await;
+    let mut pooler = identity.as_ref().err().and_then(|error| pooler::finding(&connect, error));
+    let checked = check(config, &connect, &client, identity, patterns, examination).await;
+    pooler = match checked {
+        Ok(dropped) => pooler.or(dropped),
+        Err(error) => {
+            let pooler = pooler.or_else(|| pooler::finding(&connect, &error)).ok_or(error)?;
+            examination.facts.push("the rest cannot be checked through the pooler".to_owned());
+            Some(pooler)
+        }
+    };
+    if let Some(pooler) = pooler {
+        if let Some(address) = pooler::real_address(&client).await {
+            examination
+                .facts
+                .push(format!("behind the pooler, Postgres says of itself: {address}"));
+        }
+        examination.findings.push(pooler);
+    }
+    Ok(())
+}
+
+/// The checks on a session.
+///
+/// - Returns: the finding that settings of our sessions are dropped on the way.
+async fn check(
+    config: &Config,
+    connect: &ConnectConfig,
+    client: &Client,
+    identity: Result<SystemIdentity, PgError>,
+    patterns: &[TablePattern],
+    examination: &mut Examination,
+) -> Result<Option<Diagnostic>, PgError> {
+    let dropped = pooler::dropped_settings(connect, client).await?;
+    let server = ServerInfo::read(client).await?;
     examination.facts.push(format!(
         "Postgres {} at {}, wal_level {}, encoding {}",
         server.major(),
@@ -67,14 +115,23 @@ pub async fn examine_source(
     ));
     examination.findings.extend(server.findings());
     examination.findings.extend(source::retention(&server, config.limits.retained_log));
-    examination.findings.extend(source::room(&client, &server).await?);
-    if server.may_replicate && server.wal_level == "logical" {
-        let identity = source::replication(&connect, &client, examination).await;
-        if let Some(identity) = identity {
-            source::slot(&client, &server, &identity, &config.instance, examination).await?;
+    examination.findings.extend(source::room(client, &server).await?);
+    match identity {
+        Ok(identity) => {
+            source::slot(client, &server, &identity, &config.instance, examination).await?;
+        }
+        Err(error) => {
+            // What is a finding of its own explains the error: a pooler, a missing attribute.
+            let explained = !server.may_replicate
+                || server.wal_level != "logical"
+                || pooler::finding(connect, &error).is_some();
+            if !explained {
+                examination.findings.push(source::no_replication(&error));
+            }
         }
     }
-    tables::check(&client, &server, &config.database.publication, patterns, examination).await
+    tables::check(client, &server, &config.database.publication, patterns, examination).await?;
+    Ok(dropped)
 }
 
 /// Whether tokens can be checked at all, and by a secret that is long enough.

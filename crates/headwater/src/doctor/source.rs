@@ -1,7 +1,7 @@
-//! The server itself: its log, its slots and walsenders, and whether a pooler stands in between.
+//! The server itself: its log, its slots and walsenders, a replication connection to it.
 
 use hw_pg::catalog::{ServerInfo, code as pg_code};
-use hw_pg::config::{Address, ConnectConfig};
+use hw_pg::config::ConnectConfig;
 use hw_pg::error::PgError;
 use hw_pg::replication::{ReplicationConnection, SystemIdentity};
 use hw_pg::slot::{self, SlotState, WalStatus};
@@ -12,9 +12,6 @@ use tokio_postgres::Client;
 use super::Examination;
 use crate::code;
 use crate::config::parse::show_bytes;
-
-/// Ports on which poolers usually listen: PgBouncer, Supavisor in transaction mode.
-const POOLER_PORTS: [u16; 2] = [6432, 6543];
 
 /// Whether what the source keeps for a slot and what we allow fit together.
 pub fn retention(server: &ServerInfo, limit: u64) -> Option<Diagnostic> {
@@ -90,54 +87,27 @@ pub async fn room(client: &Client, server: &ServerInfo) -> Result<Vec<Diagnostic
 }
 
 /// Tries a replication connection: the one thing that poolers and `pg_hba.conf` break.
-pub async fn replication(
-    connect: &ConnectConfig,
-    client: &Client,
-    examination: &mut Examination,
-) -> Option<SystemIdentity> {
-    let tried = async {
-        let mut connection = ReplicationConnection::connect(connect).await?;
-        let identity = connection.identify_system().await;
-        connection.close().await;
-        identity
-    };
-    match tried.await {
-        Ok(identity) => Some(identity),
-        Err(error) => {
-            let pooler = looks_like_a_pooler(connect, client).await;
-            let finding = error.diagnostic();
-            examination.findings.push(match pooler {
-                Some(why) => Diagnostic::error(
-                    code::POOLER,
-                    format!("a pooler stands before Postgres ({why}); it does not do replication"),
-                )
-                .at(finding.what)
-                .mend("connect to Postgres itself: use its own host and port, usually 5432"),
-                None => finding.mend(
-                    "allow the role in pg_hba.conf, for example: host all all samenet \
-                     scram-sha-256; then SELECT pg_reload_conf();",
-                ),
-            });
-            None
-        }
-    }
+pub async fn identify(connect: &ConnectConfig) -> Result<SystemIdentity, PgError> {
+    let mut connection = ReplicationConnection::connect(connect).await?;
+    let identity = connection.identify_system().await;
+    connection.close().await;
+    identity
 }
 
-async fn looks_like_a_pooler(connect: &ConnectConfig, client: &Client) -> Option<String> {
-    let ports: Vec<u16> = connect
-        .hosts()
-        .iter()
-        .filter(|host| !matches!(host.address, Address::Unix(_)))
-        .map(|host| host.port)
-        .collect();
-    if let Some(port) = ports.iter().find(|port| POOLER_PORTS.contains(port)) {
-        return Some(format!("port {port}"));
+/// The finding that a replication connection failed although nothing known is in its way.
+pub fn no_replication(error: &PgError) -> Diagnostic {
+    let finding = error.diagnostic();
+    match error.sqlstate() {
+        Some("28000") => finding.mend(
+            "allow the role in pg_hba.conf, for example: host all all samenet scram-sha-256; then \
+             SELECT pg_reload_conf();",
+        ),
+        _ if finding.mend.is_none() => finding.mend(
+            "if a pooler or proxy stands before Postgres, name Postgres itself: its own host and \
+             port, usually 5432",
+        ),
+        _ => finding,
     }
-    let row = client.query_one("SELECT pg_catalog.inet_server_port()", &[]).await.ok()?;
-    let real: Option<i32> = row.try_get(0).ok()?;
-    let real = real.and_then(|port| u16::try_from(port).ok())?;
-    let differs = !ports.is_empty() && !ports.contains(&real);
-    differs.then(|| format!("we asked port {}, Postgres answered on {real}", ports[0]))
 }
 
 /// The state of our own slot, if there is one.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hw_engine::Engine;
 use hw_engine::status::{EngineStatus, SourceState};
+use hw_pg::error::code as pg_code;
 use hw_store::Store;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use super::status::{
     StoreReport,
 };
 use crate::config::parse::show_bytes;
+use crate::doctor::pooler;
 use crate::telemetry::{copies::CopyBars, metrics};
 
 /// Between two samples.
@@ -220,6 +222,9 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         return Some(error.clone());
     }
     match &status.source {
+        SourceState::Failed { finding } if finding.code.0 == pg_code::POOLER => {
+            Some(pooler::IN_SHORT.to_owned())
+        }
         SourceState::Waiting { finding } | SourceState::Failed { finding } => {
             Some(finding.what.clone())
         }
