@@ -7,5 +7,6 @@ mod pages;
 mod pooler;
 mod process;
 mod routes;
+mod scripts;
 mod serve;
 mod setup;
