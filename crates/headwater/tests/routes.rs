@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use headwater::config::{Sources, load};
 use headwater::server::admin::{Admin, DevToken};
 use headwater::server::listen::Connections;
-use headwater::server::reporter::Reporter;
+use headwater::server::reporter::{Bounds, Reporter};
 use headwater::server::router;
 use headwater::server::surfaces::{self, Surfaces};
 use hw_auth::{AuthConfig, Authenticator, Secret};
@@ -69,12 +69,10 @@ fn surfaces(directory: &std::path::Path) -> Surfaces {
         connections: Connections::new(1, stop.clone()),
         database: String::new(),
         configured: false,
-        retained_limit: 0,
-        spool_limit: 0,
-        copy_limit: Duration::ZERO,
+        bounds: Bounds::of(&config),
         started: Instant::now(),
         memory: Default::default(),
-        streams: Default::default(),
+        sync: Default::default(),
     });
     let authenticator = Authenticator::new(AuthConfig {
         secret: Some(Secret::parse("a secret of thirty-two characters").expect("usable")),

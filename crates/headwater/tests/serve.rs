@@ -104,18 +104,42 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
     })
     .await;
     let metrics = http_get(process.address(), "/metrics", &[]).await.expect("answered").body;
+    // Issue 6: lag in bytes and seconds, rows and operations applied, checkpoints, clients, bytes
+    // sent, store size, bounds in use, retained log.
     for name in [
         "headwater_replication_lag_bytes",
         "headwater_replication_lag_seconds",
+        "headwater_rows_replicated_total",
+        "headwater_operations_total",
+        "headwater_checkpoints_total",
+        "headwater_sync_clients",
+        "headwater_sync_sent_bytes_total",
         "headwater_store_bytes",
         "headwater_clients",
         "headwater_clients_limit",
-        "headwater_retained_log_bytes",
-        "headwater_checkpoint_op_id",
+        "headwater_page_memory_bytes",
+        "headwater_page_memory_limit_bytes",
+        "headwater_store_journal_bytes",
+        "headwater_store_journal_limit_bytes",
+        "headwater_store_memtable_bytes",
+        "headwater_store_memtable_limit_bytes",
+        "headwater_spool_bytes",
         "headwater_spool_limit_bytes",
+        "headwater_retained_log_bytes",
+        "headwater_retained_log_limit_bytes",
+        "headwater_checkpoint_op_id",
     ] {
         assert!(metrics.contains(&format!("\n{name} ")), "{name} in\n{metrics}");
     }
+    for line in metrics.lines() {
+        if let Some(named) = line.strip_prefix("# TYPE ") {
+            let name = named.split(' ').next().expect("a name");
+            assert!(metrics.contains(&format!("# HELP {name} ")), "{name} is described");
+        }
+    }
+    // The one row of the table, copied, and its operation.
+    assert!(metrics.contains("\nheadwater_rows_copied_total 1\n"), "{metrics}");
+    assert!(metrics.contains("\nheadwater_operations_total 1\n"), "{metrics}");
     let output = tokio::process::Command::new(process.binary())
         .args(["status", "--url", &process.url()])
         .output()

@@ -115,16 +115,24 @@ pub fn table(report: &StatusReport) -> String {
     line(
         "clients",
         format!(
-            "{} streams, {} of {} connections",
-            clients.streams, clients.connections, clients.limit
+            "{} streams, {} of {} connections, {} of {} in data lines",
+            clients.streams,
+            clients.connections,
+            clients.limit,
+            show_bytes(clients.page_bytes),
+            show_bytes(clients.page_limit_bytes)
         ),
     );
     let store = &report.store;
     line(
         "store",
         format!(
-            "{}, spools {} of {}",
+            "{}, journal {} of {}, unflushed {} of {}, spools {} of {}",
             show_bytes(store.bytes),
+            show_bytes(store.journal_bytes),
+            show_bytes(store.journal_limit_bytes),
+            show_bytes(store.memtable_bytes),
+            show_bytes(store.memtable_limit_bytes),
             show_bytes(store.spool_bytes),
             show_bytes(store.spool_limit_bytes)
         ),
@@ -132,7 +140,10 @@ pub fn table(report: &StatusReport) -> String {
     let applied = &report.applied;
     line(
         "applied",
-        format!("{} transactions, {} changes of rows", applied.transactions, applied.rows),
+        format!(
+            "{} transactions, {} changes of rows, {} rows copied, {} operations",
+            applied.transactions, applied.rows, applied.copied_rows, applied.operations
+        ),
     );
     for copy in &report.copies {
         let of = match copy.estimated_rows {

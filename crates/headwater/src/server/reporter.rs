@@ -20,6 +20,7 @@ use super::status::{
     AppliedReport, CheckpointReport, ClientsReport, CopyReport, SourceReport, StatusReport,
     StoreReport,
 };
+use crate::config::Config;
 use crate::config::parse::show_bytes;
 use crate::doctor::pooler;
 use crate::telemetry::{copies::CopyBars, metrics};
@@ -38,27 +39,86 @@ pub struct Reporter {
     pub store: Store,
     /// The sockets.
     pub connections: Connections,
-    /// Counts the open sync streams.
-    pub streams: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
+    /// The sync service, once it has started.
+    pub sync: OnceLock<Box<dyn Fn() -> SyncFigures + Send + Sync>>,
     /// Name of the source database.
     pub database: String,
     /// Whether a sync configuration was named.
     pub configured: bool,
-    /// `limits.retained_log`.
-    pub retained_limit: u64,
-    /// `limits.spool_bytes`.
-    pub spool_limit: u64,
-    /// `limits.copy_snapshot`.
-    pub copy_limit: Duration,
+    /// The configured bounds.
+    pub bounds: Bounds,
     /// When the server started.
     pub started: Instant,
     /// What is remembered between samples.
     pub memory: Mutex<Memory>,
 }
 
+/// What the sync service counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SyncFigures {
+    /// Open streams.
+    pub streams: usize,
+    /// Bytes of data lines in memory.
+    pub page_bytes: usize,
+}
+
+/// The bounds of `limits` and `store` that figures are shown against. Sizes in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// `limits.retained_log`.
+    pub retained: u64,
+    /// `limits.spool_bytes`.
+    pub spool: u64,
+    /// `limits.page_memory`.
+    pub pages: u64,
+    /// `store.journal`.
+    pub journal: u64,
+    /// `store.memtable`.
+    pub memtable: u64,
+    /// `limits.copy_snapshot`.
+    pub copy: Duration,
+}
+
+impl Bounds {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Bounds {
+        Bounds {
+            retained: config.limits.retained_log,
+            spool: config.limits.spool_bytes,
+            pages: config.limits.page_memory,
+            journal: config.store.journal,
+            memtable: config.store.memtable,
+            copy: config.limits.copy_snapshot,
+        }
+    }
+}
+
+/// Counts operations from the ids that are published: they are given without gaps, and a new
+/// epoch starts at a multiple of 2^20 (E-3). A store that has none yet is in epoch 0.
+#[derive(Debug, Default)]
+struct OperationCount {
+    /// Epoch and newest id at the last look; the first look is at the start.
+    last: Option<(u64, u64)>,
+    total: u64,
+}
+
+impl OperationCount {
+    fn look(&mut self, epoch: u64, op_id: u64) -> u64 {
+        let from = match self.last {
+            Some((known, last)) if known == epoch => last,
+            Some(_) => epoch << 20,
+            None => op_id,
+        };
+        self.total += op_id.saturating_sub(from);
+        self.last = Some((epoch, op_id));
+        self.total
+    }
+}
+
 /// What is remembered between samples.
 #[derive(Default)]
 pub struct Memory {
+    operations: OperationCount,
     lag: LagClock,
     /// When each copy was first seen, by table.
     copies: HashMap<String, Instant>,
@@ -96,6 +156,10 @@ impl Reporter {
                 }
             })
             .collect();
+        let operations = memory.operations.look(status.epoch, status.published.op_id.0);
+        let sync = self.sync.get().map(|figures| figures()).unwrap_or_default();
+        let stored = self.store.statistics();
+        let counted = |name| metrics::value(name) as u64;
         let heard = status.heard_at > 0;
         let behind = status.source_end.0.0.saturating_sub(reached.0.0);
         StatusReport {
@@ -108,27 +172,36 @@ impl Reporter {
                 lag_bytes: heard.then_some(behind),
                 lag_seconds: heard.then_some(lag.as_secs_f64()),
                 retained_bytes: heard.then_some(status.retained_bytes),
-                retained_limit_bytes: self.retained_limit,
+                retained_limit_bytes: self.bounds.retained,
             },
             checkpoint: CheckpointReport {
                 op_id: status.published.op_id.0.to_string(),
                 lsn: status.published.end_lsn.0.to_string(),
                 sync_version: status.sync_version.unwrap_or(0),
+                published: status.publication,
             },
             copies,
             clients: ClientsReport {
                 connections: self.connections.open() as u64,
                 limit: self.connections.limit() as u64,
-                streams: self.streams.get().map_or(0, |count| count() as u64),
+                streams: sync.streams as u64,
+                page_bytes: sync.page_bytes as u64,
+                page_limit_bytes: self.bounds.pages,
             },
             store: StoreReport {
                 bytes: status.store_bytes,
-                spool_bytes: self.store.spool().used(),
-                spool_limit_bytes: self.spool_limit,
+                journal_bytes: stored.journal_bytes,
+                journal_limit_bytes: self.bounds.journal,
+                memtable_bytes: stored.memtable_bytes,
+                memtable_limit_bytes: self.bounds.memtable,
+                spool_bytes: stored.spool_bytes,
+                spool_limit_bytes: self.bounds.spool,
             },
             applied: AppliedReport {
-                transactions: metrics::value("headwater_transactions_total") as u64,
-                rows: metrics::value("headwater_rows_replicated_total") as u64,
+                transactions: counted("headwater_transactions_total"),
+                rows: counted("headwater_rows_replicated_total"),
+                copied_rows: counted("headwater_rows_copied_total"),
+                operations,
             },
         }
     }
@@ -179,10 +252,10 @@ impl Reporter {
     fn raise_alarms(&self, report: &StatusReport) {
         let mut memory = self.memory.lock();
         let retained = report.source.retained_bytes.unwrap_or(0);
-        let half = retained > self.retained_limit / 2;
+        let half = retained > self.bounds.retained / 2;
         if due(&mut memory.retained_alarm, half) {
-            let (kept, limit) = (show_bytes(retained), show_bytes(self.retained_limit));
-            if retained > self.retained_limit {
+            let (kept, limit) = (show_bytes(retained), show_bytes(self.bounds.retained));
+            if retained > self.bounds.retained {
                 tracing::error!("the source keeps {kept} of log for us, more than {limit}");
             } else {
                 tracing::warn!("the source keeps {kept} of log for us, limit {limit}");
@@ -190,7 +263,7 @@ impl Reporter {
         }
         let oldest = report.copies.iter().filter(|copy| !copy.read);
         let oldest = oldest.max_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let long = oldest.filter(|copy| copy.seconds > self.copy_limit.as_secs_f64());
+        let long = oldest.filter(|copy| copy.seconds > self.bounds.copy.as_secs_f64());
         if due(&mut memory.copy_alarm, long.is_some())
             && let Some(copy) = long
         {
@@ -229,5 +302,23 @@ fn trouble(status: &EngineStatus) -> Option<String> {
             Some(finding.what.clone())
         }
         _ => status.refused.first().map(|finding| finding.what.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_counted_from_the_start_over_epochs() {
+        let mut count = OperationCount::default();
+        assert_eq!(count.look(7, (7 << 20) + 100), 0, "what earlier runs did is not counted");
+        assert_eq!(count.look(7, (7 << 20) + 130), 30);
+        assert_eq!(count.look(9, (9 << 20) + 5), 35);
+        assert_eq!(count.look(9, (9 << 20) + 6), 36);
+
+        let mut count = OperationCount::default();
+        assert_eq!(count.look(0, 0), 0, "a new store has no epoch before it knows its source");
+        assert_eq!(count.look(7, (7 << 20) + 4), 4);
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{Admin, DevTokens};
 use super::listen::{self, Connections};
-use super::reporter::{Memory, Reporter};
+use super::reporter::{Bounds, Memory, Reporter};
 use super::router;
 use super::surfaces;
 use crate::code;
@@ -101,13 +101,13 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
         connections: connections.clone(),
         database: connect.database().to_owned(),
         configured: config.sync_config.is_some(),
-        retained_limit: config.limits.retained_log,
-        spool_limit: config.limits.spool_bytes,
-        copy_limit: config.limits.copy_snapshot,
+        bounds: Bounds::of(config),
         started: Instant::now(),
         memory: parking_lot::Mutex::new(Memory::default()),
-        streams: OnceLock::new(),
+        sync: OnceLock::new(),
     });
+    // The first look: what is counted is counted from here.
+    drop(reporter.report());
     tokio::spawn(Arc::clone(&reporter).watch(stop.clone()));
     let figures = Arc::clone(&reporter);
     let admin = Admin {

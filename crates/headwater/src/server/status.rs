@@ -1,8 +1,8 @@
 //! The figures of a running server: one report for `/admin/api/status`, `headwater status`, the
 //! metrics and the status line of `dev`.
 //!
-//! In: what the engine, the surfaces and the sockets count. Out: plain JSON. Invariant: names and
-//! counts, never values of rows, never secrets.
+//! In: what the engine, the surfaces and the sockets count. Out: plain JSON. Invariants: names and
+//! counts, never values of rows, never secrets; figures that another version does not send are 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,7 @@ pub struct StatusReport {
 
 /// The source and how far behind it we are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SourceReport {
     /// Name of the database.
     pub database: String,
@@ -49,6 +50,7 @@ pub struct SourceReport {
 
 /// A published position.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CheckpointReport {
     /// Newest operation, as text because it may exceed what JavaScript counts exactly.
     pub op_id: String,
@@ -56,10 +58,13 @@ pub struct CheckpointReport {
     pub lsn: String,
     /// Number of the sync configuration in force, 0 for none.
     pub sync_version: u64,
+    /// Checkpoints published since the start.
+    pub published: u64,
 }
 
 /// A table whose first copy is in progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CopyReport {
     /// `schema.table`.
     pub table: String,
@@ -77,6 +82,7 @@ pub struct CopyReport {
 
 /// Connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ClientsReport {
     /// Open connections of any kind.
     pub connections: u64,
@@ -84,13 +90,26 @@ pub struct ClientsReport {
     pub limit: u64,
     /// Open sync streams.
     pub streams: u64,
+    /// Bytes of data lines that are kept for other clients or on their way to sockets.
+    pub page_bytes: u64,
+    /// Their limit.
+    pub page_limit_bytes: u64,
 }
 
 /// The store on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StoreReport {
     /// Bytes of the store.
     pub bytes: u64,
+    /// The journal's share of it.
+    pub journal_bytes: u64,
+    /// Its limit.
+    pub journal_limit_bytes: u64,
+    /// Memory of writes that are not in the store's tables yet.
+    pub memtable_bytes: u64,
+    /// Its limit.
+    pub memtable_limit_bytes: u64,
     /// Bytes of spools.
     pub spool_bytes: u64,
     /// Their limit.
@@ -99,16 +118,23 @@ pub struct StoreReport {
 
 /// What has been applied since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AppliedReport {
     /// Transactions of the source.
     pub transactions: u64,
     /// Changes of rows in them.
     pub rows: u64,
+    /// Rows that copies of tables brought.
+    pub copied_rows: u64,
+    /// Operations of buckets that came of both.
+    pub operations: u64,
 }
 
 impl StatusReport {
-    /// Sets the gauges that are read rather than counted.
+    /// Sets what is read rather than counted where it happens.
     pub fn record(&self) {
+        metrics::counter!("headwater_operations_total").absolute(self.applied.operations);
+        metrics::counter!("headwater_checkpoints_total").absolute(self.checkpoint.published);
         let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
         let whole = |value: u64| value as f64;
         if let Some(bytes) = self.source.lag_bytes {
@@ -124,7 +150,13 @@ impl StatusReport {
         set("headwater_checkpoint_op_id", self.checkpoint.op_id.parse().unwrap_or(0.0));
         set("headwater_clients", whole(self.clients.connections));
         set("headwater_clients_limit", whole(self.clients.limit));
+        set("headwater_page_memory_bytes", whole(self.clients.page_bytes));
+        set("headwater_page_memory_limit_bytes", whole(self.clients.page_limit_bytes));
         set("headwater_store_bytes", whole(self.store.bytes));
+        set("headwater_store_journal_bytes", whole(self.store.journal_bytes));
+        set("headwater_store_journal_limit_bytes", whole(self.store.journal_limit_bytes));
+        set("headwater_store_memtable_bytes", whole(self.store.memtable_bytes));
+        set("headwater_store_memtable_limit_bytes", whole(self.store.memtable_limit_bytes));
         set("headwater_spool_bytes", whole(self.store.spool_bytes));
         set("headwater_spool_limit_bytes", whole(self.store.spool_limit_bytes));
         set("headwater_tables_copying", self.copies.len() as f64);

@@ -18,7 +18,7 @@ use hw_sync::source::UserLimits;
 use hw_sync::{SyncOptions, SyncState};
 use tokio_util::sync::CancellationToken;
 
-use super::reporter::Reporter;
+use super::reporter::{Reporter, SyncFigures};
 use super::upload_map;
 use crate::config::{Config, UploadTable};
 
@@ -51,7 +51,10 @@ pub fn start(
         stop.clone(),
     );
     let counted = sync.clone();
-    let _ = reporter.streams.set(Box::new(move || counted.open_streams()));
+    let _ = reporter.sync.set(Box::new(move || SyncFigures {
+        streams: counted.open_streams(),
+        page_bytes: counted.page_bytes(),
+    }));
 
     let pool = Pool::new(
         connect.with_application_name("headwater writes"),

@@ -1,7 +1,7 @@
 //! Prometheus metrics: one recorder for all crates, rendered at `/metrics`.
 //!
 //! In: counters, gauges and histograms that the crates record under `headwater_…`. Out: the text
-//! form. Invariant: names are promises; each is described here, so the page lists them all.
+//! form. Invariant: names are promises; each is described, here or beside where it is recorded.
 
 use std::sync::OnceLock;
 
@@ -58,45 +58,88 @@ pub fn upkeep() {
     }
 }
 
-fn describe() {
-    describe_gauge!(
+/// Counters of the crates without a metrics file of their own, and of this one. They are there
+/// from the start, at 0: a rate over a series that begins in the middle misses its first step.
+const COUNTERS: &[(&str, &str)] = &[
+    ("headwater_rows_replicated_total", "Changes of rows applied"),
+    ("headwater_rows_copied_total", "Rows that copies of tables brought"),
+    ("headwater_transactions_total", "Transactions of the source applied"),
+    ("headwater_operations_total", "Operations of buckets published"),
+    ("headwater_checkpoints_total", "States published, each a checkpoint for clients"),
+    ("headwater_writer_restarts_total", "Restarts of the writer after a failure"),
+    ("headwater_source_sessions_ended_total", "Connections to the source that ended"),
+    ("headwater_compared_recopies_total", "Times that all tables were copied again and compared"),
+    ("headwater_foreign_markers_total", "Markers in the log that are not ours"),
+];
+
+/// What happened to the transactions of clients.
+const VERDICTS: [&str; 3] = ["applied", "rejected", "retry"];
+
+/// Gauges that [`StatusReport::record`](crate::server::status::StatusReport::record) sets. What is
+/// bounded stands before its bound. What is not known yet is left out.
+const GAUGES: &[(&str, Unit, &str)] = &[
+    (
         "headwater_replication_lag_bytes",
         Unit::Bytes,
-        "Write-ahead log of the source that is not published yet"
-    );
-    describe_gauge!(
+        "Write-ahead log of the source that is not published yet",
+    ),
+    (
         "headwater_replication_lag_seconds",
         Unit::Seconds,
-        "Time since what is published was the newest of the source"
-    );
-    describe_gauge!(
+        "Time since what is published was the newest of the source",
+    ),
+    (
         "headwater_retained_log_bytes",
         Unit::Bytes,
-        "Write-ahead log that the slot makes the source keep"
-    );
-    describe_gauge!(
+        "Write-ahead log that the slot makes the source keep",
+    ),
+    (
         "headwater_retained_log_limit_bytes",
         Unit::Bytes,
-        "Its configured limit (limits.retained_log)"
-    );
-    describe_counter!("headwater_rows_replicated_total", "Changes of rows applied");
-    describe_counter!("headwater_transactions_total", "Transactions of the source applied");
-    describe_counter!("headwater_writer_restarts_total", "Restarts of the writer after a failure");
-    describe_counter!("headwater_foreign_markers_total", "Markers in the log that are not ours");
-    describe_gauge!("headwater_publications", "States published since the start");
-    describe_gauge!("headwater_checkpoint_op_id", "Newest published operation");
-    describe_gauge!("headwater_clients", "Open connections of clients");
-    describe_gauge!("headwater_clients_limit", "Their limit (limits.max_clients)");
-    describe_gauge!("headwater_store_bytes", Unit::Bytes, "Size of the store on disk");
-    describe_gauge!("headwater_spool_bytes", Unit::Bytes, "Size of the spools on disk");
-    describe_gauge!(
-        "headwater_spool_limit_bytes",
+        "Its configured limit (limits.retained_log)",
+    ),
+    ("headwater_checkpoint_op_id", Unit::Count, "Newest published operation"),
+    ("headwater_clients", Unit::Count, "Open connections of clients"),
+    ("headwater_clients_limit", Unit::Count, "Their limit (limits.max_clients)"),
+    (
+        "headwater_page_memory_bytes",
         Unit::Bytes,
-        "Their configured limit (limits.spool_bytes)"
-    );
-    describe_gauge!("headwater_copy_rows", "Rows read by the copies in progress");
-    describe_gauge!("headwater_copy_bytes", Unit::Bytes, "Bytes read by the copies in progress");
-    describe_gauge!("headwater_tables_copying", "Tables whose copy is in progress");
+        "Data lines that are kept for other clients or on their way to sockets",
+    ),
+    (
+        "headwater_page_memory_limit_bytes",
+        Unit::Bytes,
+        "Their configured limit (limits.page_memory)",
+    ),
+    ("headwater_store_bytes", Unit::Bytes, "Size of the store on disk"),
+    ("headwater_store_journal_bytes", Unit::Bytes, "The journal's share of it"),
+    ("headwater_store_journal_limit_bytes", Unit::Bytes, "Its configured limit (store.journal)"),
+    (
+        "headwater_store_memtable_bytes",
+        Unit::Bytes,
+        "Memory of writes that are not in the store's tables yet",
+    ),
+    ("headwater_store_memtable_limit_bytes", Unit::Bytes, "Its configured limit (store.memtable)"),
+    ("headwater_spool_bytes", Unit::Bytes, "Size of the spools on disk"),
+    ("headwater_spool_limit_bytes", Unit::Bytes, "Their configured limit (limits.spool_bytes)"),
+    ("headwater_copy_rows", Unit::Count, "Rows read by the copies in progress"),
+    ("headwater_copy_bytes", Unit::Bytes, "Bytes read by the copies in progress"),
+    ("headwater_tables_copying", Unit::Count, "Tables whose copy is in progress"),
+];
+
+fn describe() {
+    for (name, about) in COUNTERS {
+        describe_counter!(*name, *about);
+        metrics::counter!(*name).increment(0);
+    }
+    let uploads = "headwater_upload_transactions_total";
+    describe_counter!(uploads, "Transactions that clients sent, by verdict");
+    for verdict in VERDICTS {
+        metrics::counter!(uploads, "verdict" => verdict).increment(0);
+    }
+    for (name, unit, about) in GAUGES {
+        describe_gauge!(*name, *unit, *about);
+    }
 }
 
 #[cfg(test)]
@@ -114,5 +157,48 @@ mod tests {
         let page = render();
         assert!(page.contains("# TYPE headwater_store_bytes gauge"), "{page}");
         assert!(page.contains("headwater_store_bytes 5"), "{page}");
+        for (name, _) in COUNTERS {
+            assert!(
+                page.contains(&format!("\n{name} 0\n")),
+                "{name} counts from the start: {page}"
+            );
+        }
+        let applied = "headwater_upload_transactions_total{verdict=\"applied\"} 0\n";
+        assert!(page.contains(applied), "{page}");
+    }
+
+    #[test]
+    fn every_metric_that_a_crate_records_is_described() {
+        let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut sources = String::new();
+        let mut directories = vec![crates];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).expect("readable") {
+                let path = entry.expect("readable").path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if path.extension().is_some_and(|end| end == "rs") {
+                    sources.push_str(&std::fs::read_to_string(path).expect("text"));
+                }
+            }
+        }
+        // Layout does not matter, so that a name on a line of its own is found.
+        sources.retain(|c| !c.is_whitespace());
+        let named = |macros: &[&str]| -> std::collections::BTreeSet<String> {
+            let starts = macros.iter().flat_map(|start| sources.split(*start).skip(1));
+            let names = starts.filter_map(|rest| rest.strip_prefix("(\"")?.split('"').next());
+            names.filter(|name| name.starts_with("headwater_")).map(str::to_owned).collect()
+        };
+        let described = named(&["describe_counter!", "describe_gauge!", "describe_histogram!"]);
+        let here: Vec<&str> =
+            COUNTERS.iter().map(|c| c.0).chain(GAUGES.iter().map(|g| g.0)).collect();
+        let recorded = named(&["counter!", "gauge!", "histogram!"]);
+        assert!(recorded.len() > 10, "{recorded:?}");
+        for name in recorded {
+            let known = described.contains(&name)
+                || here.contains(&name.as_str())
+                || name == "headwater_upload_transactions_total";
+            assert!(known, "{name} is recorded and not described");
+        }
     }
 }
