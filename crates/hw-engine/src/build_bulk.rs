@@ -1,19 +1,28 @@
 //! Building the first definitions: nothing is served yet, so nobody waits for slices.
 //!
-//! All rows are evaluated in one go; what they make is sorted on disk and loaded straight into
-//! the incarnations' empty spaces. A crash leaves them incomplete under a cursor that has not
-//! moved; the next attempt begins with new spaces.
+//! All rows are evaluated in one go, on a thread of their own beside the writer, which numbers what
+//! they make in their order; that is sorted on disk and loaded straight into the incarnations'
+//! empty spaces. A crash leaves them incomplete under a cursor that has not moved; the next attempt
+//! begins with new spaces.
 
 use crate::buckets::Origin;
 use crate::error::EngineError;
-use crate::evaluate::FoldedChange;
+use crate::evaluate::{Effects, FoldedChange};
 use crate::overlay::{Overlay, Sink};
-use crate::tables::{Gates, StoredRow};
+use crate::tables::{Gates, StoredRow, Table, TablePlan};
 use crate::writer::Writer;
 use hw_store::sorter::Sorter;
-use hw_store::{Space, Store};
+use hw_store::{Slice, Snapshot, Space, Store};
 use hw_types::Xid;
 use hw_types::row::RowRef;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+
+/// Rows that the evaluating thread hands over together.
+const BATCH: usize = 256;
+
+/// Batches that may wait for the writer.
+const WAITING: usize = 4;
 
 /// Collects writes to empty spaces and loads them sorted.
 struct BulkSink<'a> {
@@ -100,33 +109,85 @@ impl Writer {
         let sorter = Sorter::new(self.store.spool(), self.shared.options.sort_bytes);
         let mut sink = BulkSink { base: &overlay, spaces: Vec::new(), sorter, key: Vec::new() };
         let snapshot = self.store.snapshot();
-        for table in self.tables.all() {
-            let number = table.record.number;
-            let Some(plan) = self.plans.get(&number).cloned() else { continue };
-            if !table.record.entered || plan.is_empty() {
-                continue;
+        let planned = |table: Arc<Table>| {
+            let plan = self.plans.get(&table.record.number)?.clone();
+            (table.record.entered && !plan.is_empty()).then_some((table, plan))
+        };
+        let tables: Vec<_> = self.tables.all().into_iter().filter_map(planned).collect();
+        std::thread::scope(|scope| {
+            let (full, batches) = sync_channel(WAITING);
+            let (spare, spares) = channel();
+            let evaluation = scope.spawn(|| evaluate(&snapshot, &tables, full, spares));
+            for mut batch in batches {
+                for row in &mut batch.rows[..batch.filled] {
+                    self.book.append(
+                        &self.spaces,
+                        &mut sink,
+                        &mut row.effects,
+                        Origin { xid: Xid(0), change: 0 },
+                        (batch.table, &row.key),
+                        &mut self.progress.op_id,
+                        &mut self.touched,
+                    )?;
+                }
+                self.built_rows += batch.filled as u64;
+                batch.filled = 0;
+                // The thread that took them has ended behind the last row.
+                let _ = spare.send(batch);
             }
-            for entry in snapshot.all(&table.rows) {
-                let (key, value) = entry?;
-                let (_, row) = StoredRow::split(&value)?;
-                let after = Some(RowRef::new(row));
-                let change = FoldedChange { table: &table, key: &key, before: None, after };
-                self.effects.evaluate([&plan, &plan], &Gates::default(), &change);
-                self.book.append(
-                    &self.spaces,
-                    &mut sink,
-                    &mut self.effects,
-                    Origin { xid: Xid(0), change: 0 },
-                    (number, &key),
-                    &mut self.progress.op_id,
-                    &mut self.touched,
-                )?;
-                self.built_rows += 1;
-            }
-        }
+            evaluation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
         self.book.flush(&self.spaces, &mut sink)?;
         sink.finish(&self.store)?;
         drop(overlay);
         self.all_live()
     }
+}
+
+/// Evaluated rows of one table. Travels back when it is done with, with its buffers.
+#[derive(Default)]
+struct Batch {
+    table: u32,
+    rows: Vec<Evaluated>,
+    /// How many of `rows` are of this round.
+    filled: usize,
+}
+
+#[derive(Default)]
+struct Evaluated {
+    key: Slice,
+    effects: Effects,
+}
+
+/// Evaluates all rows of the tables in order. Ends early when nobody takes them any more.
+fn evaluate(
+    snapshot: &Snapshot,
+    tables: &[(Arc<Table>, Arc<TablePlan>)],
+    full: SyncSender<Batch>,
+    spares: Receiver<Batch>,
+) -> Result<(), EngineError> {
+    let gates = Gates::default();
+    for (table, plan) in tables {
+        let mut rows = snapshot.all(&table.rows).peekable();
+        while rows.peek().is_some() {
+            let mut batch: Batch = spares.try_recv().unwrap_or_default();
+            batch.table = table.record.number;
+            for entry in rows.by_ref().take(BATCH) {
+                let (key, value) = entry?;
+                if batch.rows.len() == batch.filled {
+                    batch.rows.push(Evaluated::default());
+                }
+                let row = &mut batch.rows[batch.filled];
+                batch.filled += 1;
+                row.key = key;
+                let after = Some(RowRef::new(StoredRow::split(&value)?.1));
+                let change = FoldedChange { table, key: &row.key, before: None, after };
+                row.effects.evaluate([plan, plan], &gates, &change);
+            }
+            if full.send(batch).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }

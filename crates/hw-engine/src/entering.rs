@@ -388,7 +388,7 @@ impl Writer {
     }
 
     /// Merges two row spaces and writes what differs: operations, lookups, and rows of a compared
-    /// table. Without readers a new table's rows need no look.
+    /// table. Without readers that live a new table's rows need no look.
     fn compare(
         &mut self,
         sink: &mut DecidedSink<'_>,
@@ -403,7 +403,8 @@ impl Writer {
         let before = plan_of(old).unwrap_or_default();
         let after = plan_of(new.map(|_| table)).unwrap_or_default();
         let plans = [&before, &after];
-        if !write_rows && plans.iter().all(|p| p.is_empty()) {
+        let number = table.record.number;
+        if !write_rows && plans.iter().all(|plan| self.gates.shut(plan, number)) {
             return Ok(());
         }
         let snapshot = self.store.snapshot();

@@ -57,6 +57,16 @@ pub(crate) struct Gates {
     pub lookups: BTreeMap<u32, Gate>,
 }
 
+impl Gates {
+    /// Whether a change of any row of this table would come to nothing: everything that reads it
+    /// is being built and has not come so far.
+    pub fn shut(&self, plan: &TablePlan, table: u32) -> bool {
+        let shut = |gate: Option<&Gate>| gate.is_some_and(|gate| gate.table < table);
+        plan.sources.iter().all(|p| shut(self.sources.get(&p.number)))
+            && plan.lookups.iter().all(|p| shut(self.lookups.get(&p.number)))
+    }
+}
+
 /// Which rows an incarnation under construction already covers: those up to and including this
 /// table and row key (`design/engine.md` 8: live apply serves a new definition only for keys
 /// already passed).
