@@ -43,8 +43,6 @@ pub(crate) struct Effects {
     pub lookups: Vec<LookupEffect>,
     /// Name of the source row in operations: `<table incarnation>.<row key>`.
     pub subkey: String,
-    /// Evaluations that failed; each puts the row nowhere for that query.
-    pub failed: u64,
     before: Vec<BucketRow>,
     after: Vec<BucketRow>,
     lookups_before: Vec<LookupRow>,
@@ -82,9 +80,7 @@ impl Effects {
                 if let (Some(row), Some(bound)) = (rows[place], find(&plans[place].sources, number))
                     && let Err(error) = bound.evaluate(row, out)
                 {
-                    self.failed += 1;
-                    let table = &change.table.record.relation.name;
-                    tracing::debug!(%error, %table, "a row cannot be evaluated");
+                    failed(change.table, &error);
                 }
                 sort(out);
             }
@@ -98,9 +94,9 @@ impl Effects {
             for (place, out) in outs.into_iter().enumerate() {
                 out.clear();
                 if let (Some(row), Some(bound)) = (rows[place], find(&plans[place].lookups, number))
-                    && bound.evaluate(row, out).is_err()
+                    && let Err(error) = bound.evaluate(row, out)
                 {
-                    self.failed += 1;
+                    failed(change.table, &error);
                 }
             }
             self.lookup_difference(number);
@@ -140,6 +136,13 @@ impl Effects {
             self.lookups.push(LookupEffect { lookup, key: row.key, ordinal, value });
         }
     }
+}
+
+/// A row that cannot be evaluated is nowhere for that query; others are not held up by it. The error
+/// holds no values of the row.
+fn failed(table: &Table, error: &impl std::fmt::Display) {
+    metrics::counter!("headwater_rows_not_evaluated_total").increment(1);
+    tracing::debug!(%error, table = %table.record.relation.name, "a row cannot be evaluated");
 }
 
 /// The numbers that occur in either list, ascending. Both lists are ascending.
