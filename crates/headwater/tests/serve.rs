@@ -119,8 +119,6 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
         "headwater_clients_limit",
         "headwater_page_memory_bytes",
         "headwater_page_memory_limit_bytes",
-        "headwater_store_journal_bytes",
-        "headwater_store_journal_limit_bytes",
         "headwater_store_memtable_bytes",
         "headwater_store_memtable_limit_bytes",
         "headwater_spool_bytes",

@@ -14,7 +14,7 @@ use crate::code;
 use crate::config::Config;
 use crate::config::parse::show_bytes;
 use crate::report::{self, Exit};
-use crate::server::status::StatusReport;
+use crate::server::status::{CopyReport, StatusReport};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -127,10 +127,8 @@ pub fn table(report: &StatusReport) -> String {
     line(
         "store",
         format!(
-            "{}, journal {} of {}, unflushed {} of {}, spools {} of {}",
+            "{}, unflushed {} of {}, spools {} of {}",
             show_bytes(store.bytes),
-            show_bytes(store.journal_bytes),
-            show_bytes(store.journal_limit_bytes),
             show_bytes(store.memtable_bytes),
             show_bytes(store.memtable_limit_bytes),
             show_bytes(store.spool_bytes),
@@ -146,24 +144,24 @@ pub fn table(report: &StatusReport) -> String {
         ),
     );
     for copy in &report.copies {
-        let of = match copy.estimated_rows {
-            Some(estimate) if estimate > 0 => {
-                format!(" of about {estimate} ({} %)", (copy.rows * 100 / estimate).min(100))
-            }
-            _ => String::new(),
-        };
-        line(
-            "copying",
-            format!(
-                "{}: {} rows{of}, {}, for {}",
-                copy.table,
-                copy.rows,
-                show_bytes(copy.bytes),
-                show_seconds(copy.seconds)
-            ),
-        );
+        line("copying", show_copy(copy));
     }
     out
+}
+
+fn show_copy(copy: &CopyReport) -> String {
+    let estimate = copy.estimated_rows.filter(|estimate| *estimate > 0);
+    // A few tables are read at a time, the others wait with the same snapshot.
+    if copy.rows == 0 && !copy.read {
+        let expected = estimate.map_or(String::new(), |rows| format!(", about {rows} rows"));
+        return format!("{}: waits for its turn{expected}", copy.table);
+    }
+    let of = estimate.map_or(String::new(), |estimate| {
+        format!(" of about {estimate} ({} %)", (copy.rows * 100 / estimate).min(100))
+    });
+    let read = if copy.read { "read, " } else { "" };
+    let (rows, bytes) = (copy.rows, show_bytes(copy.bytes));
+    format!("{}: {read}{rows} rows{of}, {bytes}, for {}", copy.table, show_seconds(copy.seconds))
 }
 
 /// How far behind the source, in bytes and time.
@@ -187,7 +185,6 @@ fn show_seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::status::CopyReport;
 
     #[test]
     fn the_table_shows_copies_with_their_estimate() {
@@ -204,6 +201,17 @@ mod tests {
             read: false,
             seconds: 130.0,
         });
+        report.copies.push(CopyReport {
+            table: "public.lists".into(),
+            estimated_rows: Some(40),
+            ..CopyReport::default()
+        });
+        report.copies.push(CopyReport {
+            table: "public.photos".into(),
+            rows: 12,
+            read: true,
+            ..CopyReport::default()
+        });
         let table = table(&report);
         for expected in [
             "state          copying\n",
@@ -211,6 +219,8 @@ mod tests {
             "retained log   3 MB of 10 GB\n",
             "sync config    none in force\n",
             "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, for 2 min\n",
+            "copying        public.lists: waits for its turn, about 40 rows\n",
+            "copying        public.photos: read, 12 rows, 0 B, for 0 ms\n",
         ] {
             assert!(table.contains(expected), "{expected} in:\n{table}");
         }

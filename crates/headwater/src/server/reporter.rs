@@ -71,8 +71,6 @@ pub struct Bounds {
     pub spool: u64,
     /// `limits.page_memory`.
     pub pages: u64,
-    /// `store.journal`.
-    pub journal: u64,
     /// `store.memtable`.
     pub memtable: u64,
     /// `limits.copy_snapshot`.
@@ -86,7 +84,6 @@ impl Bounds {
             retained: config.limits.retained_log,
             spool: config.limits.spool_bytes,
             pages: config.limits.page_memory,
-            journal: config.store.journal,
             memtable: config.store.memtable,
             copy: config.limits.copy_snapshot,
         }
@@ -190,8 +187,6 @@ impl Reporter {
             },
             store: StoreReport {
                 bytes: status.store_bytes,
-                journal_bytes: stored.journal_bytes,
-                journal_limit_bytes: self.bounds.journal,
                 memtable_bytes: stored.memtable_bytes,
                 memtable_limit_bytes: self.bounds.memtable,
                 spool_bytes: stored.spool_bytes,

@@ -102,10 +102,6 @@ pub struct ClientsReport {
 pub struct StoreReport {
     /// Bytes of the store.
     pub bytes: u64,
-    /// The journal's share of it.
-    pub journal_bytes: u64,
-    /// Its limit.
-    pub journal_limit_bytes: u64,
     /// Memory of writes that are not in the store's tables yet.
     pub memtable_bytes: u64,
     /// Its limit.
@@ -153,8 +149,6 @@ impl StatusReport {
         set("headwater_page_memory_bytes", whole(self.clients.page_bytes));
         set("headwater_page_memory_limit_bytes", whole(self.clients.page_limit_bytes));
         set("headwater_store_bytes", whole(self.store.bytes));
-        set("headwater_store_journal_bytes", whole(self.store.journal_bytes));
-        set("headwater_store_journal_limit_bytes", whole(self.store.journal_limit_bytes));
         set("headwater_store_memtable_bytes", whole(self.store.memtable_bytes));
         set("headwater_store_memtable_limit_bytes", whole(self.store.memtable_limit_bytes));
         set("headwater_spool_bytes", whole(self.store.spool_bytes));

@@ -112,8 +112,6 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         "Their configured limit (limits.page_memory)",
     ),
     ("headwater_store_bytes", Unit::Bytes, "Size of the store on disk"),
-    ("headwater_store_journal_bytes", Unit::Bytes, "The journal's share of it"),
-    ("headwater_store_journal_limit_bytes", Unit::Bytes, "Its configured limit (store.journal)"),
     (
         "headwater_store_memtable_bytes",
         Unit::Bytes,
