@@ -143,12 +143,13 @@ SELECT pg_temp.sample_id('photo', i),
        timestamp '2025-06-01 10:00:00' + i * interval '37 minutes'
 FROM generate_series(1::bigint, 72 * :scale) AS i;
 
--- The first list is ada's and public: the page of `headwater dev` shows it.
+-- The first list is ada's and public: the page of `headwater dev` shows it. Public lists reach every
+-- client, so there are 300 at most: one client may have 1,000 buckets (limits.buckets_per_client).
 INSERT INTO public.lists (id, owner_id, name, is_public, created_at)
 SELECT pg_temp.sample_id('list', i),
        pg_temp.sample_user(1 + (i - 1) * 5 / 6),
        pg_temp.pick(i - 1, 'Groceries', 'This week', 'Camping', 'Repairs', 'Reading', 'Garden', 'Party', 'Errands'),
-       i % 8 = 1,
+       i % 8 = 1 AND i <= 8 * 300,
        pg_temp.moment(i * 19)
 FROM generate_series(1::bigint, 24 * :scale) AS i;
 

@@ -7,6 +7,7 @@ mod pages;
 mod pooler;
 mod process;
 mod routes;
+mod sample;
 mod scripts;
 mod serve;
 mod setup;
