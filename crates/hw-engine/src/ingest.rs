@@ -1,6 +1,6 @@
 //! The driver: connects the source, decides how to go on, feeds the writer, and copies tables.
 //!
-//! One task. A session lasts as long as a connection; whatever ends it, the next one begins by
+//! One task, and a thread for the stream. A session lasts as long as a connection; whatever ends it, the next one begins by
 //! comparing the source's identity with the stored one (`design/engine.md` 5), so that a hole in
 //! the history is found before anything is streamed.
 
@@ -19,7 +19,8 @@ use hw_pg::error::Policy;
 use hw_types::{Diagnostic, EndLsn};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -154,14 +155,47 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
             copy_all(shared, source, &slot, &look.found).await?;
         }
     }
-    let limits =
-        StreamLimits { waiting_bytes: shared.options.queue_bytes, ..StreamLimits::default() };
-    let spool = shared.options.store.spool().clone();
-    let stream = source.stream(&slot, spool, limits).await?;
-    shared.source_state(SourceState::Streaming);
-    let ended = follow(shared, source, stream, &mut restarts).await;
+    let ended = stream(shared, source, slot, restarts).await;
     shared.status.lock().copies.clear();
     ended
+}
+
+/// Streams on a thread and a runtime of its own, from the socket to the writer's queue. Postgres
+/// sends each message of a transaction by itself, so this thread is woken more often than any other;
+/// in the server's runtime each time would wake a second one that might help.
+///
+/// When nobody waits for the outcome any more, the thread says goodbye to the source and ends.
+async fn stream(
+    shared: &Arc<Shared>,
+    source: &Source,
+    slot: String,
+    mut restarts: watch::Receiver<u64>,
+) -> Result<(), Ended> {
+    let (shared, source, server) = (shared.clone(), source.clone(), Handle::current());
+    let failed = |error| EngineError::Source(format!("start the input's thread: {error}"));
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (mut reply, outcome) = oneshot::channel();
+    let work = async move {
+        let limits =
+            StreamLimits { waiting_bytes: shared.options.queue_bytes, ..StreamLimits::default() };
+        let spool = shared.options.store.spool().clone();
+        let outcome = match source.stream(&slot, spool, limits).await {
+            Ok(mut stream) => {
+                shared.source_state(SourceState::Streaming);
+                let outcome = tokio::select! {
+                    outcome = follow(&shared, &source, &mut stream, &mut restarts, &server) => outcome,
+                    () = reply.closed() => Err(Ended::Stopping),
+                };
+                stream.close().await;
+                outcome
+            }
+            Err(error) => Err(Ended::from(error)),
+        };
+        let _ = reply.send(outcome);
+    };
+    let thread = std::thread::Builder::new().name("headwater-input".into());
+    thread.spawn(move || runtime.block_on(work)).map_err(failed)?;
+    outcome.await.map_err(|_| Ended::Stopping)?
 }
 
 /// What the store knows of the source.
@@ -306,18 +340,17 @@ fn tell(shared: &Shared, progress: &ProgressHandle) {
     shared.status.lock().copies = copies.collect();
 }
 
-/// Passes the stream on to the writer, acknowledges what is durable, and looks for tables to copy.
+/// Passes the stream on to the writer, and looks for tables to copy in the runtime of the `server`.
 async fn follow(
     shared: &Arc<Shared>,
     source: &Source,
-    mut stream: TransactionStream,
-    restarts: &mut tokio::sync::watch::Receiver<u64>,
+    stream: &mut TransactionStream,
+    restarts: &mut watch::Receiver<u64>,
+    server: &Handle,
 ) -> Result<(), Ended> {
     use hw_input::transactions::Item;
-    let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
-    // What was durable before this connection is told, too: an idle source may stop only when
-    // everything that it sent is confirmed.
-    stream.ack(*durable.borrow_and_update());
+    let publication = shared.publication().ok_or(Ended::Stopping)?;
+    publication.acknowledge_to(stream.acknowledger());
     let mut wanted = shared.wanted.subscribe();
     let mut tables = shared.tables.subscribe();
     let mut altered = shared.altered.subscribe();
@@ -344,10 +377,6 @@ async fn follow(
                     }
                 }
             }
-            changed = durable.changed() => {
-                changed.map_err(|_| Ended::Stopping)?;
-                stream.ack(*durable.borrow_and_update());
-            }
             changed = restarts.changed() => {
                 changed.map_err(|_| Ended::Stopping)?;
                 return Err(Ended::Restarted);
@@ -367,7 +396,7 @@ async fn follow(
                     Ok(Beside::Complete) => {}
                     Ok(Beside::Missing) => {
                         let (shared, source) = (shared.clone(), source.clone());
-                        beside.spawn(async move { copy_more(&shared, &source).await });
+                        beside.spawn_on(async move { copy_more(&shared, &source).await }, server);
                     }
                     Ok(Beside::Copied) => {
                         patience.reset();
@@ -393,7 +422,7 @@ async fn follow(
         if look && beside.is_empty() && Instant::now() >= again_at {
             look = false;
             let (shared, source) = (shared.clone(), source.clone());
-            beside.spawn(async move { look_for_tables(&shared, &source).await });
+            beside.spawn_on(async move { look_for_tables(&shared, &source).await }, server);
         }
     }
 }

@@ -10,10 +10,12 @@ use crate::error::EngineError;
 use crate::read::{ActiveSync, Published, SupersededCache};
 use crate::state::Progress;
 use crate::wake::{ChangeRing, Touched};
+use hw_pg::replication::Acknowledger;
 use hw_store::{Snapshot, Space, Store};
 use hw_types::{Checkpoint, EndLsn, Lsn};
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc;
 use tokio::sync::watch;
 
@@ -33,6 +35,8 @@ pub(crate) struct Publication {
     /// Everything up to here is durable; acknowledged to the source.
     durable: AtomicU64,
     durable_changed: watch::Sender<EndLsn>,
+    /// The stream that is told what is durable; that of the last session.
+    acknowledger: Mutex<Option<Acknowledger>>,
     ring: Arc<ChangeRing>,
     superseded: Arc<SupersededCache>,
     write_checkpoints: Space,
@@ -64,6 +68,7 @@ impl Publication {
             sender: watch::Sender::new(Arc::new(first)),
             durable: AtomicU64::new(progress.end_lsn.0.0),
             durable_changed: watch::Sender::new(progress.end_lsn),
+            acknowledger: Mutex::new(None),
             ring,
             superseded,
             write_checkpoints,
@@ -89,6 +94,14 @@ impl Publication {
     /// Wakes when more has become durable.
     pub fn watch_durable(&self) -> watch::Receiver<EndLsn> {
         self.durable_changed.subscribe()
+    }
+
+    /// Acknowledges to this stream from now on. What was durable before is told at once: an idle
+    /// source may stop only when everything that it sent is confirmed.
+    pub fn acknowledge_to(&self, acknowledger: Acknowledger) {
+        let mut current = self.acknowledger.lock();
+        acknowledger.ack(self.durable());
+        *current = Some(acknowledger);
     }
 
     /// Syncs, then shows. On an error nothing is shown and nothing is acknowledged.
@@ -117,37 +130,65 @@ impl Publication {
         }
         self.durable.store(end_lsn.0.0, Ordering::Release);
         self.durable_changed.send_replace(end_lsn);
+        if let Some(acknowledger) = &*self.acknowledger.lock() {
+            acknowledger.ack(end_lsn);
+        }
         Ok(())
     }
 }
 
+/// No job is under way.
+const IDLE: u8 = 0;
+/// A job is under way.
+const BUSY: u8 = 1;
+/// A job is under way, and the writer waits for its end.
+const AWAITED: u8 = 2;
+
 /// The publisher's thread.
 pub(crate) struct Publisher {
     jobs: Option<mpsc::SyncSender<PublishJob>>,
+    /// [`IDLE`], [`BUSY`] or [`AWAITED`]. The writer makes it busy and awaited, the thread idle; a
+    /// failure leaves it as it is, because nothing may be published behind one.
+    state: Arc<AtomicU8>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Publisher {
-    /// Starts the thread. `done` is called behind every job with its outcome; it must not block.
+    /// Starts the thread. `done` is called behind a job that failed, or that the writer waits for
+    /// ([`Publisher::is_idle`]); it must not block.
     pub fn start(
         publication: Arc<Publication>,
         done: impl Fn(Result<(), EngineError>) + Send + 'static,
     ) -> Publisher {
         let (jobs, queue) = mpsc::sync_channel::<PublishJob>(1);
+        let state = Arc::new(AtomicU8::new(IDLE));
+        let shared = state.clone();
         let thread = std::thread::Builder::new()
             .name("headwater-publish".into())
             .spawn(move || {
                 for job in queue {
-                    done(publication.publish(job));
+                    match publication.publish(job) {
+                        Ok(()) if shared.swap(IDLE, Ordering::AcqRel) == AWAITED => done(Ok(())),
+                        Ok(()) => {}
+                        Err(error) => done(Err(error)),
+                    }
                 }
             })
             .ok();
-        Publisher { jobs: Some(jobs), thread }
+        Publisher { jobs: Some(jobs), state, thread }
     }
 
-    /// Hands a job over. The caller waits for `done` before it hands over the next one.
+    /// Whether a job may be handed over. If not, `done` will be called behind the one that is
+    /// under way; without this question it is not, so that nobody is woken for nothing.
+    pub fn is_idle(&self) -> bool {
+        let asked = self.state.compare_exchange(BUSY, AWAITED, Ordering::AcqRel, Ordering::Acquire);
+        asked == Err(IDLE)
+    }
+
+    /// Hands a job over. Only while the publisher is idle.
     pub fn submit(&self, job: PublishJob) -> Result<(), EngineError> {
         let jobs = self.jobs.as_ref().ok_or(EngineError::Stopping)?;
+        self.state.store(BUSY, Ordering::Release);
         jobs.send(job).map_err(|_| EngineError::Stopping)
     }
 }

@@ -1,9 +1,13 @@
-//! Runs the assembler on a thread of its own, between socket and engine.
+//! Runs the assembler in a task of its own, between socket and engine.
 //!
-//! Three parties work at the same time: the task that owns the socket, this thread (decoding,
+//! Three parties work at the same time: the task that owns the socket, this one (decoding,
 //! spooling), and the engine. What waits between them is bounded by bytes on both sides, so a
 //! slow engine fills first the items, then the frames, and then the server is no longer read;
 //! status reports go on all the while.
+//!
+//! A task and not a thread, because Postgres sends every message by itself: a small transaction
+//! comes as three, and waking a thread for each costs more than decoding it. The engine runs both
+//! tasks on one thread that serves nobody else, so spooling to a slow disk holds up only the input.
 
 use super::assemble::{Assembler, Step};
 use super::describe::Describer;
@@ -16,7 +20,8 @@ use hw_types::EndLsn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 
 /// How long to wait before a full spool is tried again.
 const SPOOL_PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +31,7 @@ const SPOOL_ALARM: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Bytes of items that wait; changed by the thread (up) and the consumer (down).
+    /// Bytes of items that wait; changed by the task (up) and the consumer (down).
     waiting: AtomicUsize,
     /// Rings when the consumer has taken an item.
     room: Notify,
@@ -83,7 +88,7 @@ pub struct TransactionStream {
     items: mpsc::UnboundedReceiver<Result<Item>>,
     shared: Arc<Shared>,
     acknowledger: Acknowledger,
-    ended: oneshot::Receiver<()>,
+    task: JoinHandle<()>,
 }
 
 impl TransactionStream {
@@ -99,7 +104,6 @@ impl TransactionStream {
         let shared = Arc::new(Shared::default());
         let acknowledger = stream.acknowledger();
         let (sender, items) = mpsc::unbounded_channel();
-        let (end, ended) = oneshot::channel();
         let worker = Worker {
             stream,
             describer,
@@ -108,16 +112,8 @@ impl TransactionStream {
             items: sender,
             shared: shared.clone(),
         };
-        let runtime = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name(String::from("hw-input"))
-            .spawn(move || {
-                runtime.block_on(worker.run());
-                // Nobody may wait for it.
-                let _ = end.send(());
-            })
-            .expect("a thread can be started");
-        TransactionStream { items, shared, acknowledger, ended }
+        let task = tokio::spawn(worker.run());
+        TransactionStream { items, shared, acknowledger, task }
     }
 
     /// The next item. Cancel-safe.
@@ -169,9 +165,9 @@ impl TransactionStream {
     /// Tells the server the last acknowledgement, ends the connection and waits (a few seconds at
     /// most) until the slot is free.
     pub async fn close(self) {
-        let TransactionStream { items, ended, .. } = self;
+        let TransactionStream { items, task, .. } = self;
         drop(items);
-        let _ = ended.await;
+        let _ = task.await;
     }
 }
 
@@ -200,6 +196,8 @@ impl Worker {
                 Ok(Frame::Data { payload }) => self.message(&payload).await,
                 Err(error) => Err(InputError::Pg(error)),
             };
+            // Frames that wait already would otherwise keep the socket's task from this thread.
+            tokio::task::consume_budget().await;
             self.shared.frames.fetch_add(1, Ordering::Relaxed);
             self.shared.open_memory.store(self.assembler.open_memory(), Ordering::Relaxed);
             let open = self.assembler.open_transactions();

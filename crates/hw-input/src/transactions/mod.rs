@@ -6,7 +6,7 @@
 //! its beginning. Nothing is filtered: after a reconnect the server repeats transactions behind
 //! the acknowledged position, and the engine passes over those that it has (by commit LSN).
 //!
-//! [`assemble`] is the pure core (messages in, items out), [`drive`] runs it on a thread of its
+//! [`assemble`] is the pure core (messages in, items out), [`drive`] runs it in a task of its
 //! own between socket and engine, [`changes`] holds what one transaction did, [`describe`] asks
 //! the catalog what the columns of a relation mean.
 

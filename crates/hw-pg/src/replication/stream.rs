@@ -135,7 +135,11 @@ impl Acknowledger {
     /// Declares everything up to `end` durable. The server hears it within 50 ms, as soon as it
     /// has itself shown that position on this connection. Going back is ignored.
     pub fn ack(&self, end: EndLsn) {
-        if self.0.durable.fetch_max(end.0.0, Ordering::AcqRel) < end.0.0 {
+        // One ring until the next report: it will tell whatever is durable by then. Sequentially
+        // consistent with the task's look at `durable` behind a report, so that one of both sees
+        // the other's step.
+        let before = self.0.durable.fetch_max(end.0.0, Ordering::SeqCst);
+        if before < end.0.0 && before <= self.0.acked.load(Ordering::SeqCst) {
             self.0.ack.notify_one();
         }
     }
@@ -313,6 +317,8 @@ impl<S: Socket> Pump<S> {
 
     async fn pump(&mut self) -> Result<()> {
         let mut report_at = self.reported + self.interval;
+        // Set again only when it must ring earlier: most turns leave it as it is.
+        let mut alarm = std::pin::pin!(sleep_until(report_at));
         let mut unheard_bytes = 0;
         // Frames that came together with CopyBothResponse.
         self.deliver()?;
@@ -321,8 +327,11 @@ impl<S: Socket> Pump<S> {
             if self.wire.incoming.capacity() - self.wire.incoming.len() < READ_BYTES / 8 {
                 self.wire.incoming.reserve(READ_BYTES);
             }
+            if alarm.deadline() != report_at {
+                alarm.as_mut().reset(report_at);
+            }
             let event = tokio::select! {
-                () = sleep_until(report_at) => Event::Report,
+                () = &mut alarm => Event::Report,
                 () = self.shared.ack.notified() => Event::Acknowledged,
                 read = self.wire.socket.read_buf(&mut self.wire.incoming), if !full => {
                     Event::Read(read)
@@ -363,7 +372,8 @@ impl<S: Socket> Pump<S> {
                         ReplyWish::None
                     };
                     self.report(wish).await?;
-                    report_at = self.reported + self.interval;
+                    let pause = if self.has_news() { REPORT_GAP } else { self.interval };
+                    report_at = self.reported + pause.min(self.interval);
                 }
                 // Silence counts from when the socket is read again.
                 Event::Room => self.heard(),
@@ -435,7 +445,7 @@ impl<S: Socket> Pump<S> {
 
     /// The position that may be told now.
     fn tellable(&self) -> u64 {
-        let durable = self.shared.durable.load(Ordering::Acquire);
+        let durable = self.shared.durable.load(Ordering::SeqCst);
         durable.min(self.shared.received.load(Ordering::Acquire))
     }
 
@@ -470,7 +480,7 @@ impl<S: Socket> Pump<S> {
             Ok(Err(error)) => return Err(lost(&error.to_string())),
             Err(_) => return Err(lost("the server takes no status report")),
         }
-        self.shared.acked.store(acked, Ordering::Release);
+        self.shared.acked.store(acked, Ordering::SeqCst);
         self.reported = Instant::now();
         Ok(())
     }
