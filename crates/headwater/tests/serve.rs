@@ -150,6 +150,32 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
 }
 
 #[tokio::test]
+async fn a_stop_in_the_middle_of_a_first_copy_is_as_graceful_as_any() {
+    let rig = Rig::start().await;
+    // The copy waits for this lock, for as long as it is held.
+    let holder = rig.cluster.client(&rig.database.name).await;
+    holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let watcher = rig.cluster.client(&rig.database.name).await;
+    let mut process = HeadwaterProcess::spawn(rig.options());
+    poll_until("the copy waits", || async {
+        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 't'::regclass";
+        let waiting: i64 = watcher.query_one(sql, &[]).await.expect("asked").get(0);
+        (waiting > 0).then_some(())
+    })
+    .await;
+    process.stop().await;
+    // Neither of the two patiences of a stop, together under five seconds, was used up.
+    let said = process.log();
+    for forced in ["did not end by themselves", "comes again at the next start"] {
+        assert!(!said.contains(forced), "{said}");
+    }
+    holder.batch_execute("COMMIT").await.expect("unlocked");
+    process.spawn_again();
+    process.until_ready().await;
+    process.stop().await;
+}
+
+#[tokio::test]
 async fn with_an_api_token_the_figures_need_it_and_a_port_of_their_own_is_honoured() {
     let rig = Rig::start().await;
     let admin = {

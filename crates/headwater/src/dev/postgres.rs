@@ -32,6 +32,9 @@ const NAME: &str = "postgres";
 /// How long a fast shutdown may take before the server is told to stop at once.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a server that was told to stop at once may take before it is killed.
+const QUIT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long recovery after a crash may take.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -278,16 +281,19 @@ fn answers(port: u16) -> bool {
 }
 
 fn stop(child: &mut Child) {
-    process::signal(child, libc::SIGINT);
-    let deadline = Instant::now() + STOP_PATIENCE;
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() > deadline {
-            process::signal(child, libc::SIGQUIT);
-            let _ = child.wait();
-            return;
+    for (signal, patience) in [(libc::SIGINT, STOP_PATIENCE), (libc::SIGQUIT, QUIT_PATIENCE)] {
+        process::signal(child, signal);
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
+    // It hangs. The next start recovers from the log, as after a crash.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Stops a server on this data directory that outlived the `dev` that started it.
@@ -350,5 +356,16 @@ mod tests {
 
         remove(directory.path()).expect("removed");
         assert!(!directory.path().join("postgres").exists());
+    }
+
+    #[test]
+    fn a_private_postgres_that_hangs_does_not_keep_dev_from_ending() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut postgres = PrivatePostgres::start(directory.path()).expect("started");
+        process::signal(&mut postgres.child, libc::SIGSTOP);
+        postgres.stop();
+        assert!(!answers(postgres.port));
+        let again = PrivatePostgres::start(directory.path()).expect("it recovers");
+        assert!(answers(again.port));
     }
 }
