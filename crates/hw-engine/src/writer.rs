@@ -33,6 +33,10 @@ use tokio::sync::OwnedSemaphorePermit;
 const COMMIT_WRITES: usize = 2_000;
 const COMMIT_BYTES: usize = 4 << 20;
 
+/// Events that are taken out of the queue at once. The reader of the log, when it waits for the queue
+/// to have room, is woken once for all of them.
+const TAKEN: usize = 256;
+
 /// Rows of one slice of a build. Small enough that live transactions wait tens of milliseconds.
 const SLICE_ROWS: usize = 5_000;
 
@@ -67,6 +71,8 @@ pub(crate) struct Writer {
     /// Room in the queue that uncommitted items still take: what they hold waits in memory, and
     /// giving it back with the commit wakes the reader of the log once and not for each item.
     held: Option<OwnedSemaphorePermit>,
+    /// Taken out of the queue and not handled.
+    taken: std::vec::IntoIter<Event>,
     /// Committed but not handed to the publisher.
     unpublished: bool,
     active: Option<Arc<crate::read::ActiveSync>>,
@@ -137,6 +143,7 @@ impl Writer {
             built_rows: 0,
             publisher,
             held: None,
+            taken: Vec::new().into_iter(),
             unpublished: false,
             active,
             pending_tail: Vec::new(),
@@ -168,20 +175,24 @@ impl Writer {
         events: &mut tokio::sync::mpsc::Receiver<Event>,
     ) -> Result<(), EngineError> {
         loop {
-            let next = match events.try_recv() {
-                Ok(event) => Some(event),
-                Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => return Ok(()),
-                Err(tokio::sync::mpsc::error::TryRecvError::Empty) => {
+            let Some(event) = self.taken.next() else {
+                if events.is_empty() {
                     self.offer()?;
                     match self.background()? {
-                        Slice::Idle => events.blocking_recv(),
+                        Slice::Idle => {}
                         Slice::More | Slice::Complete => continue,
                     }
                 }
+                let mut taken = Vec::with_capacity(TAKEN);
+                match events.blocking_recv_many(&mut taken, TAKEN) {
+                    0 => return self.finish_up(events),
+                    _ => self.taken = taken.into_iter(),
+                }
+                continue;
             };
-            match next {
-                None | Some(Event::Stop) => return self.finish_up(events),
-                Some(event) => self.handle(event)?,
+            match event {
+                Event::Stop => return self.finish_up(events),
+                event => self.handle(event)?,
             }
             if self.overlay.len() >= COMMIT_WRITES || self.overlay.bytes() >= COMMIT_BYTES {
                 self.commit()?;
@@ -232,7 +243,7 @@ impl Writer {
         events: &mut tokio::sync::mpsc::Receiver<Event>,
     ) -> Result<(), EngineError> {
         while !self.publisher.is_idle() {
-            match events.blocking_recv() {
+            match self.taken.next().or_else(|| events.blocking_recv()) {
                 Some(Event::Published(outcome)) => outcome?,
                 Some(_) => {}
                 None => return Ok(()),
