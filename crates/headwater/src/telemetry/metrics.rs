@@ -63,6 +63,10 @@ pub fn upkeep() {
 const COUNTERS: &[(&str, &str)] = &[
     ("headwater_rows_replicated_total", "Changes of rows applied"),
     ("headwater_rows_copied_total", "Rows that copies of tables brought"),
+    (
+        "headwater_rows_not_evaluated_total",
+        "Evaluations of a row that failed, so that a definition does not have it",
+    ),
     ("headwater_transactions_total", "Transactions of the source applied"),
     ("headwater_operations_total", "Operations of buckets published"),
     ("headwater_checkpoints_total", "States published, each a checkpoint for clients"),
