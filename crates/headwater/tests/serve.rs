@@ -123,6 +123,8 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
         "headwater_store_memtable_limit_bytes",
         "headwater_spool_bytes",
         "headwater_spool_limit_bytes",
+        "headwater_queue_memory_bytes",
+        "headwater_queue_memory_limit_bytes",
         "headwater_retained_log_bytes",
         "headwater_retained_log_limit_bytes",
         "headwater_checkpoint_op_id",

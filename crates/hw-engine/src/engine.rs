@@ -181,10 +181,15 @@ impl Shared {
 
     /// Hands an item to the writer when there is room for it. One item always fits.
     pub async fn hand_over(&self, item: Item) -> Result<(), EngineError> {
-        let bytes = item.memory().clamp(1, self.options.queue_bytes / 2) as u32;
+        let bytes = item.memory().clamp(1, self.queue_bytes()) as u32;
         let room = self.room.clone().acquire_many_owned(bytes).await;
         let event = Event::Item(item, room.ok());
         self.events.send(event).await.map_err(|_| EngineError::Stopping)
+    }
+
+    /// Bytes that may wait for the writer. As many may wait for the assembler.
+    pub fn queue_bytes(&self) -> usize {
+        self.options.queue_bytes / 2
     }
 
     /// Seconds since 1970.
@@ -401,6 +406,10 @@ impl Engine {
         status.epoch = published.epoch;
         status.sync_version = published.sync.as_ref().map(|s| s.version);
         status.durable = self.publication().durable();
+        let queue = self.shared.queue_bytes();
+        let free = self.shared.room.available_permits();
+        status.queue_bytes = queue.saturating_sub(free) as u64;
+        status.queue_limit_bytes = queue as u64;
         status.store_bytes = self.shared.options.store.disk_bytes();
         status.tables_missing = match *self.shared.missing.borrow() {
             usize::MAX => None,

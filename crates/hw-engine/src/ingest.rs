@@ -177,7 +177,7 @@ async fn stream(
     let (mut reply, outcome) = oneshot::channel();
     let work = async move {
         let limits =
-            StreamLimits { waiting_bytes: shared.options.queue_bytes, ..StreamLimits::default() };
+            StreamLimits { waiting_bytes: shared.queue_bytes(), ..StreamLimits::default() };
         let spool = shared.options.store.spool().clone();
         let outcome = match source.stream(&slot, spool, limits).await {
             Ok(mut stream) => {

@@ -31,6 +31,10 @@ pub struct EngineStatus {
     pub tables_missing: Option<usize>,
     /// Tables that definitions name and that cannot be replicated, with the reason.
     pub refused: Vec<Diagnostic>,
+    /// Memory of transactions and positions that wait for the writer.
+    pub queue_bytes: u64,
+    /// Its bound.
+    pub queue_limit_bytes: u64,
     /// Bytes of log that the slot retains, as last asked.
     pub retained_bytes: u64,
     /// Bytes of the store on disk.

@@ -127,10 +127,12 @@ pub fn table(report: &StatusReport) -> String {
     line(
         "store",
         format!(
-            "{}, unflushed {} of {}, spools {} of {}",
+            "{}, unflushed {} of {}, queue {} of {}, spools {} of {}",
             show_bytes(store.bytes),
             show_bytes(store.memtable_bytes),
             show_bytes(store.memtable_limit_bytes),
+            show_bytes(store.queue_bytes),
+            show_bytes(store.queue_limit_bytes),
             show_bytes(store.spool_bytes),
             show_bytes(store.spool_limit_bytes)
         ),

@@ -189,6 +189,8 @@ impl Reporter {
                 bytes: status.store_bytes,
                 memtable_bytes: stored.memtable_bytes,
                 memtable_limit_bytes: self.bounds.memtable,
+                queue_bytes: status.queue_bytes,
+                queue_limit_bytes: status.queue_limit_bytes,
                 spool_bytes: stored.spool_bytes,
                 spool_limit_bytes: self.bounds.spool,
             },

@@ -106,6 +106,10 @@ pub struct StoreReport {
     pub memtable_bytes: u64,
     /// Its limit.
     pub memtable_limit_bytes: u64,
+    /// Memory of transactions that wait to be written to the store.
+    pub queue_bytes: u64,
+    /// Its limit.
+    pub queue_limit_bytes: u64,
     /// Bytes of spools.
     pub spool_bytes: u64,
     /// Their limit.
@@ -151,6 +155,8 @@ impl StatusReport {
         set("headwater_store_bytes", whole(self.store.bytes));
         set("headwater_store_memtable_bytes", whole(self.store.memtable_bytes));
         set("headwater_store_memtable_limit_bytes", whole(self.store.memtable_limit_bytes));
+        set("headwater_queue_memory_bytes", whole(self.store.queue_bytes));
+        set("headwater_queue_memory_limit_bytes", whole(self.store.queue_limit_bytes));
         set("headwater_spool_bytes", whole(self.store.spool_bytes));
         set("headwater_spool_limit_bytes", whole(self.store.spool_limit_bytes));
         set("headwater_tables_copying", self.copies.len() as f64);

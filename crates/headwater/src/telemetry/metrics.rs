@@ -122,6 +122,16 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         "Memory of writes that are not in the store's tables yet",
     ),
     ("headwater_store_memtable_limit_bytes", Unit::Bytes, "Its configured limit (store.memtable)"),
+    (
+        "headwater_queue_memory_bytes",
+        Unit::Bytes,
+        "Memory of transactions that wait to be written to the store",
+    ),
+    (
+        "headwater_queue_memory_limit_bytes",
+        Unit::Bytes,
+        "Its limit: half of limits.queue_memory, whose other half is for the log's side",
+    ),
     ("headwater_spool_bytes", Unit::Bytes, "Size of the spools on disk"),
     ("headwater_spool_limit_bytes", Unit::Bytes, "Their configured limit (limits.spool_bytes)"),
     ("headwater_copy_rows", Unit::Count, "Rows read by the copies in progress"),
