@@ -392,7 +392,8 @@ async fn follow(
                 look = true;
             }
             Some(outcome) = beside.join_next() => {
-                match outcome.unwrap_or(Err(Ended::Stopping)) {
+                let died = |error| EngineError::Source(format!("work beside the stream: {error}"));
+                match outcome.unwrap_or_else(|error| Err(died(error).into())) {
                     Ok(Beside::Complete) => {}
                     Ok(Beside::Missing) => {
                         let (shared, source) = (shared.clone(), source.clone());
@@ -402,6 +403,7 @@ async fn follow(
                         patience.reset();
                         look = true;
                     }
+                    Err(Ended::Stopping) => return Err(Ended::Stopping),
                     Err(error) => {
                         again_at = Instant::now() + patience.next_wait();
                         // A copy that fails starts again by itself; the stream goes on.

@@ -1,7 +1,7 @@
 //! Messages of the frontend/backend protocol on one connection of our own: start-up,
 //! authentication, simple queries, and the raw frames of a replication stream.
 //!
-//! In: a [`Transport`] behind its TLS handshake. Out: whole messages. A message is never handed
+//! In: a [`Transport`](crate::transport::Transport) behind its TLS handshake. Out: whole messages. A message is never handed
 //! out before all of its bytes are there, and a length beyond [`MAX_MESSAGE_BYTES`] ends the
 //! connection instead of reserving memory.
 //!
