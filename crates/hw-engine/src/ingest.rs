@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often the catalog is compared with what definitions name.
@@ -392,8 +392,12 @@ async fn follow(
                 look = true;
             }
             Some(outcome) = beside.join_next() => {
-                let died = |error| EngineError::Source(format!("work beside the stream: {error}"));
-                match outcome.unwrap_or_else(|error| Err(died(error).into())) {
+                let died = |error: JoinError| match error.is_cancelled() {
+                    // By the end of the server's runtime: this thread is about to end as well.
+                    true => Ended::Stopping,
+                    false => EngineError::Source(format!("work beside the stream: {error}")).into(),
+                };
+                match outcome.unwrap_or_else(|error| Err(died(error))) {
                     Ok(Beside::Complete) => {}
                     Ok(Beside::Missing) => {
                         let (shared, source) = (shared.clone(), source.clone());
