@@ -300,6 +300,10 @@ impl Writer {
         messages: &mut Vec<LogMessage>,
     ) -> Result<Folded, EngineError> {
         let bound = self.shared.options.fold_bytes;
+        // The changes carry one state of a row, the fold holds both: it is not begun in vain.
+        if transaction.changes.bytes() > bound as u64 {
+            return Ok(Folded::TooLarge);
+        }
         let mut spooled: BTreeSet<RelationId> = BTreeSet::new();
         for change in transaction.changes.iter() {
             let change = change.map_err(|e| EngineError::Source(e.to_string()))?;
