@@ -25,6 +25,8 @@ const LOCK_TIMEOUT: &str = "5s";
 /// SQLSTATEs.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const DUPLICATE_OBJECT: &str = "42710";
+/// Another session has just committed the same entry into the catalog.
+const UNIQUE_VIOLATION: &str = "23505";
 
 impl Publication {
     /// How the publication sends a table, if it does.
@@ -155,7 +157,7 @@ pub async fn ensure(client: &Client, name: &str, wanted: &[&CatalogTable]) -> Re
                             sql,
                         )));
                     }
-                    Some(DUPLICATE_OBJECT) => {}
+                    Some(DUPLICATE_OBJECT | UNIQUE_VIOLATION) => {}
                     _ => return Err(error.doing("add tables to the publication")),
                 }
             }
