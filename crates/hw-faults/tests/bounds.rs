@@ -1,11 +1,8 @@
 //! Bounds: a transaction far above memory, a disk that runs full.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use hw_testkit::disk::{SmallDisk, fill};
 use hw_testkit::{HeadwaterProcess, wait};
 
 use crate::rig::{self, CONFIG, Rig, SCHEMA, caught_up, client};
@@ -60,44 +57,6 @@ async fn f_19_a_huge_transaction_is_one_step_in_bounded_memory() {
     // What is configured is about 80 MB; the rest is the program, its stacks and the allocator.
     assert!(peak < 400 << 20, "the process needed {} MB", peak >> 20);
     server.stop().await;
-}
-
-/// A small disk in memory, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted.
-    fn mount(megabytes: u32) -> Option<SmallDisk> {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
-            .arg(dir.path())
-            .output()
-            .is_ok_and(|output| output.status.success());
-        if !mounted {
-            eprintln!("mounting is not permitted: the test is skipped");
-        }
-        mounted.then_some(SmallDisk(dir))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
-/// Takes all room that is left but `leave` bytes.
-fn fill(path: &Path, leave: u64) {
-    let mut file = File::create(path).expect("made");
-    while file.write_all(&[1; 16 << 10]).is_ok() {}
-    while file.write_all(&[1]).is_ok() {}
-    let length = file.metadata().expect("known").len();
-    file.set_len(length.saturating_sub(leave)).expect("shortened");
 }
 
 /// F-53: the disk runs full while the log is applied: the slot is not confirmed any further, what

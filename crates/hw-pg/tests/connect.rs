@@ -4,10 +4,10 @@
 use hw_pg::config::{ConnectConfig, Environment, PINNED_SETTINGS};
 use hw_pg::error::{PgError, PgErrorKind, Policy};
 use hw_pg::{sql, transport};
-use hw_testkit::{Auth, Cluster, ClusterOptions, Stop, poll_until};
+use hw_testkit::{Auth, Cluster, ClusterOptions, poll_until};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::future::ready;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -255,19 +255,7 @@ fn signed_by(authority: &Made, names: Names<'_>) -> Made {
 
 /// A server that has TLS with this certificate.
 fn with_tls(cluster: Cluster, server: &Made) -> Cluster {
-    let data = cluster.data_dir();
-    let owner = std::fs::metadata(&data).unwrap();
-    for (name, text) in
-        [("server.crt", server.certificate.pem()), ("server.key", server.key.serialize_pem())]
-    {
-        let path = data.join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    cluster.configure(&[("ssl", "on")]);
-    cluster.stop(Stop::Fast);
-    cluster.start_again();
+    cluster.serve_tls(&server.certificate.pem(), &server.key.serialize_pem());
     cluster
 }
 

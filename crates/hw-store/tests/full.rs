@@ -1,52 +1,10 @@
 //! A full disk: commits stop, reads go on, and the store heals when space returns (F-53).
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use std::process::Command;
-
 use hw_store::segment::SegmentWriter;
 use hw_store::{Batch, Space, Store, StoreError};
+use hw_testkit::disk::{SmallDisk, fill};
 
 use crate::small;
-
-/// A small disk in memory, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted; then these tests have nothing to run on.
-    fn mount(megabytes: u32) -> Option<SmallDisk> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
-            .arg(dir.path())
-            .output()
-            .is_ok_and(|output| output.status.success());
-        if !mounted {
-            eprintln!("mounting is not permitted: the test is skipped");
-        }
-        mounted.then_some(SmallDisk(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
-    }
-}
-
-/// Takes all room that is left but `leave` bytes.
-fn fill(path: &Path, leave: u64) {
-    let mut file = File::create(path).unwrap();
-    while file.write_all(&[1; 16 << 10]).is_ok() {}
-    while file.write_all(&[1]).is_ok() {}
-    let len = file.metadata().unwrap().len();
-    file.set_len(len.saturating_sub(leave)).unwrap();
-}
 
 fn put(store: &Store, space: &Space, n: u32) -> Result<(), StoreError> {
     let mut batch = Batch::new();
@@ -71,13 +29,13 @@ fn put_until_full(store: &Store, space: &Space, from: u32) -> u32 {
 fn heals(leave: u64) {
     let Some(disk) = SmallDisk::mount(64) else { return };
     // The store's own directory: a store refuses one that holds other files.
-    let store = Store::open(&small(&disk.path().join("store"))).unwrap();
+    let store = Store::open(&small(&disk.path("store"))).unwrap();
     let space = store.space("s").unwrap();
     for n in 0..100 {
         put(&store, &space, n).unwrap();
     }
     store.sync().unwrap();
-    let ballast = disk.path().join("ballast");
+    let ballast = disk.path("ballast");
     fill(&ballast, leave);
     let taken = put_until_full(&store, &space, 100);
 
@@ -101,7 +59,7 @@ fn heals(leave: u64) {
     }
     store.sync().unwrap();
     drop(store);
-    let store = Store::open(&small(&disk.path().join("store"))).unwrap();
+    let store = Store::open(&small(&disk.path("store"))).unwrap();
     let space = store.space("s").unwrap();
     assert_eq!(store.snapshot().all(&space).count(), (taken + 100) as usize * 10);
 }
@@ -124,7 +82,7 @@ fn a_disk_full_in_a_compaction_or_later_flush_stops_commits_and_heals() {
 #[test]
 fn a_disk_full_in_a_bulk_load_refuses_the_load_and_heals() {
     let Some(disk) = SmallDisk::mount(64) else { return };
-    let store = Store::open(&small(&disk.path().join("store"))).unwrap();
+    let store = Store::open(&small(&disk.path("store"))).unwrap();
     let space = store.space("s").unwrap();
     put(&store, &space, 0).unwrap();
     let load = || -> Result<u64, StoreError> {
@@ -142,7 +100,7 @@ fn a_disk_full_in_a_bulk_load_refuses_the_load_and_heals() {
         }
         load.finish()
     };
-    let ballast = disk.path().join("ballast");
+    let ballast = disk.path("ballast");
     fill(&ballast, 5 << 20);
     assert!(matches!(load(), Err(StoreError::Full)));
     assert_eq!(store.snapshot().all(&space).count(), 10);
@@ -155,8 +113,7 @@ fn a_disk_full_in_a_bulk_load_refuses_the_load_and_heals() {
 #[test]
 fn a_disk_full_in_a_segment_ends_that_segment_only() {
     let Some(disk) = SmallDisk::mount(2) else { return };
-    let spool =
-        hw_store::segment::SpoolDir::open(&disk.path().join("spool"), u64::MAX >> 1).unwrap();
+    let spool = hw_store::segment::SpoolDir::open(&disk.path("spool"), u64::MAX >> 1).unwrap();
     let mut hog = SegmentWriter::create(&spool, "hog").unwrap();
     let mut refused = None;
     for _ in 0..10_000 {

@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 
 use tokio_postgres::{Client, NoTls};
@@ -245,6 +246,21 @@ impl Cluster {
         let mut file = OpenOptions::new().append(true).open(file).expect("testkit.conf exists");
         file.write_all(settings_text(settings).as_bytes()).expect("testkit.conf can be extended");
         self.signal(libc::SIGHUP);
+    }
+
+    /// Starts again with TLS under this certificate and its key, both PEM.
+    pub fn serve_tls(&self, certificate: &str, key: &str) {
+        let data = self.data_dir();
+        let owner = fs::metadata(&data).expect("the data directory exists");
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+            chown(&path, Some(owner.uid()), Some(owner.gid())).expect("given to the server");
+        }
+        self.configure(&[("ssl", "on")]);
+        self.stop(Stop::Fast);
+        self.start_again();
     }
 
     /// Whether the postmaster lives.

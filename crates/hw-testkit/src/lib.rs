@@ -2,6 +2,7 @@
 //!
 //! - [`Cluster`]: a private Postgres per test, from the machine's own binaries or from the pinned
 //!   npm packages, started in well under a second and gone when the test is, however it ends.
+//! - [`disk`]: a disk that is small enough to run full.
 //! - [`proxy`]: a TCP proxy that misbehaves on demand.
 //! - [`wait`]: barriers. Tests wait for conditions, never for time.
 //! - [`oracle`]: a client of the sync protocol, and the property test that compares it with SQL.
@@ -10,6 +11,7 @@
 //! A development dependency only: nothing that ships uses this crate.
 
 pub mod cluster;
+pub mod disk;
 pub mod oracle;
 pub mod proxy;
 pub mod server;

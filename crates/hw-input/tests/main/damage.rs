@@ -6,31 +6,12 @@ use hw_input::source::{Source, SourceOptions};
 use hw_input::transactions::{Item, StreamLimits};
 use hw_pg::config::ConnectConfig;
 use hw_pg::slot::SlotState;
-use hw_testkit::{Cluster, ClusterOptions, Direction, Ending, FaultProxy, Stop};
+use hw_testkit::{Cluster, ClusterOptions, Direction, Ending, FaultProxy};
 use std::collections::BTreeMap;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
 
 /// When nothing more is expected on a damaged connection.
 const QUIET: Duration = Duration::from_millis(150);
-
-/// Gives the server a certificate of its own.
-fn with_tls(cluster: &Cluster) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let data = cluster.data_dir();
-    let owner = std::fs::metadata(&data).unwrap();
-    for (name, text) in
-        [("server.crt", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())]
-    {
-        let path = data.join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    cluster.configure(&[("ssl", "on")]);
-    cluster.stop(Stop::Fast);
-    cluster.start_again();
-}
 
 /// Streams through the proxy again and again from the same place, struck at a later byte each
 /// time, until the strikes are beyond all that there is to send.
@@ -149,7 +130,8 @@ async fn f_35_a_stream_that_is_cut_anywhere_delivers_whole_transactions_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f_35_a_flipped_bit_drops_the_connection_and_no_bad_row_comes_through() {
     let cluster = Cluster::start_with(ClusterOptions::default());
-    with_tls(&cluster);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    cluster.serve_tls(&made.cert.pem(), &made.signing_key.serialize_pem());
     let bench = Bench::new(&cluster).await;
     let expected = written(&bench).await;
     let proxy = FaultProxy::start(&format!("127.0.0.1:{}", cluster.port())).await;
