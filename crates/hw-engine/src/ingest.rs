@@ -1,8 +1,8 @@
 //! The driver: connects the source, decides how to go on, feeds the writer, and copies tables.
 //!
-//! One task, and a thread for the stream. A session lasts as long as a connection; whatever ends it, the next one begins by
-//! comparing the source's identity with the stored one (`design/engine.md` 5), so that a hole in
-//! the history is found before anything is streamed.
+//! One task, and a thread for the stream. A session lasts as long as a connection; whatever ends
+//! it, the next one begins by comparing the source's identity with the stored one
+//! (`design/engine.md` 5), so that a hole in the history is found before anything is streamed.
 
 use crate::engine::{Behind, CopyEvent, Event, Shared};
 use crate::error::EngineError;
@@ -16,6 +16,7 @@ use hw_input::source::{Backoff, Source, SourceOptions};
 use hw_input::transactions::{StreamLimits, TransactionStream};
 use hw_pg::catalog::{self, TablePattern};
 use hw_pg::error::Policy;
+use hw_store::Slice;
 use hw_types::{Diagnostic, EndLsn};
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,10 +202,7 @@ async fn stream(
 /// What the store knows of the source.
 fn stored(shared: &Shared) -> Result<Option<Stored>, Ended> {
     let store = &shared.options.store;
-    let state = store.space("state").map_err(EngineError::from)?;
-    let Some(value) = store.get(&state, keys::IDENTITY).map_err(EngineError::from)? else {
-        return Ok(None);
-    };
+    let Some(value) = state_value(shared, keys::IDENTITY)? else { return Ok(None) };
     let record = IdentityRecord::decode(&value)?;
     let tail = store.space("tail").map_err(EngineError::from)?;
     let end_lsn = shared.publication().map_or(EndLsn::default(), |p| p.durable());
@@ -223,10 +221,12 @@ fn stored(shared: &Shared) -> Result<Option<Stored>, Ended> {
 
 /// Whether this store has begun to copy everything from the slot, and was stopped.
 fn interrupted(shared: &Shared, slot: &str) -> Result<bool, Ended> {
+    Ok(state_value(shared, keys::COPYING)?.as_deref() == Some(slot.as_bytes()))
+}
+
+fn state_value(shared: &Shared, key: &[u8]) -> Result<Option<Slice>, EngineError> {
     let store = &shared.options.store;
-    let state = store.space("state").map_err(EngineError::from)?;
-    let begun = store.get(&state, keys::COPYING).map_err(EngineError::from)?;
-    Ok(begun.as_deref() == Some(slot.as_bytes()))
+    Ok(store.get(&store.space("state")?, key)?)
 }
 
 /// Copies everything that definitions name under the main slot's snapshot, and waits until it has

@@ -101,7 +101,7 @@ export class HeadwaterConnector implements PowerSyncBackendConnector {
         }
         const delay = this.#backoff.failed();
         if (isFinal(error) || Date.now() + delay > giveUpAt) {
-          // The SDK calls again in a few seconds; what is missing of the delay is waited for now.
+          // The SDK calls again in a few seconds; the rest of the delay is waited for here.
           await pause(Math.min(delay, Math.max(0, giveUpAt - Date.now())), () => isOver(database));
           throw error;
         }
