@@ -11,6 +11,7 @@ const WORDS: &[&str] = &["hw-types", "hw-expr"];
 const GROUND: &[&str] = &["hw-pg", "hw-store", "hw-auth"];
 const INPUT: &[&str] = &["hw-input"];
 const ENGINE: &[&str] = &["hw-engine"];
+const WRITES: &[&str] = &["hw-write"];
 const SURFACES: &[&str] =
     &["hw-sync", "hw-shapes", "hw-datasync", "hw-views", "hw-rest", "hw-admin"];
 
@@ -26,10 +27,14 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         _ if GROUND.contains(&name) => of(&[WORDS]),
         "hw-input" => of(&[WORDS, GROUND]),
         "hw-engine" => of(&[WORDS, GROUND, INPUT]),
-        "hw-rest" => of(&[WORDS, &["hw-auth", "headwater-sideload"], ENGINE]),
+        // The way of writes touches neither the input nor the store nor the engine.
+        "hw-write" => of(&[WORDS, &["hw-pg"]]),
+        "hw-rest" => of(&[WORDS, &["hw-auth", "headwater-sideload"], ENGINE, WRITES]),
         // Surfaces see results through the engine: neither the source nor the store nor the log.
         _ if SURFACES.contains(&name) => of(&[WORDS, &["hw-auth"], ENGINE]),
-        "headwater" => of(&[WORDS, GROUND, INPUT, ENGINE, SURFACES, &["headwater-sideload"]]),
+        "headwater" => {
+            of(&[WORDS, GROUND, INPUT, ENGINE, WRITES, SURFACES, &["headwater-sideload"]])
+        }
         // The Rust client reads the protocol by itself: two readings catch what one would hide.
         "headwater-client" | "headwater-sideload-derive" => of(&[]),
         "headwater-sideload" => of(&[&["headwater-sideload-derive"]]),
@@ -41,6 +46,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
             GROUND,
             INPUT,
             ENGINE,
+            WRITES,
             SURFACES,
             &["headwater", "headwater-client", TESTKIT],
         ]),

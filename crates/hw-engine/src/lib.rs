@@ -8,7 +8,7 @@
 //! Suggested reading order, downhill: [`ingest`], [`writer`], [`fold`], [`evaluate`],
 //! [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`]. What is stored where: [`record`],
 //! [`state`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
-//! direction, from clients to Postgres: [`mod@write`].
+//! direction, from clients to Postgres, is the crate `hw-write`.
 
 mod apply_large;
 mod buckets;
@@ -36,7 +36,6 @@ pub mod status;
 mod tables;
 mod tail;
 pub mod wake;
-pub mod write;
 mod writer;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Routes in our own manner. So far one: `POST /api/v1/upload`, on which clients hand in the
 //! writes of their local queue (`docs/uploads.md`).
 //!
-//! In: HTTP requests. Out: calls of [`hw_engine::write`], and answers as JSON. Invariant: nothing
+//! In: HTTP requests. Out: calls of [`hw_write`], and answers as JSON. Invariant: nothing
 //! of a request is read before its token was verified, and who writes is taken from the token
 //! alone.
 //!

@@ -8,7 +8,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use hw_auth::Authenticator;
-use hw_engine::write::Uploads;
+use hw_write::Uploads;
 use tokio::sync::Semaphore;
 use tower_http::cors::{Any, CorsLayer};
 

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hw_auth::Principal;
-use hw_engine::write::{Author, UploadError, apply};
+use hw_write::{Author, UploadError, apply};
 
 use crate::error::{ApiError, MEDIA_TYPE, TOO_LARGE, TOO_SLOW};
 use crate::routes::RestState;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use hw_engine::write::{Fields, OperationKind, UploadOperation, UploadTransaction, Verdict};
+use hw_write::{Fields, OperationKind, UploadOperation, UploadTransaction, Verdict};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;

@@ -1,7 +1,7 @@
 //! As whom: role and claims of the author, row level security, roles that are refused.
 
 use axum::http::StatusCode;
-use hw_engine::write::{ConflictPolicy, UploadConfig};
+use hw_write::{ConflictPolicy, UploadConfig};
 use serde_json::{Map, Value, json};
 
 use crate::rig::{LOGIN, Rig, bearer, patch, put, row_id, send};

@@ -1,8 +1,8 @@
 //! Bad days: no set-up, no database, connections that break at any byte, writers that race.
 
 use axum::http::StatusCode;
-use hw_engine::write::{ConflictPolicy, UploadConfig, UploadMap};
 use hw_testkit::{Cluster, Direction, Ending, FaultProxy, Stop};
+use hw_write::{ConflictPolicy, UploadConfig, UploadMap};
 use serde_json::{Map, json};
 use tokio::task::JoinSet;
 

@@ -30,7 +30,7 @@ async fn a_verdict_stands_although_the_table_can_no_longer_be_written() {
     let rig = Rig::start().await;
     let write = json!([put(1, &row_id(1), json!({"name": "a"}))]);
     let first = rig.write("ada", write.clone()).await;
-    rig.uploads.set_map(hw_engine::write::UploadMap::new());
+    rig.uploads.set_map(hw_write::UploadMap::new());
     assert_eq!(rig.write("ada", write).await, first);
 }
 
@@ -149,7 +149,7 @@ async fn after_a_retry_everything_behind_it_waits_untouched() {
     lock.execute("SELECT FROM lists FOR UPDATE", &[]).await.unwrap();
     let mut impatient = Rig { uploads: rig.uploads.clone(), ..rig };
     impatient.configure(
-        hw_engine::write::UploadConfig {
+        hw_write::UploadConfig {
             lock_timeout: std::time::Duration::from_millis(10),
             ..Default::default()
         },

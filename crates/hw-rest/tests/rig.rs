@@ -6,12 +6,12 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret, token};
-use hw_engine::write::{
+use hw_testkit::Cluster;
+use hw_types::TableName;
+use hw_write::{
     ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadConfig, UploadMap,
     Uploads, schema,
 };
-use hw_testkit::Cluster;
-use hw_types::TableName;
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 use tower::ServiceExt as _;

@@ -1,6 +1,6 @@
 //! What a client holds goes back to the column exactly.
 
-use hw_engine::write::ConflictPolicy;
+use hw_write::ConflictPolicy;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! What becomes of operations: applied, rejected with a reason, in order.
 
 use axum::http::StatusCode;
-use hw_engine::write::ConflictPolicy;
+use hw_write::ConflictPolicy;
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, delete, patch, put, row_id};

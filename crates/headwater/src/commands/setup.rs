@@ -6,11 +6,11 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use hw_engine::write::schema;
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::PgError;
 use hw_pg::sql;
 use hw_types::Diagnostic;
+use hw_write::schema;
 use tokio_postgres::Client;
 
 use super::database_url;

@@ -3,13 +3,13 @@
 //! In: a connection. Out: whether to go on, and whether writes are set up. Invariant: every
 //! statement that Headwater would run here, now or when it starts to replicate, has been shown.
 
-use hw_engine::write::schema;
 use hw_pg::catalog::{self, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::publication::{self, Publication};
 use hw_pg::slot::{self, SlotState};
 use hw_pg::{replication::ReplicationConnection, sql};
 use hw_types::{Diagnostic, TableName};
+use hw_write::schema;
 use tokio_postgres::Client;
 
 use crate::commands::{database_url, setup};

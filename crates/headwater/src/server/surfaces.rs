@@ -10,12 +10,12 @@ use std::time::Duration;
 use axum::Router;
 use hw_auth::Authenticator;
 use hw_engine::Engine;
-use hw_engine::write::{UploadConfig, Uploads};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql::Pool;
 use hw_rest::RestState;
 use hw_sync::source::UserLimits;
 use hw_sync::{SyncOptions, SyncState};
+use hw_write::{UploadConfig, Uploads};
 use tokio_util::sync::CancellationToken;
 
 use super::reporter::{Reporter, SyncFigures};

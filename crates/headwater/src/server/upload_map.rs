@@ -7,11 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hw_engine::write::{
-    ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap,
-};
 use hw_expr::sync_config::{OutputOrigin, OutputStar, OutputTable, SyncConfig};
 use hw_types::TableName;
+use hw_write::{ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap};
 
 use crate::config::{Conflict, UploadTable};
 

@@ -88,7 +88,7 @@ impl UploadMap {
 
 impl ColumnMap {
     /// What an output column means; `None`: the client's column is not known.
-    pub(super) fn target<'a>(&'a self, output: &'a str) -> Option<Target<'a>> {
+    pub(crate) fn target<'a>(&'a self, output: &'a str) -> Option<Target<'a>> {
         match self.listed.get(output) {
             Some(ColumnTarget::Column(name)) => Some(Target::Column(name)),
             Some(ColumnTarget::Expression) => Some(Target::Expression),
@@ -97,7 +97,7 @@ impl ColumnMap {
     }
 
     /// The output name of a source column, for messages; its own name when it has none.
-    pub(super) fn output_name<'a>(&'a self, source: &'a str) -> &'a str {
+    pub(crate) fn output_name<'a>(&'a self, source: &'a str) -> &'a str {
         let renamed = self
             .listed
             .iter()
@@ -108,7 +108,7 @@ impl ColumnMap {
 
 /// A borrowed [`ColumnTarget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target<'a> {
+pub(crate) enum Target<'a> {
     Column(&'a str),
     Expression,
 }

@@ -23,12 +23,12 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Roles that other products create for signed-in users, in the order in which we look for them;
 /// the last is our own, made by `headwater setup`.
 /// Source: `protocols/datasync.md` 12.
-pub(super) const USUAL_ROLES: [&str; 3] =
+pub(crate) const USUAL_ROLES: [&str; 3] =
     ["ihp_authenticated", "authenticated", "headwater_authenticated"];
 
 /// A database role that may write for a principal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RoleStanding {
+pub(crate) enum RoleStanding {
     Usable,
     Missing,
     /// Superuser or BYPASSRLS: policies would not hold for it.
@@ -39,17 +39,17 @@ pub(super) enum RoleStanding {
 
 /// A table as writes need it.
 #[derive(Debug)]
-pub(super) struct Table {
-    pub(super) oid: u32,
+pub(crate) struct Table {
+    pub(crate) oid: u32,
     /// Changes whenever the table or one of its columns is altered. See [`versions`].
-    pub(super) version: String,
+    pub(crate) version: String,
     /// Quoted, with its schema.
-    pub(super) quoted: String,
+    pub(crate) quoted: String,
     /// Whether the writing role has the owner's rights without FORCE ROW LEVEL SECURITY, so that
     /// policies would not hold.
-    pub(super) owned_by_role: bool,
+    pub(crate) owned_by_role: bool,
     /// Ordinary or partitioned.
-    pub(super) is_table: bool,
+    pub(crate) is_table: bool,
     columns: HashMap<String, Column>,
     /// Set by [`Table::remember_inserts_only`], gone with this description.
     inserts_only: AtomicBool,
@@ -57,32 +57,32 @@ pub(super) struct Table {
 
 /// A column as writes need it.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(crate) struct Column {
     /// Quoted.
-    pub(super) quoted: String,
-    pub(super) pg_type: PgType,
+    pub(crate) quoted: String,
+    pub(crate) pg_type: PgType,
     /// The type of its parameters: the one below any domains, without length or precision, so that
     /// the assignment to the column judges both. (A cast to `varchar(5)` would cut silently.)
-    pub(super) parameter: Type,
+    pub(crate) parameter: Type,
     /// Computed by Postgres (GENERATED ALWAYS AS … STORED).
-    pub(super) generated: bool,
+    pub(crate) generated: bool,
     /// Whether a unique index on this column alone can find a row.
-    pub(super) unique: bool,
+    pub(crate) unique: bool,
 }
 
 impl Table {
-    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+    pub(crate) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.get(name)
     }
 
     /// Whether a PUT of the writing role was lately refused as an upsert and accepted as an
     /// INSERT, so that the next one had better run behind a savepoint at once.
-    pub(super) fn inserts_only(&self) -> bool {
+    pub(crate) fn inserts_only(&self) -> bool {
         self.inserts_only.load(Ordering::Relaxed)
     }
 
     /// A PUT was refused as an upsert and accepted as an INSERT.
-    pub(super) fn remember_inserts_only(&self) {
+    pub(crate) fn remember_inserts_only(&self) {
         self.inserts_only.store(true, Ordering::Relaxed);
     }
 }
@@ -102,7 +102,7 @@ type KeptTable = Kept<Option<Arc<Table>>>;
 
 /// The memory of the catalog.
 #[derive(Default)]
-pub(super) struct Catalog {
+pub(crate) struct Catalog {
     roles: Mutex<HashMap<String, Kept<RoleStanding>>>,
     usual_role: Mutex<Option<Kept<Option<String>>>>,
     /// By role and table; `None`: there is no such table.
@@ -111,12 +111,12 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Forgets the tables, after Postgres said that something does not exist or fit.
-    pub(super) fn forget_tables(&self) {
+    pub(crate) fn forget_tables(&self) {
         self.tables.lock().clear();
     }
 
     /// The first of the usual roles that exists.
-    pub(super) async fn usual_role(&self, client: &Client) -> Result<Option<String>, PgError> {
+    pub(crate) async fn usual_role(&self, client: &Client) -> Result<Option<String>, PgError> {
         if let Some(known) = self.usual_role.lock().as_ref().and_then(Kept::fresh) {
             return Ok(known);
         }
@@ -135,7 +135,7 @@ impl Catalog {
     }
 
     /// Whether a role may write for principals.
-    pub(super) async fn role(&self, client: &Client, role: &str) -> Result<RoleStanding, PgError> {
+    pub(crate) async fn role(&self, client: &Client, role: &str) -> Result<RoleStanding, PgError> {
         if let Some(known) = self.roles.lock().get(role).and_then(Kept::fresh) {
             return Ok(known);
         }
@@ -160,7 +160,7 @@ impl Catalog {
     }
 
     /// A table as this role would write it; `None` when there is none of that name.
-    pub(super) async fn table(
+    pub(crate) async fn table(
         &self,
         client: &Client,
         role: &str,
@@ -231,7 +231,7 @@ fn parameter_type(oid: u32) -> Type {
 ///
 /// A column's type may change while our description is still fresh, and a value that went through
 /// the old type may fit the new one without being the client's.
-pub(super) async fn versions(
+pub(crate) async fn versions(
     client: &impl GenericClient,
     oids: &[u32],
 ) -> Result<Vec<(u32, String)>, PgError> {
@@ -244,7 +244,7 @@ pub(super) async fn versions(
 
 /// Whether a violated unique constraint is one on this column alone, of the table or of one of
 /// its partitions; the catalog is asked, because nobody else may be allowed to see the row.
-pub(super) async fn is_key(
+pub(crate) async fn is_key(
     client: &impl GenericClient,
     table: &Table,
     column: &str,

@@ -8,7 +8,7 @@ use hw_types::relation::{quote_ident, quote_literal};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::catalog::USUAL_ROLES;
+use crate::catalog::USUAL_ROLES;
 
 /// What `headwater setup` has to create for writes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ pub struct Rejection {
 
 impl Rejection {
     /// A rejection by a rule of ours, under the SQLSTATE that fits best.
-    pub(super) fn ours(sqlstate: &str, message: impl Into<String>) -> Rejection {
+    pub(crate) fn ours(sqlstate: &str, message: impl Into<String>) -> Rejection {
         Rejection {
             sqlstate: sqlstate.to_owned(),
             message: message.into(),
@@ -47,13 +47,13 @@ impl Rejection {
         }
     }
 
-    pub(super) fn column(mut self, column: &str) -> Rejection {
+    pub(crate) fn column(mut self, column: &str) -> Rejection {
         self.column = Some(column.to_owned());
         self
     }
 
     /// A rejection by Postgres.
-    pub(super) fn of_server(error: &ServerError) -> Rejection {
+    pub(crate) fn of_server(error: &ServerError) -> Rejection {
         Rejection {
             sqlstate: error.sqlstate.clone(),
             message: safe_message(error),
@@ -65,7 +65,7 @@ impl Rejection {
     }
 
     /// Whether the catalog may have changed under us: an unknown table, column or type.
-    pub(super) fn may_be_stale(&self) -> bool {
+    pub(crate) fn may_be_stale(&self) -> bool {
         // 42P01 table, 42703 column, 42704 type, 42804 and 42846 types that no longer fit,
         // 42P10 no unique index for the conflict target, 3F000 schema.
         matches!(
@@ -77,7 +77,7 @@ impl Rejection {
 
 /// What an error in the middle of a transaction means for it.
 #[derive(Debug)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// Final.
     Rejected(Rejection),
     /// Passes by itself. The text is safe to show.
@@ -85,7 +85,7 @@ pub(super) enum Meaning {
 }
 
 /// Sorts an error by whether the same transaction could succeed later without anybody changing it.
-pub(super) fn meaning(error: &PgError) -> Meaning {
+pub(crate) fn meaning(error: &PgError) -> Meaning {
     let PgErrorKind::Server(server) = error.kind() else {
         return Meaning::Retry("the connection to the database failed".to_owned());
     };

@@ -12,13 +12,13 @@ use hw_pg::error::{Doing as _, PgError};
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::catalog::{self, Table};
-use super::statement::{Expect, IfGone, SecondWay, Statement, TextForm, Way};
-use super::verdict::Rejection;
+use crate::catalog::{self, Table};
+use crate::statement::{Expect, IfGone, SecondWay, Statement, TextForm, Way};
+use crate::verdict::Rejection;
 
 /// Whether a statement may be refused without ending its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Care {
+pub(crate) enum Care {
     /// No: the first refusal ends it.
     Quick,
     /// Yes, every statement that has a second way runs behind a savepoint.
@@ -27,7 +27,7 @@ pub(super) enum Care {
 
 /// What became of a statement.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// It did what it should.
     Done,
     /// It was refused, and its transaction with it.
@@ -40,7 +40,7 @@ pub(super) enum Outcome {
 /// Runs a statement on this table.
 ///
 /// - Errors: those of Postgres. The transaction cannot go on.
-pub(super) async fn run(
+pub(crate) async fn run(
     transaction: &Transaction<'_>,
     table: &Table,
     statement: &Statement,

@@ -7,7 +7,7 @@ use hw_types::TableName;
 use serde_json::value::RawValue;
 use tokio_postgres::Client;
 
-use super::{
+use crate::{
     Author, ColumnMap, ConflictPolicy, MappedTable, OperationKind, Rejection, TableTarget,
     UploadConfig, UploadMap, UploadOperation, UploadTransaction, Uploads, Verdict, schema,
 };

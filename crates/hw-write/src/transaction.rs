@@ -73,7 +73,7 @@ impl UploadTransaction {
 
     /// SHA-256 of the contents. Equal for equal operations, whatever white space lies between
     /// their fields on the wire.
-    pub(super) fn contents(&self) -> [u8; 32] {
+    pub(crate) fn contents(&self) -> [u8; 32] {
         let mut hash = Contents(Sha256::new());
         hash.number(self.operations.len());
         for operation in &self.operations {

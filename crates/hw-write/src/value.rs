@@ -14,13 +14,13 @@ use serde_json::value::RawValue;
 
 /// The value cannot be a value of its column; the text completes `column "a": …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unfit(pub(super) &'static str);
+pub(crate) struct Unfit(pub(crate) &'static str);
 
 /// Containers in containers; Postgres itself stops arrays at 6 dimensions.
 const MAX_DEPTH: usize = 10;
 
 /// The text of a value for a type; `None` is NULL.
-pub(super) fn to_text(ty: &PgType, value: &RawValue) -> Result<Option<String>, Unfit> {
+pub(crate) fn to_text(ty: &PgType, value: &RawValue) -> Result<Option<String>, Unfit> {
     convert(ty, &Json::read(value.get())?, 0)
 }
 

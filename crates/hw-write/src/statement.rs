@@ -9,11 +9,11 @@
 
 use serde_json::value::RawValue;
 
-use super::catalog::{Column, Table};
-use super::map::{ConflictPolicy, MappedTable, Target};
-use super::transaction::{Fields, OperationKind, UploadOperation};
-use super::value::{self, Unfit};
-use super::verdict::Rejection;
+use crate::catalog::{Column, Table};
+use crate::map::{ConflictPolicy, MappedTable, Target};
+use crate::transaction::{Fields, OperationKind, UploadOperation};
+use crate::value::{self, Unfit};
+use crate::verdict::Rejection;
 use hw_pg::error::PgError;
 use hw_types::PgType;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
@@ -23,7 +23,7 @@ const ID: &str = "id";
 
 /// What the number of affected rows means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Expect {
+pub(crate) enum Expect {
     /// Any number is fine.
     Anything,
     /// Zero rows: the row is not there, or its author may not see or change it.
@@ -35,7 +35,7 @@ pub(super) enum Expect {
 
 /// What the absence of a row means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IfGone {
+pub(crate) enum IfGone {
     /// Somebody else deleted it: nothing is left to do.
     Fine,
     /// A change has nothing to apply to.
@@ -44,24 +44,24 @@ pub(super) enum IfGone {
 
 /// SQL with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Statement {
-    pub(super) sql: String,
-    pub(super) parameters: Vec<(TextForm, Type)>,
-    pub(super) expect: Expect,
+pub(crate) struct Statement {
+    pub(crate) sql: String,
+    pub(crate) parameters: Vec<(TextForm, Type)>,
+    pub(crate) expect: Expect,
     /// What follows when Postgres refuses it.
-    pub(super) second: Option<SecondWay>,
+    pub(crate) second: Option<SecondWay>,
 }
 
 /// What follows when Postgres refuses a PUT. It needs a savepoint before the first way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SecondWay {
+pub(crate) struct SecondWay {
     /// The source column that `id` leads to.
-    pub(super) id_name: String,
-    pub(super) way: Way,
+    pub(crate) id_name: String,
+    pub(crate) way: Way,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// After 42501: UPDATE and ON CONFLICT ask for more rights than an INSERT. Holds the plain
     /// INSERT, with the same parameters. It comes second because it would check NOT NULL and the
     /// policies for a whole new row, where the client may have given a part of one that is there.
@@ -72,7 +72,7 @@ pub(super) enum Way {
 
 impl SecondWay {
     /// Whether it answers this error of the first way.
-    pub(super) fn follows(&self, error: &PgError) -> bool {
+    pub(crate) fn follows(&self, error: &PgError) -> bool {
         let answered = match self.way {
             Way::Insert(_) => "42501",
             Way::Compare(_) => "23505",
@@ -83,7 +83,7 @@ impl SecondWay {
 
 /// A value in the text form of whatever type it has; `None` is NULL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TextForm(Option<String>);
+pub(crate) struct TextForm(Option<String>);
 
 impl ToSql for TextForm {
     fn to_sql(
@@ -108,7 +108,7 @@ impl ToSql for TextForm {
 }
 
 /// Makes the statement of an operation.
-pub(super) fn build(
+pub(crate) fn build(
     operation: &UploadOperation,
     mapping: &MappedTable,
     table: &Table,

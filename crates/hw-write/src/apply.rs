@@ -18,14 +18,14 @@ use serde::Deserialize;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
-use super::catalog::{self, Catalog, RoleStanding, Table};
-use super::ledger::{self, Decided, Key, Known};
-use super::map::{ColumnMap, TableTarget, UploadMap};
-use super::run::{self, Care, Outcome};
-use super::schema;
-use super::statement::{self, Statement};
-use super::transaction::{Author, UploadOperation, UploadTransaction};
-use super::verdict::{Meaning, Rejection, Verdict, meaning};
+use crate::catalog::{self, Catalog, RoleStanding, Table};
+use crate::ledger::{self, Decided, Key, Known};
+use crate::map::{ColumnMap, TableTarget, UploadMap};
+use crate::run::{self, Care, Outcome};
+use crate::schema;
+use crate::statement::{self, Statement};
+use crate::transaction::{Author, UploadOperation, UploadTransaction};
+use crate::verdict::{Meaning, Rejection, Verdict, meaning};
 
 /// How writes run.
 #[derive(Clone, Debug)]

@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
-use super::transaction::UploadTransaction;
-use super::verdict::{Rejection, Verdict};
+use crate::transaction::UploadTransaction;
+use crate::verdict::{Rejection, Verdict};
 
 /// The key of a transaction: who, from which client database, which.
-pub(super) struct Key<'a> {
-    pub(super) subject: &'a str,
-    pub(super) client_id: &'a str,
-    pub(super) transaction: &'a UploadTransaction,
-    pub(super) contents: [u8; 32],
+pub(crate) struct Key<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) client_id: &'a str,
+    pub(crate) transaction: &'a UploadTransaction,
+    pub(crate) contents: [u8; 32],
 }
 
 /// What the ledger knows of a key.
-pub(super) enum Known {
+pub(crate) enum Known {
     /// Never seen, and newer than everything from this client.
     New,
     /// Seen; the verdict stands. Also for what can never be applied: the same key with other
@@ -32,7 +32,7 @@ pub(super) enum Known {
 }
 
 /// A verdict that needs no work.
-pub(super) enum Decided {
+pub(crate) enum Decided {
     /// What was recorded under the key.
     Before(Verdict),
     /// Refused by the ledger itself; not recorded under the key, which is taken or gone.
@@ -40,7 +40,7 @@ pub(super) enum Decided {
 }
 
 /// Looks a key up, and keeps other requests of the same client out until the transaction ends.
-pub(super) async fn look_up(
+pub(crate) async fn look_up(
     transaction: &Transaction<'_>,
     key: &Key<'_>,
 ) -> Result<Known, PgError> {
@@ -91,7 +91,7 @@ pub(super) async fn look_up(
 }
 
 /// Records a verdict under the key and moves the client's high-water mark.
-pub(super) async fn record(
+pub(crate) async fn record(
     transaction: &Transaction<'_>,
     key: &Key<'_>,
     rejection: Option<&Rejection>,
@@ -125,7 +125,7 @@ pub(super) async fn record(
 }
 
 /// Keeps a rejected transaction for its author to read. The same one is kept once.
-pub(super) async fn keep_rejected(
+pub(crate) async fn keep_rejected(
     transaction: &Transaction<'_>,
     key: &Key<'_>,
     rejection: &Rejection,
@@ -158,7 +158,7 @@ pub(super) async fn keep_rejected(
 
 /// Deletes what is older than `days` days. High-water marks stay for ever.
 /// Returns the number of records deleted.
-pub(super) async fn purge(client: &Client, days: i32) -> Result<u64, PgError> {
+pub(crate) async fn purge(client: &Client, days: i32) -> Result<u64, PgError> {
     let mut deleted = 0;
     for sql in [
         "DELETE FROM headwater.uploads WHERE at < now() - make_interval(days => $1)",
