@@ -12,6 +12,7 @@ const GROUND: &[&str] = &["hw-pg", "hw-store", "hw-auth"];
 const INPUT: &[&str] = &["hw-input"];
 const ENGINE: &[&str] = &["hw-engine"];
 const WRITES: &[&str] = &["hw-write"];
+const EDGE: &[&str] = &["hw-http"];
 const SURFACES: &[&str] =
     &["hw-sync", "hw-shapes", "hw-datasync", "hw-views", "hw-rest", "hw-admin"];
 
@@ -29,11 +30,13 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         "hw-engine" => of(&[WORDS, GROUND, INPUT]),
         // The way of writes touches neither the input nor the store nor the engine.
         "hw-write" => of(&[WORDS, &["hw-pg"]]),
-        "hw-rest" => of(&[WORDS, &["hw-auth", "headwater-sideload"], ENGINE, WRITES]),
+        // The edge knows sockets and tokens, and no surface.
+        "hw-http" => of(&[WORDS, &["hw-auth"]]),
+        "hw-rest" => of(&[WORDS, &["hw-auth", "headwater-sideload"], EDGE, ENGINE, WRITES]),
         // Surfaces see results through the engine: neither the source nor the store nor the log.
-        _ if SURFACES.contains(&name) => of(&[WORDS, &["hw-auth"], ENGINE]),
+        _ if SURFACES.contains(&name) => of(&[WORDS, &["hw-auth"], EDGE, ENGINE]),
         "headwater" => {
-            of(&[WORDS, GROUND, INPUT, ENGINE, WRITES, SURFACES, &["headwater-sideload"]])
+            of(&[WORDS, GROUND, INPUT, ENGINE, WRITES, EDGE, SURFACES, &["headwater-sideload"]])
         }
         // The Rust client reads the protocol by itself: two readings catch what one would hide.
         "headwater-client" | "headwater-sideload-derive" => of(&[]),
@@ -47,6 +50,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
             INPUT,
             ENGINE,
             WRITES,
+            EDGE,
             SURFACES,
             &["headwater", "headwater-client", TESTKIT],
         ]),

@@ -26,10 +26,6 @@ pub const CASES_FILE: u16 = 1014;
 pub const NO_TOKENS: u16 = 1015;
 /// The JWT secret is shorter than HS256 asks for (a warning).
 pub const SHORT_SECRET: u16 = 1016;
-/// The address to listen on is in use.
-pub const ADDRESS_IN_USE: u16 = 1020;
-/// The address to listen on cannot be used.
-pub const ADDRESS: u16 = 1021;
 /// A claim of `headwater token` is not written as name and value.
 pub const CLAIM: u16 = 1030;
 /// The lifetime of a token is not between one second and `auth.max_lifetime`.
@@ -64,5 +60,3 @@ pub const API_TOKEN: u16 = 4020;
 pub const SAME_MACHINE: u16 = 4021;
 /// There is no secret to make a development token with.
 pub const NO_DEV_SECRET: u16 = 4022;
-/// The server has as many connections as `limits.max_clients` allows.
-pub const TOO_MANY_CLIENTS: u16 = 5003;

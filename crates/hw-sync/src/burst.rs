@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hw_http::gzip::{Member, STORED_BELOW};
+use hw_http::outbox::Outbox;
 
-use crate::gzip::{Member, STORED_BELOW};
-use crate::outbox::Outbox;
 use crate::page::Page;
 use crate::wire::negotiate::ContentCoding;
 
@@ -151,10 +151,10 @@ mod tests {
     use std::io::Read;
 
     use futures_util::StreamExt;
+    use hw_http::budget::Budget;
+    use hw_http::outbox::outbox;
 
     use super::*;
-    use crate::outbox::outbox;
-    use crate::page::Budget;
 
     async fn response(coding: ContentCoding) -> (Vec<u8>, Vec<u8>, u64) {
         let (outbox, body) = outbox();

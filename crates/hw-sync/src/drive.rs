@@ -8,13 +8,13 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hw_http::outbox::Outbox;
+use hw_http::socket::ConnectionCut;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::burst::Burst;
 use crate::hub::Listener;
 use crate::open::{Ready, resolve};
-use crate::outbox::Outbox;
 use crate::page::{KindCounts, Page, PageKey};
 use crate::shared::SyncState;
 use crate::source::{Asker, Changes, ResolveError, Source, SourceError, View};
@@ -38,11 +38,6 @@ const INLINE_BUCKETS: usize = 32;
 const READS_PER_TURN: u32 = 16;
 /// How long a stream that ended waits for its socket to take the end.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Cuts the connection that a request came over. The server inserts one into the request's
-/// extensions; a body alone cannot end a connection whose socket takes nothing.
-#[derive(Clone, Debug)]
-pub struct ConnectionCut(pub CancellationToken);
 
 /// How a stream is written and accounted.
 pub(crate) struct Transport {

@@ -2,8 +2,7 @@
 //!
 //! In: requests of clients, and the engine's published states. Out: streams of lines. Suggested
 //! reading order, along a client's way: [`mod@routes`], [`open`], [`drive`], [`state`] (which line
-//! comes next), [`page`] and [`gzip`] (made once, sent to many), [`burst`], [`outbox`]. Beside
-//! it: [`hub`] (who wakes when something is published), [`source`] (what is asked of the engine),
+//! comes next), [`page`] (made once, sent to many), [`burst`]. Beside it: [`hub`] (who wakes when something is published), [`source`] (what is asked of the engine),
 //! `checkpoints`, [`probes`], [`wire`] (bytes).
 //!
 //! Invariant: this crate reads published states and listens to wake-ups; it never writes.
@@ -12,11 +11,9 @@ pub mod burst;
 mod checkpoints;
 pub mod drive;
 mod engine;
-pub mod gzip;
 pub mod hub;
 pub mod open;
 pub mod options;
-pub mod outbox;
 pub mod page;
 pub mod probes;
 pub mod routes;
@@ -26,7 +23,6 @@ pub mod state;
 pub mod telemetry;
 pub mod wire;
 
-pub use drive::ConnectionCut;
 pub use options::SyncOptions;
 pub use routes::{not_found, routes};
 pub use shared::{Health, SyncState};

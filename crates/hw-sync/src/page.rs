@@ -7,44 +7,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use hw_http::budget::Budget;
+use hw_http::gzip::{self, Block};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::gzip::{self, Block};
 use crate::source::{SourceError, View};
 use crate::state::bucket::Bucket;
 use crate::state::session::{PageRead, PageRequest, PageSize};
 use crate::wire::line::{DataForm, OperationKind};
 use crate::wire::ndjson::DataLine;
 use hw_types::OpId;
-
-/// Bytes that all pages hold.
-#[derive(Debug, Default)]
-pub struct Budget {
-    held: AtomicUsize,
-    limit: usize,
-}
-
-impl Budget {
-    /// A budget of `limit` bytes.
-    pub fn new(limit: usize) -> Arc<Budget> {
-        Arc::new(Budget { held: AtomicUsize::new(0), limit })
-    }
-
-    /// Whether new lines must be small.
-    pub fn is_short(&self) -> bool {
-        self.held.load(Ordering::Relaxed) >= self.limit
-    }
-
-    /// Bytes held now.
-    pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
-}
 
 /// Operations by kind, for the log line at the end of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,7 +88,7 @@ impl Page {
         if plain.capacity() > plain.len() + plain.len() / 4 {
             plain.shrink_to_fit();
         }
-        budget.held.fetch_add(plain.len(), Ordering::Relaxed);
+        budget.add(plain.len());
         let read = PageRead { next_after, operations, bytes: plain.len() as u64, has_more };
         Ok(Page { plain, block: OnceLock::new(), read, kinds, budget: budget.clone() })
     }
@@ -126,7 +102,7 @@ impl Page {
     pub fn block(&self) -> &Block {
         self.block.get_or_init(|| {
             let block = gzip::block(&self.plain);
-            self.budget.held.fetch_add(block.deflated.len(), Ordering::Relaxed);
+            self.budget.add(block.deflated.len());
             block
         })
     }
@@ -172,7 +148,7 @@ impl Page {
     /// A line with the given bytes.
     #[cfg(test)]
     pub fn of_text(text: &str, budget: &Arc<Budget>) -> Arc<Page> {
-        budget.held.fetch_add(text.len(), Ordering::Relaxed);
+        budget.add(text.len());
         let bytes = text.len() as u64;
         Arc::new(Page {
             plain: text.as_bytes().to_vec(),
@@ -190,7 +166,7 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.held(), Ordering::Relaxed);
+        self.budget.give_back(self.held());
     }
 }
 
@@ -304,6 +280,8 @@ impl PageCache {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn page(budget: &Arc<Budget>, length: usize) -> Arc<Page> {

@@ -14,12 +14,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hw_auth::Principal;
+use hw_http::outbox::outbox;
+use hw_http::socket::ConnectionCut;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::checkpoints;
-use crate::drive::{self, ConnectionCut, Transport};
+use crate::drive::{self, Transport};
 use crate::open::prepare;
-use crate::outbox::outbox;
 use crate::probes::{self, Probe};
 use crate::shared::{Shared, SyncState};
 use crate::source::Source;

@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 use hw_auth::Authenticator;
+use hw_http::budget::Budget;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::options::SyncOptions;
-use crate::page::{Budget, PageCache};
+use crate::page::PageCache;
 use crate::source::{Source, SourceError, View};
 use crate::state::bucket::{Bucket, Totals};
 use crate::telemetry::Metrics;

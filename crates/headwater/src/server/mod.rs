@@ -1,11 +1,10 @@
 //! The server as a process: sockets, routes, figures.
 //!
-//! Suggested reading order: [`start`]; [`listen`], [`router`], [`surfaces`], [`upload_map`]; [`page`], [`admin`];
+//! Suggested reading order: [`start`]; [`router`], [`surfaces`], [`upload_map`]; [`page`], [`admin`];
 //! [`status`], [`reporter`], [`lag`].
 
 pub mod admin;
 pub mod lag;
-pub mod listen;
 pub mod page;
 pub mod reporter;
 pub mod router;

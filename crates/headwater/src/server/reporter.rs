@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hw_engine::Engine;
 use hw_engine::status::{EngineStatus, SourceState};
+use hw_http::listen::Connections;
 use hw_pg::error::code as pg_code;
 use hw_store::Store;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::lag::LagClock;
-use super::listen::Connections;
 use super::status::{
     AppliedReport, CheckpointReport, ClientsReport, CopyReport, SourceReport, StatusReport,
     StoreReport,

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use hw_auth::{AuthConfig, Authenticator, JwksOptions};
 use hw_engine::{Engine, EngineOptions};
+use hw_http::listen::{self, Connections};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreOptions};
 use hw_types::Diagnostic;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{Admin, DevTokens};
-use super::listen::{self, Connections};
 use super::reporter::{Bounds, Memory, Reporter};
 use super::router;
 use super::surfaces;
@@ -83,7 +83,10 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     raise_open_files(config);
     let listener = listen::bind(config.listen, "--listen or HEADWATER_LISTEN").await?;
     let address = listener.local_addr().map_err(|error| {
-        Diagnostic::error(code::ADDRESS, format!("cannot listen on {}: {error}", config.listen))
+        Diagnostic::error(
+            hw_http::code::ADDRESS,
+            format!("cannot listen on {}: {error}", config.listen),
+        )
     })?;
     let admin_listener = match config.admin_listen {
         Some(address) => {
