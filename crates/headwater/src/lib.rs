@@ -1,9 +1,10 @@
 //! The `headwater` binary: configuration, command line, start-up and `dev`.
 //!
 //! It composes the crates below it and decides nothing about rows. Suggested reading order:
-//! [`cli`], [`config`], [`commands`]; [`sync_config`], [`server`]; [`doctor`], [`dev`],
+//! [`cli`], [`config`], [`commands`]; [`sync_config`], [`authentication`], [`server`]; [`doctor`], [`dev`],
 //! [`sample`]; [`report`], [`code`], [`telemetry`], [`process`].
 
+pub mod authentication;
 pub mod cli;
 pub mod code;
 pub mod commands;

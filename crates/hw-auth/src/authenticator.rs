@@ -16,6 +16,7 @@ use crate::claims::{ClaimRules, MAX_LIFETIME, Principal, malformed};
 use crate::clock::Clock;
 use crate::error::{AuthError, BAD_JWKS, NO_AUDIENCE, NO_KEYS, Refusal};
 use crate::jwk::{self, Key, Origin};
+use crate::refusals::Refusals;
 use crate::remote::{self, JwksOptions, RemoteKeys};
 use crate::secret::Secret;
 
@@ -70,6 +71,7 @@ struct Inner {
     rules: ClaimRules,
     max_wait: Duration,
     clock: Clock,
+    refusals: Refusals,
 }
 
 impl Authenticator {
@@ -107,10 +109,23 @@ impl Authenticator {
             allowed_roles: config.allowed_roles,
         };
         let (max_wait, clock) = (config.jwks.max_wait, config.clock);
-        Ok(Authenticator(Arc::new(Inner { keys, remotes, rules, max_wait, clock })))
+        Ok(Authenticator(Arc::new(Inner {
+            keys,
+            remotes,
+            rules,
+            max_wait,
+            clock,
+            refusals: Refusals::default(),
+        })))
     }
 
-    /// Verifies the value of an `Authorization` header (`Bearer …` or `Token …`).
+    /// What of the configuration works and is worth a thought: HW4006.
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        self.0.remotes.iter().filter_map(|remote| remote.warning()).collect()
+    }
+
+    /// Verifies the value of an `Authorization` header (`Bearer …` or `Token …`). Refusals are
+    /// logged here, as a sample, so that surfaces need not.
     ///
     /// Must run inside a tokio runtime. Waits only when a needed key may be behind an address, at
     /// most [`JwksOptions::max_wait`].
@@ -120,14 +135,25 @@ impl Authenticator {
             .filter(|(scheme, _)| {
                 scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token")
             })
-            .map(|(_, token)| token.trim())
-            .filter(|token| !token.is_empty() && !token.contains(char::is_whitespace))
-            .ok_or_else(|| AuthError::new(Refusal::Missing, "Authentication required"))?;
-        self.verify_token(token).await
+            .map(|(_, token)| token.trim_end())
+            .filter(|token| !token.is_empty() && !token.contains(char::is_whitespace));
+        match token {
+            Some(token) => self.verify_token(token).await,
+            None => Err(self.logged(AuthError::new(Refusal::Missing, "Authentication required"))),
+        }
     }
 
     /// Verifies a bare token, for surfaces that carry it elsewhere than in a header.
     pub async fn verify_token(&self, token: &str) -> Result<Principal, AuthError> {
+        self.admit(token).await.map_err(|error| self.logged(error))
+    }
+
+    fn logged(&self, error: AuthError) -> AuthError {
+        self.0.refusals.log(&error, self.0.clock.now());
+        error
+    }
+
+    async fn admit(&self, token: &str) -> Result<Principal, AuthError> {
         let token = Token::read(token)?;
         self.check_signature(&token).await?;
         let payload = token.payload()?;
@@ -143,36 +169,40 @@ impl Authenticator {
                 remote.start_refresh();
             }
         }
-        match self.find(token) {
-            Found::Verified => return Ok(()),
-            Found::Refused(error) => return Err(error),
-            Found::NoKey => {}
-        }
-        if asks_remotes {
+        let mut found = self.find(token);
+        if asks_remotes && matches!(found, Found::NoKey | Found::NotSigned { .. }) {
             let running = remotes.iter().filter_map(|remote| remote.start_refresh()).collect();
             remote::wait_for_all(running, self.0.max_wait).await;
-            match self.find(token) {
-                Found::Verified => return Ok(()),
-                Found::Refused(error) => return Err(error),
-                Found::NoKey => {}
-            }
-            if let Some(remote) = remotes.iter().find(|remote| remote.usable().is_none()) {
+            found = self.find(token);
+            let missing = remotes.iter().find(|remote| remote.usable().is_none());
+            if let (Found::NoKey | Found::NotSigned { .. }, Some(remote)) = (&found, missing) {
                 let reason = remote.last_error().unwrap_or_else(|| "no answer in time".to_owned());
                 return Err(AuthError::new(Refusal::KeysUnavailable, "JWKS request failed")
                     .with_detail(reason));
             }
         }
-        Err(AuthError::invalid(
-            "Could not find an appropriate key in the keystore. The key is missing or no key \
-             matched the token KID",
-        )
-        .with_detail(format!(
-            "algorithm {}, token {} a kid, {} configured and {} remote sources of keys",
-            token.algorithm.name(),
-            if token.key_id.is_some() { "with" } else { "without" },
-            self.0.keys.len(),
-            remotes.len(),
-        )))
+        match found {
+            Found::Verified => Ok(()),
+            Found::Refused(error) => Err(error),
+            Found::NotSigned { tried } => {
+                Err(AuthError::invalid("JWT signature verification failed").with_detail(format!(
+                    "no key for algorithm {} verifies it, {tried} tried: it was signed with \
+                     another secret or key",
+                    token.algorithm.name(),
+                )))
+            }
+            Found::NoKey => Err(AuthError::invalid(
+                "Could not find an appropriate key in the keystore. The key is missing or no key \
+                 matched the token KID",
+            )
+            .with_detail(format!(
+                "algorithm {}, token {} a kid, {} configured and {} remote sources of keys",
+                token.algorithm.name(),
+                if token.key_id.is_some() { "with" } else { "without" },
+                self.0.keys.len(),
+                remotes.len(),
+            ))),
+        }
     }
 
     /// One attempt with the keys at hand.
@@ -198,9 +228,19 @@ impl Authenticator {
                 };
             }
         }
-        match all().filter(|key| key.id.is_none()).any(|key| token.is_signed_by(key)) {
-            true => Found::Verified,
-            false => Found::NoKey,
+        let mut tried: Vec<&Key> =
+            all().filter(|key| key.id.is_none() && key.accepts(token.algorithm)).collect();
+        if tried.is_empty() && token.key_id.is_none() {
+            // A token that names no key can only mean the one that there is.
+            let fitting: Vec<&Key> = all().filter(|key| key.accepts(token.algorithm)).collect();
+            if fitting.len() == 1 {
+                tried = fitting;
+            }
+        }
+        match tried.len() {
+            0 => Found::NoKey,
+            _ if tried.iter().any(|key| token.is_signed_by(key)) => Found::Verified,
+            tried => Found::NotSigned { tried },
         }
     }
 }
@@ -208,6 +248,11 @@ impl Authenticator {
 enum Found {
     Verified,
     Refused(AuthError),
+    /// Keys that fit the token were tried, and none has signed it.
+    NotSigned {
+        tried: usize,
+    },
+    /// No key fits the token.
     NoKey,
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{AuthError, Refusal};
 
-/// How far the issuer's clock may be from ours, for `exp` and `nbf`.
+/// How far the issuer's clock may be from ours, for `iat`, `exp` and `nbf`.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The longest `exp - iat` accepted by default.
@@ -29,8 +29,21 @@ pub struct Principal {
     /// When the token expires, seconds since the Unix epoch. A stream ends then, without the
     /// tolerance that its start enjoyed.
     pub expires_at: u64,
-    /// The claim `role`, if the configuration lists it as a database role that tokens may choose.
-    pub role: Option<String>,
+    /// What the claim `role` asks for.
+    pub role: RoleClaim,
+}
+
+/// The database role that a token asks to write with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RoleClaim {
+    /// None: the configured role writes.
+    #[default]
+    Absent,
+    /// One that the configuration lists as a role that tokens may choose.
+    Listed(String),
+    /// Another one, or no text at all (as JSON then). It never means "as if there were none": the
+    /// issuer may have given this user fewer rights than the configured role has.
+    Unlisted(String),
 }
 
 /// The rules of the configuration that claims are held against.
@@ -46,12 +59,21 @@ impl ClaimRules {
     /// Checks a payload at the time `now` (since the Unix epoch).
     pub(crate) fn admit(&self, payload: &str, now: Duration) -> Result<Principal, AuthError> {
         let claims: Map<String, Value> = serde_json::from_str(payload).map_err(|_| malformed())?;
-        let subject = claims.get("sub").ok_or_else(|| missing("sub"))?;
+        // Nobody is no user: everybody without a name would share one.
+        let subject = claims
+            .get("sub")
+            .filter(|subject| !subject.is_null() && subject.as_str() != Some(""))
+            .ok_or_else(|| missing("sub"))?;
         let issued_at = seconds(&claims, "iat")?.ok_or_else(|| missing("iat"))?;
         let expires_at = seconds(&claims, "exp")?.ok_or_else(|| missing("exp"))?;
         let (now, tolerance) = (now.as_secs_f64(), CLOCK_TOLERANCE.as_secs_f64());
         if seconds(&claims, "nbf")?.is_some_and(|not_before| not_before > now + tolerance) {
             return Err(AuthError::invalid("JWT is not valid yet"));
+        }
+        // Else a token that says it was issued in the year 2100 lives until then.
+        if issued_at > now + tolerance {
+            return Err(AuthError::invalid("JWT was issued in the future")
+                .with_detail("the clock of the issuer, or ours, is more than a minute off"));
         }
         if expires_at <= now - tolerance {
             return Err(AuthError::new(Refusal::Expired, "JWT has expired"));
@@ -67,11 +89,14 @@ impl ClaimRules {
         if claims.get("parameters").is_some_and(|value| !value.is_object()) {
             return Err(AuthError::invalid("Payload parameters must be an object"));
         }
-        let role = claims
-            .get("role")
-            .and_then(Value::as_str)
-            .filter(|role| self.allowed_roles.iter().any(|allowed| allowed == role))
-            .map(str::to_owned);
+        let role = match claims.get("role") {
+            None | Some(Value::Null) => RoleClaim::Absent,
+            Some(Value::String(role)) if self.allowed_roles.contains(role) => {
+                RoleClaim::Listed(role.clone())
+            }
+            Some(Value::String(role)) => RoleClaim::Unlisted(role.clone()),
+            Some(other) => RoleClaim::Unlisted(other.to_string()),
+        };
         Ok(Principal {
             subject: subject_text(subject),
             expires_at: expires_at as u64,
@@ -162,7 +187,12 @@ mod tests {
     fn verdict(payload: &str) -> String {
         match rules().admit(payload, NOW) {
             Ok(who) => {
-                format!("{}/{}@{}", who.subject, who.role.as_deref().unwrap_or("-"), who.expires_at)
+                let role = match who.role {
+                    RoleClaim::Absent => "-".to_owned(),
+                    RoleClaim::Listed(role) => role,
+                    RoleClaim::Unlisted(role) => format!("not {role}"),
+                };
+                format!("{}/{role}@{}", who.subject, who.expires_at)
             }
             Err(error) => format!("{}: {}", error.code(), error),
         }
@@ -230,12 +260,46 @@ mod tests {
             ),
             (
                 r#"{"sub":"u","role":"postgres","iat":1000000,"exp":1000300,"aud":"powersync"}"#,
+                "u/not postgres@1000300".into(),
+            ),
+            (
+                r#"{"sub":"u","role":["editor"],"iat":1000000,"exp":1000300,"aud":"powersync"}"#,
+                "u/not [\"editor\"]@1000300".into(),
+            ),
+            (
+                r#"{"sub":"u","role":null,"iat":1000000,"exp":1000300,"aud":"powersync"}"#,
                 "u/-@1000300".into(),
             ),
             ("[]", "PSYNC_S2101: Token is not a well-formed JWT. Check the token format.".into()),
         ];
         for (payload, expected) in cases {
             assert_eq!(&verdict(payload), expected, "{payload}");
+        }
+    }
+
+    #[test]
+    fn fd_50_a_token_that_is_issued_in_the_future_is_refused() {
+        let future = "PSYNC_S2101: JWT was issued in the future";
+        for (issued, expires, expected) in [
+            // Clocks may differ by a minute.
+            (1_000_060_u64, 1_000_300_u64, "u/-@1000300"),
+            (1_000_061, 1_000_300, future),
+            (4_102_444_800, 4_102_444_800, future),
+            (4_102_444_800, 4_102_531_200, future),
+        ] {
+            let payload =
+                format!(r#"{{"sub":"u","iat":{issued},"exp":{expires},"aud":"powersync"}}"#);
+            assert_eq!(verdict(&payload), expected, "{payload}");
+        }
+    }
+
+    #[test]
+    fn fd_2_a_token_for_nobody_is_refused() {
+        for sub in [r#""""#, "null"] {
+            let payload =
+                format!(r#"{{"sub":{sub},"iat":1000000,"exp":1000300,"aud":"powersync"}}"#);
+            let expected = "PSYNC_S2101: JWT payload is missing a required claim \"sub\"";
+            assert_eq!(verdict(&payload), expected, "{payload}");
         }
     }
 

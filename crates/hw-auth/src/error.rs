@@ -11,12 +11,15 @@ use hw_types::Code;
 pub const NO_KEYS: u16 = 4001;
 /// HW4002: tokens of a JWKS are accepted only for a named audience, and none is configured.
 pub const NO_AUDIENCE: u16 = 4002;
-/// HW4003: the configured secret cannot be used (empty, or not base64 behind `base64:`).
+/// HW4003: the configured secret cannot be used: empty, not base64 behind `base64:`, or a public
+/// key, which everybody may know.
 pub const BAD_SECRET: u16 = 4003;
 /// HW4004: the configured static JWKS cannot be used.
 pub const BAD_JWKS: u16 = 4004;
 /// HW4005: the configured JWKS address is no http or https URL.
 pub const BAD_JWKS_URL: u16 = 4005;
+/// HW4006: a JWKS of another machine is fetched over plain http (a warning).
+pub const UNENCRYPTED_JWKS: u16 = 4006;
 
 /// The kind of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +36,18 @@ pub enum Refusal {
     Missing,
     /// HW4204, PSYNC_S2204: the keys that would decide could not be fetched.
     KeysUnavailable,
+}
+
+impl Refusal {
+    /// Every kind.
+    pub const ALL: [Refusal; 6] = [
+        Refusal::Invalid,
+        Refusal::Expired,
+        Refusal::LifetimeTooLong,
+        Refusal::Audience,
+        Refusal::Missing,
+        Refusal::KeysUnavailable,
+    ];
 }
 
 /// A refused token. `Display` is the outer text; [`AuthError::detail`] is for the log only.

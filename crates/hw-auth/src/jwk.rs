@@ -6,7 +6,7 @@
 use serde::Deserialize;
 
 use crate::algorithm::{Algorithm, Curve, Material};
-use crate::secret::decode_any_base64;
+use crate::secret::{decode_any_base64, not_a_secret};
 
 /// Where a JWKS comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,13 @@ fn read_material(wire: &WireKey, origin: Origin) -> Result<Material, String> {
     let curve = wire.crv.as_deref().unwrap_or("");
     match (wire.kty.as_str(), origin) {
         ("oct", Origin::Remote) => Err("a shared secret in a remote JWKS is ignored".to_owned()),
-        ("oct", Origin::Static) => Ok(Material::Secret(part("k", &wire.k)?)),
+        ("oct", Origin::Static) => {
+            let secret = part("k", &wire.k)?;
+            match not_a_secret(&secret) {
+                Some(what) => Err(format!("its \"k\" is {what}, which is no shared secret")),
+                None => Ok(Material::Secret(secret)),
+            }
+        }
         ("RSA", _) => Material::rsa(&part("n", &wire.n)?, &part("e", &wire.e)?)
             .ok_or_else(|| "no RSA key of 2048 to 8192 bits".to_owned()),
         ("EC", _) => {

@@ -5,26 +5,29 @@
 //! another for the log. **Invariant: nothing of a token reaches either text**, and a token whose
 //! signature was not checked yields nothing.
 //!
-//! Suggested reading order: [`secret`], [`algorithm`], [`jwk`], [`remote`], [`claims`],
-//! [`authenticator`], [`token`], [`error`].
+//! Suggested reading order: [`secret`], [`algorithm`], [`jwk`], [`addresses`], [`remote`],
+//! [`claims`], [`authenticator`], [`token`], `refusals`, [`error`].
 //!
 //! Source: `protocols/powersync-protocol.md` section 10; RFC 7515, 7517, 7518, 7519, 8037.
 
 // A `Diagnostic` is large and rare: the configuration is read once.
 #![allow(clippy::result_large_err)]
 
+pub mod addresses;
 pub mod algorithm;
 pub mod authenticator;
 pub mod claims;
 pub mod clock;
 pub mod error;
 pub mod jwk;
+mod refusals;
 pub mod remote;
 pub mod secret;
 pub mod token;
 
+pub use addresses::AddressRange;
 pub use authenticator::{AuthConfig, Authenticator};
-pub use claims::Principal;
+pub use claims::{Principal, RoleClaim};
 pub use clock::Clock;
 pub use error::{AuthError, Refusal};
 pub use remote::JwksOptions;

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use reqwest::Url;
 use tokio::sync::watch;
 
+use crate::addresses::{AddressRange, Guard, is_public, literal};
 use crate::clock::Clock;
-use crate::error::BAD_JWKS_URL;
+use crate::error::{BAD_JWKS_URL, UNENCRYPTED_JWKS};
 use crate::jwk::{self, KeySet, Origin};
 
 /// How keys behind an address are kept and fetched. The defaults are PowerSync's.
@@ -31,6 +32,8 @@ pub struct JwksOptions {
     pub timeout: Duration,
     /// The largest answer that is read, in bytes. Default 1 MiB.
     pub max_bytes: usize,
+    /// Addresses that are not asked, whatever name or redirect leads there. Default none.
+    pub reject: Vec<AddressRange>,
 }
 
 impl Default for JwksOptions {
@@ -41,6 +44,7 @@ impl Default for JwksOptions {
             max_wait: Duration::from_secs(3),
             timeout: Duration::from_secs(30),
             max_bytes: 1024 * 1024,
+            reject: Vec::new(),
         }
     }
 }
@@ -59,7 +63,7 @@ pub(crate) async fn wait_for_all(running: Vec<watch::Receiver<()>>, max_wait: Du
 /// The keys behind one address.
 pub(crate) struct RemoteKeys {
     url: Url,
-    client: reqwest::Client,
+    way: Way,
     options: JwksOptions,
     clock: Clock,
     fetched: ArcSwap<Fetched>,
@@ -95,11 +99,11 @@ impl RemoteKeys {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(bad("is neither http nor https (PSYNC_S3103)"));
         }
-        let client = http_client(&url, options.timeout)
-            .map_err(|error| bad(&format!("cannot be used: {error}")))?;
+        let way = Way::new(&url, &options)
+            .map_err(|error| bad(&format!("cannot be used: {}", error.without_url())))?;
         Ok(RemoteKeys {
             url,
-            client,
+            way,
             options,
             clock,
             fetched: ArcSwap::default(),
@@ -175,21 +179,32 @@ impl RemoteKeys {
     }
 
     async fn fetch(&self) -> Result<KeySet, String> {
-        // reqwest's errors print the address, which may carry a password or a key.
-        let text = |error: reqwest::Error| describe(&error.without_url());
-        let request = self.client.get(self.url.clone()).header("accept", "application/json");
-        let mut response = request.send().await.map_err(text)?;
+        let mut response = self.way.ask(&self.url).await?;
         if !response.status().is_success() {
             return Err(format!("the server answered {}", response.status()));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(text)? {
+        while let Some(chunk) = response.chunk().await.map_err(describe)? {
             if body.len() + chunk.len() > self.options.max_bytes {
                 return Err(format!("the answer is over {} bytes", self.options.max_bytes));
             }
             body.extend_from_slice(&chunk);
         }
         jwk::read(&body, Origin::Remote)
+    }
+
+    /// Whether anybody on the way could put keys of his own in the answer.
+    pub(crate) fn warning(&self) -> Option<Diagnostic> {
+        let exposed = self.url.scheme() == "http" && !is_loopback(&self.url);
+        exposed.then(|| {
+            Diagnostic::warning(
+                UNENCRYPTED_JWKS,
+                "keys that decide who is let in are fetched without encryption: whoever stands on \
+                 the way can put keys of his own there",
+            )
+            .at(format!("auth.jwks_url {}", self.shown()))
+            .mend("write the address with https")
+        })
     }
 
     /// The address without what may be secret in it.
@@ -199,10 +214,11 @@ impl RemoteKeys {
     }
 }
 
-/// An error and its causes in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+/// An error and its causes in one line, without the address: it may carry a password or a key.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
         text = format!("{text}: {inner}");
         cause = inner.source();
@@ -210,27 +226,71 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn http_client(url: &Url, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    // reqwest takes the process's crypto provider; a second call finds it installed, which is fine.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let redirects = reqwest::redirect::Policy::custom(|attempt| {
-        let downgraded = attempt.previous().iter().any(|url| url.scheme() == "https")
-            && attempt.url().scheme() != "https";
-        if attempt.previous().len() > 3 || downgraded {
-            attempt.error("too many redirects, or one from https to http")
-        } else {
-            attempt.follow()
+/// Most redirects that are followed.
+const MOST_REDIRECTS: usize = 3;
+
+/// How an address is asked: over redirects, but never from the internet into the local network,
+/// where an answer that somebody else wrote could make us ask what only we can reach.
+struct Way {
+    first: (Guard, reqwest::Client),
+    /// For what an answer from the public internet points to.
+    onward: (Guard, reqwest::Client),
+}
+
+impl Way {
+    fn new(url: &Url, options: &JwksOptions) -> Result<Way, reqwest::Error> {
+        // reqwest takes the process's crypto provider; a second call finds it installed, which is
+        // fine.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let guard = Guard::new(options.reject.clone());
+        // A proxy cannot reach our own loopback interface, and it resolves names where we cannot
+        // check them.
+        let direct = is_loopback(url) || !guard.is_open();
+        let client = |guard: &Guard| {
+            let builder = reqwest::Client::builder()
+                .user_agent("headwater")
+                .timeout(options.timeout)
+                .redirect(reqwest::redirect::Policy::none())
+                .dns_resolver(guard.clone());
+            if direct { builder.no_proxy().build() } else { builder.build() }
+        };
+        let public = guard.public_only();
+        Ok(Way {
+            first: (guard.clone(), client(&guard)?),
+            onward: (public.clone(), client(&public)?),
+        })
+    }
+
+    /// The answer at the end of the redirects.
+    async fn ask(&self, url: &Url) -> Result<reqwest::Response, String> {
+        let mut url = url.clone();
+        let mut step = &self.first;
+        for _ in 0..=MOST_REDIRECTS {
+            let (guard, client) = step;
+            guard.check(&url)?;
+            let request = client.get(url.clone()).header("accept", "application/json");
+            let response = request.send().await.map_err(describe)?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            if response.remote_addr().is_some_and(|address| is_public(address.ip())) {
+                step = &self.onward;
+            }
+            let location = response.headers().get("location").and_then(|to| to.to_str().ok());
+            let next = location.and_then(|to| url.join(to).ok());
+            let next = next.ok_or_else(|| "it redirects to nowhere".to_owned())?;
+            match (url.scheme(), next.scheme()) {
+                (_, "https") | ("http", "http") => url = next,
+                _ => return Err("it redirects from https to something else".to_owned()),
+            }
         }
-    });
-    let builder =
-        reqwest::Client::builder().user_agent("headwater").timeout(timeout).redirect(redirects);
-    // A proxy cannot reach our own loopback interface.
-    let loopback = match url.host_str() {
-        Some("localhost" | "[::1]") => true,
-        Some(host) => host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
-        None => false,
-    };
-    if loopback { builder.no_proxy().build() } else { builder.build() }
+        Err(format!("it redirects more than {MOST_REDIRECTS} times"))
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or("");
+    host == "localhost" || literal(host).is_some_and(|address| address.is_loopback())
 }
 
 /// Ten fetches at growing gaps, then one a minute, so that tokens with made-up key ids cannot

@@ -8,6 +8,40 @@ use hw_types::Diagnostic;
 
 use crate::error::BAD_SECRET;
 
+/// What a key is that everybody may know, if these bytes are one: a public key in the place of a
+/// shared secret lets in whoever signs with it. A private key does not belong here either.
+pub(crate) fn not_a_secret(bytes: &[u8]) -> Option<&'static str> {
+    let trimmed = bytes.trim_ascii();
+    let text = std::str::from_utf8(trimmed).unwrap_or("");
+    let is_json_key = || {
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
+            .is_ok_and(|members| members.contains_key("kty") || members.contains_key("keys"))
+    };
+    if text.starts_with("-----BEGIN ") {
+        Some("a key or certificate in PEM")
+    } else if text.starts_with("ssh-") || text.starts_with("ecdsa-sha2-") {
+        Some("a public key of SSH")
+    } else if is_json_key() {
+        Some("a JSON Web Key")
+    } else if is_der(trimmed) || decode_any_base64(text).is_some_and(|inner| is_der(&inner)) {
+        Some("a key or certificate in DER")
+    } else {
+        None
+    }
+}
+
+/// Whether the bytes are exactly one ASN.1 SEQUENCE with a long length, as keys and certificates
+/// are. Random bytes are that once in billions.
+fn is_der(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x30, 0x81, length, rest @ ..] => rest.len() == usize::from(*length),
+        [0x30, 0x82, high, low, rest @ ..] => {
+            rest.len() == usize::from(u16::from_be_bytes([*high, *low]))
+        }
+        _ => false,
+    }
+}
+
 /// Reads base64 with or without padding, in the standard or the URL alphabet.
 pub(crate) fn decode_any_base64(text: &str) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurposeConfig =
@@ -29,7 +63,8 @@ impl Secret {
     ///
     /// - Takes: raw text (its UTF-8 bytes are the key), or `base64:` and base64 in the standard
     ///   or the URL alphabet, with or without padding.
-    /// - Errors: HW4003 for an empty secret and for bytes that are not base64.
+    /// - Errors: HW4003 for an empty secret, for bytes that are not base64, and for a key that is
+    ///   no secret.
     pub fn parse(text: &str) -> Result<Secret, Diagnostic> {
         let mend = "make one with: openssl rand -base64 32, and write it as base64:…";
         let bytes = match text.strip_prefix("base64:") {
@@ -41,6 +76,13 @@ impl Secret {
         };
         if bytes.is_empty() {
             return Err(Diagnostic::error(BAD_SECRET, "the JWT secret is empty").mend(mend));
+        }
+        if let Some(what) = not_a_secret(&bytes) {
+            let what = format!("the JWT secret is {what}, which is no shared secret");
+            return Err(Diagnostic::error(BAD_SECRET, what).mend(
+                "give public keys as a key set with auth.jwks_url or auth.jwks; make a shared \
+                 secret with: openssl rand -base64 32",
+            ));
         }
         Ok(Secret(bytes))
     }
@@ -91,5 +133,31 @@ mod tests {
             assert!(!error.to_string().contains("hush"));
         }
         assert_eq!(format!("{:?}", Secret::parse("hush").unwrap()), "Secret(…)");
+    }
+
+    #[test]
+    fn a_key_that_everybody_may_know_is_no_secret() {
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n";
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        // What stands between the lines of a PEM file: 0x30, a length of 0x81 nn, the rest.
+        let der = [&[0x30, 0x81, 0x9f][..], &[7; 0x9f]].concat();
+        for text in [
+            pem.to_owned(),
+            format!("  {pem}"),
+            format!("base64:{}", encode(pem.as_bytes())),
+            encode(&der),
+            format!("base64:{}", encode(&der)),
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5".to_owned(),
+            r#"{"kty":"RSA","n":"hush","e":"AQAB"}"#.to_owned(),
+            r#"{"keys":[]}"#.to_owned(),
+        ] {
+            let error = Secret::parse(&text).expect_err("refused");
+            assert_eq!(error.code.0, BAD_SECRET, "{error}");
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+        // Secrets that only look a little like one.
+        for text in ["0123456789abcdef0123456789abcdef", "{\"a\":1}", "-----", "MIIB"] {
+            assert!(Secret::parse(text).is_ok(), "{text}");
+        }
     }
 }

@@ -191,3 +191,77 @@ async fn a_redirect_to_another_http_address_is_followed() {
     let rig = Rig::start(Answer::Redirect(real.url.clone())).await;
     assert_eq!(rig.check(&key, "k1").await, "ok: u");
 }
+
+#[tokio::test]
+async fn a_redirect_is_followed_three_times_and_no_further() {
+    let key = es("ES256");
+    let mut next = JwksServer::start(set(&[(&key, "k1")])).await;
+    for _ in 0..2 {
+        next = JwksServer::start(Answer::Redirect(next.url.clone())).await;
+    }
+    let rig = Rig::start(Answer::Redirect(next.url.clone())).await;
+    assert_eq!(rig.check(&key, "k1").await, "ok: u");
+    let rig = Rig::start(Answer::Redirect(rig.server.url.clone())).await;
+    assert_eq!(rig.check(&key, "k1").await, "PSYNC_S2204");
+}
+
+#[tokio::test]
+async fn addresses_in_rejected_ranges_are_not_asked_by_number_by_name_or_by_redirect() {
+    let key = es("ES256");
+    let real = JwksServer::start(set(&[(&key, "k1")])).await;
+    let by_name = real.url.replace("127.0.0.1", "localhost");
+    let check = async |url: &str, reject: &str| {
+        let authenticator = Authenticator::new(AuthConfig {
+            jwks_urls: vec![url.to_owned()],
+            audience: vec!["app".into()],
+            clock: Clock::new(|| Duration::from_secs(NOW)),
+            jwks: JwksOptions {
+                reject: reject.split(',').map(|range| range.parse().unwrap()).collect(),
+                ..JwksOptions::default()
+            },
+            ..AuthConfig::default()
+        });
+        match authenticator.unwrap().verify_token(&key.good(Some("k1"))).await {
+            Ok(who) => format!("ok: {}", who.subject),
+            Err(error) => error.detail().unwrap_or_default().to_owned(),
+        }
+    };
+    for url in [&real.url, &by_name] {
+        for reject in ["local", "10.0.0.0/8,127.0.0.0/8", "0.0.0.0/0,::/0"] {
+            let verdict = check(url, reject).await;
+            assert!(verdict.contains("is in a rejected range"), "{url} {reject}: {verdict}");
+        }
+        assert_eq!(check(url, "10.0.0.0/8").await, "ok: u");
+    }
+    assert_eq!(real.requests(), 2, "only what was let through has asked");
+    // An address that may be asked points to one that may not: 127.0.0.2 stands for the inside.
+    let inside = real.url.replace("127.0.0.1", "127.0.0.2");
+    let outside = JwksServer::start(Answer::Redirect(inside)).await;
+    assert!(check(&outside.url, "127.0.0.2").await.contains("is in a rejected range"));
+    assert_eq!(outside.requests(), 1);
+}
+
+#[test]
+fn keys_of_another_machine_over_plain_http_are_warned_about() {
+    let warnings = |url: &str| {
+        let config = AuthConfig {
+            jwks_urls: vec![url.to_owned()],
+            audience: vec!["app".into()],
+            ..AuthConfig::default()
+        };
+        Authenticator::new(config).unwrap().warnings()
+    };
+    for quiet in ["https://auth.example.com/jwks", "http://localhost:9/jwks", "http://[::1]/jwks"] {
+        assert!(warnings(quiet).is_empty(), "{quiet}");
+    }
+    let [warning] = &warnings("http://user:hush@auth.example.com/jwks?key=hush")[..] else {
+        panic!("one warning")
+    };
+    assert_eq!(
+        warning.to_string(),
+        "warning[HW4006]: keys that decide who is let in are fetched without encryption: whoever \
+         stands on the way can put keys of his own there\n  \
+         where: auth.jwks_url http://auth.example.com/jwks\n  \
+         mend:  write the address with https"
+    );
+}

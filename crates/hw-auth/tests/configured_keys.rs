@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hw_auth::{AuthConfig, Authenticator, Clock, Secret, token};
+use hw_auth::{AuthConfig, Authenticator, Clock, RoleClaim, Secret, token};
 use serde_json::{Map, Value, json};
 
 use crate::issuer::{NOW, Signer, ed25519, es, good_claims, hs, jwks, rs};
@@ -56,6 +56,35 @@ fn every_signer() -> Vec<Signer> {
 const UNKNOWN: &str = "PSYNC_S2101: Could not find an appropriate key in the keystore. The key is \
                        missing or no key matched the token KID";
 
+const NOT_SIGNED: &str = "PSYNC_S2101: JWT signature verification failed";
+
+#[tokio::test]
+async fn a_token_without_kid_means_the_only_key_that_fits_it() {
+    let (key, twin, other) = (es("ES256"), es("ES256"), rs("RS256"));
+    let named = |signer: &Signer, kid| signer.jwk_with(json!({"kid": kid}));
+    let one = with_jwks(&[named(&key, "k1"), named(&other, "k2")]);
+    assert_eq!(bearer(one.clone(), &key.good(None)).await, "ok: u");
+    assert_eq!(bearer(one.clone(), &other.good(None)).await, "ok: u");
+    assert_eq!(bearer(one, &twin.good(None)).await, NOT_SIGNED);
+    // Which of two is meant is not guessed.
+    let two = with_jwks(&[named(&key, "k1"), named(&twin, "k2")]);
+    assert_eq!(bearer(two, &key.good(None)).await, UNKNOWN);
+}
+
+#[tokio::test]
+async fn a_token_of_another_secret_is_told_so_and_the_log_says_what_was_tried() {
+    let authenticator = Authenticator::new(with_secret()).unwrap();
+    let error = authenticator.verify_token(&hs("HS256", b"guess").good(None)).await.unwrap_err();
+    assert_eq!(format!("{}: {error}", error.code()), NOT_SIGNED);
+    assert_eq!(
+        error.detail(),
+        Some(
+            "no key for algorithm HS256 verifies it, 1 tried: it was signed with another secret \
+             or key"
+        )
+    );
+}
+
 #[tokio::test]
 async fn every_algorithm_is_accepted_by_kid_and_as_a_wildcard_and_by_no_other_key() {
     let signers = every_signer();
@@ -63,7 +92,7 @@ async fn every_algorithm_is_accepted_by_kid_and_as_a_wildcard_and_by_no_other_ke
         let alg = signer.alg;
         let named = with_jwks(&[signer.jwk_with(json!({"kid": "k1"}))]);
         assert_eq!(bearer(named.clone(), &signer.good(Some("k1"))).await, "ok: u", "{alg} by kid");
-        assert_eq!(bearer(named.clone(), &signer.good(None)).await, UNKNOWN, "{alg} without kid");
+        assert_eq!(bearer(named.clone(), &signer.good(None)).await, "ok: u", "{alg} without kid");
         assert_eq!(bearer(named, &signer.good(Some("k2"))).await, UNKNOWN, "{alg} other kid");
 
         let wildcard = with_jwks(std::slice::from_ref(&signer.jwk));
@@ -84,7 +113,9 @@ async fn every_algorithm_is_accepted_by_kid_and_as_a_wildcard_and_by_no_other_ke
             .map(|(_, key)| key)
             .collect();
         let wildcards: Vec<Value> = others.iter().map(|key| key.jwk.clone()).collect();
-        assert_eq!(bearer(with_jwks(&wildcards), &signer.good(None)).await, UNKNOWN, "{alg}");
+        let family = |key: &&Signer| alg.starts_with("RS") && key.alg.starts_with("RS");
+        let refusal = if others.iter().any(family) { NOT_SIGNED } else { UNKNOWN };
+        assert_eq!(bearer(with_jwks(&wildcards), &signer.good(None)).await, refusal, "{alg}");
     }
 }
 
@@ -121,7 +152,7 @@ async fn the_secret_accepts_any_kid_or_none() {
             assert_eq!(bearer(with_secret(), &token).await, "ok: u");
         }
     }
-    assert_eq!(bearer(with_secret(), &hs("HS256", b"guess").good(None)).await, UNKNOWN);
+    assert_eq!(bearer(with_secret(), &hs("HS256", b"guess").good(None)).await, NOT_SIGNED);
 }
 
 #[tokio::test]
@@ -175,9 +206,15 @@ async fn a_changed_token_is_refused() {
 
 #[tokio::test]
 async fn a_missing_or_ill_formed_header_asks_for_authentication() {
-    for header in
-        [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Basic abc"), Some("Bearer a b")]
-    {
+    for header in [
+        None,
+        Some(""),
+        Some("Bearer"),
+        Some("Bearer "),
+        Some("Basic abc"),
+        Some("Bearer a b"),
+        Some("Bearer  e30.e30.e30"),
+    ] {
         assert_eq!(
             verdict(with_secret(), header).await,
             "PSYNC_S2106: Authentication required",
@@ -215,6 +252,9 @@ async fn an_unset_audience_is_allowed_for_a_secret_alone() {
     assert_eq!(code(AuthConfig { jwks_urls: vec!["http://localhost".into()], ..open }), 4002);
     assert_eq!(code(with_jwks(&[json!({"kty": "OKP", "crv": "Ed448", "x": "AQ"})])), 4004);
     assert_eq!(code(with_jwks(&[])), 4004);
+    // A public key that was written down as a shared secret ("-----BEGIN PUBLIC KEY-----").
+    let public = "LS0tLS1CRUdJTiBQVUJMSUMgS0VZLS0tLS0K";
+    assert_eq!(code(with_jwks(&[json!({"kty": "oct", "k": public})])), 4004);
     assert_eq!(code(AuthConfig { jwks_urls: vec!["gopher://x".into()], ..with_secret() }), 4005);
 }
 
@@ -231,7 +271,7 @@ async fn a_development_token_passes_and_carries_its_claims() {
     let token = token::issue(&secret, "u", hour, &extra, &audience, &config.clock);
     let authenticator = Authenticator::new(config).unwrap();
     let who = authenticator.verify(Some(&format!("Bearer {token}"))).await.unwrap();
-    assert_eq!((who.subject.as_str(), who.role.as_deref()), ("u", Some("editor")));
+    assert_eq!((who.subject.as_str(), &who.role), ("u", &RoleClaim::Listed("editor".into())));
     assert_eq!(who.expires_at, NOW + 3600);
     assert_eq!(who.claims["aud"], json!(["app", "b"]));
     assert_eq!(serde_json::from_str::<Value>(&who.claims_json).unwrap()["role"], json!("editor"));

@@ -44,12 +44,6 @@ impl ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> ApiError {
-        tracing::debug!(
-            code = %error.hw_code(),
-            %error,
-            detail = error.detail().unwrap_or_default(),
-            "request refused"
-        );
         ApiError::new(StatusCode::UNAUTHORIZED, error.hw_code(), error.description())
     }
 }

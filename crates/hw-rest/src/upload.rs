@@ -11,8 +11,8 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hw_auth::Principal;
-use hw_write::{Author, UploadError, apply};
+use hw_auth::{Principal, RoleClaim};
+use hw_write::{Author, AuthorRole, UploadError, apply};
 
 use crate::error::{ApiError, MEDIA_TYPE, TOO_LARGE, TOO_SLOW};
 use crate::routes::RestState;
@@ -46,7 +46,12 @@ pub(crate) async fn upload(
 }
 
 fn author(principal: Principal) -> Author {
-    Author { subject: principal.subject, role: principal.role, claims_json: principal.claims_json }
+    let role = match principal.role {
+        RoleClaim::Absent => AuthorRole::Configured,
+        RoleClaim::Listed(role) => AuthorRole::Chosen(role),
+        RoleClaim::Unlisted(role) => AuthorRole::NotAllowed(role),
+    };
+    Author { subject: principal.subject, role, claims_json: principal.claims_json }
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -97,6 +102,7 @@ fn refuse(UploadError(finding): UploadError) -> ApiError {
     );
     let description = match finding.code.0 {
         apply::NOT_SET_UP => "The database is not set up for writes; run: headwater setup",
+        apply::ROLE_NOT_ALLOWED => "The token's role may not write here",
         _ => "Writes are not possible now; the server's log says why",
     };
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, finding.code, description)

@@ -41,11 +41,11 @@ async fn the_database_sees_role_subject_and_claims_of_the_author() {
     assert_eq!(status, StatusCode::OK);
     let role = "headwater_authenticated";
     assert_eq!(rig.ask(SEEN).await, format!("{role}|ada|ada|{role}|blue"));
-    // A role claim that is not on the list stays a claim: it chooses no database role.
-    write_witness(&rig, 2, &[("role", json!("postgres"))]).await;
+    // Every token of a hosted service says so; it is no choice while nothing is configured.
+    write_witness(&rig, 2, &[("role", json!("authenticated"))]).await;
     assert_eq!(
         rig.ask(&format!("{SEEN} WHERE id = '2'")).await,
-        format!("{role}|ada|ada|postgres")
+        format!("{role}|ada|ada|authenticated")
     );
 }
 
@@ -73,6 +73,47 @@ async fn a_role_claim_chooses_a_database_role_from_the_allow_list_only() {
         (StatusCode::SERVICE_UNAVAILABLE, &json!("HW4301"))
     );
     assert_eq!(rig.ask("SELECT count(*) FROM witness").await, "2");
+}
+
+#[tokio::test]
+async fn fd_45_a_role_claim_that_is_not_allowed_refuses_the_write() {
+    let mut rig = Rig::start().await;
+    rig.sql.batch_execute(WITNESS).await.unwrap();
+    rig.sql
+        .batch_execute("GRANT ALL ON witness TO headwater_authenticated; CREATE ROLE anon")
+        .await
+        .unwrap();
+    rig.also("witness", ConflictPolicy::LastWriteWins);
+    let refused = json!({"error": {"code": "HW4303", "status": 503,
+        "description": "The token's role may not write here"}});
+    let own = "headwater_authenticated";
+    // Once with nothing configured, once with a role and a list of others.
+    for configured in [None, Some(own)] {
+        if configured.is_some() {
+            rig.configure(
+                UploadConfig { role: Some(own.to_owned()), ..Default::default() },
+                &["editor"],
+            );
+            rig.also("witness", ConflictPolicy::LastWriteWins);
+        }
+        for role in [json!("anon"), json!("postgres"), json!(""), json!(["anon"]), json!(7)] {
+            let answer = write_witness(&rig, 1, &[("role", role.clone())]).await;
+            assert_eq!(answer, (StatusCode::SERVICE_UNAVAILABLE, refused.clone()), "{role}");
+        }
+        // With a role configured, the word of hosted services is a claim as any other.
+        let answer = write_witness(&rig, 1, &[("role", json!("authenticated"))]).await.0;
+        let expected = match configured {
+            None => StatusCode::OK,
+            Some(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        assert_eq!(answer, expected);
+        rig.sql.batch_execute("DELETE FROM witness; DELETE FROM headwater.uploads").await.unwrap();
+    }
+    // The role that would write anyway, and no claim at all.
+    for (op_id, role) in [(2, json!(own)), (3, Value::Null)] {
+        assert_eq!(write_witness(&rig, op_id, &[("role", role)]).await.0, StatusCode::OK);
+    }
+    assert_eq!(rig.ask("SELECT string_agg(role, ',') FROM witness").await, format!("{own},{own}"));
 }
 
 #[tokio::test]

@@ -139,11 +139,8 @@ pub(crate) async fn authenticate<S: Source>(
     headers: &HeaderMap,
 ) -> Result<Principal, ErrorBody> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    state.authenticator.verify(value).await.map_err(|error| {
-        let detail = error.detail().unwrap_or_default();
-        tracing::info!(code = error.code(), detail, "token refused: {error}");
-        ErrorBody::authorization(error.code(), error.description())
-    })
+    let verified = state.authenticator.verify(value).await;
+    verified.map_err(|error| ErrorBody::authorization(error.code(), error.description()))
 }
 
 /// Reads a request's body within bounds of size and time.

@@ -24,7 +24,7 @@ use crate::map::{ColumnMap, TableTarget, UploadMap};
 use crate::run::{self, Care, Outcome};
 use crate::schema;
 use crate::statement::{self, Statement};
-use crate::transaction::{Author, UploadOperation, UploadTransaction};
+use crate::transaction::{Author, AuthorRole, UploadOperation, UploadTransaction};
 use crate::verdict::{Meaning, Rejection, Verdict, meaning};
 
 /// How writes run.
@@ -63,8 +63,13 @@ pub struct UploadError(pub Box<Diagnostic>);
 pub const ROLE: u16 = 4301;
 /// HW4302: the role of a write owns the table, so that its policies would not hold.
 pub const OWNED_TABLE: u16 = 4302;
+/// HW4303: a token asks for a database role that `auth.allowed_roles` does not list.
+pub const ROLE_NOT_ALLOWED: u16 = 4303;
 /// HW5301: the tables of writes are not there; `headwater setup` creates them.
 pub const NOT_SET_UP: u16 = 5301;
+
+/// The claim `role` of every signed-in user of services such as Supabase.
+const SIGNED_IN: &str = "authenticated";
 
 /// How long a transaction waits for a connection before it is told to come again.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -231,15 +236,26 @@ impl Uploads {
 
     async fn role_of(&self, author: &Author, client: &Client) -> Result<String, Trouble> {
         let catalog = &self.0.catalog;
-        let role = match author.role.clone().or_else(|| self.0.config.role.clone()) {
-            Some(role) => role,
-            None => catalog.usual_role(client).await?.ok_or_else(|| {
-                stop(
-                    Diagnostic::error(ROLE, "there is no database role for writes")
-                        .mend("run: headwater setup"),
-                )
-            })?,
+        let role = match &author.role {
+            AuthorRole::Chosen(role) => role.clone(),
+            AuthorRole::Configured | AuthorRole::NotAllowed(_) => self.own_role(client).await?,
         };
+        if let AuthorRole::NotAllowed(claim) = &author.role {
+            // What hosted services write into the token of every user who is signed in.
+            let usual = self.0.config.role.is_none() && claim == SIGNED_IN;
+            if *claim != role && !usual {
+                return Err(stop(
+                    Diagnostic::error(
+                        ROLE_NOT_ALLOWED,
+                        "a token asks to write with a database role that it may not choose",
+                    )
+                    .mend(
+                        "add the role to auth.allowed_roles and grant it to Headwater's login, or \
+                         leave the claim \"role\" out of the tokens",
+                    ),
+                ));
+            }
+        }
         let refused =
             |what: &str| Diagnostic::error(ROLE, format!("database role \"{role}\" {what}"));
         match catalog.role(client, &role).await? {
@@ -262,6 +278,19 @@ impl Uploads {
                 ))))
             }
         }
+    }
+
+    /// The role that writes when a token chooses none.
+    async fn own_role(&self, client: &Client) -> Result<String, Trouble> {
+        if let Some(role) = &self.0.config.role {
+            return Ok(role.clone());
+        }
+        self.0.catalog.usual_role(client).await?.ok_or_else(|| {
+            stop(
+                Diagnostic::error(ROLE, "there is no database role for writes")
+                    .mend("run: headwater setup"),
+            )
+        })
     }
 
     /// The statements of a transaction, or why there are none.

@@ -28,5 +28,7 @@ pub mod verdict;
 
 pub use apply::{UploadConfig, UploadError, Uploads};
 pub use map::{ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap};
-pub use transaction::{Author, Fields, OperationKind, UploadOperation, UploadTransaction};
+pub use transaction::{
+    Author, AuthorRole, Fields, OperationKind, UploadOperation, UploadTransaction,
+};
 pub use verdict::{Rejection, Verdict};

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 use tokio_postgres::Client;
 
 use crate::{
-    Author, ColumnMap, ConflictPolicy, MappedTable, OperationKind, Rejection, TableTarget,
-    UploadConfig, UploadMap, UploadOperation, UploadTransaction, Uploads, Verdict, schema,
+    Author, AuthorRole, ColumnMap, ConflictPolicy, MappedTable, OperationKind, Rejection,
+    TableTarget, UploadConfig, UploadMap, UploadOperation, UploadTransaction, Uploads, Verdict,
+    schema,
 };
 
 const LOGIN: &str = "headwater_login";
@@ -87,7 +88,7 @@ impl Rig {
     async fn write(&self, sub: &str, operations: &[UploadOperation]) -> Verdict {
         let author = Author {
             subject: sub.to_owned(),
-            role: None,
+            role: AuthorRole::Configured,
             claims_json: format!("{{\"sub\":\"{sub}\"}}").into(),
         };
         let transaction = UploadTransaction {

@@ -8,10 +8,22 @@ use sha2::{Digest, Sha256};
 pub struct Author {
     /// The claim `sub` as text. First part of every idempotency key.
     pub subject: String,
-    /// The database role that the token chose from the allow list; `None`: the configured one.
-    pub role: Option<String>,
+    /// The database role that the token asks for.
+    pub role: AuthorRole,
     /// The token's payload as it was signed, for `request.jwt.claims`.
     pub claims_json: std::sync::Arc<str>,
+}
+
+/// The database role that a token asks to write with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AuthorRole {
+    /// None: the configured one writes.
+    #[default]
+    Configured,
+    /// One of those that tokens may choose.
+    Chosen(String),
+    /// Another one: refused, unless it is the one that would write anyway.
+    NotAllowed(String),
 }
 
 /// Names of a client's columns with their values as JSON text, in the order they were sent.

@@ -42,7 +42,9 @@ fn make(config: &Config, arguments: &Token) -> Result<String, Box<Diagnostic>> {
     if let Some(role) = &arguments.role {
         claims.insert("role".to_owned(), Value::from(role.as_str()));
         if !config.auth.allowed_roles.contains(role) {
-            report::say("note: the server ignores this role unless auth.allowed_roles names it");
+            report::say(
+                "note: writes with this role are refused unless auth.allowed_roles names it",
+            );
         }
     }
     let audience: Vec<String> = match &arguments.audience {

@@ -160,7 +160,7 @@ fn read_setting(
         (Value::Scalar(text), _) => {
             return take(setting, text, Place::File(&node.span), values, findings);
         }
-        (Value::List(items), Kind::List) => {
+        (Value::List(items), Kind::List | Kind::AddressRanges) => {
             let texts: Option<Vec<String>> = items
                 .iter()
                 .map(|item| match &item.value {
@@ -169,9 +169,13 @@ fn read_setting(
                 })
                 .collect();
             match texts {
-                Some(texts) => {
+                Some(texts) if setting.kind == Kind::List => {
                     values.insert(setting.path, Parsed::List(texts));
                     return;
+                }
+                Some(texts) => {
+                    let place = Place::File(&node.span);
+                    return take(setting, &texts.join(","), place, values, findings);
                 }
                 None => "a list of texts".to_owned(),
             }

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hw_auth::AddressRange;
 use hw_types::Diagnostic;
 
 use crate::code;
@@ -75,6 +76,8 @@ pub struct Auth {
     pub jwt_secret: Option<Secret>,
     /// Addresses of key sets.
     pub jwks_url: Vec<String>,
+    /// Addresses that key sets are not fetched from.
+    pub jwks_reject_ip_ranges: Vec<AddressRange>,
     /// A key set as JSON.
     pub jwks: Option<serde_json::Value>,
     /// Accepted audiences.
@@ -256,6 +259,7 @@ impl Reader {
             auth: Auth {
                 jwt_secret: self.secret("auth.jwt_secret"),
                 jwks_url: self.list("auth.jwks_url"),
+                jwks_reject_ip_ranges: self.ranges("auth.jwks_reject_ip_ranges"),
                 jwks: self.json("auth.jwks"),
                 audience: self.list("auth.audience"),
                 max_lifetime: self.duration("auth.max_lifetime"),
@@ -340,6 +344,13 @@ impl Reader {
     fn list(&mut self, path: &str) -> Vec<String> {
         match self.values.remove(path) {
             Some(Parsed::List(list)) => list,
+            _ => Vec::new(),
+        }
+    }
+
+    fn ranges(&mut self, path: &str) -> Vec<AddressRange> {
+        match self.values.remove(path) {
+            Some(Parsed::AddressRanges(ranges)) => ranges,
             _ => Vec::new(),
         }
     }

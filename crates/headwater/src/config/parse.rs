@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hw_auth::AddressRange;
+
 use super::secret::Secret;
 
 /// The type of a setting.
@@ -31,6 +33,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of texts; in the environment separated by commas.
     List,
+    /// A list of ranges of network addresses.
+    AddressRanges,
     /// A JSON Web Key Set as a mapping.
     Jwks,
     /// Upload rules by output table.
@@ -52,6 +56,8 @@ pub enum Parsed {
     Duration(Duration),
     /// Of [`Kind::List`].
     List(Vec<String>),
+    /// Of [`Kind::AddressRanges`].
+    AddressRanges(Vec<AddressRange>),
     /// Of [`Kind::Jwks`] and [`Kind::UploadTables`].
     Json(serde_json::Value),
 }
@@ -98,12 +104,12 @@ impl Kind {
                     Err(format!("one of {}", words.join(", ")))
                 }
             }
-            Kind::List => Ok(Parsed::List(
-                text.split(',')
-                    .map(|item| item.trim().to_owned())
-                    .filter(|item| !item.is_empty())
-                    .collect(),
-            )),
+            Kind::List => Ok(Parsed::List(items(text).map(str::to_owned).collect())),
+            Kind::AddressRanges => {
+                let ranges: Result<Vec<AddressRange>, String> =
+                    items(text).map(str::parse).collect();
+                ranges.map(Parsed::AddressRanges)
+            }
             Kind::Jwks | Kind::UploadTables => {
                 serde_json::from_str(text).map(Parsed::Json).map_err(|_| "a mapping".to_owned())
             }
@@ -123,10 +129,16 @@ impl Kind {
             Kind::Duration => "length of time".to_owned(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::List => "list of texts".to_owned(),
+            Kind::AddressRanges => "list of `local` and ranges of addresses".to_owned(),
             Kind::Jwks => "JSON Web Key Set".to_owned(),
             Kind::UploadTables => "mapping of output tables".to_owned(),
         }
     }
+}
+
+/// What stands between the commas.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// `512 MB` and `512 MiB` both count by 1024, as Postgres reads its own settings.

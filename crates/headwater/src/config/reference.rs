@@ -58,7 +58,7 @@ fn schema_of(setting: &Setting) -> Value {
         }),
         Kind::Duration => json!({ "type": "string", "pattern": "^[0-9_]+ *(ms|s|m|min|h|d)$" }),
         Kind::Choice(words) => json!({ "type": "string", "enum": words }),
-        Kind::List => json!({
+        Kind::List | Kind::AddressRanges => json!({
             "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
         }),
         Kind::Jwks => json!({

@@ -150,6 +150,15 @@ pub const SETTINGS: &[Setting] = &[
         "https://auth.example.com/.well-known/jwks.json",
     )
     .env("HEADWATER_JWKS_URL"),
+    setting(
+        "auth.jwks_reject_ip_ranges",
+        Kind::AddressRanges,
+        "Addresses that key sets are not fetched from, whatever name or redirect leads there: \
+         ranges, or `local` for all that are not public. No proxy is used then, because it would \
+         resolve the names. Unset: only redirects from a public address to one that is not are \
+         refused.",
+        "local",
+    ),
     setting("auth.jwks", Kind::Jwks, "A key set in the file itself.", "{ keys: [ … ] }"),
     setting(
         "auth.audience",
@@ -162,15 +171,16 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "auth.max_lifetime",
         Kind::Duration,
-        "Longest life of a token, from `iat` to `exp`.",
+        "Longest life of a token, from `iat` to `exp`. An `iat` in the future is refused.",
         "1 h",
     )
     .default("24 h"),
     setting(
         "auth.allowed_roles",
         Kind::List,
-        "Database roles that a token's `role` claim may choose for writes. Any other claim is \
-         ignored and the role of `uploads.role` writes.",
+        "Database roles that a token's `role` claim may choose for writes. A write with any \
+         other claim is refused (HW4303), unless it names the role that writes anyway: that of \
+         `uploads.role`, or `authenticated` while `uploads.role` is unset.",
         "[\"authenticated\", \"editor\"]",
     ),
     setting(

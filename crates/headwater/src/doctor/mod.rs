@@ -17,7 +17,7 @@ use hw_pg::sql;
 use hw_types::{Diagnostic, Severity};
 use tokio_postgres::Client;
 
-use crate::code;
+use crate::authentication;
 use crate::commands::database_url;
 use crate::config::Config;
 use crate::sync_config;
@@ -40,7 +40,7 @@ pub struct Examination {
 pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
     let mut examination = Examination { findings: warnings, ..Examination::default() };
-    examination.findings.extend(tokens(config));
+    examination.findings.extend(authentication::findings(config));
     let patterns = sync_patterns(config, &mut examination)?;
     examine_source(config, &connect, &patterns, &mut examination)
         .await
@@ -132,31 +132,6 @@ async fn check(
     }
     tables::check(client, &server, &config.database.publication, patterns, examination).await?;
     Ok(dropped)
-}
-
-/// Whether tokens can be checked at all, and by a secret that is long enough.
-fn tokens(config: &Config) -> Option<Diagnostic> {
-    if !config.auth.accepts_tokens() {
-        return Some(
-            Diagnostic::warning(
-                code::NO_TOKENS,
-                "no token could be checked, so serve would refuse to start",
-            )
-            .mend("set HEADWATER_JWT_SECRET or HEADWATER_JWKS_URL"),
-        );
-    }
-    let secret = hw_auth::Secret::parse(config.auth.jwt_secret.as_ref()?.expose());
-    match secret {
-        Ok(secret) if secret.is_short() => Some(
-            Diagnostic::warning(
-                code::SHORT_SECRET,
-                "the JWT secret is shorter than the 32 bytes of HS256",
-            )
-            .mend("make one with: openssl rand -base64 32, and write it as base64:…"),
-        ),
-        Ok(_) => None,
-        Err(finding) => Some(finding),
-    }
 }
 
 /// The tables that the sync configuration reads. Its own findings are added too.

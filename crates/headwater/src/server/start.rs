@@ -6,7 +6,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hw_auth::{AuthConfig, Authenticator, JwksOptions};
 use hw_engine::{Engine, EngineOptions};
 use hw_http::listen::{self, Connections};
 use hw_pg::config::ConnectConfig;
@@ -18,6 +17,7 @@ use super::admin::{Admin, DevTokens};
 use super::reporter::{Bounds, Memory, Reporter};
 use super::router;
 use super::surfaces;
+use crate::authentication;
 use crate::code;
 use crate::commands::database_url;
 use crate::config::Config;
@@ -71,7 +71,7 @@ pub struct Server {
 /// - Takes: the configuration; in `dev` what makes tokens for the page.
 /// - Errors: findings, of which each says how to mend it. Nothing is left running.
 pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Server, StartRefused> {
-    let authenticator = authenticator(config)?;
+    let authenticator = authentication::authenticator(config)?;
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?)?;
     for warning in warnings {
         tracing::info!("{warning}");
@@ -166,29 +166,6 @@ impl Server {
             }
         }
     }
-}
-
-/// The checker of tokens.
-///
-/// - Errors: HW4001 when there is neither a secret nor a key set: such a server would refuse
-///   everybody.
-fn authenticator(config: &Config) -> Result<Authenticator, Box<Diagnostic>> {
-    let auth = &config.auth;
-    let secret = match &auth.jwt_secret {
-        Some(secret) => Some(hw_auth::Secret::parse(secret.expose()).map_err(Box::new)?),
-        None => None,
-    };
-    Authenticator::new(AuthConfig {
-        secret,
-        static_jwks: auth.jwks.as_ref().map(ToString::to_string),
-        jwks_urls: auth.jwks_url.clone(),
-        audience: auth.audience.clone(),
-        max_lifetime: auth.max_lifetime,
-        allowed_roles: auth.allowed_roles.clone(),
-        jwks: JwksOptions::default(),
-        ..AuthConfig::default()
-    })
-    .map_err(Box::new)
 }
 
 fn raise_open_files(config: &Config) {
