@@ -24,16 +24,52 @@ fn error(message: impl Into<String>) -> CaseError {
     CaseError(message.into())
 }
 
+/// What a case may have. `expected` is for the program that compares, and so is whatever begins
+/// with an underscore, which is how a case can carry a remark.
+const CASE: [&str; 10] = [
+    "id",
+    "yaml",
+    "schema",
+    "default_schema",
+    "params",
+    "rows",
+    "version",
+    "requests",
+    "infer_schema",
+    "expected",
+];
+
+/// Refuses what is no object, and keys that mean nothing: a claim that stands beside `jwt` would
+/// silently be a request of nobody.
+fn check_keys(json: &Json, what: &str, known: &[&str]) -> Result<(), CaseError> {
+    let Json::Object(members) = json else {
+        return Err(error(format!("{what} is an object with the keys {}", known.join(", "))));
+    };
+    let unknown = members
+        .iter()
+        .map(|(key, _)| key.as_str())
+        .find(|key| !known.contains(key) && !key.starts_with('_'));
+    let Some(unknown) = unknown else { return Ok(()) };
+    let hint = match (what, unknown) {
+        ("a request", "sub") => "; claims stand under jwt: {\"jwt\": {\"sub\": …}}".to_string(),
+        _ => match crate::report::nearest(unknown, known.iter().copied()) {
+            Some(near) => format!("; did you mean \"{near}\"?"),
+            None => format!("; it has {}", known.join(", ")),
+        },
+    };
+    Err(error(format!("{what} has no key \"{unknown}\"{hint}")))
+}
+
 /// Evaluates one case.
 ///
 /// - Takes: one JSON object with the input fields of `sync-rules.md` 19 (`id`, `yaml`, `schema`,
 ///   `default_schema`, `params`, `rows`, `version`, `requests`, `infer_schema`).
 /// - Returns: one JSON object with `id` and the fields of `expected`. A configuration that is
 ///   refused is an answer, not an error.
-/// - Errors: the line is not JSON, or a field has the wrong form.
+/// - Errors: the line is not JSON, a field has the wrong form, or a key means nothing.
 pub fn evaluate_case(line: &str) -> Result<String, CaseError> {
     let case = Json::parse(line).map_err(|_| error("this line is not JSON"))?;
-    let Json::Object(_) = &case else { return Err(error("a case is a JSON object")) };
+    check_keys(&case, "a case", &CASE)?;
     let yaml = text(&case, "yaml")?.ok_or_else(|| error("a case needs the field yaml"))?;
     let schema = text(&case, "default_schema")?.unwrap_or("public");
     let catalog = match case.get("schema") {
@@ -169,19 +205,24 @@ impl<'a> World<'a> {
     }
 
     fn answer(&self, request: &Json) -> Result<Json, CaseError> {
+        let known = ["jwt", "parameters", "subscriptions", "include_defaults"];
+        check_keys(request, "a request", &known)?;
         let null = serde_json::Value::Null;
         let value = |json: Option<&Json>| json.map_or(null.clone(), plain);
         let (jwt, parameters) = (value(request.get("jwt")), value(request.get("parameters")));
         let mut subscriptions = Vec::new();
         for subscription in list(request, "subscriptions")? {
+            let known = ["stream", "parameters", "override_priority"];
+            check_keys(subscription, "a subscription", &known)?;
             let stream = text(subscription, "stream")?
                 .ok_or_else(|| error("a subscription needs the field stream"))?;
             subscriptions.push(Subscription {
                 stream: stream.to_string(),
                 parameters: subscription.get("parameters").map(plain),
                 override_priority: match subscription.get("override_priority") {
-                    Some(Json::Integer(priority)) => u8::try_from(*priority).ok(),
-                    _ => None,
+                    None | Some(Json::Null) => None,
+                    Some(Json::Integer(priority @ 0..=3)) => Some(*priority as u8),
+                    Some(_) => return Err(error("override_priority must be 0, 1, 2 or 3")),
                 },
             });
         }
@@ -189,7 +230,11 @@ impl<'a> World<'a> {
             jwt: &jwt,
             parameters: &parameters,
             subscriptions: &subscriptions,
-            include_defaults: request.get("include_defaults") != Some(&Json::Bool(false)),
+            include_defaults: match request.get("include_defaults") {
+                None | Some(Json::Null) => true,
+                Some(Json::Bool(include)) => *include,
+                Some(_) => return Err(error("include_defaults must be true or false")),
+            },
         };
         Ok(match self.config.resolve(&request, self, &Limits::default()) {
             Ok(resolution) => self.resolved(&resolution),
@@ -310,6 +355,9 @@ fn list<'j>(json: &'j Json, field: &str) -> Result<&'j [Json], CaseError> {
     match json.get(field) {
         None | Some(Json::Null) => Ok(&[]),
         Some(Json::Array(items)) => Ok(items),
+        Some(_) if matches!(field, "params" | "rows") => {
+            Err(error(format!("{field} must be a list of {{\"table\": …, \"row\": {{…}}}}")))
+        }
         Some(_) => Err(error(format!("{field} must be a list"))),
     }
 }

@@ -120,6 +120,7 @@ fn write_element(
     match pg_type.base() {
         PgType::Json | PgType::Jsonb => out.push_str(&String::from_utf8_lossy(bytes)),
         PgType::Bytea => out.push_str("null"),
+        PgType::Bool => write_bool(bytes.first().is_some_and(|b| *b != 0), options, out),
         nested @ (PgType::Array(_)
         | PgType::Range(_)
         | PgType::Multirange(_)
@@ -131,6 +132,16 @@ fn write_element(
         }
     }
     Ok(())
+}
+
+/// Appends a boolean inside of JSON.
+pub fn write_bool(value: bool, options: ValueOptions, out: &mut String) {
+    out.push_str(match (value, options.nested_booleans) {
+        (true, true) => "true",
+        (false, true) => "false",
+        (true, false) => "1",
+        (false, false) => "0",
+    });
 }
 
 fn write_range(
@@ -150,9 +161,9 @@ fn write_range(
     out.push_str(",\"upper\":");
     write_element(subtype, range.upper, options, depth, out)?;
     out.push_str(",\"lower_exclusive\":");
-    out.push(if range.lower_inclusive { '0' } else { '1' });
+    write_bool(!range.lower_inclusive, options, out);
     out.push_str(",\"upper_exclusive\":");
-    out.push(if range.upper_inclusive { '0' } else { '1' });
+    write_bool(!range.upper_inclusive, options, out);
     out.push('}');
     Ok(())
 }

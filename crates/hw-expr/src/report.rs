@@ -60,6 +60,13 @@ pub mod code {
     pub const IGNORED: u16 = 1223;
     /// A priority is not an integer from 0 to 3.
     pub const PRIORITY: u16 = 1224;
+    /// A column that clients are sent is not in the source's log: generated, or not published
+    /// (a warning).
+    pub const WITHHELD: u16 = 1225;
+    /// A column that decides who gets which rows is not in the source's log (a warning).
+    pub const WITHHELD_DECIDES: u16 = 1226;
+    /// An enum is compared with a text that is none of its labels (a warning).
+    pub const UNKNOWN_LABEL: u16 = 1227;
 }
 
 /// A finding in an SQL text.
@@ -105,7 +112,8 @@ impl Problem {
 
 impl From<LexError> for Problem {
     fn from(error: LexError) -> Problem {
-        Problem::error(code::SYNTAX, error.message, error.place)
+        let problem = Problem::error(code::SYNTAX, error.message, error.place);
+        Problem { mend: error.mend.map(str::to_string), ..problem }
     }
 }
 

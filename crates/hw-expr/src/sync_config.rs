@@ -35,7 +35,7 @@ pub use resolve::{
     ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
     ResolvedBucket, ResolvedStream, StreamError,
 };
-pub use table::{CatalogColumn, CatalogTable, NamePattern, TablePattern};
+pub use table::{CatalogColumn, CatalogKind, CatalogTable, NamePattern, TablePattern, Withheld};
 
 use data::DataQuery;
 use hw_types::Relation;
@@ -174,7 +174,9 @@ impl SyncConfig {
 
     /// Computes the fingerprints, once all parts are there.
     fn seal(&mut self) {
-        let prefix = format!("evaluator {EVALUATOR_VERSION}\n{:?}\n", self.options.values());
+        let mut prefix = format!("evaluator {EVALUATOR_VERSION}\n");
+        self.options.values().write_canonical(&mut prefix);
+        prefix.push('\n');
         for source in &mut self.sources {
             let text = format!("{prefix}source {:?}\n{}", source.name, source.canonical());
             source.fingerprint = Sha256::digest(text.as_bytes()).into();

@@ -19,6 +19,22 @@ pub struct ValueOptions {
     pub times: TimeStyle,
     /// `custom_postgres_types`: domains, composites, ranges and arrays of them are decoded.
     pub custom_types: bool,
+    /// `fixed_booleans_in_json`: booleans inside of JSON are `true` and `false`, not 1 and 0.
+    pub nested_booleans: bool,
+}
+
+impl ValueOptions {
+    /// Appends an unambiguous text for fingerprints. An option of later times is in it only where
+    /// it is on, so that configurations without it keep their buckets.
+    pub fn write_canonical(&self, out: &mut String) {
+        let ValueOptions { times, custom_types, nested_booleans } = self;
+        out.push_str(&format!(
+            "ValueOptions {{ times: {times:?}, custom_types: {custom_types:?} }}"
+        ));
+        if *nested_booleans {
+            out.push_str(" nested_booleans");
+        }
+    }
 }
 
 /// How one column becomes a value: its type and the options, looked at once when a table is
@@ -233,9 +249,13 @@ mod tests {
     use super::*;
     use hw_types::pgtype::{ElementType, TextKind};
 
-    const E1: ValueOptions = ValueOptions { times: TimeStyle::Legacy, custom_types: false };
-    const E2: ValueOptions =
-        ValueOptions { times: TimeStyle::Iso { digits: 6 }, custom_types: true };
+    const E1: ValueOptions =
+        ValueOptions { times: TimeStyle::Legacy, custom_types: false, nested_booleans: false };
+    const E2: ValueOptions = ValueOptions {
+        times: TimeStyle::Iso { digits: 6 },
+        custom_types: true,
+        nested_booleans: false,
+    };
 
     fn sized(bytes: &[u8]) -> Vec<u8> {
         [&(bytes.len() as i32).to_be_bytes(), bytes].concat()

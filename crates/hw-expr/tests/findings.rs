@@ -2,14 +2,15 @@
 //!
 //! `cases/findings/NAME.yaml` is a configuration, `NAME.txt` all that is said about it.
 
-use hw_expr::sync_config::{CatalogColumn, CatalogTable, SyncConfig, render};
+use hw_expr::sync_config::{CatalogColumn, CatalogKind, CatalogTable, SyncConfig, render};
 use hw_types::TableName;
 use hw_types::pgtype::PgType;
 
 fn check(yaml: &str, expected: &str) {
-    let column = |name: &str| CatalogColumn { name: name.into(), pg_type: PgType::TEXT };
+    let column = |name: &str| CatalogColumn::new(name, PgType::TEXT);
     let catalog = [CatalogTable {
         name: TableName::new("public", "lists"),
+        kind: CatalogKind::Table,
         columns: vec![column("id"), column("owner_id")],
     }];
     let loaded = SyncConfig::load(yaml, "sync.yaml", Some(&catalog));

@@ -6,4 +6,5 @@ mod expressions;
 mod findings;
 mod fingerprints;
 mod robustness;
+mod serves_nothing;
 mod world;

@@ -1,9 +1,10 @@
 //! Row literals of a case as rows of a replicated table. Source: `sync-rules.md` 19.
 
-use super::{CaseError, error, list, text};
+use super::{CaseError, check_keys, error, list, text};
 use crate::datetime::{read_time, read_timestamp};
 use crate::json::Json;
-use crate::sync_config::{CatalogColumn, CatalogTable, SyncOptions};
+use crate::nested::write_bool;
+use crate::sync_config::{CatalogColumn, CatalogKind, CatalogTable, SyncOptions};
 use crate::values::Decoder;
 use hw_types::pgtype::{ElementType, PgType, TextKind};
 use hw_types::{Cell, Column, Relation, RelationId, ReplicaIdentity, Row, RowBuilder, TableName};
@@ -20,6 +21,7 @@ pub fn case_row(
     default_schema: &str,
     options: &SyncOptions,
 ) -> Result<CaseRow, CaseError> {
+    check_keys(json, "a row", &["table", "schema", "row"])?;
     let table = text(json, "table")?.ok_or_else(|| error("a row needs the field table"))?;
     let schema = text(json, "schema")?.unwrap_or(default_schema);
     let Some(Json::Object(members)) = json.get("row") else {
@@ -110,6 +112,7 @@ fn element(literal: &Json, options: &SyncOptions, out: &mut String) -> Result<()
     let (pg_type, bytes) = cell(literal, options)?;
     match (pg_type, bytes) {
         (_, None) | (PgType::Bytea, _) => out.push_str("null"),
+        (PgType::Bool, Some(bytes)) => write_bool(bytes == [1], options.values(), out),
         (PgType::Json, Some(bytes)) => out.push_str(&String::from_utf8_lossy(&bytes)),
         (pg_type, Some(bytes)) => {
             let decoder = Decoder::new(&pg_type, options.values());
@@ -137,15 +140,18 @@ pub fn catalog(tables: &Json, default_schema: &str) -> Result<Vec<CatalogTable>,
     let Json::Array(tables) = tables else { return Err(error("schema must be a list")) };
     let mut out = Vec::new();
     for table in tables {
+        check_keys(table, "a table", &["table", "schema", "columns"])?;
         let name = text(table, "table")?.ok_or_else(|| error("a table needs the field table"))?;
         let schema = text(table, "schema")?.unwrap_or(default_schema);
         let mut columns = Vec::new();
         for column in list(table, "columns")? {
+            check_keys(column, "a column", &["name", "pg_type"])?;
             let name = text(column, "name")?.ok_or_else(|| error("a column needs a name"))?;
             let pg_type = pg_type(text(column, "pg_type")?.unwrap_or("text"));
-            columns.push(CatalogColumn { name: name.to_string(), pg_type });
+            columns.push(CatalogColumn::new(name, pg_type));
         }
-        out.push(CatalogTable { name: TableName::new(schema, name), columns });
+        let name = TableName::new(schema, name);
+        out.push(CatalogTable { name, kind: CatalogKind::Table, columns });
     }
     Ok(out)
 }

@@ -162,6 +162,17 @@ pub struct Item {
     pub alias: Option<Ident>,
 }
 
+impl Item {
+    /// The column's name, if it is given by the alias or by the column that is named.
+    pub fn name(&self) -> Option<&str> {
+        match (&self.alias, &self.value.kind) {
+            (Some(alias), _) => Some(&alias.name),
+            (None, AstKind::Name(parts)) => parts.last().map(|part| part.name.as_str()),
+            _ => None,
+        }
+    }
+}
+
 /// One member of FROM.
 #[derive(Clone, Debug, PartialEq)]
 pub struct From {
@@ -169,6 +180,8 @@ pub struct From {
     pub relation: Relation,
     /// `AS name`.
     pub alias: Option<Ident>,
+    /// Whether AS stands before the alias.
+    pub alias_written: bool,
     /// `AS name (a, b)`.
     pub columns: Vec<Ident>,
     /// How it is joined with what stands before it.

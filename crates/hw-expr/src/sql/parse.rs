@@ -105,6 +105,11 @@ const RESERVED_MORE: [&str; 11] = [
 /// stages walk trees recursively.
 const MAX_DEPTH: u32 = 60;
 
+/// Why nothing here knows what time it is, and what to do instead.
+pub const NO_CLOCK: &str = "a row is evaluated when it changes, not when time passes: keep a column \
+                            that a job in the database updates and compare that, or filter by time \
+                            in the client's query";
+
 /// Longest chain of operators other than AND and OR, which make balanced trees.
 const MAX_CHAIN: usize = 100;
 
@@ -130,7 +135,11 @@ mod power {
 pub fn statement(text: &str) -> Result<Select, LexError> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
     if !parser.is_word("SELECT") {
-        return Err(parser.error("Only SELECT statements are supported"));
+        let error = parser.error("Only SELECT statements are supported");
+        let mend = parser.is_word("WITH").then_some(
+            "common table expressions stand under with: in the file, each under its name",
+        );
+        return Err(LexError { mend, ..error });
     }
     let mut select = parser.select()?;
     if parser.take_symbol(";") && !parser.at_end() {
@@ -175,7 +184,7 @@ impl Parser {
     }
 
     fn error(&self, message: impl Into<String>) -> LexError {
-        LexError { message: message.into(), place: self.peek().place }
+        LexError { message: message.into(), place: self.peek().place, mend: None }
     }
 
     fn unexpected(&self) -> LexError {
@@ -297,9 +306,28 @@ impl Parser {
             select.filter = Some(self.expr(0)?);
         }
         self.refused_clauses(&mut select.refused)?;
+        self.check_where(&select)?;
         select.place = start.to(self.last());
         self.depth -= 1;
         Ok(select)
+    }
+
+    /// `FROM t WERE a = b` reads as a table with an alias; what stands behind it tells that the
+    /// alias is a misspelt keyword.
+    fn check_where(&self, select: &Select) -> Result<(), LexError> {
+        let ended = self.at_end()
+            || matches!(self.peek().kind, TokenKind::Symbol(";" | ")" | ",") | TokenKind::Word(_));
+        let Some(From { alias: Some(alias), alias_written: false, .. }) = select.from.last() else {
+            return Ok(());
+        };
+        let misspelt = crate::report::nearest(&alias.name, ["where"]).is_some();
+        let join = select.from.len() > 1 && !misspelt;
+        if select.filter.is_some() || join || (ended && !(misspelt && self.is_name())) {
+            return Ok(());
+        }
+        let message = format!("expected WHERE after the table's name, found {}", alias.name);
+        let mend = misspelt.then_some("did you mean WHERE?");
+        Err(LexError { message, place: alias.place, mend })
     }
 
     fn select_ends(&self) -> bool {
@@ -397,6 +425,7 @@ impl Parser {
                 Relation::Table { schema: None, name: first }
             }
         };
+        let alias_written = self.is_word("AS");
         let alias = self.alias()?;
         let mut columns = Vec::new();
         if alias.is_some() && self.take_symbol("(") {
@@ -407,7 +436,7 @@ impl Parser {
             self.expect_symbol(")")?;
         }
         let place = start.to(self.last());
-        Ok(From { relation, alias, columns, join: Join::Inner(None), place })
+        Ok(From { relation, alias, alias_written, columns, join: Join::Inner(None), place })
     }
 
     /// Clauses that SQL has and this language has not. What they contain is skipped up to the
@@ -620,8 +649,25 @@ impl Parser {
                 return Ok(Some(Ast { kind: AstKind::Exists(Box::new(select)), place }));
             }
             "CURRENT_TIMESTAMP" | "CURRENT_DATE" | "CURRENT_TIME" | "LOCALTIME"
-            | "LOCALTIMESTAMP" | "CURRENT_USER" | "SESSION_USER" => {
-                return Err(self.error(format!("{word} is not supported")));
+            | "LOCALTIMESTAMP" => {
+                let error = self.error(format!("{word} is not supported"));
+                return Err(LexError { mend: Some(NO_CLOCK), ..error });
+            }
+            "CURRENT_USER" | "SESSION_USER" => {
+                let error = self.error(format!("{word} is not supported"));
+                let mend = "use auth.user_id() in streams, request.user_id() in parameter queries";
+                return Err(LexError { mend: Some(mend), ..error });
+            }
+            "INTERVAL" if matches!(self.peek_at(1), TokenKind::String(_)) => {
+                let error = self.error("intervals and now() are not supported");
+                return Err(LexError { mend: Some(NO_CLOCK), ..error });
+            }
+            "DATE" | "TIME" | "TIMESTAMP" | "TIMESTAMPTZ" | "UUID" | "JSON" | "JSONB"
+                if matches!(self.peek_at(1), TokenKind::String(_)) =>
+            {
+                let error = self.error(format!("{word} before a string is not supported"));
+                let mend = "write the string alone: dates and times are compared as texts";
+                return Err(LexError { mend: Some(mend), ..error });
             }
             _ => return Ok(None),
         };

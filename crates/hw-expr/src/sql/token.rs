@@ -39,6 +39,8 @@ pub struct LexError {
     pub message: String,
     /// Where.
     pub place: Place,
+    /// How to mend it, where that is known.
+    pub mend: Option<&'static str>,
 }
 
 /// Longest first, so that `->>` is not `->` and `>`.
@@ -92,10 +94,7 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, LexError> {
                     at += symbol.len();
                     TokenKind::Symbol(symbol)
                 }
-                None => {
-                    let width = text[at..].chars().next().map_or(1, char::len_utf8);
-                    return Err(error("unexpected character", at, at + width));
-                }
+                None => return Err(unexpected(text, at)),
             },
         };
         out.push(Token { kind, place: place(start, at) });
@@ -107,7 +106,28 @@ fn place(start: usize, end: usize) -> Place {
 }
 
 fn error(message: &str, start: usize, end: usize) -> LexError {
-    LexError { message: message.to_string(), place: place(start, end) }
+    LexError { message: message.to_string(), place: place(start, end), mend: None }
+}
+
+/// A character that begins no token. Other dialects name values of the request with some of them.
+fn unexpected(text: &str, at: usize) -> LexError {
+    let bytes = text.as_bytes();
+    let name = run(bytes, at + 1, |b| b.is_ascii_alphanumeric() || b == b'_');
+    if matches!(bytes[at], b':' | b'@') && name > 0 {
+        let message = "values of the request are functions here, not parameters";
+        let mend = match &text[at + 1..at + 1 + name] {
+            "user_id" | "uid" | "sub" => {
+                "use auth.user_id() in streams, request.user_id() in parameter queries"
+            }
+            _ => {
+                "use auth.parameter('x'), subscription.parameter('x') or connection.parameter('x') \
+                 in streams, request.jwt() ->> 'x' in parameter queries"
+            }
+        };
+        return LexError { mend: Some(mend), ..error(message, at, at + 1 + name) };
+    }
+    let width = text[at..].chars().next().map_or(1, char::len_utf8);
+    error("unexpected character", at, at + width)
 }
 
 fn run(bytes: &[u8], at: usize, keep: impl Fn(u8) -> bool) -> usize {

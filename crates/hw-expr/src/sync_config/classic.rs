@@ -6,9 +6,9 @@ mod data_query;
 mod parameter_query;
 mod scope;
 
-pub use scope::{table_pattern, unknown_column, unknown_table};
+pub use scope::{refused_clause, table_pattern, unknown_column, unknown_table, withheld_in_star};
 
-use super::load::{Loader, check_keys, find};
+use super::load::{Loader, check_keys, displaced, find};
 use super::querier::{Component, Querier};
 use super::{BucketSource, DefinitionKind};
 use crate::report::{Origin, Problem, code};
@@ -16,10 +16,17 @@ use crate::sql::Place;
 use crate::yaml::{Node, NodeKind};
 use hw_types::Diagnostic;
 
+/// The keys of a bucket definition.
+const KEYS: [&str; 4] = ["parameters", "data", "priority", "accept_potentially_dangerous_queries"];
+
 /// Compiles the `bucket_definitions` map into the configuration.
 pub fn compile(node: &Node, loader: &mut Loader<'_, '_>) {
-    for (key, value) in loader.map(node) {
+    let entries = loader.map(node);
+    for (index, (key, value)) in entries.iter().enumerate() {
         let Some(name) = loader.scalar(key).map(|s| s.text.clone()) else { continue };
+        if displaced(entries, index, &KEYS, "bucket_definitions", loader) {
+            continue;
+        }
         definition(key, &name, value, loader);
     }
 }
@@ -27,11 +34,12 @@ pub fn compile(node: &Node, loader: &mut Loader<'_, '_>) {
 fn definition(key: &Node, name: &str, node: &Node, loader: &mut Loader<'_, '_>) {
     let NodeKind::Map(entries) = &node.kind else {
         let message = format!("'{name}' bucket definition must be an object");
-        return loader.error(if node.is_null() { key } else { node }, code::STRUCTURE, message);
+        let finding = Diagnostic::error(code::STRUCTURE, message);
+        let range = if node.is_null() { &key.range } else { &node.range };
+        let mend = "write data: under the name, and a list of SELECTs under that";
+        return loader.findings.push(finding.mend(mend), range.clone());
     };
     let Some(definition) = loader.define(key, name, DefinitionKind::Classic) else { return };
-    const KEYS: [&str; 4] =
-        ["parameters", "data", "priority", "accept_potentially_dangerous_queries"];
     let context = format!("bucket \"{name}\"");
     check_keys(entries, &KEYS, &context, loader.findings);
     let priority = loader.priority(find(entries, "priority"));

@@ -164,6 +164,46 @@ impl Loader<'_, '_> {
     }
 }
 
+/// The least that a file can say.
+const FIRST_STREAM: &str = "begin with: config: {edition: 3}, and streams: with a name, and under \
+                            it query: SELECT * FROM …";
+
+/// A definition that is no map: `query:` stands beside its name instead of under it, or the query
+/// stands where the map should. One finding for all keys that are displaced together.
+///
+/// - Returns: whether the entry is dealt with.
+pub fn displaced(
+    entries: &[(Node, Node)],
+    index: usize,
+    known: &[&str],
+    of: &str,
+    loader: &mut Loader<'_, '_>,
+) -> bool {
+    let (key, value) = &entries[index];
+    let belongs = |(key, value): &(Node, Node)| {
+        let known = key.scalar().is_some_and(|scalar| known.contains(&scalar.text.as_str()));
+        known && !matches!(value.kind, NodeKind::Map(_))
+    };
+    let text = |node: &Node| node.scalar().map(|scalar| scalar.text.clone()).unwrap_or_default();
+    if belongs(&entries[index]) {
+        // The first of a run says it for all, if there is a name without a map before it.
+        let before = entries[..index].iter().rposition(|entry| !belongs(entry));
+        let Some(owner) = before.filter(|owner| entries[*owner].1.is_null()) else { return false };
+        if owner + 1 == index {
+            let message =
+                format!("\"{}\" belongs under \"{}\"", text(key), text(&entries[owner].0));
+            let finding = Diagnostic::error(code::STRUCTURE, message).at(of);
+            let mend = "indent it further than the name that it belongs to";
+            loader.findings.push(finding.mend(mend), key.range.clone());
+        }
+        return true;
+    }
+    if value.is_null() && entries.get(index + 1).is_some_and(belongs) {
+        return true;
+    }
+    false
+}
+
 /// The value of a key.
 pub fn find<'n>(entries: &'n [(Node, Node)], name: &str) -> Option<&'n Node> {
     entries.iter().find(|(key, _)| key.scalar().is_some_and(|s| s.text == name)).map(|(_, v)| v)
@@ -199,8 +239,8 @@ fn compile(
     let root = match yaml::parse(text) {
         Ok(Some(root)) => root,
         Ok(None) => {
-            let message = "'bucket_definitions' or 'streams' is required";
-            findings.push(Diagnostic::error(code::STRUCTURE, message), 0..0);
+            let finding = Diagnostic::error(code::STRUCTURE, "the file is empty");
+            findings.push(finding.mend(FIRST_STREAM), 0..0);
             return None;
         }
         Err(error) => {
@@ -209,12 +249,22 @@ fn compile(
         }
     };
     let NodeKind::Map(entries) = &root.kind else {
+        if root.is_null() {
+            let finding = Diagnostic::error(code::STRUCTURE, "the file is empty");
+            findings.push(finding.mend(FIRST_STREAM), root.range);
+            return None;
+        }
         findings.push(Diagnostic::error(code::STRUCTURE, "Expected a map here."), root.range);
         return None;
     };
     const KEYS: [&str; 5] =
         ["config", "bucket_definitions", "streams", "with", "event_definitions"];
     check_keys(entries, &KEYS, "sync configuration", findings);
+    // The finding about the wrong key says it already.
+    let misspelt = entries.iter().any(|(key, _)| {
+        let key = key.scalar().map_or("", |scalar| &scalar.text);
+        !KEYS.contains(&key) && nearest(key, ["streams", "bucket_definitions"]).is_some()
+    });
     let options = options::read(find(entries, "config"), findings);
     let config = SyncConfig {
         options,
@@ -236,11 +286,16 @@ fn compile(
                  translate them to streams.",
             );
         }
-        if stream_map.is_none() {
-            loader.error(&root, code::STRUCTURE, "'streams' are required.");
+        if stream_map.is_none() && !misspelt {
+            let finding = Diagnostic::error(code::STRUCTURE, "'streams' are required.");
+            loader.findings.push(finding.mend(FIRST_STREAM), root.range.clone());
         }
     } else if buckets.is_none() && stream_map.is_none() {
-        loader.error(&root, code::STRUCTURE, "'bucket_definitions' or 'streams' is required");
+        if !misspelt {
+            let message = "'bucket_definitions' or 'streams' is required";
+            let finding = Diagnostic::error(code::STRUCTURE, message);
+            loader.findings.push(finding.mend(FIRST_STREAM), root.range.clone());
+        }
     } else if let Some(node) = buckets {
         classic::compile(node, &mut loader);
     }

@@ -101,6 +101,8 @@ pub trait Names {
         args: Vec<(Tree, Place)>,
         place: Place,
     ) -> Result<Tree, Problem>;
+    /// The labels of a column that is an enum; empty when it is none, or nothing is known.
+    fn labels(&self, source: usize, column: &str) -> &[String];
     /// Receives findings that refuse nothing.
     fn warn(&mut self, problem: Problem);
 }
@@ -275,7 +277,19 @@ fn binary(
             _ if streams => format!("Unsupported binary operator: {operator}"),
             _ => format!("Operator not supported: {operator}"),
         };
-        return Err(Problem::error(code::EXPRESSION, message, place));
+        let problem = Problem::error(code::EXPRESSION, message, place);
+        return Err(match operator {
+            _ if like => problem.mend(
+                "compare a part of the text: substring(x, 1, 3) = 'abc', or instr(x, 'abc') > 0",
+            ),
+            "~" | "~*" | "!~" | "!~*" => {
+                problem.mend("keep the answer in a column, and compare that")
+            }
+            "@>" | "<@" | "?|" | "?&" | "#>" => {
+                problem.mend("use ->> for a value of a document, IN for an element of an array")
+            }
+            _ => problem,
+        });
     };
     if matches!(operator, "->" | "->>") {
         let literal = match &right.kind {
@@ -292,8 +306,13 @@ fn binary(
             return Err(Problem::error(code::EXPRESSION, message, right.place));
         }
     }
+    let (left_place, right_place) = (left.place, right.place);
     let left = lower(left, names)?;
     let right = lower(right, names)?;
+    if matches!(operator, "=" | "!=") {
+        check_label(names, &left, (&right, right_place));
+        check_label(names, &right, (&left, left_place));
+    }
     Ok(match (operator, left, right) {
         // A claim is found in the document that is already read, instead of in its text.
         (
@@ -310,6 +329,32 @@ fn binary(
     })
 }
 
+/// Warns about an enum that is compared with a text that is none of its labels.
+pub fn check_label(
+    names: &mut (impl Names + ?Sized),
+    column: &Tree,
+    (text, place): (&Tree, Place),
+) {
+    let (
+        Expr::Ref(Leaf { what: Name::Column(source, column), .. }),
+        Expr::Literal(SqlValue::Text(text)),
+    ) = (column, text)
+    else {
+        return;
+    };
+    let labels = names.labels(*source, column);
+    if labels.is_empty() || labels.iter().any(|label| label == text) {
+        return;
+    }
+    let message = format!("\"{column}\" never is '{text}'");
+    let problem = Problem::warning(code::UNKNOWN_LABEL, message, place);
+    let problem = match crate::report::nearest(text, labels.iter().map(String::as_str)) {
+        Some(label) => problem.mend(format!("did you mean '{label}'?")),
+        None => problem.mend(format!("it is one of '{}'", labels.join("', '"))),
+    };
+    names.warn(problem);
+}
+
 fn membership(
     needle: &Ast,
     haystack: &Ast,
@@ -323,7 +368,9 @@ fn membership(
         AstKind::List(ListKind::Array | ListKind::Row, items) if streams => {
             let mut args = vec![lower(needle, names)?];
             for item in items {
-                args.push(lower(item, names)?);
+                let tree = lower(item, names)?;
+                check_label(names, &args[0], (&tree, item.place));
+                args.push(tree);
             }
             Ok(negate(Expr::Call(&fixed::IN_LIST, args), negated))
         }
@@ -405,6 +452,21 @@ pub fn unknown_function(name: &str, place: Place, dialect: Dialect) -> Problem {
     let problem = Problem::error(code::UNKNOWN_FUNCTION, message, place);
     match name {
         "coalesce" => problem.mend("use ifnull(x, y)"),
+        "now" | "clock_timestamp" | "statement_timestamp" | "timeofday" | "age" => {
+            problem.mend(crate::sql::parse::NO_CLOCK)
+        }
+        "random" | "gen_random_uuid" | "uuid_generate_v4" => {
+            problem.mend("keep the value in a column")
+        }
+        "count" | "sum" | "min" | "max" | "avg" | "array_agg" | "json_agg" | "string_agg" => {
+            problem.mend(
+                "sync the rows and compute it in the client's query, or sync a table of totals",
+            )
+        }
+        "user_id" | "uid" if dialect == Dialect::Classic => problem.mend("use request.user_id()"),
+        "user_id" | "uid" => problem.mend("use auth.user_id()"),
+        "jwt" if dialect == Dialect::Classic => problem.mend("use request.jwt()"),
+        "jwt" | "current_setting" => problem.mend("use auth.parameter('x')"),
         "substr" => problem.mend("use substring(x, start, length)"),
         "date" | "strftime" => problem.mend("use datetime(x) or substring(x, 1, 10)"),
         _ => problem.suggest(name, routines::function_names(dialect)),

@@ -21,6 +21,9 @@ pub struct SyncOptions {
     pub json: JsonRules,
     /// Whether domains, composites, ranges and arrays of them are decoded.
     pub custom_types: bool,
+    /// Whether booleans inside of arrays, composites and ranges are `true` and `false` in the
+    /// JSON text, instead of 1 and 0.
+    pub nested_booleans: bool,
 }
 
 impl SyncOptions {
@@ -33,21 +36,27 @@ impl SyncOptions {
             versioned_bucket_ids: fixed,
             json: if fixed { JsonRules::Fixed } else { JsonRules::Legacy },
             custom_types: fixed,
+            nested_booleans: false,
         }
     }
 
     /// The options that change how cells look.
     pub(crate) fn values(&self) -> ValueOptions {
-        ValueOptions { times: self.times, custom_types: self.custom_types }
+        ValueOptions {
+            times: self.times,
+            custom_types: self.custom_types,
+            nested_booleans: self.nested_booleans,
+        }
     }
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "edition",
     "timestamps_iso8601",
     "versioned_bucket_ids",
     "fixed_json_extract",
     "custom_postgres_types",
+    "fixed_booleans_in_json",
     "unstable_sqlite_expression_engine",
     "timestamp_max_precision",
     "storage_version",
@@ -101,6 +110,9 @@ pub fn read(node: Option<&Node>, findings: &mut Findings<'_>) -> SyncOptions {
     if let Some(custom) = boolean("custom_postgres_types", findings) {
         options.custom_types = custom;
     }
+    if let Some(booleans) = boolean("fixed_booleans_in_json", findings) {
+        options.nested_booleans = booleans;
+    }
     if boolean("unstable_sqlite_expression_engine", findings) == Some(true)
         && let Some(node) = find("unstable_sqlite_expression_engine")
     {
@@ -138,11 +150,23 @@ pub fn read(node: Option<&Node>, findings: &mut Findings<'_>) -> SyncOptions {
     }
     if let Some(node) = find("storage_version") {
         match node.scalar().and_then(|s| s.as_integer()) {
-            Some(2) => {}
+            // It numbers the other service's stores; ours have versions of their own. 2 and 4 are
+            // what that service writes by default.
+            Some(2 | 4) => {}
             Some(3) => findings.push(
                 Diagnostic::warning(
                     code::IGNORED,
                     "Storage version 3 is unstable, and Headwater's store has versions of its own",
+                ),
+                node.range.clone(),
+            ),
+            Some(other @ 1..) => findings.push(
+                Diagnostic::warning(
+                    code::IGNORED,
+                    format!(
+                        "Storage version {other} has no effect: Headwater's store has versions of \
+                         its own"
+                    ),
                 ),
                 node.range.clone(),
             ),

@@ -12,13 +12,23 @@ mod scope;
 mod variant;
 
 use super::DefinitionKind;
-use super::load::{Loader, check_keys, find};
+use super::load::{Loader, check_keys, displaced, find};
 use crate::report::{Origin, Problem, code};
 use crate::routines::Dialect;
 use crate::sql::{Place, parse};
-use crate::yaml::Node;
+use crate::yaml::{Node, NodeKind};
 use hw_types::Diagnostic;
 use scope::{Cte, Scope};
+
+/// The keys of a stream.
+const KEYS: [&str; 6] = [
+    "query",
+    "queries",
+    "with",
+    "auto_subscribe",
+    "priority",
+    "accept_potentially_dangerous_queries",
+];
 
 /// Most families of buckets of one stream.
 const MAX_SOURCES: usize = 100;
@@ -45,8 +55,12 @@ pub fn compile(node: &Node, with: Option<&Node>, loader: &mut Loader<'_, '_>) {
     if let Some(with) = with {
         ctes.read(with, "with", dialect, loader);
     }
-    for (key, value) in loader.map(node) {
+    let entries = loader.map(node);
+    for (index, (key, value)) in entries.iter().enumerate() {
         let Some(name) = loader.scalar(key).map(|s| s.text.clone()) else { continue };
+        if displaced(entries, index, &KEYS, "streams", loader) {
+            continue;
+        }
         stream(key, &name, value, dialect, &mut ctes, loader);
     }
     ctes.report_unused(loader);
@@ -67,13 +81,18 @@ impl<'n> Ctes<'n> {
             let message = "Common table expressions require edition 3.";
             return loader.error(node, code::EDITION, message);
         }
-        for (key, value) in loader.map(node) {
+        let entries = loader.map(node);
+        let named = entries.iter().filter_map(|(key, _)| key.scalar());
+        let mut siblings: Vec<String> = named.map(|name| name.text.to_lowercase()).collect();
+        siblings.extend(self.list.iter().map(|cte| cte.name.clone()));
+        for (key, value) in entries {
             let (Some(name), Some(scalar)) = (loader.scalar(key), loader.scalar(value)) else {
                 continue;
             };
             let context = format!("{of}, common table expression \"{}\"", name.text);
             let origin = Origin { scalar, context: &context };
             let mut scope = Scope::new(&scalar.text, dialect, loader, &[]);
+            scope.siblings = &siblings;
             let select = parse::statement(&scalar.text).map_err(Problem::from);
             let checked = select.and_then(|select| scope.inline(&select, true).map(|_| select));
             let warnings = std::mem::take(&mut scope.warnings);
@@ -86,11 +105,26 @@ impl<'n> Ctes<'n> {
                 let warning = Diagnostic::warning(code::TABLE_EXPRESSION, message);
                 loader.findings.push(warning, key.range.clone());
             }
-            let select = checked.map_err(|p| loader.findings.problem(p, origin)).ok();
+            let select = match checked {
+                Ok(select) => Some(select),
+                Err(problem) => {
+                    self.note_mentioned(&scalar.text);
+                    loader.findings.problem(problem, origin);
+                    None
+                }
+            };
             let number = self.keys.len();
             self.keys.push((key, false));
             let name = name.text.to_lowercase();
             self.list.push(Cte { name, select, text: scalar.text.clone(), number });
+        }
+    }
+
+    /// A refused query was not read to its end: what it mentions may well be used.
+    fn note_mentioned(&mut self, text: &str) {
+        let text = text.to_lowercase();
+        for cte in self.list.iter().filter(|cte| text.contains(&cte.name)) {
+            self.keys[cte.number].1 = true;
         }
     }
 
@@ -112,15 +146,12 @@ fn stream<'n>(
     loader: &mut Loader<'_, '_>,
 ) {
     let Some(definition) = loader.define(key, name, DefinitionKind::Stream) else { return };
-    let entries = loader.map(node);
-    const KEYS: [&str; 6] = [
-        "query",
-        "queries",
-        "with",
-        "auto_subscribe",
-        "priority",
-        "accept_potentially_dangerous_queries",
-    ];
+    let NodeKind::Map(entries) = &node.kind else {
+        let finding = Diagnostic::error(code::STRUCTURE, "Expected a map here.");
+        let finding = finding.mend("write query: under the name, and the SELECT behind it");
+        let range = if node.is_null() { &key.range } else { &node.range };
+        return loader.findings.push(finding.at(format!("stream \"{name}\"")), range.clone());
+    };
     let context = format!("stream \"{name}\"");
     check_keys(entries, &KEYS, &context, loader.findings);
     let priority = loader.priority(find(entries, "priority")).unwrap_or(3);
@@ -163,7 +194,10 @@ fn stream<'n>(
         }
         match compiled.variants {
             Ok(list) => variants.extend(list),
-            Err(problem) => loader.findings.problem(problem, origin),
+            Err(problem) => {
+                ctes.note_mentioned(&scalar.text);
+                loader.findings.problem(problem, origin);
+            }
         }
     }
     ctes.list.truncate(global);

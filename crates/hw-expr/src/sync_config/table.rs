@@ -12,8 +12,19 @@ use std::fmt;
 pub struct CatalogTable {
     /// Schema and name.
     pub name: TableName,
+    /// What it is.
+    pub kind: CatalogKind,
     /// Columns in table order.
     pub columns: Vec<CatalogColumn>,
+}
+
+/// What a relation of the source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogKind {
+    /// A table, whose changes are in the log.
+    Table,
+    /// Something else that one can select from, in words: `a view`.
+    Other(&'static str),
 }
 
 /// A column of the source.
@@ -23,6 +34,26 @@ pub struct CatalogColumn {
     pub name: String,
     /// Type.
     pub pg_type: PgType,
+    /// Why the log does not carry it, if it does not.
+    pub withheld: Option<Withheld>,
+    /// The labels of an enum, or of the enum below a domain; empty for any other type.
+    pub labels: Vec<String>,
+}
+
+impl CatalogColumn {
+    /// A column that the log carries.
+    pub fn new(name: impl Into<String>, pg_type: PgType) -> CatalogColumn {
+        CatalogColumn { name: name.into(), pg_type, withheld: None, labels: Vec::new() }
+    }
+}
+
+/// Why the log does not carry a column: to every query it is NULL for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// It is generated, and the publication does not publish generated columns.
+    Generated,
+    /// The publication has a column list without it.
+    Unpublished,
 }
 
 /// A name, or all names with a prefix (`"todos_%"`).
@@ -109,11 +140,28 @@ pub struct Catalog<'a>(pub Option<&'a [CatalogTable]>);
 impl<'a> Catalog<'a> {
     /// The tables that a pattern means; `None` when nothing is known about the source.
     pub fn tables(self, pattern: &TablePattern) -> Option<Vec<&'a CatalogTable>> {
-        Some(self.0?.iter().filter(|t| pattern.matches(&t.name)).collect())
+        let tables = self.all().filter(|t| t.kind == CatalogKind::Table);
+        self.0.map(|_| tables.filter(|t| pattern.matches(&t.name)).collect())
+    }
+
+    /// Everything that is known.
+    pub fn all(self) -> impl Iterator<Item = &'a CatalogTable> {
+        self.0.unwrap_or(&[]).iter()
     }
 
     /// All names of tables, for suggestions.
     pub fn table_names(self) -> impl Iterator<Item = &'a str> {
-        self.0.unwrap_or(&[]).iter().map(|t| t.name.name.as_str())
+        self.all().map(|t| t.name.name.as_str())
+    }
+
+    /// The labels that a column of the first table that a pattern means can have, if it is an
+    /// enum.
+    pub fn labels(self, pattern: &TablePattern, column: &str) -> &'a [String] {
+        let tables = self.all().filter(|t| t.kind == CatalogKind::Table);
+        tables
+            .filter(|t| pattern.matches(&t.name))
+            .flat_map(|t| &t.columns)
+            .find(|c| c.name == column)
+            .map_or(&[], |c| &c.labels)
     }
 }

@@ -4,7 +4,7 @@ use super::super::data::{DataQuery, OutputItem, StarRule};
 use super::super::load::Loader;
 use super::super::names::{Leaf, Name, lower, warn_folded};
 use super::clause::{Clauses, check};
-use super::scope::{Mode, Scope, single_source};
+use super::scope::{Mode, Scope, single_source, withheld_in_star};
 use crate::expr::Expr;
 use crate::report::{Origin, Problem, code};
 use crate::sql::ast::{AstKind, Relation};
@@ -87,6 +87,8 @@ fn compile_in(
             items.push(OutputItem::Star);
             continue;
         }
+        // The id decides which rows are one.
+        scope.selecting = item.name() != Some("id");
         let tree = lower(&item.value, scope)?;
         check(&tree, &item.value, Mode::Data)?;
         let mut bucket = None;
@@ -131,6 +133,12 @@ fn compile_in(
         scope
             .warnings
             .push(Problem::warning(code::ID, message, place).mend("select the primary key AS id"));
+    }
+    if has_star {
+        let named = |column: &str| {
+            items.iter().any(|item| matches!(item, OutputItem::Named(name, _) if name == column))
+        };
+        scope.warnings.extend(withheld_in_star(scope.catalog, &table, named, place));
     }
     let output = match &from.alias {
         Some(alias) => Some(alias.name.clone()),

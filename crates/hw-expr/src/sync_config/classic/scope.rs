@@ -4,7 +4,7 @@ use super::super::load::Loader;
 use super::super::names::{Name, Names, Tree, leaf, request, warn_folded};
 use super::super::plan::{EachPart, TablePart};
 use super::super::request::{Origin, RequestPart};
-use super::super::table::{Catalog, TablePattern};
+use super::super::table::{Catalog, CatalogKind, CatalogTable, TablePattern, Withheld};
 use crate::expr::Expr;
 use crate::report::{Problem, code};
 use crate::routines::{Dialect, JsonRules};
@@ -39,6 +39,8 @@ pub struct Scope<'a> {
     pub rules: JsonRules,
     pub catalog: Catalog<'a>,
     pub source: Source,
+    /// Whether the columns that clients see are being compiled.
+    pub selecting: bool,
     pub warnings: Vec<Problem>,
 }
 
@@ -51,6 +53,7 @@ impl<'a> Scope<'a> {
             rules: loader.options.json,
             catalog: loader.catalog,
             source: Source::Nothing,
+            selecting: false,
             warnings: Vec::new(),
         }
     }
@@ -106,29 +109,92 @@ pub fn unknown_table(
     if !catalog.tables(pattern)?.is_empty() {
         return None;
     }
-    let message = if pattern.is_wildcard() {
-        format!("no relation matches {pattern}")
-    } else {
-        format!("relation {pattern} does not exist")
-    };
-    let problem = Problem::warning(code::UNKNOWN_TABLE, message, name.place);
-    Some(problem.suggest(&name.name, catalog.table_names()))
+    let warning = |message| Problem::warning(code::UNKNOWN_TABLE, message, name.place);
+    if let Some(table) = catalog.all().find(|t| pattern.matches(&t.name))
+        && let CatalogKind::Other(kind) = table.kind
+    {
+        let message = format!("{} is {kind}: its changes are not in the log", table.name);
+        return Some(warning(message).mend("name the tables that it reads"));
+    }
+    if pattern.is_wildcard() {
+        return Some(warning(format!("no relation matches {pattern}")));
+    }
+    let problem = warning(format!("relation {pattern} does not exist"));
+    // The same name elsewhere is nearer than a similar one here.
+    let elsewhere = catalog.all().find(|t| t.name.name == pattern.table.text);
+    Some(match elsewhere {
+        Some(table) => problem.mend(format!("did you mean {}?", table.name)),
+        None => problem.suggest(&name.name, catalog.table_names()),
+    })
 }
 
-/// The warning about a column that none of the tables has.
+/// The warning about a column that none of the tables has, or that the log does not carry.
+///
+/// `selected`: it stands in a SELECT that clients see, and decides nothing.
 pub fn unknown_column(
     catalog: Catalog<'_>,
     pattern: &TablePattern,
     column: &Ident,
+    selected: bool,
 ) -> Option<Problem> {
     let tables = catalog.tables(pattern)?;
     let columns = || tables.iter().flat_map(|t| &t.columns).map(|c| c.name.as_str());
-    if tables.is_empty() || columns().any(|name| name == column.name) {
+    if tables.is_empty() {
         return None;
+    }
+    if columns().any(|name| name == column.name) {
+        return withheld_column(&tables, column, selected);
     }
     let message = format!("relation {pattern} has no column \"{}\"", column.name);
     let problem = Problem::warning(code::UNKNOWN_COLUMN, message, column.place);
     Some(problem.suggest(&column.name, columns()))
+}
+
+/// The warning about a column that is always NULL, because the log does not carry it.
+fn withheld_column(tables: &[&CatalogTable], column: &Ident, selected: bool) -> Option<Problem> {
+    let (table, why) = tables.iter().find_map(|table| {
+        let found = table.columns.iter().find(|c| c.name == column.name)?;
+        Some((table, found.withheld?))
+    })?;
+    let name = format!("\"{}\" of {}", column.name, table.name);
+    Some(withheld(&name, why, selected, column.place))
+}
+
+/// The warning that `*` sends columns as NULL because the log does not carry them.
+pub fn withheld_in_star(
+    catalog: Catalog<'_>,
+    pattern: &TablePattern,
+    named: impl Fn(&str) -> bool,
+    place: Place,
+) -> Vec<Problem> {
+    let tables = catalog.tables(pattern).unwrap_or_default();
+    let columns = tables.iter().flat_map(|table| table.columns.iter().map(move |c| (table, c)));
+    columns
+        .filter(|(_, column)| !named(&column.name))
+        .filter_map(|(table, column)| {
+            let name = format!("\"{}\" of {}", column.name, table.name);
+            Some(withheld(&name, column.withheld?, column.name != "id", place))
+        })
+        .collect()
+}
+
+fn withheld(name: &str, why: Withheld, selected: bool, place: Place) -> Problem {
+    let (what, mend) = match why {
+        Withheld::Generated => (
+            "generated and not in the log",
+            "compute it here from the columns that it is made of, or, with Postgres 18 and for a \
+             stored one, publish it: ALTER PUBLICATION … SET (publish_generated_columns = stored)",
+        ),
+        Withheld::Unpublished => (
+            "left out by the publication's column list",
+            "add it to the column list, or publish the table without one",
+        ),
+    };
+    let (code, effect) = match selected {
+        true => (code::WITHHELD, "clients never get a value"),
+        false => (code::WITHHELD_DECIDES, "it is NULL here, and decides which rows are synced"),
+    };
+    Problem::warning(code, format!("column {name} is {what}: {effect}"), place).mend(mend)
 }
 
 impl Names for Scope<'_> {
@@ -146,6 +212,13 @@ impl Names for Scope<'_> {
 
     fn warn(&mut self, problem: Problem) {
         self.warnings.push(problem);
+    }
+
+    fn labels(&self, _: usize, column: &str) -> &[String] {
+        match &self.source {
+            Source::Table(pattern, _) => self.catalog.labels(pattern, column),
+            _ => &[],
+        }
     }
 
     fn column(&mut self, parts: &[Ident], place: Place) -> Result<Tree, Problem> {
@@ -170,7 +243,7 @@ impl Names for Scope<'_> {
                     if suffix {
                         return Ok(leaf(Name::Table(0, TablePart::Suffix), place));
                     }
-                    let warning = unknown_column(self.catalog, pattern, column);
+                    let warning = unknown_column(self.catalog, pattern, column, self.selecting);
                     self.warnings.extend(warning);
                     Ok(leaf(Name::Column(0, column.name.clone()), place))
                 }
@@ -246,6 +319,24 @@ impl Names for Scope<'_> {
     }
 }
 
+/// A clause of SQL that the language does not have, and what to do instead.
+pub fn refused_clause(clause: &str, place: Place) -> Problem {
+    let problem = Problem::error(code::STATEMENT, format!("{clause} is not supported"), place);
+    match clause {
+        "GROUP BY" | "HAVING" | "WINDOW" => problem
+            .mend("sync the rows and count them in the client's query, or sync a table of totals"),
+        "ORDER BY" => problem.mend("rows arrive in no order; write ORDER BY in the client's query"),
+        "LIMIT" | "OFFSET" | "FETCH" => problem.mend(
+            "choose the rows by what is in them, in WHERE; write LIMIT in the client's query",
+        ),
+        "UNION" => problem.mend(
+            "write two queries: under queries: in a stream, under data: in a bucket definition",
+        ),
+        "INTERSECT" | "EXCEPT" => problem.mend("write one query with both conditions"),
+        _ => problem.mend("leave it out"),
+    }
+}
+
 /// Refuses what no classic query may have, and returns the single source of FROM.
 pub fn single_source(select: &Select) -> Result<Option<&From>, Problem> {
     let error = |message: &str, place| Err(Problem::error(code::STATEMENT, message, place));
@@ -256,7 +347,7 @@ pub fn single_source(select: &Select) -> Result<Option<&From>, Problem> {
         return error("DISTINCT is not supported", place);
     }
     if let Some((clause, place)) = select.refused.first() {
-        return error(&format!("{clause} is not supported"), *place);
+        return Err(refused_clause(clause, *place));
     }
     match &select.from[..] {
         [] => Ok(None),

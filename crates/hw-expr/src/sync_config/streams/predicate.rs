@@ -3,7 +3,7 @@
 //!
 //! Source: `sync-rules.md` 10.3, steps 1 to 5.
 
-use super::super::names::{Name, Tree, equals, leaf, negate};
+use super::super::names::{Name, Tree, check_label, equals, leaf, negate};
 use super::super::plan::EachPart;
 use super::conjunct::homes;
 use super::scope::{Scope, Source};
@@ -55,7 +55,10 @@ impl Scope<'_> {
             }
             AstKind::Unary("NOT", inner) => Pred::Not(Box::new(self.predicate(inner)?)),
             AstKind::Binary("!=", left, right) if self.dialect == Dialect::Streams => {
+                let (left_place, right_place) = (left.place, right.place);
                 let (left, right) = (self.lower(left)?, self.lower(right)?);
+                check_label(self, &left, (&right, right_place));
+                check_label(self, &right, (&left, left_place));
                 Pred::Not(Box::new(self.equality(left, right, place)))
             }
             AstKind::Binary("&&", left, right) => self.overlap(left, right, place)?,
@@ -128,7 +131,14 @@ impl Scope<'_> {
             };
             return Ok(Pred::Term(Term { tree: self.lower(&whole)?, place }));
         }
-        let (needle, list) = (self.lower(needle)?, self.lower(haystack)?);
+        if let Some(problem) = self.not_a_list(haystack) {
+            return Err(problem);
+        }
+        let needle = self.lower(needle)?;
+        if let Some(problem) = self.same_row_list(&needle, haystack) {
+            return Err(problem);
+        }
+        let list = self.lower(haystack)?;
         if negated || self.together(&needle, &list) {
             let tree = negate(Expr::Call(&fixed::IN_JSON, vec![needle, list]), negated);
             return Ok(Pred::Term(Term { tree, place }));
@@ -151,6 +161,9 @@ impl Scope<'_> {
             return Ok(Pred::Exists(vec![equality, inlined.filter], place));
         }
         let (left_place, right_place) = (left.place, right.place);
+        if let Some(problem) = self.not_a_list(left).or_else(|| self.not_a_list(right)) {
+            return Err(problem);
+        }
         let (left, right) = (self.lower(left)?, self.lower(right)?);
         if self.together(&left, &right) {
             let tree = Expr::Call(&fixed::OVERLAP, vec![left, right]);

@@ -1,6 +1,7 @@
 //! One SELECT of a stream: its primary table, its columns, its variants. Source:
 //! `sync-rules.md` 10.2, 4.5.
 
+use super::super::classic::withheld_in_star;
 use super::super::data::{DataQuery, OutputItem, StarRule};
 use super::super::load::Loader;
 use super::super::names::{Leaf, Name, Names, equals, lower, warn_folded};
@@ -65,7 +66,9 @@ fn select(
         Some(filter) => Pred::And(vec![joins, scope.predicate(filter)?]),
         None => joins,
     };
+    scope.selecting = true;
     let columns = Columns::read(&select, scope)?;
+    scope.selecting = false;
     let Some(primary) = columns.primary else {
         let message = "Must have a result column selecting from a table";
         return Err(Problem::error(code::STATEMENT, message, columns.place));
@@ -76,6 +79,7 @@ fn select(
     };
     let (pattern, output) = (pattern.clone(), output.clone());
     columns.check_id(settings.dialect, &pattern, scope)?;
+    columns.check_withheld(&pattern, scope);
     warn_alias(&select, settings.dialect, output.as_deref(), scope);
 
     let place = select.filter.as_ref().map_or(select.place, |f| f.place);
@@ -209,8 +213,17 @@ impl Columns {
                 format!("Table '{}' has not been added in a FROM clause here.", qualifier.name);
             return Err(Problem::error(code::UNDEFINED, message, qualifier.place));
         }
-        for source in scope.star(qualifier) {
-            self.select_from(source, place, scope)?;
+        let sources = scope.star(qualifier);
+        for source in &sources {
+            self.select_from(*source, place, scope).map_err(|problem| {
+                let mut tables = sources.iter().filter_map(|s| scope.sources[*s].client_name());
+                match tables.next() {
+                    Some(name) if qualifier.is_none() => {
+                        problem.mend(format!("name the table before *: {name}.*"))
+                    }
+                    _ => problem,
+                }
+            })?;
         }
         let overwritten = scope.dialect == Dialect::Streams
             && self.items.iter().any(|item| {
@@ -231,6 +244,8 @@ impl Columns {
 
     fn column(&mut self, item: &Item, scope: &mut Scope<'_>) -> Result<(), Problem> {
         let place = item.value.place;
+        // The id decides which rows are one.
+        scope.selecting = item.name() != Some("id");
         let tree = lower(&item.value, scope)?;
         let mut problem = None;
         tree.visit(&mut |leaf: &Leaf| {
@@ -316,6 +331,21 @@ impl Columns {
             }
         }
         Ok(())
+    }
+
+    /// A column that the log does not carry is NULL on clients; as `id` it makes all rows one.
+    fn check_withheld(&self, pattern: &super::super::table::TablePattern, scope: &mut Scope<'_>) {
+        use super::super::plan::RowName;
+        let named = |column: &str| {
+            self.items.iter().any(|item| {
+                matches!(item, OutputItem::Named(name, value) if name == column
+                    || matches!(value, Expr::Ref(RowName::Column(c)) if c == column))
+            })
+        };
+        if self.has_star {
+            let found = withheld_in_star(scope.catalog, pattern, named, self.place);
+            scope.warnings.extend(found);
+        }
     }
 
     /// Every row needs an `id`. Edition 3 only warns, as deployed configurations may lack it.

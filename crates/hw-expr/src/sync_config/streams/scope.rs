@@ -5,12 +5,13 @@
 //! in one list; subqueries and common table expressions are inlined, so that only these numbers
 //! remain. Source: `sync-rules.md` 10.1, 10.2.
 
-use super::super::classic::{table_pattern, unknown_column, unknown_table};
+use super::super::classic::{refused_clause, table_pattern, unknown_column, unknown_table};
 use super::super::load::Loader;
 use super::super::names::{Name, Names, Tree, leaf, request, unknown_function, warn_folded};
 use super::super::plan::{EachPart, TablePart};
 use super::super::request::{Origin, RequestPart};
 use super::super::table::{Catalog, TablePattern};
+use super::conjunct::{Home, homes};
 use super::predicate::Pred;
 use crate::expr::Expr;
 use crate::report::{Problem, code};
@@ -37,6 +38,16 @@ pub enum Source {
     },
     /// `json_each(input)`.
     Each(Tree),
+}
+
+impl Source {
+    /// What the table is called in the query, as far as it has one name.
+    pub fn client_name(&self) -> Option<&str> {
+        match self {
+            Source::Table { output, .. } => output.as_deref(),
+            Source::Each(_) => None,
+        }
+    }
 }
 
 /// A common table expression: a parsed SELECT under a name.
@@ -69,6 +80,11 @@ pub struct Scope<'a> {
     pub catalog: Catalog<'a>,
     pub default_schema: &'a str,
     pub ctes: &'a [Cte],
+    /// Names, in lower case, of common table expressions that cannot be seen from here, because
+    /// this is one itself.
+    pub siblings: &'a [String],
+    /// Whether the columns that clients see are being compiled.
+    pub selecting: bool,
     /// Numbers of the common table expressions that were used.
     pub used: Vec<usize>,
     pub sources: Vec<Source>,
@@ -102,6 +118,8 @@ impl<'a> Scope<'a> {
             catalog: loader.catalog,
             default_schema: loader.default_schema,
             ctes,
+            siblings: &[],
+            selecting: false,
             used: Vec::new(),
             sources: Vec::new(),
             warnings: Vec::new(),
@@ -180,7 +198,7 @@ impl<'a> Scope<'a> {
     fn check_clauses(&mut self, select: &Select) -> Result<(), Problem> {
         let alpha = self.dialect == Dialect::Alpha;
         if let Some((clause, place)) = select.refused.first() {
-            return Err(self.error(code::STATEMENT, format!("{clause} is not supported"), *place));
+            return Err(self.moved(refused_clause(clause, *place)));
         }
         if let Some(place) = select.distinct {
             if alpha {
@@ -218,6 +236,16 @@ impl<'a> Scope<'a> {
                     (name.name.clone(), Entry::Derived(inlined.columns))
                 } else {
                     warn_folded(self, name);
+                    if schema.is_none() && self.is_sibling(name) && self.catalog.0.is_none() {
+                        let message = format!(
+                            "{} is a common table expression; CTEs cannot see others, so this is \
+                             a table of that name",
+                            name.name
+                        );
+                        let place = self.place(name.place);
+                        let problem = Problem::warning(code::TABLE_EXPRESSION, message, place);
+                        self.warnings.push(problem.mend("write its SELECT here as a subquery"));
+                    }
                     let pattern = table_pattern(schema.as_ref(), name, self.default_schema)
                         .map_err(|p| self.moved(p))?;
                     let warning = unknown_table(self.catalog, &pattern, name);
@@ -295,6 +323,67 @@ impl<'a> Scope<'a> {
         }
         // The last of two with one name is the stream's own.
         self.ctes.iter().rev().find(|cte| cte.name.eq_ignore_ascii_case(&name.name))
+    }
+
+    fn is_sibling(&self, name: &Ident) -> bool {
+        self.siblings.iter().any(|sibling| sibling.eq_ignore_ascii_case(&name.name))
+    }
+
+    /// Why a bare name behind IN or && is no column, if it cannot be meant as one: a common
+    /// table expression that cannot be seen from here, or a table.
+    pub fn not_a_list(&self, ast: &Ast) -> Option<Problem> {
+        let AstKind::Name(parts) = &ast.kind else { return None };
+        let [name] = &parts[..] else { return None };
+        let error = |message: String| Some(self.error(code::UNDEFINED, message, ast.place));
+        if self.is_sibling(name) {
+            let message =
+                format!("{} is a common table expression; CTEs cannot see others", name.name);
+            return error(message).map(|p| p.mend("write its SELECT here: IN (SELECT … FROM …)"));
+        }
+        if self.cte(None, name).is_some() {
+            let message = format!("{} is a common table expression", name.name);
+            return error(message).map(|p| p.mend(format!("write (SELECT … FROM {})", name.name)));
+        }
+        let in_scope = self.frames.iter().flat_map(|frame| &frame.entries);
+        let mut in_scope = in_scope.map(|(entry, _)| entry.as_str());
+        let is_column = || {
+            let tables = self.catalog.all();
+            let mut columns = tables.flat_map(|t| &t.columns);
+            columns.any(|column| column.name == name.name)
+        };
+        if in_scope.any(|entry| entry.eq_ignore_ascii_case(&name.name))
+            || (self.catalog.table_names().any(|table| table == name.name) && !is_column())
+        {
+            let message = format!("{} is a table, and IN needs one column of it", name.name);
+            return error(message)
+                .map(|p| p.mend(format!("write IN (SELECT … FROM {})", name.name)));
+        }
+        None
+    }
+
+    /// A bare name behind IN that is a column of the same row as the left side: hardly ever
+    /// meant, and a misspelt common table expression looks the same.
+    pub fn same_row_list(&self, needle: &Tree, haystack: &Ast) -> Option<Problem> {
+        let AstKind::Name(parts) = &haystack.kind else { return None };
+        let [name] = &parts[..] else { return None };
+        let is_row = |home: &Home| matches!(home, Home::Table(_));
+        if self.dialect != Dialect::Streams
+            || !homes(needle, &self.sources).iter().any(is_row)
+            || self.inlining.is_some()
+        {
+            return None;
+        }
+        let message = format!("there is no common table expression \"{}\" here", name.name);
+        let problem = self.error(code::UNDEFINED, message, haystack.place);
+        let known = self.ctes.iter().map(|cte| cte.name.as_str());
+        Some(match crate::report::nearest(&name.name, known) {
+            Some(cte) => problem.mend(format!("did you mean \"{cte}\"?")),
+            None => problem.mend(format!(
+                "define it under with:, or name the table as well (t.{}) if it is a column that \
+                 holds a JSON array",
+                name.name
+            )),
+        })
     }
 
     /// The common table expression that stands alone on the right side of IN.
@@ -437,7 +526,13 @@ impl<'a> Scope<'a> {
                 if suffix {
                     return Ok(leaf(Name::Table(source, TablePart::Suffix), place));
                 }
-                let warning = unknown_column(self.catalog, pattern, column);
+                if pattern.table.wildcard && column.name == "_table_suffix" {
+                    let message = "_table_suffix belongs to bucket definitions";
+                    return Err(self
+                        .error(code::UNDEFINED, message, column.place)
+                        .mend("use table_suffix() of the table's alias: FROM \"t_%\" AS t WHERE t.table_suffix() = …"));
+                }
+                let warning = unknown_column(self.catalog, pattern, column, self.selecting);
                 self.warnings.extend(warning.map(|w| self.moved(w)));
                 warn_folded(self, column);
                 Ok(leaf(Name::Column(source, column.name.clone()), place))
@@ -462,6 +557,13 @@ impl Names for Scope<'_> {
     fn warn(&mut self, problem: Problem) {
         let problem = self.moved(problem);
         self.warnings.push(problem);
+    }
+
+    fn labels(&self, source: usize, column: &str) -> &[String] {
+        match &self.sources[source] {
+            Source::Table { pattern, .. } => self.catalog.labels(pattern, column),
+            Source::Each(_) => &[],
+        }
     }
 
     fn column(&mut self, parts: &[Ident], place: Place) -> Result<Tree, Problem> {
@@ -562,9 +664,18 @@ impl Names for Scope<'_> {
             }
             _ => {
                 let message = format!("Unknown request function: {}.{}", schema.name, name.name);
-                Err(self
-                    .error(code::UNKNOWN_FUNCTION, message, place)
-                    .suggest(&function, ["user_id", "parameters", "parameter"]))
+                let problem = self.error(code::UNKNOWN_FUNCTION, message, place);
+                Err(match function.as_str() {
+                    "uid" | "sub" | "id" | "user" if origin == Origin::Token => {
+                        problem.mend("did you mean auth.user_id()?")
+                    }
+                    "jwt" | "claims" | "claim" | "role" | "email" | "session"
+                        if origin == Origin::Token =>
+                    {
+                        problem.mend("use auth.parameter('x') for claim x of the token")
+                    }
+                    _ => problem.suggest(&function, ["user_id", "parameters", "parameter"]),
+                })
             }
         }
     }
