@@ -65,12 +65,14 @@ pub enum Command {
     Setup(Setup),
     /// Check a sync configuration and print all findings.
     ///
-    /// With a database also checks tables and columns. Exit code 1 if there are errors.
+    /// With a database also checks that tables and columns are there and can be replicated. Exit
+    /// code 1 if there are errors.
     Check(Check),
     /// Evaluate a sync configuration on rows and requests, to unit-test it.
     ///
     /// Reads JSON lines with `id`, `yaml`, `params`, `rows` and `requests`, and writes one line of
     /// answer for each: accepted or not, the buckets of each row, and what each request can read.
+    /// docs/cli.md has a worked example.
     Eval(Eval),
     /// Check all that the source needs, and print the statement that mends each finding.
     Doctor(Doctor),
@@ -154,6 +156,9 @@ pub struct Check {
     /// Check against this database's tables too. (example: --database-url postgres:///shop)
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
+    /// Warnings count as errors. (example: headwater check --strict sync.yaml)
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Options of `eval`.
@@ -271,6 +276,9 @@ pub fn reference() -> String {
     for name in names {
         if let Some(subcommand) = command.find_subcommand_mut(&name) {
             page.push_str(&section(&format!("headwater {name}"), subcommand));
+        }
+        if name == "eval" {
+            page.push_str(include_str!("cli/eval-example.md"));
         }
     }
     page

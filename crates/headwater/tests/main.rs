@@ -1,8 +1,10 @@
 //! The binary as its users meet it: pages that must say what the program does, and the program
 //! itself as a process.
 
+mod check;
 mod dev;
 mod doctor;
+mod eval;
 mod pages;
 mod pooler;
 mod process;

@@ -16,9 +16,10 @@ pub mod code {
     pub const YAML: u16 = 1201;
     /// A key is unknown, missing, given twice, or its value has the wrong type.
     pub const STRUCTURE: u16 = 1202;
-    /// A column does not exist in the source (a warning: the schema may change).
+    /// A column does not exist in the source (a warning, an error of `check` with a database).
     pub const UNKNOWN_COLUMN: u16 = 1203;
-    /// A table does not exist in the source (a warning).
+    /// A table does not exist in the source, or is a view or something else without a log (a
+    /// warning, an error of `check` with a database).
     pub const UNKNOWN_TABLE: u16 = 1204;
     /// A text is not SQL.
     pub const SYNTAX: u16 = 1205;
@@ -36,7 +37,7 @@ pub mod code {
     pub const MIXED: u16 = 1211;
     /// Bucket parameters are not covered, or differ between queries.
     pub const PARAMETERS: u16 = 1212;
-    /// A query has no `id`.
+    /// A query has no `id` (in edition 3 a warning, an error of `check` with a database).
     pub const ID: u16 = 1213;
     /// Too many variants, buckets or terms.
     pub const TOO_MANY: u16 = 1214;
@@ -63,10 +64,26 @@ pub mod code {
     /// A column that clients are sent is not in the source's log: generated, or not published
     /// (a warning).
     pub const WITHHELD: u16 = 1225;
-    /// A column that decides who gets which rows is not in the source's log (a warning).
+    /// A column that decides who gets which rows is not in the source's log (a warning, an error of
+    /// `check` with a database).
     pub const WITHHELD_DECIDES: u16 = 1226;
     /// An enum is compared with a text that is none of its labels (a warning).
     pub const UNKNOWN_LABEL: u16 = 1227;
+}
+
+/// Warnings that are errors to somebody who checks a configuration against the source that it is
+/// for: what they are about syncs nothing, or merges all rows into one. While a server loads a
+/// configuration they refuse nothing, because the schema may change before it is read.
+const WRONG_FOR_THE_SOURCE: [u16; 4] =
+    [code::UNKNOWN_COLUMN, code::UNKNOWN_TABLE, code::ID, code::WITHHELD_DECIDES];
+
+/// The finding as it is for somebody who has named the source that the configuration is for.
+pub fn checked_against_source(finding: Diagnostic) -> Diagnostic {
+    let severity = match WRONG_FOR_THE_SOURCE.contains(&finding.code.0) {
+        true => Severity::Error,
+        false => finding.severity,
+    };
+    Diagnostic { severity, ..finding }
 }
 
 /// A finding in an SQL text.

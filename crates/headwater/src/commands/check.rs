@@ -1,7 +1,7 @@
 //! `headwater check`: everything that is wrong with a sync configuration.
 //!
 //! In: a file, and a database if one is given. Out: all findings with their excerpts on standard
-//! output, because they are the answer. Exit code 1 when one of them is an error.
+//! output, because they are the answer, and notes. Exit code 1 when one of them is an error.
 
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
@@ -12,7 +12,7 @@ use crate::code;
 use crate::config::Config;
 use crate::doctor::pooler;
 use crate::report::{self, Exit};
-use crate::sync_config::{self, SyncFile};
+use crate::sync_config::{self, Checked, Source, SyncFile};
 
 /// Checks and prints.
 pub async fn run(config: &Config, arguments: &Check) -> Exit {
@@ -20,22 +20,26 @@ pub async fn run(config: &Config, arguments: &Check) -> Exit {
         Ok(file) => file,
         Err(finding) => return super::refuse(*finding),
     };
-    let tables = match &config.database.url {
+    let source = match &config.database.url {
         None => None,
-        Some(url) => match tables(url.expose()).await {
-            Ok(tables) => Some(tables),
+        Some(url) => match read_source(url.expose(), &config.database.publication).await {
+            Ok(source) => Some(source),
             Err(finding) => return super::refuse(*finding),
         },
     };
-    let findings = sync_config::findings(&file, tables.as_deref());
+    let Checked { findings, notes } = sync_config::check(&file, source.as_ref());
     let colour = report::colour_of(&std::io::stdout());
     for finding in &findings {
         report::answer(&format!("{}\n", report::render(finding, &file.text, colour)));
     }
+    for note in &notes {
+        report::answer(&format!("note: {note}\n"));
+    }
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     report::answer(&format!("{}: {errors} errors, {warnings} warnings\n", file.name));
-    if errors > 0 { Exit::Negative } else { Exit::Done }
+    let wrong = errors > 0 || (arguments.strict && warnings > 0);
+    if wrong { Exit::Negative } else { Exit::Done }
 }
 
 fn the_file(config: &Config, arguments: &Check) -> Result<SyncFile, Box<Diagnostic>> {
@@ -49,12 +53,12 @@ fn the_file(config: &Config, arguments: &Check) -> Result<SyncFile, Box<Diagnost
     }
 }
 
-async fn tables(url: &str) -> Result<Vec<hw_expr::sync_config::CatalogTable>, Box<Diagnostic>> {
+async fn read_source(url: &str, publication: &str) -> Result<Source, Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(url).map_err(Box::new)?;
     report::findings(&warnings, "");
     let found = async {
         let (client, _driver) = sql::connect(&connect).await?;
-        sync_config::tables_of(&client).await
+        Source::read(&client, publication).await
     };
     found.await.map_err(|error| Box::new(pooler::finding_or(&connect, &error)))
 }

@@ -140,7 +140,7 @@ fn sync_patterns(
     examination: &mut Examination,
 ) -> Result<Vec<TablePattern>, Box<Diagnostic>> {
     let Some(file) = sync_config::configured(config)? else { return Ok(Vec::new()) };
-    examination.findings.extend(sync_config::findings(&file, None));
+    examination.findings.extend(sync_config::findings(&file));
     let patterns = sync_config::patterns(&file);
     examination.sync_text = file.text;
     Ok(patterns)
