@@ -9,41 +9,32 @@ use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{Record, keys};
 use crate::tables::StoredRow;
-use crate::writer::Writer;
+use crate::writer::{Route, Writer};
 use hw_input::transactions::Transaction;
 use hw_store::sorter::Sorter;
-use hw_types::{Change, LogMessage, RelationId};
-use std::collections::BTreeSet;
+use hw_types::LogMessage;
+use std::sync::atomic::Ordering;
 
 impl Writer {
-    /// Applies a transaction of any size. The writer's progress is already its own, and nothing
-    /// waits in the overlay.
+    /// Applies a transaction of any size.
     pub(crate) fn apply_large(&mut self, transaction: &Transaction) -> Result<(), EngineError> {
-        let mut messages = Vec::new();
-        let mut sorted = self.sort_large(transaction, &mut messages)?;
-        let overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
-        let mut sink = DecidedSink::new(&overlay)?;
-        let mut index = 0u64;
-        let tables = self.tables.clone();
-        sorted
-            .read(
-                &overlay,
-                |number| tables.get(number).cloned(),
-                |row| {
-                    let place = index;
-                    index += 1;
-                    self.large_row(&mut sink, row, transaction, place).map_err(FoldError::from)
-                },
-            )
-            .map_err(|error| match error {
-                FoldError::Engine(error) => error,
-                FoldError::Incomplete => EngineError::damaged("rows", "a row that the log changes"),
-            })?;
-        self.book.flush(&self.spaces, &mut sink)?;
-        sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
-        crate::failpoint::reached("large::before_decision");
-        sink.decide(&self.state)?;
-        drop(overlay);
+        // The progress of this transaction is part of its step, not of its predecessors' commit.
+        self.commit()?;
+        let before = self.progress;
+        let base = Overlay::new(self.store.clone());
+        let messages = loop {
+            match self.decide_large(transaction, &base) {
+                Ok(messages) => break messages,
+                Err(FoldError::Engine(error)) => return Err(error),
+                Err(FoldError::Incomplete(table)) => {
+                    // Nothing is decided: everything is as it was, but for the mark.
+                    self.progress = before;
+                    self.book.forget_all();
+                    self.incomplete(table)?;
+                    self.commit()?;
+                }
+            }
+        };
         self.committed = self.progress;
         self.note_commit();
         for message in messages {
@@ -52,58 +43,73 @@ impl Writer {
         Ok(())
     }
 
-    /// Sorts the transaction's changes; reads it again while rows move in ways that need it.
+    /// Evaluates the transaction whole and decides its writes.
+    fn decide_large(
+        &mut self,
+        transaction: &Transaction,
+        base: &Overlay,
+    ) -> Result<Vec<LogMessage>, FoldError> {
+        let (mut sorted, messages, aside) = self.sort_large(transaction, base)?;
+        self.note_transaction(transaction);
+        let mut sink = DecidedSink::new(base)?;
+        let mut index = 0u64;
+        let tables = self.tables.clone();
+        sorted.read(
+            base,
+            |number| tables.get(number).cloned(),
+            |row| {
+                let place = index;
+                index += 1;
+                self.large_row(&mut sink, row, transaction, place).map_err(FoldError::from)
+            },
+        )?;
+        if aside {
+            self.spool(transaction)?;
+        }
+        metrics::counter!("headwater_rows_replicated_total").increment(index);
+        let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
+        sink.append(&self.tail, &key, value)?;
+        self.book.flush(&self.spaces, &mut sink)?;
+        sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
+        crate::failpoint::reached("large::before_decision");
+        sink.decide(&self.state)?;
+        Ok(messages)
+    }
+
+    /// Sorts the transaction's changes; reads it again while rows move in ways that need it, and
+    /// when a table turns out not to be what the replica holds.
     fn sort_large(
         &mut self,
         transaction: &Transaction,
-        messages: &mut Vec<LogMessage>,
-    ) -> Result<Sorted, EngineError> {
+        base: &Overlay,
+    ) -> Result<(Sorted, Vec<LogMessage>, bool), FoldError> {
         let mut again = Again::default();
-        let mut first = true;
-        loop {
-            let sorter = Sorter::new(self.store.spool(), self.shared.options.sort_bytes);
+        'pass: loop {
+            let sorter = Sorter::new(self.store.spool(), self.bounds.sort_bytes);
             let mut fold = LargeFold::new(sorter, std::mem::take(&mut again));
-            let mut spooled: BTreeSet<RelationId> = BTreeSet::new();
+            let (mut messages, mut aside) = (Vec::new(), false);
             for change in transaction.changes.iter() {
-                match change.map_err(|e| EngineError::Source(e.to_string()))? {
-                    Change::Message(message) if first => messages.push(message),
-                    Change::Relation(relation) => {
-                        self.described(&relation, &mut Default::default())?;
+                self.beat.fetch_add(1, Ordering::Relaxed);
+                match self.route(change.map_err(|e| EngineError::Source(e.to_string()))?)? {
+                    Route::Nothing => {}
+                    Route::Stale => {
+                        self.commit()?;
+                        continue 'pass;
                     }
-                    Change::Row { relation, kind } => match self.appliable(relation.id) {
-                        Some(table) => match fold.change(&table, kind, &self.overlay) {
-                            Ok(()) => {}
-                            Err(FoldError::Engine(error)) => return Err(error),
-                            Err(FoldError::Incomplete) => {
-                                self.mark_stale(table.record.number, &mut Default::default())?;
-                            }
-                        },
-                        None => {
-                            spooled.insert(relation.id);
-                        }
-                    },
-                    Change::Truncate { relations } => {
-                        for relation in relations {
-                            match self.appliable(relation.id) {
-                                Some(table) => fold.truncate(&table),
-                                None => {
-                                    spooled.insert(relation.id);
-                                }
-                            }
-                        }
+                    Route::Message(message) => messages.push(message),
+                    Route::Aside => aside = true,
+                    Route::Row(table, kind) => fold.change(&table, kind, base)?,
+                    Route::Truncate { tables, others } => {
+                        aside |= others;
+                        tables.iter().for_each(|table| fold.truncate(table));
                     }
-                    Change::Message(_) => {}
                 }
             }
-            if first && !spooled.is_empty() {
-                self.spool(transaction, &spooled)?;
-            }
-            first = false;
             if fold.again.needed() {
                 again = std::mem::take(&mut fold.again);
                 continue;
             }
-            return fold.finish();
+            return Ok((fold.finish()?, messages, aside));
         }
     }
 
@@ -119,7 +125,7 @@ impl Writer {
             return Ok(());
         }
         let Some(table) = self.tables.get(row.table).cloned() else { return Ok(()) };
-        metrics::counter!("headwater_rows_replicated_total").increment(1);
+        self.beat.fetch_add(1, Ordering::Relaxed);
         let change = FoldedChange {
             table: &table,
             key: &row.key,

@@ -38,17 +38,15 @@ struct Group {
 
 impl Writer {
     /// Builds the next slice: at most `rows` rows, committed at its end.
-    pub(crate) fn build_slice(&mut self, rows: usize) -> Result<Slice, EngineError> {
-        let Some(group) = self.next_group() else { return Ok(Slice::Idle) };
+    pub(crate) fn build_slice(&mut self, rows: usize) -> Result<(), EngineError> {
+        let Some(group) = self.next_group() else { return Ok(()) };
         // Everything before a control entry is committed before it (E-9).
         self.commit()?;
         let Some(table) = self.tables.all().into_iter().find(|t| {
             let number = t.record.number;
             t.record.entered && number >= group.gate.table && self.plan_reads(number, &group)
         }) else {
-            self.finish(&group)?;
-            let complete = self.next_group().is_none();
-            return Ok(if complete { Slice::Complete } else { Slice::More });
+            return self.finish(&group);
         };
         let number = table.record.number;
         let start = match group.gate.table == number {
@@ -83,8 +81,7 @@ impl Writer {
             _ => Gate { table: number + 1, key: Vec::new() },
         };
         self.move_gate(&group, BuildState::Building { table: gate.table, key: gate.key })?;
-        self.commit()?;
-        Ok(Slice::More)
+        self.commit()
     }
 
     fn next_group(&self) -> Option<Group> {

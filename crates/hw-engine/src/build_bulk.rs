@@ -106,7 +106,7 @@ impl Writer {
         self.book.forget_all();
         self.spaces.renew(&self.store)?;
         let overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
-        let sorter = Sorter::new(self.store.spool(), self.shared.options.sort_bytes);
+        let sorter = Sorter::new(self.store.spool(), self.bounds.sort_bytes);
         let mut sink = BulkSink { base: &overlay, spaces: Vec::new(), sorter, key: Vec::new() };
         let snapshot = self.store.snapshot();
         let planned = |table: Arc<Table>| {

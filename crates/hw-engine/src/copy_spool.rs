@@ -1,16 +1,19 @@
 //! Changes of tables that are being copied, kept until the tables enter.
 //!
-//! One recording for the whole copy, in memory while it is small; transactions are told apart by
-//! a message in front of each that carries its commit position. A crash drops the recording with
-//! the copy, so it is never read by another process.
+//! One recording for the whole copy, in memory while it is small, whatever the size of a
+//! transaction; transactions are told apart by a message in front of each that carries its commit
+//! position. A crash drops the recording with the copy, so it is never read by another process.
 
 use crate::error::EngineError;
 use hw_input::transactions::changes::{ChangesIter, Recorder};
 use hw_store::segment::SpoolDir;
-use hw_types::{Change, CommitLsn, LogMessage, Xid};
+use hw_types::{Change, CommitLsn, LogMessage, Lsn, Xid};
 
 /// Memory that a recording may hold before it goes to disk.
 const MEMORY: usize = 4 << 20;
+
+/// Nothing is rolled back any more: one name for all.
+const NOBODY: Xid = Xid(0);
 
 /// Takes the changes of transactions in log order.
 pub(crate) struct CopySpool {
@@ -23,49 +26,60 @@ impl CopySpool {
         CopySpool { recorder: Recorder::default(), dir }
     }
 
-    /// Appends what a transaction did to the tables.
-    pub fn append(&mut self, at: CommitLsn, changes: Vec<Change>) -> Result<(), EngineError> {
-        let message = LogMessage { lsn: at.0, prefix: String::new(), content: Default::default() };
-        // Nothing is rolled back any more: one name for all.
-        let xid = Xid(0);
-        for change in std::iter::once(Change::Message(message)).chain(changes) {
-            self.recorder.push(xid, change)?;
-        }
+    /// Begins with what the transaction at a position did to the tables.
+    pub fn transaction(&mut self, at: CommitLsn) -> Spooled<'_> {
+        Spooled { spool: self, at: Some(at) }
+    }
+
+    fn push(&mut self, change: Change) -> Result<(), EngineError> {
+        self.recorder.push(NOBODY, change)?;
         if self.recorder.memory() > MEMORY {
             self.recorder.spill(&self.dir)?;
         }
         Ok(())
     }
 
-    /// The transactions in log order.
-    pub fn finish(self) -> Result<SpooledTransactions, EngineError> {
-        let changes = self.recorder.finish()?;
-        Ok(SpooledTransactions { iter: changes.iter(), next: None })
+    /// The changes of transactions at or behind `boundary`, in log order.
+    pub fn finish(self, boundary: Lsn) -> Result<SpooledChanges, EngineError> {
+        Ok(SpooledChanges { iter: self.recorder.finish()?.iter(), boundary, passed: true })
     }
 }
 
-/// The transactions of a finished recording.
-pub(crate) struct SpooledTransactions {
-    iter: ChangesIter,
-    next: Option<CommitLsn>,
+/// Takes the changes of one transaction.
+pub(crate) struct Spooled<'a> {
+    spool: &'a mut CopySpool,
+    /// The position, until it is written.
+    at: Option<CommitLsn>,
 }
 
-impl Iterator for SpooledTransactions {
-    type Item = Result<(CommitLsn, Vec<Change>), EngineError>;
+impl Spooled<'_> {
+    pub fn push(&mut self, change: Change) -> Result<(), EngineError> {
+        if let Some(at) = self.at.take() {
+            let (prefix, content) = Default::default();
+            self.spool.push(Change::Message(LogMessage { lsn: at.0, prefix, content }))?;
+        }
+        self.spool.push(change)
+    }
+}
+
+/// The changes of a finished recording.
+pub(crate) struct SpooledChanges {
+    iter: ChangesIter,
+    boundary: Lsn,
+    /// Whether the transaction that is read stands before the boundary.
+    passed: bool,
+}
+
+impl Iterator for SpooledChanges {
+    type Item = Result<Change, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut changes = Vec::new();
         loop {
-            match self.iter.next() {
-                Some(Ok(Change::Message(message))) => {
-                    let before = self.next.replace(CommitLsn(message.lsn));
-                    if let Some(at) = before {
-                        return Some(Ok((at, changes)));
-                    }
-                }
-                Some(Ok(change)) => changes.push(change),
-                Some(Err(error)) => return Some(Err(EngineError::Source(error.to_string()))),
-                None => return self.next.take().map(|at| Ok((at, changes))),
+            match self.iter.next()? {
+                Ok(Change::Message(message)) => self.passed = message.lsn < self.boundary,
+                Ok(_) if self.passed => {}
+                Ok(change) => return Some(Ok(change)),
+                Err(error) => return Some(Err(EngineError::Source(error.to_string()))),
             }
         }
     }

@@ -46,11 +46,11 @@ pub(crate) struct Definitions {
     pub lookups: BTreeMap<u32, Incarnation>,
 }
 
-/// Incarnations that were removed: number, fingerprint, counter.
+/// Numbers of incarnations that were removed.
 #[derive(Default)]
 pub(crate) struct Dropped {
-    pub sources: Vec<(u32, [u8; 32], u32)>,
-    pub lookups: Vec<(u32, [u8; 32], u32)>,
+    pub sources: Vec<u32>,
+    pub lookups: Vec<u32>,
 }
 
 /// Compiles a configuration, or says everything that is wrong with it.
@@ -228,28 +228,46 @@ impl Definitions {
         overlay.put(state, keys::SERVING.to_vec(), serving.encode())
     }
 
-    /// Removes incarnations that retired at or before `before`. The caller makes the overlay
-    /// durable before it drops their spaces, so that no crash leaves a record without its spaces.
+    /// Whether [`Definitions::drop_retired`] would remove something.
+    pub fn has_retired(&self, before: u64) -> bool {
+        let over = |i: &Incarnation| i.record.retired_at != 0 && i.record.retired_at <= before;
+        self.sources.iter().any(|(n, i)| over(i) && !self.is_wanted(|c| &c.sources, *n))
+            || self.lookups.iter().any(|(n, i)| over(i) && !self.is_wanted(|c| &c.lookups, *n))
+    }
+
+    /// Whether the configuration that is served, or the one that is built, uses an incarnation.
+    fn is_wanted(&self, numbers: fn(&Configured) -> &Vec<u32>, number: u32) -> bool {
+        [&self.active, &self.building].into_iter().flatten().any(|c| numbers(c).contains(&number))
+    }
+
+    /// Removes incarnations that retired at or before `before` and that no configuration uses
+    /// (again). The caller makes the overlay durable before it drops their spaces, so that no
+    /// crash leaves a record without its spaces.
     pub fn drop_retired(
         &mut self,
         before: u64,
         overlay: &mut Overlay,
         state: &Space,
     ) -> Result<Dropped, EngineError> {
-        let mut dropped = Dropped::default();
-        for (applied, prefix, numbers) in [
-            (&mut self.sources, keys::SOURCE, &mut dropped.sources),
-            (&mut self.lookups, keys::LOOKUP, &mut dropped.lookups),
+        let goes = |incarnation: &Incarnation| {
+            let at = incarnation.record.retired_at;
+            at != 0 && at <= before
+        };
+        let sources =
+            self.sources.iter().filter(|(n, i)| goes(i) && !self.is_wanted(|c| &c.sources, **n));
+        let lookups =
+            self.lookups.iter().filter(|(n, i)| goes(i) && !self.is_wanted(|c| &c.lookups, **n));
+        let dropped = Dropped {
+            sources: sources.map(|(number, _)| *number).collect(),
+            lookups: lookups.map(|(number, _)| *number).collect(),
+        };
+        for (applied, numbers, prefix) in [
+            (&mut self.sources, &dropped.sources, keys::SOURCE),
+            (&mut self.lookups, &dropped.lookups, keys::LOOKUP),
         ] {
-            applied.retain(|number, incarnation| {
-                let record = &incarnation.record;
-                let goes = record.retired_at != 0 && record.retired_at <= before;
-                if goes {
-                    numbers.push((*number, record.fingerprint, record.counter));
-                }
-                !goes
-            });
-            for (number, fingerprint, counter) in numbers.iter() {
+            for number in numbers {
+                let Some(incarnation) = applied.remove(number) else { continue };
+                let IncarnationRecord { fingerprint, counter, .. } = incarnation.record;
                 overlay.delete(state, keys::numbered(prefix, *number))?;
                 let key = [keys::DROPPED, &fingerprint[..]].concat();
                 overlay.put(state, key, counter.to_be_bytes().to_vec())?;

@@ -4,13 +4,16 @@ use crate::error::{EngineError, code};
 use crate::markers::{MarkerRequest, Markers};
 use crate::publish::Publication;
 use crate::read::{ActiveSync, Published};
-use crate::state::{IdentityRecord, Progress, keys};
+use crate::sequencer::Sequencer;
+use crate::state::Progress;
 use crate::status::{EngineStatus, SourceState};
 use crate::tables::Table;
-use crate::writer::Writer;
-use hw_expr::sync_config::{SyncConfig, TablePattern};
+use crate::writer::{Bounds, Writer};
+use hw_expr::sync_config::TablePattern;
+use hw_input::entry::{Behind, Control};
 use hw_input::transactions::Item;
 use hw_pg::config::ConnectConfig;
+use hw_pg::replication::Acknowledger;
 use hw_store::{Space, Store};
 use hw_types::{Diagnostic, EndLsn, Lsn, OpId, Relation, RelationId};
 use parking_lot::Mutex;
@@ -60,57 +63,106 @@ impl EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// What bounds the writer.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { fold_bytes: self.fold_bytes, sort_bytes: self.sort_bytes }
+    }
+}
+
 /// The engine's handle. Clones share one engine; it stops with [`Engine::stop`].
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
 }
 
-/// What comes to the writer.
+/// What comes to the sequencer.
 pub(crate) enum Event {
-    /// From the log, with the room that it takes in the queue until it is handled.
-    Item(Item, Option<OwnedSemaphorePermit>),
-    /// The publisher is idle again.
-    Published(Result<(), EngineError>),
-    /// A sync configuration that compiled.
-    Configure {
-        file: String,
-        text: String,
-        config: Arc<SyncConfig>,
-        reply: oneshot::Sender<Result<bool, EngineError>>,
+    /// A stream of the source begins; its items follow.
+    Begins {
+        /// Its number in this process.
+        session: u64,
+        /// Where it begins: what the source had confirmed to it.
+        confirmed: EndLsn,
+        /// Told what is durable.
+        acknowledger: Option<Acknowledger>,
+    },
+    /// From the log.
+    Item {
+        /// Number of the stream.
+        session: u64,
+        item: Item,
+        /// The room that it takes in the queue until it is handled.
+        room: Option<OwnedSemaphorePermit>,
     },
     /// From a table copy.
     Copy(CopyEvent),
+    /// What the catalog of the source shows.
+    #[expect(dead_code, reason = "the driver compares tables with the catalog in the next change")]
+    Control(Control),
     /// A second has passed. Seconds since 1970.
     Tick { now: u64 },
+    /// The publisher is idle again, or a configuration was handed in.
+    Wake,
     /// The process ends.
     Stop,
 }
 
-/// What a table copy tells the writer, in this order.
+/// What a table copy tells, in this order. A reply that is dropped says that the writer began
+/// again without this copy.
 pub(crate) enum CopyEvent {
-    /// From now on changes of tables that are not in the replica are spooled.
+    /// From now on changes of tables that are not in the replica are kept.
     Begin {
         /// Everything is copied anew under one X, from this slot; nothing is shown until it is
         /// complete.
         whole: Option<String>,
-        reply: oneshot::Sender<()>,
+        /// The copy's number.
+        reply: oneshot::Sender<u64>,
     },
     /// The snapshot is taken; the rows will be loaded into these incarnations.
-    Boundary { lsn: Lsn, relations: Vec<Relation>, reply: oneshot::Sender<Vec<LoadTarget>> },
+    Boundary {
+        copy: u64,
+        lsn: Lsn,
+        relations: Vec<Relation>,
+        reply: oneshot::Sender<Vec<LoadTarget>>,
+    },
     /// All rows are loaded. The tables enter when what `behind` says has happened.
-    Loaded { behind: Behind },
+    Loaded {
+        copy: u64,
+        behind: Behind,
+        /// Answered when they have entered, or when the copy was thrown away, with the reason.
+        done: oneshot::Sender<Result<(), String>>,
+    },
     /// The copy came to nothing.
     Failed,
 }
 
-/// What a complete copy waits for before its tables enter.
-pub(crate) enum Behind {
-    /// The marker with this nonce, which was sent behind the copy, has come back.
-    Marker(u64),
-    /// Nothing: no stream runs. The copy holds everything, and the store's history is that of this
-    /// source from now on.
-    Source(IdentityRecord),
+/// A sync configuration that compiles and was handed in.
+pub(crate) struct Desired {
+    pub file: String,
+    pub text: String,
+    /// Told whether anything changed; `None` when nobody waits.
+    pub reply: Option<oneshot::Sender<Result<bool, Diagnostic>>>,
+}
+
+impl Desired {
+    /// Hands a configuration in, in place of one that was not taken over yet.
+    pub fn hand_in(place: &Mutex<Option<Desired>>, desired: Desired) {
+        let before = place.lock().replace(desired);
+        if let Some(reply) = before.and_then(|before| before.reply) {
+            let what = "a newer sync configuration was handed in before this one was taken over";
+            let _ = reply.send(Err(Diagnostic::error(code::OVERTAKEN, what)));
+        }
+    }
+
+    /// Puts one back that could not be taken over, unless a newer one is there.
+    pub fn put_back(place: &Mutex<Option<Desired>>, desired: Desired) {
+        let newer = place.lock().take();
+        Self::hand_in(place, desired);
+        if let Some(newer) = newer {
+            Self::hand_in(place, newer);
+        }
+    }
 }
 
 /// Where the rows of a copied table go.
@@ -136,12 +188,19 @@ pub(crate) struct Shared {
     /// Tables that definitions name, exist at the source, and are not in the replica yet.
     pub missing: watch::Sender<usize>,
     pub markers: Markers,
-    /// Counts entering steps.
-    pub entered: watch::Sender<u64>,
     /// Counts the log's news of changed tables (`headwater setup` installs their writer).
     pub altered: watch::Sender<u64>,
     /// Counts how often the writer began again.
     pub restarts: watch::Sender<u64>,
+    /// Counts how often the source's history was found to be another one.
+    pub moved: watch::Sender<u64>,
+    /// The newest configuration that was handed in and not taken over. A place, not an event: no
+    /// failure of the writer forgets it.
+    pub desired: Mutex<Option<Desired>>,
+    /// Grows while the writer works or waits for work; stands still when it hangs.
+    pub beat: Arc<AtomicU64>,
+    /// The last number given to a stream or a copy.
+    numbers: AtomicU64,
     stop: watch::Sender<bool>,
 }
 
@@ -171,7 +230,10 @@ impl Shared {
             tables: watch::Sender::new(BTreeMap::new()),
             missing: watch::Sender::new(usize::MAX),
             markers,
-            entered: watch::Sender::new(0),
+            moved: watch::Sender::new(0),
+            desired: Mutex::new(None),
+            beat: Arc::default(),
+            numbers: AtomicU64::new(0),
             altered: watch::Sender::new(0),
             restarts: watch::Sender::new(0),
             stop: watch::Sender::new(false),
@@ -180,10 +242,10 @@ impl Shared {
     }
 
     /// Hands an item to the writer when there is room for it. One item always fits.
-    pub async fn hand_over(&self, item: Item) -> Result<(), EngineError> {
+    pub async fn hand_over(&self, session: u64, item: Item) -> Result<(), EngineError> {
         let bytes = item.memory().clamp(1, self.queue_bytes()) as u32;
         let room = self.room.clone().acquire_many_owned(bytes).await;
-        let event = Event::Item(item, room.ok());
+        let event = Event::Item { session, item, room: room.ok() };
         self.events.send(event).await.map_err(|_| EngineError::Stopping)
     }
 
@@ -197,20 +259,17 @@ impl Shared {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
     }
 
-    /// The progress of a store that is new: op ids start at (seconds since 2024) x 2^20, so that
-    /// they are above everything that a lost store gave (E-3).
-    pub fn fresh_epoch(&self) -> Progress {
-        const YEAR_2024: u64 = 1_704_067_200;
-        let epoch = self.now().saturating_sub(YEAR_2024);
-        Progress { op_id: OpId(epoch << 20), epoch, ..Progress::default() }
+    /// A number for a stream or a copy that no other has in this process.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// 32 random bytes that sign markers; the caller stores them.
-    pub fn new_secret(&self) -> Vec<u8> {
-        let mut secret = [0u8; 32];
-        aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
-        *self.secret.lock() = secret;
-        secret.to_vec()
+    /// The epoch of a store that is new, and the op id above which it gives its own: (seconds
+    /// since 2024) x 2^20, so that they are above everything that a lost store gave (E-3).
+    pub fn fresh_epoch(&self) -> (u64, OpId) {
+        const YEAR_2024: u64 = 1_704_067_200;
+        let epoch = self.now().saturating_sub(YEAR_2024);
+        (epoch, OpId(epoch << 20))
     }
 
     /// What is added to a marker's position to give a write checkpoint's number.
@@ -224,6 +283,10 @@ impl Shared {
 
     pub fn secret(&self) -> [u8; 32] {
         *self.secret.lock()
+    }
+
+    pub fn set_secret(&self, secret: [u8; 32]) {
+        *self.secret.lock() = secret;
     }
 
     /// Creates the publication at the first opening; later ones go on with it, so that surfaces
@@ -265,25 +328,23 @@ impl Shared {
             status.source = state;
         }
     }
-}
 
-impl Writer {
     /// Tells the driver which tables there are and what definitions read.
-    pub(crate) fn share_tables(&self) {
+    pub fn share_tables(&self, writer: &Writer) {
         let state = |table: Arc<Table>| {
             let relation = Arc::new(table.record.relation.clone());
-            let stale = self.stale.contains(&table.record.number);
+            let stale = writer.stale.contains(&table.record.number);
             (table.record.relation.id, TableState { relation, stale })
         };
-        let tables = self.tables.all().into_iter().map(state).collect();
-        self.shared.status.lock().building = self.definitions.building.is_some();
-        self.shared.tables.send_replace(tables);
-        self.shared.wanted.send_replace(self.definitions.table_patterns());
+        let tables = writer.tables.all().into_iter().map(state).collect();
+        self.status.lock().building = writer.is_building();
+        self.tables.send_replace(tables);
+        self.wanted.send_replace(writer.definitions.table_patterns());
     }
 
-    /// Whether tables that the configuration under construction reads are still to come.
-    pub(crate) fn tables_missing(&self) -> bool {
-        *self.shared.missing.borrow() > 0
+    /// Whether all tables have entered that the configuration under construction reads.
+    pub fn tables_are_there(&self) -> bool {
+        *self.missing.borrow() == 0
     }
 }
 
@@ -300,30 +361,22 @@ impl Engine {
         sync: Option<(String, String)>,
     ) -> Result<(Engine, Vec<Diagnostic>), EngineError> {
         let (shared, queue, requests) = Shared::new(options);
-        let store = shared.options.store.clone();
-        let state = store.space("state")?;
-        if let Some(secret) = store.get(&state, keys::SECRET)?
-            && let Ok(secret) = <[u8; 32]>::try_from(&secret[..])
-        {
-            *shared.secret.lock() = secret;
-        }
-        let mut writer = Writer::open(store, shared.clone())?;
+        let mut sequencer = Sequencer::open(shared.options.store.clone(), shared.clone())?;
         let mut findings = Vec::new();
         if let Some((file, text)) = sync {
             match crate::definitions::compile(&file, &text) {
-                Ok(config) => {
-                    writer.configure(&file, &text, config)?;
+                Ok(_) => {
+                    sequencer.configure(&file, &text)?;
                 }
                 Err(found) => findings = found,
             }
         }
         let thread_shared = shared.clone();
-        std::thread::Builder::new()
-            .name("headwater-writer".into())
-            .spawn(move || run_writer(writer, queue, thread_shared))
-            .map_err(|e| EngineError::Source(format!("start the writer thread: {e}")))?;
-        tokio::spawn(crate::ingest::drive(shared.clone()));
-        tokio::spawn(crate::markers::run(shared.clone(), requests));
+        crate::threads::start("headwater-writer", move || {
+            crate::sequencer::run(sequencer, queue, thread_shared);
+        })?;
+        crate::threads::spawn("driver", crate::ingest::drive(shared.clone()));
+        crate::threads::spawn("markers", crate::markers::run(shared.clone(), requests));
         Ok((Engine { shared }, findings))
     }
 
@@ -347,16 +400,15 @@ impl Engine {
     /// - Returns: whether anything changed.
     /// - Errors: the findings, when it does not compile; the old one keeps serving (E-7).
     pub async fn configure(&self, file: &str, text: &str) -> Result<bool, Vec<Diagnostic>> {
-        let config = crate::definitions::compile(file, text)?;
+        crate::definitions::compile(file, text)?;
         let (reply, answer) = oneshot::channel();
-        let event = Event::Configure { file: file.into(), text: text.into(), config, reply };
-        let stopping = || vec![Diagnostic::error(code::STOPPING, "the engine is stopping")];
-        self.shared.events.send(event).await.map_err(|_| stopping())?;
+        let desired = Desired { file: file.into(), text: text.into(), reply: Some(reply) };
+        Desired::hand_in(&self.shared.desired, desired);
+        // Without room in the queue somebody takes from it, and looks for configurations, too.
+        let _ = self.shared.events.try_send(Event::Wake);
         match answer.await {
-            Ok(outcome) => {
-                outcome.map_err(|e| vec![Diagnostic::error(code::NOT_STORED, e.to_string())])
-            }
-            Err(_) => Err(stopping()),
+            Ok(outcome) => outcome.map_err(|finding| vec![finding]),
+            Err(_) => Err(vec![Diagnostic::error(code::STOPPING, "the engine is stopping")]),
         }
     }
 
@@ -424,44 +476,5 @@ impl Engine {
         self.shared.stop.send_replace(true);
         let _ = self.shared.events.send(Event::Stop).await;
         self.shared.events.closed().await;
-    }
-}
-
-/// Runs the writer; after a failure of the store opens it anew from what is durable.
-fn run_writer(mut writer: Writer, mut queue: mpsc::Receiver<Event>, shared: Arc<Shared>) {
-    loop {
-        let Err(error) = writer.run(&mut queue) else { return };
-        if shared.is_stopping() {
-            return;
-        }
-        tracing::error!(%error, "the writer stops and starts again from the durable state");
-        shared.status.lock().store_error = Some(error.to_string());
-        metrics::counter!("headwater_writer_restarts_total").increment(1);
-        drop(writer);
-        writer = loop {
-            std::thread::sleep(Duration::from_millis(500));
-            if shared.is_stopping() {
-                return;
-            }
-            while let Ok(event) = queue.try_recv() {
-                if matches!(event, Event::Stop) {
-                    return;
-                }
-            }
-            let store = shared.options.store.clone();
-            let opened = store.reopen().map_err(EngineError::from);
-            match opened.and_then(|()| Writer::open(store, shared.clone())) {
-                Ok(writer) => break writer,
-                Err(error) => tracing::warn!(%error, "the store cannot be written yet"),
-            }
-        };
-        let mut status = shared.status.lock();
-        status.store_error = None;
-        status.restarts += 1;
-        drop(status);
-        writer.publish_anew();
-        // What the old writer had in memory is gone; the stream begins again behind the durable
-        // state.
-        shared.restarts.send_modify(|count| *count += 1);
     }
 }

@@ -14,20 +14,27 @@
 
 use crate::buckets::Origin;
 use crate::copy_spool::CopySpool;
-use crate::engine::{Behind, CopyEvent, LoadTarget};
+use crate::engine::LoadTarget;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
-use crate::fold::Fold;
+use crate::fold::{Fold, FoldError};
 use crate::large::DecidedSink;
 use crate::overlay::Sink;
-use crate::state::{IdentityRecord, Record, TableRecord, keys};
-use crate::tables::{StoredRow, Table};
-use crate::writer::Writer;
+use crate::state::{Record, TableRecord, keys};
+use crate::tables::{StoredRow, Table, same_shape};
+use crate::writer::{CopyOutcome, Writer};
+use hw_input::entry::Behind;
+use hw_input::identity::Identity;
 use hw_input::transactions::Transaction;
+use hw_store::StoreError;
 use hw_types::row::RowRef;
-use hw_types::{Change, Lsn, Relation, RelationId, Xid};
-use std::collections::{BTreeSet, HashMap};
+use hw_types::{Change, Lsn, Relation, RelationId, TableName, Xid};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Spooled changes that are folded before they are written to the loaded rows.
+const REPLAY_BYTES: usize = 4 << 20;
 
 /// A copy under way. There is one at a time; it may hold many tables.
 pub(crate) struct Copying {
@@ -42,55 +49,33 @@ pub(crate) struct Copying {
 }
 
 impl Writer {
-    pub(crate) fn copy_event(&mut self, event: CopyEvent) -> Result<(), EngineError> {
-        match event {
-            CopyEvent::Begin { whole, reply } => {
-                self.drop_copy()?;
-                // A store that waited for its turn at the slot begins its epoch now, above what
-                // the one before it gave meanwhile (E-3).
-                if whole.is_some()
-                    && self.definitions.active.is_none()
-                    && self.tables.all().is_empty()
-                {
-                    let fresh = self.shared.fresh_epoch();
-                    self.progress.epoch = self.progress.epoch.max(fresh.epoch);
-                    self.progress.op_id = self.progress.op_id.max(fresh.op_id);
-                }
-                if let Some(slot) = &whole {
-                    self.overlay.put(&self.state, keys::COPYING.to_vec(), slot.clone().into())?;
-                    self.commit()?;
-                }
-                let spool = CopySpool::new(self.store.spool().clone());
-                self.copying = Some(Copying {
-                    whole: whole.is_some(),
-                    boundary: Lsn::ZERO,
-                    loading: HashMap::new(),
-                    spool,
-                    behind: None,
-                });
-                let _ = reply.send(());
-                Ok(())
-            }
-            CopyEvent::Boundary { lsn, relations, reply } => {
-                let targets = self.prepare(lsn, relations)?;
-                let _ = reply.send(targets);
-                Ok(())
-            }
-            CopyEvent::Loaded { behind } => {
-                if let Some(copying) = &mut self.copying {
-                    copying.behind = Some(behind);
-                }
-                match &self.copying {
-                    Some(Copying { behind: Some(Behind::Source(_)), .. }) => self.enter_copy(),
-                    _ => Ok(()),
-                }
-            }
-            CopyEvent::Failed => self.drop_copy(),
+    /// From here on changes of tables that have not entered are kept.
+    pub(crate) fn copy_begins(&mut self, whole: Option<String>) -> Result<(), EngineError> {
+        self.drop_copy()?;
+        if let Some(slot) = &whole {
+            self.overlay.put(&self.state, keys::COPYING.to_vec(), slot.clone().into())?;
+            self.commit()?;
         }
+        self.copying = Some(Copying {
+            whole: whole.is_some(),
+            boundary: Lsn::ZERO,
+            loading: HashMap::new(),
+            spool: CopySpool::new(self.store.spool().clone()),
+            behind: None,
+        });
+        Ok(())
+    }
+
+    /// All rows of the copy are loaded.
+    pub(crate) fn loaded(&mut self, behind: Behind) -> Result<(), EngineError> {
+        let Some(copying) = &mut self.copying else { return Ok(()) };
+        let at_once = matches!(behind, Behind::Source(_));
+        copying.behind = Some(behind);
+        if at_once { self.enter_copy() } else { Ok(()) }
     }
 
     /// Gives each relation of the copy an incarnation to be loaded into.
-    fn prepare(
+    pub(crate) fn prepare(
         &mut self,
         lsn: Lsn,
         relations: Vec<Relation>,
@@ -116,43 +101,65 @@ impl Writer {
 
     /// Throws an unfinished copy away; its tables are copied again under a new X.
     pub(crate) fn drop_copy(&mut self) -> Result<(), EngineError> {
-        let Some(copying) = self.copying.take() else { return Ok(()) };
-        for table in copying.loading.values() {
-            self.overlay.delete(&self.state, keys::numbered(keys::TABLE, table.record.number))?;
+        match self.copying.take() {
+            Some(copying) => self.discard(&copying.loading),
+            None => Ok(()),
         }
-        self.commit()?;
-        for table in copying.loading.values() {
-            self.store.drop_space(&format!("rows.{}", table.record.number))?;
-        }
-        self.share_tables();
+    }
+
+    /// Throws an unfinished copy away, and tells whoever waits for it why.
+    fn give_up_copy(&mut self, why: String) -> Result<(), EngineError> {
+        tracing::warn!(why, "the copy is thrown away; its tables are copied again");
+        self.drop_copy()?;
+        self.news.copy = Some(CopyOutcome::Dropped(why));
         Ok(())
     }
 
-    /// Keeps the changes of tables that have not entered, when a copy waits for them.
-    pub(crate) fn spool(
-        &mut self,
+    fn discard(&mut self, loading: &HashMap<RelationId, Arc<Table>>) -> Result<(), EngineError> {
+        for table in loading.values() {
+            self.overlay.delete(&self.state, keys::numbered(keys::TABLE, table.record.number))?;
+        }
+        self.commit()?;
+        for table in loading.values() {
+            self.store.drop_space(&format!("rows.{}", table.record.number))?;
+        }
+        self.news.tables = true;
+        Ok(())
+    }
+
+    /// Keeps the changes of tables that are not applied, when a copy waits for them.
+    pub(crate) fn spool(&mut self, transaction: &Transaction) -> Result<(), EngineError> {
+        // Taken out, so that tables can be asked about meanwhile.
+        let Some(mut copying) = self.copying.take() else { return Ok(()) };
+        let outcome = self.spool_into(&mut copying.spool, transaction);
+        self.copying = Some(copying);
+        match outcome {
+            Err(EngineError::Store(full @ StoreError::SpoolFull { .. })) => {
+                self.give_up_copy(format!("changes beside the copy do not fit: {full}"))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn spool_into(
+        &self,
+        spool: &mut CopySpool,
         transaction: &Transaction,
-        relations: &BTreeSet<RelationId>,
     ) -> Result<(), EngineError> {
-        let Some(copying) = &mut self.copying else { return Ok(()) };
-        let wanted = |relation: &Relation| relations.contains(&relation.id);
-        let mut changes = Vec::new();
+        let mut spooled = spool.transaction(transaction.commit_lsn);
         for change in transaction.changes.iter() {
             match change.map_err(|e| EngineError::Source(e.to_string()))? {
-                Change::Row { relation, kind } if wanted(&relation) => {
-                    changes.push(Change::Row { relation, kind });
+                Change::Row { relation, kind } if self.appliable(relation.id).is_none() => {
+                    spooled.push(Change::Row { relation, kind })?;
                 }
-                Change::Truncate { relations } => {
-                    let relations: Vec<_> = relations.into_iter().filter(|r| wanted(r)).collect();
+                Change::Truncate { mut relations } => {
+                    relations.retain(|relation| self.appliable(relation.id).is_none());
                     if !relations.is_empty() {
-                        changes.push(Change::Truncate { relations });
+                        spooled.push(Change::Truncate { relations })?;
                     }
                 }
                 _ => {}
             }
-        }
-        if !changes.is_empty() {
-            copying.spool.append(transaction.commit_lsn, changes)?;
         }
         Ok(())
     }
@@ -200,7 +207,10 @@ impl Writer {
         let Some(copying) = self.copying.take() else { return Ok(()) };
         self.commit()?;
         let Copying { boundary, loading, spool, behind, .. } = copying;
-        self.replay(boundary, &loading, spool)?;
+        if let Some(why) = self.replay(boundary, &loading, spool)? {
+            self.discard(&loading)?;
+            return self.give_up_copy(why);
+        }
         let history = match behind {
             Some(Behind::Source(identity)) => Some(identity),
             _ => None,
@@ -208,124 +218,201 @@ impl Writer {
         self.enter(history, &loading)
     }
 
-    /// Applies the spooled changes behind X to the loaded rows. Nobody reads them yet, so the
-    /// commits are cut where it suits; a crash starts the copy again.
+    /// Applies the spooled changes behind X to the loaded rows, or says why that cannot be.
+    ///
+    /// Nobody reads the rows yet, so that transactions are cut where it suits (E-5); a crash
+    /// starts the copy again.
     fn replay(
         &mut self,
         boundary: Lsn,
         loading: &HashMap<RelationId, Arc<Table>>,
         spool: CopySpool,
-    ) -> Result<(), EngineError> {
-        for transaction in spool.finish()? {
-            let (commit_lsn, changes) = transaction?;
-            if commit_lsn.0 < boundary {
-                continue;
-            }
-            let mut fold = Fold::default();
-            for change in changes {
-                match change {
-                    Change::Row { relation, kind } => {
-                        let Some(table) = loading.get(&relation.id) else { continue };
-                        fold.change(table, kind, &self.overlay).map_err(|e| match e {
-                            crate::fold::FoldError::Engine(error) => error,
-                            crate::fold::FoldError::Incomplete => EngineError::Source(format!(
+    ) -> Result<Option<String>, EngineError> {
+        let mut fold = Fold::default();
+        // Descriptions in the log that were found to be those of the copy.
+        let mut described: HashMap<RelationId, Arc<Relation>> = HashMap::new();
+        let other = |name: &TableName| Some(format!("{name} was altered while it was copied"));
+        for change in spool.finish(boundary)? {
+            self.beat.fetch_add(1, Ordering::Relaxed);
+            match change? {
+                Change::Row { relation, kind } => {
+                    let Some(table) = loading.get(&relation.id) else { continue };
+                    let known = described.get(&relation.id);
+                    if known.is_none_or(|known| !Arc::ptr_eq(known, &relation)) {
+                        if !same_shape(&table.record.relation, &relation) {
+                            return Ok(other(&relation.name));
+                        }
+                        described.insert(relation.id, relation.clone());
+                    }
+                    match fold.change(table, kind, &self.overlay) {
+                        Ok(()) => {}
+                        Err(FoldError::Engine(error)) => return Err(error),
+                        Err(FoldError::Incomplete(_)) => {
+                            return Ok(Some(format!(
                                 "a change of {} names a row that its copy does not hold",
                                 relation.name
-                            )),
-                        })?;
-                    }
-                    Change::Truncate { relations } => {
-                        for relation in relations {
-                            let Some(table) = loading.get(&relation.id) else { continue };
-                            self.commit()?;
-                            fold.truncate(table);
-                            let snapshot = self.store.snapshot();
-                            for entry in snapshot.all(&table.rows) {
-                                let (key, value) = entry?;
-                                fold.gone(table.record.number, &key, StoredRow::decode(&value)?);
-                            }
+                            )));
                         }
                     }
-                    _ => {}
                 }
-            }
-            for ((number, key), row) in fold.rows {
-                let table = loading.values().find(|t| t.record.number == number);
-                let Some(table) = table else { continue };
-                match row.after {
-                    Some(row) => {
-                        let value = StoredRow::encode(row.copies, row.row.as_bytes());
-                        self.overlay.put(&table.rows, key, value)?;
+                Change::Truncate { relations } => {
+                    self.keep(&mut fold, loading)?;
+                    for relation in relations {
+                        let Some(table) = loading.get(&relation.id) else { continue };
+                        if !same_shape(&table.record.relation, &relation) {
+                            return Ok(other(&relation.name));
+                        }
+                        self.empty(table)?;
                     }
-                    None => self.overlay.delete(&table.rows, key)?,
                 }
+                Change::Relation(_) | Change::Message(_) => {}
             }
-            if self.overlay.bytes() > 4 << 20 {
+            if fold.bytes() > REPLAY_BYTES {
+                self.keep(&mut fold, loading)?;
+            }
+        }
+        self.keep(&mut fold, loading)?;
+        self.commit()?;
+        Ok(None)
+    }
+
+    /// Writes folded changes to the loaded rows.
+    fn keep(
+        &mut self,
+        fold: &mut Fold,
+        loading: &HashMap<RelationId, Arc<Table>>,
+    ) -> Result<(), EngineError> {
+        let tables: HashMap<u32, &Arc<Table>> =
+            loading.values().map(|table| (table.record.number, table)).collect();
+        for ((number, key), row) in std::mem::take(fold).rows {
+            let Some(table) = tables.get(&number) else { continue };
+            match row.after {
+                Some(row) => {
+                    let value = StoredRow::encode(row.copies, row.row.as_bytes());
+                    self.overlay.put(&table.rows, key, value)?;
+                }
+                None => self.overlay.delete(&table.rows, key)?,
+            }
+            if self.is_full() {
                 self.commit()?;
             }
         }
-        self.commit()
+        Ok(())
+    }
+
+    /// Deletes all loaded rows of a table.
+    fn empty(&mut self, table: &Table) -> Result<(), EngineError> {
+        // A scan of the store sees committed writes only.
+        self.commit()?;
+        let snapshot = self.store.snapshot();
+        for entry in snapshot.all(&table.rows) {
+            self.overlay.delete(&table.rows, entry?.0.to_vec())?;
+            if self.is_full() {
+                self.commit()?;
+            }
+        }
+        Ok(())
     }
 
     /// The visible step; with `history` also the beginning of that source's history.
     fn enter(
         &mut self,
-        history: Option<IdentityRecord>,
+        history: Option<Identity>,
         loading: &HashMap<RelationId, Arc<Table>>,
     ) -> Result<(), EngineError> {
-        let mut new_tables: Vec<Arc<Table>> = loading.values().cloned().collect();
-        new_tables.sort_by_key(|t| t.record.number);
-        let mut scratch = Vec::new();
-        let mut gone = Vec::new();
+        let mut loaded: Vec<Arc<Table>> = loading.values().cloned().collect();
+        loaded.sort_by_key(|t| t.record.number);
+        let mut olds = self.tables.all();
+        // Oids of another cluster mean nothing.
+        let same_oids = match &history {
+            Some(identity) => self.knows_oids_of(identity)?,
+            None => true,
+        };
+        let mut take = |found: &dyn Fn(&Relation) -> bool| {
+            let place = olds.iter().position(|old| found(&old.record.relation))?;
+            Some(olds.remove(place))
+        };
+        // By oid first, whatever the names are now; by name only what no oid of the step is.
+        let mut pairs: Vec<(Arc<Table>, Option<Arc<Table>>)> = loaded
+            .into_iter()
+            .map(|new| {
+                let id = new.record.relation.id;
+                let old = if same_oids { take(&|old| old.id == id) } else { None };
+                (new, old)
+            })
+            .collect();
+        for (new, old) in &mut pairs {
+            if old.is_none() {
+                let name = &new.record.relation.name;
+                *old = take(&|old| old.name == *name);
+            }
+        }
+        // Under another history a table that is not in the copy is not known any more.
+        let mut gone = if history.is_some() { olds } else { Vec::new() };
         let mut arrivals = Vec::new();
-        for loaded in new_tables {
-            let name = &loaded.record.relation.name;
-            let old = self.tables.all().into_iter().find(|t| {
-                t.record.relation.id == loaded.record.relation.id || t.record.relation.name == *name
-            });
+        for (rows, old) in pairs {
+            let mut record = rows.record.clone();
+            record.entered = true;
             match old {
-                Some(old) if same_identity(&old, &loaded) => {
-                    let mut record = loaded.record.clone();
+                Some(old) if same_identity(&old, &rows) => {
                     record.number = old.record.number;
-                    record.entered = true;
-                    let kept = Arc::new(Table::open(&self.store, record)?);
-                    scratch.push(loaded.record.number);
-                    arrivals.push(Arrival {
-                        from: Some(old),
-                        rows: loaded,
-                        table: kept,
-                        compared: true,
-                    });
+                    let table = Arc::new(Table::open(&self.store, record)?);
+                    arrivals.push(Arrival { from: Some(old), rows, table });
                 }
                 old => {
-                    if let Some(old) = old {
-                        gone.push(old);
-                    }
-                    let mut record = loaded.record.clone();
-                    record.entered = true;
+                    gone.extend(old);
                     let table = Arc::new(Table::open(&self.store, record)?);
-                    arrivals.push(Arrival { from: None, rows: loaded, table, compared: false });
+                    arrivals.push(Arrival { from: None, rows, table });
                 }
             }
         }
         let entered: Vec<String> =
             arrivals.iter().map(|a| a.table.record.relation.name.to_string()).collect();
-        let overlay =
-            std::mem::replace(&mut self.overlay, crate::overlay::Overlay::new(self.store.clone()));
-        let mut sink = DecidedSink::new(&overlay)?;
+        self.decided_step(gone, arrivals, history)?;
+        self.news.copy = Some(CopyOutcome::Entered);
+        tracing::info!(tables = %entered.join(", "), "tables have entered");
+        Ok(())
+    }
+
+    /// Whether tables of a source have the oids under which the replica knows them.
+    fn knows_oids_of(&self, identity: &Identity) -> Result<bool, EngineError> {
+        let stored = Identity::load(&self.store.snapshot(), &self.state, keys::IDENTITY)?;
+        Ok(stored.is_some_and(|stored| {
+            stored.system_id == identity.system_id && stored.database_oid == identity.database_oid
+        }))
+    }
+
+    /// A table cannot be followed any more: its rows leave.
+    pub(crate) fn gone(&mut self, relation: RelationId, reason: &str) -> Result<(), EngineError> {
+        let Some(table) = self.tables.of_relation(relation).cloned() else { return Ok(()) };
+        tracing::warn!(table = %table.record.relation.name, reason, "the table leaves the replica");
+        self.commit()?;
+        self.decided_step(vec![table], Vec::new(), None)
+    }
+
+    /// Tables come and go in one step, which no crash cuts.
+    fn decided_step(
+        &mut self,
+        gone: Vec<Arc<Table>>,
+        arrivals: Vec<Arrival>,
+        history: Option<Identity>,
+    ) -> Result<(), EngineError> {
+        let base = crate::overlay::Overlay::new(self.store.clone());
+        let mut sink = DecidedSink::new(&base)?;
         let mut step = Step { change: 0 };
         for old in &gone {
             self.compare(&mut sink, &mut step, Some(old), None, old, false)?;
             sink.delete(&self.state, keys::numbered(keys::TABLE, old.record.number))?;
         }
         for arrival in &arrivals {
-            let Arrival { from, rows, table, compared } = arrival;
-            self.compare(&mut sink, &mut step, from.as_ref(), Some(rows), table, *compared)?;
+            let Arrival { from, rows, table } = arrival;
+            let compared = from.is_some();
+            self.compare(&mut sink, &mut step, from.as_ref(), Some(rows), table, compared)?;
             let key = keys::numbered(keys::TABLE, table.record.number);
             sink.put(&self.state, key, table.record.encode())?;
-        }
-        for number in &scratch {
-            sink.delete(&self.state, keys::numbered(keys::TABLE, *number))?;
+            if compared {
+                sink.delete(&self.state, keys::numbered(keys::TABLE, rows.record.number))?;
+            }
         }
         if let Some(identity) = history {
             self.begin_history(&identity, &mut sink)?;
@@ -333,25 +420,22 @@ impl Writer {
         self.book.flush(&self.spaces, &mut sink)?;
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
         sink.decide(&self.state)?;
-        drop(overlay);
         self.committed = self.progress;
         for old in gone {
             self.tables.remove(old.record.number);
             self.stale.remove(&old.record.number);
             self.store.drop_space(&format!("rows.{}", old.record.number))?;
         }
-        for number in scratch {
-            self.store.drop_space(&format!("rows.{number}"))?;
-        }
-        for arrival in arrivals {
-            self.stale.remove(&arrival.table.record.number);
-            self.tables.insert(Table::open(&self.store, arrival.table.record.clone())?);
+        for Arrival { from, rows, table } in arrivals {
+            if from.is_some() {
+                self.store.drop_space(&format!("rows.{}", rows.record.number))?;
+            }
+            self.stale.remove(&table.record.number);
+            self.tables.insert(Table::open(&self.store, table.record.clone())?);
         }
         self.release_held()?;
         self.replan();
         self.note_commit();
-        self.shared.entered.send_modify(|count| *count += 1);
-        tracing::info!(tables = %entered.join(", "), "tables have entered");
         Ok(())
     }
 
@@ -362,7 +446,7 @@ impl Writer {
     /// the first acknowledgement is not taken for a moved history.
     fn begin_history(
         &mut self,
-        identity: &IdentityRecord,
+        identity: &Identity,
         sink: &mut DecidedSink<'_>,
     ) -> Result<(), EngineError> {
         /// More log than a source writes between our last position and its own end.
@@ -371,7 +455,9 @@ impl Writer {
         for entry in self.store.snapshot().all(&self.tail) {
             sink.delete(&self.tail, entry?.0.to_vec())?;
         }
-        sink.put(&self.tail, boundary.0.to_be_bytes().to_vec(), Vec::new())?;
+        let (key, value) = crate::tail::beginning(boundary);
+        sink.append(&self.tail, &key, value)?;
+        self.history_begins(sink)?;
         sink.put(&self.state, keys::IDENTITY.to_vec(), identity.encode())?;
         sink.delete(&self.state, keys::COPYING.to_vec())?;
         let progress = &mut self.progress;
@@ -382,7 +468,7 @@ impl Writer {
         progress.end_lsn = hw_types::EndLsn(boundary);
         progress.commit_lsn = hw_types::CommitLsn(Lsn(boundary.0.saturating_sub(1)));
         progress.xid = Xid(0);
-        self.shared.set_write_base(progress.write_base);
+        self.news.tables = true;
         self.touched.everything = true;
         Ok(())
     }
@@ -471,13 +557,12 @@ struct Step {
 
 /// A table of an entering step.
 struct Arrival {
-    /// The incarnation whose rows are compared.
+    /// The incarnation whose rows are compared and then replaced.
     from: Option<Arc<Table>>,
     /// The loaded rows.
     rows: Arc<Table>,
     /// The table as it will be.
     table: Arc<Table>,
-    compared: bool,
 }
 
 /// Whether row keys of two incarnations mean the same.

@@ -9,8 +9,8 @@ pub mod code {
     pub const SESSION: u16 = 3100;
     /// The engine is stopping and takes no more commands.
     pub const STOPPING: u16 = 3101;
-    /// The store failed while a configuration was taken over; the old one goes on.
-    pub const NOT_STORED: u16 = 3102;
+    /// A configuration was not taken over, because a newer one was handed in before.
+    pub const OVERTAKEN: u16 = 3102;
 }
 
 /// An error of the engine.
@@ -33,9 +33,6 @@ pub enum EngineError {
     /// The source said something or failed; the driver decides whether to try again.
     #[error("source: {0}")]
     Source(String),
-    /// The source repeats a transaction that was not applied under this xid: its history moved.
-    #[error("the source's history moved: a repeated transaction is not the one that was applied")]
-    MovedHistory,
     /// The engine is stopping.
     #[error("the engine is stopping")]
     Stopping,

@@ -8,8 +8,8 @@
 use crate::error::EngineError;
 use crate::overlay::Overlay;
 use crate::tables::{StoredRow, Table};
-use hw_types::ChangeKind;
 use hw_types::row::{Cell, Row, RowBuilder, RowRef};
+use hw_types::{ChangeKind, ReplicaIdentity};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -35,9 +35,9 @@ pub(crate) struct FoldedRow {
 pub(crate) enum FoldError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A value that the log left out is not in the replica: the table must be copied again.
+    /// A value that the log left out is not in the replica: this table must be copied again.
     #[error("the replica does not hold a row that the log changes")]
-    Incomplete,
+    Incomplete(u32),
 }
 
 impl Fold {
@@ -53,33 +53,38 @@ impl Fold {
         kind: ChangeKind,
         base: &Overlay,
     ) -> Result<(), FoldError> {
-        match kind {
-            ChangeKind::Insert { new } => self.insert(table, new, base),
-            ChangeKind::Delete { old } => {
-                let key = table.key(&old.view());
-                self.remove(table, key, base)
+        match RowChange::of(table, kind) {
+            RowChange::Add { key, row } => self.insert(table, key, row, base),
+            RowChange::Remove { key } => self.remove(table, key, base),
+            RowChange::Set { key, row } => {
+                let row = match row.view().has_absent() {
+                    true => self.completed(table, &key, &row, base)?,
+                    false => row,
+                };
+                self.set(table, key, Some(StoredRow { copies: 1, row }), base)
             }
-            ChangeKind::Update { old, new } => {
-                let new_key = table.key(&new.view());
-                let old_key = match &old {
-                    Some(old) => table.key(&old.view()),
-                    None => new_key.clone(),
+            RowChange::Move { from, to, row } => {
+                let row = match row.view().has_absent() {
+                    true => self.completed(table, &from, &row, base)?,
+                    false => row,
                 };
-                let new = if new.view().has_absent() {
-                    let current = self.at(table, &old_key, base)?.after.as_ref();
-                    let full = old.as_ref().filter(|_| table.sends_whole_old_rows());
-                    let from = current.map(|r| &r.row).or(full).ok_or(FoldError::Incomplete)?;
-                    complete(&new.view(), &from.view())
-                } else {
-                    new
-                };
-                if table.multiple || old_key != new_key {
-                    self.remove(table, old_key, base)?;
-                    return self.insert(table, new, base);
-                }
-                self.set(table, new_key, Some(StoredRow { copies: 1, row: new }), base)
+                self.remove(table, from, base)?;
+                self.insert(table, to, row, base)
             }
         }
+    }
+
+    /// A row with what the log left out taken from its state so far, under its old key.
+    fn completed(
+        &mut self,
+        table: &Table,
+        key: &[u8],
+        row: &Row,
+        base: &Overlay,
+    ) -> Result<Row, FoldError> {
+        let missing = FoldError::Incomplete(table.record.number);
+        let current = self.at(table, key, base)?.after.as_ref().ok_or(missing)?;
+        Ok(complete(&row.view(), &current.row.view()))
     }
 
     /// Empties a table.
@@ -99,20 +104,19 @@ impl Fold {
         }
     }
 
-    /// Forgets what was folded for a table.
-    pub fn forget(&mut self, number: u32) {
-        self.truncated.remove(&number);
-        self.rows.retain(|(table, _), _| *table != number);
-    }
-
-    fn insert(&mut self, table: &Table, new: Row, base: &Overlay) -> Result<(), FoldError> {
-        let key = table.key(&new.view());
+    fn insert(
+        &mut self,
+        table: &Table,
+        key: Vec<u8>,
+        row: Row,
+        base: &Overlay,
+    ) -> Result<(), FoldError> {
         let copies = if table.multiple {
             1 + self.at(table, &key, base)?.after.as_ref().map_or(0, |r| r.copies)
         } else {
             1
         };
-        self.set(table, key, Some(StoredRow { copies, row: new }), base)
+        self.set(table, key, Some(StoredRow { copies, row }), base)
     }
 
     fn remove(&mut self, table: &Table, key: Vec<u8>, base: &Overlay) -> Result<(), FoldError> {
@@ -160,19 +164,60 @@ impl Fold {
     }
 }
 
-impl Table {
-    /// Whether an update's old tuple holds every column.
-    pub fn sends_whole_old_rows(&self) -> bool {
-        self.record.relation.replica_identity == hw_types::ReplicaIdentity::Full
+/// What a change of the log does to rows by their keys: one reading for folds in memory and on
+/// disk. Rows may lack values that the log left out; keys never do, as far as the log can tell.
+pub(crate) enum RowChange {
+    /// A row comes; one more copy of it in a table without identity.
+    Add { key: Vec<u8>, row: Row },
+    /// A row goes; one copy of it.
+    Remove { key: Vec<u8> },
+    /// The row under this key is this one now.
+    Set { key: Vec<u8>, row: Row },
+    /// The row goes under one key and comes under another (or the same one, in a table without
+    /// identity). What the log left out stands in the row under the old key.
+    Move { from: Vec<u8>, to: Vec<u8>, row: Row },
+}
+
+impl RowChange {
+    /// Reads a change of a table.
+    pub fn of(table: &Table, kind: ChangeKind) -> RowChange {
+        match kind {
+            ChangeKind::Insert { new } => RowChange::Add { key: table.key(&new.view()), row: new },
+            ChangeKind::Delete { old } => RowChange::Remove { key: table.key(&old.view()) },
+            ChangeKind::Update { old: None, new } => {
+                RowChange::Set { key: table.key(&new.view()), row: new }
+            }
+            ChangeKind::Update { old: Some(old), new } => {
+                // The old tuple has every column (REPLICA IDENTITY FULL) or those of the key; a
+                // key that is itself stored out of line is only there.
+                let full = table.record.relation.replica_identity == ReplicaIdentity::Full;
+                let known = |index: usize| full || table.key_columns.contains(&index);
+                let row = if new.view().has_absent() {
+                    complete_where(&new.view(), &old.view(), known)
+                } else {
+                    new
+                };
+                let (from, to) = (table.key(&old.view()), table.key(&row.view()));
+                if table.multiple || from != to {
+                    RowChange::Move { from, to, row }
+                } else {
+                    RowChange::Set { key: to, row }
+                }
+            }
+        }
     }
 }
 
 /// Fills a row's absent columns from another state of it.
 pub(crate) fn complete(new: &RowRef<'_>, from: &RowRef<'_>) -> Row {
+    complete_where(new, from, |_| true)
+}
+
+fn complete_where(new: &RowRef<'_>, from: &RowRef<'_>, known: impl Fn(usize) -> bool) -> Row {
     let mut builder = RowBuilder::new();
     for (index, cell) in new.iter().enumerate() {
         builder.push(match cell {
-            Cell::Absent => from.get(index),
+            Cell::Absent if known(index) => from.get(index),
             present => present,
         });
     }

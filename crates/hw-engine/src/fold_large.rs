@@ -9,7 +9,7 @@
 //! before; such keys are found in a first pass and followed in memory in a second one.
 
 use crate::error::EngineError;
-use crate::fold::{FoldError, complete};
+use crate::fold::{FoldError, RowChange, complete};
 use crate::overlay::Overlay;
 use crate::record::take;
 use crate::tables::{StoredRow, Table};
@@ -88,35 +88,22 @@ impl LargeFold {
         base: &Overlay,
     ) -> Result<(), FoldError> {
         self.sequence += 1;
-        match kind {
-            ChangeKind::Insert { new } => self.set(table, table.key(&new.view()), new),
-            ChangeKind::Delete { old } => self.delete(table, table.key(&old.view())),
-            ChangeKind::Update { old, new } => {
-                let key = table.key(&new.view());
-                let old_key = old.as_ref().map(|old| table.key(&old.view()));
-                let Some(old_key) = old_key.filter(|old| table.multiple || *old != key) else {
-                    let full = old.filter(|_| table.sends_whole_old_rows());
-                    let new = match full {
-                        Some(full) => complete(&new.view(), &full.view()),
-                        None => new,
-                    };
-                    return self.set(table, key, new);
-                };
-                let new = match new.view().has_absent() {
-                    false => Some(new),
-                    true if table.sends_whole_old_rows() => {
-                        old.map(|old| complete(&new.view(), &old.view()))
-                    }
+        match RowChange::of(table, kind) {
+            RowChange::Add { key, row } | RowChange::Set { key, row } => self.set(table, key, row),
+            RowChange::Remove { key } => self.delete(table, key),
+            RowChange::Move { from, to, row } => {
+                let row = match row.view().has_absent() {
+                    false => Some(row),
                     true => {
-                        let from = self.current(table, &old_key, base)?;
-                        from.map(|from| complete(&new.view(), &from.view()))
+                        let current = self.current(table, &from, base)?;
+                        current.map(|current| complete(&row.view(), &current.view()))
                     }
                 };
-                self.delete(table, old_key)?;
+                self.delete(table, from)?;
                 self.sequence += 1;
                 // Without the old row this pass is not the last one; its result is thrown away.
-                match new {
-                    Some(new) => self.set(table, key, new),
+                match row {
+                    Some(row) => self.set(table, to, row),
                     None => Ok(()),
                 }
             }
@@ -143,7 +130,9 @@ impl LargeFold {
     ) -> Result<Option<Row>, FoldError> {
         let name = (table.record.number, key.to_vec());
         match self.followed.get(&name) {
-            Some(Some(state)) => return state.clone().map(Some).ok_or(FoldError::Incomplete),
+            Some(Some(state)) => {
+                return state.clone().map(Some).ok_or(FoldError::Incomplete(name.0));
+            }
             Some(None) => {}
             None => {
                 let hash = self.hasher.hash_one(&name);
@@ -162,7 +151,8 @@ impl LargeFold {
                 }
             }
         }
-        let stored = base.get(&table.rows, key)?.ok_or(FoldError::Incomplete)?;
+        let stored =
+            base.get(&table.rows, key)?.ok_or(FoldError::Incomplete(table.record.number))?;
         Ok(Some(StoredRow::decode(&stored)?.row))
     }
 
@@ -313,7 +303,7 @@ impl RowEvents {
                 Event::Set(row) => {
                     let view = RowRef::new(row);
                     let row = if view.has_absent() {
-                        let from = after.ok_or(FoldError::Incomplete)?;
+                        let from = after.ok_or(FoldError::Incomplete(self.table))?;
                         complete(&view, &from.row.view())
                     } else {
                         view.to_row()

@@ -4,20 +4,21 @@
 //! it, the next one begins by comparing the source's identity with the stored one
 //! (`design/engine.md` 5), so that a hole in the history is found before anything is streamed.
 
-use crate::engine::{Behind, CopyEvent, Event, Shared};
+use crate::engine::{CopyEvent, Event, Shared};
 use crate::error::EngineError;
 use crate::loader::{Rows, load};
-use crate::state::{IdentityRecord, Record, keys};
+use crate::state::{Record, keys};
 use crate::status::{CopyStatus, SourceState};
 use hw_input::InputError;
 use hw_input::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
+use hw_input::entry::Behind;
 use hw_input::identity::{Identity, Stored, Verdict, check};
 use hw_input::source::{Backoff, Source, SourceOptions};
 use hw_input::transactions::{StreamLimits, TransactionStream};
 use hw_pg::catalog::{self, TablePattern};
 use hw_pg::error::Policy;
 use hw_store::Slice;
-use hw_types::{Diagnostic, EndLsn};
+use hw_types::{Diagnostic, EndLsn, Lsn};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -46,6 +47,12 @@ enum Ended {
     /// The writer started again; the stream must begin behind the durable state.
     #[error("the writer started again")]
     Restarted,
+    /// The source's history is not the stored one.
+    #[error("the source's history moved")]
+    Moved,
+    /// A copy was thrown away by the writer.
+    #[error("a copy begins again: {0}")]
+    CopyDropped(String),
     #[error("stopping")]
     Stopping,
 }
@@ -93,7 +100,7 @@ pub(crate) async fn drive(shared: Arc<Shared>) {
         if started.elapsed() > Duration::from_secs(30) {
             backoff.reset();
         }
-        let quick = matches!(&error, Ended::Restarted)
+        let quick = matches!(&error, Ended::Restarted | Ended::Moved)
             || matches!(&error, Ended::Input(e) if e.policy() == Policy::Retry);
         if !quick {
             shared.source_state(SourceState::Failed { finding: Box::new(error.diagnostic()) });
@@ -133,9 +140,16 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     source.wait_for_slot(&slot, report).await?;
     // The slot may have moved while another process used it.
     let look = source.look().await?;
-    match check(stored(shared)?.as_ref(), &look.found) {
-        Verdict::Stream => {}
+    let found = &look.found;
+    let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
+    let verdict = match check(stored(shared)?.as_ref(), found) {
+        Verdict::Stream if state_value(shared, keys::MOVED)?.is_some() => {
+            let reason = "it repeated other transactions than those that were applied";
+            Err((reason.to_owned(), true))
+        }
+        Verdict::Stream => Ok(confirmed.unwrap_or_default()),
         Verdict::Refuse(finding) => return Err(Ended::Refused(Box::new(finding))),
+        Verdict::ComparedRecopy { reason, drop_slot } => Err((reason.to_string(), drop_slot)),
         Verdict::FirstCopy { drop_slot } => {
             if drop_slot {
                 if interrupted(shared, &slot)? {
@@ -145,18 +159,21 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
                 }
                 source.drop_slot(&slot).await?;
             }
-            copy_all(shared, source, &slot, &look.found).await?;
+            Ok(EndLsn(copy_all(shared, source, &slot, found).await?))
         }
-        Verdict::ComparedRecopy { reason, drop_slot } => {
+    };
+    let confirmed = match verdict {
+        Ok(confirmed) => confirmed,
+        Err((reason, drop_slot)) => {
             tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
             metrics::counter!("headwater_compared_recopies_total").increment(1);
             if drop_slot {
                 source.drop_slot(&slot).await?;
             }
-            copy_all(shared, source, &slot, &look.found).await?;
+            EndLsn(copy_all(shared, source, &slot, found).await?)
         }
-    }
-    let ended = stream(shared, source, slot, restarts).await;
+    };
+    let ended = stream(shared, source, slot, confirmed, restarts).await;
     shared.status.lock().copies.clear();
     ended
 }
@@ -170,6 +187,7 @@ async fn stream(
     shared: &Arc<Shared>,
     source: &Source,
     slot: String,
+    confirmed: EndLsn,
     mut restarts: watch::Receiver<u64>,
 ) -> Result<(), Ended> {
     let (shared, source, server) = (shared.clone(), source.clone(), Handle::current());
@@ -184,7 +202,7 @@ async fn stream(
             Ok(mut stream) => {
                 shared.source_state(SourceState::Streaming);
                 let outcome = tokio::select! {
-                    outcome = follow(&shared, &source, &mut stream, &mut restarts, &server) => outcome,
+                    outcome = follow(&shared, &source, &mut stream, confirmed, &mut restarts, &server) => outcome,
                     () = reply.closed() => Err(Ended::Stopping),
                 };
                 stream.close().await;
@@ -203,17 +221,10 @@ async fn stream(
 fn stored(shared: &Shared) -> Result<Option<Stored>, Ended> {
     let store = &shared.options.store;
     let Some(value) = state_value(shared, keys::IDENTITY)? else { return Ok(None) };
-    let record = IdentityRecord::decode(&value)?;
     let tail = store.space("tail").map_err(EngineError::from)?;
     let end_lsn = shared.publication().map_or(EndLsn::default(), |p| p.durable());
     Ok(Some(Stored {
-        identity: Identity {
-            system_id: record.system_id,
-            timeline: record.timeline,
-            database_oid: record.database_oid,
-            slot: record.slot,
-            slot_mark: record.slot_mark,
-        },
+        identity: Identity::decode(&value)?,
         end_lsn,
         tail_start: crate::tail::start(store, &tail)?,
     }))
@@ -230,16 +241,16 @@ fn state_value(shared: &Shared, key: &[u8]) -> Result<Option<Slice>, EngineError
 }
 
 /// Copies everything that definitions name under the main slot's snapshot, and waits until it has
-/// entered.
+/// entered. Returns where the slot begins.
 async fn copy_all(
     shared: &Arc<Shared>,
     source: &Source,
     slot: &str,
     found: &hw_input::identity::Found,
-) -> Result<(), Ended> {
+) -> Result<Lsn, Ended> {
     shared.source_state(SourceState::Copying);
     let patterns = patterns(shared);
-    begin(shared, Some(slot.to_owned())).await?;
+    let number = begin(shared, Some(slot.to_owned())).await?;
     let covered = source.cover(&patterns).await?;
     shared.status.lock().refused = covered.refused.clone();
     let choice = SlotChoice::Main { name: slot.to_owned() };
@@ -250,43 +261,64 @@ async fn copy_all(
     let session = CopySession::open(source, covered.tables, choice, workers, report).await?;
     shared.source_state(SourceState::Copying);
     let boundary = session.boundary();
-    copy(shared, session).await?;
-    let identity = IdentityRecord {
+    copy(shared, number, session).await?;
+    let identity = Identity {
         system_id: found.system_id,
         timeline: found.timeline,
         database_oid: found.database_oid,
         slot: slot.to_owned(),
         slot_mark: boundary,
     };
-    let mut entered = shared.entered.subscribe();
-    let before = *entered.borrow_and_update();
-    send(shared, Event::Copy(CopyEvent::Loaded { behind: Behind::Source(identity) })).await?;
-    entered.wait_for(|count| *count > before).await.map_err(|_| Ended::Stopping)?;
+    loaded(shared, number, Behind::Source(identity)).await?.await?;
     // What was durable before the step may be of another history: the first acknowledgement is
     // that of the state behind it.
+    let mut restarts = shared.restarts.subscribe();
     let mut durable = shared.publication().ok_or(Ended::Stopping)?.watch_durable();
-    durable.wait_for(|end| end.0 == boundary).await.map_err(|_| Ended::Stopping)?;
+    tokio::select! {
+        reached = durable.wait_for(|end| end.0 == boundary) => drop(reached.map_err(|_| Ended::Stopping)?),
+        _ = restarts.changed() => return Err(Ended::Restarted),
+    }
     shared.missing.send_replace(0);
-    send(shared, Event::Tick { now: shared.now() }).await
+    send(shared, Event::Wake).await?;
+    Ok(boundary)
 }
 
 async fn send(shared: &Shared, event: Event) -> Result<(), Ended> {
     shared.events.send(event).await.map_err(|_| Ended::Stopping)
 }
 
-/// Lets the writer spool the changes of tables that are not in the replica, from before the
-/// publication changes.
-async fn begin(shared: &Shared, whole: Option<String>) -> Result<(), Ended> {
+/// Lets the writer keep the changes of tables that are not in the replica, from before the
+/// publication changes. Returns the copy's number.
+async fn begin(shared: &Shared, whole: Option<String>) -> Result<u64, Ended> {
     let (reply, begun) = oneshot::channel();
     send(shared, Event::Copy(CopyEvent::Begin { whole, reply })).await?;
     begun.await.map_err(|_| Ended::Restarted)
 }
 
+/// Tells that all rows of a copy are loaded. What is returned waits until its tables have entered;
+/// it ends with the copy, whatever ends that.
+async fn loaded(
+    shared: &Shared,
+    copy: u64,
+    behind: Behind,
+) -> Result<impl Future<Output = Result<(), Ended>> + use<>, Ended> {
+    let (done, outcome) = oneshot::channel();
+    send(shared, Event::Copy(CopyEvent::Loaded { copy, behind, done })).await?;
+    Ok(async move {
+        match outcome.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(Ended::CopyDropped(why)),
+            Err(_) => Err(Ended::Restarted),
+        }
+    })
+}
+
 /// Reads a session's tables into their incarnations.
-async fn copy(shared: &Arc<Shared>, session: CopySession) -> Result<(), Ended> {
+async fn copy(shared: &Arc<Shared>, number: u64, session: CopySession) -> Result<(), Ended> {
     let relations = session.relations();
     let (reply, targets) = oneshot::channel();
     let boundary = CopyEvent::Boundary {
+        copy: number,
         lsn: session.boundary(),
         relations: relations.iter().map(|r| (**r).clone()).collect(),
         reply,
@@ -345,12 +377,15 @@ async fn follow(
     shared: &Arc<Shared>,
     source: &Source,
     stream: &mut TransactionStream,
+    confirmed: EndLsn,
     restarts: &mut watch::Receiver<u64>,
     server: &Handle,
 ) -> Result<(), Ended> {
     use hw_input::transactions::Item;
-    let publication = shared.publication().ok_or(Ended::Stopping)?;
-    publication.acknowledge_to(stream.acknowledger());
+    let session = shared.next_number();
+    let acknowledger = Some(stream.acknowledger());
+    send(shared, Event::Begins { session, confirmed, acknowledger }).await?;
+    let mut moved = shared.moved.subscribe();
     let mut wanted = shared.wanted.subscribe();
     let mut tables = shared.tables.subscribe();
     let mut altered = shared.altered.subscribe();
@@ -373,13 +408,17 @@ async fn follow(
                     Item::Progress(end) => progressed = Some(end),
                     item => {
                         progressed = None;
-                        shared.hand_over(item).await?;
+                        shared.hand_over(session, item).await?;
                     }
                 }
             }
             changed = restarts.changed() => {
                 changed.map_err(|_| Ended::Stopping)?;
                 return Err(Ended::Restarted);
+            }
+            changed = moved.changed() => {
+                changed.map_err(|_| Ended::Stopping)?;
+                return Err(Ended::Moved);
             }
             changed = wanted.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
             changed = tables.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
@@ -423,7 +462,7 @@ async fn follow(
         {
             progressed = None;
             passed_on = Instant::now();
-            shared.hand_over(Item::Progress(end)).await?;
+            shared.hand_over(session, Item::Progress(end)).await?;
         }
         if look && beside.is_empty() && Instant::now() >= again_at {
             look = false;
@@ -490,14 +529,14 @@ async fn look_for_tables(shared: &Shared, source: &Source) -> Result<Beside, End
     }
     let before = shared.missing.send_replace(missing);
     if before != missing {
-        send(shared, Event::Tick { now: shared.now() }).await?;
+        send(shared, Event::Wake).await?;
     }
     Ok(if missing > 0 { Beside::Missing } else { Beside::Complete })
 }
 
 /// Copies tables that came later, or that must be copied again, beside the running stream.
 async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ended> {
-    begin(shared, None).await?;
+    let number = begin(shared, None).await?;
     let covered = source.cover(&patterns(shared)).await?;
     shared.status.lock().refused = covered.refused.clone();
     let known = shared.tables.borrow().clone();
@@ -518,15 +557,12 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ende
     let report = |finding: Diagnostic| tracing::warn!("{finding}");
     let workers = shared.options.copy_workers;
     let session = CopySession::open(source, tables, SlotChoice::Temporary, workers, report).await?;
-    copy(shared, session).await?;
+    copy(shared, number, session).await?;
     let nonce = crate::markers::random();
-    send(shared, Event::Copy(CopyEvent::Loaded { behind: Behind::Marker(nonce) })).await?;
-    let mut entered = shared.entered.subscribe();
-    let before = *entered.borrow_and_update();
+    let entered = loaded(shared, number, Behind::Marker(nonce)).await?;
     shared.markers.mark(nonce).await?;
     // The writer lets them enter when the marker has come back.
-    let done = entered.wait_for(|count| *count > before);
-    done.await.map_err(|_| Ended::Stopping)?;
+    entered.await?;
     shared.status.lock().copies.clear();
     Ok(Beside::Copied)
 }

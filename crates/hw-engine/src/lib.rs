@@ -31,10 +31,12 @@ mod overlay;
 mod publish;
 pub mod read;
 mod record;
+mod sequencer;
 mod state;
 pub mod status;
 mod tables;
 mod tail;
+mod threads;
 pub mod wake;
 mod writer;
 

@@ -144,6 +144,13 @@ pub(crate) fn random() -> u64 {
     u64::from_be_bytes(bytes)
 }
 
+/// 32 random bytes that sign markers.
+pub(crate) fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
+    secret
+}
+
 async fn emit(
     shared: &Shared,
     connection: &mut Option<tokio_postgres::Client>,

@@ -141,63 +141,92 @@ impl Publication {
 const IDLE: u8 = 0;
 /// A job is under way.
 const BUSY: u8 = 1;
-/// A job is under way, and the writer waits for its end.
+/// A job is under way, and the sequencer waits for its end.
 const AWAITED: u8 = 2;
 
 /// The publisher's thread.
 pub(crate) struct Publisher {
     jobs: Option<mpsc::SyncSender<PublishJob>>,
-    /// [`IDLE`], [`BUSY`] or [`AWAITED`]. The writer makes it busy and awaited, the thread idle; a
-    /// failure leaves it as it is, because nothing may be published behind one.
-    state: Arc<AtomicU8>,
+    shared: Arc<State>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
+/// What the thread and its owner share.
+#[derive(Default)]
+struct State {
+    /// [`IDLE`], [`BUSY`] or [`AWAITED`]. The owner makes it busy and awaited, the thread idle; a
+    /// failure leaves it as it is, because nothing may be published behind one.
+    phase: AtomicU8,
+    /// The failure. A place of its own: nobody has to make room for it.
+    failure: Mutex<Option<EngineError>>,
+}
+
 impl Publisher {
-    /// Starts the thread. `done` is called behind a job that failed, or that the writer waits for
+    /// Starts the thread. `wake` is called behind a job that failed, or whose end is waited for
     /// ([`Publisher::is_idle`]); it must not block.
+    ///
+    /// - Errors: the operating system gives no thread.
     pub fn start(
         publication: Arc<Publication>,
-        done: impl Fn(Result<(), EngineError>) + Send + 'static,
-    ) -> Publisher {
+        wake: impl Fn() + Send + 'static,
+    ) -> Result<Publisher, EngineError> {
         let (jobs, queue) = mpsc::sync_channel::<PublishJob>(1);
-        let state = Arc::new(AtomicU8::new(IDLE));
-        let shared = state.clone();
-        let thread = std::thread::Builder::new()
-            .name("headwater-publish".into())
-            .spawn(move || {
-                for job in queue {
-                    match publication.publish(job) {
-                        Ok(()) if shared.swap(IDLE, Ordering::AcqRel) == AWAITED => done(Ok(())),
-                        Ok(()) => {}
-                        Err(error) => done(Err(error)),
+        let shared = Arc::new(State::default());
+        let state = shared.clone();
+        let thread = crate::threads::start("headwater-publish", move || {
+            for job in queue {
+                match publication.publish(job) {
+                    Ok(()) => {
+                        if state.phase.swap(IDLE, Ordering::AcqRel) == AWAITED {
+                            wake();
+                        }
+                    }
+                    Err(error) => {
+                        *state.failure.lock() = Some(error);
+                        return wake();
                     }
                 }
-            })
-            .ok();
-        Publisher { jobs: Some(jobs), state, thread }
+            }
+        })?;
+        Ok(Publisher { jobs: Some(jobs), shared, thread: Some(thread) })
     }
 
-    /// Whether a job may be handed over. If not, `done` will be called behind the one that is
+    /// Whether a job may be handed over. If not, `wake` will be called behind the one that is
     /// under way; without this question it is not, so that nobody is woken for nothing.
     pub fn is_idle(&self) -> bool {
-        let asked = self.state.compare_exchange(BUSY, AWAITED, Ordering::AcqRel, Ordering::Acquire);
+        let phase = &self.shared.phase;
+        let asked = phase.compare_exchange(BUSY, AWAITED, Ordering::AcqRel, Ordering::Acquire);
         asked == Err(IDLE)
+    }
+
+    /// The failure of a job, once.
+    pub fn outcome(&self) -> Result<(), EngineError> {
+        // Looked at often; a failure always leaves the phase behind.
+        if self.shared.phase.load(Ordering::Acquire) == IDLE {
+            return Ok(());
+        }
+        self.shared.failure.lock().take().map_or(Ok(()), Err)
     }
 
     /// Hands a job over. Only while the publisher is idle.
     pub fn submit(&self, job: PublishJob) -> Result<(), EngineError> {
         let jobs = self.jobs.as_ref().ok_or(EngineError::Stopping)?;
-        self.state.store(BUSY, Ordering::Release);
+        self.shared.phase.store(BUSY, Ordering::Release);
         jobs.send(job).map_err(|_| EngineError::Stopping)
+    }
+
+    /// Waits for the job under way and ends the thread.
+    pub fn finish(&mut self) -> Result<(), EngineError> {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.outcome()
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = self.finish();
     }
 }

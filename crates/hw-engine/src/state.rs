@@ -6,6 +6,7 @@
 
 use crate::error::EngineError;
 use crate::record::take;
+use hw_input::identity::Identity;
 use hw_store::{Batch, Snapshot, Space};
 use hw_types::pgtype::ElementType;
 use hw_types::{
@@ -108,26 +109,11 @@ pub struct Serving {
     pub building: u64,
 }
 
-/// Identity of the source (`design/engine.md` 5), as stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentityRecord {
-    /// `IDENTIFY_SYSTEM`'s system identifier.
-    pub system_id: u64,
-    /// Timeline.
-    pub timeline: u32,
-    /// Oid of the database.
-    pub database_oid: u32,
-    /// Name of the slot.
-    pub slot: String,
-    /// Consistent point at which the slot was made: tells a slot of the same name apart.
-    pub slot_mark: Lsn,
-}
-
 /// Keys of the `state` space.
 pub mod keys {
     /// [`super::Progress`].
     pub const PROGRESS: &[u8] = b"progress";
-    /// [`super::IdentityRecord`].
+    /// [`Identity`](hw_input::identity::Identity) of the source.
     pub const IDENTITY: &[u8] = b"identity";
     /// The next numbers to give, see [`super::Counters`].
     pub const COUNTERS: &[u8] = b"counters";
@@ -149,6 +135,8 @@ pub mod keys {
     pub const HELD: &[u8] = b"held/";
     /// The slot of a copy of everything that has begun and not entered.
     pub const COPYING: &[u8] = b"copying";
+    /// There while the source's history is another than the stored one.
+    pub const MOVED: &[u8] = b"moved";
     /// Marks decided writes, see [`crate::large`].
     pub const DECIDED: &[u8] = b"decided";
 
@@ -291,7 +279,7 @@ impl Record for Serving {
     }
 }
 
-impl Record for IdentityRecord {
+impl Record for Identity {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, self.system_id);
         varint::put(out, u64::from(self.timeline));
@@ -301,7 +289,7 @@ impl Record for IdentityRecord {
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
-        Some(IdentityRecord {
+        Some(Identity {
             system_id: varint::take(input)?,
             timeline: take_u32(input)?,
             database_oid: take_u32(input)?,
@@ -595,7 +583,7 @@ mod tests {
             entered: true,
             stale: false,
         });
-        round_trip(IdentityRecord {
+        round_trip(Identity {
             system_id: u64::MAX,
             timeline: 2,
             database_oid: 5,

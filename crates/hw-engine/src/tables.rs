@@ -152,6 +152,8 @@ impl Tables {
     /// Adds or replaces a table.
     pub fn insert(&mut self, table: Table) {
         let number = table.record.number;
+        // It may have another oid than before.
+        self.by_relation.retain(|_, known| *known != number);
         self.by_relation.insert(table.record.relation.id, number);
         self.by_number.insert(number, Arc::new(table));
     }
@@ -159,7 +161,11 @@ impl Tables {
     /// Forgets a table.
     pub fn remove(&mut self, number: u32) {
         if let Some(table) = self.by_number.remove(&number) {
-            self.by_relation.remove(&table.record.relation.id);
+            // Another table may have its oid by now.
+            let id = table.record.relation.id;
+            if self.by_relation.get(&id) == Some(&number) {
+                self.by_relation.remove(&id);
+            }
         }
     }
 

@@ -1,47 +1,83 @@
-//! The single writer: events in, one order out.
+//! The writer: applies one entry after another to the state.
 //!
-//! Whatever changes the store passes here, one event at a time: transactions, progress, table
-//! copies, configurations. Small transactions that wait together share one commit; a commit is
-//! published as soon as the publisher is idle.
+//! Whatever changes the store passes here: transactions, progress, table copies, configurations.
+//! Small transactions that wait together share one commit. The writer knows no clock, no queue and
+//! no connection; [`crate::sequencer`] gives it entries and takes publications from it.
 //!
 //! Invariants: E-1 (a transaction is applied wholly between two publications), E-2 (only the
-//! publisher shows), E-9 (a control entry is committed behind everything before it).
+//! publisher shows), E-9 (a control entry is committed behind everything before it), E-11 (the
+//! same entries give the same bytes).
 
 use crate::buckets::{BucketBook, Origin, Spaces};
-use crate::build::Slice;
 use crate::definitions::Definitions;
-use crate::engine::{Event, Shared};
+use crate::engine::LoadTarget;
 use crate::entering::Copying;
 use crate::error::EngineError;
 use crate::evaluate::{Effects, FoldedChange};
 use crate::fold::{Fold, FoldError};
 use crate::markers::MarkerContents;
 use crate::overlay::{Overlay, Sink};
-use crate::publish::{PublishJob, Publisher};
+use crate::publish::PublishJob;
+use crate::read::ActiveSync;
 use crate::state::{Counters, Progress, Record, TableRecord, keys};
 use crate::tables::{Gates, StoredRow, Table, TablePlan, Tables, same_shape};
 use crate::wake::Touched;
-use hw_input::transactions::{Item, Transaction};
+use hw_input::entry::{Control, Entry};
+use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
-use hw_types::{Change, CommitLsn, EndLsn, LogMessage, RelationId};
-use std::collections::{BTreeSet, HashMap};
+use hw_types::{Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Lsn, Relation, RelationId, Xid};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How much waits before it is committed although the publisher is busy. A commit of more than
 /// about 2,000 writes makes others wait (measured: p99 0.4 s at 10,000).
 const COMMIT_WRITES: usize = 2_000;
 const COMMIT_BYTES: usize = 4 << 20;
 
-/// Events that are taken out of the queue at once. The reader of the log, when it waits for the queue
-/// to have room, is woken once for all of them.
-const TAKEN: usize = 256;
+/// Bounds of the writer's memory, in bytes. They change nothing of what it writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// A transaction above this is folded on disk.
+    pub fold_bytes: usize,
+    /// Memory of one sort on disk.
+    pub sort_bytes: usize,
+}
 
-/// Rows of one slice of a build. Small enough that live transactions wait tens of milliseconds.
-const SLICE_ROWS: usize = 5_000;
+/// What came of an entry, for whoever made it.
+pub(crate) enum Applied {
+    /// Nothing to tell.
+    Done,
+    /// A configuration that is new.
+    Changed,
+    /// Where the rows of a copy go.
+    Targets(Vec<LoadTarget>),
+}
 
-/// Seconds between looks at the length of the tail.
-const TRIM_EVERY: u64 = 60;
+/// How a copy ended.
+pub(crate) enum CopyOutcome {
+    /// Its tables have entered.
+    Entered,
+    /// It was thrown away, with the reason; its tables are copied again.
+    Dropped(String),
+}
+
+/// What entries brought about that others must know.
+#[derive(Default)]
+pub(crate) struct News {
+    /// Tables, or what definitions read, are others.
+    pub tables: bool,
+    /// Messages in the log that say that tables were altered.
+    pub altered: u64,
+    /// The copy under way has ended.
+    pub copy: Option<CopyOutcome>,
+}
+
+impl News {
+    pub fn any(&self) -> bool {
+        self.tables || self.altered > 0 || self.copy.is_some()
+    }
+}
 
 /// The writer's state. Lives on one thread; rebuilt from the store after a failure.
 pub(crate) struct Writer {
@@ -49,6 +85,7 @@ pub(crate) struct Writer {
     pub(crate) state: Space,
     pub(crate) tail: Space,
     pub(crate) write_checkpoints: Space,
+    pub(crate) bounds: Bounds,
     pub(crate) overlay: Overlay,
     pub(crate) book: BucketBook,
     pub(crate) spaces: Spaces,
@@ -65,23 +102,26 @@ pub(crate) struct Writer {
     pub(crate) copying: Option<Copying>,
     /// Tables whose description changed: to be copied again before more of them is applied.
     pub(crate) stale: BTreeSet<u32>,
+    /// Descriptions in the log that were found to be those of the replica, by table number.
+    descriptions: HashMap<u32, Arc<Relation>>,
     pub(crate) built_rows: u64,
-    pub(crate) shared: Arc<Shared>,
-    publisher: Publisher,
-    /// Room in the queue that uncommitted items still take: what they hold waits in memory, and
-    /// giving it back with the commit wakes the reader of the log once and not for each item.
-    held: Option<OwnedSemaphorePermit>,
-    /// Taken out of the queue and not handled.
-    taken: std::vec::IntoIter<Event>,
+    pub(crate) news: News,
+    /// Counts work, so that somebody who waits sees that there is some.
+    pub(crate) beat: Arc<AtomicU64>,
+    /// Signs markers.
+    secret: [u8; 32],
+    /// The source's history is another than the stored one.
+    moved: bool,
+    /// The store had no state.
+    new: bool,
     /// Committed but not handed to the publisher.
     unpublished: bool,
-    active: Option<Arc<crate::read::ActiveSync>>,
-    pending_tail: Vec<(CommitLsn, u32)>,
+    active: Option<Arc<ActiveSync>>,
 }
 
 impl Writer {
-    /// Loads the store's state, finishes decided writes, and publishes what there is.
-    pub fn open(store: Store, shared: Arc<Shared>) -> Result<Writer, EngineError> {
+    /// Loads the store's state and finishes decided writes.
+    pub fn open(store: Store, bounds: Bounds, beat: Arc<AtomicU64>) -> Result<Writer, EngineError> {
         let state = store.space("state")?;
         let tail = store.space("tail")?;
         let write_checkpoints = store.space("wcp")?;
@@ -104,28 +144,21 @@ impl Writer {
                 overlay.delete(&state, keys::numbered(keys::TABLE, record.number))?;
             }
         }
-        let progress = match Progress::load(&snapshot, &state, keys::PROGRESS)? {
-            Some(progress) => progress,
-            None => {
-                let fresh = shared.fresh_epoch();
-                overlay.put(&state, keys::PROGRESS.to_vec(), fresh.encode())?;
-                overlay.put(&state, keys::SECRET.to_vec(), shared.new_secret())?;
-                fresh
-            }
+        let stored = Progress::load(&snapshot, &state, keys::PROGRESS)?;
+        let progress = stored.unwrap_or_default();
+        let secret = match snapshot.get(&state, keys::SECRET)? {
+            Some(value) => <[u8; 32]>::try_from(&value[..])
+                .map_err(|_| EngineError::damaged("state", "secret"))?,
+            None => [0; 32],
         };
-        shared.set_write_base(progress.write_base);
+        let moved = snapshot.get(&state, keys::MOVED)?.is_some();
         overlay.commit()?;
         store.sync()?;
         sweep_spaces(&store, &tables, &definitions)?;
         let active = definitions.active_sync(&store, &progress)?;
-        let publication = shared.open_publication(&store, &write_checkpoints, &progress, &active);
-        let events = shared.events.clone();
-        let publisher = Publisher::start(publication, move |outcome| {
-            // The queue always has room for this event: one publication at a time is under way.
-            let _ = events.blocking_send(Event::Published(outcome));
-        });
         let gates = definitions.gates();
         let mut writer = Writer {
+            bounds,
             overlay,
             book: BucketBook::new(),
             spaces,
@@ -140,18 +173,19 @@ impl Writer {
             touched: Touched::default(),
             copying: None,
             stale,
+            descriptions: HashMap::new(),
             built_rows: 0,
-            publisher,
-            held: None,
-            taken: Vec::new().into_iter(),
+            news: News::default(),
+            beat,
+            secret,
+            moved,
+            new: stored.is_none(),
             unpublished: false,
             active,
-            pending_tail: Vec::new(),
             store,
             state,
             tail,
             write_checkpoints,
-            shared,
         };
         writer.replan();
         Ok(writer)
@@ -166,69 +200,158 @@ impl Writer {
             .map(|table| (table.record.number, Arc::new(self.definitions.plan(&table))))
             .collect();
         self.gates = self.definitions.gates();
-        self.share_tables();
+        self.descriptions.clear();
+        self.news.tables = true;
     }
 
-    /// Handles events until told to stop or until the store fails.
-    pub fn run(
-        &mut self,
-        events: &mut tokio::sync::mpsc::Receiver<Event>,
-    ) -> Result<(), EngineError> {
-        loop {
-            let Some(event) = self.taken.next() else {
-                if events.is_empty() {
-                    self.offer()?;
-                    match self.background()? {
-                        Slice::Idle => {}
-                        Slice::More | Slice::Complete => continue,
-                    }
-                }
-                let mut taken = Vec::with_capacity(TAKEN);
-                match events.blocking_recv_many(&mut taken, TAKEN) {
-                    0 => return self.finish_up(events),
-                    _ => self.taken = taken.into_iter(),
-                }
-                continue;
-            };
-            match event {
-                Event::Stop => return self.finish_up(events),
-                event => self.handle(event)?,
+    /// Applies the next entry.
+    ///
+    /// - Errors: the store's. The writer is then of no use; another one is opened from what is
+    ///   durable, and the entries behind it come again.
+    pub fn apply(&mut self, entry: Entry) -> Result<Applied, EngineError> {
+        self.beat.fetch_add(1, Ordering::Relaxed);
+        match entry {
+            Entry::Transaction(transaction) => {
+                self.transaction(transaction).map(|()| Applied::Done)
             }
-            if self.overlay.len() >= COMMIT_WRITES || self.overlay.bytes() >= COMMIT_BYTES {
-                self.commit()?;
-                self.offer()?;
+            Entry::Progress(end_lsn) => {
+                self.progress.end_lsn = self.progress.end_lsn.max(end_lsn);
+                Ok(Applied::Done)
             }
+            Entry::Control(control) => self.control(control),
         }
     }
 
-    pub(crate) fn handle(&mut self, event: Event) -> Result<(), EngineError> {
-        match event {
-            Event::Item(item, room) => {
-                self.hold(room);
-                match item {
-                    Item::Transaction(transaction) => self.transaction(transaction),
-                    Item::Progress(end_lsn) => self.advance(end_lsn),
+    fn control(&mut self, control: Control) -> Result<Applied, EngineError> {
+        match control {
+            Control::Epoch { epoch, op_id } => {
+                self.new = false;
+                self.progress.epoch = self.progress.epoch.max(epoch);
+                self.progress.op_id = self.progress.op_id.max(op_id);
+                self.active = self.definitions.active_sync(&self.store, &self.progress)?;
+            }
+            Control::Secret(secret) => {
+                self.overlay.put(&self.state, keys::SECRET.to_vec(), secret.to_vec())?;
+                self.secret = secret;
+            }
+            Control::Configure { file, text } => {
+                if self.configure(&file, &text)? {
+                    return Ok(Applied::Changed);
                 }
             }
-            Event::Published(outcome) => outcome,
-            Event::Configure { file, text, config, reply } => {
-                let outcome = self.configure(&file, &text, config);
-                let failed = outcome.is_err();
-                let _ = reply.send(outcome);
-                if failed { Err(EngineError::Stopping) } else { Ok(()) }
+            Control::CopyBegins { whole } => self.copy_begins(whole)?,
+            Control::Boundary { lsn, tables } => {
+                return Ok(Applied::Targets(self.prepare(lsn, tables)?));
             }
-            Event::Copy(event) => self.copy_event(event),
-            Event::Tick { now } => self.housekeeping(now),
-            Event::Stop => Ok(()),
+            Control::Loaded(behind) => self.loaded(behind)?,
+            Control::CopyFailed => self.drop_copy()?,
+            Control::BuildSlice { rows } => self.build_slice(rows)?,
+            Control::BuildAll => self.build_at_once()?,
+            Control::Switch { now } => self.switch(now)?,
+            Control::Retire { before } => self.retire(before)?,
+            Control::HistoryMoved => {
+                self.moved = true;
+                self.overlay.put(&self.state, keys::MOVED.to_vec(), Vec::new())?;
+            }
+            Control::TrimTail { below } => {
+                crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
+            }
+            Control::Stale { table, reason } => {
+                if let Some(table) = self.appliable(table) {
+                    tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
+                    self.mark_stale(table.record.number)?;
+                }
+            }
+            Control::Gone { table, reason } => self.gone(table, &reason)?,
         }
+        Ok(Applied::Done)
     }
 
-    /// Keeps an item's room in the queue until the commit.
-    fn hold(&mut self, room: Option<OwnedSemaphorePermit>) {
-        match (&mut self.held, room) {
-            (Some(held), Some(room)) => held.merge(room),
-            (held, room) => *held = held.take().or(room),
-        }
+    /// How far the entries are applied.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// What is served.
+    pub fn active(&self) -> &Option<Arc<ActiveSync>> {
+        &self.active
+    }
+
+    /// Signs markers.
+    pub fn secret(&self) -> [u8; 32] {
+        self.secret
+    }
+
+    /// Whether the store had no state when it was opened.
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// Whether nothing has entered and nothing is served.
+    pub fn is_empty(&self) -> bool {
+        self.definitions.active.is_none() && self.tables.all().is_empty()
+    }
+
+    /// Whether the source's history is another than the stored one.
+    pub fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// The source's history is the stored one again.
+    pub(crate) fn history_begins(&mut self, sink: &mut impl Sink) -> Result<(), EngineError> {
+        self.moved = false;
+        sink.delete(&self.state, keys::MOVED.to_vec())
+    }
+
+    /// Transactions that a stream repeats which begins where the source has confirmed, in order.
+    pub fn tail_from(&self, confirmed: EndLsn) -> Result<VecDeque<(CommitLsn, Xid)>, EngineError> {
+        let applied = self.progress.commit_lsn;
+        crate::tail::between(&self.store, &self.tail, CommitLsn(confirmed.0), applied)
+    }
+
+    /// Up to where the tail is to be trimmed, when it is too long.
+    pub fn tail_surplus(&self) -> Result<Option<Lsn>, EngineError> {
+        crate::tail::surplus(&self.store, &self.tail)
+    }
+
+    /// Whether a configuration is being built.
+    pub fn is_building(&self) -> bool {
+        self.definitions.building.is_some()
+    }
+
+    /// Whether everything that is built is complete.
+    pub fn is_built(&self) -> bool {
+        self.gates.sources.is_empty() && self.gates.lookups.is_empty()
+    }
+
+    /// Whether something was retired at or before this second.
+    pub fn has_retired(&self, before: u64) -> bool {
+        self.definitions.has_retired(before)
+    }
+
+    /// Whether so much waits that it should be committed.
+    pub fn is_full(&self) -> bool {
+        self.overlay.len() >= COMMIT_WRITES || self.overlay.bytes() >= COMMIT_BYTES
+    }
+
+    /// Whether there is something to publish.
+    pub fn has_news(&self) -> bool {
+        self.unpublished || self.overlay.len() > 0 || self.progress != self.committed
+    }
+
+    /// Commits what waits and gives what is to be published.
+    pub fn publication(&mut self) -> Result<PublishJob, EngineError> {
+        self.commit()?;
+        self.unpublished = false;
+        let show = !self.hidden();
+        Ok(PublishJob {
+            snapshot: self.store.snapshot(),
+            progress: self.progress,
+            sync: self.active.clone(),
+            // What is not shown yet is told when it is.
+            touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
+            show,
+        })
     }
 
     /// Shows the loaded state to surfaces that kept their watch over a restart of the writer.
@@ -237,120 +360,142 @@ impl Writer {
         self.unpublished = true;
     }
 
-    /// Commits and publishes what waits, before the process ends.
-    fn finish_up(
-        &mut self,
-        events: &mut tokio::sync::mpsc::Receiver<Event>,
-    ) -> Result<(), EngineError> {
-        while !self.publisher.is_idle() {
-            match self.taken.next().or_else(|| events.blocking_recv()) {
-                Some(Event::Published(outcome)) => outcome?,
-                Some(_) => {}
-                None => return Ok(()),
-            }
-        }
-        self.commit()?;
-        self.store.sync()?;
-        Ok(())
-    }
-
-    /// Everything up to `end_lsn` holds nothing for us.
-    fn advance(&mut self, end_lsn: EndLsn) -> Result<(), EngineError> {
-        self.progress.end_lsn = self.progress.end_lsn.max(end_lsn);
-        Ok(())
-    }
-
-    /// Applies a transaction, or skips it when it was applied before (F-3).
+    /// Applies a transaction behind the last one.
     fn transaction(&mut self, transaction: Transaction) -> Result<(), EngineError> {
-        if transaction.commit_lsn <= self.progress.commit_lsn {
-            return self.check_tail(&transaction);
-        }
+        debug_assert!(transaction.commit_lsn > self.progress.commit_lsn);
         metrics::counter!("headwater_transactions_total").increment(1);
-        let mut fold = Fold::default();
-        let mut messages = Vec::new();
-        let large = match self.fold(&transaction, &mut fold, &mut messages)? {
-            Folded::Whole => false,
-            Folded::TooLarge => true,
+        // A table that turns out not to be what the replica holds is marked before any part of
+        // the transaction is applied; then the transaction is read again without it, so that
+        // nobody is shown half of it (E-1).
+        let folded = loop {
+            match self.fold(&transaction)? {
+                Folded::Stale => {}
+                other => break other,
+            }
         };
-        if large {
-            // The progress of this transaction is part of its step, not of its predecessors'
-            // commit.
-            drop(std::mem::take(&mut fold));
-            self.commit()?;
+        match folded {
+            Folded::Whole(fold, messages) => {
+                self.note_transaction(&transaction);
+                let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
+                self.overlay.append(&self.tail, &key, value)?;
+                self.apply_folded(fold, transaction.xid)?;
+                for message in messages {
+                    self.marker(&message, &transaction)?;
+                }
+                Ok(())
+            }
+            _ => self.apply_large(&transaction),
         }
+    }
+
+    /// The progress behind a transaction.
+    pub(crate) fn note_transaction(&mut self, transaction: &Transaction) {
         self.progress.commit_lsn = transaction.commit_lsn;
         self.progress.xid = transaction.xid;
         self.progress.end_lsn = self.progress.end_lsn.max(transaction.end_lsn);
-        self.pending_tail.push((transaction.commit_lsn, transaction.xid.0));
-        if large {
-            return self.apply_large(&transaction);
-        }
-        self.apply_folded(fold, transaction.xid)?;
-        for message in messages {
-            self.marker(&message, &transaction)?;
-        }
-        Ok(())
     }
 
     /// Folds all changes in memory, up to the bound.
-    fn fold(
-        &mut self,
-        transaction: &Transaction,
-        fold: &mut Fold,
-        messages: &mut Vec<LogMessage>,
-    ) -> Result<Folded, EngineError> {
-        let bound = self.shared.options.fold_bytes;
+    fn fold(&mut self, transaction: &Transaction) -> Result<Folded, EngineError> {
+        let bound = self.bounds.fold_bytes;
         // The changes carry one state of a row, the fold holds both: it is not begun in vain.
         if transaction.changes.bytes() > bound as u64 {
             return Ok(Folded::TooLarge);
         }
-        let mut spooled: BTreeSet<RelationId> = BTreeSet::new();
+        let (mut fold, mut messages, mut aside) = (Fold::default(), Vec::new(), false);
+        let mut rows = 0;
         for change in transaction.changes.iter() {
-            let change = change.map_err(|e| EngineError::Source(e.to_string()))?;
-            match change {
-                Change::Relation(relation) => self.described(&relation, fold)?,
-                Change::Message(message) => messages.push(message),
-                Change::Row { relation, kind } => {
-                    let Some(table) = self.appliable(relation.id) else {
-                        spooled.insert(relation.id);
-                        continue;
-                    };
-                    let number = table.record.number;
-                    metrics::counter!("headwater_rows_replicated_total").increment(1);
+            match self.route(change.map_err(|e| EngineError::Source(e.to_string()))?)? {
+                Route::Nothing => {}
+                Route::Stale => return Ok(Folded::Stale),
+                Route::Message(message) => messages.push(message),
+                Route::Aside => aside = true,
+                Route::Row(table, kind) => {
+                    rows += 1;
                     match fold.change(&table, kind, &self.overlay) {
                         Ok(()) => {}
                         Err(FoldError::Engine(error)) => return Err(error),
-                        Err(FoldError::Incomplete) => {
-                            tracing::error!(table = %relation.name, "the replica does not hold a row that the log changes; the table is copied again");
-                            self.mark_stale(number, fold)?;
-                            spooled.insert(relation.id);
+                        Err(FoldError::Incomplete(table)) => {
+                            self.incomplete(table)?;
+                            return Ok(Folded::Stale);
                         }
                     }
-                    if fold.bytes() > bound {
-                        return Ok(Folded::TooLarge);
-                    }
                 }
-                Change::Truncate { relations } => {
-                    for relation in relations {
-                        match self.appliable(relation.id) {
-                            Some(table) => {
-                                fold.truncate(&table);
-                                if !self.fold_truncated(&table, fold, bound)? {
-                                    return Ok(Folded::TooLarge);
-                                }
-                            }
-                            None => {
-                                spooled.insert(relation.id);
-                            }
+                Route::Truncate { tables, others } => {
+                    aside |= others;
+                    for table in tables {
+                        fold.truncate(&table);
+                        if !self.fold_truncated(&table, &mut fold, bound)? {
+                            return Ok(Folded::TooLarge);
                         }
                     }
                 }
             }
+            if fold.bytes() > bound {
+                return Ok(Folded::TooLarge);
+            }
         }
-        if !spooled.is_empty() {
-            self.spool(transaction, &spooled)?;
+        if aside {
+            self.spool(transaction)?;
         }
-        Ok(Folded::Whole)
+        metrics::counter!("headwater_rows_replicated_total").increment(rows);
+        Ok(Folded::Whole(fold, messages))
+    }
+
+    /// What is done with a change: the one place that says so.
+    pub(crate) fn route(&mut self, change: Change) -> Result<Route, EngineError> {
+        Ok(match change {
+            Change::Message(message) => Route::Message(message),
+            Change::Relation(relation) => match self.appliable(relation.id) {
+                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
+                _ => Route::Nothing,
+            },
+            Change::Row { relation, kind } => match self.appliable(relation.id) {
+                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
+                Some(table) => Route::Row(table, kind),
+                None => Route::Aside,
+            },
+            Change::Truncate { relations } => {
+                let mut tables = Vec::with_capacity(relations.len());
+                for relation in &relations {
+                    let Some(table) = self.appliable(relation.id) else { continue };
+                    if !self.is_described(&table, relation)? {
+                        return Ok(Route::Stale);
+                    }
+                    tables.push(table);
+                }
+                let others = tables.len() < relations.len();
+                Route::Truncate { tables, others }
+            }
+        })
+    }
+
+    /// Whether the log describes a table as the replica knows it; if not, the table is marked.
+    fn is_described(
+        &mut self,
+        table: &Table,
+        relation: &Arc<Relation>,
+    ) -> Result<bool, EngineError> {
+        let number = table.record.number;
+        // Changes of one description share it: the comparison is one of pointers.
+        if self.descriptions.get(&number).is_some_and(|known| Arc::ptr_eq(known, relation)) {
+            return Ok(true);
+        }
+        if same_shape(&table.record.relation, relation) {
+            self.descriptions.insert(number, relation.clone());
+            return Ok(true);
+        }
+        tracing::warn!(table = %relation.name, "the table's description changed; it is copied again and compared");
+        self.mark_stale(number)?;
+        Ok(false)
+    }
+
+    /// The replica does not hold what the log changes.
+    pub(crate) fn incomplete(&mut self, table: u32) -> Result<(), EngineError> {
+        if let Some(table) = self.tables.get(table) {
+            tracing::error!(table = %table.record.relation.name, "the replica does not hold a row that the log changes; the table is copied again");
+        }
+        self.mark_stale(table)
     }
 
     /// The table whose changes are applied now: it has entered and is not to be copied again.
@@ -384,37 +529,17 @@ impl Writer {
         Ok(true)
     }
 
-    /// The log described a table: any difference copies it again.
-    pub(crate) fn described(
-        &mut self,
-        relation: &hw_types::Relation,
-        fold: &mut Fold,
-    ) -> Result<(), EngineError> {
-        let Some(table) = self.tables.of_relation(relation.id) else { return Ok(()) };
-        if same_shape(&table.record.relation, relation) {
-            return Ok(());
-        }
-        let number = table.record.number;
-        if !self.stale.contains(&number) {
-            tracing::warn!(table = %relation.name, "the table's description changed; it is copied again and compared");
-            self.mark_stale(number, fold)?;
-        }
-        Ok(())
-    }
-
-    /// From here on the table's changes are passed over, and it is copied again. Committed at
-    /// once: a mark without the progress behind it does no harm, the other way round would lose
-    /// changes.
-    pub(crate) fn mark_stale(&mut self, number: u32, fold: &mut Fold) -> Result<(), EngineError> {
-        fold.forget(number);
+    /// From here on the table's changes are passed over, and it is copied again. In the overlay
+    /// before anything that comes behind it: no crash forgets the mark and keeps the progress.
+    pub(crate) fn mark_stale(&mut self, number: u32) -> Result<(), EngineError> {
         if let Some(table) = self.tables.get(number) {
             let record = TableRecord { stale: true, ..table.record.clone() };
-            let mut batch = hw_store::Batch::new();
-            record.save(&mut batch, &self.state, &keys::numbered(keys::TABLE, number));
-            self.store.commit(batch)?;
+            let key = keys::numbered(keys::TABLE, number);
+            self.overlay.put(&self.state, key, record.encode())?;
         }
         self.stale.insert(number);
-        self.share_tables();
+        self.descriptions.remove(&number);
+        self.news.tables = true;
         Ok(())
     }
 
@@ -478,13 +603,12 @@ impl Writer {
         match &*message.prefix {
             hw_pg::marker::PREFIX => {}
             hw_pg::marker::DDL_PREFIX => {
-                self.shared.altered.send_modify(|count| *count += 1);
+                self.news.altered += 1;
                 return Ok(());
             }
             _ => return Ok(()),
         }
-        let secret = self.shared.secret();
-        match hw_pg::marker::verify(message, transaction.xid, &secret) {
+        match hw_pg::marker::verify(message, transaction.xid, &self.secret) {
             Ok(marker) => {
                 let contents = MarkerContents::decode(&marker.contents);
                 for request in contents.write_checkpoints {
@@ -526,23 +650,6 @@ impl Writer {
         Ok(())
     }
 
-    /// What comes again between the confirmed position and ours must match what we noted.
-    fn check_tail(&mut self, transaction: &Transaction) -> Result<(), EngineError> {
-        let noted = if transaction.commit_lsn == self.progress.commit_lsn {
-            Some(self.progress.xid.0)
-        } else {
-            crate::tail::find(&self.store, &self.tail, transaction.commit_lsn)?
-        };
-        match noted {
-            Some(xid) if xid == transaction.xid.0 => Ok(()),
-            // Below the first position of this epoch nothing was noted.
-            None if !crate::tail::reaches(&self.store, &self.tail, transaction.commit_lsn)? => {
-                Ok(())
-            }
-            _ => Err(EngineError::MovedHistory),
-        }
-    }
-
     /// Commits what waits, with the progress that it makes: no op id is ever given twice (E-3).
     pub(crate) fn commit(&mut self) -> Result<(), EngineError> {
         self.book.flush(&self.spaces, &mut self.overlay)?;
@@ -550,86 +657,36 @@ impl Writer {
             let value = self.progress.encode();
             self.overlay.put(&self.state, keys::PROGRESS.to_vec(), value)?;
         }
-        if !self.pending_tail.is_empty() {
-            let (key, value) = crate::tail::encode(&self.pending_tail);
-            self.overlay.append(&self.tail, &key, value)?;
-        }
         if self.overlay.len() > 0 {
             self.overlay.commit()?;
             crate::failpoint::reached("writer::after_commit");
-            self.pending_tail.clear();
             self.committed = self.progress;
             self.unpublished = true;
         }
-        self.held = None;
         Ok(())
     }
 
-    /// Hands what is committed to the publisher, when it is idle.
-    pub(crate) fn offer(&mut self) -> Result<(), EngineError> {
-        let news = self.unpublished || self.overlay.len() > 0 || self.progress != self.committed;
-        if !news {
-            // Transactions that were applied before hold room and leave nothing to commit.
-            self.held = None;
-        }
-        if !news || !self.publisher.is_idle() {
-            return Ok(());
-        }
+    fn switch(&mut self, now: u64) -> Result<(), EngineError> {
         self.commit()?;
-        let job = PublishJob {
-            snapshot: self.store.snapshot(),
-            progress: self.progress,
-            sync: self.active.clone(),
-            touched: std::mem::take(&mut self.touched),
-            show: !self.hidden(),
-        };
-        self.publisher.submit(job)?;
-        self.unpublished = false;
-        Ok(())
-    }
-
-    /// Whether a publication is under way.
-    #[cfg(test)]
-    pub(crate) fn is_publishing(&self) -> bool {
-        !self.publisher.is_idle()
-    }
-
-    /// Work between events: slices of a build, and the switch behind the last one.
-    pub(crate) fn background(&mut self) -> Result<Slice, EngineError> {
-        if self.definitions.building.is_none() || self.tables_missing() {
-            return Ok(Slice::Idle);
-        }
-        if self.gates.sources.is_empty() && self.gates.lookups.is_empty() {
-            self.switch()?;
-            return Ok(Slice::Complete);
-        }
-        if self.can_build_at_once() {
-            self.build_at_once()?;
-            return Ok(Slice::More);
-        }
-        self.build_slice(SLICE_ROWS)
-    }
-
-    fn switch(&mut self) -> Result<(), EngineError> {
-        self.commit()?;
-        let now = self.shared.now();
         self.definitions.switch(now, &mut self.overlay, &self.state)?;
         self.commit()?;
         self.active = self.definitions.active_sync(&self.store, &self.progress)?;
         self.touched.everything = true;
         self.unpublished = true;
+        self.news.tables = true;
         let version = self.active.as_ref().map_or(0, |a| a.version);
         tracing::info!(version, rows = self.built_rows, "the sync configuration is served");
         self.built_rows = 0;
         Ok(())
     }
 
-    pub(crate) fn configure(
-        &mut self,
-        file: &str,
-        text: &str,
-        config: Arc<hw_expr::sync_config::SyncConfig>,
-    ) -> Result<bool, EngineError> {
+    /// Whether anything changed.
+    fn configure(&mut self, file: &str, text: &str) -> Result<bool, EngineError> {
+        let Ok(config) = crate::definitions::compile(file, text) else {
+            // Whoever makes entries has compiled it (E-7).
+            tracing::error!(file, "a sync configuration that does not compile is passed over");
+            return Ok(false);
+        };
         self.commit()?;
         let changed = self.definitions.begin(
             file,
@@ -648,24 +705,17 @@ impl Writer {
         Ok(changed)
     }
 
-    /// Once a second: retire what is over its retention, trim the tail.
-    fn housekeeping(&mut self, now: u64) -> Result<(), EngineError> {
-        let before = now.saturating_sub(self.shared.options.definition_retention.as_secs());
+    fn retire(&mut self, before: u64) -> Result<(), EngineError> {
         let dropped = self.definitions.drop_retired(before, &mut self.overlay, &self.state)?;
-        if !dropped.sources.is_empty() || !dropped.lookups.is_empty() {
-            self.commit()?;
-            self.store.sync()?;
-            self.replan();
-            self.book.forget_all();
-            for (number, ..) in dropped.sources {
-                self.spaces.drop_source(&self.store, number)?;
-            }
-            for (number, ..) in dropped.lookups {
-                self.spaces.drop_lookup(&self.store, number)?;
-            }
+        self.commit()?;
+        self.store.sync()?;
+        self.replan();
+        self.book.forget_all();
+        for number in dropped.sources {
+            self.spaces.drop_source(&self.store, number)?;
         }
-        if now.is_multiple_of(TRIM_EVERY) {
-            crate::tail::trim(&self.store, &self.tail, &mut self.overlay)?;
+        for number in dropped.lookups {
+            self.spaces.drop_lookup(&self.store, number)?;
         }
         Ok(())
     }
@@ -673,8 +723,28 @@ impl Writer {
 
 /// Whether a transaction was folded in memory.
 enum Folded {
-    Whole,
+    /// With the messages in it.
+    Whole(Fold, Vec<LogMessage>),
+    /// It does not fit.
     TooLarge,
+    /// A table of it was marked: it must be read again.
+    Stale,
+}
+
+/// What is done with a change.
+pub(crate) enum Route {
+    /// It is applied to this table.
+    Row(Arc<Table>, ChangeKind),
+    /// It empties these tables, and perhaps others that are not applied.
+    Truncate { tables: Vec<Arc<Table>>, others: bool },
+    /// It is of a table that is not applied: kept, if a copy waits for it.
+    Aside,
+    /// A message.
+    Message(LogMessage),
+    /// A description of what is known.
+    Nothing,
+    /// Its table was marked just now: the transaction must be read again.
+    Stale,
 }
 
 /// Drops spaces that no record names: what a crash left between a record and its space.

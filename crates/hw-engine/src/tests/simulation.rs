@@ -7,11 +7,13 @@
 //! compared with the rows themselves.
 
 use super::client::Client;
-use crate::engine::{Behind, CopyEvent, EngineOptions, Event, Shared};
+use crate::engine::{CopyEvent, EngineOptions, Event, Shared};
 use crate::loader::{Rows, load};
 use crate::read::Published;
-use crate::state::{IdentityRecord, Record, keys};
-use crate::writer::Writer;
+use crate::sequencer::Sequencer;
+use crate::state::{Record, keys};
+use hw_input::entry::Behind;
+use hw_input::identity::Identity;
 use hw_input::transactions::{Changes, Item, Transaction};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Simulation, Store};
@@ -202,11 +204,12 @@ impl Source {
     }
 }
 
-/// The engine's writer with its queue, driven step by step.
+/// The engine with its queue, driven step by step.
 struct Node {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Event>,
-    writer: Writer,
+    sequencer: Sequencer,
+    session: u64,
 }
 
 impl Node {
@@ -216,31 +219,41 @@ impl Node {
         options.fold_bytes = fold_bytes;
         options.sort_bytes = 4096;
         let (shared, queue, _) = Shared::new(options);
-        let writer = Writer::open(store, shared.clone()).unwrap();
+        let sequencer = Sequencer::open(store, shared.clone()).unwrap();
         shared.missing.send_replace(0);
-        Node { shared, queue, writer }
+        Node { shared, queue, sequencer, session: 0 }
     }
 
     fn published(&self) -> Arc<Published> {
         self.shared.publication().unwrap().current()
     }
 
+    /// A stream begins that repeats everything behind what was confirmed.
+    fn stream(&mut self, confirmed: EndLsn) {
+        self.session = self.shared.next_number();
+        let (session, acknowledger) = (self.session, None);
+        let event = Event::Begins { session, confirmed, acknowledger };
+        self.sequencer.handle(event).unwrap();
+    }
+
     fn feed(&mut self, transaction: &Transaction) {
         let item = Item::Transaction(transaction.clone());
-        self.writer.handle(Event::Item(item, None)).unwrap();
+        let event = Event::Item { session: self.session, item, room: None };
+        self.sequencer.handle(event).unwrap();
     }
 
     /// Publishes what there is and finishes what is being built.
     fn settle(&mut self) {
         loop {
-            self.writer.offer().unwrap();
-            while self.writer.is_publishing() {
+            self.sequencer.offer().unwrap();
+            while self.sequencer.is_publishing() {
                 let event = self.queue.blocking_recv().unwrap();
-                self.writer.handle(event).unwrap();
+                self.sequencer.published().unwrap();
+                self.sequencer.handle(event).unwrap();
             }
-            self.writer.offer().unwrap();
-            if self.writer.background().unwrap() == crate::build::Slice::Idle
-                && !self.writer.is_publishing()
+            self.sequencer.offer().unwrap();
+            if self.sequencer.background().unwrap() == crate::build::Slice::Idle
+                && !self.sequencer.is_publishing()
             {
                 return;
             }
@@ -248,21 +261,21 @@ impl Node {
     }
 
     fn configure(&mut self, text: &str) {
-        let config = crate::definitions::compile("sync.yaml", text).unwrap();
-        self.writer.configure("sync.yaml", text, config).unwrap();
+        self.sequencer.configure("sync.yaml", text).unwrap();
     }
 
     /// The first copy: all tables under one boundary.
     fn copy(&mut self, source: &Source) {
-        let (reply, _wait) = oneshot::channel();
-        self.writer
-            .handle(Event::Copy(CopyEvent::Begin { whole: Some("slot".into()), reply }))
-            .unwrap();
-        let (reply, mut wait) = oneshot::channel();
+        let (reply, mut begun) = oneshot::channel();
+        let begin = CopyEvent::Begin { whole: Some("slot".into()), reply };
+        self.sequencer.handle(Event::Copy(begin)).unwrap();
+        let copy = begun.try_recv().unwrap();
+        let (reply, mut targets) = oneshot::channel();
         let relations = vec![(*source.lists).clone(), (*source.todos).clone()];
         let lsn = Lsn(source.position);
-        self.writer.handle(Event::Copy(CopyEvent::Boundary { lsn, relations, reply })).unwrap();
-        let targets = wait.try_recv().unwrap();
+        let boundary = CopyEvent::Boundary { copy, lsn, relations, reply };
+        self.sequencer.handle(Event::Copy(boundary)).unwrap();
+        let targets = targets.try_recv().unwrap();
         let (sender, receiver) = mpsc::channel(16);
         let world = &source.world;
         let lists = world.lists.iter().map(|(id, owner)| row(&[Some(id), Some(owner)]));
@@ -275,7 +288,7 @@ impl Node {
         }
         drop(sender);
         load(&self.shared.options.store, targets, 4096, receiver).unwrap();
-        let identity = IdentityRecord {
+        let identity = Identity {
             system_id: 1,
             timeline: 1,
             database_oid: 1,
@@ -283,7 +296,10 @@ impl Node {
             slot_mark: lsn,
         };
         let behind = Behind::Source(identity);
-        self.writer.handle(Event::Copy(CopyEvent::Loaded { behind })).unwrap();
+        let (done, mut entered) = oneshot::channel();
+        self.sequencer.handle(Event::Copy(CopyEvent::Loaded { copy, behind, done })).unwrap();
+        entered.try_recv().unwrap().unwrap();
+        self.stream(EndLsn(lsn));
     }
 }
 
@@ -345,6 +361,7 @@ fn run(seed: u64) {
             drop(node);
             let kept = simulation.crash();
             node = Node::open(kept, bounds[rng.random_range(0..3)]);
+            node.stream(acknowledged);
             fed = source.log.iter().filter(|(t, _)| t.end_lsn <= acknowledged).count();
             for again in fed..source.log.len() {
                 node.feed(&source.log[again].0);
@@ -406,7 +423,7 @@ fn memory_bounds_and_crashes_do_not_change_a_single_operation() {
             let simulation = Simulation::new();
             let mut node = Node::open(Store::simulated(&simulation), fold_bytes);
             // Op ids begin with the clock; one beginning for all three.
-            node.writer.progress.op_id = OpId(1 << 50);
+            node.sequencer.writer.progress.op_id = OpId(1 << 50);
             node.configure(CONFIG);
             node.copy(&source);
             node.settle();
@@ -472,7 +489,7 @@ fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
     let store = simulation.crash();
     let state = store.space("state").unwrap();
     let identity = store.get(&state, keys::IDENTITY).unwrap().expect("the identity was stored");
-    assert_eq!(IdentityRecord::decode(&identity).unwrap().slot_mark, Lsn(source.position));
+    assert_eq!(Identity::decode(&identity).unwrap().slot_mark, Lsn(source.position));
     let tail = store.space("tail").unwrap();
     let start = crate::tail::start(&store, &tail).unwrap();
     assert_eq!(start, Some(CommitLsn(Lsn(source.position))));

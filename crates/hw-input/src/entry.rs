@@ -1,0 +1,116 @@
+//! The ordered input as plain data: what the writer of a state applies, one entry after another.
+//!
+//! Invariant (E-11, `design/seams.md` 2): the state is a function of the entries and of nothing
+//! else. Whatever depends on a clock, on chance or on what happens to wait is decided by whoever
+//! makes entries, and stands in them; two nodes that apply the same entries hold the same bytes.
+//!
+//! An entry that is not a transaction is a control entry: everything before it is durable before
+//! it takes effect, so that no replay crosses one (E-9).
+
+use crate::identity::Identity;
+use crate::transactions::Transaction;
+use hw_types::{EndLsn, Lsn, OpId, Relation, RelationId};
+
+/// One input of the writer.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A committed transaction, once, in commit order.
+    Transaction(Transaction),
+    /// Everything up to here has been delivered.
+    Progress(EndLsn),
+    /// Anything else.
+    Control(Control),
+}
+
+impl From<Control> for Entry {
+    fn from(control: Control) -> Entry {
+        Entry::Control(control)
+    }
+}
+
+/// An input that is not of the source's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Numbers given to clients from here on are above these; never below earlier ones (E-3).
+    Epoch {
+        /// The epoch.
+        epoch: u64,
+        /// Op ids are given above this one.
+        op_id: OpId,
+    },
+    /// From here on markers are signed with this secret.
+    Secret([u8; 32]),
+    /// A sync configuration that compiles is built beside the one that is served.
+    Configure {
+        /// Name of its file, for messages.
+        file: String,
+        /// Its YAML text.
+        text: String,
+    },
+    /// From here on changes of tables that have not entered are kept for a copy of them.
+    CopyBegins {
+        /// Everything is copied anew from this slot, under one boundary; nothing is shown until
+        /// it has entered.
+        whole: Option<String>,
+    },
+    /// The copy's snapshot is taken.
+    Boundary {
+        /// X: transactions below are in the copy.
+        lsn: Lsn,
+        /// The tables that are copied, as they were noted.
+        tables: Vec<Relation>,
+    },
+    /// All rows of the copy are loaded. The tables enter when what stands here has happened.
+    Loaded(Behind),
+    /// The copy came to nothing.
+    CopyFailed,
+    /// The next rows of what is being built.
+    BuildSlice {
+        /// At most so many.
+        rows: usize,
+    },
+    /// The first definitions, over all rows.
+    BuildAll,
+    /// What was built is served.
+    Switch {
+        /// Seconds since 1970: when what is no longer served was retired.
+        now: u64,
+    },
+    /// What was retired at or before this second is no longer applied.
+    Retire {
+        /// Seconds since 1970.
+        before: u64,
+    },
+    /// The source's history is not the stored one: nothing of it is applied until everything has
+    /// been copied and compared.
+    HistoryMoved,
+    /// Old records of the tail are forgotten, up to this transaction.
+    TrimTail {
+        /// Records of transactions below go.
+        below: Lsn,
+    },
+    /// The table is not what the replica holds; it is copied again. What reads it stands still.
+    Stale {
+        /// Which.
+        table: RelationId,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// The table cannot be followed any more: its rows leave, and what they grant ends.
+    Gone {
+        /// Which.
+        table: RelationId,
+        /// Why, for the log.
+        reason: String,
+    },
+}
+
+/// What a complete copy waits for before its tables enter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// The marker with this nonce, which was sent behind the copy, has come back.
+    Marker(u64),
+    /// Nothing: no stream runs. The copy holds everything, and the store's history is that of this
+    /// source from now on.
+    Source(Identity),
+}
