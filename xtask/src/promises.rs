@@ -1,4 +1,4 @@
-//! Whether the tests that `docs/promises.md` names exist, and every promise names one.
+//! Whether the tests that `docs/promises.md` names exist and run, and every promise names one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,22 +21,29 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>, String> {
     Ok(findings(&page, &known))
 }
 
-/// The names of all functions behind a test attribute.
+/// The names of all functions behind a test attribute that are run: an ignored one proves nothing.
 fn functions(crates: &Path) -> Result<BTreeSet<String>, String> {
     let mut names = BTreeSet::new();
     for file in files(crates, "rs") {
         let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        let mut test = false;
-        for line in text.lines().map(str::trim) {
-            if line.starts_with("#[") {
-                test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-            } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| test) {
-                names.extend(rest.split('(').next().map(str::to_owned));
-                test = false;
-            }
-        }
+        names.extend(tests(&text));
     }
     Ok(names)
+}
+
+fn tests(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let (mut test, mut ignored) = (false, false);
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[") {
+            test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            ignored |= line.starts_with("#[ignore");
+        } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| test) {
+            names.extend(rest.split('(').next().filter(|_| !ignored).map(str::to_owned));
+            (test, ignored) = (false, false);
+        }
+    }
+    names
 }
 
 fn findings(page: &str, known: &BTreeSet<String>) -> Vec<String> {
@@ -68,6 +75,13 @@ fn findings(page: &str, known: &BTreeSet<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ignored_test_proves_nothing() {
+        let text = "#[test]\nfn runs() {}\n#[ignore = \"waits: FD-1\"]\n#[tokio::test]\n\
+                    async fn waits() {}\nfn helper() {}\n#[test]\nfn runs_too() {}";
+        assert_eq!(tests(text), ["runs", "runs_too"]);
+    }
 
     #[test]
     fn a_row_without_a_test_or_with_one_that_is_gone_is_a_finding() {

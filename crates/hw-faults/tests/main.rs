@@ -4,6 +4,7 @@ mod access;
 mod bounds;
 mod changes;
 mod killed;
+mod line;
 mod oracle;
 mod rig;
 mod source;

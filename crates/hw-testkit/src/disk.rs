@@ -1,27 +1,38 @@
-//! A disk that is small enough to run full (F-53).
+//! Disks that fail: one that is small enough to run full (F-53), and one whose calls are slow or end
+//! in an error.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+mod faulty;
+
+pub use faulty::FaultyDisk;
+
 /// A small disk in memory, unmounted when dropped.
 #[derive(Debug)]
 pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None` where mounting is not permitted; then a test has nothing to run on.
+    /// `None` where mounting is not permitted; then a test has nothing to run on, and says so.
+    ///
+    /// - Panics: in CI (`CI=true`), where a promise that was not tried counts as broken.
     pub fn mount(megabytes: u32) -> Option<SmallDisk> {
         let dir = tempfile::tempdir().expect("a directory");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
             .arg(dir.path())
-            .output()
-            .is_ok_and(|output| output.status.success());
-        if !mounted {
-            eprintln!("mounting is not permitted: the test is skipped");
-        }
-        mounted.then_some(SmallDisk(dir))
+            .output();
+        let trouble = match &mounted {
+            Ok(output) if output.status.success() => return Some(SmallDisk(dir)),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let told = format!("a small disk cannot be mounted, so this test has not run: {trouble}");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{told}");
+        eprintln!("{told}");
+        None
     }
 
     /// A place on it.

@@ -1,0 +1,216 @@
+//! The publication is changed by somebody else (FD-8, FD-9).
+
+use hw_testkit::{Cluster, ClusterOptions};
+
+use super::{Line, Output, streams};
+use crate::rig;
+
+const SCHEMA: &str = "
+    CREATE TABLE t (id int PRIMARY KEY, a text, b int);
+    CREATE TABLE o (id int PRIMARY KEY, a text);
+    INSERT INTO t VALUES (1, 'one', 1), (2, 'two', 2);
+    INSERT INTO o VALUES (1, 'other');
+";
+const OUTPUTS: &[Output] = &[("t", "SELECT * FROM t"), ("o", "SELECT * FROM o")];
+
+fn config() -> String {
+    streams(&["SELECT * FROM t", "SELECT * FROM o"])
+}
+
+/// Runs `change` on a server with the publication that it made, then one more change of each table;
+/// everything comes to be right.
+async fn is_mended(change: &str) {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], OUTPUTS).await;
+    line.execute(change).await;
+    line.execute("INSERT INTO o VALUES (99, 'later')").await;
+    line.agree(change).await;
+    line.execute("UPDATE t SET a = a || '!' WHERE id = 2; INSERT INTO t VALUES (77, 'x', 7)").await;
+    line.agree("and goes on").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_a_table_that_left_the_publication_and_came_back_loses_nothing() {
+    is_mended(
+        "ALTER PUBLICATION headwater DROP TABLE t;
+         INSERT INTO t VALUES (3, 'lost', 1); UPDATE t SET a = 'new' WHERE id = 1;
+         ALTER PUBLICATION headwater ADD TABLE t; INSERT INTO t VALUES (4, 'x', 1)",
+    )
+    .await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_a_table_that_left_our_publication_is_published_again() {
+    is_mended(
+        "ALTER PUBLICATION headwater DROP TABLE t;
+         INSERT INTO t VALUES (3, 'lost', 1); UPDATE t SET a = 'new' WHERE id = 1",
+    )
+    .await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_set_table_to_another_one_is_mended() {
+    is_mended("ALTER PUBLICATION headwater SET TABLE o; INSERT INTO t VALUES (3, 'lost', 1)").await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_actions_that_are_no_longer_published_are_mended() {
+    is_mended(
+        "ALTER PUBLICATION headwater SET (publish = 'insert');
+         UPDATE t SET a = 'new' WHERE id = 1; DELETE FROM t WHERE id = 2",
+    )
+    .await;
+    is_mended(
+        "ALTER PUBLICATION headwater SET (publish = 'insert, update, delete'); TRUNCATE t;
+         INSERT INTO t VALUES (2, 'again', 0)",
+    )
+    .await;
+    // And set back before anybody has looked.
+    is_mended(
+        "ALTER PUBLICATION headwater SET (publish = 'insert'); DELETE FROM t WHERE id = 1;
+         ALTER PUBLICATION headwater SET (publish = 'insert, update, delete, truncate')",
+    )
+    .await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_a_row_filter_and_a_column_list_that_come_and_go_lose_nothing() {
+    is_mended(
+        "ALTER PUBLICATION headwater SET TABLE t WHERE (id < 2), o;
+         INSERT INTO t VALUES (3, 'lost', 1); DELETE FROM t WHERE id = 2;
+         ALTER PUBLICATION headwater SET TABLE t, o; INSERT INTO t VALUES (2, 'x', 1)",
+    )
+    .await;
+    is_mended(
+        "ALTER PUBLICATION headwater SET TABLE t (id, a), o;
+         INSERT INTO t VALUES (3, 'x', 1); UPDATE t SET b = 100 WHERE id = 1;
+         ALTER PUBLICATION headwater SET TABLE t, o",
+    )
+    .await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_rows_of_leaves_come_by_their_root_again() {
+    let schema = "
+        CREATE TABLE t (id int PRIMARY KEY, a text, b int) PARTITION BY RANGE (id);
+        CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (50);
+        CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM (50) TO (100);
+        CREATE TABLE o (id int PRIMARY KEY, a text);
+        INSERT INTO t VALUES (1, 'one', 1), (51, 'two', 2); INSERT INTO o VALUES (1, 'other')";
+    let mut line = Line::start(schema, &config(), &["u1"], OUTPUTS).await;
+    line.execute(
+        "ALTER PUBLICATION headwater SET (publish_via_partition_root = false);
+         INSERT INTO t VALUES (2, 'lost', 1); DELETE FROM t WHERE id = 51;
+         ALTER PUBLICATION headwater SET (publish_via_partition_root = true)",
+    )
+    .await;
+    line.agree("set back").await;
+    line.execute(
+        "ALTER PUBLICATION headwater SET (publish_via_partition_root = false);
+         INSERT INTO t VALUES (3, 'lost', 1), (53, 'lost', 1)",
+    )
+    .await;
+    line.agree("left for us to mend").await;
+    line.stop().await;
+}
+
+#[ignore = "waits: FD-8"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_what_happened_to_the_publication_while_we_were_down_loses_nothing() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], OUTPUTS).await;
+    line.server.kill();
+    line.execute(
+        "ALTER PUBLICATION headwater DROP TABLE t;
+         INSERT INTO t VALUES (3, 'lost', 1); UPDATE t SET a = 'new' WHERE id = 1;
+         ALTER PUBLICATION headwater ADD TABLE t; INSERT INTO t VALUES (4, 'x', 1)",
+    )
+    .await;
+    line.server.spawn_again();
+    line.agree("left and came back").await;
+    line.server.kill();
+    line.execute("ALTER PUBLICATION headwater DROP TABLE t; DELETE FROM t WHERE id = 2").await;
+    line.server.spawn_again();
+    line.agree("left and is ours to add").await;
+    line.stop().await;
+}
+
+/// A publication that is not ours to change: what it leaves out is held back and named.
+#[ignore = "waits: FD-8, FD-18"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it_is_back() {
+    let schema = format!(
+        "{SCHEMA}
+         DO $$ BEGIN
+           IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN
+             CREATE ROLE app LOGIN REPLICATION;
+           END IF;
+         END $$;
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO app;
+         CREATE PUBLICATION headwater FOR TABLE t, o WITH (publish_via_partition_root = true);"
+    );
+    let mut rig = rig::Rig::new(&schema, &config()).await;
+    rig.database.url = rig.cluster.url_as("app", None, &rig.database.name);
+    let options = rig.options();
+    let mut line = Line::of(rig, options, &["u1"], OUTPUTS).await;
+    line.execute("ALTER PUBLICATION headwater DROP TABLE t; INSERT INTO t VALUES (3, 'x', 1)")
+        .await;
+    line.names("public.t").await;
+    line.execute("INSERT INTO o VALUES (2, 'others flow')").await;
+    line.follow("u1", "others flow", |client| client.table("o").contains_key("2")).await;
+    line.execute("ALTER PUBLICATION headwater ADD TABLE t").await;
+    line.agree("it is back").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// On the oldest and the newest major, where the server answers a missing publication differently.
+async fn on_major(major: u32, change: &str) {
+    let settings = &[("max_slot_wal_keep_size", "20GB")];
+    let options = ClusterOptions { major: Some(major), settings, ..ClusterOptions::default() };
+    let mut line = Line::on(Cluster::start_with(options), SCHEMA, &config(), OUTPUTS).await;
+    line.execute(change).await;
+    line.agree(&format!("Postgres {major}: {change}")).await;
+    line.execute("INSERT INTO t VALUES (9, 'later', 1); INSERT INTO o VALUES (9, 'later')").await;
+    line.agree(&format!("Postgres {major}, later")).await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// What the machine has, of the ends and the middle.
+fn some_majors() -> Vec<u32> {
+    let majors = hw_testkit::majors();
+    majors.into_iter().filter(|major| [15, 18].contains(major)).collect()
+}
+
+#[ignore = "waits: FD-9"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_9_a_publication_that_is_dropped_and_made_again_loses_nothing() {
+    for major in some_majors() {
+        on_major(
+            major,
+            "DROP PUBLICATION headwater; INSERT INTO t VALUES (3, 'lost', 1);
+             CREATE PUBLICATION headwater FOR TABLE t, o",
+        )
+        .await;
+    }
+}
+
+#[ignore = "waits: FD-9"]
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_9_a_publication_that_is_dropped_is_made_again() {
+    for major in some_majors() {
+        on_major(
+            major,
+            "DROP PUBLICATION headwater; INSERT INTO t VALUES (3, 'lost', 1);
+             UPDATE o SET a = 'changed'",
+        )
+        .await;
+    }
+}

@@ -1,0 +1,95 @@
+//! A disk whose calls are slow or fail, for one process: a small library that is loaded before libc
+//! and compiled by the machine's C compiler, which linking Rust needs anyway.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the fields of the page shared with `faulty.c` are.
+const SYNC_DELAY: u64 = 0;
+const SYNC_ERROR: u64 = 4;
+const LEFT: u64 = 8;
+const CALL_ERROR: u64 = 16;
+const CALLS: u64 = 24;
+const PAGE: u64 = 4096;
+
+/// Controls how calls that write below one directory behave in a process that was started with
+/// [`FaultyDisk::environment`].
+#[derive(Debug)]
+pub struct FaultyDisk {
+    dir: tempfile::TempDir,
+    page: File,
+    below: PathBuf,
+}
+
+impl FaultyDisk {
+    /// For everything below `below`; nothing is wrong yet.
+    ///
+    /// - Panics: if there is no C compiler.
+    pub fn new(below: &Path) -> FaultyDisk {
+        let dir = tempfile::tempdir().expect("a directory");
+        let source = dir.path().join("faulty.c");
+        std::fs::write(&source, include_str!("faulty.c")).expect("written");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(dir.path().join("faulty.so"));
+        let compiled = compile.arg(&source).arg("-ldl").output().expect("cc can be started");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        let mut options = OpenOptions::new();
+        let page = options.create(true).truncate(true).read(true).write(true);
+        let page = page.open(dir.path().join("page")).expect("made");
+        page.set_len(PAGE).expect("it has room");
+        FaultyDisk { dir, page, below: below.to_path_buf() }
+    }
+
+    /// What the process must be started with.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        vec![
+            ("LD_PRELOAD".into(), path("faulty.so")),
+            ("HEADWATER_TEST_DISK_PAGE".into(), path("page")),
+            ("HEADWATER_TEST_DISK_DIR".into(), self.below.display().to_string()),
+        ]
+    }
+
+    /// Each sync takes this much longer.
+    pub fn slow_syncs(&self, milliseconds: u32) {
+        self.set(SYNC_DELAY, &milliseconds.to_ne_bytes());
+    }
+
+    /// Each sync fails with EIO until [`FaultyDisk::heal`].
+    pub fn fail_syncs(&self) {
+        self.set(SYNC_ERROR, &libc::EIO.to_ne_bytes());
+    }
+
+    /// The n-th call from now (1 is the next one) fails with `errno`, once.
+    pub fn fail_call(&self, n: u64, errno: i32) {
+        self.set(CALL_ERROR, &errno.to_ne_bytes());
+        self.set(LEFT, &n.to_ne_bytes());
+    }
+
+    /// Whether a failure asked for by [`FaultyDisk::fail_call`] is still to come.
+    pub fn is_armed(&self) -> bool {
+        self.get(LEFT) > 0
+    }
+
+    /// Calls so far.
+    pub fn calls(&self) -> u64 {
+        self.get(CALLS)
+    }
+
+    /// Nothing is wrong any more.
+    pub fn heal(&self) {
+        self.set(SYNC_DELAY, &[0; CALL_ERROR as usize + 4]);
+    }
+
+    fn set(&self, at: u64, bytes: &[u8]) {
+        self.page.write_all_at(bytes, at).expect("a file takes what it has room for");
+    }
+
+    fn get(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.page.read_exact_at(&mut bytes, at).expect("it has these bytes");
+        u64::from_ne_bytes(bytes)
+    }
+}
