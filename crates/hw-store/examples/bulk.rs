@@ -1,7 +1,7 @@
 //! Measures what choosing the store's settings needs: durable batches and bulk loads of rows with
 //! keys of 16 bytes and values of 200 bytes, then scans and point reads of them.
 //!
-//! `cargo run --release -p hw-store --example bulk [-- rows [workers]]`. The directory is a new one
+//! `cargo run --release -p hw-store --example bulk [-- rows [workers [spaces]]]`. The directory is a new one
 //! below `TMPDIR`; figures of a directory in memory say nothing about syncs.
 #![allow(clippy::print_stdout)]
 
@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let rows: u64 = arguments.next().map_or(Ok(2_000_000), |text| text.parse())?;
     let workers: usize = arguments.next().map_or(Ok(0), |text| text.parse())?;
+    let count: usize = arguments.next().map_or(Ok(500), |text| text.parse())?;
     let dir = tempfile::tempdir()?;
     let mut options = StoreOptions::new(dir.path());
     if workers > 0 {
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{rows} rows, {} workers", options.workers);
     let store = Store::open(&options)?;
-    spaces(&store)?;
+    spaces(&store, count)?;
     batches(&store, rows)?;
     bulk(&store, rows)?;
     scan(&store, rows)?;
@@ -38,16 +39,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Many spaces with few writes each, as tables and bucket sources have.
-fn spaces(store: &Store) -> Result<(), Box<dyn Error>> {
-    let measure = Measure::start("creating 500 spaces");
-    let spaces =
-        (0..500).map(|n| store.space(&format!("table{n}"))).collect::<Result<Vec<_>, _>>()?;
-    measure.stop(500);
-    let measure = Measure::start("batches over 500 spaces");
+fn spaces(store: &Store, count: usize) -> Result<(), Box<dyn Error>> {
+    let measure = Measure::start(&format!("creating {count} spaces"));
+    let kinds = ["rows", "ops", "buckets", "lookups"];
+    let name = |n: usize| format!("{}.{}", kinds[n % 4], n / 4);
+    let spaces = (0..count).map(|n| store.space(&name(n))).collect::<Result<Vec<_>, _>>()?;
+    measure.stop(count as u64);
+    let measure = Measure::start("batches over all of them");
     for round in 0..500u64 {
         let mut batch = Batch::with_capacity(1000);
         for n in 0..1000u64 {
-            batch.put(&spaces[(n / 2) as usize], key(mix(round), n), value(n));
+            let space = (n / 2 + round * 500) as usize % count;
+            batch.put(&spaces[space], key(mix(round), n), value(n));
         }
         store.commit(batch)?;
     }
@@ -57,7 +60,7 @@ fn spaces(store: &Store) -> Result<(), Box<dyn Error>> {
 
 /// Batches of 1,000 puts in two spaces, synced by another thread whenever something is pending.
 fn batches(store: &Store, rows: u64) -> Result<(), Box<dyn Error>> {
-    let (ops, index) = (store.space("ops")?, store.space("rows")?);
+    let (ops, index) = (store.space("ops.live")?, store.space("rows.live")?);
     let mut longest = std::time::Duration::ZERO;
     let measure = Measure::start("batches");
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -89,7 +92,7 @@ fn batches(store: &Store, rows: u64) -> Result<(), Box<dyn Error>> {
 }
 
 fn bulk(store: &Store, rows: u64) -> Result<(), Box<dyn Error>> {
-    let space = store.space("copied")?;
+    let space = store.space("rows.copied")?;
     let measure = Measure::start("bulk load");
     let mut load = store.bulk(&space)?;
     for n in 0..rows {
@@ -102,7 +105,7 @@ fn bulk(store: &Store, rows: u64) -> Result<(), Box<dyn Error>> {
 
 fn scan(store: &Store, rows: u64) -> Result<(), Box<dyn Error>> {
     let snapshot = store.snapshot();
-    for name in ["copied", "ops", "rows"] {
+    for name in ["rows.copied", "ops.live", "rows.live"] {
         let space = store.space(name)?;
         let measure = Measure::start(&format!("scan of {name}"));
         let mut count = 0;
@@ -115,17 +118,17 @@ fn scan(store: &Store, rows: u64) -> Result<(), Box<dyn Error>> {
         let reads = 200_000;
         for n in 0..reads {
             let n = mix(n) % rows;
-            let n = if name == "copied" { n } else { n & !1 };
+            let n = if name == "rows.copied" { n } else { n & !1 };
             let key = match name {
-                "copied" => key(n, n),
-                "ops" => key(n % 5_000, n),
+                "rows.copied" => key(n, n),
+                "ops.live" => key(n % 5_000, n),
                 _ => key(mix(n), n),
             };
             snapshot.get(&space, &key)?.ok_or("a row is missing")?;
         }
         measure.stop(reads);
     }
-    let ops = store.space("ops")?;
+    let ops = store.space("ops.live")?;
     let measure = Measure::start("tails of 4");
     let reads = 50_000;
     for n in 0..reads {

@@ -2,7 +2,11 @@
 
 use fjall::Slice;
 
+use crate::space::PREFIX_BYTES;
 use crate::{Space, StoreError};
+
+/// The longest key: the database's limit without what the store puts in front of it.
+const MAX_KEY_BYTES: usize = u16::MAX as usize - PREFIX_BYTES;
 
 /// Collected writes for [`crate::Store::commit`]. Later writes to a key win over earlier ones.
 #[derive(Clone, Default, Debug)]
@@ -17,6 +21,7 @@ pub struct Batch {
 pub(crate) struct Write {
     /// Index into the batch's spaces.
     pub(crate) space: u32,
+    /// As it is stored: behind the space's number.
     pub(crate) key: Slice,
     pub(crate) value: Option<Slice>,
 }
@@ -32,14 +37,14 @@ impl Batch {
         Batch { writes: Vec::with_capacity(writes), ..Batch::default() }
     }
 
-    /// Sets `key` to `value`. Keys have 1 to 65,535 bytes, which commit checks.
-    pub fn put(&mut self, space: &Space, key: impl Into<Slice>, value: impl Into<Slice>) {
-        self.push(space, key.into(), Some(value.into()));
+    /// Sets `key` to `value`. Keys have 1 to 65,531 bytes, which commit checks.
+    pub fn put(&mut self, space: &Space, key: impl AsRef<[u8]>, value: impl Into<Slice>) {
+        self.push(space, key.as_ref(), Some(value.into()));
     }
 
     /// Removes `key`; removing a key that is not there changes nothing.
-    pub fn delete(&mut self, space: &Space, key: impl Into<Slice>) {
-        self.push(space, key.into(), None);
+    pub fn delete(&mut self, space: &Space, key: impl AsRef<[u8]>) {
+        self.push(space, key.as_ref(), None);
     }
 
     /// How many writes it holds.
@@ -68,7 +73,7 @@ impl Batch {
     /// Keys that the backends cannot hold are refused before anything is written.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         for write in &self.writes {
-            check_key(&write.key)?;
+            check_key_length(write.key.len().saturating_sub(PREFIX_BYTES))?;
         }
         match self.spaces.iter().find(|space| space.is_dropped()) {
             Some(gone) => Err(gone.missing()),
@@ -76,8 +81,9 @@ impl Batch {
         }
     }
 
-    fn push(&mut self, space: &Space, key: Slice, value: Option<Slice>) {
+    fn push(&mut self, space: &Space, key: &[u8], value: Option<Slice>) {
         self.bytes += (key.len() + value.as_ref().map_or(0, |v| v.len())) as u64;
+        let key = space.stored(key);
         let space = self.index(space);
         self.writes.push(Write { space, key, value });
     }
@@ -99,9 +105,6 @@ impl Batch {
 }
 
 /// Refuses a key that the store cannot hold.
-pub(crate) fn check_key(key: &[u8]) -> Result<(), StoreError> {
-    if key.is_empty() || key.len() > usize::from(u16::MAX) {
-        return Err(StoreError::KeyLength { len: key.len() });
-    }
-    Ok(())
+pub(crate) fn check_key_length(len: usize) -> Result<(), StoreError> {
+    if len == 0 || len > MAX_KEY_BYTES { Err(StoreError::KeyLength { len }) } else { Ok(()) }
 }

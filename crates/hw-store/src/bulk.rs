@@ -1,8 +1,9 @@
-//! Bulk loads: ascending pairs straight into tables, around journal and memory tables.
+//! Bulk loads: ascending pairs into a space, visible and durable together at the end.
 //!
-//! Pairs flow from the caller in chunks through a bounded queue into a thread that compresses and
-//! writes them, so that a copy's reading and its loading use two cores. Invariants: the caller's
-//! keys ascend strictly; nothing is visible before `finish` returns, and everything is durable then.
+//! A load of little is one commit. One of much goes around journal and memory tables: its pairs flow
+//! from the caller in chunks through a bounded queue into a thread that compresses them and writes
+//! tables, so that a copy's reading and its loading use two cores. Invariants: the caller's keys
+//! ascend strictly; nothing is visible before `finish` returns, and everything is durable then.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -11,9 +12,10 @@ use std::thread::JoinHandle;
 use fjall::Slice;
 use parking_lot::{Condvar, Mutex};
 
-use crate::batch::check_key;
-use crate::disk::{Disk, keyspace};
+use crate::batch::check_key_length;
+use crate::disk::Disk;
 use crate::simulation::Twin;
+use crate::snapshot::Opening;
 use crate::space::Keyspace;
 use crate::{Batch, Space, StoreError};
 
@@ -23,52 +25,60 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait for the loading thread; a faster caller waits.
 const MAX_CHUNKS: usize = 4;
 
+/// A load of less than this part of the memory for unflushed writes is one commit: tables of its own
+/// would cost syncs and files, and a keyspace of its own more of them.
+const SMALL_PART: u64 = 16;
+
 /// A running bulk load of one space. Dropping it abandons the load; the tables that were begun take
 /// disk space until the store is next opened or the space dropped.
 pub struct BulkLoad {
     target: Target,
+    space: Space,
     last_key: Vec<u8>,
     rows: u64,
 }
 
 enum Target {
-    Disk { chunk: Chunk, queue: Arc<Queue>, thread: Option<JoinHandle<Result<(), StoreError>>> },
-    Twin { twin: Arc<Twin>, space: Space, batch: Batch },
+    /// Collects pairs until there are many.
+    Small {
+        disk: Arc<Disk>,
+        opening: Opening,
+        batch: Batch,
+    },
+    Tables(Tables),
+    Twin {
+        twin: Arc<Twin>,
+        batch: Batch,
+    },
+}
+
+/// A load that writes tables.
+struct Tables {
+    chunk: Chunk,
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
 impl BulkLoad {
-    pub(crate) fn on_disk(disk: &Arc<Disk>, space: &Space) -> Result<BulkLoad, StoreError> {
-        // Every load adds a run of tables that reads look into until it is compacted.
-        disk.wait_for_room(std::slice::from_ref(space))?;
-        let queue = disk.loads.start()?;
-        let keyspace = keyspace(space).inspect_err(|_| queue.close(End::Done))?;
-        let thread = std::thread::Builder::new().name("store-load".into()).spawn({
-            let (disk, space, done) = (disk.clone(), space.clone(), Done(queue.clone()));
-            move || {
-                // Whoever reopens the store waits for `done`, so the tree is let go of before.
-                let result = load(&disk, &done.0, &space, &keyspace);
-                drop(keyspace);
-                result
-            }
-        });
-        let thread = thread.map_err(StoreError::io("start bulk load")).inspect_err(|_| {
-            queue.close(End::Done);
-        })?;
-        let target = Target::Disk { chunk: Chunk::default(), queue, thread: Some(thread) };
-        Ok(BulkLoad { target, last_key: Vec::new(), rows: 0 })
+    pub(crate) fn on_disk(disk: &Arc<Disk>, space: &Space) -> BulkLoad {
+        let opening = disk.opening();
+        BulkLoad::new(space, Target::Small { disk: disk.clone(), opening, batch: Batch::new() })
     }
 
     pub(crate) fn in_twin(twin: &Arc<Twin>, space: &Space) -> BulkLoad {
-        let target = Target::Twin { twin: twin.clone(), space: space.clone(), batch: Batch::new() };
-        BulkLoad { target, last_key: Vec::new(), rows: 0 }
+        BulkLoad::new(space, Target::Twin { twin: twin.clone(), batch: Batch::new() })
+    }
+
+    fn new(space: &Space, target: Target) -> BulkLoad {
+        BulkLoad { target, space: space.clone(), last_key: Vec::new(), rows: 0 }
     }
 
     /// Adds one pair; a key that the space already has is replaced at `finish`.
     ///
-    /// - Errors: `Order` unless `key` is greater than the last one, `KeyLength`; `Full`, `Io`,
-    ///   `Superseded`, which end the load.
+    /// - Errors: `Order` unless `key` is greater than the last one, `KeyLength`; `Full`, `NoFiles`,
+    ///   `Io`, `Superseded`, which end the load.
     pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        check_key(key)?;
+        check_key_length(key.len())?;
         if self.rows > 0 && key <= self.last_key.as_slice() {
             return Err(StoreError::Order);
         }
@@ -76,17 +86,25 @@ impl BulkLoad {
         self.last_key.extend_from_slice(key);
         self.rows += 1;
         match &mut self.target {
-            Target::Disk { chunk, queue, thread } => {
-                chunk.push(key, value);
-                if chunk.bytes.len() < CHUNK_BYTES || queue.push(std::mem::take(chunk)) {
-                    return Ok(());
-                }
-                join(thread)
-            }
-            Target::Twin { space, batch, .. } => {
-                batch.put(space, key, value);
+            Target::Twin { batch, .. } => {
+                batch.put(&self.space, key, value);
                 Ok(())
             }
+            Target::Small { disk, opening, batch } => {
+                batch.put(&self.space, key, value);
+                if batch.bytes() < disk.options().memtable_bytes / SMALL_PART {
+                    return Ok(());
+                }
+                let (disk, opening, batch) = (disk.clone(), opening.clone(), std::mem::take(batch));
+                let tables = Tables::start(&disk, &self.space, &opening)?;
+                self.target = Target::Tables(tables);
+                let Target::Tables(tables) = &mut self.target else { return Ok(()) };
+                for pair in batch.into_writes().1 {
+                    tables.push(&pair.key, &pair.value.unwrap_or_default())?;
+                }
+                Ok(())
+            }
+            Target::Tables(tables) => tables.push(&self.space.stored(key), value),
         }
     }
 
@@ -103,15 +121,16 @@ impl BulkLoad {
     ///   dropped; any other as for [`crate::Store::commit`].
     pub fn finish(mut self) -> Result<u64, StoreError> {
         match &mut self.target {
-            Target::Disk { chunk, queue, thread } => {
-                if queue.push(std::mem::take(chunk)) {
-                    queue.close(End::Finish);
+            Target::Small { disk, opening, batch } => {
+                if !batch.is_empty() {
+                    disk.commit_in(std::mem::take(batch), Some(opening))?;
                 }
-                join(thread)?;
+                disk.sync()?;
             }
-            Target::Twin { twin, space, batch } => {
-                if space.is_dropped() {
-                    return Err(space.missing());
+            Target::Tables(tables) => tables.finish()?,
+            Target::Twin { twin, batch } => {
+                if self.space.is_dropped() {
+                    return Err(self.space.missing());
                 }
                 twin.load(std::mem::take(batch))?;
             }
@@ -120,24 +139,64 @@ impl BulkLoad {
     }
 }
 
-impl Drop for BulkLoad {
-    fn drop(&mut self) {
-        if let Target::Disk { queue, thread, .. } = &mut self.target {
-            queue.close(End::Abandon);
-            // Its result interests nobody any more.
-            if let Some(thread) = thread.take() {
-                let _ = thread.join();
+impl Tables {
+    fn start(disk: &Arc<Disk>, space: &Space, opening: &Opening) -> Result<Tables, StoreError> {
+        let queue = disk.loads.start()?;
+        let end = |error| {
+            queue.close(End::Done);
+            error
+        };
+        // Behind the start, because reopening waits for all loads that have started.
+        opening.check().map_err(end)?;
+        let keyspace = disk.place_for_load(space).map_err(end)?;
+        // Every load adds a run of tables that reads look into until it is compacted.
+        disk.wait_for_room(std::slice::from_ref(&keyspace)).map_err(end)?;
+        let thread = std::thread::Builder::new().name("store-load".into()).spawn({
+            let (disk, space, done) = (disk.clone(), space.clone(), Done(queue.clone()));
+            move || {
+                // Whoever reopens the store waits for `done`, so the tree is let go of before.
+                let result = load(&disk, &done.0, &space, &keyspace);
+                drop(keyspace);
+                result
             }
+        });
+        let thread = thread.map_err(StoreError::io("start bulk load")).map_err(end)?;
+        Ok(Tables { chunk: Chunk::default(), queue, thread: Some(thread) })
+    }
+
+    fn push(&mut self, stored_key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.chunk.push(stored_key, value);
+        let full = self.chunk.bytes.len() >= CHUNK_BYTES;
+        if !full || self.queue.push(std::mem::take(&mut self.chunk)) {
+            return Ok(());
+        }
+        self.join()
+    }
+
+    fn finish(&mut self) -> Result<(), StoreError> {
+        if self.queue.push(std::mem::take(&mut self.chunk)) {
+            self.queue.close(End::Finish);
+        }
+        self.join()
+    }
+
+    /// The loading thread's result. A thread that ended before it was told to has failed.
+    fn join(&mut self) -> Result<(), StoreError> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(StoreError::damaged("a bulk load ended in a panic")),
+            None => Err(StoreError::Poisoned),
         }
     }
 }
 
-/// The loading thread's result. A thread that ended before it was told to has failed.
-fn join(thread: &mut Option<JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
-    match thread.take().map(JoinHandle::join) {
-        Some(Ok(result)) => result,
-        Some(Err(_)) => Err(StoreError::damaged("a bulk load ended in a panic")),
-        None => Err(StoreError::Poisoned),
+impl Drop for Tables {
+    fn drop(&mut self) {
+        self.queue.close(End::Abandon);
+        // Its result interests nobody any more.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -36,7 +36,8 @@ pub enum StoreError {
         /// Bytes that did not fit.
         wanted: u64,
     },
-    /// HW3004. Bytes on disk are not what was written.
+    /// HW3004. Bytes on disk are not what was written, and it cannot be told which space they
+    /// belong to.
     #[error("damaged store: {what}")]
     Damaged {
         /// Which file or structure, and what is wrong with it.
@@ -79,17 +80,11 @@ pub enum StoreError {
     /// HW3010. The snapshot was taken before the store was reopened.
     #[error("snapshot is older than the store's last reopening")]
     Superseded,
-    /// HW3011. A key is empty or longer than 65,535 bytes. Nothing of its batch was written.
-    #[error("a key of {len} bytes; keys have 1 to 65535 bytes")]
+    /// HW3011. A key is empty or longer than 65,531 bytes. Nothing of its batch was written.
+    #[error("a key of {len} bytes; keys have 1 to 65531 bytes")]
     KeyLength {
         /// The key's length.
         len: usize,
-    },
-    /// HW3012. The limit of spaces is reached.
-    #[error("store holds {max} spaces and takes no more")]
-    TooManySpaces {
-        /// The limit.
-        max: usize,
     },
     /// HW3013. A name that cannot name a space or a segment.
     #[error("{name:?} cannot be a name in the store")]
@@ -111,6 +106,22 @@ pub enum StoreError {
         /// The longest allowed.
         max: usize,
     },
+    /// HW3017. Bytes on disk that belong to one space are not what was written. The others can be
+    /// read; this one is to be filled again under another name, and dropped.
+    #[error("space {space} of the store is damaged: {what}")]
+    SpaceDamaged {
+        /// The space's name; up to the first dot it says what the space is for.
+        space: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// HW3018. The process, or the machine, may open no more files. Reads of files that are open go
+    /// on; commits are refused until [`crate::Store::reopen`] succeeds.
+    #[error("{doing}: too many open files")]
+    NoFiles {
+        /// What the store was doing, as a verb.
+        doing: &'static str,
+    },
 }
 
 impl StoreError {
@@ -128,11 +139,12 @@ impl StoreError {
             StoreError::NoSpace { .. } => 3009,
             StoreError::Superseded => 3010,
             StoreError::KeyLength { .. } => 3011,
-            StoreError::TooManySpaces { .. } => 3012,
             StoreError::Name { .. } => 3013,
             StoreError::Order => 3014,
             StoreError::Closed => 3015,
             StoreError::RecordLength { .. } => 3016,
+            StoreError::SpaceDamaged { .. } => 3017,
+            StoreError::NoFiles { .. } => 3018,
         })
     }
 
@@ -145,9 +157,10 @@ impl StoreError {
         }
     }
 
-    /// Whether waiting can help: the disk or the spools may have room later.
+    /// Whether waiting can help: there may be room on the disk, in the spools, or for open files
+    /// later.
     pub fn is_full(&self) -> bool {
-        matches!(self, StoreError::Full | StoreError::SpoolFull { .. })
+        matches!(self, StoreError::Full | StoreError::SpoolFull { .. } | StoreError::NoFiles { .. })
     }
 
     fn mend(&self) -> Option<&'static str> {
@@ -157,11 +170,18 @@ impl StoreError {
                 "raise the limit of the spools, or end the transactions and copies that fill them"
             }
             StoreError::Damaged { .. } => {
-                "check the disk, then remove the directory; a new store copies from Postgres"
+                "check the disk, then remove the directory and start again; everything is copied \
+                 anew from Postgres"
+            }
+            StoreError::SpaceDamaged { .. } => {
+                "check the disk; what is damaged is copied or built again"
+            }
+            StoreError::NoFiles { .. } => {
+                "raise the limit of open files (ulimit -n, LimitNOFILE=); the store goes on by itself"
             }
             StoreError::Format { .. } => {
-                "start the version that wrote it, or remove the directory; a new store copies \
-                 from Postgres"
+                "remove the directory and start again; everything is copied anew from Postgres. To \
+                 go back, start the version that wrote it"
             }
             StoreError::Locked { .. } => "stop the other process, or configure another directory",
             StoreError::Foreign { .. } => "configure a directory that is empty or missing",
@@ -170,8 +190,10 @@ impl StoreError {
     }
 
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
-        move |source| {
-            if is_full(&source) { StoreError::Full } else { StoreError::Io { doing, source } }
+        move |source| match source.raw_os_error() {
+            _ if is_full(&source) => StoreError::Full,
+            Some(libc::EMFILE | libc::ENFILE) => StoreError::NoFiles { doing },
+            _ => StoreError::Io { doing, source },
         }
     }
 
@@ -188,9 +210,14 @@ fn is_full(error: &io::Error) -> bool {
 impl From<fjall::Error> for StoreError {
     fn from(error: fjall::Error) -> StoreError {
         match error {
-            fjall::Error::Io(source) => StoreError::io("use store")(source),
-            fjall::Error::Storage(fjall::LsmError::Io(source)) => {
-                StoreError::io("use table")(source)
+            fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+                match source.kind() {
+                    // A file that must be there is gone, ends too soon, or holds something else.
+                    io::ErrorKind::NotFound
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData => StoreError::damaged(source.to_string()),
+                    _ => StoreError::io("use the store's files")(source),
+                }
             }
             fjall::Error::Poisoned => StoreError::Poisoned,
             other => StoreError::damaged(format!("{other:?}")),
@@ -204,12 +231,12 @@ mod tests {
 
     #[test]
     fn a_format_of_another_version_is_refused_with_a_way_out() {
-        let error = StoreError::Format { dir: "/srv/hw".into(), found: "7".into(), expected: 1 };
+        let error = StoreError::Format { dir: "/srv/hw".into(), found: "1".into(), expected: 2 };
         assert_eq!(
             error.diagnostic().to_string(),
-            "error[HW3005]: store in /srv/hw has format 7, this version reads format 1\n  \
-             mend:  start the version that wrote it, or remove the directory; a new store copies \
-             from Postgres"
+            "error[HW3005]: store in /srv/hw has format 1, this version reads format 2\n  \
+             mend:  remove the directory and start again; everything is copied anew from Postgres. \
+             To go back, start the version that wrote it"
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! LOCK      flock, held as long as a store is open; holds the owner's process id
-//! FORMAT    "headwater store 1"
+//! FORMAT    "headwater store 2"
 //! data/     the database
 //! spool/    segments
 //! ```
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::StoreError;
 
 /// The format this version reads and writes. A change of any stored byte raises it.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 const MARK: &str = "headwater store ";
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fjall::{Readable, Slice};
 
 use crate::simulation::{TwinIter, TwinView};
-use crate::space::{Keyspace, Place};
+use crate::space::{Keyspace, Place, without_prefix};
 use crate::{Space, StoreError};
 
 /// All spaces at one moment. Cloning shares it.
@@ -27,6 +27,8 @@ enum View {
 
 pub(crate) struct DiskView {
     view: fjall::Snapshot,
+    /// How many spaces had been dropped when it was taken.
+    drops: u64,
     opening: Opening,
 }
 
@@ -49,8 +51,8 @@ impl Opening {
 }
 
 impl Snapshot {
-    pub(crate) fn on_disk(view: fjall::Snapshot, opening: Opening) -> Snapshot {
-        Snapshot(Arc::new(View::Disk(DiskView { view, opening })))
+    pub(crate) fn on_disk(view: fjall::Snapshot, drops: u64, opening: Opening) -> Snapshot {
+        Snapshot(Arc::new(View::Disk(DiskView { view, drops, opening })))
     }
 
     pub(crate) fn closed() -> Snapshot {
@@ -63,17 +65,18 @@ impl Snapshot {
 
     /// The value of `key`, or `None`.
     ///
-    /// - Errors: `Superseded` after the store was reopened; `Damaged`, `Io`.
+    /// - Errors: `NoSpace` when the space had been dropped before the snapshot was taken,
+    ///   `Superseded` after the store was reopened; `SpaceDamaged`, `NoFiles`, `Io`.
     pub fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
         match (&*self.0, &space.0.place) {
             (View::Disk(disk), Place::Disk(place)) => {
-                let guard = place.load();
+                let guard = place.keyspace.load();
                 let keyspace = disk.keyspace(space, guard.as_deref())?;
-                let found = disk.view.get(&keyspace.tree, key);
+                let found = disk.view.get(&keyspace.tree, space.stored(key));
                 disk.opening.check()?;
-                Ok(found?)
+                found.map_err(|error| space.failed(error))
             }
-            (View::Twin(view), Place::Twin(twin)) => view.get(twin, key),
+            (View::Twin(view), Place::Twin(twin)) => view.get(space, twin, key),
             (View::Closed, _) => Err(StoreError::Closed),
             _ => Err(space.missing()),
         }
@@ -124,18 +127,20 @@ impl Snapshot {
         }
         match (&*self.0, &space.0.place) {
             (View::Disk(disk), Place::Disk(place)) => {
-                let guard = place.load();
+                let guard = place.keyspace.load();
                 match disk.keyspace(space, guard.as_deref()) {
                     Ok(keyspace) => Iter(Scan::Disk {
-                        pairs: disk.view.range::<&[u8], _>(&keyspace.tree, (start, end)),
+                        pairs: disk.view.range(&keyspace.tree, space.stored_range(start, end)),
+                        space: space.clone(),
                         opening: disk.opening.clone(),
                     }),
                     Err(error) => Iter(Scan::Failed(error)),
                 }
             }
-            (View::Twin(view), Place::Twin(twin)) => {
-                Iter(Scan::Twin(TwinIter::new(view.clone(), twin.clone(), start, end)))
-            }
+            (View::Twin(view), Place::Twin(twin)) => match view.check(space) {
+                Ok(()) => Iter(Scan::Twin(TwinIter::new(view.clone(), twin.clone(), start, end))),
+                Err(error) => Iter(Scan::Failed(error)),
+            },
             (View::Closed, _) => Iter(Scan::Failed(StoreError::Closed)),
             _ => Iter(Scan::Failed(space.missing())),
         }
@@ -149,10 +154,11 @@ impl DiskView {
         keyspace: Option<&'k Keyspace>,
     ) -> Result<&'k Keyspace, StoreError> {
         self.opening.check()?;
+        space.check_readable(self.drops)?;
         match keyspace {
             Some(keyspace) if keyspace.generation == self.opening.mine => Ok(keyspace),
             Some(_) => Err(StoreError::Superseded),
-            None => Err(space.missing()),
+            None => Err(space.absent()),
         }
     }
 }
@@ -161,7 +167,7 @@ impl DiskView {
 pub struct Iter(Scan);
 
 enum Scan {
-    Disk { pairs: fjall::Iter, opening: Opening },
+    Disk { pairs: fjall::Iter, space: Space, opening: Opening },
     Twin(TwinIter),
     Failed(StoreError),
     Ended,
@@ -174,10 +180,11 @@ impl Iter {
         twin: impl FnOnce(&mut TwinIter) -> Option<Result<(Slice, Slice), StoreError>>,
     ) -> Option<Result<(Slice, Slice), StoreError>> {
         let item = match &mut self.0 {
-            Scan::Disk { pairs, opening } => disk(pairs).map(|guard| {
+            Scan::Disk { pairs, space, opening } => disk(pairs).map(|guard| {
                 let pair = guard.into_inner();
                 opening.check()?;
-                Ok(pair?)
+                let (key, value) = pair.map_err(|error| space.failed(error))?;
+                Ok((without_prefix(key), value))
             }),
             Scan::Twin(pairs) => twin(pairs),
             Scan::Failed(_) => match std::mem::replace(&mut self.0, Scan::Ended) {

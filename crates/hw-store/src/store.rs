@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fjall::Slice;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Remover};
 use crate::segment::SpoolDir;
 use crate::simulation::{Simulation, Twin};
 use crate::{Batch, BulkLoad, Snapshot, Space, StoreError, StoreOptions};
@@ -17,6 +17,8 @@ use crate::{Batch, BulkLoad, Snapshot, Space, StoreError, StoreOptions};
 pub struct Store(Arc<Inner>);
 
 struct Inner {
+    /// Ends before the backend is let go of, so that the directory is free once a store is dropped.
+    _remover: Option<Remover>,
     backend: Backend,
     spool: SpoolDir,
 }
@@ -43,6 +45,8 @@ pub struct StoreStatistics {
     pub pending_flushes: usize,
     /// Compactions that run now.
     pub running_compactions: usize,
+    /// Dropped spaces of which something may still take room on disk.
+    pub removals: usize,
     /// Bytes in spools.
     pub spool_bytes: u64,
     /// Commits since the store was opened.
@@ -57,9 +61,10 @@ impl Store {
     ///
     /// - Errors: `Locked`, `Format`, `Foreign`, `Damaged`, `Full`, `Io`.
     pub fn open(options: &StoreOptions) -> Result<Store, StoreError> {
-        let disk = Disk::open(options)?;
+        let disk = Arc::new(Disk::open(options)?);
         let spool = SpoolDir::open(&disk.home().spool(), options.spool_bytes)?;
-        Ok(Store(Arc::new(Inner { backend: Backend::Disk(Arc::new(disk)), spool })))
+        let remover = Some(Remover::start(&disk)?);
+        Ok(Store(Arc::new(Inner { _remover: remover, backend: Backend::Disk(disk), spool })))
     }
 
     /// Opens the twin of `simulation` in memory, as after a crash: with what its last store had
@@ -69,18 +74,20 @@ impl Store {
     }
 
     pub(crate) fn of_twin(twin: Arc<Twin>, spool: SpoolDir) -> Store {
-        Store(Arc::new(Inner { backend: Backend::Twin(twin), spool }))
+        Store(Arc::new(Inner { _remover: None, backend: Backend::Twin(twin), spool }))
     }
 
     /// The space `name`, created when it is missing.
     ///
-    /// Creating is durable at once and not part of any batch, so a space may be left over by a
-    /// crash between its creation and the commit that first names it.
+    /// Creating costs one record, like a commit: it is durable with everything that is committed
+    /// behind it, and not part of any batch, so a space may be left over by a crash between its
+    /// creation and the commit that first names it. Thousands of spaces are fine. Those whose names
+    /// begin alike, up to the first dot, share files; there may be hundreds of such beginnings.
     ///
-    /// - Takes: a name of 1 to 255 bytes.
-    /// - Errors: `Name`, `TooManySpaces`, `Full`, `Poisoned`, `Io`.
+    /// - Takes: a name of 1 to 200 bytes.
+    /// - Errors: `Name`; `Full`, `Poisoned`, `NoFiles`, `Io`.
     pub fn space(&self, name: &str) -> Result<Space, StoreError> {
-        if name.is_empty() || name.len() > 255 {
+        if name.is_empty() || name.len() > 200 {
             return Err(StoreError::Name { name: name.to_owned() });
         }
         match &self.0.backend {
@@ -97,11 +104,12 @@ impl Store {
         }
     }
 
-    /// Removes the space and everything in it, durably and at once; a missing one is no error.
+    /// Removes the space and everything in it, at once for all that begins afterwards; a missing one
+    /// is no error. Durable with everything that is committed behind it.
     ///
-    /// Not part of any batch: first sync the commit that no longer names the space. Snapshots taken
-    /// before still read it through handles that still exist. Its files go with the last handle
-    /// and the last journal file that names it.
+    /// Not part of any batch: first commit what no longer names the space. Snapshots taken before
+    /// still read it through handles that still exist. Its bytes are removed in the background; see
+    /// [`Store::finish_removals`].
     pub fn drop_space(&self, name: &str) -> Result<(), StoreError> {
         match &self.0.backend {
             Backend::Disk(disk) => disk.drop_space(name),
@@ -174,8 +182,20 @@ impl Store {
             return Err(space.missing());
         }
         match &self.0.backend {
-            Backend::Disk(disk) => BulkLoad::on_disk(disk, space),
+            Backend::Disk(disk) => Ok(BulkLoad::on_disk(disk, space)),
             Backend::Twin(twin) => Ok(BulkLoad::in_twin(twin, space)),
+        }
+    }
+
+    /// Removes what is left of dropped spaces now, on the caller's thread, instead of in the
+    /// background.
+    pub fn finish_removals(&self) -> Result<(), StoreError> {
+        match &self.0.backend {
+            Backend::Disk(disk) => {
+                while disk.remove_piece()? {}
+                Ok(())
+            }
+            Backend::Twin(_) => Ok(()),
         }
     }
 

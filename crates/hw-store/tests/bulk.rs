@@ -1,6 +1,6 @@
 //! Bulk loads: invisible before the end, visible and durable behind it.
 
-use hw_store::{Batch, Store, StoreError};
+use hw_store::{Batch, Space, Store, StoreError};
 
 use crate::{both, small};
 
@@ -125,20 +125,114 @@ fn loads_run_beside_each_other_and_beside_commits() {
 fn many_loads_into_one_space_are_compacted_and_stop_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&small(dir.path())).unwrap();
-    let space = store.space("rows").unwrap();
-    for round in 0..60u32 {
-        let mut load = store.bulk(&space).unwrap();
-        for n in 0..50u32 {
-            load.push(&(n * 60 + round).to_be_bytes(), &round.to_be_bytes()).unwrap();
+    // Loads of one commit each, and loads that write tables.
+    for (name, len) in [("rows.1", 4), ("rows.2", 1000)] {
+        let space = store.space(name).unwrap();
+        for round in 0..60u8 {
+            let value = vec![round; len];
+            let mut load = store.bulk(&space).unwrap();
+            for n in 0..50u32 {
+                load.push(&(n * 60 + u32::from(round)).to_be_bytes(), &value).unwrap();
+            }
+            load.push(&[0xff; 4], &value).unwrap();
+            load.finish().unwrap();
         }
-        load.push(&[0xff; 4], &round.to_be_bytes()).unwrap();
-        load.finish().unwrap();
+        let mut batch = Batch::new();
+        batch.put(&space, 0u32.to_be_bytes(), "committed");
+        store.commit(batch).unwrap();
+        let snapshot = store.snapshot();
+        assert_eq!(snapshot.all(&space).count(), 50 * 60 + 1);
+        assert_eq!(snapshot.get(&space, &[0xff; 4]).unwrap().unwrap(), vec![59; len]);
+        assert_eq!(snapshot.get(&space, &[0; 4]).unwrap().unwrap(), b"committed");
     }
-    let mut batch = Batch::new();
-    batch.put(&space, 0u32.to_be_bytes(), "committed");
-    store.commit(batch).unwrap();
+}
+
+/// Pairs of a load that writes tables.
+fn load_much(store: &Store, space: &Space, byte: u8) {
+    let mut load = store.bulk(space).unwrap();
+    for n in 0..100u32 {
+        load.push(&n.to_be_bytes(), &[byte; 1000]).unwrap();
+    }
+    load.finish().unwrap();
+}
+
+#[test]
+fn snapshots_from_before_a_space_got_a_keyspace_of_its_own_see_it_empty() {
+    for (store, _dir) in both() {
+        let (space, other) = (store.space("rows.1").unwrap(), store.space("rows.2").unwrap());
+        let before = store.snapshot();
+        load_much(&store, &space, 1);
+        let behind = store.snapshot();
+        assert_eq!(before.all(&space).count(), 0);
+        assert_eq!(behind.all(&space).count(), 100);
+        assert_eq!(behind.all(&other).count(), 0);
+        let mut batch = Batch::new();
+        batch.put(&space, 7u32.to_be_bytes(), "new");
+        batch.put(&other, "k", "v");
+        store.commit(batch).unwrap();
+        store.sync().unwrap();
+        store.reopen().unwrap();
+        let snapshot = store.snapshot();
+        assert_eq!(snapshot.all(&space).count(), 100);
+        assert_eq!(snapshot.get(&space, &7u32.to_be_bytes()).unwrap().unwrap(), b"new");
+        assert_eq!(snapshot.all(&other).count(), 1);
+    }
+}
+
+#[test]
+fn a_space_that_older_snapshots_find_pairs_in_is_not_moved_by_a_load() {
+    for (store, _dir) in both() {
+        let space = store.space("rows.1").unwrap();
+        let mut batch = Batch::new();
+        batch.put(&space, "k", "v");
+        store.commit(batch).unwrap();
+        let before = store.snapshot();
+        let mut batch = Batch::new();
+        batch.delete(&space, "k");
+        store.commit(batch).unwrap();
+        load_much(&store, &space, 1);
+        assert_eq!(before.get(&space, b"k").unwrap().unwrap(), b"v");
+        assert_eq!(before.all(&space).count(), 1);
+        assert_eq!(store.snapshot().all(&space).count(), 100);
+    }
+}
+
+#[test]
+fn a_load_into_a_shared_keyspace_is_right_beside_writes_to_its_other_spaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&small(dir.path())).unwrap();
+    let spaces: Vec<Space> = (0..3).map(|n| store.space(&format!("ops.{n}")).unwrap()).collect();
+    for space in &spaces {
+        // Not empty, so that it stays in the keyspace that all share.
+        let mut batch = Batch::new();
+        batch.put(space, "first", "kept");
+        store.commit(batch).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let loads = scope.spawn(|| {
+            for byte in 0..20 {
+                load_much(&store, &spaces[1], byte);
+            }
+        });
+        let mut n = 0u32;
+        while !loads.is_finished() || n < 500 {
+            let mut batch = Batch::new();
+            for space in [&spaces[0], &spaces[2]] {
+                batch.put(space, n.to_be_bytes(), vec![n as u8; 500]);
+            }
+            store.commit(batch).unwrap();
+            n += 1;
+        }
+        for space in [&spaces[0], &spaces[2]] {
+            assert_eq!(store.snapshot().all(space).count(), n as usize + 1);
+        }
+    });
+    drop(spaces);
+    drop(store);
+    let store = Store::open(&small(dir.path())).unwrap();
+    let loaded = store.existing_space("ops.1").unwrap();
     let snapshot = store.snapshot();
-    assert_eq!(snapshot.all(&space).count(), 50 * 60 + 1);
-    assert_eq!(snapshot.get(&space, &[0xff; 4]).unwrap().unwrap(), 59u32.to_be_bytes());
-    assert_eq!(snapshot.get(&space, &[0; 4]).unwrap().unwrap(), b"committed");
+    assert_eq!(snapshot.all(&loaded).count(), 101);
+    assert_eq!(snapshot.get(&loaded, b"first").unwrap().unwrap(), b"kept");
+    assert_eq!(snapshot.get(&loaded, &[0; 4]).unwrap().unwrap(), vec![19; 1000]);
 }

@@ -22,9 +22,14 @@ enum Step {
     /// Syncs and opens again; older snapshots end.
     Reopen,
     Drop(usize),
+    /// Loads pairs of this many bytes each, at last more than one commit takes.
+    Load(usize, usize),
+    /// Removes what dropped spaces left.
+    Remove,
 }
 
-const SPACES: [&str; 2] = ["rows", "index"];
+/// In one keyspace, so that what is done to one meets the other.
+const SPACES: [&str; 2] = ["rows.1", "rows.2"];
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
     // Few letters and 0xff, so that keys collide, are prefixes of each other and end a prefix range.
@@ -43,6 +48,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Settle),
         1 => Just(Step::Reopen),
         1 => (0..SPACES.len()).prop_map(Step::Drop),
+        1 => (0..SPACES.len(), prop_oneof![Just(10usize), Just(2000)])
+            .prop_map(|(at, len)| Step::Load(at, len)),
+        1 => Just(Step::Remove),
     ]
 }
 
@@ -74,6 +82,16 @@ fn apply(store: &Store, spaces: &mut [Space], models: &mut [Model; 2], step: &St
             spaces[*at] = store.space(SPACES[*at]).unwrap();
             models[*at].clear();
         }
+        Step::Load(at, len) => {
+            let mut load = store.bulk(&spaces[*at]).unwrap();
+            for byte in 0..20 {
+                let (key, value) = ([b'a', byte], vec![byte; *len]);
+                load.push(&key, &value).unwrap();
+                models[*at].insert(key.to_vec(), value);
+            }
+            load.finish().unwrap();
+        }
+        Step::Remove => store.finish_removals().unwrap(),
         Step::Snapshot => {}
     }
 }
@@ -185,6 +203,7 @@ fn a_space_dropped_right_after_an_opening_does_not_come_back() {
                 assert_eq!(pairs(store.snapshot().all(&space)), [], "{name} in round {round}");
                 store.drop_space(name).unwrap();
             }
+            store.sync().unwrap();
             store.reopen().unwrap();
             assert!(store.space_names().is_empty());
         }
@@ -248,7 +267,7 @@ fn a_snapshot_never_shows_part_of_a_batch_that_is_being_committed() {
 fn keys_that_no_backend_can_hold_are_refused_before_anything_is_written() {
     for (store, _dir) in both() {
         let space = store.space("s").unwrap();
-        for len in [0, 65_536] {
+        for len in [0, 65_532] {
             let mut batch = Batch::new();
             batch.put(&space, "good", "value");
             batch.put(&space, vec![1; len], "value");
@@ -257,9 +276,9 @@ fn keys_that_no_backend_can_hold_are_refused_before_anything_is_written() {
         }
         assert_eq!(store.snapshot().all(&space).count(), 0);
         let mut batch = Batch::new();
-        batch.put(&space, vec![1; 65_535], "value");
+        batch.put(&space, vec![1; 65_531], "value");
         store.commit(batch).unwrap();
-        assert!(store.get(&space, &[1; 65_535]).unwrap().is_some());
+        assert!(store.get(&space, &[1; 65_531]).unwrap().is_some());
     }
 }
 
@@ -279,6 +298,14 @@ fn a_dropped_space_takes_no_writes_and_old_snapshots_still_read_it() {
         assert_eq!(before.get(&space, b"k").unwrap().unwrap(), b"old");
         let again = store.space("s").unwrap();
         assert_eq!(store.snapshot().get(&again, b"k").unwrap(), None);
+        // What begins behind the drop does not see what is being removed.
+        let gone = |error| matches!(error, StoreError::NoSpace { .. });
+        assert!(store.snapshot().get(&space, b"k").is_err_and(gone));
+        assert!(store.snapshot().all(&space).next().unwrap().is_err_and(gone));
+        assert!(store.get(&space, b"k").is_err_and(gone));
+        store.finish_removals().unwrap();
+        assert_eq!(before.get(&space, b"k").unwrap().unwrap(), b"old");
+        assert_eq!(before.all(&space).count(), 1);
     }
 }
 

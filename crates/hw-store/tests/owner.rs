@@ -1,11 +1,10 @@
 //! Who owns the directory, and for how long (F-72).
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hw_store::{Batch, Store, StoreError};
 
-use crate::small;
+use crate::{copy_dir, files_below, small};
 
 #[test]
 fn a_child_process_does_not_keep_the_store_locked() {
@@ -62,7 +61,7 @@ fn damaged_database_files_end_in_an_error_not_in_a_panic() {
     load.finish().unwrap();
     drop((store, space));
     let mut damages = 0;
-    for file in walk(&whole.join("data/keyspaces")) {
+    for file in files_below(&whole.join("data/keyspaces")) {
         for cut in [true, false] {
             let copy = dir.path().join("copy");
             copy_dir(&whole, &copy);
@@ -87,22 +86,4 @@ fn damaged_database_files_end_in_an_error_not_in_a_panic() {
     assert!(damages > 0);
     std::fs::create_dir(whole.join("data/keyspaces/not-a-number")).unwrap();
     assert!(matches!(Store::open(&small(&whole)), Err(StoreError::Damaged { .. })));
-}
-
-fn walk(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
-    }
-    files
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let to = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_dir(&path, &to) } else { drop(std::fs::copy(&path, &to)) }
-    }
 }

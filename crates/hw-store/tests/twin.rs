@@ -63,6 +63,30 @@ fn a_crash_may_keep_the_first_of_the_unsynced_commits() {
 }
 
 #[test]
+fn spaces_are_created_and_dropped_with_the_commits_around_them() {
+    let simulation = Simulation::new();
+    let store = Store::simulated(&simulation);
+    put(&store, 0).unwrap();
+    store.sync().unwrap();
+    store.drop_space("a").unwrap();
+    store.space("c").unwrap();
+    assert_eq!(store.space_names(), ["b", "c"]);
+    // Neither was synced, then the drop was, then both.
+    let after = simulation.crash();
+    assert_eq!(after.space_names(), ["a", "b"]);
+    assert_eq!(found(&after), 1);
+    after.drop_space("a").unwrap();
+    after.space("c").unwrap();
+    let after = simulation.crash_keeping(1);
+    assert_eq!(after.space_names(), ["b"]);
+    after.space("c").unwrap();
+    after.sync().unwrap();
+    after.space("d").unwrap();
+    after.reopen().unwrap();
+    assert_eq!(after.space_names(), ["b", "c"]);
+}
+
+#[test]
 fn a_failed_write_makes_the_store_read_only_until_it_is_reopened() {
     let simulation = Simulation::new();
     let store = Store::simulated(&simulation);

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -16,14 +17,14 @@ use crate::StoreError;
 /// What is known to be durable, and the file that is synced next.
 #[derive(Default)]
 pub(super) struct Syncing {
-    /// Commits (counted as `Disk::commits`) that are durable.
+    /// Entries (counted as `Disk::entries`) that are durable.
     synced: u64,
     newest: Option<(u64, File)>,
 }
 
 impl Disk {
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        let wanted = self.commits.load(Ordering::Acquire);
+        let wanted = self.entries.load(Ordering::Acquire);
         let mut syncing = self.syncing.lock();
         if self.failure() == Failure::Sync {
             return Err(StoreError::Poisoned);
@@ -32,7 +33,7 @@ impl Disk {
             return Ok(());
         }
         // What was committed while waiting for the lock is covered as well: group commit.
-        let covered = self.commits.load(Ordering::Acquire);
+        let covered = self.entries.load(Ordering::Acquire);
         let result = syncing.newest(&self.home.data()).and_then(File::sync_data);
         if let Err(error) = result {
             syncing.newest = None;
@@ -80,4 +81,14 @@ fn newest_id(data: &Path) -> io::Result<u64> {
         }
     }
     newest.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the database has no journal"))
+}
+
+/// Bytes that the journal takes on disk. Its newest file is as long as it may become from the
+/// beginning, but takes room only for what was written.
+pub(super) fn bytes_on_disk(data: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(data) else { return 0 };
+    let files = entries.filter_map(Result::ok).filter(|entry| {
+        Path::new(&entry.file_name()).extension().is_some_and(|extension| extension == "jnl")
+    });
+    files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512)).sum()
 }

@@ -1,6 +1,6 @@
 //! One bound for the unflushed writes of all spaces.
 //!
-//! fjall flushes a space when *its* memory table is large. With hundreds of spaces that bounds
+//! fjall flushes a keyspace when *its* memory table is large. With hundreds of them that bounds
 //! nothing (its option for all of them is not read in 3.1), so flushing is decided here: when the sum
 //! passes the limit, the largest memory tables go to disk until a quarter of the limit is left.
 //! Commits wait here, too, when flushing or compaction is behind: fjall's own waits would begin
@@ -13,14 +13,14 @@ use std::time::Duration;
 use fjall::{AbstractTree, Database};
 use parking_lot::Mutex;
 
-use super::{Disk, Failure, keyspace};
+use super::{Disk, Failure};
+use crate::StoreError;
 use crate::space::Keyspace;
-use crate::{Space, StoreError};
 
-/// Sealed memory tables of one space at which commits to it wait; fjall waits for ever at 4.
+/// Sealed memory tables of one keyspace at which commits to it wait; fjall waits for ever at 4.
 const MAX_SEALED: usize = 2;
 
-/// Runs of unsorted tables of one space at which commits to it wait: reads look into each of them.
+/// Runs of unsorted tables of one keyspace at which commits to it wait: reads look into each of them.
 /// fjall waits for ever at 30.
 const MAX_RUNS: usize = 20;
 
@@ -53,10 +53,10 @@ impl Memory {
 }
 
 impl Disk {
-    /// Waits until a commit or a load may add to `spaces`.
-    pub(crate) fn wait_for_room(&self, spaces: &[Space]) -> Result<(), StoreError> {
+    /// Waits until a commit or a load may add to `keyspaces`.
+    pub(crate) fn wait_for_room(&self, keyspaces: &[Arc<Keyspace>]) -> Result<(), StoreError> {
         loop {
-            let behind = spaces.iter().find_map(Behind::of);
+            let behind = keyspaces.iter().find_map(Behind::of);
             if behind.is_none() && self.memory.flushing_bytes() <= self.memory.limit {
                 return Ok(());
             }
@@ -71,8 +71,8 @@ impl Disk {
         }
     }
 
-    /// Compacts a space on the caller's thread. fjall asks for compactions only behind a flush, so
-    /// that a space whose last one chose another level would wait for a commit that waits for it.
+    /// Compacts a keyspace on the caller's thread. fjall asks for compactions only behind a flush, so
+    /// that a keyspace whose last one chose another level would wait for a commit that waits for it.
     fn compact(&self, database: &Database, keyspace: &Keyspace) -> Result<(), StoreError> {
         let oldest = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
         let strategy = keyspace.tree.config.compaction_strategy.clone();
@@ -83,17 +83,15 @@ impl Disk {
     /// Seals the largest memory tables when all together passed the limit. `written` is the size
     /// of the commit just applied.
     pub(super) fn flush_if_due(&self, written: u64) {
-        // Adding up costs a lock per space, so it is done once per eighth of the limit.
+        // Adding up costs a lock per keyspace, so it is done once per eighth of the limit.
         let unweighed = self.memory.unweighed.fetch_add(written, Ordering::Relaxed) + written;
         if unweighed < self.memory.limit / 8 {
             return;
         }
         self.memory.unweighed.store(0, Ordering::Relaxed);
-        let mut sizes: Vec<(u64, Arc<Keyspace>)> = {
-            let spaces = self.spaces.read();
-            let keyspaces = spaces.by_name.values().filter_map(|space| keyspace(space).ok());
-            keyspaces.map(|k| (k.tree.tree.active_memtable().size(), k)).collect()
-        };
+        let keyspaces: Vec<_> = self.spaces.read().keyspaces.values().cloned().collect();
+        let size = |k: &Arc<Keyspace>| k.tree.tree.active_memtable().size();
+        let mut sizes: Vec<_> = keyspaces.into_iter().map(|k| (size(&k), k)).collect();
         let mut total: u64 = sizes.iter().map(|(size, _)| size).sum();
         if total < self.memory.limit {
             return;
@@ -106,7 +104,7 @@ impl Disk {
             match keyspace.tree.rotate_memtable() {
                 Ok(_) => self.memory.flushing.lock().push((keyspace, size)),
                 // The next commit finds out why; what is in memory stays readable.
-                Err(error) => return tracing::warn!("flush of a space: {error}"),
+                Err(error) => return tracing::warn!("flush of a keyspace: {error}"),
             }
             total -= size;
         }
@@ -115,24 +113,27 @@ impl Disk {
     /// Memory of all memory tables, also of those that only old snapshots still read.
     pub(super) fn memtable_bytes(&self) -> u64 {
         let spaces = self.spaces.read();
-        let keyspaces = spaces.by_name.values().filter_map(|space| keyspace(space).ok());
-        keyspaces.map(|k| k.tree.tree.version_memtable_size_sum()).sum()
+        spaces.keyspaces.values().map(|k| k.tree.tree.version_memtable_size_sum()).sum()
+    }
+
+    /// Bytes of all tables.
+    pub(super) fn table_bytes(&self) -> u64 {
+        self.spaces.read().keyspaces.values().map(|k| k.tree.tree.disk_space()).sum()
     }
 }
 
-/// Why a commit to a space has to wait.
+/// Why a commit to a keyspace has to wait.
 enum Behind {
     Flush,
     Compaction(Arc<Keyspace>),
 }
 
 impl Behind {
-    fn of(space: &Space) -> Option<Behind> {
-        let keyspace = keyspace(space).ok()?;
+    fn of(keyspace: &Arc<Keyspace>) -> Option<Behind> {
         let tree = &keyspace.tree.tree;
         if tree.sealed_memtable_count() >= MAX_SEALED {
             return Some(Behind::Flush);
         }
-        (tree.l0_run_count() >= MAX_RUNS).then_some(Behind::Compaction(keyspace))
+        (tree.l0_run_count() >= MAX_RUNS).then(|| Behind::Compaction(keyspace.clone()))
     }
 }

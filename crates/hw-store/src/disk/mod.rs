@@ -1,23 +1,28 @@
 //! The database on disk: fjall, with what it leaves to its caller.
 //!
-//! fjall 3.1 gives ordered spaces, one journal, atomic batches over spaces and snapshots. Added here:
+//! fjall 3.1 gives ordered keyspaces, one journal, atomic batches over keyspaces and snapshots. Added
+//! here:
 //!
+//! - Thousands of spaces (`catalogue`): a keyspace costs files, syncs and memory, a space a record.
+//! - Removal of dropped spaces in the background (`removal`).
 //! - Syncs beside commits (`journal`): fjall syncs under its writer's lock.
-//! - One bound for the memory tables of all spaces (`memory`): fjall only has one per space, and its
-//!   own waits never end once a background thread has died of a full disk.
+//! - One bound for the memory tables of all keyspaces (`memory`): fjall only has one per keyspace, and
+//!   its own waits never end once a background thread has died of a full disk.
 //! - Snapshots only between commits: fjall's flushes move the visible position while a commit is
 //!   still being applied.
 //! - Opening again in the same process (`reopen`).
 //! - Sequence numbers that never go back (`advance_sequence`): fjall finds the newest one among the
-//!   spaces' data at opening, not among its own records of which spaces exist.
+//!   keyspaces' data at opening, not among its own records of which keyspaces exist.
 //!
-//! Locks, in the order in which they are taken: `writing` (commits, snapshots, spaces, the end of
-//! bulk loads, reopening), then `syncing`, then `spaces`.
+//! Locks, in the order in which they are taken: `removing`, then `writing` (commits, snapshots, spaces,
+//! the end of bulk loads, reopening), then `syncing`, then `spaces`.
 
+mod catalogue;
 mod journal;
 mod memory;
+mod removal;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -32,24 +37,29 @@ use fjall::{
 };
 use parking_lot::{Mutex, RwLock};
 
+use self::catalogue::{CATALOGUE, Change, Content, Entry};
 use self::journal::Syncing;
 use self::memory::Memory;
+use self::removal::Removals;
+pub(crate) use self::removal::Remover;
+use crate::batch::Write;
 use crate::bulk::Loads;
 use crate::home::{Home, free_bytes};
 use crate::snapshot::Opening;
-use crate::space::{Keyspace, Place, SpaceInner};
+use crate::space::{Keyspace, SpaceInner};
 use crate::{Batch, Snapshot, Space, StoreError, StoreOptions, StoreStatistics};
 
-/// fjall queues a message for every space at opening into a channel of 1,000 places before anybody
-/// reads it, so that a store with more spaces would never open.
-const MAX_SPACES: usize = 900;
+/// fjall queues a message for every keyspace at opening into a channel of 1,000 places before anybody
+/// reads it, so that a database with more keyspaces would never open.
+const MAX_KEYSPACES: usize = 900;
+
+/// Spaces with a keyspace of their own. A further one that is loaded with much goes into a shared
+/// keyspace: its tables are rewritten more often, but opening stays fast (about 1 ms for each).
+const MAX_OWN: usize = 256;
 
 /// Below this much free space, a failure of a background thread is taken for a full disk, and
 /// reopening is not tried: it needs room for flushing what the journal holds.
 const LEAST_ROOM: u64 = 4 << 20;
-
-/// The space that `advance_sequence` writes to. No caller sees it.
-const CLOCK: &str = "\0clock";
 
 /// How far the sequence numbers of an opening are from all those of the opening before: more than
 /// one opening can use up without making a commit durable, and there are 2^63.
@@ -69,11 +79,16 @@ pub(crate) struct Disk {
     spaces: RwLock<Spaces>,
     memory: Memory,
     pub(crate) loads: Loads,
+    removals: Removals,
     /// A [`Failure`]: why nothing may be written any more.
     failure: AtomicU8,
-    /// Commits applied since the store was created in this process; `syncing` compares with it.
+    /// Entries of the journal since the store was created in this process; `syncing` compares with it.
+    entries: AtomicU64,
+    /// Those of them that callers committed.
     commits: AtomicU64,
     syncs: AtomicU64,
+    /// Spaces dropped in this process; changes under `writing`.
+    drops: AtomicU64,
     /// Dropped last: the next process may come in only when the database is closed.
     home: Home,
 }
@@ -84,6 +99,12 @@ struct Spaces {
     /// Every handle given out, also those of dropped spaces: each keeps the database's lock file
     /// open as long as it holds a tree.
     all: Vec<Weak<SpaceInner>>,
+    /// The open keyspaces by name, with the catalogue.
+    keyspaces: HashMap<String, Arc<Keyspace>>,
+    /// The numbers of all spaces that exist.
+    numbers: HashSet<u32>,
+    /// The number of the next space.
+    next: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,9 +129,12 @@ impl Disk {
             spaces: RwLock::default(),
             memory: Memory::new(options.memtable_bytes),
             loads: Loads::default(),
+            removals: Removals::default(),
             failure: AtomicU8::new(Failure::None as u8),
+            entries: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
             home: Home::take(&options.dir)?,
         };
         disk.open_database()?;
@@ -119,6 +143,10 @@ impl Disk {
 
     pub(crate) fn home(&self) -> &Home {
         &self.home
+    }
+
+    pub(crate) fn options(&self) -> &StoreOptions {
+        &self.options
     }
 
     /// Opens the database and fills the handles. The caller holds `writing` or is the only one.
@@ -134,39 +162,63 @@ impl Disk {
                 other => break other?,
             }
         };
-        advance_sequence(&database)?;
+        let (catalogue, content) = catalogue::open(&database)?;
+        advance_sequence(&database, &catalogue)?;
         let generation = self.generation.load(Ordering::Acquire);
-        let mut spaces = self.spaces.write();
-        let mut found = HashMap::new();
+        let mut keyspaces = HashMap::new();
         for name in database.list_keyspace_names() {
-            if &*name == CLOCK {
-                continue;
-            }
             let tree = database.keyspace(&name, keyspace_options)?;
-            let keyspace = Keyspace { generation, tree };
-            let space = match spaces.by_name.remove(&*name) {
+            keyspaces.insert(name.to_string(), Arc::new(Keyspace { generation, tree }));
+        }
+        let shared = keyspaces.keys().filter(|name| catalogue::is_shared(name)).cloned().collect();
+        self.removals.look_through(shared);
+        let named: HashSet<&str> = content.entries.values().map(|e| e.keyspace.as_str()).collect();
+        for name in keyspaces.keys().filter(|name| catalogue::is_own(name)) {
+            if !named.contains(name.as_str()) {
+                self.removals.add(0, name);
+            }
+        }
+        self.fill_handles(keyspaces, content);
+        self.failure.store(Failure::None as u8, Ordering::Release);
+        self.database.store(Some(Arc::new(database)));
+        Ok(())
+    }
+
+    /// Gives each handle its keyspace of this opening, and makes those that are missing.
+    fn fill_handles(&self, keyspaces: HashMap<String, Arc<Keyspace>>, content: Content) {
+        let mut spaces = self.spaces.write();
+        let mut before = std::mem::take(&mut spaces.by_name);
+        for (name, Entry { number, keyspace }) in content.entries {
+            let keyspace = keyspaces.get(&keyspace).cloned();
+            if keyspace.is_none() {
+                tracing::error!(space = %name, "the files that hold a space are gone");
+            }
+            // One of another number is another space: what happened since was not durable.
+            let known = before.get(&name).filter(|space| space.0.number == number).cloned();
+            let space = match known {
                 Some(space) => {
-                    if let Place::Disk(place) = &space.0.place {
-                        place.store(Some(Arc::new(keyspace)));
+                    before.remove(&name);
+                    if let Some(place) = space.disk() {
+                        place.lost.store(keyspace.is_none(), Ordering::Release);
+                        place.written.store(false, Ordering::Release);
+                        place.keyspace.store(keyspace);
                     }
                     space
                 }
                 None => {
-                    let space = Space::on_disk(&name, keyspace);
+                    let space = Space::on_disk(&name, number, keyspace);
                     spaces.all.push(Arc::downgrade(&space.0));
                     space
                 }
             };
-            found.insert(name.to_string(), space);
+            spaces.numbers.insert(number);
+            spaces.by_name.insert(name, space);
         }
-        for gone in spaces.by_name.values() {
-            gone.mark_dropped();
+        for gone in before.values() {
+            gone.mark_dropped(self.drops.fetch_add(1, Ordering::AcqRel) + 1);
         }
-        spaces.by_name = found;
-        drop(spaces);
-        self.failure.store(Failure::None as u8, Ordering::Release);
-        self.database.store(Some(Arc::new(database)));
-        Ok(())
+        spaces.keyspaces = keyspaces;
+        spaces.next = content.next;
     }
 
     /// Lets go of everything that keeps the database open.
@@ -175,11 +227,13 @@ impl Disk {
         self.memory.forget();
         let mut spaces = self.spaces.write();
         spaces.all.retain(|space| space.strong_count() > 0);
-        for space in spaces.all.iter().filter_map(Weak::upgrade) {
-            if let Place::Disk(place) = &space.place {
-                place.store(None);
+        for space in spaces.all.iter().filter_map(Weak::upgrade).map(Space) {
+            if let Some(place) = space.disk() {
+                place.keyspace.store(None);
             }
         }
+        spaces.keyspaces.clear();
+        spaces.numbers.clear();
         drop(spaces);
         self.database.store(None);
     }
@@ -189,8 +243,9 @@ impl Disk {
         if free_bytes(&self.home.data()).map_err(StoreError::io("ask for free space"))? < needed {
             return Err(StoreError::Full);
         }
-        // Before `writing` is taken, because a load that is ending takes it.
+        // Before `writing` is taken, because a load that is ending and a removal take it.
         let _no_loads = self.loads.stop();
+        let _no_removals = self.removals.pause();
         let _writing = self.writing.lock();
         let mut syncing = self.syncing.lock();
         self.close();
@@ -214,16 +269,92 @@ impl Disk {
             return Ok(space);
         }
         self.check_writable()?;
-        if self.spaces.read().by_name.len() >= MAX_SPACES {
-            return Err(StoreError::TooManySpaces { max: MAX_SPACES });
+        let number = self.spaces.read().next;
+        // The last number stays free: the range of a space ends where the next one begins.
+        if number == u32::MAX {
+            return Err(StoreError::damaged("all numbers of spaces are used up"));
         }
-        let tree = self.database()?.keyspace(name, keyspace_options)?;
-        let generation = self.generation.load(Ordering::Acquire);
-        let space = Space::on_disk(name, Keyspace { generation, tree });
+        let entry = Entry { number, keyspace: catalogue::shared_keyspace(name) };
+        let keyspace = self.keyspace(&entry.keyspace)?;
+        self.record(catalogue::created(name, &entry))?;
+        let space = Space::on_disk(name, number, Some(keyspace));
         let mut spaces = self.spaces.write();
+        spaces.next = number + 1;
+        spaces.numbers.insert(number);
         spaces.all.push(Arc::downgrade(&space.0));
         spaces.by_name.insert(name.to_owned(), space.clone());
         Ok(space)
+    }
+
+    /// The keyspace `name`, created when it is missing. The caller holds `writing`.
+    fn keyspace(&self, name: &str) -> Result<Arc<Keyspace>, StoreError> {
+        if let Some(keyspace) = self.spaces.read().keyspaces.get(name) {
+            return Ok(keyspace.clone());
+        }
+        if self.spaces.read().keyspaces.len() >= MAX_KEYSPACES {
+            return Err(StoreError::damaged("too many families of spaces"));
+        }
+        let tree = self.database()?.keyspace(name, keyspace_options);
+        let tree = tree.map_err(|error| self.failed(error.into(), Failure::Write))?;
+        let generation = self.generation.load(Ordering::Acquire);
+        let keyspace = Arc::new(Keyspace { generation, tree });
+        self.spaces.write().keyspaces.insert(name.to_owned(), keyspace.clone());
+        Ok(keyspace)
+    }
+
+    /// The keyspace for a load of much into `space`: one of its own, which an empty space is moved to
+    /// at this occasion, unless there are too many of them.
+    ///
+    /// A space that holds pairs, or that older snapshots may find pairs in, stays where it is.
+    pub(crate) fn place_for_load(&self, space: &Space) -> Result<Arc<Keyspace>, StoreError> {
+        let _writing = self.writing.lock();
+        self.check_writable()?;
+        if space.is_dropped() {
+            return Err(space.missing());
+        }
+        let here = keyspace(space)?;
+        let own =
+            self.spaces.read().keyspaces.keys().filter(|name| catalogue::is_own(name)).count();
+        let place = space.disk().ok_or_else(|| space.missing())?;
+        if catalogue::is_own(here.tree.name())
+            || own >= MAX_OWN
+            || place.written.load(Ordering::Acquire)
+            || here.tree.prefix(space.prefix()).next().is_some()
+        {
+            return Ok(here);
+        }
+        let number = space.0.number;
+        let entry = Entry { number, keyspace: catalogue::own_keyspace(number) };
+        let there = self.keyspace(&entry.keyspace)?;
+        self.record([catalogue::placed(space.name(), &entry)])?;
+        place.keyspace.store(Some(there.clone()));
+        Ok(there)
+    }
+
+    /// Makes changes of the catalogue one entry of the journal. The caller holds `writing`.
+    fn record(&self, changes: impl IntoIterator<Item = Change>) -> Result<(), StoreError> {
+        let catalogue = self.spaces.read().keyspaces.get(CATALOGUE).cloned();
+        let catalogue = catalogue.ok_or(StoreError::Closed)?;
+        self.append(changes.into_iter().map(|(key, value)| (&catalogue.tree, key, value)))
+    }
+
+    /// Appends one entry to the journal and applies it. The caller holds `writing`.
+    fn append<'k>(
+        &self,
+        writes: impl Iterator<Item = (&'k fjall::Keyspace, Slice, Option<Slice>)>,
+    ) -> Result<(), StoreError> {
+        let database = Database::clone(&*self.database()?);
+        let batch = OwnedWriteBatch::with_capacity(database, writes.size_hint().0);
+        let mut batch = batch.durability(Some(PersistMode::Buffer));
+        for (tree, key, value) in writes {
+            match value {
+                Some(value) => batch.insert(tree, key, value),
+                None => batch.remove(tree, key),
+            }
+        }
+        batch.commit().map_err(|error| self.failed(error.into(), Failure::Write))?;
+        self.entries.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     pub(crate) fn existing_space(&self, name: &str) -> Option<Space> {
@@ -239,34 +370,44 @@ impl Disk {
         let Some(space) = self.existing_space(name) else {
             return Ok(());
         };
-        self.database()?.delete_keyspace(keyspace(&space)?.tree.clone())?;
-        space.mark_dropped();
+        self.check_writable()?;
+        self.record([catalogue::dropped(name)])?;
+        space.mark_dropped(self.drops.fetch_add(1, Ordering::AcqRel) + 1);
         let mut spaces = self.spaces.write();
         spaces.by_name.remove(name);
+        spaces.numbers.remove(&space.0.number);
         spaces.all.retain(|space| space.strong_count() > 0);
+        drop(spaces);
+        if let Ok(keyspace) = keyspace(&space) {
+            self.removals.add(space.0.number, keyspace.tree.name());
+        }
         Ok(())
     }
 
     pub(crate) fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.commit_in(batch, None)
+    }
+
+    /// The same, unless the database was opened again since `opening`.
+    pub(crate) fn commit_in(
+        &self,
+        batch: Batch,
+        opening: Option<&Opening>,
+    ) -> Result<(), StoreError> {
         let bytes = batch.bytes();
-        self.wait_for_room(batch.spaces())?;
         let (spaces, writes) = batch.into_writes();
+        let keyspaces: Vec<_> = spaces.iter().map(keyspace).collect::<Result<_, _>>()?;
+        self.wait_for_room(&keyspaces)?;
         {
             let _writing = self.writing.lock();
             self.check_writable()?;
-            let database = self.database()?;
-            let trees = spaces.iter().map(keyspace).collect::<Result<Vec<_>, _>>()?;
-            let mut batch =
-                OwnedWriteBatch::with_capacity(Database::clone(&database), writes.len())
-                    .durability(Some(PersistMode::Buffer));
-            for write in writes {
-                let tree = &trees[write.space as usize].tree;
-                match write.value {
-                    Some(value) => batch.insert(tree, write.key, value),
-                    None => batch.remove(tree, write.key),
-                }
-            }
-            batch.commit().map_err(|error| self.failed(error.into(), Failure::Write))?;
+            opening.map_or(Ok(()), Opening::check)?;
+            let trees = spaces.iter().map(written).collect::<Result<Vec<_>, _>>()?;
+            self.append(
+                writes
+                    .into_iter()
+                    .map(|Write { space, key, value }| (&trees[space as usize].tree, key, value)),
+            )?;
             self.commits.fetch_add(1, Ordering::AcqRel);
         }
         self.flush_if_due(bytes);
@@ -276,13 +417,18 @@ impl Disk {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let _writing = self.writing.lock();
         match self.database.load_full() {
-            Some(database) => Snapshot::on_disk(database.snapshot(), self.opening()),
+            Some(database) => {
+                let drops = self.drops.load(Ordering::Acquire);
+                Snapshot::on_disk(database.snapshot(), drops, self.opening())
+            }
             None => Snapshot::closed(),
         }
     }
 
     pub(crate) fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        Ok(keyspace(space)?.tree.get(key)?)
+        space.check_readable(self.drops.load(Ordering::Acquire))?;
+        let found = keyspace(space)?.tree.get(space.stored(key));
+        found.map_err(|error| space.failed(error))
     }
 
     pub(crate) fn statistics(&self) -> StoreStatistics {
@@ -290,11 +436,12 @@ impl Disk {
             spaces: self.spaces.read().by_name.len(),
             commits: self.commits.load(Ordering::Relaxed),
             syncs: self.syncs.load(Ordering::Relaxed),
+            removals: self.removals.pending(),
             ..StoreStatistics::default()
         };
         if let Ok(database) = self.database() {
-            statistics.disk_bytes = database.disk_space().unwrap_or_default();
-            statistics.journal_bytes = database.journal_disk_space().unwrap_or_default();
+            statistics.disk_bytes = self.table_bytes() + journal::bytes_on_disk(&self.home.data());
+            statistics.journal_bytes = journal::bytes_on_disk(&self.home.data());
             statistics.cache_bytes = database.cache_size();
             statistics.pending_flushes = database.outstanding_flushes();
             statistics.running_compactions = database.active_compactions();
@@ -376,12 +523,22 @@ impl Drop for Disk {
     }
 }
 
-/// The tree behind a handle.
+/// The keyspace behind a handle.
 pub(crate) fn keyspace(space: &Space) -> Result<Arc<Keyspace>, StoreError> {
-    match &space.0.place {
-        Place::Disk(place) => place.load_full().ok_or(StoreError::Closed),
-        Place::Twin(_) => Err(space.missing()),
+    let place = space.disk().ok_or_else(|| space.missing())?;
+    place.keyspace.load_full().ok_or_else(|| space.absent())
+}
+
+/// The same for a write, which is noted. The caller holds `writing`.
+fn written(space: &Space) -> Result<Arc<Keyspace>, StoreError> {
+    if space.is_dropped() {
+        return Err(space.missing());
     }
+    let keyspace = keyspace(space)?;
+    if let Some(place) = space.disk() {
+        place.written.store(true, Ordering::Release);
+    }
+    Ok(keyspace)
 }
 
 /// Opens fjall. Its recovery states some expectations about bytes on disk as panics; they become
@@ -396,20 +553,20 @@ fn open_fjall(path: &Path, options: &StoreOptions) -> Result<Database, fjall::Er
         .unwrap_or(Err(fjall::Error::Unrecoverable))
 }
 
-/// Moves the sequence numbers past everything that earlier openings wrote, durably, before any space
-/// is created or dropped.
+/// Moves the sequence numbers past everything that earlier openings wrote, durably, before any
+/// keyspace is created or dropped.
 ///
-/// fjall 3.1 takes up counting behind the newest pair in any space. Its records of creations and
+/// fjall 3.1 takes up counting behind the newest pair in any keyspace. Its records of creations and
 /// drops are newer than that when no commit followed them; a drop would then be recorded as older
-/// than the creation that it ends, and at the next opening the dropped space would be back, in place
-/// of the one that was created under its name since.
-fn advance_sequence(database: &Database) -> Result<(), fjall::Error> {
+/// than the creation that it ends, and at the next opening the dropped keyspace would be back.
+fn advance_sequence(database: &Database, catalogue: &fjall::Keyspace) -> Result<(), fjall::Error> {
     database.supervisor.seqno.fetch_max(database.seqno() + SEQUENCE_STEP);
-    database.keyspace(CLOCK, keyspace_options)?.insert("opened", "")?;
+    let (key, value) = catalogue::opened();
+    catalogue.insert(key, value.unwrap_or_default())?;
     database.persist(PersistMode::SyncData)
 }
 
-/// How a space stores its pairs; kept with the space from its creation on.
+/// How a keyspace stores its pairs; kept with it from its creation on.
 ///
 /// Flushed tables are short-lived and stay uncompressed; everything that compaction or a bulk load
 /// writes is compressed. Rotation is `memory`'s, hence the limit that is never reached. Blocks of

@@ -1,6 +1,7 @@
 //! One start of the simulated store: applies commits, remembers what is durable, dies on demand.
 //!
-//! Invariant: `durable <= newest`; every commit between them can still be lost, newest first.
+//! Commits, creations and drops of spaces have one sequence of numbers, as entries of a journal.
+//! Invariant: `durable <= newest`; every entry between them can still be lost, newest first.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,7 +14,7 @@ use parking_lot::RwLock;
 use super::knobs::{Fault, Inner};
 use super::versions::{Bounds, TwinSpace};
 use crate::snapshot::Opening;
-use crate::space::Place;
+use crate::space::{Place, without_prefix};
 use crate::{Batch, Snapshot, Space, StoreError, StoreStatistics};
 
 pub(crate) struct Twin {
@@ -24,7 +25,11 @@ pub(crate) struct Twin {
 }
 
 struct State {
-    spaces: BTreeMap<String, Space>,
+    spaces: BTreeMap<String, Known>,
+    /// Spaces whose drop is not durable yet.
+    gone: Vec<(String, Known, u64)>,
+    /// Spaces dropped so far.
+    drops: u64,
     newest: u64,
     durable: u64,
     /// Numbers that snapshots read at, and how many do.
@@ -35,6 +40,13 @@ struct State {
     syncs: u64,
 }
 
+/// A space and the number of its creation.
+#[derive(Clone)]
+struct Known {
+    space: Space,
+    created: u64,
+}
+
 /// What a crash leaves on the simulated disk.
 pub(super) type Content = BTreeMap<String, Arc<TwinSpace>>;
 
@@ -42,10 +54,12 @@ impl Twin {
     pub(super) fn new(machine: Arc<Inner>, content: Content) -> Twin {
         let spaces = content.into_iter().map(|(name, twin)| {
             let space = Space::in_twin(&name, twin);
-            (name, space)
+            (name, Known { space, created: 0 })
         });
         let state = State {
             spaces: spaces.collect(),
+            gone: Vec::new(),
+            drops: 0,
             newest: 0,
             durable: 0,
             readers: BTreeMap::new(),
@@ -63,23 +77,25 @@ impl Twin {
         state.alive = false;
         self.generation.fetch_add(1, Ordering::AcqRel);
         let at = state.newest.min(state.durable.saturating_add(unsynced_commits_kept));
-        let spaces = state.spaces.iter();
-        spaces.map(|(name, space)| (name.clone(), Arc::new(twin(space).copy_at(at)))).collect()
+        let spaces = state.at(at).into_iter();
+        spaces.map(|(name, known)| (name, Arc::new(twin(&known.space).copy_at(at)))).collect()
     }
 
     pub(crate) fn space(&self, name: &str) -> Result<Space, StoreError> {
         let mut state = self.state.write();
-        if let Some(space) = state.spaces.get(name) {
-            return Ok(space.clone());
+        if let Some(known) = state.spaces.get(name) {
+            return Ok(known.space.clone());
         }
         state.check()?;
+        state.newest += 1;
         let space = Space::in_twin(name, Arc::default());
-        state.spaces.insert(name.to_owned(), space.clone());
+        let known = Known { space: space.clone(), created: state.newest };
+        state.spaces.insert(name.to_owned(), known);
         Ok(space)
     }
 
     pub(crate) fn existing_space(&self, name: &str) -> Option<Space> {
-        self.state.read().spaces.get(name).cloned()
+        self.state.read().spaces.get(name).map(|known| known.space.clone())
     }
 
     pub(crate) fn space_names(&self) -> Vec<String> {
@@ -89,8 +105,12 @@ impl Twin {
     pub(crate) fn drop_space(&self, name: &str) -> Result<(), StoreError> {
         let mut state = self.state.write();
         state.check()?;
-        if let Some(space) = state.spaces.remove(name) {
-            space.mark_dropped();
+        if let Some(known) = state.spaces.remove(name) {
+            state.newest += 1;
+            state.drops += 1;
+            known.space.mark_dropped(state.drops);
+            let at = state.newest;
+            state.gone.push((name.to_owned(), known, at));
         }
         Ok(())
     }
@@ -105,7 +125,7 @@ impl Twin {
         if !batch.is_empty() {
             state.apply(&self.machine, batch)?;
         }
-        state.durable = state.newest;
+        state.all_durable();
         Ok(())
     }
 
@@ -122,7 +142,7 @@ impl Twin {
             state.failure = Some(Fault::Broken);
             return Err(broken("sync journal"));
         }
-        state.durable = state.newest;
+        state.all_durable();
         state.syncs += 1;
         Ok(())
     }
@@ -138,7 +158,8 @@ impl Twin {
             mine: self.generation.load(Ordering::Acquire),
             current: self.generation.clone(),
         };
-        Snapshot::of_twin(TwinView { twin: self.clone(), at, opening })
+        let drops = state.drops;
+        Snapshot::of_twin(TwinView { twin: self.clone(), at, drops, opening })
     }
 
     pub(crate) fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
@@ -146,6 +167,7 @@ impl Twin {
         if !state.alive {
             return Err(StoreError::Closed);
         }
+        space.check_readable(state.drops)?;
         match &space.0.place {
             Place::Twin(twin) => Ok(twin.get(key, state.newest)),
             Place::Disk(_) => Err(space.missing()),
@@ -156,7 +178,7 @@ impl Twin {
         let state = self.state.read();
         StoreStatistics {
             spaces: state.spaces.len(),
-            disk_bytes: state.spaces.values().map(|space| twin(space).bytes()).sum(),
+            disk_bytes: state.spaces.values().map(|known| twin(&known.space).bytes()).sum(),
             commits: state.commits,
             syncs: state.syncs,
             ..StoreStatistics::default()
@@ -173,10 +195,22 @@ impl Twin {
             return Err(StoreError::Full);
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
-        for space in state.spaces.values() {
-            twin(space).roll_back(state.durable);
+        let durable = state.durable;
+        let mut spaces = state.at(durable);
+        for (name, known) in &mut spaces {
+            twin(&known.space).roll_back(durable);
+            // A drop that was lost: its handles stay dropped, the space has a new one.
+            if known.space.is_dropped() {
+                known.space = Space::in_twin(name, twin(&known.space).clone());
+            }
         }
-        state.newest = state.durable;
+        for lost in state.spaces.values().filter(|known| known.created > durable) {
+            lost.space.mark_dropped(state.drops + 1);
+        }
+        state.drops += 1;
+        state.spaces = spaces;
+        state.gone.clear();
+        state.newest = durable;
         state.readers.clear();
         state.failure = None;
         Ok(())
@@ -211,13 +245,26 @@ impl State {
         let (spaces, writes) = batch.into_writes();
         for write in writes {
             let space = twin(&spaces[write.space as usize]);
-            space.put(write.key, write.value, self.newest, oldest);
+            space.put(without_prefix(write.key), write.value, self.newest, oldest);
         }
         Ok(())
     }
 
     fn owns(&self, space: &Space) -> bool {
-        self.spaces.get(space.name()) == Some(space)
+        self.spaces.get(space.name()).is_some_and(|known| known.space == *space)
+    }
+
+    fn all_durable(&mut self) {
+        self.durable = self.newest;
+        self.gone.clear();
+    }
+
+    /// The spaces that existed behind entry `at`, which is not older than what is durable.
+    fn at(&self, at: u64) -> BTreeMap<String, Known> {
+        let gone = self.gone.iter().filter(|(.., dropped)| *dropped > at);
+        let gone = gone.map(|(name, known, _)| (name, known));
+        let known = self.spaces.iter().chain(gone).filter(|(_, known)| known.created <= at);
+        known.map(|(name, known)| (name.clone(), known.clone())).collect()
     }
 }
 
@@ -236,16 +283,29 @@ fn broken(doing: &'static str) -> StoreError {
 pub(crate) struct TwinView {
     twin: Arc<Twin>,
     at: u64,
+    /// How many spaces had been dropped when it was taken.
+    drops: u64,
     opening: Opening,
 }
 
 impl TwinView {
-    pub(crate) fn get(&self, space: &TwinSpace, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        let found = space.get(key, self.at);
-        self.check().map(|()| found)
+    pub(crate) fn get(
+        &self,
+        space: &Space,
+        twin: &TwinSpace,
+        key: &[u8],
+    ) -> Result<Option<Slice>, StoreError> {
+        let found = twin.get(key, self.at);
+        self.check(space).map(|()| found)
     }
 
-    fn check(&self) -> Result<(), StoreError> {
+    /// Refuses a read of `space`.
+    pub(crate) fn check(&self, space: &Space) -> Result<(), StoreError> {
+        self.check_opening()?;
+        space.check_readable(self.drops)
+    }
+
+    fn check_opening(&self) -> Result<(), StoreError> {
         self.opening.check().map_err(|superseded| {
             if self.twin.state.read().alive { superseded } else { StoreError::Closed }
         })
@@ -296,7 +356,7 @@ impl TwinIter {
             return None;
         }
         let found = find(&self.space, &rest, self.view.at);
-        if let Err(error) = self.view.check() {
+        if let Err(error) = self.view.check_opening() {
             return Some(Err(error));
         }
         let pair = found?;
