@@ -17,7 +17,7 @@ pub fn authenticator(config: &Config) -> Result<Authenticator, Box<Diagnostic>> 
     let auth = &config.auth;
     Authenticator::new(AuthConfig {
         secret: secret(config)?,
-        static_jwks: auth.jwks.as_ref().map(ToString::to_string),
+        static_jwks: auth.jwks.as_ref().map(|set| set.expose().to_owned()),
         jwks_urls: auth.jwks_url.clone(),
         audience: auth.audience.clone(),
         max_lifetime: auth.max_lifetime,

@@ -64,6 +64,29 @@ pub fn findings(findings: &[Diagnostic], text: &str) {
     }
 }
 
+/// Writes findings to the server's log, each as one event, with the lines of `text` (the file that
+/// their spans point into; empty: none) that they are about.
+pub fn log(findings: &[Diagnostic], text: &str) {
+    for finding in findings {
+        finding.log_with_excerpt(hw_expr::sync_config::excerpt(finding, text).as_deref());
+    }
+}
+
+/// How many there are, as a person says it: `1 warning`, `2 warnings`.
+pub fn count(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
+}
+
+/// How many errors there are, and the words for both kinds: `1 error, 0 warnings`.
+pub fn tally(findings: &[Diagnostic]) -> (usize, String) {
+    let errors = findings.iter().filter(|finding| finding.is_error()).count();
+    let warnings = findings.len() - errors;
+    (errors, format!("{}, {}", count(errors, "error"), count(warnings, "warning")))
+}
+
 /// Whether `stream` shows colour: a terminal, and `NO_COLOR` unset or empty.
 pub fn colour_of(stream: &impl IsTerminal) -> Colour {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

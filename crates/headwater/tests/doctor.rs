@@ -42,7 +42,7 @@ async fn a_fit_source_has_no_findings() {
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.expect("created");
     let examination = examine(&database.url, &["t"]).await;
     assert_eq!(shown(&examination), Vec::<String>::new());
-    assert!(examination.facts.iter().any(|fact| fact.contains("1 tables to replicate")));
+    assert!(examination.facts.iter().any(|fact| fact.contains("1 table to replicate")));
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ async fn doctor_says_plainly_that_a_pooler_is_in_the_way_in_every_mode() {
             let output = headwater(&["doctor"], &url);
             let said = text(&output.stderr);
             let expected = finding(bouncer.port, answer);
-            assert_eq!(said, format!("{expected}headwater: 1 errors, 0 warnings\n"), "{mode}");
+            assert_eq!(said, format!("{expected}headwater: 1 error, 0 warnings\n"), "{mode}");
             assert_eq!(output.status.code(), Some(1), "{mode} {ignored}");
             let facts = text(&output.stdout);
             let real = format!(
@@ -215,7 +215,7 @@ async fn serve_behind_a_pooler_says_so_once_and_keeps_saying_it_in_its_status() 
         // Ours, and the engine's at each of its attempts.
         allowed_log: vec!["HW2140".into(), "HW2017".into()],
     });
-    process.until_log("error[HW2140]: a pooler stands before Postgres, and replication").await;
+    process.until_log("a pooler stands before Postgres, and replication").await;
     let trouble = r#""trouble":"a pooler stands before Postgres, and replication cannot go"#;
     poll_until("the status says it", || async {
         let answer = http_get(process.address(), "/admin/api/status", &[]).await.ok()?;

@@ -38,6 +38,20 @@ fn an_unknown_option_is_an_error_on_standard_error() {
 }
 
 #[test]
+fn fd_46_what_stands_in_the_place_of_an_option_is_not_repeated() {
+    for arguments in [
+        &["serve", "postgres://u:hush@h/d"][..],
+        &["serve", "--databse-url=postgres://u:hush@h/d"],
+        &["serve", "host=h password=hush"],
+        &["postgres://u:hush@h/d"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!text(&output.stderr).contains("hush"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_not_an_error() {
     let mut child = headwater()
         .args(["serve", "--help"])
@@ -64,10 +78,30 @@ fn a_refused_configuration_names_file_line_and_column_without_colour() {
     assert_eq!(
         text(&output.stderr),
         format!(
-            "error[HW1005]: unknown key \"lisen\"\n  where: {name}:1:1\n         \
-             1 | lisen: 127.0.0.1:1\n           | ^^^^^\n  mend:  did you mean \"listen\"?\n\n"
+            "error[HW1005]: unknown key \"lisen\"\n  where: {name}:1:1\n  \
+             mend:  did you mean \"listen\"?\n\n"
         )
     );
+}
+
+#[test]
+fn fd_46_a_server_refuses_its_configuration_without_a_line_of_it_and_in_the_form_of_its_log() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("headwater.yaml");
+    std::fs::write(&file, "auth:\n  jwt_secrett: hush-hush\n").expect("written");
+    let name = file.to_str().expect("unicode");
+    let said = text(&run(&["serve", "--config", name]).stderr);
+    let line: serde_json::Value = serde_json::from_str(&said).expect("one object");
+    assert_eq!(
+        (&line["level"], &line["code"], &line["mend"]),
+        (&"ERROR".into(), &"HW1005".into(), &"did you mean \"jwt_secret\"?".into())
+    );
+    assert_eq!(line["where"], format!("{name}:2:3"));
+    let text = text(&run(&["serve", "--config", name, "--log-format", "text"]).stderr);
+    assert!(text.starts_with("error[HW1005]: section auth has no key"), "{text}");
+    for said in [said, text] {
+        assert!(!said.contains("hush"), "{said}");
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ async fn without_secret_and_key_set_it_refuses_to_start() {
     options.allowed_log.push("HW4001".into());
     let mut process = HeadwaterProcess::spawn(options);
     assert_eq!(process.wait_exit().await.code(), Some(2));
-    assert!(process.log().contains("error[HW4001]"), "{}", process.log());
+    assert!(process.log().contains(r#""code":"HW4001""#), "{}", process.log());
 }
 
 #[tokio::test]
@@ -76,11 +76,13 @@ async fn a_port_in_use_is_named_with_what_to_do() {
     options.allowed_log.push("HW1020".into());
     let mut process = HeadwaterProcess::spawn(options);
     assert_eq!(process.wait_exit().await.code(), Some(2));
-    let expected = format!(
-        "error[HW1020]: the address {address} is in use\n  mend:  stop what uses it, or choose \
-         another with --listen or HEADWATER_LISTEN"
+    let line = process.until_log("HW1020").await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("one object a line");
+    assert_eq!(line["message"], format!("the address {address} is in use"));
+    assert_eq!(
+        line["mend"],
+        "stop what uses it, or choose another with --listen or HEADWATER_LISTEN"
     );
-    assert!(process.log().contains(&expected), "{}", process.log());
 }
 
 #[tokio::test]
@@ -88,10 +90,14 @@ async fn an_invalid_sync_configuration_stops_a_first_start_with_its_excerpt() {
     let rig = Rig::start().await;
     std::fs::write(rig.path("sync.yaml"), "streams:\n  a:\n    qery: SELECT 1\n").expect("written");
     let mut options = rig.options();
-    options.allowed_log.push("error[HW1".into());
+    options.allowed_log.push("\"code\":\"HW1".into());
     let mut process = HeadwaterProcess::spawn(options);
     assert_eq!(process.wait_exit().await.code(), Some(2));
-    assert!(process.log().contains("sync.yaml:"), "{}", process.log());
+    let line = process.until_log("HW1221").await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("one object a line");
+    let place = line["where"].as_str().expect("a place");
+    assert!(place.contains("sync.yaml:2:3"), "{place}");
+    assert_eq!(line["excerpt"], "         2 |   a:\n           |   ^^\n",);
 }
 
 #[tokio::test]
@@ -201,7 +207,7 @@ async fn with_an_api_token_the_figures_need_it_and_a_port_of_their_own_is_honour
 async fn sighup_takes_a_new_sync_configuration_and_an_invalid_one_leaves_the_old_serving() {
     let rig = Rig::start().await;
     let mut options = rig.options();
-    options.allowed_log.extend(["error[HW1".into(), "the old one serves on".into()]);
+    options.allowed_log.extend(["\"code\":\"HW1".into(), "the old one serves on".into()]);
     let mut process = HeadwaterProcess::start(options).await;
     std::fs::write(rig.path("sync.yaml"), "streams: 7\n").expect("written");
     process.signal(libc::SIGHUP);

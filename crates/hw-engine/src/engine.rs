@@ -322,7 +322,7 @@ impl Shared {
         let mut status = self.status.lock();
         if status.source != state {
             match &state {
-                SourceState::Failed { finding } => tracing::error!("{finding}"),
+                SourceState::Failed { finding } => finding.log(),
                 other => tracing::info!("source: {other}"),
             }
             status.source = state;

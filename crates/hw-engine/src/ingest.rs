@@ -450,8 +450,7 @@ async fn follow(
                     Err(error) => {
                         again_at = Instant::now() + patience.next_wait();
                         // A copy that fails starts again by itself; the stream goes on.
-                        let finding = error.diagnostic();
-                        tracing::error!("{finding}");
+                        error.diagnostic().log();
                         send(shared, Event::Copy(CopyEvent::Failed)).await?;
                     }
                 }
@@ -554,7 +553,7 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ende
     }
     let names: Vec<String> = tables.iter().map(|t| t.catalog.name.to_string()).collect();
     tracing::info!(tables = %names.join(", "), "tables are copied");
-    let report = |finding: Diagnostic| tracing::warn!("{finding}");
+    let report = |finding: Diagnostic| finding.log();
     let workers = shared.options.copy_workers;
     let session = CopySession::open(source, tables, SlotChoice::Temporary, workers, report).await?;
     copy(shared, number, session).await?;

@@ -248,9 +248,7 @@ pub fn render(diagnostics: &[Diagnostic], text: &str) -> String {
         };
         out.push_str(head);
         out.push('\n');
-        if let Some(span) = &diagnostic.span {
-            excerpt(span, text, &mut out);
-        }
+        out.push_str(&excerpt(diagnostic, text).unwrap_or_default());
         if !mend.is_empty() {
             let _ = writeln!(out, "  mend:{mend}");
         }
@@ -258,19 +256,23 @@ pub fn render(diagnostics: &[Diagnostic], text: &str) -> String {
     out
 }
 
-fn excerpt(span: &Span, text: &str, out: &mut String) {
-    let Some(before) = text.get(..span.start) else { return };
+/// The line that a finding points to, and below it the mark.
+///
+/// - Returns: two lines, or `None` where the finding has no place in `text`.
+pub fn excerpt(finding: &Diagnostic, text: &str) -> Option<String> {
+    let span = finding.span.as_ref()?;
+    let before = text.get(..span.start).filter(|_| !text.is_empty())?;
     let line_start = before.rfind('\n').map_or(0, |i| i + 1);
     let rest = &text[line_start..];
     let line = rest.lines().next().unwrap_or("");
     let number = span.line.to_string();
-    let _ = writeln!(out, "  {number:>8} | {line}");
     let end = span.end.min(line_start + line.len()).max(span.start);
     let marked = text.get(span.start..end).map_or(0, |t| t.chars().count()).max(1);
     // Tabs are kept, so that the mark stands under its place however wide they are shown.
     let pad: String =
         before[line_start..].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-    let _ = writeln!(out, "           | {pad}{}", "^".repeat(marked));
+    let mark = "^".repeat(marked);
+    Some(format!("  {number:>8} | {line}\n           | {pad}{mark}\n"))
 }
 
 #[cfg(test)]

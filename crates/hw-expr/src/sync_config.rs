@@ -23,7 +23,7 @@ mod resolve;
 mod streams;
 mod table;
 
-pub use crate::report::{checked_against_source, render};
+pub use crate::report::{checked_against_source, excerpt, render};
 pub use data::{BoundSource, BucketRow};
 pub use infer::ClientTable;
 pub use load::Loaded;

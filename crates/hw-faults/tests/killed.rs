@@ -230,7 +230,7 @@ async fn f_5_killed_during_the_first_copy_no_half_table_is_served() {
 async fn f_72_the_lock_dies_with_the_process_and_no_child_can_inherit_it() {
     let rig = Rig::new(SCHEMA, CONFIG).await;
     let mut server = rig.start().await;
-    let mut second = HeadwaterProcess::spawn(rig::allowing(rig.options(), &["error[HW3"]));
+    let mut second = HeadwaterProcess::spawn(rig::allowing(rig.options(), &["\"code\":\"HW3"]));
     assert_eq!(second.wait_exit().await.code(), Some(2), "{}", second.log());
     assert!(
         second.log().contains(&server.pid().to_string()),

@@ -88,6 +88,34 @@ impl Diagnostic {
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
+
+    /// Where it is, in words: file, line and column, then the context. `None`: it does not say.
+    pub fn place(&self) -> Option<String> {
+        let place = self.span.as_ref().map(|s| format!("{}:{}:{}", s.file, s.line, s.column));
+        let parts: Vec<String> = place.into_iter().chain(self.context.clone()).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
+    /// Writes it to the log as one event: an error as ERROR, a warning as WARN, with the fields
+    /// `code`, `where` and `mend`. The one way in which findings are logged.
+    pub fn log(&self) {
+        self.log_with_excerpt(None);
+    }
+
+    /// The same with the lines of the file that it points to, which the crate has that has the
+    /// file's text.
+    pub fn log_with_excerpt(&self, excerpt: Option<&str>) {
+        let (code, place, mend) = (self.code, self.place(), self.mend.as_deref());
+        // The level is part of an event's place in the code, so there are two.
+        match self.severity {
+            Severity::Error => {
+                tracing::error!(%code, "where" = place, excerpt, mend, "{}", self.what);
+            }
+            Severity::Warning => {
+                tracing::warn!(%code, "where" = place, excerpt, mend, "{}", self.what);
+            }
+        }
+    }
 }
 
 impl fmt::Display for Diagnostic {
@@ -99,10 +127,8 @@ impl fmt::Display for Diagnostic {
             Severity::Warning => "warning",
         };
         write!(f, "{severity}[{}]: {}", self.code, self.what)?;
-        let place = self.span.as_ref().map(|s| format!("{}:{}:{}", s.file, s.line, s.column));
-        let parts: Vec<String> = place.into_iter().chain(self.context.clone()).collect();
-        if !parts.is_empty() {
-            write!(f, "\n  where: {}", parts.join(", "))?;
+        if let Some(place) = self.place() {
+            write!(f, "\n  where: {place}")?;
         }
         if let Some(mend) = &self.mend {
             write!(f, "\n  mend:  {mend}")?;

@@ -5,7 +5,7 @@
 
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
-use hw_types::{Diagnostic, Severity};
+use hw_types::Diagnostic;
 
 use crate::cli::Check;
 use crate::code;
@@ -35,10 +35,9 @@ pub async fn run(config: &Config, arguments: &Check) -> Exit {
     for note in &notes {
         report::answer(&format!("note: {note}\n"));
     }
-    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    report::answer(&format!("{}: {errors} errors, {warnings} warnings\n", file.name));
-    let wrong = errors > 0 || (arguments.strict && warnings > 0);
+    let (errors, tally) = report::tally(&findings);
+    report::answer(&format!("{}: {tally}\n", file.name));
+    let wrong = errors > 0 || (arguments.strict && !findings.is_empty());
     if wrong { Exit::Negative } else { Exit::Done }
 }
 

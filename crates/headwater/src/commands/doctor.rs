@@ -1,7 +1,5 @@
 //! `headwater doctor`: the checks of [`crate::doctor`], printed.
 
-use hw_types::Severity;
-
 use crate::config::Config;
 use crate::doctor;
 use crate::report::{self, Exit};
@@ -16,12 +14,12 @@ pub async fn run(config: &Config) -> Exit {
     for fact in &examination.facts {
         report::answer(&format!("{fact}\n"));
     }
-    let count = |severity| examination.findings.iter().filter(|f| f.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let (errors, tally) = report::tally(&examination.findings);
     if errors > 0 {
-        report::say(&format!("{errors} errors, {warnings} warnings"));
+        report::say(&tally);
         return Exit::Negative;
     }
-    report::answer(&format!("the source is fit to be served, {warnings} warnings\n"));
+    let warnings = report::count(examination.findings.len(), "warning");
+    report::answer(&format!("the source is fit to be served, {warnings}\n"));
     Exit::Done
 }

@@ -36,7 +36,11 @@ pub fn run(cli: Cli) -> Exit {
     let config = match config::load(&sources) {
         Ok(config) => config,
         Err(refused) => {
-            report::findings(&refused.findings, &refused.text);
+            // What `serve` says is read by machines, from its first line on.
+            match cli.command {
+                Command::Serve(_) => serve::refused(&refused.findings, "", &refused.log_format),
+                _ => report::findings(&refused.findings, ""),
+            }
             return Exit::Failed;
         }
     };

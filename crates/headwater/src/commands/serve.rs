@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use hw_types::Severity;
+use hw_types::Diagnostic;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::Config;
+use crate::code;
+use crate::config::{Config, Log};
 use crate::doctor;
 use crate::report::{self, Exit};
 use crate::server::start;
@@ -20,7 +21,7 @@ const EXAMINATION: Duration = Duration::from_secs(20);
 /// Starts, serves, stops.
 pub async fn run(config: &Config) -> Exit {
     if let Err(why) = begin_telemetry(config) {
-        report::say(&why);
+        refused(&[*why], "", &config.log.format);
         return Exit::Failed;
     }
     let mut signals = match Signals::listen() {
@@ -32,8 +33,8 @@ pub async fn run(config: &Config) -> Exit {
     };
     let server = match start::start(config, None).await {
         Ok(server) => server,
-        Err(refused) => {
-            report::findings(&refused.findings, &refused.text);
+        Err(start) => {
+            refused(&start.findings, &start.text, &config.log.format);
             return Exit::Failed;
         }
     };
@@ -47,10 +48,26 @@ pub async fn run(config: &Config) -> Exit {
     Exit::Done
 }
 
+/// Tells why there is no start: a person at a terminal with the lines of the file, else one object
+/// a line.
+pub fn refused(findings: &[Diagnostic], text: &str, format: &str) {
+    if telemetry::log::is_for_people(format) {
+        return report::findings(findings, text);
+    }
+    let log = Log { format: format.to_owned(), level: "info".to_owned() };
+    // The log may run already; then this changes nothing.
+    let _ = telemetry::log::start(&log, &[]);
+    report::log(findings, text);
+}
+
 /// Log and metrics, before anything that could be worth logging.
-pub fn begin_telemetry(config: &Config) -> Result<(), String> {
+///
+/// - Errors: HW1006 for a filter that is none, HW1051 for metrics that cannot be recorded.
+pub fn begin_telemetry(config: &Config) -> Result<(), Box<Diagnostic>> {
     telemetry::log::start(&config.log, &config.secrets())?;
-    telemetry::metrics::start()
+    telemetry::metrics::start().map_err(|error| {
+        Box::new(Diagnostic::error(code::TELEMETRY, format!("metrics cannot be recorded: {error}")))
+    })
 }
 
 /// Logs what `doctor` finds. The server goes on in any case: the source may be away for a moment,
@@ -59,12 +76,7 @@ pub fn begin_telemetry(config: &Config) -> Result<(), String> {
 async fn examine(config: Config) {
     match tokio::time::timeout(EXAMINATION, doctor::examine(&config)).await {
         Ok(Ok(examination)) => {
-            for finding in &examination.findings {
-                match finding.severity {
-                    Severity::Error => tracing::error!("{finding}"),
-                    Severity::Warning => tracing::info!("{finding}"),
-                }
-            }
+            report::log(&examination.findings, &examination.sync_text);
         }
         Ok(Err(finding)) => tracing::info!("the source was not examined: {}", finding.what),
         Err(_) => tracing::info!("the source was not examined: it does not answer"),

@@ -21,6 +21,22 @@ pub struct Node {
     pub span: Span,
 }
 
+impl Node {
+    /// What stands under a key, if this is a mapping that has it.
+    pub fn child(&self, key: &str) -> Option<&Node> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|(known, _)| known.text == key).map(|(_, node)| node)
+    }
+
+    /// The text, if it is one.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// What stands at a place of the file.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -55,12 +71,15 @@ pub fn parse(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Node, Vec<Diagnostic>> {
     let raw: RawNode = serde_saphyr::from_str(text).map_err(|error| {
-        let mut what = error.without_snippet().to_string();
-        if let Some(first) = what.lines().next() {
-            what = first.trim_end_matches('.').to_owned();
-        }
-        let mut finding =
-            Diagnostic::error(code::CONFIG_YAML, format!("the file is not valid YAML: {what}"));
+        // The reader's own words may quote the line.
+        let mut finding = match error.without_snippet() {
+            serde_saphyr::Error::DuplicateMappingKey { .. } => {
+                Diagnostic::error(code::CONFIG_YAML, "a key stands twice in one mapping")
+                    .mend("take one of the two out")
+            }
+            _ => Diagnostic::error(code::CONFIG_YAML, "the file is not valid YAML")
+                .mend("look at indentation, quotes and brackets there and in the line above it"),
+        };
         finding.span = error.location().map(|place| span_of(&place, file, text));
         vec![finding]
     })?;
@@ -102,21 +121,15 @@ impl Reader<'_> {
             (Some("!env"), Value::Scalar(name)) => match (self.environment)(name.trim()) {
                 Some(value) => Value::Scalar(value),
                 None => {
-                    let name = name.trim();
-                    let mut finding = Diagnostic::error(
-                        code::CONFIG_VARIABLE,
-                        format!("the variable {name} is not set"),
-                    )
-                    .mend(format!("export {name}=…, or write the value here"));
+                    let mut finding = unset_variable(name.trim());
                     finding.span = Some(span.clone());
                     findings.push(finding);
                     Value::Null
                 }
             },
             (Some(tag), value) if tag.starts_with('!') => {
-                let mut finding =
-                    Diagnostic::error(code::CONFIG_TAG, format!("the tag {tag} is not known"))
-                        .mend("the only tag is !env, followed by the name of a variable");
+                let mut finding = Diagnostic::error(code::CONFIG_TAG, "the tag is not known")
+                    .mend("the only tag is !env, followed by the name of a variable");
                 finding.span = Some(span.clone());
                 findings.push(finding);
                 value
@@ -124,6 +137,19 @@ impl Reader<'_> {
             (_, value) => value,
         };
         Node { value, span }
+    }
+}
+
+/// What follows `!env` may be the secret itself, written there by mistake: only what is spelt as
+/// variables are is repeated.
+fn unset_variable(name: &str) -> Diagnostic {
+    let spelt = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    if name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(spelt) {
+        Diagnostic::error(code::CONFIG_VARIABLE, format!("the variable {name} is not set"))
+            .mend(format!("export {name}=…, or write the value here"))
+    } else {
+        Diagnostic::error(code::CONFIG_VARIABLE, "the variable that !env names is not set")
+            .mend("write !env NAME with the name of a variable, or the value without !env")
     }
 }
 
@@ -297,6 +323,6 @@ mod tests {
     #[test]
     fn an_unknown_tag_is_refused() {
         let findings = parse("a: !include x\n", "f.yaml", &environment).expect_err("tag");
-        assert_eq!(findings[0].what, "the tag !include is not known");
+        assert_eq!(findings[0].what, "the tag is not known");
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use hw_types::{Diagnostic, Span};
 
-use super::file::{Node, Value};
+use super::file::{Key, Node, Value};
 use super::parse::{Kind, Parsed};
 use super::settings::{self, SETTINGS, Setting};
 use super::suggest::nearest;
@@ -53,6 +53,23 @@ pub fn merge(
         }
     }
     if findings.is_empty() { Ok(values) } else { Err(findings) }
+}
+
+/// `log.format`, from sources that may be wrong otherwise.
+pub fn log_format(
+    flags: &Flags,
+    environment: &dyn Fn(&str) -> Option<String>,
+    file: Option<&Node>,
+) -> String {
+    let setting = settings::find("log.format").expect("invariant: the setting is in the table");
+    let in_file = file.and_then(|node| node.child("log")?.child("format")?.text());
+    let sources = [
+        flags.get(setting.path).cloned(),
+        setting.env.and_then(environment),
+        in_file.map(str::to_owned),
+    ];
+    let valid = |text: &String| setting.kind.parse(text).is_ok();
+    sources.into_iter().flatten().find(valid).unwrap_or_else(|| "auto".to_owned())
 }
 
 enum Place<'a> {
@@ -122,31 +139,38 @@ fn read_section(section: &str, node: &Node, values: &mut Values, findings: &mut 
         } else if section.is_empty() && known.contains(&key.text.as_str()) {
             read_section(&key.text, value, values, findings);
         } else {
-            findings.push(unknown_key(section, &key.text, &key.span, &known));
+            findings.push(unknown_key(section, key, value, &known));
         }
     }
 }
 
-fn unknown_key(section: &str, key: &str, span: &Span, known: &[&'static str]) -> Diagnostic {
-    let what = if section.is_empty() {
-        format!("unknown key \"{key}\"")
-    } else {
-        format!("section {section} has no key \"{key}\"")
-    };
+fn unknown_key(section: &str, key: &Key, value: &Node, known: &[&'static str]) -> Diagnostic {
     let elsewhere = || {
-        let end = format!(".{key}");
+        let end = format!(".{}", key.text);
         SETTINGS.iter().map(|setting| setting.path).find(|path| path.ends_with(&end))
     };
-    let mend = match nearest(key, known.iter().copied()) {
-        Some(name) => format!("did you mean \"{name}\"?"),
-        None => match elsewhere() {
-            Some(path) => format!("did you mean {path}?"),
-            None => format!("known here: {}", known.join(", ")),
-        },
+    let mend = match nearest(&key.text, known.iter().copied()) {
+        Some(name) => Some(format!("did you mean \"{name}\"?")),
+        None => elsewhere().map(|path| format!("did you mean {path}?")),
     };
+    // `jwt_secret:hush` without a space is a key without a value: what is not plainly a name is
+    // not repeated.
+    let named = is_name(&key.text) && (mend.is_some() || !matches!(value.value, Value::Null));
+    let what = match (section, named) {
+        ("", true) => format!("unknown key \"{}\"", key.text),
+        ("", false) => "unknown key".to_owned(),
+        (section, true) => format!("section {section} has no key \"{}\"", key.text),
+        (section, false) => format!("section {section} has a key that is not known"),
+    };
+    let mend = mend.unwrap_or_else(|| format!("known here: {}", known.join(", ")));
     let mut finding = Diagnostic::error(code::CONFIG_KEY, what).mend(mend);
-    finding.span = Some(span.clone());
+    finding.span = Some(key.span.clone());
     finding
+}
+
+/// Whether a key looks like one that a person would write: `max_clients`.
+fn is_name(key: &str) -> bool {
+    key.len() <= 40 && key.chars().all(|c| c.is_ascii_alphabetic() || c == '_' || c == '-')
 }
 
 fn read_setting(
@@ -181,8 +205,8 @@ fn read_setting(
             }
         }
         (Value::Map(_), Kind::Jwks | Kind::UploadTables) => {
-            values.insert(setting.path, Parsed::Json(to_json(node)));
-            return;
+            let text = to_json(node).to_string();
+            return take(setting, &text, Place::File(&node.span), values, findings);
         }
         (Value::Map(_) | Value::List(_), kind) => kind.describe(),
     };

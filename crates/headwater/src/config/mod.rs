@@ -2,7 +2,8 @@
 //!
 //! In: a command line's options, the environment, and the file that `--config` or
 //! `HEADWATER_CONFIG` names. Out: [`Config`], or every finding. Invariant: no part of it prints a
-//! secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`mod@file`],
+//! secret, and no message repeats a value of the file or a line of it: a line that is wrong may be
+//! one that was to hold a secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`mod@file`],
 //! [`layers`], this file, [`mod@reference`].
 
 pub mod file;
@@ -78,8 +79,8 @@ pub struct Auth {
     pub jwks_url: Vec<String>,
     /// Addresses that key sets are not fetched from.
     pub jwks_reject_ip_ranges: Vec<AddressRange>,
-    /// A key set as JSON.
-    pub jwks: Option<serde_json::Value>,
+    /// A key set as JSON text; it may hold shared secrets.
+    pub jwks: Option<Secret>,
     /// Accepted audiences.
     pub audience: Vec<String>,
     /// Longest life of a token.
@@ -188,13 +189,13 @@ pub struct Sources<'a> {
     pub environment: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// What was wrong, and the text of the file for excerpts.
+/// What was wrong.
 #[derive(Debug)]
 pub struct Refused {
     /// All findings.
     pub findings: Vec<Diagnostic>,
-    /// The file's text, if there was a file.
-    pub text: String,
+    /// `log.format` as far as it could be read: the form in which a server tells them.
+    pub log_format: String,
 }
 
 /// Looks up a variable of this process. One that is not Unicode counts as not set.
@@ -210,31 +211,31 @@ pub fn load(sources: &Sources<'_>) -> Result<Config, Refused> {
     let named = sources.file.clone().or_else(|| {
         (sources.environment)(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
     });
-    let mut text = String::new();
+    let refused = |findings, node: Option<&file::Node>| Refused {
+        findings,
+        log_format: layers::log_format(&sources.flags, sources.environment, node),
+    };
     let node = match &named {
         None => None,
         Some(path) => {
-            text = std::fs::read_to_string(path).map_err(|error| Refused {
-                findings: vec![
-                    Diagnostic::error(
-                        code::CONFIG_FILE,
-                        format!("cannot read the configuration: {error}"),
-                    )
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let finding = Diagnostic::error(
+                    code::CONFIG_FILE,
+                    format!("cannot read the configuration: {error}"),
+                );
+                let finding = finding
                     .at(format!("file {}", path.display()))
-                    .mend("name an existing file with --config or HEADWATER_CONFIG"),
-                ],
-                text: String::new(),
+                    .mend("name an existing file with --config or HEADWATER_CONFIG");
+                refused(vec![finding], None)
             })?;
             let name = path.to_string_lossy();
-            match file::parse(&text, &name, sources.environment) {
-                Ok(node) => Some(node),
-                Err(findings) => return Err(Refused { findings, text }),
-            }
+            let node = file::parse(&text, &name, sources.environment);
+            Some(node.map_err(|findings| refused(findings, None))?)
         }
     };
     layers::merge(&sources.flags, sources.environment, node.as_ref())
         .and_then(|values| Reader { values }.config().map_err(|finding| vec![*finding]))
-        .map_err(|findings| Refused { findings, text })
+        .map_err(|findings| refused(findings, node.as_ref()))
 }
 
 /// Reads typed values out of the merged ones. Every setting is taken out once.
@@ -260,7 +261,7 @@ impl Reader {
                 jwt_secret: self.secret("auth.jwt_secret"),
                 jwks_url: self.list("auth.jwks_url"),
                 jwks_reject_ip_ranges: self.ranges("auth.jwks_reject_ip_ranges"),
-                jwks: self.json("auth.jwks"),
+                jwks: self.secret("auth.jwks"),
                 audience: self.list("auth.audience"),
                 max_lifetime: self.duration("auth.max_lifetime"),
                 allowed_roles: self.list("auth.allowed_roles"),
@@ -365,20 +366,30 @@ impl Reader {
     fn upload_tables(&mut self) -> Result<BTreeMap<String, UploadTable>, Box<Diagnostic>> {
         match self.json("uploads.tables") {
             None => Ok(BTreeMap::new()),
-            Some(value) => serde_json::from_value(value).map_err(|error| {
-                Box::new(
-                    Diagnostic::error(
-                        code::CONFIG_VALUE,
-                        format!("uploads.tables is not valid: {error}"),
-                    )
-                    .mend(
-                        "each output table has a mapping of table, columns and conflict \
-                         (last_write_wins or reject)",
-                    ),
-                )
-            }),
+            Some(serde_json::Value::Object(tables)) => {
+                tables.into_iter().map(|(name, table)| upload_table(name, table)).collect()
+            }
+            Some(_) => Err(Box::new(bad_upload_table("uploads.tables"))),
         }
     }
+}
+
+fn upload_table(
+    name: String,
+    table: serde_json::Value,
+) -> Result<(String, UploadTable), Box<Diagnostic>> {
+    // serde's own text may quote the value.
+    match serde_json::from_value(table) {
+        Ok(table) => Ok((name, table)),
+        Err(_) => Err(Box::new(bad_upload_table(&format!("table \"{name}\" of uploads.tables")))),
+    }
+}
+
+fn bad_upload_table(what: &str) -> Diagnostic {
+    Diagnostic::error(code::CONFIG_VALUE, format!("{what} is not valid")).mend(
+        "each output table has a mapping of table, columns and conflict (last_write_wins or \
+         reject)",
+    )
 }
 
 impl Config {
@@ -394,11 +405,23 @@ impl Config {
 
     /// Every secret that is configured, for the log's last line of defence.
     pub fn secrets(&self) -> Vec<Secret> {
-        [&self.api_token, &self.database.url, &self.auth.jwt_secret]
+        let plain = [&self.api_token, &self.database.url, &self.auth.jwt_secret];
+        let addresses = self.auth.jwks_url.iter().map(Secret::new);
+        plain
             .into_iter()
             .flatten()
             .cloned()
+            .chain(addresses)
+            .chain(self.keys_of_the_set())
             .collect()
+    }
+
+    /// The shared secrets inside of `auth.jwks`.
+    fn keys_of_the_set(&self) -> Vec<Secret> {
+        let set = self.auth.jwks.as_ref().map(|set| serde_json::from_str(set.expose()));
+        let Some(Ok(serde_json::Value::Object(mut set))) = set else { return Vec::new() };
+        let keys = set.remove("keys").and_then(|keys| keys.as_array().cloned()).unwrap_or_default();
+        keys.iter().filter_map(|key| key.get("k")?.as_str()).map(Secret::new).collect()
     }
 }
 
@@ -517,11 +540,73 @@ mod tests {
             &[],
         )
         .expect("ok");
-        let shown = format!("{config:?} {config:#?}");
-        for secret in ["jwt-91c2", "token-7f3a", "pw-55e1"] {
+        let set = "auth: {jwks: {keys: [{kty: oct, k: key-3b7d}]}}\n";
+        let with_set = load_with(Some(set), &[], &[]).expect("ok");
+        let shown = format!("{config:?} {config:#?} {with_set:?}");
+        for secret in ["jwt-91c2", "token-7f3a", "pw-55e1", "key-3b7d"] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
         assert_eq!(config.secrets().len(), 3);
+        assert_eq!(with_set.secrets(), [Secret::new("key-3b7d")]);
+    }
+
+    /// What a file says wrongly may be a secret, so nothing of what it says is repeated.
+    #[test]
+    fn fd_46_no_error_of_a_configuration_repeats_a_value() {
+        for file in [
+            "database: postgres://u:HUSH@h/d\n",
+            "database:\n  url: {HUSH: x}\n",
+            "jwt_secrett: HUSH\n",
+            "auth: {jwt_secrett: HUSH}\n",
+            "auth: {jwt_secret:HUSH}\n",
+            "auth:\n  jwt_secret:HUSH\n",
+            "auth:\n  jwt_secret: HUSH\n  jwt_secret: HUSH\n",
+            "auth:\n  jwt_secret: HUSH\n   audience: a\n",
+            "auth:\n  jwt_secret: 'HUSH\n",
+            "auth:\n  jwt_secret: \"HUSH\\q\"\n",
+            "auth:\n  jwt_secret: [HUSH\n",
+            "auth:\n  jwt_secret: [HUSH]\n",
+            "auth:\n\tjwt_secret: HUSH\n",
+            "auth:\n  jwt_secret: !env postgres://HUSH\n",
+            "auth:\n  jwt_secret: !env HUSH-HUSH\n",
+            "auth:\n  jwt_secret: !HUSH x\n",
+            "auth:\n  jwt_secret: *HUSH\n",
+            "auth:\n  jwks: HUSH\n",
+            "auth:\n  jwks_reject_ip_ranges: HUSH\n",
+            "auth:\n  max_lifetime: HUSH\n",
+            "api_token: {a: HUSH}\n",
+            "listen: HUSH\n",
+            "instance: HUSH!\n",
+            "limits: {max_clients: HUSH}\n",
+            "log: {format: HUSH}\n",
+            "uploads: {tables: HUSH}\n",
+            "uploads: {tables: {a: {conflict: HUSH}}}\n",
+            "uploads: {tables: {a: {columns: {a: [HUSH]}}}}\n",
+            "DATABASE_URL=postgres://u:HUSH@h/d\n",
+            "HUSH\n",
+            "- HUSH\n",
+            "a: 1\n---\nb: HUSH\n",
+        ] {
+            for message in messages(load_with(Some(file), &[], &[])) {
+                assert!(!message.contains("HUSH"), "{file}: {message}");
+                assert!(message.starts_with("error[HW10"), "{file}: {message}");
+            }
+        }
+        for (variable, value) in [("HEADWATER_LISTEN", "HUSH"), ("HEADWATER_LOG_FORMAT", "HUSH")] {
+            for message in messages(load_with(None, &[(variable, value)], &[])) {
+                assert!(!message.contains("HUSH") && message.contains(variable), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_form_of_the_log_is_known_even_where_the_rest_is_refused() {
+        let format = |file: &str, environment: &[(&str, &str)]| {
+            load_with(Some(file), environment, &[]).expect_err("refused").log_format
+        };
+        assert_eq!(format("log: {format: json}\nlisen: x\n", &[]), "json");
+        assert_eq!(format("log: {format: json\n", &[("HEADWATER_LOG_FORMAT", "text")]), "text");
+        assert_eq!(format("log: {format: loud}\n", &[]), "auto");
     }
 
     #[test]
@@ -541,7 +626,10 @@ mod tests {
                     columns: {what: description}\n      conflict: reject\n";
         let config = load_with(Some(file), &[], &[]).expect("ok");
         assert_eq!(config.auth.jwks_url, ["http://a/b"]);
-        assert_eq!(config.auth.jwks.expect("set")["keys"][0]["kid"], "1");
+        assert_eq!(
+            config.auth.jwks.expect("set").expose(),
+            r#"{"keys":[{"k":"AA","kid":"1","kty":"oct"}]}"#
+        );
         let table = &config.uploads.tables["mine"];
         assert_eq!(table.table.as_deref(), Some("public.todos"));
         assert_eq!(table.columns["what"], "description");

@@ -46,7 +46,7 @@ pub enum Kind {
 pub enum Parsed {
     /// Of [`Kind::Text`], [`Kind::Path`], [`Kind::Name`] and [`Kind::Choice`].
     Text(String),
-    /// Of [`Kind::Secret`].
+    /// Of [`Kind::Secret`] and [`Kind::Jwks`] (its JSON text).
     Secret(Secret),
     /// Of [`Kind::Address`].
     Address(SocketAddr),
@@ -58,7 +58,7 @@ pub enum Parsed {
     List(Vec<String>),
     /// Of [`Kind::AddressRanges`].
     AddressRanges(Vec<AddressRange>),
-    /// Of [`Kind::Jwks`] and [`Kind::UploadTables`].
+    /// Of [`Kind::UploadTables`].
     Json(serde_json::Value),
 }
 
@@ -110,7 +110,11 @@ impl Kind {
                     items(text).map(str::parse).collect();
                 ranges.map(Parsed::AddressRanges)
             }
-            Kind::Jwks | Kind::UploadTables => {
+            Kind::Jwks => match serde_json::from_str::<serde_json::Value>(text) {
+                Ok(set) => Ok(Parsed::Secret(Secret::new(set.to_string()))),
+                Err(_) => Err("a mapping".to_owned()),
+            },
+            Kind::UploadTables => {
                 serde_json::from_str(text).map(Parsed::Json).map_err(|_| "a mapping".to_owned())
             }
         }

@@ -204,9 +204,7 @@ async fn serve(config: &mut Config) -> Result<Server, StartRefused> {
         // What goes well is in the status line.
         config.log.level = "warn".to_owned();
     }
-    if let Err(why) = begin_telemetry(config) {
-        return Err(Diagnostic::error(code::TELEMETRY, why).into());
-    }
+    begin_telemetry(config)?;
     let tokens = page_tokens(config)?;
     start::start(config, Some(tokens)).await
 }

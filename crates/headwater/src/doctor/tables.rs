@@ -36,8 +36,8 @@ pub async fn check(
     if !tables.is_empty() {
         let bytes = tables.iter().map(|table| table.bytes).sum();
         examination.facts.push(format!(
-            "{} tables to replicate, {} in the source",
-            tables.len(),
+            "{} to replicate, {} in the source",
+            crate::report::count(tables.len(), "table"),
             crate::config::parse::show_bytes(bytes)
         ));
     }

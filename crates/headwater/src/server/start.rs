@@ -22,6 +22,7 @@ use crate::code;
 use crate::commands::database_url;
 use crate::config::Config;
 use crate::process;
+use crate::report;
 use crate::sync_config::{self, SyncFile};
 
 /// Files that are not sockets of clients: the store's tables, the source's connections.
@@ -73,9 +74,7 @@ pub struct Server {
 pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Server, StartRefused> {
     let authenticator = authentication::authenticator(config)?;
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?)?;
-    for warning in warnings {
-        tracing::info!("{warning}");
-    }
+    report::log(&warnings, "");
     let sync = sync_config::configured(config)?;
     if sync.is_none() {
         tracing::info!("no sync configuration is named; what the store knows is served");
@@ -151,17 +150,17 @@ impl Server {
         let file = match sync_config::configured(config) {
             Ok(Some(file)) => file,
             Ok(None) => return tracing::info!("no sync configuration is named, nothing to read"),
-            Err(finding) => return tracing::error!("{finding}"),
+            Err(finding) => return finding.log(),
         };
         match self.engine.configure(&file.name, &file.text).await {
             Ok(true) => tracing::info!(file = %file.name, "the new sync configuration is built"),
             Ok(false) => tracing::info!(file = %file.name, "the sync configuration is unchanged"),
             Err(findings) => {
-                crate::report::findings(&findings, &file.text);
+                report::log(&findings, &file.text);
                 tracing::error!(
                     file = %file.name,
-                    "the sync configuration is refused ({} findings); the old one serves on",
-                    findings.len()
+                    "the sync configuration is refused ({}); the old one serves on",
+                    report::count(findings.len(), "finding")
                 );
             }
         }
@@ -218,7 +217,7 @@ fn start_engine(
             // Nothing older could serve instead.
             return Err(StartRefused { findings, text });
         }
-        crate::report::findings(&findings, &text);
+        report::log(&findings, &text);
         tracing::error!("the sync configuration is refused; the stored one serves on");
     }
     Ok(engine)

@@ -4,33 +4,46 @@
 //! below logs secrets; [`Mask`] is the second line of defence and blots out every configured one
 //! should it appear all the same.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
+use hw_types::Diagnostic;
 use tracing::Dispatch;
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::screen;
+use crate::code;
 use crate::config::Log;
 use crate::config::secret::Secret;
 use crate::report::{Colour, colour_of};
 
 /// Starts logging for the rest of the process. A second call changes nothing.
 ///
-/// - Errors: what is wrong with the filter.
-pub fn start(log: &Log, secrets: &[Secret]) -> Result<(), String> {
+/// - Errors: HW1006 for a filter that is none.
+pub fn start(log: &Log, secrets: &[Secret]) -> Result<(), Box<Diagnostic>> {
     let writer = MaskedStderr { mask: Arc::new(Mask::new(secrets)) };
-    let form = match log.format.as_str() {
-        "json" => Form::Json,
-        "auto" if !io::stderr().is_terminal() => Form::Json,
-        _ => Form::Text(colour_of(&io::stderr())),
+    let form = match is_for_people(&log.format) {
+        true => Form::Text(colour_of(&io::stderr())),
+        false => Form::Json,
     };
     // An error: somebody else in this process (a test) has started logging already; theirs stays.
     drop(subscriber(&log.level, form, writer)?.try_init());
     Ok(())
+}
+
+/// Whether a log of this format (`auto`, `text`, `json`) is written for people.
+pub fn is_for_people(format: &str) -> bool {
+    match format {
+        "json" => false,
+        "auto" => io::stderr().is_terminal(),
+        _ => true,
+    }
 }
 
 /// How events are written.
@@ -42,60 +55,97 @@ enum Form {
     Json,
 }
 
-fn subscriber<W>(level: &str, form: Form, writer: W) -> Result<Dispatch, String>
+fn subscriber<W>(level: &str, form: Form, writer: W) -> Result<Dispatch, Box<Diagnostic>>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(writer);
     Ok(match form {
         Form::Json => builder.json().flatten_event(true).with_current_span(false).into(),
-        Form::Text(colour) => {
-            builder.with_ansi(colour == Colour::Ansi).with_target(false).compact().into()
-        }
+        Form::Text(colour) => builder
+            .with_ansi(colour == Colour::Ansi)
+            .with_target(false)
+            .compact()
+            .fmt_fields(debug_fn(text_field))
+            .into(),
     })
 }
 
+/// One field as people read it: the message, small facts behind it, and on lines of their own what
+/// a finding says of its place and its mend.
+fn text_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => write!(out, "{value:?}"),
+        "excerpt" => write!(out, "\n{}", unquoted(value).trim_end()),
+        "where" => write!(out, "\n  where: {}", unquoted(value)),
+        "mend" => write!(out, "\n  mend:  {}", unquoted(value)),
+        name => write!(out, " {name}={value:?}"),
+    }
+}
+
+/// A text, which arrives in its quoted form, as it is.
+fn unquoted(value: &dyn fmt::Debug) -> String {
+    let quoted = format!("{value:?}");
+    serde_json::from_str(&quoted).unwrap_or(quoted)
+}
+
 /// Crates of ours, for which a level without a name counts.
-const OURS: [&str; 10] = [
+const OURS: [&str; 12] = [
     "headwater",
     "hw_auth",
     "hw_engine",
     "hw_expr",
+    "hw_http",
     "hw_input",
     "hw_pg",
     "hw_rest",
     "hw_store",
     "hw_sync",
     "hw_types",
+    "hw_write",
 ];
 
 /// The crates below the store. What goes wrong in them we say ourselves, once and with what to do;
 /// their own lines repeat it with paths of the machine that built this program.
 const BELOW_THE_STORE: [&str; 2] = ["fjall", "lsm_tree"];
 
-/// How a filter is written.
-const FORM: &str = "write it as info or as info,hw_pg=debug";
+/// Crates that log values of rows and statements below warnings.
+const TELL_VALUES: [&str; 1] = ["tokio_postgres"];
 
 /// A level alone means our crates; the libraries below tell their warnings, those below the store
 /// nothing. Parts can be named: `info,hw_pg=debug`.
 ///
 /// `tokio_postgres` logs the parameters of statements at debug: values of rows. It stays at
-/// warnings whatever is asked for.
-fn filter(level: &str) -> Result<EnvFilter, String> {
+/// warnings whatever is asked for, for it as a whole or for a part of it.
+fn filter(level: &str) -> Result<EnvFilter, Box<Diagnostic>> {
+    // What was written there is not repeated: it may have been meant for another variable.
+    let refused = || {
+        let what = "log.level is not valid: a part of it is no level";
+        Box::new(
+            Diagnostic::error(code::CONFIG_VALUE, what)
+                .mend("write it as info or as info,hw_pg=debug"),
+        )
+    };
     let mut directives = vec!["warn".to_owned()];
     directives.extend(BELOW_THE_STORE.iter().map(|name| format!("{name}=off")));
     for directive in level.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
-        if directive.contains('=') {
-            directives.push(directive.to_owned());
+        if let Some((target, _)) = directive.split_once('=') {
+            // A directive for a span would let through what any crate says inside of it.
+            if target.contains('[') {
+                return Err(refused());
+            }
+            // A longer target wins over a shorter one, so a cap on the crate alone would not hold.
+            if !TELL_VALUES.iter().any(|name| target.trim().starts_with(name)) {
+                directives.push(directive.to_owned());
+            }
         } else if directive.parse::<LevelFilter>().is_ok() {
             directives.extend(OURS.iter().map(|name| format!("{name}={directive}")));
         } else {
-            return Err(format!("log.level is not valid: {directive:?} is no level; {FORM}"));
+            return Err(refused());
         }
     }
-    directives.push("tokio_postgres=warn".to_owned());
-    EnvFilter::try_new(directives.join(","))
-        .map_err(|error| format!("log.level is not valid: {error}; {FORM}"))
+    directives.extend(TELL_VALUES.iter().map(|name| format!("{name}=warn")));
+    EnvFilter::try_new(directives.join(",")).map_err(|_| refused())
 }
 
 /// Replaces secrets in text.
@@ -226,7 +276,86 @@ mod tests {
         }
         assert!(directives.contains(&"tokio_postgres=warn"), "{shown}");
         assert!(!directives.contains(&"tokio_postgres=trace"), "{shown}");
-        assert!(filter("loud").is_err());
+    }
+
+    #[test]
+    fn fd_48_no_part_of_a_crate_that_logs_values_gets_past_the_cap() {
+        for level in [
+            "tokio_postgres=trace",
+            "tokio_postgres::query=trace",
+            "info,tokio_postgres::=debug, tokio_postgres::prepare=trace",
+            "tokio=trace",
+            "trace",
+        ] {
+            let said = written(level, Form::Json, || {
+                tracing::debug!(target: "tokio_postgres::query", "a value");
+                tracing::trace!(target: "tokio_postgres::prepare", "a value");
+                tracing::warn!(target: "tokio_postgres::connection", "a warning");
+            });
+            assert!(!said.contains("a value"), "{level}: {said}");
+            assert!(said.contains("a warning"), "{level}: {said}");
+        }
+    }
+
+    #[test]
+    fn fd_46_a_filter_that_is_none_is_refused_without_being_repeated() {
+        for level in ["hush", "info,hush", "hw_pg=hush", "[span]=trace", "hw_pg[span]=trace"] {
+            let finding = filter(level).expect_err(level);
+            assert_eq!(
+                finding.to_string(),
+                "error[HW1006]: log.level is not valid: a part of it is no level\n  \
+                 mend:  write it as info or as info,hw_pg=debug"
+            );
+        }
+    }
+
+    #[test]
+    fn a_level_counts_for_every_crate_of_ours() {
+        let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let entries = std::fs::read_dir(crates).expect("readable");
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let server = names.filter(|name| {
+            name.starts_with("hw-") && !["hw-testkit", "hw-faults"].contains(&&**name)
+        });
+        for name in server {
+            assert!(OURS.contains(&&*name.replace('-', "_")), "{name} is not in OURS");
+        }
+    }
+
+    #[test]
+    fn a_finding_is_one_event_with_its_code_its_place_and_its_mend_as_fields() {
+        let told = |form| {
+            written("info", form, || {
+                Diagnostic::error(2104, "publication \"p\" does not publish deletes")
+                    .at("database \"shop\"")
+                    .mend("ALTER PUBLICATION p SET (publish = 'delete');")
+                    .log();
+                Diagnostic::warning(1016, "short").log();
+            })
+        };
+        let lines: Vec<serde_json::Value> = told(Form::Json)
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("one object a line"))
+            .collect();
+        let field = |line: usize, name: &str| lines[line].get(name).and_then(|v| v.as_str());
+        assert_eq!(lines.len(), 2);
+        assert_eq!(field(0, "level"), Some("ERROR"));
+        assert_eq!(field(0, "message"), Some("publication \"p\" does not publish deletes"));
+        assert_eq!(field(0, "code"), Some("HW2104"));
+        assert_eq!(field(0, "where"), Some("database \"shop\""));
+        assert_eq!(field(0, "mend"), Some("ALTER PUBLICATION p SET (publish = 'delete');"));
+        assert_eq!((field(1, "level"), field(1, "code")), (Some("WARN"), Some("HW1016")));
+        assert_eq!((field(1, "where"), field(1, "mend")), (None, None));
+
+        let text = told(Form::Text(Colour::None));
+        assert!(
+            text.contains(
+                "publication \"p\" does not publish deletes code=HW2104\n  \
+                 where: database \"shop\"\n  \
+                 mend:  ALTER PUBLICATION p SET (publish = 'delete');\n"
+            ),
+            "{text}"
+        );
     }
 
     /// What a run with this level writes in this form.
