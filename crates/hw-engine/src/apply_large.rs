@@ -1,6 +1,5 @@
 //! A transaction that does not fit in memory: folded on disk, evaluated whole, decided, applied.
 
-use crate::buckets::Origin;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::fold::FoldError;
@@ -52,21 +51,20 @@ impl Writer {
         let (mut sorted, messages, aside) = self.sort_large(transaction, base)?;
         self.note_transaction(transaction);
         let mut sink = DecidedSink::new(base)?;
-        let mut index = 0u64;
+        let mut rows = 0u64;
         let tables = self.tables.clone();
         sorted.read(
             base,
             |number| tables.get(number).cloned(),
             |row| {
-                let place = index;
-                index += 1;
-                self.large_row(&mut sink, row, transaction, place).map_err(FoldError::from)
+                rows += 1;
+                self.large_row(&mut sink, row).map_err(FoldError::from)
             },
         )?;
         if aside {
             self.spool(transaction)?;
         }
-        metrics::counter!("headwater_rows_replicated_total").increment(index);
+        metrics::counter!("headwater_rows_replicated_total").increment(rows);
         let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
         sink.append(&self.tail, &key, value)?;
         self.book.flush(&self.spaces, &mut sink)?;
@@ -114,13 +112,7 @@ impl Writer {
     }
 
     /// Evaluates one folded row into the step's writes.
-    fn large_row(
-        &mut self,
-        sink: &mut DecidedSink<'_>,
-        row: LargeRow,
-        transaction: &Transaction,
-        place: u64,
-    ) -> Result<(), EngineError> {
+    fn large_row(&mut self, sink: &mut DecidedSink<'_>, row: LargeRow) -> Result<(), EngineError> {
         if row.before == row.after || self.stale.contains(&row.table) {
             return Ok(());
         }
@@ -138,7 +130,6 @@ impl Writer {
                 &self.spaces,
                 sink,
                 &mut self.effects,
-                Origin { xid: transaction.xid, change: place },
                 (row.table, &row.key),
                 &mut self.progress.op_id,
                 &mut self.touched,

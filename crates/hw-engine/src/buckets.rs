@@ -1,15 +1,20 @@
 //! Buckets' running totals while a commit is put together, and the operations that it appends.
 //!
+//! Which operation is the newest of its row is kept in an index, so that each operation knows the one
+//! that it supersedes and nobody has to search a log for it.
+//!
 //! Invariant E-3: op ids are given here, in the order of the effects, and nowhere else.
 
 use crate::error::EngineError;
 use crate::evaluate::{Effects, OpEffect};
 use crate::overlay::{Overlay, Sink};
-use crate::record::{BucketRecord, OpKind, OpRecord, bounded_key, lookup_key, op_key};
+use crate::record::{
+    BucketRecord, Mark, OpRecord, RowOp, bounded_key, lookup_key, newest_key, op_key,
+};
 use crate::wake::{BucketKey, LookupKey, Touched};
 use hw_store::{Space, Store};
-use hw_types::{OpId, Xid};
-use std::collections::HashMap;
+use hw_types::OpId;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The spaces of the incarnations that are applied.
@@ -19,9 +24,9 @@ pub(crate) struct Spaces {
     lookups: HashMap<u32, Space, foldhash::fast::RandomState>,
 }
 
-struct SourceSpace {
-    ops: Space,
-    buckets: Space,
+pub(crate) struct SourceSpace {
+    pub ops: Space,
+    pub buckets: Space,
 }
 
 impl Spaces {
@@ -36,6 +41,11 @@ impl Spaces {
         let spaces = SourceSpace { ops: ops.clone(), buckets: buckets.clone() };
         self.sources.insert(number, spaces);
         Ok((ops, buckets))
+    }
+
+    /// The spaces of a source incarnation that is applied.
+    pub fn source(&self, number: u32) -> Option<&SourceSpace> {
+        self.sources.get(&number)
     }
 
     /// Opens the space of a lookup incarnation.
@@ -76,6 +86,7 @@ impl Spaces {
 pub(crate) struct BucketBook {
     sources: HashMap<u32, SourceBook, foldhash::fast::RandomState>,
     entries: usize,
+    due: BTreeSet<(u32, Arc<str>)>,
     value: Vec<u8>,
     key: Vec<u8>,
 }
@@ -96,31 +107,27 @@ struct Total {
 /// Under this key, which is no JSON array as buckets have, a `buckets` space keeps the number of its next bucket.
 const NEXT_KEY: &[u8] = b"next";
 
-/// Where the operations of one transaction come from.
-#[derive(Clone, Copy)]
-pub(crate) struct Origin {
-    pub xid: Xid,
-    /// Place of the folded change in the transaction.
-    pub change: u64,
-}
-
 impl BucketBook {
     /// Totals kept between commits; a bound, not a promise.
     const KEEP: usize = 200_000;
 
     pub fn new() -> BucketBook {
-        BucketBook { sources: HashMap::default(), entries: 0, value: Vec::new(), key: Vec::new() }
+        BucketBook {
+            sources: HashMap::default(),
+            entries: 0,
+            due: BTreeSet::new(),
+            value: Vec::new(),
+            key: Vec::new(),
+        }
     }
 
     /// Appends a change's operations and lookup entries to `sink`, gives op ids from `last`, and
     /// notes what it touched.
-    #[allow(clippy::too_many_arguments)]
     pub fn append<S: Sink>(
         &mut self,
         spaces: &Spaces,
         sink: &mut S,
         effects: &mut Effects,
-        origin: Origin,
         place: (u32, &[u8]),
         last: &mut OpId,
         touched: &mut Touched,
@@ -133,24 +140,35 @@ impl BucketBook {
                 return Err(EngineError::damaged("buckets", "source without spaces"));
             };
             let book = self.sources.entry(effect.source).or_default();
-            let total =
+            let (name, total) =
                 book.total(space, sink.base(), &effect.row.parameters, &mut self.entries)?;
-            count(total, &effect, op_id);
-            let number = total.number;
-            let put = effect.kind == OpKind::Put;
+            let key = newest_key(total.number, &effect.name);
+            let supersedes = match sink.base().get(&space.buckets, &key)? {
+                Some(value) => Some(
+                    Mark::decode(&value)
+                        .ok_or_else(|| EngineError::damaged("buckets", "newest operation"))?,
+                ),
+                None => None,
+            };
+            count(total, &effect, op_id, supersedes);
+            let sum = total.checksum;
             let record = OpRecord {
                 kind: effect.kind,
                 checksum: effect.checksum,
-                xid: origin.xid.0,
-                change: origin.change,
+                sum,
+                supersedes,
                 object_type: &effect.row.object_type,
                 object_id: &effect.row.object_id,
                 subkey: &effects.subkey,
-                data: if put { &effect.row.data } else { "" },
+                data: if effect.kind == RowOp::Put { &effect.row.data } else { "" },
             };
             self.value.clear();
-            record.encode(&mut self.value);
-            sink.append(&space.ops, &op_key(number, op_id), self.value.clone())?;
+            record.encode(op_id, &mut self.value);
+            sink.append(&space.ops, &op_key(total.number, op_id), self.value.clone())?;
+            sink.put(&space.buckets, key.to_vec(), Mark { op_id, sum }.encode())?;
+            if total.stale >= crate::compact::worth_it(total) {
+                self.due.insert((effect.source, name));
+            }
         }
         for effect in effects.lookups.drain(..) {
             touched.lookup(LookupKey::new(effect.lookup, &effect.key));
@@ -197,7 +215,31 @@ impl BucketBook {
     /// come and go.
     pub fn forget_all(&mut self) {
         self.sources.clear();
+        self.due.clear();
         self.entries = 0;
+    }
+
+    /// A bucket (source incarnation, parameters) whose log holds enough superseded operations to be
+    /// compacted. It is named once, and again when something is appended to it.
+    pub fn due(&mut self) -> Option<(u32, Arc<str>)> {
+        self.due.pop_first()
+    }
+
+    /// Names a bucket once more: a slice has left work behind.
+    pub fn again(&mut self, source: u32, parameters: Arc<str>) {
+        self.due.insert((source, parameters));
+    }
+
+    /// The totals of a bucket, to be changed; written at the next [`BucketBook::flush`].
+    pub fn total(
+        &mut self,
+        space: &SourceSpace,
+        source: u32,
+        base: &Overlay,
+        parameters: &str,
+    ) -> Result<&mut BucketRecord, EngineError> {
+        let book = self.sources.entry(source).or_default();
+        Ok(book.total(space, base, parameters, &mut self.entries)?.1)
     }
 }
 
@@ -208,7 +250,7 @@ impl SourceBook {
         base: &Overlay,
         parameters: &str,
         entries: &mut usize,
-    ) -> Result<&mut BucketRecord, EngineError> {
+    ) -> Result<(Arc<str>, &mut BucketRecord), EngineError> {
         // Two look-ups, because a borrow that is returned cannot be given up in between.
         if !self.buckets.contains_key(parameters) {
             let record = match base.get(&space.buckets, &bounded_key(parameters.as_bytes()))? {
@@ -227,9 +269,9 @@ impl SourceBook {
         let total = total.ok_or_else(|| EngineError::damaged("buckets", "bucket totals"))?;
         if !total.dirty {
             total.dirty = true;
-            self.dirty.push(name);
+            self.dirty.push(name.clone());
         }
-        Ok(&mut total.record)
+        Ok((name, &mut total.record))
     }
 
     fn next(&mut self, space: &SourceSpace, base: &Overlay) -> Result<u32, EngineError> {
@@ -251,13 +293,20 @@ impl SourceBook {
     }
 }
 
-fn count(total: &mut BucketRecord, effect: &OpEffect, op_id: OpId) {
+fn count(total: &mut BucketRecord, effect: &OpEffect, op_id: OpId, supersedes: Option<Mark>) {
+    if supersedes.is_some() {
+        if total.stale == 0 {
+            // Nothing behind what is settled supersedes anything: all of it is.
+            total.settled = total.last_op;
+        }
+        total.stale += 1;
+    }
     total.count += 1;
     total.checksum = total.checksum.wrapping_add(effect.checksum);
     total.last_op = op_id;
     match effect.kind {
-        OpKind::Remove => total.live = total.live.saturating_sub(1),
-        _ if effect.enters => total.live += 1,
-        _ => {}
+        RowOp::Remove => total.live = total.live.saturating_sub(1),
+        RowOp::Put if effect.enters => total.live += 1,
+        RowOp::Put => {}
     }
 }

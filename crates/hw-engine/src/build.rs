@@ -5,14 +5,12 @@
 //! keys already passed (their gate), so that every row is counted once whatever happens between
 //! slices. The source is not asked for anything.
 
-use crate::buckets::Origin;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::overlay::Sink;
 use crate::state::{BuildState, Record, keys};
 use crate::tables::{Gate, Gates, StoredRow, TablePlan};
 use crate::writer::Writer;
-use hw_types::Xid;
 use hw_types::row::RowRef;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -71,7 +69,7 @@ impl Writer {
                 after: Some(RowRef::new(row)),
             };
             self.effects.evaluate([&plan, &plan], &Gates::default(), &change);
-            self.append(Origin { xid: Xid(0), change: 0 }, &change)?;
+            self.append(&change)?;
             last_key = Some(key.to_vec());
         }
         self.built_rows += count as u64;

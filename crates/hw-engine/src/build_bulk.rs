@@ -5,7 +5,6 @@
 //! empty spaces. A crash leaves them incomplete under a cursor that has not moved; the next attempt
 //! begins with new spaces.
 
-use crate::buckets::Origin;
 use crate::error::EngineError;
 use crate::evaluate::{Effects, FoldedChange};
 use crate::overlay::{Overlay, Sink};
@@ -13,7 +12,6 @@ use crate::tables::{Gates, StoredRow, Table, TablePlan};
 use crate::writer::Writer;
 use hw_store::sorter::Sorter;
 use hw_store::{Slice, Snapshot, Space, Store};
-use hw_types::Xid;
 use hw_types::row::RowRef;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -124,7 +122,6 @@ impl Writer {
                         &self.spaces,
                         &mut sink,
                         &mut row.effects,
-                        Origin { xid: Xid(0), change: 0 },
                         (batch.table, &row.key),
                         &mut self.progress.op_id,
                         &mut self.touched,

@@ -12,7 +12,6 @@
 //!   operations (a compared copy);
 //! - a table whose identity changed: the old incarnation's rows go, the new one's come.
 
-use crate::buckets::Origin;
 use crate::copy_spool::CopySpool;
 use crate::engine::LoadTarget;
 use crate::error::EngineError;
@@ -399,15 +398,14 @@ impl Writer {
     ) -> Result<(), EngineError> {
         let base = crate::overlay::Overlay::new(self.store.clone());
         let mut sink = DecidedSink::new(&base)?;
-        let mut step = Step { change: 0 };
         for old in &gone {
-            self.compare(&mut sink, &mut step, Some(old), None, old, false)?;
+            self.compare(&mut sink, Some(old), None, old, false)?;
             sink.delete(&self.state, keys::numbered(keys::TABLE, old.record.number))?;
         }
         for arrival in &arrivals {
             let Arrival { from, rows, table } = arrival;
             let compared = from.is_some();
-            self.compare(&mut sink, &mut step, from.as_ref(), Some(rows), table, compared)?;
+            self.compare(&mut sink, from.as_ref(), Some(rows), table, compared)?;
             let key = keys::numbered(keys::TABLE, table.record.number);
             sink.put(&self.state, key, table.record.encode())?;
             if compared {
@@ -478,7 +476,6 @@ impl Writer {
     fn compare(
         &mut self,
         sink: &mut DecidedSink<'_>,
-        step: &mut Step,
         old: Option<&Arc<Table>>,
         new: Option<&Arc<Table>>,
         table: &Arc<Table>,
@@ -528,13 +525,10 @@ impl Writer {
                 after: after.as_deref().map(RowRef::new),
             };
             self.effects.evaluate(plans, &self.gates, &change);
-            let origin = Origin { xid: Xid(0), change: step.change };
-            step.change += 1;
             self.book.append(
                 &self.spaces,
                 sink,
                 &mut self.effects,
-                origin,
                 (table.record.number, key),
                 &mut self.progress.op_id,
                 &mut self.touched,
@@ -548,11 +542,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Counts the changes of an entering step.
-struct Step {
-    change: u64,
 }
 
 /// A table of an entering step.

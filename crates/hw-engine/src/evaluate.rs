@@ -6,7 +6,7 @@
 //! operation. Nothing is remembered per row, so a definition can come and go without touching
 //! the replica.
 
-use crate::record::OpKind;
+use crate::record::{RowName, RowOp, row_name};
 use crate::tables::{Gate, Gates, Planned, Table, TablePlan};
 use hw_expr::sync_config::{BucketRow, LookupRow};
 use hw_types::row::RowRef;
@@ -18,7 +18,9 @@ pub(crate) struct OpEffect {
     /// Number of the source incarnation.
     pub source: u32,
     pub row: BucketRow,
-    pub kind: OpKind,
+    /// The row's name in the index of newest operations.
+    pub name: RowName,
+    pub kind: RowOp,
     pub checksum: u32,
     /// Whether the row was not in the bucket before.
     pub enters: bool,
@@ -115,7 +117,8 @@ impl Effects {
             }
             let checksum = put_checksum(&row);
             let enters = was.is_none();
-            self.ops.push(OpEffect { source, row, kind: OpKind::Put, checksum, enters });
+            let name = row_name(&row.object_type, &row.object_id, &self.subkey);
+            self.ops.push(OpEffect { source, row, name, kind: RowOp::Put, checksum, enters });
         }
         for gone in old {
             self.ops.push(remove(source, gone, &self.subkey));
@@ -186,7 +189,8 @@ fn sort(rows: &mut Vec<BucketRow>) {
 
 fn remove(source: u32, row: BucketRow, subkey: &str) -> OpEffect {
     let checksum = digest(&[b"delete.", subkey.as_bytes()]);
-    OpEffect { source, row, kind: OpKind::Remove, checksum, enters: false }
+    let name = row_name(&row.object_type, &row.object_id, subkey);
+    OpEffect { source, row, name, kind: RowOp::Remove, checksum, enters: false }
 }
 
 fn put_checksum(row: &BucketRow) -> u32 {

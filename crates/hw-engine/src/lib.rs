@@ -7,13 +7,14 @@
 //!
 //! Suggested reading order, downhill: [`ingest`], [`writer`], [`fold`], [`evaluate`],
 //! [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`]. What is stored where: [`record`],
-//! [`state`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
+//! [`state`]; what is removed again and who is waited for: [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
 //! direction, from clients to Postgres, is the crate `hw-write`.
 
 mod apply_large;
 mod buckets;
 mod build;
 mod build_bulk;
+mod compact;
 mod copy_spool;
 mod definitions;
 pub mod engine;
@@ -25,6 +26,7 @@ mod fold;
 mod fold_large;
 pub mod ingest;
 mod large;
+mod lease;
 mod loader;
 pub mod markers;
 mod overlay;
@@ -45,7 +47,9 @@ mod tests;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
+pub use lease::{Lease, Leases};
 pub use read::{
-    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, Published, ReadLimit,
+    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, Place, Published,
+    ReadLimit, Reading,
 };
 pub use wake::{BucketKey, Changes, LookupKey};

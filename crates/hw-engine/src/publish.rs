@@ -7,12 +7,13 @@
 //! pays one sync.
 
 use crate::error::EngineError;
-use crate::read::{ActiveSync, Published, SupersededCache};
+use crate::lease::Leases;
+use crate::read::{ActiveSync, Published};
 use crate::state::Progress;
 use crate::wake::{ChangeRing, Touched};
 use hw_pg::replication::Acknowledger;
 use hw_store::{Snapshot, Space, Store};
-use hw_types::{Checkpoint, EndLsn, Lsn};
+use hw_types::{Checkpoint, EndLsn, Lsn, OpId};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -38,7 +39,7 @@ pub(crate) struct Publication {
     /// The stream that is told what is durable; that of the last session.
     acknowledger: Mutex<Option<Acknowledger>>,
     ring: Arc<ChangeRing>,
-    superseded: Arc<SupersededCache>,
+    leases: Arc<Leases>,
     write_checkpoints: Space,
     store: Store,
 }
@@ -52,7 +53,7 @@ impl Publication {
         sync: Option<Arc<ActiveSync>>,
     ) -> Publication {
         let ring = Arc::new(ChangeRing::default());
-        let superseded = Arc::new(SupersededCache::new());
+        let leases = Arc::new(Leases::default());
         let first = Published {
             number: 0,
             checkpoint: Checkpoint { op_id: progress.op_id, end_lsn: progress.end_lsn },
@@ -62,7 +63,7 @@ impl Publication {
             write_floor: progress.write_floor,
             write_checkpoints: write_checkpoints.clone(),
             ring: ring.clone(),
-            superseded: superseded.clone(),
+            leases: leases.clone(),
         };
         Publication {
             sender: watch::Sender::new(Arc::new(first)),
@@ -70,7 +71,7 @@ impl Publication {
             durable_changed: watch::Sender::new(progress.end_lsn),
             acknowledger: Mutex::new(None),
             ring,
-            superseded,
+            leases,
             write_checkpoints,
             store,
         }
@@ -79,6 +80,13 @@ impl Publication {
     /// The published state.
     pub fn current(&self) -> Arc<Published> {
         self.sender.borrow().clone()
+    }
+
+    /// Up to where superseded operations may be removed: the shown position, or the oldest one that
+    /// somebody still reads.
+    pub fn unread(&self) -> OpId {
+        let shown = self.current().checkpoint.op_id;
+        self.leases.oldest().map_or(shown, |oldest| oldest.min(shown))
     }
 
     /// Wakes with every publication.
@@ -121,7 +129,7 @@ impl Publication {
                 write_floor: job.progress.write_floor,
                 write_checkpoints: self.write_checkpoints.clone(),
                 ring: self.ring.clone(),
-                superseded: self.superseded.clone(),
+                leases: self.leases.clone(),
             };
             debug_assert!(
                 next.epoch != previous.epoch || next.checkpoint.op_id >= previous.checkpoint.op_id

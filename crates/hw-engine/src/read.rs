@@ -4,20 +4,17 @@
 //! Invariant E-2: a snapshot is published only behind the sync that made it durable.
 
 use crate::error::EngineError;
-use crate::record::{BucketRecord, OpRecord, bounded_key, op_key, op_of_key};
+use crate::lease::{Lease, Leases};
+use crate::record::{
+    BucketRecord, Mark, OpRecord, RowOp, bounded_key, newest_key, op_key, op_of_key, op_of_sum_key,
+    sum_key,
+};
 use crate::wake::{BucketKey, ChangeRing, Changes, LookupKey};
-use foldhash::quality::FixedState;
 use hw_expr::sync_config::{LookupError, LookupReader, SyncConfig};
 use hw_store::{Slice, Snapshot, Space};
 use hw_types::{Checkpoint, OpId};
-use parking_lot::Mutex;
-use roaring::RoaringTreemap;
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::sync::Arc;
-
-pub use crate::record::OpKind;
 
 /// What all surfaces read: one store snapshot at a transaction boundary, with its position.
 pub struct Published {
@@ -33,7 +30,7 @@ pub struct Published {
     pub(crate) write_floor: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) ring: Arc<ChangeRing>,
-    pub(crate) superseded: Arc<SupersededCache>,
+    pub(crate) leases: Arc<Leases>,
 }
 
 /// A sync configuration whose buckets are complete, with the incarnations that hold them.
@@ -87,13 +84,42 @@ pub struct BucketState {
     pub last_op: OpId,
 }
 
-/// How much one read may return. The last row may pass `bytes`.
+/// How much one read may return. The last row may pass `bytes`, and an operation that stands for others
+/// may come before it and behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimit {
-    /// Operations at most, at least 1.
+    /// Stop behind this many operations, at least 1.
     pub rows: usize,
     /// Stop behind this many bytes of operations.
     pub bytes: usize,
+}
+
+/// Where a reader of a bucket stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The last operation that it has; 0 for one that has nothing.
+    pub after: OpId,
+    /// It holds no row that left the bucket at or before this position: that of the checkpoint at which
+    /// it began to read, or up to which it is complete.
+    pub since: OpId,
+    /// The sum of the checksums that it has, when that is known.
+    pub sum: Option<u32>,
+}
+
+impl Place {
+    /// The place of a client that brings a position along.
+    pub fn brought(after: OpId) -> Place {
+        Place { after, since: after, sum: None }
+    }
+}
+
+/// The answer to a reading of a bucket.
+pub enum Reading {
+    /// What comes next.
+    Page(OperationPage),
+    /// The bucket can no longer be read as it was at that state: it was compacted behind it, or another
+    /// configuration is served. The reader goes on at the newest state.
+    Passed,
 }
 
 /// Consecutive operations of one bucket.
@@ -103,6 +129,21 @@ pub struct OperationPage {
     pub operations: Vec<Operation>,
     /// Whether more follow up to the checkpoint.
     pub has_more: bool,
+    /// Where the reader stands behind them.
+    pub place: Place,
+}
+
+/// What an operation tells a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpKind {
+    /// The row is now this.
+    Put,
+    /// The row has left the bucket.
+    Remove,
+    /// Stands for superseded operations: only its checksum counts.
+    Move,
+    /// Everything before it is gone; its checksum is the sum of what it stands for.
+    Clear,
 }
 
 /// One operation, borrowing its texts from the store's block.
@@ -111,14 +152,14 @@ pub struct Operation {
     pub op_id: OpId,
     /// What it does.
     pub kind: OpKind,
-    /// Its checksum; of a MOVE, the sum of the run that it stands for.
+    /// Its checksum; of a MOVE or CLEAR, the sum of those that it stands for.
     pub checksum: u32,
     value: Option<Slice>,
 }
 
 impl Operation {
     fn record(&self) -> Option<OpRecord<'_>> {
-        self.value.as_ref().and_then(|value| OpRecord::decode(value))
+        self.value.as_ref().and_then(|value| OpRecord::decode(self.op_id, value))
     }
 
     /// The texts of a PUT or REMOVE; `None` for MOVE and CLEAR.
@@ -127,7 +168,7 @@ impl Operation {
             object_type: r.object_type,
             object_id: r.object_id,
             subkey: r.subkey,
-            data: if r.kind == OpKind::Put { Some(r.data) } else { None },
+            data: if r.kind == RowOp::Put { Some(r.data) } else { None },
         })
     }
 }
@@ -184,14 +225,7 @@ impl Published {
         let Some(spaces) = self.sync.as_ref().and_then(|s| s.sources.get(source)) else {
             return Ok(None);
         };
-        let Some(value) =
-            self.snapshot.get(&spaces.buckets, &bounded_key(parameters.as_bytes()))?
-        else {
-            return Ok(None);
-        };
-        let record = BucketRecord::decode(&value)
-            .ok_or_else(|| EngineError::damaged("buckets", "bucket totals"))?;
-        Ok(Some(BucketState {
+        Ok(self.record(spaces, parameters)?.map(|record| BucketState {
             id: BucketId { source: spaces.number, bucket: record.number },
             count: record.count,
             live: record.live,
@@ -200,105 +234,49 @@ impl Published {
         }))
     }
 
-    /// Operations of a bucket behind `after`, up to `bucket.last_op`.
+    fn record(
+        &self,
+        spaces: &SourceSpaces,
+        parameters: &str,
+    ) -> Result<Option<BucketRecord>, EngineError> {
+        let value = self.snapshot.get(&spaces.buckets, &bounded_key(parameters.as_bytes()))?;
+        let record = value.map(|value| BucketRecord::decode(&value).ok_or(()));
+        record.transpose().map_err(|()| EngineError::damaged("buckets", "bucket totals"))
+    }
+
+    /// Keeps what a reader at this position needs from being compacted away, until it is dropped.
+    pub fn lease(&self) -> Lease {
+        self.leases.take(self.checkpoint.op_id)
+    }
+
+    /// Operations of a bucket behind `place`, up to `until.last_op`.
     ///
-    /// `bucket` may be the state of an older publication of the same configuration: the answer
-    /// is that state's operations, so that a reader need not hold a snapshot while it waits for
-    /// a socket.
+    /// `until` may be the state of an older publication of the same configuration: the answer is
+    /// that state's operations, so that a reader need not hold a snapshot while it waits for a
+    /// socket.
     ///
-    /// A reader that starts at 0 gets each row's newest version only: a run of superseded
-    /// operations arrives as one MOVE that carries the last op id and the sum of their checksums,
-    /// so that any prefix of the pages adds up as the original would (`design/engine.md` 14, 17).
+    /// Each row's newest version only: what was superseded at that state, and rows that came and left
+    /// again, arrive as MOVEs that carry the sum of their checksums, so that behind each operation
+    /// the reader has the sum that the bucket had there (`design/engine.md` 14, 17). A place that is
+    /// no longer known is answered from the beginning, with a CLEAR.
     pub fn operations(
         &self,
         source: usize,
-        bucket: &BucketState,
-        after: OpId,
+        parameters: &str,
+        until: &BucketState,
+        place: Place,
         limit: ReadLimit,
-    ) -> Result<OperationPage, EngineError> {
+    ) -> Result<Reading, EngineError> {
         let Some(spaces) = self.sync.as_ref().and_then(|s| s.sources.get(source)) else {
-            return Ok(OperationPage::default());
+            return Ok(Reading::Passed);
         };
-        let superseded = self.superseded(spaces, bucket, after)?;
-        let mut page = OperationPage::default();
-        let mut bytes = 0;
-        let mut run: Option<Operation> = None;
-        for entry in self.snapshot.range(&spaces.ops, bucket_range(bucket, after)) {
-            let (key, value) = entry?;
-            let op_id = op_of_key(&key).ok_or_else(|| EngineError::damaged("ops", "key"))?;
-            let full = page.operations.len() + usize::from(run.is_some()) >= limit.rows
-                || bytes >= limit.bytes;
-            let record =
-                OpRecord::decode(&value).ok_or_else(|| EngineError::damaged("ops", "operation"))?;
-            if superseded.as_ref().is_some_and(|s| s.contains(op_id.0)) {
-                match &mut run {
-                    Some(sum) => {
-                        sum.op_id = op_id;
-                        sum.checksum = sum.checksum.wrapping_add(record.checksum);
-                    }
-                    None if full => {
-                        page.has_more = true;
-                        break;
-                    }
-                    None => {
-                        let checksum = record.checksum;
-                        run = Some(Operation { op_id, kind: OpKind::Move, checksum, value: None });
-                    }
-                }
-                continue;
-            }
-            if full {
-                page.has_more = true;
-                break;
-            }
-            page.operations.extend(run.take());
-            bytes += value.len();
-            let (kind, checksum) = (record.kind, record.checksum);
-            let value = matches!(kind, OpKind::Put | OpKind::Remove).then_some(value);
-            page.operations.push(Operation { op_id, kind, checksum, value });
+        let Some(now) = self.record(spaces, parameters)? else { return Ok(Reading::Passed) };
+        let id = BucketId { source: spaces.number, bucket: now.number };
+        if id != until.id || now.removed_by > until.last_op {
+            return Ok(Reading::Passed);
         }
-        page.operations.extend(run);
-        Ok(page)
-    }
-
-    /// The superseded operations of a bucket at this checkpoint, when leaving them out is worth
-    /// a second reading: a start from 0, or its next pages.
-    fn superseded(
-        &self,
-        spaces: &SourceSpaces,
-        bucket: &BucketState,
-        after: OpId,
-    ) -> Result<Option<Arc<RoaringTreemap>>, EngineError> {
-        const WORTH_COUNTING: u64 = 64;
-        const LIVE_LIMIT: u64 = 1_000_000;
-        let stale = bucket.count.saturating_sub(bucket.live);
-        if stale < WORTH_COUNTING || stale * 4 < bucket.count || bucket.live > LIVE_LIMIT {
-            return Ok(None);
-        }
-        if let Some(known) = self.superseded.get(bucket) {
-            return Ok(Some(known));
-        }
-        if after != OpId(0) {
-            return Ok(None);
-        }
-        let mut newest: HashMap<u128, u64, foldhash::fast::RandomState> = HashMap::default();
-        let mut superseded = RoaringTreemap::new();
-        for entry in self.snapshot.range(&spaces.ops, bucket_range(bucket, OpId(0))) {
-            let (key, value) = entry?;
-            let (Some(op), Some(record)) = (op_of_key(&key), OpRecord::decode(&value)) else {
-                return Err(EngineError::damaged("ops", "operation"));
-            };
-            if !matches!(record.kind, OpKind::Put | OpKind::Remove) {
-                continue;
-            }
-            let row = self.superseded.row(&record);
-            if let Some(previous) = newest.insert(row, op.0) {
-                superseded.insert(previous);
-            }
-        }
-        let superseded = Arc::new(superseded);
-        self.superseded.put(bucket, superseded.clone());
-        Ok(Some(superseded))
+        let log = Log { snapshot: &self.snapshot, spaces, now, last: until.last_op };
+        Ok(Reading::Page(log.page(until, place, limit)?))
     }
 
     /// The greatest write checkpoint that this position contains, of `<sub>/<client id>` or `<sub>`.
@@ -325,17 +303,152 @@ impl Published {
     }
 }
 
-/// The key range of a bucket's operations behind `after`, up to the state's last one.
-fn bucket_range(bucket: &BucketState, after: OpId) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-    let number = bucket.id.bucket;
-    let last = bucket.last_op.max(after);
-    let start = op_key(number, OpId(after.0.saturating_add(1)));
-    // An empty range, never one whose start is behind its end.
-    let end = match after >= bucket.last_op {
-        true => Bound::Excluded(start.to_vec()),
-        false => Bound::Included(op_key(number, last).to_vec()),
-    };
-    (Bound::Included(start.to_vec()), end)
+/// A bucket's log as it was at one state, read from a snapshot of that time or later.
+struct Log<'a> {
+    snapshot: &'a Snapshot,
+    spaces: &'a SourceSpaces,
+    /// The bucket in the snapshot.
+    now: BucketRecord,
+    /// The state's last operation.
+    last: OpId,
+}
+
+/// Where a reading begins.
+struct Start {
+    after: OpId,
+    since: OpId,
+    sum: u32,
+    /// Whether the reader must forget what it has.
+    clear: bool,
+}
+
+impl Log<'_> {
+    fn page(
+        &self,
+        until: &BucketState,
+        place: Place,
+        limit: ReadLimit,
+    ) -> Result<OperationPage, EngineError> {
+        let Start { after, since, mut sum, mut clear } = self.start(place)?;
+        let mut page = OperationPage::default();
+        let mut bytes = 0;
+        for entry in self.snapshot.range(&self.spaces.ops, self.behind(after)) {
+            let (key, value) = entry?;
+            let op_id = op_of_key(&key).ok_or_else(|| EngineError::damaged("ops", "key"))?;
+            let record = OpRecord::decode(op_id, &value)
+                .ok_or_else(|| EngineError::damaged("ops", "operation"))?;
+            let unknown = record.kind == RowOp::Remove && op_id <= since;
+            if unknown || self.is_superseded(op_id, &record)? {
+                continue;
+            }
+            if page.operations.len() >= limit.rows || bytes >= limit.bytes {
+                page.has_more = true;
+                break;
+            }
+            // Something lies between this operation and the one before it, so there is an op id
+            // between them.
+            let before = OpId(op_id.0 - 1);
+            page.skip(before, record.sum.wrapping_sub(record.checksum), &mut sum, &mut clear);
+            let kind = match record.kind {
+                RowOp::Put => OpKind::Put,
+                RowOp::Remove => OpKind::Remove,
+            };
+            let checksum = record.checksum;
+            sum = record.sum;
+            bytes += value.len();
+            page.place.after = op_id;
+            page.operations.push(Operation { op_id, kind, checksum, value: Some(value) });
+        }
+        page.place.since = since;
+        if !page.has_more {
+            page.skip(self.last, until.checksum, &mut sum, &mut clear);
+            page.place.after = self.last;
+            page.place.since = self.last;
+        }
+        page.place.sum = Some(sum);
+        Ok(page)
+    }
+
+    fn start(&self, place: Place) -> Result<Start, EngineError> {
+        let Place { after, since, sum } = place;
+        if after > OpId(0) && since >= self.now.floor {
+            let sum = match sum {
+                Some(sum) => sum,
+                None => self.sum_at(after)?,
+            };
+            return Ok(Start { after, since, sum, clear: false });
+        }
+        Ok(Start { after: OpId(0), since: self.last, sum: 0, clear: after > OpId(0) })
+    }
+
+    /// The key range of the operations behind `after`, up to the state's last one.
+    fn behind(&self, after: OpId) -> (Bound<[u8; 12]>, Bound<[u8; 12]>) {
+        let start = op_key(self.now.number, after);
+        // An empty range, never one whose start is behind its end.
+        match after >= self.last {
+            true => (Bound::Included(start), Bound::Excluded(start)),
+            false => (Bound::Excluded(start), Bound::Included(op_key(self.now.number, self.last))),
+        }
+    }
+
+    /// The sum of the checksums up to a position at or behind the floor: that of the newest operation
+    /// there, which the log still holds or which has left its sum.
+    fn sum_at(&self, position: OpId) -> Result<u32, EngineError> {
+        let number = self.now.number;
+        let sums = sum_key(number, self.now.floor)..=sum_key(number, position);
+        let (mut from, mut sum) = (self.now.floor, 0);
+        if let Some(entry) = self.snapshot.range(&self.spaces.buckets, sums).next_back() {
+            let (key, value) = entry?;
+            let damaged = || EngineError::damaged("buckets", "sum");
+            from = op_of_sum_key(&key).ok_or_else(damaged)?;
+            sum = u32::from_le_bytes((*value).try_into().map_err(|_| damaged())?);
+        }
+        let records = op_key(number, from)..=op_key(number, position);
+        if let Some(entry) = self.snapshot.range(&self.spaces.ops, records).next_back() {
+            let (key, value) = entry?;
+            let record = op_of_key(&key).and_then(|op_id| OpRecord::decode(op_id, &value));
+            sum = record.ok_or_else(|| EngineError::damaged("ops", "operation"))?.sum;
+        }
+        Ok(sum)
+    }
+
+    /// Whether a later operation of the same row, up to the state's last one, supersedes this one.
+    fn is_superseded(&self, op_id: OpId, record: &OpRecord<'_>) -> Result<bool, EngineError> {
+        if self.now.stale == 0 {
+            return Ok(false);
+        }
+        let key = newest_key(self.now.number, &record.row());
+        let newest = self.snapshot.get(&self.spaces.buckets, &key)?;
+        let mut later = newest
+            .and_then(|value| Mark::decode(&value))
+            .ok_or_else(|| EngineError::damaged("buckets", "newest operation"))?
+            .op_id;
+        // Newer versions than the state's are walked back; they are all there, because nothing was
+        // removed behind it.
+        while later > self.last {
+            let value = self.snapshot.get(&self.spaces.ops, &op_key(self.now.number, later))?;
+            let before = value
+                .as_ref()
+                .and_then(|value| OpRecord::decode(later, value)?.supersedes)
+                .ok_or_else(|| EngineError::damaged("ops", "superseded operation"))?;
+            later = before.op_id;
+        }
+        Ok(later > op_id)
+    }
+}
+
+impl OperationPage {
+    /// Appends what stands for the operations that are left out before a place where the sum of all
+    /// is `now`.
+    fn skip(&mut self, op_id: OpId, now: u32, sum: &mut u32, clear: &mut bool) {
+        let checksum = now.wrapping_sub(*sum);
+        let kind = if *clear { OpKind::Clear } else { OpKind::Move };
+        if *clear || checksum != 0 {
+            self.operations.push(Operation { op_id, kind, checksum, value: None });
+        }
+        *sum = now;
+        *clear = false;
+    }
 }
 
 /// [`LookupReader`] at a published position.
@@ -353,48 +466,5 @@ impl LookupReader for PublishedLookups<'_> {
             out.push(value.to_vec());
         }
         Ok(())
-    }
-}
-
-/// Remembers which operations of a few hot buckets are superseded, at one state of the bucket.
-pub(crate) struct SupersededCache {
-    /// Row names are hashed with two random seeds: 128 bits that nobody outside can aim at.
-    seeds: [FixedState; 2],
-    entries: Mutex<VecDeque<Superseded>>,
-}
-
-/// The superseded operations of one state of a bucket.
-type Superseded = ((BucketId, OpId), Arc<RoaringTreemap>);
-
-impl SupersededCache {
-    const ENTRIES: usize = 32;
-
-    pub fn new() -> SupersededCache {
-        let random = || foldhash::quality::RandomState::default().hash_one(0u8);
-        SupersededCache {
-            seeds: [FixedState::with_seed(random()), FixedState::with_seed(random())],
-            entries: Mutex::default(),
-        }
-    }
-
-    fn row(&self, record: &OpRecord<'_>) -> u128 {
-        let name = (record.object_type, record.object_id, record.subkey);
-        let [high, low] = &self.seeds;
-        u128::from(high.hash_one(name)) << 64 | u128::from(low.hash_one(name))
-    }
-
-    fn get(&self, bucket: &BucketState) -> Option<Arc<RoaringTreemap>> {
-        let entries = self.entries.lock();
-        let name = (bucket.id, bucket.last_op);
-        entries.iter().find(|(n, _)| *n == name).map(|(_, set)| set.clone())
-    }
-
-    fn put(&self, bucket: &BucketState, set: Arc<RoaringTreemap>) {
-        let mut entries = self.entries.lock();
-        entries.retain(|((id, _), _)| *id != bucket.id);
-        if entries.len() >= Self::ENTRIES {
-            entries.pop_front();
-        }
-        entries.push_back(((bucket.id, bucket.last_op), set));
     }
 }

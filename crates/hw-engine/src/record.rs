@@ -7,25 +7,48 @@ use hw_types::{OpId, varint};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 
-/// What an operation of a bucket does.
+/// What an operation does to its row. (MOVE and CLEAR are made when a log is read, never stored.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum OpKind {
+pub enum RowOp {
     /// The row is now this.
     Put = 1,
     /// The row has left the bucket.
     Remove = 2,
-    /// A superseded operation: only its checksum counts.
-    Move = 3,
-    /// Everything before it is gone; its checksum is the sum of what it replaced.
-    Clear = 4,
 }
 
-impl OpKind {
-    fn from_byte(byte: u8) -> Option<OpKind> {
-        [OpKind::Put, OpKind::Remove, OpKind::Move, OpKind::Clear]
-            .into_iter()
-            .find(|k| *k as u8 == byte)
+impl RowOp {
+    fn from_byte(byte: u8) -> Option<RowOp> {
+        [RowOp::Put, RowOp::Remove].into_iter().find(|k| *k as u8 == byte)
+    }
+}
+
+/// An operation of a bucket, and the sum of the bucket's checksums up to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The operation.
+    pub op_id: OpId,
+    /// Sum of the checksums of all operations of the bucket up to this one, itself included, modulo
+    /// 2^32. No later removal of superseded operations changes it.
+    pub sum: u32,
+}
+
+impl Mark {
+    /// The value of a row's entry in the index of newest operations.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(12);
+        out.extend_from_slice(&self.op_id.0.to_be_bytes());
+        out.extend_from_slice(&self.sum.to_le_bytes());
+        out
+    }
+
+    /// Reads a value; `None` when it is damaged.
+    pub fn decode(value: &[u8]) -> Option<Mark> {
+        let (op_id, sum) = value.split_at_checked(8)?;
+        Some(Mark {
+            op_id: OpId(u64::from_be_bytes(op_id.try_into().ok()?)),
+            sum: u32::from_le_bytes(sum.try_into().ok()?),
+        })
     }
 }
 
@@ -33,13 +56,13 @@ impl OpKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpRecord<'a> {
     /// What it does.
-    pub kind: OpKind,
+    pub kind: RowOp,
     /// First four bytes of SHA-256, little-endian (`powersync-protocol.md` 6.1).
     pub checksum: u32,
-    /// The transaction that made it.
-    pub xid: u32,
-    /// Place of the folded change in its transaction, from 0.
-    pub change: u64,
+    /// See [`Mark::sum`].
+    pub sum: u32,
+    /// The operation of the same row that this one supersedes.
+    pub supersedes: Option<Mark>,
     /// Output table.
     pub object_type: &'a str,
     /// Output row id.
@@ -63,41 +86,98 @@ pub fn op_of_key(key: &[u8]) -> Option<OpId> {
     Some(OpId(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?)))
 }
 
+/// Names a row within a bucket: a hash of what the client tells rows apart by.
+pub type RowName = [u8; 16];
+
+/// The name of the row that an operation is about. SHA-256, because ids are chosen by users: two rows
+/// under one name would hide one another.
+pub fn row_name(object_type: &str, object_id: &str, subkey: &str) -> RowName {
+    let mut hasher = Sha256::new();
+    for part in [object_type, object_id] {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.update(subkey);
+    let mut name = [0; 16];
+    name.copy_from_slice(&hasher.finalize()[..16]);
+    name
+}
+
+/// Key in a `buckets` space of a row's newest operation.
+pub fn newest_key(bucket: u32, row: &RowName) -> [u8; 21] {
+    let mut key = [b'r'; 21];
+    key[1..5].copy_from_slice(&bucket.to_be_bytes());
+    key[5..].copy_from_slice(row);
+    key
+}
+
+/// Key in a `buckets` space of the sum at an operation that was removed.
+pub fn sum_key(bucket: u32, op: OpId) -> [u8; 13] {
+    let mut key = [b's'; 13];
+    key[1..].copy_from_slice(&op_key(bucket, op));
+    key
+}
+
+/// The op id of a key made by [`sum_key`].
+pub fn op_of_sum_key(key: &[u8]) -> Option<OpId> {
+    op_of_key(key.get(1..)?)
+}
+
 impl<'a> OpRecord<'a> {
-    /// Appends the value to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// The name of its row.
+    pub fn row(&self) -> RowName {
+        row_name(self.object_type, self.object_id, self.subkey)
+    }
+
+    /// Appends the value to `out`. `op_id` is that of the operation.
+    pub fn encode(&self, op_id: OpId, out: &mut Vec<u8>) {
         out.reserve(self.data.len() + self.subkey.len() + self.object_id.len() + 40);
         out.push(self.kind as u8);
         out.extend_from_slice(&self.checksum.to_le_bytes());
-        out.extend_from_slice(&self.xid.to_le_bytes());
-        varint::put(out, self.change);
+        out.extend_from_slice(&self.sum.to_le_bytes());
+        match self.supersedes {
+            None => varint::put(out, 0),
+            Some(mark) => {
+                varint::put(out, op_id.0 - mark.op_id.0);
+                out.extend_from_slice(&mark.sum.to_le_bytes());
+            }
+        }
         varint::put_bytes(out, self.object_type.as_bytes());
         varint::put_bytes(out, self.object_id.as_bytes());
         varint::put_bytes(out, self.subkey.as_bytes());
         out.extend_from_slice(self.data.as_bytes());
     }
 
-    /// Reads a value; `None` when it is damaged.
-    pub fn decode(mut value: &'a [u8]) -> Option<OpRecord<'a>> {
+    /// Reads the value of the operation `op_id`; `None` when it is damaged.
+    pub fn decode(op_id: OpId, mut value: &'a [u8]) -> Option<OpRecord<'a>> {
         let rest = &mut value;
-        let kind = OpKind::from_byte(*take(rest, 1)?.first()?)?;
+        let kind = RowOp::from_byte(*take(rest, 1)?.first()?)?;
         let checksum = u32::from_le_bytes(take(rest, 4)?.try_into().ok()?);
-        let xid = u32::from_le_bytes(take(rest, 4)?.try_into().ok()?);
-        let change = varint::take(rest)?;
+        let sum = u32::from_le_bytes(take(rest, 4)?.try_into().ok()?);
+        let supersedes = match varint::take(rest)? {
+            0 => None,
+            distance => Some(Mark {
+                op_id: OpId(op_id.0.checked_sub(distance)?),
+                sum: u32::from_le_bytes(take(rest, 4)?.try_into().ok()?),
+            }),
+        };
         let object_type = std::str::from_utf8(varint::take_bytes(rest)?).ok()?;
         let object_id = std::str::from_utf8(varint::take_bytes(rest)?).ok()?;
         let subkey = std::str::from_utf8(varint::take_bytes(rest)?).ok()?;
         let data = std::str::from_utf8(rest).ok()?;
-        Some(OpRecord { kind, checksum, xid, change, object_type, object_id, subkey, data })
+        Some(OpRecord { kind, checksum, sum, supersedes, object_type, object_id, subkey, data })
     }
 }
 
-/// A bucket's running totals, kept under its parameters.
+/// A bucket's running totals, and how far its log is compacted; kept under its parameters.
+///
+/// `floor <= removed_by <= last_op` and `floor <= settled <= last_op`. Only [`crate::compact`] moves
+/// `floor` and `removed_by`; `settled` also moves when an operation supersedes the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BucketRecord {
     /// The bucket's number within its source.
     pub number: u32,
-    /// Operations in its log.
+    /// Operations that its log ever had.
     pub count: u64,
     /// Rows that are in it now: operations less the superseded and removing ones.
     pub live: u64,
@@ -105,6 +185,18 @@ pub struct BucketRecord {
     pub checksum: u32,
     /// Its newest operation.
     pub last_op: OpId,
+    /// Superseded operations that its log still holds.
+    pub stale: u64,
+    /// No operation up to this one supersedes one that the log still holds.
+    pub settled: OpId,
+    /// The newest operation whose predecessor was removed from the log: the bucket cannot be read as
+    /// it was before.
+    pub removed_by: OpId,
+    /// Nothing is known of what was removed up to here: neither the sums at superseded operations nor
+    /// which rows have left. Who stands before it starts again.
+    pub floor: OpId,
+    /// Sums that are kept for removed operations behind the floor.
+    pub sums: u64,
 }
 
 const BUCKET_V1: u8 = 1;
@@ -112,13 +204,18 @@ const BUCKET_V1: u8 = 1;
 impl BucketRecord {
     /// The value.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(32);
+        let mut out = Vec::with_capacity(48);
         out.push(BUCKET_V1);
         varint::put(&mut out, u64::from(self.number));
         varint::put(&mut out, self.count);
         varint::put(&mut out, self.live);
         out.extend_from_slice(&self.checksum.to_le_bytes());
         varint::put(&mut out, self.last_op.0);
+        varint::put(&mut out, self.stale);
+        varint::put(&mut out, self.settled.0);
+        varint::put(&mut out, self.removed_by.0);
+        varint::put(&mut out, self.floor.0);
+        varint::put(&mut out, self.sums);
         out
     }
 
@@ -134,6 +231,11 @@ impl BucketRecord {
             live: varint::take(rest)?,
             checksum: u32::from_le_bytes(take(rest, 4)?.try_into().ok()?),
             last_op: OpId(varint::take(rest)?),
+            stale: varint::take(rest)?,
+            settled: OpId(varint::take(rest)?),
+            removed_by: OpId(varint::take(rest)?),
+            floor: OpId(varint::take(rest)?),
+            sums: varint::take(rest)?,
         })
     }
 }
@@ -176,26 +278,50 @@ mod tests {
     #[test]
     fn operations_and_buckets_round_trip_and_damage_is_noticed() {
         let op = OpRecord {
-            kind: OpKind::Put,
+            kind: RowOp::Put,
             checksum: 0xdead_beef,
-            xid: 7,
-            change: 300,
+            sum: 7,
+            supersedes: Some(Mark { op_id: OpId(300), sum: 9 }),
             object_type: "todos",
             object_id: "t1",
             subkey: "3.abc",
             data: "{\"id\":\"t1\"}",
         };
         let mut value = Vec::new();
-        op.encode(&mut value);
-        assert_eq!(OpRecord::decode(&value), Some(op));
+        op.encode(OpId(1000), &mut value);
+        assert_eq!(OpRecord::decode(OpId(1000), &value), Some(op));
+        assert_eq!(OpRecord::decode(OpId(600), &value), None);
         for cut in 0..value.len() - op.data.len() {
-            assert_eq!(OpRecord::decode(&value[..cut]), None, "cut at {cut}");
+            assert_eq!(OpRecord::decode(OpId(1000), &value[..cut]), None, "cut at {cut}");
         }
-        let bucket =
-            BucketRecord { number: 9, count: 1 << 40, live: 3, checksum: 5, last_op: OpId(8) };
+        let bucket = BucketRecord {
+            number: 9,
+            count: 1 << 40,
+            live: 3,
+            checksum: 5,
+            last_op: OpId(8),
+            stale: 2,
+            settled: OpId(7),
+            removed_by: OpId(6),
+            floor: OpId(5),
+            sums: 4,
+        };
         let value = bucket.encode();
         assert_eq!(BucketRecord::decode(&value), Some(bucket));
         assert_eq!(BucketRecord::decode(&value[..value.len() - 1]), None);
+    }
+
+    #[test]
+    fn what_a_buckets_space_holds_for_a_bucket_is_told_apart_by_its_first_byte() {
+        let keys: [&[u8]; 4] =
+            [b"[\"a\"]", b"next", &newest_key(1, &[7; 16]), &sum_key(1, OpId(3))];
+        let first: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
+        assert_eq!(first.len(), keys.len());
+        assert_eq!(op_of_sum_key(keys[3]), Some(OpId(3)));
+        let mark = Mark { op_id: OpId(1 << 50), sum: 5 };
+        assert_eq!(Mark::decode(&mark.encode()), Some(mark));
+        assert_eq!(Mark::decode(&mark.encode()[..11]), None);
+        assert_ne!(row_name("a", "bc", "d"), row_name("ab", "c", "d"));
     }
 
     #[test]

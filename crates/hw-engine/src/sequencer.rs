@@ -16,7 +16,7 @@ use crate::error::EngineError;
 use crate::publish::Publisher;
 use crate::status::SourceState;
 use crate::writer::{Applied, CopyOutcome, Writer};
-use hw_input::entry::{Control, Entry};
+use hw_input::entry::{CompactSlice, Control, Entry};
 use hw_input::transactions::Item;
 use hw_pg::replication::Acknowledger;
 use hw_store::Store;
@@ -134,6 +134,8 @@ impl Sequencer {
             if self.writer.is_full() {
                 self.writer.commit()?;
                 self.offer()?;
+                // A log that is never idle must not grow for ever either.
+                self.compact()?;
             }
         }
     }
@@ -316,7 +318,7 @@ impl Sequencer {
     /// Work between events: slices of a build, and the switch behind the last one.
     pub fn background(&mut self) -> Result<Slice, EngineError> {
         if !self.writer.is_building() || !self.shared.tables_are_there() {
-            return Ok(Slice::Idle);
+            return self.compact();
         }
         if self.writer.is_built() {
             self.apply(Control::Switch { now: self.shared.now() })?;
@@ -327,6 +329,16 @@ impl Sequencer {
             false => Control::BuildSlice { rows: SLICE_ROWS },
         };
         self.apply(control)?;
+        Ok(Slice::More)
+    }
+
+    /// Removes some of what is superseded and nobody reads any more, where that is worth it.
+    fn compact(&mut self) -> Result<Slice, EngineError> {
+        let Some(publication) = self.shared.publication() else { return Ok(Slice::Idle) };
+        let Some((source, parameters)) = self.writer.book.due() else { return Ok(Slice::Idle) };
+        let until = publication.unread();
+        let parameters = parameters.to_string();
+        self.apply(Control::Compact(CompactSlice::new(source, parameters, until)))?;
         Ok(Slice::More)
     }
 

@@ -8,7 +8,7 @@
 //! publisher shows), E-9 (a control entry is committed behind everything before it), E-11 (the
 //! same entries give the same bytes).
 
-use crate::buckets::{BucketBook, Origin, Spaces};
+use crate::buckets::{BucketBook, Spaces};
 use crate::definitions::Definitions;
 use crate::engine::LoadTarget;
 use crate::entering::Copying;
@@ -263,6 +263,7 @@ impl Writer {
                 }
             }
             Control::Gone { table, reason } => self.gone(table, &reason)?,
+            Control::Compact(slice) => self.compact(&slice)?,
         }
         Ok(Applied::Done)
     }
@@ -378,7 +379,7 @@ impl Writer {
                 self.note_transaction(&transaction);
                 let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
                 self.overlay.append(&self.tail, &key, value)?;
-                self.apply_folded(fold, transaction.xid)?;
+                self.apply_folded(fold)?;
                 for message in messages {
                     self.marker(&message, &transaction)?;
                 }
@@ -544,12 +545,8 @@ impl Writer {
     }
 
     /// Evaluates a fold and puts its writes into the overlay.
-    pub(crate) fn apply_folded(
-        &mut self,
-        fold: Fold,
-        xid: hw_types::Xid,
-    ) -> Result<(), EngineError> {
-        for (index, ((number, key), row)) in fold.rows.into_iter().enumerate() {
+    pub(crate) fn apply_folded(&mut self, fold: Fold) -> Result<(), EngineError> {
+        for ((number, key), row) in fold.rows {
             if row.before == row.after {
                 continue;
             }
@@ -563,7 +560,7 @@ impl Writer {
             };
             if let Some(plan) = self.plans.get(&number) {
                 self.effects.evaluate([plan, plan], &self.gates, &change);
-                self.append(Origin { xid, change: index as u64 }, &change)?;
+                self.append(&change)?;
             }
             match row.after {
                 Some(row) => {
@@ -577,17 +574,12 @@ impl Writer {
     }
 
     /// Puts the effects of the last evaluation into the overlay.
-    pub(crate) fn append(
-        &mut self,
-        origin: Origin,
-        change: &FoldedChange<'_>,
-    ) -> Result<(), EngineError> {
+    pub(crate) fn append(&mut self, change: &FoldedChange<'_>) -> Result<(), EngineError> {
         let place = (change.table.record.number, change.key);
         self.book.append(
             &self.spaces,
             &mut self.overlay,
             &mut self.effects,
-            origin,
             place,
             &mut self.progress.op_id,
             &mut self.touched,

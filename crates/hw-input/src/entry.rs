@@ -103,6 +103,32 @@ pub enum Control {
         /// Why, for the log.
         reason: String,
     },
+    /// Some of what is superseded in a bucket's log goes.
+    Compact(CompactSlice),
+}
+
+/// One slice of the compaction of a bucket's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompactSlice {
+    /// Number of the source incarnation.
+    pub source: u32,
+    /// The bucket's parameters as JSON array text.
+    pub parameters: String,
+    /// Only what was superseded at or before this position is removed: the published one, or the oldest
+    /// that somebody still reads.
+    pub until: OpId,
+    /// Operations that are looked at.
+    pub operations: usize,
+    /// How many sums at removed operations are kept at least, whatever the size of the bucket.
+    pub least_sums: u64,
+}
+
+impl CompactSlice {
+    /// A slice of the usual size: a few milliseconds, which live transactions wait. A bucket of a few
+    /// rows remembers 16,384 superseded operations, at about 20 bytes each.
+    pub fn new(source: u32, parameters: String, until: OpId) -> CompactSlice {
+        CompactSlice { source, parameters, until, operations: 2_000, least_sums: 16 * 1024 }
+    }
 }
 
 /// What a complete copy waits for before its tables enter.

@@ -53,7 +53,8 @@ pub(crate) async fn run<S: Source>(
     ready: Ready<S::View>,
     transport: Transport,
 ) {
-    let Ready { asker, resume, form, token_remaining, first, number, version, listener } = ready;
+    let Ready { asker, resume, form, token_remaining, first, number, version, lease, listener } =
+        ready;
     let seed = foldhash::fast::RandomState::default().hash_one(&asker.user_key);
     let mut driver = Driver {
         session: Session::new(resume, Timers::new(token_remaining, seed)),
@@ -63,6 +64,7 @@ pub(crate) async fn run<S: Source>(
         told: false,
         seen: number,
         version,
+        lease: Some(lease),
         stale: false,
         burst: Burst::new(transport.coding),
         outbox: transport.outbox,
@@ -89,6 +91,8 @@ struct Driver<S: Source> {
     seen: u64,
     /// Version of the configuration that the session's buckets come from.
     version: u64,
+    /// Keeps readable what is being sent; `None` while nothing is.
+    lease: Option<<S::View as View>::Lease>,
     /// Whether the session's buckets can no longer be read and must be resolved anew.
     stale: bool,
     outbox: Outbox,
@@ -114,6 +118,8 @@ struct Counts {
 enum ReadError {
     /// Another configuration is served, or another incarnation of the bucket.
     Stale,
+    /// The bucket was compacted behind what was announced.
+    Passed,
     Failed(SourceError),
 }
 
@@ -144,8 +150,11 @@ impl<S: Source> Driver<S> {
                     line => self.write(&line),
                 }
             }
-            if self.session.phase() == Phase::Waiting && effects.capacity() > 8 {
-                effects = Vec::new();
+            if self.session.phase() == Phase::Waiting {
+                self.lease = None;
+                if effects.capacity() > 8 {
+                    effects = Vec::new();
+                }
             }
         }
     }
@@ -288,6 +297,7 @@ impl<S: Source> Driver<S> {
 
     async fn look(&mut self, looked: u64) -> Result<Newest, ResolveError> {
         let view = self.state.source.newest();
+        self.lease = Some(view.lease());
         let (number, version) = (view.number(), view.version().ok_or(ResolveError::NoConfig)?);
         let changes = view.changes_since(looked);
         let interest = self.listener.interest();
@@ -345,6 +355,7 @@ impl<S: Source> Driver<S> {
                 self.stale = true;
                 Event::Stale
             }
+            Err(ReadError::Passed) => Event::Stale,
             Err(ReadError::Failed(error)) => {
                 tracing::error!(user = self.asker.user_key, %error, "cannot read operations");
                 Event::Close(CloseReason::Failed)
@@ -357,7 +368,8 @@ impl<S: Source> Driver<S> {
         let key = PageKey::new(self.version, bucket, request, self.form);
         let gzip = self.burst.is_compressed();
         // Both bound the operations that are left: the log's length, and the numbers between.
-        let left = bucket.totals.count.min(bucket.totals.last_op.0.saturating_sub(request.after.0));
+        let left =
+            bucket.totals.count.min(bucket.totals.last_op.0.saturating_sub(request.place.after.0));
         if left <= INLINE_OPERATIONS {
             self.counts.inline_reads += 1;
             if self.counts.inline_reads.is_multiple_of(READS_PER_TURN) {
@@ -460,5 +472,6 @@ fn read_now<S: Source>(
     if view.version() != Some(version) || !view.serves_name(&bucket.name) {
         return Err(ReadError::Stale);
     }
-    Ok(Arc::new(Page::read(&*view, bucket, request, form, &state.budget)?))
+    let page = Page::read(&*view, bucket, request, form, &state.budget)?;
+    page.map(Arc::new).ok_or(ReadError::Passed)
 }

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use hw_engine::{
-    BucketId, BucketKey, BucketState, Engine, EngineError, LookupKey, OpKind, Published, ReadLimit,
+    BucketId, BucketKey, BucketState, Engine, EngineError, Lease, LookupKey, OpKind, Published,
+    ReadLimit, Reading,
 };
 use hw_expr::sync_config::{
     ErrorSubject, Limits, Reason as ResolvedReason, Request, ResolveError as Unresolved,
@@ -17,10 +18,10 @@ use hw_types::OpId;
 use tokio::sync::watch;
 
 use crate::source::{
-    Asker, Changes, Interest, ResolveError, Resolved, ResolvedBy, Source, SourceError, UserLimits,
-    View,
+    Asker, Changes, Interest, PageEnd, ResolveError, Resolved, ResolvedBy, Source, SourceError,
+    UserLimits, View,
 };
-use crate::state::bucket::{Announcement, Bucket, Totals};
+use crate::state::bucket::{Announcement, Bucket, Place, Totals};
 use crate::wire::line::{
     CheckpointHead, ErrorPlace, OperationKind, OperationLine, Reason, StreamLine,
 };
@@ -56,6 +57,7 @@ impl Source for Engine {
 
 impl View for Published {
     type Changes = hw_engine::Changes;
+    type Lease = Lease;
 
     fn number(&self) -> u64 {
         self.number
@@ -101,7 +103,7 @@ impl View for Published {
                 priority: found.priority,
                 reasons: found.reasons.iter().map(reason).collect(),
                 totals: View::totals(self, index(found.source), &found.parameters)?,
-                position: OpId(0),
+                place: Place::default(),
             };
             buckets.push((bucket, key));
         }
@@ -138,18 +140,26 @@ impl View for Published {
         Ok(Published::write_checkpoint(self, user_key)?)
     }
 
+    fn lease(&self) -> Lease {
+        Published::lease(self)
+    }
+
     fn operations(
         &self,
         bucket: &Bucket,
-        after: OpId,
+        place: Place,
         (rows, bytes): (usize, usize),
         each: &mut dyn FnMut(&OperationLine<'_>),
-    ) -> Result<bool, SourceError> {
+    ) -> Result<Option<PageEnd>, SourceError> {
         let Totals { incarnation, number, count, live, checksum, last_op } = bucket.totals;
         let id = BucketId { source: incarnation, bucket: number };
         let state = BucketState { id, count, live, checksum, last_op };
         let limit = ReadLimit { rows, bytes };
-        let page = Published::operations(self, bucket.source as usize, &state, after, limit)?;
+        let Place { after, since, sum } = place;
+        let place = hw_engine::Place { after, since, sum };
+        let (source, parameters) = (bucket.source as usize, bucket.parameters());
+        let reading = Published::operations(self, source, parameters, &state, place, limit)?;
+        let Reading::Page(page) = reading else { return Ok(None) };
         for operation in &page.operations {
             let texts = operation.texts();
             let texts = texts.as_ref();
@@ -163,7 +173,8 @@ impl View for Published {
                 data: texts.and_then(|texts| texts.data).unwrap_or(""),
             });
         }
-        Ok(page.has_more)
+        let hw_engine::Place { after, since, sum } = page.place;
+        Ok(Some(PageEnd { has_more: page.has_more, place: Place { after, since, sum } }))
     }
 
     fn changes_since(&self, number: u64) -> hw_engine::Changes {

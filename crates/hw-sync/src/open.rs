@@ -36,6 +36,8 @@ pub struct Ready<V: View> {
     pub number: u64,
     /// Version of the configuration that it was resolved with.
     pub version: u64,
+    /// Keeps the first state readable.
+    pub lease: V::Lease,
     /// Already listening for what the first state depends on.
     pub listener: Listener<V>,
 }
@@ -76,7 +78,7 @@ pub async fn prepare<S: Source>(
     // Listening begins before the state is read: nothing can be published unnoticed in between.
     let mut listener = shared.hub.listen(&asker.user_key);
     let view = shared.source.newest();
-    let (number, version) = (view.number(), view.version());
+    let (number, version, lease) = (view.number(), view.version(), view.lease());
     let Resolved { announcement: first, interest } =
         resolve(shared, view, asker.clone()).await.map_err(|error| outer(&asker, &error))?;
     listener.attend(number, interest);
@@ -89,6 +91,7 @@ pub async fn prepare<S: Source>(
         first,
         number,
         version: version.ok_or_else(ErrorBody::no_sync_config)?,
+        lease,
         listener,
     })
 }

@@ -15,8 +15,10 @@ use hw_http::gzip::{self, Block};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::source::{SourceError, View};
+use crate::source::{PageEnd, SourceError, View};
 use crate::state::bucket::Bucket;
+#[cfg(test)]
+use crate::state::bucket::Place;
 use crate::state::session::{PageRead, PageRequest, PageSize};
 use crate::wire::line::{DataForm, OperationKind};
 use crate::wire::ndjson::DataLine;
@@ -65,32 +67,33 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads and encodes a line.
+    /// Reads and encodes a line; `None` when the bucket can no longer be read as it was announced.
     pub fn read<V: View>(
         view: &V,
         bucket: &Bucket,
         request: &PageRequest,
         form: DataForm,
         budget: &Arc<Budget>,
-    ) -> Result<Page, SourceError> {
+    ) -> Result<Option<Page>, SourceError> {
         let mut plain = Vec::new();
         let mut kinds = KindCounts::default();
-        let mut line = DataLine::open(&mut plain, &bucket.name, request.after, form);
+        let mut line = DataLine::open(&mut plain, &bucket.name, request.place.after, form);
         let limits = request.size.limits();
-        let has_more = view.operations(bucket, request.after, limits, &mut |operation| {
+        let end = view.operations(bucket, request.place, limits, &mut |operation| {
             kinds.count(operation.kind);
             line.operation(operation);
         })?;
+        let Some(PageEnd { has_more, place: next }) = end else { return Ok(None) };
         let operations = line.operations() as u64;
-        let next_after = line.close(has_more);
+        line.close(has_more);
         // Lines grow by doubling and are kept for a while: what was reserved too much is given
         // back once it is worth a copy.
         if plain.capacity() > plain.len() + plain.len() / 4 {
             plain.shrink_to_fit();
         }
         budget.add(plain.len());
-        let read = PageRead { next_after, operations, bytes: plain.len() as u64, has_more };
-        Ok(Page { plain, block: OnceLock::new(), read, kinds, budget: budget.clone() })
+        let read = PageRead { next, operations, bytes: plain.len() as u64, has_more };
+        Ok(Some(Page { plain, block: OnceLock::new(), read, kinds, budget: budget.clone() }))
     }
 
     /// The line's bytes.
@@ -153,7 +156,7 @@ impl Page {
         Arc::new(Page {
             plain: text.as_bytes().to_vec(),
             block: OnceLock::new(),
-            read: PageRead { next_after: OpId(1), operations: 1, bytes, has_more: false },
+            read: PageRead { next: Place::default(), operations: 1, bytes, has_more: false },
             kinds: KindCounts::default(),
             budget: budget.clone(),
         })
@@ -179,6 +182,7 @@ pub struct PageKey {
     incarnation: u32,
     number: u32,
     after: OpId,
+    since: OpId,
     until: OpId,
     size: PageSize,
     form: DataForm,
@@ -191,7 +195,8 @@ impl PageKey {
             version,
             incarnation: bucket.totals.incarnation,
             number: bucket.totals.number,
-            after: request.after,
+            after: request.place.after,
+            since: request.place.since,
             until: bucket.totals.last_op,
             size: request.size,
             form,
@@ -294,6 +299,7 @@ mod tests {
             incarnation: 1,
             number: 1,
             after: OpId(after),
+            since: OpId(after),
             until: OpId(99),
             size: PageSize::Full,
             form: DataForm::Text,

@@ -14,7 +14,7 @@ use hw_types::OpId;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::state::bucket::{Announcement, Bucket, Totals};
+use crate::state::bucket::{Announcement, Bucket, Place, Totals};
 use crate::wire::line::OperationLine;
 
 /// A failure below this surface. The text is for the log; clients learn only that it happened.
@@ -127,10 +127,21 @@ pub type ResolvedBy<V> = Resolved<BucketKeyOf<V>, LookupKeyOf<V>>;
 /// What a stream on a view listens for.
 pub type InterestOf<V> = Interest<BucketKeyOf<V>, LookupKeyOf<V>>;
 
+/// How a reading of operations ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageEnd {
+    /// Whether more follow up to the totals that were asked for.
+    pub has_more: bool,
+    /// Where the client stands behind the last one.
+    pub place: Place,
+}
+
 /// One published state.
 pub trait View: Sized + Send + Sync + 'static {
     /// What changed, as this view's engine tells it.
     type Changes: Changes;
+    /// See [`View::lease`].
+    type Lease: Send + Sync;
 
     /// Counts publications of this process.
     fn number(&self) -> u64;
@@ -148,16 +159,19 @@ pub trait View: Sized + Send + Sync + 'static {
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError>;
     /// The greatest write checkpoint that this state contains.
     fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, SourceError>;
-    /// Calls back with operations of `bucket` behind `after`, up to the totals that `bucket`
-    /// carries (which may be older than this view), ascending. Stops behind `rows` operations or
-    /// about `bytes` bytes of them, and returns whether more follow.
+    /// Keeps readable what a client that is sent this state still needs, until it is dropped.
+    fn lease(&self) -> Self::Lease;
+    /// Calls back with operations of `bucket` behind `place`, up to the totals that `bucket`
+    /// carries (which may be older than this view), ascending: the newest of each row, and what
+    /// stands for the others. Stops behind `rows` operations or about `bytes` bytes of them. `None`
+    /// when the bucket can no longer be read as it was then.
     fn operations(
         &self,
         bucket: &Bucket,
-        after: OpId,
+        place: Place,
         limits: (usize, usize),
         each: &mut dyn FnMut(&OperationLine<'_>),
-    ) -> Result<bool, SourceError>;
+    ) -> Result<Option<PageEnd>, SourceError>;
     /// What changed in publications behind `number`, up to this one.
     fn changes_since(&self, number: u64) -> Self::Changes;
 }

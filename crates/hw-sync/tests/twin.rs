@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
 use hw_sync::source::{
-    Asker, Changes, Interest, ResolveError, Resolved, Source, SourceError, UserLimits, View,
+    Asker, Changes, Interest, PageEnd, ResolveError, Resolved, Source, SourceError, UserLimits,
+    View,
 };
-use hw_sync::state::bucket::{Announcement, Bucket, Totals};
+use hw_sync::state::bucket::{Announcement, Bucket, Place, Totals};
 use hw_sync::wire::line::{CheckpointHead, OperationKind, OperationLine, Reason, StreamLine};
 use hw_sync::{Health, SyncOptions, SyncState};
 use hw_types::OpId;
@@ -213,6 +214,9 @@ impl TwinView {
 
 impl View for TwinView {
     type Changes = Touched;
+    type Lease = ();
+
+    fn lease(&self) {}
 
     fn number(&self) -> u64 {
         self.number
@@ -250,7 +254,7 @@ impl View for TwinView {
                 priority: if parameters.starts_with("urgent") { 1 } else { 3 },
                 reasons: Box::new([Reason::Default(0)]),
                 totals: self.totals(0, &format!("[{parameters:?}]"))?,
-                position: OpId(0),
+                place: Place::default(),
             });
         }
         if buckets.len() > limits.max_buckets {
@@ -293,19 +297,21 @@ impl View for TwinView {
     fn operations(
         &self,
         bucket: &Bucket,
-        after: OpId,
+        place: Place,
         (rows, bytes): (usize, usize),
         each: &mut dyn FnMut(&OperationLine<'_>),
-    ) -> Result<bool, SourceError> {
+    ) -> Result<Option<PageEnd>, SourceError> {
         let [name]: [String; 1] = serde_json::from_str(bucket.parameters()).unwrap();
         let log = &self.data.logs[&name];
-        let wanted = after.0 + 1..=bucket.totals.last_op.0;
+        let wanted = place.after.0 + 1..=bucket.totals.last_op.0;
         let mut sent = (0, 0);
+        let mut place = place;
         for op in log.iter().filter(|op| wanted.contains(&op.op_id)) {
             if sent.0 >= rows || sent.1 >= bytes {
-                return Ok(true);
+                return Ok(Some(PageEnd { has_more: true, place }));
             }
             sent = (sent.0 + 1, sent.1 + op.data.len());
+            place.after = OpId(op.op_id);
             each(&OperationLine {
                 op_id: OpId(op.op_id),
                 kind: op.kind,
@@ -316,7 +322,7 @@ impl View for TwinView {
                 data: &op.data,
             });
         }
-        Ok(false)
+        Ok(Some(PageEnd { has_more: false, place }))
     }
 
     fn changes_since(&self, number: u64) -> Touched {

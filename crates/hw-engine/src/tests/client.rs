@@ -1,7 +1,7 @@
 //! A model of the official client: buckets by their operations (`powersync-protocol.md` 6.4),
 //! every checksum checked, tables as the newest operation over all buckets says.
 
-use crate::read::{BucketState, OpKind, Published, ReadLimit};
+use crate::read::{BucketState, OpKind, OperationPage, Place, Published, ReadLimit, Reading};
 use hw_expr::sync_config::{Limits, Request};
 use hw_types::OpId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +12,12 @@ pub(super) struct Client {
     buckets: BTreeMap<String, ClientBucket>,
 }
 
+/// A client's copy of one bucket.
 #[derive(Default)]
-struct ClientBucket {
-    rows: BTreeMap<(String, String, String), (u64, u32, String)>,
+pub(super) struct ClientBucket {
+    pub rows: BTreeMap<(String, String, String), (u64, u32, String)>,
     add: u32,
-    after: u64,
+    pub after: u64,
 }
 
 impl Client {
@@ -40,7 +41,7 @@ impl Client {
             let mine = self.buckets.entry(name.clone()).or_default();
             seen.insert(name.clone());
             if let Some(state) = &state {
-                mine.pull(bucket.source, state, published, rows);
+                mine.pull(bucket.source, &bucket.parameters, state, published, rows);
             }
             let expected = state.map_or(0, |s| s.checksum);
             assert_eq!(mine.checksum(), expected, "checksum of {name} for {user}");
@@ -66,43 +67,59 @@ impl Client {
 }
 
 impl ClientBucket {
-    fn pull(&mut self, source: usize, state: &BucketState, published: &Published, rows: usize) {
+    fn pull(
+        &mut self,
+        source: usize,
+        parameters: &str,
+        state: &BucketState,
+        published: &Published,
+        rows: usize,
+    ) {
         let limit = ReadLimit { rows, bytes: usize::MAX };
-        let mut last = self.after;
+        let mut place = Place::brought(OpId(self.after));
         loop {
-            let page = published.operations(source, state, OpId(self.after), limit).unwrap();
-            for op in &page.operations {
-                assert!(op.op_id.0 > last, "operations ascend");
-                last = op.op_id.0;
-                match op.kind {
-                    OpKind::Put | OpKind::Remove => {
-                        let t = op.texts().unwrap();
-                        let key = (t.object_type.into(), t.object_id.into(), t.subkey.into());
-                        if let Some((_, checksum, _)) = self.rows.remove(&key) {
-                            self.add = self.add.wrapping_add(checksum);
-                        }
-                        match t.data {
-                            Some(data) => {
-                                self.rows.insert(key, (op.op_id.0, op.checksum, data.into()));
-                            }
-                            None => self.add = self.add.wrapping_add(op.checksum),
-                        }
-                    }
-                    OpKind::Move => self.add = self.add.wrapping_add(op.checksum),
-                    OpKind::Clear => {
-                        self.rows.clear();
-                        self.add = op.checksum;
-                    }
-                }
-            }
-            self.after = last;
+            let reading = published.operations(source, parameters, state, place, limit).unwrap();
+            let Reading::Page(page) = reading else { panic!("the newest state can be read") };
+            self.take(&page);
+            place = page.place;
             if !page.has_more {
                 return;
             }
         }
     }
 
-    fn checksum(&self) -> u32 {
+    /// Applies a page, and checks that the sum behind it is the bucket's.
+    pub fn take(&mut self, page: &OperationPage) {
+        let mut last = None;
+        for op in &page.operations {
+            assert!(last < Some(op.op_id), "operations ascend");
+            last = Some(op.op_id);
+            match op.kind {
+                OpKind::Put | OpKind::Remove => {
+                    let t = op.texts().unwrap();
+                    let key = (t.object_type.into(), t.object_id.into(), t.subkey.into());
+                    if let Some((_, checksum, _)) = self.rows.remove(&key) {
+                        self.add = self.add.wrapping_add(checksum);
+                    }
+                    match t.data {
+                        Some(data) => {
+                            self.rows.insert(key, (op.op_id.0, op.checksum, data.into()));
+                        }
+                        None => self.add = self.add.wrapping_add(op.checksum),
+                    }
+                }
+                OpKind::Move => self.add = self.add.wrapping_add(op.checksum),
+                OpKind::Clear => {
+                    self.rows.clear();
+                    self.add = op.checksum;
+                }
+            }
+        }
+        self.after = last.map_or(self.after, |op| op.0);
+        assert_eq!(page.place.sum, Some(self.checksum()), "the sum behind a page");
+    }
+
+    pub fn checksum(&self) -> u32 {
         self.rows.values().fold(self.add, |sum, (_, c, _)| sum.wrapping_add(*c))
     }
 }

@@ -1,5 +1,6 @@
 //! The engine as a whole: under a simulated store, and against a real Postgres.
 
 mod client;
+mod log;
 mod postgres;
-mod simulation;
+pub(crate) mod simulation;

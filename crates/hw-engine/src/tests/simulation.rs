@@ -59,7 +59,7 @@ bucket_definitions:
 const USERS: [&str; 3] = ["amy", "bob", "cat"];
 const BEGIN: u64 = 1_000;
 
-fn relation(id: u32, name: &str, columns: &[&str]) -> Arc<Relation> {
+pub(crate) fn relation(id: u32, name: &str, columns: &[&str]) -> Arc<Relation> {
     let column = |(i, name): (usize, &&str)| Column {
         name: (*name).into(),
         type_oid: 25,
@@ -76,7 +76,7 @@ fn relation(id: u32, name: &str, columns: &[&str]) -> Arc<Relation> {
     })
 }
 
-fn row(cells: &[Option<&str>]) -> Row {
+pub(crate) fn row(cells: &[Option<&str>]) -> Row {
     let mut builder = RowBuilder::new();
     for cell in cells {
         builder.push(cell.map_or(Cell::Null, |text| Cell::Value(text.as_bytes())));

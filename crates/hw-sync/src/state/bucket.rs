@@ -24,6 +24,25 @@ pub struct Totals {
     pub last_op: OpId,
 }
 
+/// Where a client stands in a bucket's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The last operation that this connection has sent, or that the client brought along; 0 for a
+    /// client that has nothing.
+    pub after: OpId,
+    /// The client holds no row that left the bucket at or before this position.
+    pub since: OpId,
+    /// The sum of the checksums that the client has, when this connection knows it.
+    pub sum: Option<u32>,
+}
+
+impl Place {
+    /// The place of a client that brings a position along.
+    pub fn brought(after: OpId) -> Place {
+        Place { after, since: after, sum: None }
+    }
+}
+
 /// One bucket of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
@@ -39,10 +58,10 @@ pub struct Bucket {
     pub reasons: Box<[Reason]>,
     /// Its totals.
     pub totals: Totals,
-    /// The last operation that this connection has sent, or that the client brought along.
-    /// Changed by the session alone: at the first checkpoint, behind each page, and dropped with
-    /// the bucket, so that one that comes back starts at 0 like the client's copy (7.5).
-    pub position: OpId,
+    /// Where the client stands. Changed by the session alone: at the first checkpoint, behind each
+    /// page, and dropped with the bucket, so that one that comes back starts at 0 like the client's
+    /// copy (7.5).
+    pub place: Place,
 }
 
 impl Bucket {
@@ -53,7 +72,7 @@ impl Bucket {
 
     /// Whether operations remain to be sent.
     pub fn unfinished(&self) -> bool {
-        self.position < self.totals.last_op
+        self.place.after < self.totals.last_op
     }
 
     /// How it stands in a checkpoint line.
@@ -73,7 +92,7 @@ impl Bucket {
 pub struct Announcement {
     /// Position and write checkpoint.
     pub head: CheckpointHead,
-    /// Ascending by name, each name once; positions are 0.
+    /// Ascending by name, each name once; their places are the beginning.
     pub buckets: Vec<Bucket>,
     /// Streams that the client is subscribed to.
     pub streams: Vec<StreamLine>,
@@ -110,7 +129,7 @@ impl Diff {
 }
 
 /// Replaces `buckets` by `new`, both ascending by name, and returns the difference. A bucket in
-/// both keeps its position.
+/// both keeps its place.
 pub fn replace(buckets: &mut Vec<Bucket>, mut new: Vec<Bucket>) -> Diff {
     debug_assert!(new.is_sorted_by(|a, b| a.name < b.name));
     let mut diff = Diff::default();
@@ -122,7 +141,7 @@ pub fn replace(buckets: &mut Vec<Bucket>, mut new: Vec<Bucket>) -> Diff {
         match old.next_if(|old| old.name == bucket.name) {
             None => diff.updated.push(index),
             Some(known) => {
-                bucket.position = known.position;
+                bucket.place = known.place;
                 if known.line() != bucket.line() {
                     diff.updated.push(index);
                 }
@@ -159,7 +178,7 @@ mod tests {
             priority: 3,
             reasons: Box::new([Reason::Default(0)]),
             totals: Totals { checksum, count: 1, last_op: OpId(9), ..Totals::default() },
-            position: OpId(position),
+            place: Place::brought(OpId(position)),
         }
     }
 
@@ -172,7 +191,7 @@ mod tests {
         let diff = replace(&mut buckets, new);
         assert_eq!(diff.updated, [0, 1, 2, 3]);
         assert_eq!(diff.removed, ["a[]".into()]);
-        let positions: Vec<u64> = buckets.iter().map(|b| b.position.0).collect();
+        let positions: Vec<u64> = buckets.iter().map(|b| b.place.after.0).collect();
         assert_eq!(positions, [9, 0, 9, 0]);
 
         let same = buckets.clone();
@@ -186,7 +205,7 @@ mod tests {
         let mut buckets = vec![bucket("a[]", 1, 9)];
         replace(&mut buckets, vec![]);
         replace(&mut buckets, vec![bucket("a[]", 1, 0)]);
-        assert_eq!(buckets[0].position, OpId(0));
+        assert_eq!(buckets[0].place, Place::default());
         assert!(buckets[0].unfinished());
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use hw_types::OpId;
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Diff, Newest, replace, update};
+use super::bucket::{Announcement, Bucket, Diff, Newest, Place, Totals, replace, update};
 use super::timers::{Due, Timers};
 use crate::wire::line::{CheckpointHead, StreamLine};
 
@@ -61,8 +61,8 @@ impl PageSize {
 pub struct PageRequest {
     /// Index among [`Session::buckets`]. Its totals say up to where to read.
     pub bucket: usize,
-    /// Operations behind this.
-    pub after: OpId,
+    /// Where the client stands.
+    pub place: Place,
     /// How much at most.
     pub size: PageSize,
 }
@@ -70,8 +70,8 @@ pub struct PageRequest {
 /// A data line that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRead {
-    /// Its last operation.
-    pub next_after: OpId,
+    /// Where the client stands behind it.
+    pub next: Place,
     /// How many it holds.
     pub operations: u64,
     /// Its length on the wire before compression.
@@ -88,7 +88,7 @@ pub enum Event {
     /// The answer to [`Effect::Read`]: the line was written.
     Page(PageRead),
     /// The other answer to [`Effect::Read`]: what was announced can no longer be read, because
-    /// another configuration is served.
+    /// another configuration is served, or the bucket was compacted behind it.
     Stale,
     /// The socket takes more bytes.
     Room,
@@ -374,7 +374,9 @@ impl Session {
         self.streams = streams;
         self.buckets = buckets;
         for bucket in &mut self.buckets {
-            bucket.position = resume.get(&*bucket.name).copied().unwrap_or_default();
+            if let Some(&after) = resume.get(&*bucket.name) {
+                bucket.place = Place::brought(after);
+            }
         }
         effects.push(Effect::Checkpoint);
         self.enqueue();
@@ -398,7 +400,11 @@ impl Session {
         let Some(&index) = self.queue.last() else { return };
         let bucket = &mut self.buckets[index as usize];
         // Nothing of the bucket is left when there is no more, whatever the line ended with.
-        bucket.position = if page.has_more { page.next_after } else { bucket.totals.last_op };
+        let Totals { last_op, checksum, .. } = bucket.totals;
+        bucket.place = match page.has_more {
+            true => page.next,
+            false => Place { after: last_op, since: last_op, sum: Some(checksum) },
+        };
     }
 
     fn advance(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -426,7 +432,7 @@ impl Session {
         self.phase = Phase::Reading;
         effects.push(Effect::Read(PageRequest {
             bucket: index as usize,
-            after: bucket.position,
+            place: bucket.place,
             size: self.page_size(),
         }));
     }

@@ -11,7 +11,7 @@ use hw_types::OpId;
 use serde_json::Value;
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Newest, Totals};
+use super::bucket::{Announcement, Bucket, Newest, Place, Totals};
 use super::session::{CloseReason, Effect, Event, PageRead, PageRequest, Phase, Session};
 use super::timers::Timers;
 use crate::wire::line::{
@@ -132,7 +132,7 @@ impl Store {
             priority,
             reasons: Box::new([Reason::Default(0)]),
             totals: self.totals(name),
-            position: OpId(0),
+            place: Place::default(),
         };
         let streams = vec![StreamLine { name: "s".into(), is_default: true, errors: vec![] }];
         Newest::Resolved(Announcement { head, buckets: mine.iter().map(bucket).collect(), streams })
@@ -435,9 +435,10 @@ fn write_page(
     let bucket = &session.buckets()[request.bucket];
     let most = if random.chance(10) { 1000 } else { 20 };
     let rows = 1 + random.below(most) as usize;
-    let (ops, has_more) = store.page(bucket, request.after, rows, random);
+    let (ops, has_more) = store.page(bucket, request.place.after, rows, random);
     let mut bytes = Vec::new();
-    let mut line = ndjson::DataLine::open(&mut bytes, &bucket.name, request.after, DataForm::Text);
+    let mut line =
+        ndjson::DataLine::open(&mut bytes, &bucket.name, request.place.after, DataForm::Text);
     for op in &ops {
         line.operation(&OperationLine {
             op_id: OpId(op.op_id),
@@ -449,9 +450,8 @@ fn write_page(
             data: &op.data,
         });
     }
-    let next_after = line.close(has_more);
-    let read =
-        PageRead { next_after, operations: ops.len() as u64, bytes: bytes.len() as u64, has_more };
+    let next = Place { after: line.close(has_more), ..request.place };
+    let read = PageRead { next, operations: ops.len() as u64, bytes: bytes.len() as u64, has_more };
     (read, bytes)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hw_types::OpId;
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Newest, Totals};
+use super::bucket::{Announcement, Bucket, Newest, Place, Totals};
 use super::session::{
     CloseReason, Effect, Event, INTERRUPT_AFTER_OPERATIONS, PageRead, PageRequest, PageSize, Phase,
     SLOW_AFTER, Session,
@@ -26,7 +26,7 @@ fn bucket(name: &str, priority: u8, last_op: u64) -> Bucket {
         priority,
         reasons: Box::new([Reason::Default(0)]),
         totals: totals(last_op),
-        position: OpId(0),
+        place: Place::default(),
     }
 }
 
@@ -51,7 +51,8 @@ fn updated(op_id: u64, totals: Vec<(usize, Totals)>) -> Event {
 }
 
 fn page(next_after: u64, operations: u64, has_more: bool) -> Event {
-    Event::Page(PageRead { next_after: OpId(next_after), operations, bytes: 10, has_more })
+    let next = Place { after: OpId(next_after), ..Place::default() };
+    Event::Page(PageRead { next, operations, bytes: 10, has_more })
 }
 
 /// A session with a day's token, and the effects of each event given to it.
@@ -97,8 +98,19 @@ impl Run {
     }
 }
 
+fn read_at(bucket: usize, place: Place) -> Effect {
+    Effect::Read(PageRequest { bucket, place, size: PageSize::Small })
+}
+
+/// The reading behind a page that ended at `after`.
 fn read(bucket: usize, after: u64) -> Effect {
-    Effect::Read(PageRequest { bucket, after: OpId(after), size: PageSize::Small })
+    read_at(bucket, Place { after: OpId(after), ..Place::default() })
+}
+
+/// The reading of a bucket that was complete at `op_id`.
+fn read_on(bucket: usize, op_id: u64) -> Effect {
+    let after = OpId(op_id);
+    read_at(bucket, Place { after, since: after, sum: Some(totals(op_id).checksum) })
 }
 
 /// An event and its name.
@@ -167,7 +179,7 @@ fn priority_groups_end_with_partial_completions_but_the_last_with_a_whole_one() 
 fn a_client_resumes_where_it_was_and_unknown_names_mean_nothing() {
     let mut run = Run::new(&[("a[]", 5), ("1.1#other[]", 3), ("b[]", 9)]);
     run.on(resolved(9, vec![bucket("a[]", 3, 9), bucket("b[]", 3, 9), bucket("c[]", 3, 2)]));
-    assert_eq!(run.on(Event::Room), [read(0, 5)]);
+    assert_eq!(run.on(Event::Room), [read_at(0, Place::brought(OpId(5)))]);
     run.on(page(9, 4, false));
     assert_eq!(run.on(Event::Room), [read(2, 0)]);
     run.on(page(2, 4, false));
@@ -211,7 +223,7 @@ fn a_newer_checkpoint_interrupts_a_download_from_1000_operations_on() {
     let effects = run.on(updated(5001, vec![(0, totals(5001))]));
     assert!(matches!(&effects[..], [Effect::Diff(diff)] if diff.updated == [0]));
     // The more important bucket first, then the rest from where it was; one completion at the end.
-    assert_eq!(run.on(Event::Room), [read(0, 10)]);
+    assert_eq!(run.on(Event::Room), [read_on(0, 10)]);
     run.on(page(5001, 1, false));
     assert_eq!(run.on(Event::Room), [Effect::PartialComplete(1), read(1, 990)]);
     run.on(page(5000, 100, false));
@@ -286,7 +298,7 @@ fn a_checkpoint_older_than_a_minute_is_not_completed() {
     assert_eq!(run.on(Event::Room), [Effect::AskNewest]);
     let effects = run.on(updated(12, vec![(0, totals(12))]));
     assert!(matches!(&effects[..], [Effect::Diff(_)]));
-    assert_eq!(run.on(Event::Room), [read(0, 9)]);
+    assert_eq!(run.on(Event::Room), [read_on(0, 9)]);
 }
 
 #[test]
@@ -318,8 +330,8 @@ fn lines_grow_with_what_the_connection_took() {
     let sizes: Vec<PageSize> = [10_000, 10_000, 60_000, 60_000]
         .into_iter()
         .map(|bytes| {
-            let next_after = OpId(5);
-            let read = PageRead { next_after, operations: 1, bytes, has_more: true };
+            let next = Place { after: OpId(5), ..Place::default() };
+            let read = PageRead { next, operations: 1, bytes, has_more: true };
             run.on(Event::Page(read));
             match run.on(Event::Room)[..] {
                 [Effect::Read(request)] => request.size,
