@@ -224,96 +224,113 @@ impl Sorted {
         let snapshot = base.store().snapshot();
         let mut truncated: Vec<(u32, u64)> = self.truncated.iter().map(|(t, s)| (*t, *s)).collect();
         truncated.sort_unstable();
-        let cursor = self.runs.cursor().map_err(EngineError::from)?;
-        let mut events = Events { cursor, ahead: None };
-        let mut next = events.next_row()?;
+        let mut rows = RowEvents::new(self.runs.cursor().map_err(EngineError::from)?)?;
         // Rows of truncated tables that no event names are gone too: both streams are merged.
         for (number, at) in
             truncated.into_iter().map(|(n, s)| (n, Some(s))).chain([(u32::MAX, None)])
         {
-            while let Some(row) = next.take_if(|row| row.table < number) {
-                each(row.folded(base, &table, 0)?)?;
-                next = events.next_row()?;
+            while rows.next_is(|table, _| table < number) {
+                each(rows.folded(base, &table, 0)?)?;
             }
             let (Some(at), Some(emptied)) = (at, table(number)) else { continue };
             for entry in snapshot.all(&emptied.rows) {
                 let (key, value) = entry.map_err(EngineError::from)?;
-                while let Some(row) = next.take_if(|r| r.table == number && r.key[..] < key[..]) {
-                    each(row.folded(base, &table, at)?)?;
-                    next = events.next_row()?;
+                while rows.next_is(|t, k| t == number && *k < key[..]) {
+                    each(rows.folded(base, &table, at)?)?;
                 }
-                match next.take_if(|r| r.table == number && r.key[..] == key[..]) {
-                    Some(row) => {
-                        each(row.folded(base, &table, at)?)?;
-                        next = events.next_row()?;
-                    }
-                    None => each(LargeRow {
+                if rows.next_is(|t, k| t == number && *k == key[..]) {
+                    each(rows.folded(base, &table, at)?)?;
+                } else {
+                    each(LargeRow {
                         table: number,
                         key: key.to_vec(),
                         before: Some(StoredRow::decode(&value)?),
                         after: None,
-                    })?,
+                    })?;
                 }
             }
-            while let Some(row) = next.take_if(|row| row.table == number) {
-                each(row.folded(base, &table, at)?)?;
-                next = events.next_row()?;
+            while rows.next_is(|t, _| t == number) {
+                each(rows.folded(base, &table, at)?)?;
             }
         }
         Ok(())
     }
 }
 
-/// The events of one row.
+/// Sorted events, row by row. Of a row only the state so far and the next event are in memory,
+/// however often the transaction rewrites it.
 struct RowEvents {
-    table: u32,
-    key: Vec<u8>,
-    events: Vec<Vec<u8>>,
+    cursor: SortedCursor,
+    /// The next event with its key.
+    next: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl RowEvents {
-    /// Folds the events that stand behind `at` over the stored row.
+    fn new(cursor: SortedCursor) -> Result<RowEvents, EngineError> {
+        let mut rows = RowEvents { cursor, next: None };
+        rows.advance()?;
+        Ok(rows)
+    }
+
+    fn advance(&mut self) -> Result<(), EngineError> {
+        self.next = self.cursor.next()?.map(|(key, value)| (key.to_vec(), value.to_vec()));
+        Ok(())
+    }
+
+    /// Whether there is a next row and it is like this; told by its table and row key.
+    fn next_is(&self, like: impl Fn(u32, &[u8]) -> bool) -> bool {
+        let name = self.next.as_ref().and_then(|(key, _)| key.split_first_chunk());
+        name.is_some_and(|(table, key)| like(u32::from_be_bytes(*table), key))
+    }
+
+    /// Folds the next row's events that stand behind `at` over the stored row.
     fn folded(
-        self,
+        &mut self,
         base: &Overlay,
         table: &impl Fn(u32) -> Option<Arc<Table>>,
         at: u64,
     ) -> Result<LargeRow, FoldError> {
         let damaged = || EngineError::damaged("spool", "sorted change");
-        let home = table(self.table).ok_or_else(damaged)?;
-        let stored = base.get(&home.rows, &self.key)?;
+        let name = self.next.as_ref().map(|(name, _)| name.clone()).ok_or_else(damaged)?;
+        let (number, key) = name.split_first_chunk().ok_or_else(damaged)?;
+        let number = u32::from_be_bytes(*number);
+        let home = table(number).ok_or_else(damaged)?;
+        let stored = base.get(&home.rows, key)?;
         let before = stored.map(|value| StoredRow::decode(&value)).transpose()?;
         let mut after = before.clone().filter(|_| at == 0);
-        for event in &self.events {
-            let (sequence, event) = decode(event).ok_or_else(damaged)?;
-            if sequence < at {
-                continue;
+        while let Some((_, event)) = self.next.take_if(|(next, _)| *next == name) {
+            let (sequence, event) = decode(&event).ok_or_else(damaged)?;
+            if sequence >= at {
+                after = apply(event, after).map_err(|()| FoldError::Incomplete(number))?;
             }
-            after = match event {
-                Event::Delete => match after {
-                    Some(row) if row.copies > 1 => {
-                        Some(StoredRow { copies: row.copies - 1, row: row.row })
-                    }
-                    _ => None,
-                },
-                Event::Add(row) => {
-                    let copies = after.as_ref().map_or(0, |r| r.copies) + 1;
-                    Some(StoredRow { copies, row: Row::from_encoded(row) })
-                }
-                Event::Set(row) => {
-                    let view = RowRef::new(row);
-                    let row = if view.has_absent() {
-                        let from = after.ok_or(FoldError::Incomplete(self.table))?;
-                        complete(&view, &from.row.view())
-                    } else {
-                        view.to_row()
-                    };
-                    Some(StoredRow { copies: 1, row })
-                }
-            };
+            self.advance()?;
         }
-        Ok(LargeRow { table: self.table, key: self.key, before, after })
+        Ok(LargeRow { table: number, key: key.to_vec(), before, after })
     }
+}
+
+/// The row behind an event; an error when the event leaves out what no row has.
+fn apply(event: Event<'_>, row: Option<StoredRow>) -> Result<Option<StoredRow>, ()> {
+    Ok(match event {
+        Event::Delete => match row {
+            Some(row) if row.copies > 1 => Some(StoredRow { copies: row.copies - 1, row: row.row }),
+            _ => None,
+        },
+        Event::Add(new) => {
+            let copies = row.map_or(0, |r| r.copies) + 1;
+            Some(StoredRow { copies, row: Row::from_encoded(new) })
+        }
+        Event::Set(new) => {
+            let view = RowRef::new(new);
+            let row = if view.has_absent() {
+                let from = row.ok_or(())?;
+                complete(&view, &from.row.view())
+            } else {
+                view.to_row()
+            };
+            Some(StoredRow { copies: 1, row })
+        }
+    })
 }
 
 fn decode(mut value: &[u8]) -> Option<(u64, Event<'_>)> {
@@ -328,29 +345,56 @@ fn decode(mut value: &[u8]) -> Option<(u64, Event<'_>)> {
     Some((sequence, event))
 }
 
-/// Groups sorted events by row.
-struct Events {
-    cursor: SortedCursor,
-    ahead: Option<(Vec<u8>, Vec<u8>)>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::TableRecord;
+    use crate::tests::simulation::{relation, row};
+    use hw_store::{Simulation, Store};
+    use hw_types::Lsn;
 
-impl Events {
-    fn next_row(&mut self) -> Result<Option<RowEvents>, EngineError> {
-        let first = match self.ahead.take() {
-            Some(entry) => Some(entry),
-            None => self.cursor.next()?.map(|(k, v)| (k.to_vec(), v.to_vec())),
+    /// Most memory that this process ever used (each test is one), in MB.
+    fn peak() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
+    #[test]
+    fn fd_41_a_wide_row_that_is_rewritten_often_is_held_once() {
+        let store = Store::simulated(&Simulation::new());
+        let overlay = Overlay::new(store.clone());
+        let record = TableRecord {
+            number: 1,
+            relation: (*relation(1, "t", &["id", "text"])).clone(),
+            boundary: Lsn(0),
+            entered: true,
+            stale: false,
         };
-        let Some((key, value)) = first else { return Ok(None) };
-        let mut events = vec![value];
-        while let Some((k, value)) = self.cursor.next()? {
-            if k != key {
-                self.ahead = Some((k.to_vec(), value.to_vec()));
-                break;
-            }
-            events.push(value.to_vec());
+        let table = Arc::new(Table::open(&store, record).unwrap());
+        let mut fold = LargeFold::new(Sorter::new(store.spool(), 1 << 20), Again::default());
+        let text = |n: u64| format!("{n}").repeat(1 << 20);
+        for n in 0..200 {
+            let new = row(&[Some("a"), Some(&text(n % 10))]);
+            fold.change(&table, ChangeKind::Update { old: None, new }, &overlay).unwrap();
         }
-        let table = key.get(..4).and_then(|k| k.try_into().ok()).map(u32::from_be_bytes);
-        let table = table.ok_or_else(|| EngineError::damaged("spool", "sorted change"))?;
-        Ok(Some(RowEvents { table, key: key[4..].to_vec(), events }))
+        let before = peak();
+        let mut rows = Vec::new();
+        fold.finish()
+            .unwrap()
+            .read(
+                &overlay,
+                |_| Some(table.clone()),
+                |row| {
+                    rows.push(row);
+                    Ok(())
+                },
+            )
+            .unwrap();
+        let [LargeRow { before: None, after: Some(after), .. }] = &rows[..] else {
+            panic!("one row that is new")
+        };
+        assert_eq!(after.row, row(&[Some("a"), Some(&text(9))]));
+        assert!(peak() < before + 50, "{before} MB, then {} MB for 200 MB of versions", peak());
     }
 }
