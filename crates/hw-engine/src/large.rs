@@ -12,7 +12,7 @@ use crate::failpoint;
 use crate::overlay::{Overlay, Sink};
 use crate::record::take;
 use crate::state::{Record, keys};
-use hw_store::segment::{Segment, SegmentWriter};
+use hw_store::segment::{Purpose, Segment, SegmentWriter};
 use hw_store::sorter::Sorter;
 use hw_store::{Batch, BulkLoad, Space, Store};
 use hw_types::varint;
@@ -65,7 +65,7 @@ pub(crate) struct DecidedSink<'a> {
 impl<'a> DecidedSink<'a> {
     /// Starts a step. `base` has no pending writes.
     pub fn new(base: &'a Overlay) -> Result<DecidedSink<'a>, EngineError> {
-        let segment = SegmentWriter::create(base.store().spool(), SEGMENT)?;
+        let segment = SegmentWriter::create(&base.store().spool().of(Purpose::Decided), SEGMENT)?;
         Ok(DecidedSink { base, segment, writes: 0, record: Vec::new() })
     }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use hw_types::{Code, Diagnostic};
 
+use crate::segment::Purpose;
+
 /// A failure of the store. Which ones heal by themselves:
 ///
 /// - `Full`, `SpoolFull`: when space returns; a store that was full takes commits again after
@@ -26,15 +28,20 @@ pub enum StoreError {
     /// [`crate::Store::reopen`] succeeds.
     #[error("the disk that holds the store is full")]
     Full,
-    /// HW3003. The spools reached their byte limit; nothing of the refused record was written.
-    #[error("spools hold {used} bytes and may hold {max}; {wanted} more were needed")]
+    /// HW3003. The spools of one purpose reached their byte limit; nothing of the refused record was
+    /// written.
+    #[error(
+        "{purpose} hold {used} bytes and may hold {budget}; one of {needed} bytes does not fit"
+    )]
     SpoolFull {
+        /// What they are for.
+        purpose: Purpose,
         /// Bytes in use.
         used: u64,
         /// The configured limit.
-        max: u64,
-        /// Bytes that did not fit.
-        wanted: u64,
+        budget: u64,
+        /// Bytes of the whole segment, with those that did not fit.
+        needed: u64,
     },
     /// HW3004. Bytes on disk are not what was written, and it cannot be told which space they
     /// belong to.
@@ -163,11 +170,16 @@ impl StoreError {
         matches!(self, StoreError::Full | StoreError::SpoolFull { .. } | StoreError::NoFiles { .. })
     }
 
+    /// Whether no waiting can help, because the limit is smaller than what was asked for.
+    pub fn never_fits(&self) -> bool {
+        matches!(self, StoreError::SpoolFull { needed, budget, .. } if needed > budget)
+    }
+
     fn mend(&self) -> Option<&'static str> {
         Some(match self {
             StoreError::Full => "free some space; the store goes on by itself",
             StoreError::SpoolFull { .. } => {
-                "raise the limit of the spools, or end the transactions and copies that fill them"
+                "raise limits.spool_bytes, or end the transactions and copies that fill the spools"
             }
             StoreError::Damaged { .. } => {
                 "check the disk, then remove the directory and start again; everything is copied \
@@ -212,8 +224,10 @@ impl From<fjall::Error> for StoreError {
         match error {
             fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
                 match source.kind() {
-                    // A file that must be there is gone, ends too soon, or holds something else.
+                    // A file that must be there is gone, ends too soon (so that places in it are
+                    // none), or holds something else.
                     io::ErrorKind::NotFound
+                    | io::ErrorKind::InvalidInput
                     | io::ErrorKind::UnexpectedEof
                     | io::ErrorKind::InvalidData => StoreError::damaged(source.to_string()),
                     _ => StoreError::io("use the store's files")(source),

@@ -3,6 +3,7 @@
 //! ```text
 //! LOCK      flock, held as long as a store is open; holds the owner's process id
 //! FORMAT    "headwater store 2"
+//! CLOSED    what the journal is, while no store is open and the last one was closed well
 //! data/     the database
 //! spool/    segments
 //! ```
@@ -11,6 +12,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
@@ -35,12 +37,14 @@ impl Home {
     /// - Errors: `Foreign`, `Locked`, `Format`; none of them changes anything in the directory
     ///   apart from the lock file.
     pub(crate) fn take(dir: &Path) -> Result<Home, StoreError> {
-        fs::create_dir_all(dir).map_err(StoreError::io("create store directory"))?;
+        let new = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        new.map_err(StoreError::io("create store directory"))?;
         let dir = fs::canonicalize(dir).map_err(StoreError::io("find store directory"))?;
         let format = dir.join("FORMAT");
         if !format.try_exists().map_err(StoreError::io("look for store format"))? {
             refuse_foreign(&dir)?;
         }
+
         let lock = lock(&dir)?;
         match fs::read_to_string(&format) {
             Ok(text) => check_format(&dir, &text)?,
@@ -49,13 +53,38 @@ impl Home {
             }
             Err(other) => return Err(StoreError::io("read store format")(other)),
         }
+        let doing = "close the store directory to others";
+        close_to_others(&dir).map_err(StoreError::io(doing))?;
         prepare_database(&dir.join("data"))?;
+        create_private_dir(&dir.join("data")).map_err(StoreError::io(doing))?;
         Ok(Home { dir, _lock: lock })
     }
 
     /// Where the database lies.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// Where damaged parts of the database lie until they are removed.
+    pub(crate) fn aside(&self) -> PathBuf {
+        self.dir.join("damaged")
+    }
+
+    /// What the journal was when the store was closed; is not there while it is open.
+    pub(crate) fn closed(&self) -> PathBuf {
+        self.dir.join("CLOSED")
+    }
+
+    /// Writes a file of the directory, or removes it, durably.
+    pub(crate) fn replace(&self, path: &Path, text: Option<&str>) -> std::io::Result<()> {
+        match text {
+            Some(text) => replace(path, text)?,
+            None => match fs::remove_file(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                removed => removed?,
+            },
+        }
+        sync_dir(&self.dir)
     }
 
     /// Where segments lie.
@@ -81,6 +110,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(0o600)
         .open(dir.join("LOCK"))
         .map_err(StoreError::io("open store lock"))?;
     match file.try_lock() {
@@ -113,25 +143,38 @@ fn check_format(dir: &Path, text: &str) -> Result<(), StoreError> {
 }
 
 fn write_format(dir: &Path) -> std::io::Result<()> {
-    let new = dir.join("FORMAT.new");
-    let mut file = File::create(&new)?;
-    writeln!(file, "{MARK}{FORMAT}")?;
-    file.sync_all()?;
-    fs::rename(&new, dir.join("FORMAT"))?;
+    replace(&dir.join("FORMAT"), &format!("{MARK}{FORMAT}\n"))?;
     sync_dir(dir)
+}
+
+/// Writes a file that is there wholly or not at all.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = create_private_file(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 /// Prepares `data` for fjall, which takes two states of the disk for granted.
 ///
-/// A database whose creation was cut off has no version marker (it is written last) and no space
-/// yet, but its first journal would make the next creation fail, so it is removed. A directory of a
+/// A database whose creation was cut off has no or an empty version marker (it is written last) and no
+/// space yet, but its first journal would make the next creation fail, so it is removed. A directory of a
 /// space that is not called by a number would end the process instead of the opening.
 fn prepare_database(data: &Path) -> Result<(), StoreError> {
     let exists = |path: &Path| path.try_exists().map_err(StoreError::io("look for database"));
     if !exists(data)? {
         return Ok(());
     }
-    let born = exists(&data.join("version"))?;
+    let born = match fs::metadata(data.join("version")) {
+        Ok(marker) => marker.len() > 0,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(StoreError::io("look for database")(error)),
+    };
     let keyspaces = data.join("keyspaces");
     if exists(&keyspaces)? {
         for entry in fs::read_dir(&keyspaces).map_err(StoreError::io("list database"))? {
@@ -148,6 +191,33 @@ fn prepare_database(data: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     fs::remove_dir_all(data).map_err(StoreError::io("remove unfinished database"))
+}
+
+/// Creates a directory, with those above it, that only its owner may enter, and closes one that is
+/// there already to others.
+///
+/// The database creates its files with the permissions that the process gives by default, so
+/// directories are what keeps rows from other users of the machine.
+pub(crate) fn create_private_dir(dir: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    close_to_others(dir)
+}
+
+/// Takes the permissions of everybody but the owner. The owner of a mounted volume may be somebody
+/// else, who then decides.
+fn close_to_others(dir: &Path) -> std::io::Result<()> {
+    if fs::metadata(dir)?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(dir, fs::Permissions::from_mode(0o700)) {
+        Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Creates a file that is not there yet and that only its owner may read.
+pub(crate) fn create_private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Makes created, renamed and removed names in `dir` durable.
@@ -216,7 +286,33 @@ mod tests {
         fs::create_dir_all(data.join("keyspaces")).unwrap();
         fs::write(data.join("0.jnl"), "").unwrap();
         Home::take(dir.path()).unwrap();
-        assert!(!data.exists());
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn fd_44_only_the_owner_may_enter_the_directory_and_those_in_it() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let dir = tempfile::tempdir().unwrap();
+        for old in [dir.path().join("new"), dir.path().join("old")] {
+            if old.ends_with("old") {
+                fs::create_dir_all(old.join("data")).unwrap();
+                fs::write(old.join("FORMAT"), format!("{MARK}{FORMAT}\n")).unwrap();
+                for path in [&old, &old.join("data")] {
+                    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+                }
+            }
+            let home = Home::take(&old).unwrap();
+            assert_eq!([mode(&old), mode(&home.data())], [0o700, 0o700]);
+            assert_eq!(mode(&old.join("LOCK")), 0o600);
+        }
+        assert_eq!(mode(&dir.path().join("new/FORMAT")), 0o600);
+        // A directory of somebody else's files stays as it is.
+        let foreign = dir.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(foreign.join("thesis.txt"), "mine").unwrap();
+        assert!(Home::take(&foreign).is_err());
+        assert_eq!(mode(&foreign), 0o755);
     }
 
     #[test]

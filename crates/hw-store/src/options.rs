@@ -23,7 +23,8 @@ pub struct StoreOptions {
     pub workers: usize,
     /// Table files kept open.
     pub open_files: usize,
-    /// Disk that all spools together may use (open transactions, copies, sorts, decided writes).
+    /// Disk that spools of what arrives may use (open transactions, changes beside copies). Applying
+    /// one transaction takes more, for as long as it lasts, and is bounded by the disk.
     pub spool_bytes: u64,
 }
 

@@ -6,7 +6,7 @@
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fjall::{Readable, Slice};
 
@@ -37,6 +37,8 @@ pub(crate) struct DiskView {
 pub(crate) struct Opening {
     pub(crate) mine: u64,
     pub(crate) current: Arc<AtomicU64>,
+    /// Set when something read is damaged.
+    pub(crate) suspicion: Arc<AtomicBool>,
 }
 
 impl Opening {
@@ -47,6 +49,16 @@ impl Opening {
         } else {
             Err(StoreError::Superseded)
         }
+    }
+
+    /// The error of a failed read. Damage makes the store read-only until it is reopened, which looks
+    /// for all of it.
+    pub(crate) fn read_failed(&self, space: &Space, error: fjall::Error) -> StoreError {
+        let error = space.failed(error);
+        if matches!(error, StoreError::SpaceDamaged { .. }) {
+            self.suspicion.store(true, Ordering::Release);
+        }
+        error
     }
 }
 
@@ -74,7 +86,7 @@ impl Snapshot {
                 let keyspace = disk.keyspace(space, guard.as_deref())?;
                 let found = disk.view.get(&keyspace.tree, space.stored(key));
                 disk.opening.check()?;
-                found.map_err(|error| space.failed(error))
+                found.map_err(|error| disk.opening.read_failed(space, error))
             }
             (View::Twin(view), Place::Twin(twin)) => view.get(space, twin, key),
             (View::Closed, _) => Err(StoreError::Closed),
@@ -183,7 +195,7 @@ impl Iter {
             Scan::Disk { pairs, space, opening } => disk(pairs).map(|guard| {
                 let pair = guard.into_inner();
                 opening.check()?;
-                let (key, value) = pair.map_err(|error| space.failed(error))?;
+                let (key, value) = pair.map_err(|error| opening.read_failed(space, error))?;
                 Ok((without_prefix(key), value))
             }),
             Scan::Twin(pairs) => twin(pairs),

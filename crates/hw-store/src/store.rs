@@ -127,6 +127,20 @@ impl Store {
         names
     }
 
+    /// The names of spaces that were found damaged and whose bytes were given up, ascending: reads of
+    /// them answer `SpaceDamaged`. They are to be filled again under other names, and dropped.
+    ///
+    /// Damage that nobody has read yet is not known. Whoever meets some makes the store read-only;
+    /// [`Store::reopen`] then looks through everything, and names here what is lost.
+    pub fn damaged_spaces(&self) -> Vec<String> {
+        let mut names = match &self.0.backend {
+            Backend::Disk(disk) => disk.damaged_spaces(),
+            Backend::Twin(twin) => twin.damaged_spaces(),
+        };
+        names.sort_unstable();
+        names
+    }
+
     /// Writes `batch` atomically over all its spaces. Later reads and snapshots see it; it is
     /// durable only behind a later [`Store::sync`] (a killed process loses nothing, a power cut may
     /// lose the newest commits, but never part of one).
@@ -199,7 +213,8 @@ impl Store {
         }
     }
 
-    /// The directory of segments that belong to this store.
+    /// The directory of segments that belong to this store, for incoming changes; for others see
+    /// [`SpoolDir::of`].
     pub fn spool(&self) -> &SpoolDir {
         &self.0.spool
     }
@@ -216,7 +231,7 @@ impl Store {
             Backend::Disk(disk) => disk.statistics(),
             Backend::Twin(twin) => twin.statistics(),
         };
-        statistics.spool_bytes = self.0.spool.used();
+        statistics.spool_bytes = self.0.spool.used_in_all();
         statistics
     }
 

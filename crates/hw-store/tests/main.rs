@@ -1,7 +1,9 @@
 //! The store's promises, each module one of them. Both backends run the same cases where they can.
 
 mod bulk;
+mod damage;
 mod durability;
+mod faults;
 mod formats;
 mod full;
 mod model;

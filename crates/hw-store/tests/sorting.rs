@@ -1,7 +1,7 @@
 //! The sorter equals a stable sort in memory, whatever its memory.
 
 use hw_store::StoreError;
-use hw_store::segment::SpoolDir;
+use hw_store::segment::{Purpose, SpoolDir, SpoolLimits};
 use hw_store::sorter::{SortedRuns, Sorter};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ proptest! {
         prop_assert_eq!(&read(&runs), &expected);
         prop_assert_eq!(&read(&runs), &expected);
         drop(runs);
-        prop_assert_eq!(spool.used(), 0);
+        prop_assert_eq!(spool.used_in_all(), 0);
     }
 }
 
@@ -65,10 +65,10 @@ fn what_fits_into_memory_never_touches_the_disk() {
         (0..1000u32).rev().map(|n| (n.to_be_bytes().to_vec(), vec![1; 50])).collect();
     let (runs, spool, _dir) = sort(&pairs, 1 << 20);
     assert!(!runs.is_on_disk());
-    assert_eq!(spool.used(), 0);
+    assert_eq!(spool.used_in_all(), 0);
     let (runs, spool, _dir) = sort(&pairs, 10 << 10);
     assert!(runs.is_on_disk());
-    assert!(spool.used() > 50_000);
+    assert!(spool.used_in_all() > 50_000);
     assert_eq!(read(&runs).len(), 1000);
 }
 
@@ -83,7 +83,11 @@ fn a_pair_larger_than_the_memory_is_sorted_like_any_other() {
 #[test]
 fn a_full_spool_refuses_a_pair_which_can_be_pushed_again_later() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = SpoolDir::open(dir.path(), 100_000).unwrap();
+    let spool = SpoolDir::open_within(
+        dir.path(),
+        SpoolLimits { sorting: 100_000, ..SpoolLimits::incoming(0) },
+    )
+    .unwrap();
     let mut hog = Sorter::new(&spool, 1000);
     let mut waiting = Sorter::new(&spool, 1000);
     for n in 0..10u32 {
@@ -96,8 +100,11 @@ fn a_full_spool_refuses_a_pair_which_can_be_pushed_again_later() {
             break;
         }
     }
-    assert!(matches!(refused, Some(StoreError::SpoolFull { max: 100_000, .. })));
-    assert!(spool.used() <= 100_000);
+    assert!(matches!(
+        refused,
+        Some(StoreError::SpoolFull { purpose: Purpose::Sorting, budget: 100_000, .. })
+    ));
+    assert!(spool.used_in_all() <= 100_000);
     drop(hog);
     for n in 10..20u32 {
         waiting.push(&n.to_be_bytes(), &[2; 60]).unwrap();

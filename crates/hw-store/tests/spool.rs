@@ -1,7 +1,14 @@
 //! Segments: what was appended is read, damage is found, nothing is left over.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
 use hw_store::StoreError;
-use hw_store::segment::{Segment, SegmentWriter, SpoolDir};
+use hw_store::segment::{Purpose, Reservation, Segment, SegmentWriter, SpoolDir, SpoolLimits};
+use hw_store::sorter::Sorter;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -121,8 +128,8 @@ fn the_budget_is_shared_and_comes_back() {
     let mut two = SegmentWriter::create(&spool, "two").unwrap();
     one.append(&[1; 6000]).unwrap();
     let error = two.append(&[2; 6000]).unwrap_err();
-    assert!(matches!(error, StoreError::SpoolFull { max: 10_000, wanted: 6008, .. }));
-    assert!(error.is_full());
+    assert!(matches!(error, StoreError::SpoolFull { budget: 10_000, needed: 6032, .. }));
+    assert!(error.is_full() && !error.never_fits());
     two.append(&[2; 1000]).unwrap();
     drop(one);
     two.append(&[2; 6000]).unwrap();
@@ -131,6 +138,91 @@ fn the_budget_is_shared_and_comes_back() {
     assert_eq!(spool.used(), two.len_bytes());
     drop(two);
     assert_eq!(spool.used(), 0);
+}
+
+#[test]
+fn fd_5_what_arrives_never_takes_the_room_that_applying_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SpoolLimits { incoming: 10_000, sorting: 40_000, decided: 20_000 };
+    let spool = SpoolDir::open_within(dir.path(), limits).unwrap();
+    let mut arriving = SegmentWriter::create(&spool, "transaction").unwrap();
+    while arriving.append(&[1; 1000]).is_ok() {}
+    let waiting = arriving.finish().unwrap();
+    let mut sorter = Sorter::new(&spool, 1000);
+    for n in 0..100u32 {
+        sorter.push(&n.to_be_bytes(), &[2; 100]).unwrap();
+    }
+    let runs = sorter.finish().unwrap();
+    assert!(runs.is_on_disk());
+    let mut decided = SegmentWriter::create(&spool.of(Purpose::Decided), "decided").unwrap();
+    for _ in 0..15 {
+        decided.append(&[3; 1000]).unwrap();
+    }
+    assert!(spool.used() <= 10_000 && spool.of(Purpose::Sorting).used() > 10_000);
+    // One that can never be applied says so, and by what it is stopped.
+    let error = decided.append(&[3; 6000]).unwrap_err();
+    assert!(error.never_fits());
+    assert_eq!(
+        error.diagnostic().to_string(),
+        "error[HW3003]: spools of decided writes hold 15144 bytes and may hold 20000; one of 21152 \
+         bytes does not fit\n  \
+         mend:  raise limits.spool_bytes, or end the transactions and copies that fill the spools"
+    );
+    drop((waiting, runs, decided));
+    assert_eq!(spool.used_in_all(), 0);
+}
+
+#[test]
+fn fd_5_room_is_reserved_before_it_is_used() {
+    let (spool, _dir) = spool(10_000);
+    let room = spool.reserve(6000).unwrap();
+    assert!(matches!(spool.reserve(6000), Err(StoreError::SpoolFull { needed: 6000, .. })));
+    let mut within = SegmentWriter::create(&spool, "within").unwrap().within(room);
+    let mut other = SegmentWriter::create(&spool, "other").unwrap();
+    other.append(&[1; 3000]).unwrap();
+    // Nobody else could take its room, and beyond it there is no more.
+    within.append(&[2; 5900]).unwrap();
+    assert!(within.append(&[2; 5000]).unwrap_err().is_full());
+    assert_eq!(spool.used(), 24 + 3008 + 24 + 6000);
+    let segment = within.finish().unwrap();
+    assert_eq!(spool.used(), 24 + 3008 + segment.len_bytes());
+    // Room for another purpose is not mixed in.
+    let sorting = spool.of(Purpose::Sorting).reserve(6000).unwrap();
+    let mut mixed = SegmentWriter::create(&spool, "mixed").unwrap().within(sorting);
+    assert!(mixed.append(&[3; 5000]).unwrap_err().is_full());
+    assert_eq!(spool.of(Purpose::Sorting).used(), 0);
+}
+
+#[test]
+fn fd_5_whoever_waits_for_room_is_woken_when_it_comes_back() {
+    let (spool, _dir) = spool(10_000);
+    let held = spool.reserve(9000).unwrap();
+    let (woken, mut waiting) = (Arc::new(Woken::default()), spool.reserve_waiting(5000));
+    let waker = Waker::from(woken.clone());
+    let mut poll = || Pin::new(&mut waiting).poll(&mut Context::from_waker(&waker));
+    assert!(poll().is_pending() && poll().is_pending());
+    std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| spool.reserve_blocking(5000).map(|room| room.bytes()));
+        drop(held);
+        assert_eq!(blocked.join().unwrap().unwrap(), 5000);
+    });
+    assert_eq!(woken.0.load(Ordering::Acquire), 1);
+    let Poll::Ready(room) = poll() else { panic!("there is room") };
+    assert_eq!(room.as_ref().map(Reservation::bytes).unwrap(), 5000);
+    // What never fits is not waited for.
+    assert!(spool.reserve_blocking(10_001).unwrap_err().never_fits());
+    let mut never = spool.reserve_waiting(10_001);
+    let polled = Pin::new(&mut never).poll(&mut Context::from_waker(&waker));
+    assert!(matches!(polled, Poll::Ready(Err(error)) if error.never_fits()));
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 #[test]
@@ -149,7 +241,7 @@ fn left_overs_are_removed_at_opening_and_persisted_segments_are_not() {
     let after = open();
     assert_eq!(files(&dir), 1);
     assert_eq!(after.persisted_names(), ["decided-7"]);
-    assert_eq!(after.used(), kept.len_bytes());
+    assert_eq!(after.of(Purpose::Decided).used(), kept.len_bytes());
     assert!(after.persisted("decided-8").unwrap().is_none());
     let found = after.persisted("decided-7").unwrap().unwrap();
     assert_eq!(read(&found).unwrap(), [b"decided"]);
@@ -157,7 +249,7 @@ fn left_overs_are_removed_at_opening_and_persisted_segments_are_not() {
     assert!(after.persisted("decided-7").unwrap().is_none());
     assert_eq!(read(&found).unwrap(), [b"decided"]);
     drop(found);
-    assert_eq!((files(&dir), after.used()), (0, 0));
+    assert_eq!((files(&dir), after.used_in_all()), (0, 0));
 }
 
 #[test]

@@ -160,6 +160,27 @@ fn a_bulk_load_survives_a_crash_and_so_does_what_was_committed_before() {
 }
 
 #[test]
+fn fd_7_a_damaged_space_is_named_until_it_is_dropped_and_others_are_read() {
+    let simulation = Simulation::new();
+    let store = Store::simulated(&simulation);
+    put(&store, 0).unwrap();
+    store.sync().unwrap();
+    simulation.damage("a");
+    let (a, b) = (store.space("a").unwrap(), store.space("b").unwrap());
+    let damaged = |error| matches!(error, StoreError::SpaceDamaged { space, .. } if space == "a");
+    assert!(store.snapshot().get(&a, b"k").is_err_and(damaged));
+    assert!(store.snapshot().all(&a).next().unwrap().is_err_and(damaged));
+    assert!(matches!(put(&store, 1), Err(StoreError::Poisoned)));
+    store.reopen().unwrap();
+    assert_eq!(store.damaged_spaces(), ["a"]);
+    assert!(store.snapshot().get(&b, b"newest").unwrap().is_some());
+    store.drop_space("a").unwrap();
+    assert!(store.damaged_spaces().is_empty());
+    let again = store.space("a").unwrap();
+    assert_eq!(store.get(&again, b"k").unwrap(), None);
+}
+
+#[test]
 fn thousands_of_commits_with_a_snapshot_each_are_cheap() {
     let store = Store::simulated(&Simulation::new());
     let space = store.space("s").unwrap();

@@ -21,6 +21,9 @@ const SHARED: &str = "shared/";
 /// Keyspaces of one space, called by its number.
 const OWN: &str = "own/";
 
+/// The keyspace of spaces whose files were damaged; it never exists.
+const LOST: &str = "lost";
+
 /// In front of names, as keys of the catalogue.
 const NAME: u8 = b'n';
 
@@ -75,6 +78,11 @@ pub(super) fn is_shared(keyspace: &str) -> bool {
     keyspace.starts_with(SHARED)
 }
 
+/// Whether nothing of the spaces in `keyspace` can be read.
+pub(super) fn is_lost(keyspace: &str) -> bool {
+    keyspace == LOST
+}
+
 /// Opens the catalogue of a database, or makes that of a new one, and reads it.
 pub(super) fn open(database: &Database) -> Result<(fjall::Keyspace, Content), StoreError> {
     if database.keyspace_count() > 0 && !database.keyspace_exists(CATALOGUE) {
@@ -117,6 +125,11 @@ pub(super) fn created(name: &str, entry: &Entry) -> [Change; 2] {
 pub(super) fn placed(name: &str, entry: &Entry) -> Change {
     let value = [&[VERSION], &entry.number.to_be_bytes()[..], entry.keyspace.as_bytes()].concat();
     (name_key(name), Some(value.into()))
+}
+
+/// The change that says for good that nothing of a space can be read.
+pub(super) fn lost(name: &str, number: u32) -> Change {
+    placed(name, &Entry { number, keyspace: LOST.to_owned() })
 }
 
 /// The change that ends a space.

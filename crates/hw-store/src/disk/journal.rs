@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::{Disk, Failure};
+use super::{Disk, Failure, entries};
 use crate::StoreError;
 
 /// What is known to be durable, and the file that is synced next.
@@ -19,6 +19,8 @@ use crate::StoreError;
 pub(super) struct Syncing {
     /// Entries (counted as `Disk::entries`) that are durable.
     synced: u64,
+    /// A sequence number up to which all entries are durable.
+    durable: u64,
     newest: Option<(u64, File)>,
 }
 
@@ -34,26 +36,45 @@ impl Disk {
         }
         // What was committed while waiting for the lock is covered as well: group commit.
         let covered = self.entries.load(Ordering::Acquire);
+        let durable = self.newest_entry.load(Ordering::Acquire);
         let result = syncing.newest(&self.home.data()).and_then(File::sync_data);
         if let Err(error) = result {
             syncing.newest = None;
             return Err(self.failed(StoreError::io("sync journal")(error), Failure::Sync));
         }
         syncing.synced = covered;
+        syncing.durable = durable;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
 
 impl Syncing {
+    /// As behind an opening, at which everything that was found is durable.
+    pub(super) fn opened(durable: u64) -> Syncing {
+        Syncing { durable, ..Syncing::default() }
+    }
+
+    /// Notes that entries up to this sequence number are durable. Kept here, because reopening may
+    /// have to be tried several times.
+    pub(super) fn covers(&mut self, durable: u64) {
+        self.durable = self.durable.max(durable);
+    }
+
+    /// A sequence number up to which all entries are durable.
+    pub(super) fn durable(&self) -> u64 {
+        self.durable
+    }
+
     /// The newest journal file. Names are consecutive numbers, so looking for the next one is one
     /// call as long as there is none.
     fn newest(&mut self, data: &Path) -> io::Result<&File> {
         let mut newest = match self.newest.take() {
             Some(newest) => newest,
             None => {
-                let id = newest_id(data)?;
-                (id, open(data, id)?)
+                let newest = entries::files(data)?.pop();
+                let (id, path) = newest.ok_or(io::ErrorKind::NotFound)?;
+                (id, File::options().write(true).open(path)?)
             }
         };
         loop {
@@ -71,24 +92,9 @@ fn open(data: &Path, id: u64) -> io::Result<File> {
     File::options().write(true).open(data.join(format!("{id}.jnl")))
 }
 
-fn newest_id(data: &Path) -> io::Result<u64> {
-    let mut newest = None;
-    for entry in std::fs::read_dir(data)? {
-        let name = entry?.file_name();
-        let id = name.to_str().and_then(|name| name.strip_suffix(".jnl")).map(str::parse::<u64>);
-        if let Some(Ok(id)) = id {
-            newest = newest.max(Some(id));
-        }
-    }
-    newest.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the database has no journal"))
-}
-
 /// Bytes that the journal takes on disk. Its newest file is as long as it may become from the
 /// beginning, but takes room only for what was written.
 pub(super) fn bytes_on_disk(data: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(data) else { return 0 };
-    let files = entries.filter_map(Result::ok).filter(|entry| {
-        Path::new(&entry.file_name()).extension().is_some_and(|extension| extension == "jnl")
-    });
-    files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512)).sum()
+    let files = entries::files(data).unwrap_or_default();
+    files.iter().filter_map(|(_, path)| Some(path.metadata().ok()?.blocks() * 512)).sum()
 }

@@ -18,14 +18,16 @@
 //! the end of bulk loads, reopening), then `syncing`, then `spaces`.
 
 mod catalogue;
+mod entries;
 mod journal;
 mod memory;
+mod mend;
 mod removal;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -33,13 +35,15 @@ use arc_swap::ArcSwapOption;
 use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy};
 use fjall::{
-    CompressionType, Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice,
+    AbstractTree, CompressionType, Database, DatabaseBuilder, KeyspaceCreateOptions,
+    OwnedWriteBatch, PersistMode, Slice,
 };
 use parking_lot::{Mutex, RwLock};
 
 use self::catalogue::{CATALOGUE, Change, Content, Entry};
 use self::journal::Syncing;
 use self::memory::Memory;
+use self::mend::Depth;
 use self::removal::Removals;
 pub(crate) use self::removal::Remover;
 use crate::batch::Write;
@@ -82,8 +86,12 @@ pub(crate) struct Disk {
     removals: Removals,
     /// A [`Failure`]: why nothing may be written any more.
     failure: AtomicU8,
+    /// Whether something read was damaged, or a background thread died for a reason unknown.
+    suspicion: Arc<AtomicBool>,
     /// Entries of the journal since the store was created in this process; `syncing` compares with it.
     entries: AtomicU64,
+    /// The sequence number of the newest of them, or one in front of the next.
+    newest_entry: AtomicU64,
     /// Those of them that callers committed.
     commits: AtomicU64,
     syncs: AtomicU64,
@@ -131,14 +139,41 @@ impl Disk {
             loads: Loads::default(),
             removals: Removals::default(),
             failure: AtomicU8::new(Failure::None as u8),
+            suspicion: Arc::default(),
             entries: AtomicU64::new(0),
+            newest_entry: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             home: Home::take(&options.dir)?,
         };
+        disk.check_closed()?;
         disk.open_database()?;
+        *disk.syncing.lock() = Syncing::opened(disk.newest_entry.load(Ordering::Acquire));
         Ok(disk)
+    }
+
+    /// Compares the database with what it was when the store was closed, if that is known.
+    fn check_closed(&self) -> Result<(), StoreError> {
+        let (data, closed) = (self.home.data(), self.home.closed());
+        let doing = "read the journal";
+        match std::fs::read_to_string(&closed) {
+            Ok(text) => {
+                if !entries::is_as_described(&data, &text).map_err(StoreError::io(doing))? {
+                    return Err(StoreError::damaged("the journal is not as it was left"));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(StoreError::damaged("the description of the journal"));
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io(doing)(error));
+            }
+            Err(_) => {}
+        }
+        mend::check_born(&data)?;
+        // From now on the journal changes.
+        self.home.replace(&closed, None).map_err(StoreError::io("remove the mark of closing"))
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -151,18 +186,29 @@ impl Disk {
 
     /// Opens the database and fills the handles. The caller holds `writing` or is the only one.
     fn open_database(&self) -> Result<(), StoreError> {
-        let path = self.home.data();
-        let waited = std::time::Instant::now();
-        let database = loop {
-            match open_fjall(&path, &self.options) {
-                Err(fjall::Error::Locked) if waited.elapsed() < DRAIN => continue,
-                Err(fjall::Error::Locked) => {
-                    return Err(StoreError::Locked { dir: path, holder: None });
-                }
-                other => break other?,
+        let data = self.home.data();
+        if self.suspicion.swap(false, Ordering::AcqRel) {
+            self.mend(Depth::Bytes).inspect_err(|_| self.suspect())?;
+        } else if mend::has_damaged_list(&data)? {
+            self.mend(Depth::Lists)?;
+        }
+        let opened = open_fjall(&data, &self.options);
+        let database = match opened {
+            Err(StoreError::Damaged { what }) => {
+                tracing::error!("the store does not open: {what}");
+                self.mend(Depth::Tables)?;
+                open_fjall(&data, &self.options)?
             }
+            opened => opened?,
         };
         let (catalogue, content) = catalogue::open(&database)?;
+        for (name, entry) in &content.entries {
+            if !catalogue::is_lost(&entry.keyspace) && !database.keyspace_exists(&entry.keyspace) {
+                // Its keyspace may be made again for others, and must not be taken for this one's.
+                let (key, value) = catalogue::lost(name, entry.number);
+                catalogue.insert(key, value.unwrap_or_default())?;
+            }
+        }
         advance_sequence(&database, &catalogue)?;
         let generation = self.generation.load(Ordering::Acquire);
         let mut keyspaces = HashMap::new();
@@ -180,6 +226,7 @@ impl Disk {
         }
         self.fill_handles(keyspaces, content);
         self.failure.store(Failure::None as u8, Ordering::Release);
+        self.newest_entry.store(database.seqno().saturating_sub(1), Ordering::Release);
         self.database.store(Some(Arc::new(database)));
         Ok(())
     }
@@ -221,8 +268,12 @@ impl Disk {
         spaces.next = content.next;
     }
 
-    /// Lets go of everything that keeps the database open.
-    fn close(&self) {
+    /// Lets go of everything that keeps the database open, and returns a sequence number up to which
+    /// all entries have been in the journal durably: that of the newest table.
+    ///
+    /// Tables are written behind a sync of the journal that covers them, so that what one holds must
+    /// never be cut from the journal: other spaces have their part of a batch only there.
+    fn close(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.memory.forget();
         let mut spaces = self.spaces.write();
@@ -232,10 +283,23 @@ impl Disk {
                 place.keyspace.store(None);
             }
         }
-        spaces.keyspaces.clear();
         spaces.numbers.clear();
+        let keyspaces = std::mem::take(&mut spaces.keyspaces);
         drop(spaces);
-        self.database.store(None);
+        let trees: Vec<_> = keyspaces.into_values().map(|k| k.tree.tree.clone()).collect();
+        // Whoever uses the database at this moment lets go of it soon; the last one ends its threads.
+        let mut database = self.database.swap(None);
+        let waited = std::time::Instant::now();
+        while let Some(shared) = database.take() {
+            match Arc::try_unwrap(shared) {
+                Err(shared) if waited.elapsed() < DRAIN => {
+                    database = Some(shared);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                _ => {}
+            }
+        }
+        trees.iter().filter_map(AbstractTree::get_highest_persisted_seqno).max().unwrap_or(0)
     }
 
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
@@ -248,9 +312,14 @@ impl Disk {
         let _no_removals = self.removals.pause();
         let _writing = self.writing.lock();
         let mut syncing = self.syncing.lock();
-        self.close();
-        *syncing = Syncing::default();
+        let flushed = self.close();
+        syncing.covers(flushed);
+        if self.failure() != Failure::None {
+            let cut = entries::cut(&self.home.data(), syncing.durable());
+            cut.map_err(StoreError::io("cut journal"))?;
+        }
         self.open_database()?;
+        *syncing = Syncing::opened(self.newest_entry.load(Ordering::Acquire));
         tracing::info!("store reopened");
         Ok(())
     }
@@ -343,8 +412,9 @@ impl Disk {
         &self,
         writes: impl Iterator<Item = (&'k fjall::Keyspace, Slice, Option<Slice>)>,
     ) -> Result<(), StoreError> {
-        let database = Database::clone(&*self.database()?);
-        let batch = OwnedWriteBatch::with_capacity(database, writes.size_hint().0);
+        let database = self.database()?;
+        let batch = Database::clone(&database);
+        let batch = OwnedWriteBatch::with_capacity(batch, writes.size_hint().0);
         let mut batch = batch.durability(Some(PersistMode::Buffer));
         for (tree, key, value) in writes {
             match value {
@@ -353,6 +423,8 @@ impl Disk {
             }
         }
         batch.commit().map_err(|error| self.failed(error.into(), Failure::Write))?;
+        // Sequence numbers ascend along the journal, and no other entry follows before this returns.
+        self.newest_entry.store(database.seqno().saturating_sub(1), Ordering::Release);
         self.entries.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
@@ -428,7 +500,7 @@ impl Disk {
     pub(crate) fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
         space.check_readable(self.drops.load(Ordering::Acquire))?;
         let found = keyspace(space)?.tree.get(space.stored(key));
-        found.map_err(|error| space.failed(error))
+        found.map_err(|error| self.opening().read_failed(space, error))
     }
 
     pub(crate) fn statistics(&self) -> StoreStatistics {
@@ -452,7 +524,11 @@ impl Disk {
 
     /// The current opening, for things that must not outlive it.
     pub(crate) fn opening(&self) -> Opening {
-        Opening { mine: self.generation.load(Ordering::Acquire), current: self.generation.clone() }
+        Opening {
+            mine: self.generation.load(Ordering::Acquire),
+            current: self.generation.clone(),
+            suspicion: self.suspicion.clone(),
+        }
     }
 
     /// Runs `end` of a bulk load between commits, behind a sync: loading flushes what the space has
@@ -471,7 +547,22 @@ impl Disk {
         end().map_err(|error| self.failed(error.into(), Failure::Write))
     }
 
+    fn suspect(&self) {
+        self.suspicion.store(true, Ordering::Release);
+    }
+
+    /// The names of spaces of which nothing can be read.
+    pub(crate) fn damaged_spaces(&self) -> Vec<String> {
+        let spaces = self.spaces.read();
+        let lost = |space: &&Space| space.disk().is_some_and(|p| p.lost.load(Ordering::Acquire));
+        spaces.by_name.values().filter(lost).map(|space| space.name().to_owned()).collect()
+    }
+
     fn check_writable(&self) -> Result<(), StoreError> {
+        if self.suspicion.load(Ordering::Acquire) && self.failure() == Failure::None {
+            // A compaction could meet what is damaged at any moment, and spread or end with it.
+            self.failed(StoreError::damaged("something that was read"), Failure::Write);
+        }
         match self.failure() {
             Failure::None => Ok(()),
             Failure::Full => Err(StoreError::Full),
@@ -497,9 +588,16 @@ impl Disk {
             free_bytes(&self.home.data())
                 .is_ok_and(|free| free < self.options.memtable_bytes.max(LEAST_ROOM))
         };
+        if matches!(error, StoreError::Damaged { .. } | StoreError::SpaceDamaged { .. }) {
+            self.suspect();
+        }
         let (kind, error) = match error {
             StoreError::Full => (Failure::Full, StoreError::Full),
             StoreError::Poisoned if starved() => (Failure::Full, StoreError::Full),
+            StoreError::Poisoned if self.failure() == Failure::None => {
+                self.suspect();
+                (kind, StoreError::Poisoned)
+            }
             other => (kind, other),
         };
         if self.failure.swap(kind as u8, Ordering::AcqRel) == Failure::None as u8 {
@@ -519,7 +617,16 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        let whole = self.database.load().is_some() && self.failure() == Failure::None;
         self.close();
+        if whole {
+            let described = entries::describe(&self.home.data());
+            let closed =
+                described.and_then(|text| self.home.replace(&self.home.closed(), Some(&text)));
+            if let Err(error) = closed {
+                tracing::debug!("mark the store as closed: {error}");
+            }
+        }
     }
 }
 
@@ -543,14 +650,35 @@ fn written(space: &Space) -> Result<Arc<Keyspace>, StoreError> {
 
 /// Opens fjall. Its recovery states some expectations about bytes on disk as panics; they become
 /// damage here, because a damaged disk must end in a message.
-fn open_fjall(path: &Path, options: &StoreOptions) -> Result<Database, fjall::Error> {
-    let builder = Database::builder(path)
+fn open_fjall(path: &Path, options: &StoreOptions) -> Result<Database, StoreError> {
+    let waited = std::time::Instant::now();
+    loop {
+        let builder = builder(path, options).worker_threads(options.workers.max(1));
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
+        match opened.unwrap_or(Err(fjall::Error::Unrecoverable)) {
+            Err(fjall::Error::Locked) if waited.elapsed() < DRAIN => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(fjall::Error::Locked) => {
+                return Err(StoreError::Locked { dir: path.to_owned(), holder: None });
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// The same without threads that compact, which would meet damaged tables.
+fn mending_database(path: &Path, options: &StoreOptions) -> Result<Database, StoreError> {
+    let builder = builder(path, options).worker_threads_unchecked(0);
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.open()));
+    Ok(opened.unwrap_or(Err(fjall::Error::Unrecoverable))?)
+}
+
+fn builder(path: &Path, options: &StoreOptions) -> DatabaseBuilder<Database> {
+    Database::builder(path)
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes.max(64 << 20))
         .max_cached_files(Some(options.open_files.max(16)))
-        .worker_threads(options.workers.max(1));
-    std::panic::catch_unwind(AssertUnwindSafe(|| builder.open()))
-        .unwrap_or(Err(fjall::Error::Unrecoverable))
 }
 
 /// Moves the sequence numbers past everything that earlier openings wrote, durably, before any

@@ -29,7 +29,7 @@ const PIECE_NUMBERS: usize = 64;
 /// What the store itself writes into a shared keyspace: the last number removed from it. Tables that
 /// were dropped may have held the newest sequence number of their keyspace, and fjall keeps each
 /// journal file until something newer than it was flushed.
-const MARK: [u8; PREFIX_BYTES + 1] = [0, 0, 0, 0, b'r'];
+pub(super) const MARK: [u8; PREFIX_BYTES + 1] = [0, 0, 0, 0, b'r'];
 
 #[derive(Default)]
 pub(super) struct Removals {

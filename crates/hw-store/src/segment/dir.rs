@@ -1,4 +1,4 @@
-//! The directory of segments and the byte budget they share.
+//! The directory of segments and the budgets that they share.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Segment;
+use super::budget::{Budget, Purpose, Reservation, SpoolLimits, Waiting};
 use crate::StoreError;
+use crate::home::create_private_dir;
 
 const TEMPORARY: &str = "tmp";
 const PERSISTED: &str = "keep";
@@ -14,24 +16,33 @@ const PERSISTED: &str = "keep";
 /// Counts over the whole process, so that two openings of one directory never share a file name.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// A directory of segments with a limit for all of them together. Cloning shares it.
+/// A directory of segments, and the purpose of those that are created through this handle. Cloning
+/// shares it.
 #[derive(Clone, Debug)]
-pub struct SpoolDir(Arc<Inner>);
+pub struct SpoolDir {
+    inner: Arc<Inner>,
+    purpose: Purpose,
+}
 
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    max_bytes: u64,
-    used: AtomicU64,
+    budgets: [Budget; 3],
 }
 
 impl SpoolDir {
-    /// Opens `path`, creating it when missing. Segments of earlier processes are removed, apart
-    /// from persisted ones, which count as used. Nobody else may have the directory open: below a
-    /// store, the store's lock sees to that.
+    /// Opens `path`, creating it when missing, for incoming changes of at most `max_bytes`; see
+    /// [`SpoolDir::of`]. Segments of earlier processes are removed, apart from persisted ones, which
+    /// count as decided. Nobody else may have the directory open: below a store, the store's lock
+    /// sees to that.
     pub fn open(path: &Path, max_bytes: u64) -> Result<SpoolDir, StoreError> {
+        SpoolDir::open_within(path, SpoolLimits::incoming(max_bytes))
+    }
+
+    /// The same with a limit for each purpose.
+    pub fn open_within(path: &Path, limits: SpoolLimits) -> Result<SpoolDir, StoreError> {
         let doing = "open spool directory";
-        fs::create_dir_all(path).map_err(StoreError::io(doing))?;
+        create_private_dir(path).map_err(StoreError::io(doing))?;
         let mut used = 0;
         for entry in fs::read_dir(path).map_err(StoreError::io(doing))? {
             let entry = entry.map_err(StoreError::io(doing))?;
@@ -42,22 +53,66 @@ impl SpoolDir {
                 fs::remove_file(&file).map_err(StoreError::io(doing))?;
             }
         }
-        Ok(SpoolDir(Arc::new(Inner { path: path.into(), max_bytes, used: used.into() })))
+        let budgets = Purpose::ALL.map(|purpose| Budget::new(purpose, limits.of(purpose)));
+        let dir = SpoolDir {
+            inner: Arc::new(Inner { path: path.into(), budgets }),
+            purpose: Purpose::Incoming,
+        };
+        dir.of(Purpose::Decided).budget().count(used);
+        Ok(dir)
     }
 
-    /// Bytes of all segments that exist.
+    /// The same directory, for segments of another purpose.
+    pub fn of(&self, purpose: Purpose) -> SpoolDir {
+        SpoolDir { inner: self.inner.clone(), purpose }
+    }
+
+    /// What segments that are created through this handle are for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Bytes of all segments of this purpose, and room reserved for them.
     pub fn used(&self) -> u64 {
-        self.0.used.load(Ordering::Relaxed)
+        self.budget().used()
     }
 
-    /// Bytes that all segments together may have.
+    /// Bytes of the segments of all purposes.
+    pub fn used_in_all(&self) -> u64 {
+        self.inner.budgets.iter().map(Budget::used).sum()
+    }
+
+    /// Bytes that all segments of this purpose together may have.
     pub fn max_bytes(&self) -> u64 {
-        self.0.max_bytes
+        self.budget().max()
+    }
+
+    /// Takes room now, for a segment that is written later: see [`super::SegmentWriter::within`].
+    ///
+    /// - Errors: `SpoolFull`; [`StoreError::never_fits`] tells whether waiting cannot help.
+    pub fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        self.budget().reserve(bytes)
+    }
+
+    /// The same, but waits on this thread until others have given room back.
+    ///
+    /// - Errors: `SpoolFull` at once when so much never fits.
+    pub fn reserve_blocking(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        self.budget().wait(bytes)
+    }
+
+    /// The same as a future. It holds no place in a queue: whoever is polled first takes the room.
+    pub fn reserve_waiting(&self, bytes: u64) -> Waiting {
+        self.budget().wait_async(bytes)
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.inner.budgets[self.purpose as usize]
     }
 
     /// The names of persisted segments, ascending.
     pub fn persisted_names(&self) -> Vec<String> {
-        let files = Self::persisted_files(&self.0.path);
+        let files = Self::persisted_files(&self.inner.path);
         let stem = |file: PathBuf| Some(file.file_stem()?.to_str()?.to_owned());
         let mut names: Vec<String> = files.into_iter().filter_map(stem).collect();
         names.sort_unstable();
@@ -70,7 +125,7 @@ impl SpoolDir {
     ///   checked as they are read.
     pub fn persisted(&self, name: &str) -> Result<Option<Segment>, StoreError> {
         check_name(name)?;
-        Segment::open_persisted(self, self.persisted_path(name))
+        Segment::open_persisted(&self.of(Purpose::Decided), self.persisted_path(name))
     }
 
     pub(crate) fn persisted_files(path: &Path) -> Vec<PathBuf> {
@@ -80,31 +135,17 @@ impl SpoolDir {
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0.path
+        &self.inner.path
     }
 
     pub(super) fn persisted_path(&self, name: &str) -> PathBuf {
-        self.0.path.join(format!("{name}.{PERSISTED}"))
+        self.inner.path.join(format!("{name}.{PERSISTED}"))
     }
 
     /// A path that no other segment has; `name` is for a person who looks into the directory.
     pub(super) fn temporary_path(&self, name: &str) -> PathBuf {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.0.path.join(format!("{name}-{}-{number}.{TEMPORARY}", std::process::id()))
-    }
-
-    /// Takes `bytes` out of the budget.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        let max = self.0.max_bytes;
-        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= max);
-        match self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(()),
-            Err(used) => Err(StoreError::SpoolFull { used, max, wanted: bytes }),
-        }
-    }
-
-    pub(super) fn release(&self, bytes: u64) {
-        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.inner.path.join(format!("{name}-{}-{number}.{TEMPORARY}", std::process::id()))
     }
 
     /// Unlinks a file of `bytes` bytes. A failure leaves it to the next opening.
@@ -112,7 +153,7 @@ impl SpoolDir {
         if let Err(error) = fs::remove_file(path) {
             tracing::warn!("remove segment: {error}");
         }
-        self.release(bytes);
+        self.budget().release(bytes);
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! A segment is written once from front to back, then read any number of times. It is a plain file
 //! that vanishes with its last handle, and with the process, unless it was persisted under a name.
-//! All segments of a [`SpoolDir`] share one byte budget. Layout: `docs/formats.md`.
+//! The segments of each [`Purpose`] share a byte budget. Layout: `docs/formats.md`.
 //!
 //! Invariant: a reader returns exactly the records that were appended, or an error; damaged and
 //! cut files are found by length, checksum and trailer, never by a panic.
 
+mod budget;
 mod dir;
 mod reader;
 mod writer;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub use budget::{Purpose, Reservation, SpoolLimits, Waiting};
 pub use dir::SpoolDir;
 pub use reader::SegmentReader;
 pub use writer::SegmentWriter;

@@ -1,6 +1,6 @@
 //! Writing a segment: records behind each other through one buffer.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    FRAME_BYTES, MAGIC, MAX_RECORD_BYTES, Place, Segment, SegmentInner, SpoolDir, TRAILER_BYTES,
-    TRAILER_MARK, dir,
+    FRAME_BYTES, MAGIC, MAX_RECORD_BYTES, Place, Reservation, Segment, SegmentInner, SpoolDir,
+    TRAILER_BYTES, TRAILER_MARK, dir,
 };
 use crate::StoreError;
+use crate::home::create_private_file;
 
 /// Bytes collected before they go to the file. Open transactions have a writer each, so it is small.
 const BUFFER_BYTES: usize = 32 << 10;
@@ -27,6 +28,8 @@ pub struct SegmentWriter {
     written: u64,
     /// Bytes taken out of the budget: header, records and the trailer to come.
     reserved: u64,
+    /// Room that was reserved for this segment and is not used yet.
+    ahead: Option<Reservation>,
     records: u64,
     /// A failed write leaves the file's end unknown, so nothing may follow it.
     broken: bool,
@@ -43,10 +46,10 @@ impl SegmentWriter {
         dir::check_name(name)?;
         let path = dir.temporary_path(name);
         let overhead = MAGIC.len() as u64 + TRAILER_BYTES;
-        dir.reserve(overhead)?;
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        dir.budget().take(overhead, 0)?;
+        let file = create_private_file(&path);
         let file = file.map_err(StoreError::io("create segment")).inspect_err(|_| {
-            dir.release(overhead);
+            dir.budget().release(overhead);
         })?;
         Ok(SegmentWriter {
             dir: dir.clone(),
@@ -55,10 +58,18 @@ impl SegmentWriter {
             buffer: MAGIC.to_vec(),
             written: 0,
             reserved: overhead,
+            ahead: None,
             records: 0,
             broken: false,
             finished: false,
         })
+    }
+
+    /// Uses room that was reserved for the same purpose before it takes more. What is left of it
+    /// comes back when the segment is finished or dropped.
+    pub fn within(mut self, reservation: Reservation) -> SegmentWriter {
+        self.ahead = Some(reservation).filter(|ahead| ahead.is_of(self.dir.budget()));
+        self
     }
 
     /// Adds a record.
@@ -79,8 +90,7 @@ impl SegmentWriter {
         if len > MAX_RECORD_BYTES {
             return Err(StoreError::RecordLength { len, max: MAX_RECORD_BYTES });
         }
-        self.dir.reserve(FRAME_BYTES + len as u64)?;
-        self.reserved += FRAME_BYTES + len as u64;
+        self.take(FRAME_BYTES + len as u64)?;
         let offset = self.end();
         let length = (len as u32).to_le_bytes();
         self.buffer.extend_from_slice(&length);
@@ -118,7 +128,7 @@ impl SegmentWriter {
         result.map_err(StoreError::io("truncate segment")).inspect_err(|_| self.broken = true)?;
         self.written = offset;
         self.records = records;
-        self.dir.release(cut);
+        self.dir.budget().release(cut);
         self.reserved -= cut;
         Ok(())
     }
@@ -149,6 +159,19 @@ impl SegmentWriter {
             records: self.records,
             place: Mutex::new(Place { path: std::mem::take(&mut self.path), persisted: false }),
         })))
+    }
+
+    /// Takes room for `bytes` more, or changes nothing.
+    fn take(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let ahead = self.ahead.as_ref().map_or(0, Reservation::bytes);
+        if bytes > ahead {
+            self.dir.budget().take(bytes - ahead, self.reserved + ahead)?;
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.draw(bytes);
+        }
+        self.reserved += bytes;
+        Ok(())
     }
 
     fn end(&self) -> u64 {

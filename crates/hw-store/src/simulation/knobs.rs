@@ -104,7 +104,15 @@ impl Simulation {
         self.0.knobs.lock().room = bytes.into();
     }
 
-    /// The byte limit of the spools of stores made by later crashes. 1 GiB by default.
+    /// Reads of the space `name` find damage from now on: it makes the store read-only, and behind
+    /// [`Store::reopen`] or a crash the space counts as lost.
+    pub fn damage(&self, name: &str) {
+        if let Some(twin) = &self.0.machine.lock().running {
+            twin.damage(name);
+        }
+    }
+
+    /// The byte limit of incoming spools of stores made by later crashes. 1 GiB by default.
     pub fn spool_limit(&self, bytes: u64) {
         self.0.machine.lock().spool_bytes = Some(bytes);
     }

@@ -102,6 +102,28 @@ impl Twin {
         self.state.read().spaces.keys().cloned().collect()
     }
 
+    pub(super) fn damage(&self, name: &str) {
+        if let Some(known) = self.state.read().spaces.get(name) {
+            twin(&known.space).damage();
+        }
+    }
+
+    pub(crate) fn damaged_spaces(&self) -> Vec<String> {
+        let state = self.state.read();
+        let damaged = state.spaces.iter().filter(|(_, known)| twin(&known.space).is_damaged());
+        damaged.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Refuses a read of a damaged space; the store is read-only from then on.
+    fn check_whole(&self, space: &TwinSpace, name: &str) -> Result<(), StoreError> {
+        if !space.is_damaged() {
+            return Ok(());
+        }
+        self.state.write().failure.get_or_insert(Fault::Broken);
+        let what = "a simulated space".to_owned();
+        Err(StoreError::SpaceDamaged { space: name.to_owned(), what })
+    }
+
     pub(crate) fn drop_space(&self, name: &str) -> Result<(), StoreError> {
         let mut state = self.state.write();
         state.check()?;
@@ -157,21 +179,23 @@ impl Twin {
         let opening = Opening {
             mine: self.generation.load(Ordering::Acquire),
             current: self.generation.clone(),
+            suspicion: Arc::default(),
         };
         let drops = state.drops;
         Snapshot::of_twin(TwinView { twin: self.clone(), at, drops, opening })
     }
 
     pub(crate) fn get(&self, space: &Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        let state = self.state.read();
-        if !state.alive {
-            return Err(StoreError::Closed);
-        }
-        space.check_readable(state.drops)?;
-        match &space.0.place {
-            Place::Twin(twin) => Ok(twin.get(key, state.newest)),
-            Place::Disk(_) => Err(space.missing()),
-        }
+        let Place::Twin(twin) = &space.0.place else { return Err(space.missing()) };
+        let found = {
+            let state = self.state.read();
+            if !state.alive {
+                return Err(StoreError::Closed);
+            }
+            space.check_readable(state.drops)?;
+            twin.get(key, state.newest)
+        };
+        self.check_whole(twin, space.name()).map(|()| found)
     }
 
     pub(crate) fn statistics(&self) -> StoreStatistics {
@@ -302,7 +326,8 @@ impl TwinView {
     /// Refuses a read of `space`.
     pub(crate) fn check(&self, space: &Space) -> Result<(), StoreError> {
         self.check_opening()?;
-        space.check_readable(self.drops)
+        space.check_readable(self.drops)?;
+        self.twin.check_whole(twin(space), space.name())
     }
 
     fn check_opening(&self) -> Result<(), StoreError> {

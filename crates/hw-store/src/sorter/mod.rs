@@ -13,7 +13,7 @@ use std::sync::Arc;
 use self::arena::Arena;
 use self::merge::{Merge, merge_into_one};
 use crate::StoreError;
-use crate::segment::{Segment, SegmentWriter, SpoolDir};
+use crate::segment::{Purpose, Segment, SegmentWriter, SpoolDir};
 
 /// Bytes of a run in memory while merging, if the memory allows.
 const WINDOW_BYTES: usize = 64 << 10;
@@ -33,11 +33,11 @@ pub struct Sorter {
 }
 
 impl Sorter {
-    /// An empty sorter that holds at most about `memory_bytes` in memory (one pair that is longer
+    /// An empty sorter whose runs take room for sorting in `spool`, and that holds at most about `memory_bytes` in memory (one pair that is longer
     /// is held alone).
     pub fn new(spool: &SpoolDir, memory_bytes: usize) -> Sorter {
         Sorter {
-            spool: spool.clone(),
+            spool: spool.of(Purpose::Sorting),
             memory_bytes,
             arena: Arena::new(memory_bytes),
             runs: Vec::new(),
