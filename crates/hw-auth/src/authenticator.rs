@@ -124,8 +124,8 @@ impl Authenticator {
         self.0.remotes.iter().filter_map(|remote| remote.warning()).collect()
     }
 
-    /// Verifies the value of an `Authorization` header (`Bearer …` or `Token …`). Refusals are
-    /// logged here, as a sample, so that surfaces need not.
+    /// Verifies the value of an `Authorization` header (`Bearer …` or `Token …`): scheme, one space,
+    /// token. Refusals are logged here, as a sample, so that surfaces need not.
     ///
     /// Must run inside a tokio runtime. Waits only when a needed key may be behind an address, at
     /// most [`JwksOptions::max_wait`].

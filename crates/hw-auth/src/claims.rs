@@ -16,11 +16,15 @@ pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// The longest `exp - iat` accepted by default.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
 
+/// The longest `sub`, in bytes of [`Principal::subject`]: it is part of keys, markers and log lines.
+pub const MAX_SUBJECT_BYTES: usize = 256;
+
 /// A verified caller. Its fields come from a token whose signature, lifetime and audience were
 /// checked.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The claim `sub` as text: a number in its decimal form, any other JSON as JSON.
+    /// The claim `sub` as text: a number in its decimal form, any other JSON as JSON. Never empty,
+    /// at most [`MAX_SUBJECT_BYTES`].
     pub subject: String,
     /// The whole payload, for rules (`request.jwt()`), with `sub` in its own type.
     pub claims: Arc<Map<String, Value>>,
@@ -46,6 +50,19 @@ pub enum RoleClaim {
     Unlisted(String),
 }
 
+impl Principal {
+    /// Names the user in keys: type and length stand before the subject, so that the number 7 and
+    /// the text "7" are two users, and nothing that is appended can make one user another.
+    pub fn key(&self) -> String {
+        let kind = match self.claims.get("sub") {
+            Some(Value::String(_)) => 't',
+            Some(Value::Number(_)) => 'n',
+            _ => 'j',
+        };
+        format!("{kind}{}:{}", self.subject.len(), self.subject)
+    }
+}
+
 /// The rules of the configuration that claims are held against.
 #[derive(Clone, Debug)]
 pub(crate) struct ClaimRules {
@@ -59,11 +76,7 @@ impl ClaimRules {
     /// Checks a payload at the time `now` (since the Unix epoch).
     pub(crate) fn admit(&self, payload: &str, now: Duration) -> Result<Principal, AuthError> {
         let claims: Map<String, Value> = serde_json::from_str(payload).map_err(|_| malformed())?;
-        // Nobody is no user: everybody without a name would share one.
-        let subject = claims
-            .get("sub")
-            .filter(|subject| !subject.is_null() && subject.as_str() != Some(""))
-            .ok_or_else(|| missing("sub"))?;
+        let subject = subject(&claims)?;
         let issued_at = seconds(&claims, "iat")?.ok_or_else(|| missing("iat"))?;
         let expires_at = seconds(&claims, "exp")?.ok_or_else(|| missing("exp"))?;
         let (now, tolerance) = (now.as_secs_f64(), CLOCK_TOLERANCE.as_secs_f64());
@@ -98,7 +111,7 @@ impl ClaimRules {
             Some(other) => RoleClaim::Unlisted(other.to_string()),
         };
         Ok(Principal {
-            subject: subject_text(subject),
+            subject,
             expires_at: expires_at as u64,
             role,
             claims: Arc::new(claims),
@@ -130,6 +143,19 @@ pub(crate) fn malformed() -> AuthError {
 
 fn missing(claim: &str) -> AuthError {
     AuthError::invalid(format!("JWT payload is missing a required claim \"{claim}\""))
+}
+
+/// Who the token is about. Nobody is no user: everybody without a name would share one.
+fn subject(claims: &Map<String, Value>) -> Result<String, AuthError> {
+    let claim = claims.get("sub").filter(|value| !value.is_null());
+    let text = claim.map(subject_text).filter(|text| !text.is_empty());
+    let text = text.ok_or_else(|| missing("sub"))?;
+    if text.len() > MAX_SUBJECT_BYTES || text.contains('\0') {
+        return Err(AuthError::invalid(format!(
+            "\"sub\" claim must have at most {MAX_SUBJECT_BYTES} bytes and no NUL"
+        )));
+    }
+    Ok(text)
 }
 
 /// A NumericDate of RFC 7519 section 2: seconds, perhaps with a fraction.
@@ -277,6 +303,44 @@ mod tests {
         }
     }
 
+    fn of(sub: &str) -> String {
+        verdict(&format!(r#"{{"sub":{sub},"iat":1000000,"exp":1000300,"aud":"powersync"}}"#))
+    }
+
+    #[test]
+    fn fd_2_a_token_for_nobody_is_refused() {
+        for nobody in ["\"\"", "null"] {
+            let expected = "PSYNC_S2101: JWT payload is missing a required claim \"sub\"";
+            assert_eq!(of(nobody), expected, "{nobody}");
+        }
+    }
+
+    /// FD-43, FD-54: a subject that no key can hold is refused.
+    #[test]
+    fn fd_43_a_subject_is_short_and_text() {
+        let longest = "é".repeat(MAX_SUBJECT_BYTES / 2);
+        assert_eq!(of(&format!("{longest:?}")), format!("{longest}/-@1000300"));
+        for refused in [format!("\"{longest}x\""), "\"a\\u0000b\"".into()] {
+            let expected = "PSYNC_S2101: \"sub\" claim must have at most 256 bytes and no NUL";
+            assert_eq!(of(&refused), expected);
+        }
+    }
+
+    /// FD-34: type and length stand before the subject.
+    #[test]
+    fn fd_34_users_of_different_types_have_different_keys() {
+        let key = |sub: &str| {
+            let payload =
+                format!(r#"{{"sub":{sub},"iat":1000000,"exp":1000300,"aud":"powersync"}}"#);
+            rules().admit(&payload, NOW).expect("valid").key()
+        };
+        assert_eq!(key("\"7\""), "t1:7");
+        assert_eq!(key("7"), "n1:7");
+        assert_eq!(key("true"), "j4:true");
+        assert_eq!(key("\"true\""), "t4:true");
+        assert_eq!(key("\"team/u2\""), "t7:team/u2");
+    }
+
     #[test]
     fn fd_50_a_token_that_is_issued_in_the_future_is_refused() {
         let future = "PSYNC_S2101: JWT was issued in the future";
@@ -289,16 +353,6 @@ mod tests {
         ] {
             let payload =
                 format!(r#"{{"sub":"u","iat":{issued},"exp":{expires},"aud":"powersync"}}"#);
-            assert_eq!(verdict(&payload), expected, "{payload}");
-        }
-    }
-
-    #[test]
-    fn fd_2_a_token_for_nobody_is_refused() {
-        for sub in [r#""""#, "null"] {
-            let payload =
-                format!(r#"{{"sub":{sub},"iat":1000000,"exp":1000300,"aud":"powersync"}}"#);
-            let expected = "PSYNC_S2101: JWT payload is missing a required claim \"sub\"";
             assert_eq!(verdict(&payload), expected, "{payload}");
         }
     }
