@@ -9,10 +9,11 @@ use headwater::config::{Sources, load};
 use headwater::server::admin::{Admin, DevToken};
 use headwater::server::reporter::{Bounds, Reporter};
 use headwater::server::router;
-use headwater::server::surfaces::{self, Surfaces};
+use headwater::server::surfaces;
 use hw_auth::{AuthConfig, Authenticator, Secret};
 use hw_engine::{Engine, EngineOptions};
 use hw_http::listen::Connections;
+use hw_http::{Edge, Surface};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,7 @@ fn paths(router: &Router) -> BTreeSet<String> {
 }
 
 /// The real surfaces over an engine whose source is away.
-fn surfaces(directory: &std::path::Path) -> Surfaces {
+fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
     let config = load(&Sources {
         file: None,
         flags: [("data_dir", directory.display().to_string())].into(),
@@ -66,19 +67,20 @@ fn surfaces(directory: &std::path::Path) -> Surfaces {
     let reporter = Arc::new(Reporter {
         engine,
         store,
-        connections: Connections::new(1, stop.clone()),
+        connections: Connections::new(1, config.limits.reader_patience, stop.clone()),
         database: String::new(),
         configured: false,
         bounds: Bounds::of(&config),
         started: Instant::now(),
         memory: Default::default(),
-        sync: Default::default(),
+        surfaces: Default::default(),
     });
     let authenticator = Authenticator::new(AuthConfig {
         secret: Some(Secret::parse("a secret of thirty-two characters").expect("usable")),
         ..AuthConfig::default()
     });
-    surfaces::start(&config, &reporter, authenticator.expect("usable"), &connect, stop)
+    let edge = Edge::new(authenticator.expect("usable"), 1 << 20);
+    surfaces::start(&config, &reporter, edge, &connect, stop)
 }
 
 #[tokio::test]

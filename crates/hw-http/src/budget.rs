@@ -34,6 +34,12 @@ impl Budget {
         self.limit
     }
 
+    /// Counts bytes until the answer is dropped.
+    pub fn hold(self: &Arc<Budget>, bytes: usize) -> Hold {
+        self.add(bytes);
+        Hold { budget: self.clone(), bytes }
+    }
+
     /// Counts bytes that are held from now on.
     pub fn add(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
@@ -42,5 +48,18 @@ impl Budget {
     /// Counts bytes that were added as no longer held.
     pub fn give_back(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that count while this lives.
+#[derive(Debug)]
+pub struct Hold {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
     }
 }

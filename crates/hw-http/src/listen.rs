@@ -1,17 +1,23 @@
 //! The sockets: accepting, bounding and ending connections.
 //!
 //! In: an address and a router. Out: one task for each connection. Invariants: never more than
-//! the configured number of connections; an idle one holds a few kilobytes; a graceful stop lets
-//! answers in progress end and then cuts what is left.
+//! the configured number of connections; an idle one holds a few kilobytes; one more than fits is
+//! told so, also when the process has no file left for it; a graceful stop lets answers in progress
+//! end and then cuts what is left.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use hw_types::Diagnostic;
+use axum::http::{StatusCode, Version, header};
+use axum::response::{IntoResponse as _, Response};
+use hw_types::{Code, Diagnostic};
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -19,20 +25,31 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::code;
+use crate::error::ApiError;
+use crate::socket::{ConnectionCut, InRequest, Socket};
 
 /// How long a client may take to send the head of a request (slow-loris, F-69).
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Read buffer of one connection, bytes: the least that hyper accepts, because most connections
-/// send one small request and then only listen.
-const READ_BUFFER: usize = 8 * 1024;
+/// Most bytes of a head: the longest token that is looked at (64 kB, `hw-auth`) and what stands
+/// around it. The buffer of a connection begins with 8 kB and grows only for who sends more.
+const HEAD_BYTES: usize = 80 * 1024;
 
-/// How long the listener rests when the process has no file left for another socket.
+/// Connections that may send a head above 16 kB at the same time, so that strangers cannot fill
+/// the memory with heads that never end.
+const LONG_HEADS: usize = 256;
+
+/// How long the listener rests when the process has no file left for another socket and none to
+/// refuse with.
 const REST: Duration = Duration::from_millis(100);
+
+/// Between two lines of the log about the same trouble.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Opens the port.
 ///
@@ -56,20 +73,31 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Box<Di
 pub struct Connections {
     places: Arc<Semaphore>,
     limit: usize,
+    /// How long a client may take nothing of what waits for it.
+    reader_patience: Duration,
+    long_heads: Arc<Semaphore>,
     /// Ends answers in progress gracefully when cancelled.
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Connections {
-    /// At most `limit` connections at a time.
-    pub fn new(limit: usize, stop: CancellationToken) -> Connections {
+    /// At most `limit` connections at a time, each of which is cut when its client takes nothing of
+    /// what waits for it for `reader_patience`.
+    pub fn new(limit: usize, reader_patience: Duration, stop: CancellationToken) -> Connections {
         Connections {
             places: Arc::new(Semaphore::new(limit)),
             limit,
+            reader_patience,
+            long_heads: Arc::new(Semaphore::new(LONG_HEADS)),
             stop,
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// The same with places of its own, for a port that strangers must not be able to fill.
+    pub fn apart(&self, limit: usize) -> Connections {
+        Connections { places: Arc::new(Semaphore::new(limit)), limit, ..self.clone() }
     }
 
     /// Connections that are open now.
@@ -84,6 +112,7 @@ impl Connections {
 
     /// Accepts on `listener` until the stop.
     pub async fn serve(self, listener: TcpListener, router: Router) {
+        let mut spare = Spare::open();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -91,11 +120,13 @@ impl Connections {
             };
             match accepted {
                 Ok((socket, peer)) => self.take(socket, peer, &router),
-                Err(error) => {
-                    // Out of files: those that wait stay in the kernel's queue meanwhile.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(REST).await;
+                Err(error) if is_out_of_files(&error) => {
+                    if let Some((socket, peer)) = spare.accept(&listener, &error).await {
+                        self.take(socket, peer, &router);
+                    }
                 }
+                // The client went away before we came to it.
+                Err(error) => tracing::debug!(%error, "cannot accept a connection"),
             }
         }
     }
@@ -105,28 +136,53 @@ impl Connections {
             refuse(&socket);
             return;
         };
-        // Lines are small and wanted at once.
-        let _ = socket.set_nodelay(true);
+        let (cut, in_request) = (ConnectionCut::default(), InRequest::default());
+        let socket = Socket::new(
+            socket,
+            self.reader_patience,
+            cut.clone(),
+            in_request.clone(),
+            self.long_heads.clone(),
+        );
         let router = router.clone();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             let _place = place;
             let router = TowerToHyperService::new(router);
-            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-                request.extensions_mut().insert(ConnectInfo(peer));
-                router.call(request)
+            let for_requests = cut.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                in_request.store(true, Ordering::Relaxed);
+                let answer = match names_one_host(&request) {
+                    true => {
+                        let extensions = request.extensions_mut();
+                        extensions.insert(ConnectInfo(peer));
+                        extensions.insert(for_requests.clone());
+                        Ok(router.call(request))
+                    }
+                    false => Err(no_host()),
+                };
+                async {
+                    match answer {
+                        Ok(answer) => answer.await,
+                        Err(refused) => Ok(refused),
+                    }
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_PATIENCE)
-                .max_buf_size(READ_BUFFER)
+                .max_buf_size(HEAD_BYTES)
                 .serve_connection(TokioIo::new(socket), service);
             tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            let mut stopping = false;
+            let ended = loop {
+                tokio::select! {
+                    ended = connection.as_mut() => break ended,
+                    () = cut.ended() => return,
+                    () = stop.cancelled(), if !stopping => {
+                        stopping = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
             };
             if let Err(error) = ended {
@@ -146,12 +202,84 @@ impl Connections {
     }
 }
 
+/// RFC 9112 section 3.2: a request of HTTP/1.1 names its host, once. One that does not may be read
+/// in two ways by us and by what stands before us.
+fn names_one_host(request: &Request<Incoming>) -> bool {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    match (named.next(), named.next()) {
+        (Some(_), None) => true,
+        (None, _) => request.version() < Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn no_host() -> Response {
+    let description = "A request names its host, once";
+    ApiError::new(StatusCode::BAD_REQUEST, Code(code::HOST), description).into_response()
+}
+
+/// A file that is held for the moment when there is no other, so that those who wait are told
+/// rather than left in the queue of the kernel.
+struct Spare {
+    file: Option<File>,
+    said: Option<Instant>,
+}
+
+impl Spare {
+    fn open() -> Spare {
+        Spare { file: null_file(), said: None }
+    }
+
+    /// Gives the spare file to the connection at the head of the queue, takes another one, and
+    /// refuses the connection when there is none.
+    ///
+    /// - Returns: the connection when files have come back.
+    async fn accept(
+        &mut self,
+        listener: &TcpListener,
+        error: &io::Error,
+    ) -> Option<(TcpStream, SocketAddr)> {
+        if self.file.take().is_none() {
+            tokio::time::sleep(REST).await;
+            self.file = null_file();
+            return None;
+        }
+        // The kernel looks for a file before it looks for a connection, so there may be none.
+        let accepted = tokio::time::timeout(REST, listener.accept()).await;
+        self.file = null_file();
+        let (socket, peer) = accepted.ok()?.ok()?;
+        if self.file.is_some() {
+            return Some((socket, peer));
+        }
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            self.said = Some(Instant::now());
+            let code = Code(code::NO_FILES);
+            tracing::warn!(%code, %error, "no file is left for another connection; it is refused");
+        }
+        refuse(&socket);
+        drop(socket);
+        self.file = null_file();
+        None
+    }
+}
+
+fn null_file() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// EMFILE, of this process, or ENFILE, of the whole machine.
+fn is_out_of_files(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
 /// One connection too many: says so in the shortest way, without waiting for the request.
 fn refuse(socket: &TcpStream) {
-    let body = format!(
-        r#"{{"error":{{"code":"HW{:04}","status":503,"description":"Too many clients"}}}}"#,
-        code::TOO_MANY_CLIENTS
-    );
+    let description = "Too many clients";
+    let error =
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code(code::TOO_MANY_CLIENTS), description);
+    let body = error.to_json();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
          content-length: {}\r\nretry-after: 5\r\nconnection: close\r\n\r\n{body}",

@@ -1,8 +1,192 @@
-//! One connection's socket.
+//! One connection's socket: what hyper reads from and writes to.
+//!
+//! In: a stream of TCP. Out: the same bytes, within bounds of time and memory that hold for every
+//! connection, with a token or without. Invariants: a peer that takes nothing of what waits for it
+//! is cut; only a few connections at a time may send a long head.
 
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Cuts the connection that a request came over. The server inserts one into the request's
-/// extensions; a body alone cannot end a connection whose socket takes nothing.
-#[derive(Clone, Debug)]
-pub struct ConnectionCut(pub CancellationToken);
+/// Ends the connection that a request came over, whatever still waits for its socket. The listener
+/// puts one into each request's extensions: a body alone cannot end a connection whose socket takes
+/// nothing.
+///
+/// It is also how a request learns that the socket was given up.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionCut(CancellationToken);
+
+impl ConnectionCut {
+    /// Ends the connection.
+    pub fn cut(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether it was ended, by a request or because its peer took nothing.
+    pub fn is_cut(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until it is.
+    pub async fn ended(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// Bytes of a head that everybody may send. Tokens of ordinary size fit.
+const ORDINARY_HEAD: usize = 16 * 1024;
+
+/// What the two halves of a connection tell each other: the service that has begun a request, and
+/// the socket that counts the bytes before it.
+pub(crate) type InRequest = Arc<AtomicBool>;
+
+/// See the module.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    patience: Duration,
+    cut: ConnectionCut,
+    /// Runs while something waits that the peer does not take. Boxed: most sockets never wait.
+    stuck: Option<Pin<Box<Sleep>>>,
+    head: Head,
+}
+
+impl Socket {
+    /// - Takes: how long the peer may take nothing, the cut of its connection, whether a request
+    ///   has begun, and the places for long heads.
+    pub fn new(
+        stream: TcpStream,
+        patience: Duration,
+        cut: ConnectionCut,
+        in_request: InRequest,
+        long_heads: Arc<Semaphore>,
+    ) -> Socket {
+        // Lines are small and wanted at once.
+        let _ = stream.set_nodelay(true);
+        // What the kernel has taken off our hands is not delivered yet: it gives up on a peer that
+        // is gone or takes nothing, which our own clock below does not see.
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
+        let head = Head { bytes: 0, in_request, long: None, long_heads };
+        Socket { stream, patience, cut, stuck: None, head }
+    }
+
+    /// Starts or stops the clock of a peer that takes nothing.
+    fn written<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stuck = None;
+            self.head.answered();
+            return polled;
+        }
+        let patience = self.patience;
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stuck.as_mut().poll(context));
+        self.cut.cut();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.stuck.is_some() {
+            // The kernel would keep what it holds for a peer that does not want it.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        Poll::Ready(this.head.read(buffer.filled().len() - before))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.written(context, polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(context, buffers);
+        this.written(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+/// Counts what was read since the last answer and before the request began: the head, which nobody
+/// has vouched for yet.
+struct Head {
+    bytes: usize,
+    in_request: InRequest,
+    long: Option<OwnedSemaphorePermit>,
+    long_heads: Arc<Semaphore>,
+}
+
+impl Head {
+    fn read(&mut self, bytes: usize) -> io::Result<()> {
+        if self.in_request.load(Ordering::Relaxed) {
+            // A body: whoever asks for it bounds it.
+            self.forget();
+            return Ok(());
+        }
+        self.bytes += bytes;
+        if self.bytes > ORDINARY_HEAD && self.long.is_none() {
+            let Ok(place) = Arc::clone(&self.long_heads).try_acquire_owned() else {
+                return Err(io::Error::other("too many long heads at a time"));
+            };
+            self.long = Some(place);
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self) {
+        self.in_request.store(false, Ordering::Relaxed);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.bytes = 0;
+        self.long = None;
+    }
+}

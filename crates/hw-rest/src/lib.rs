@@ -5,12 +5,10 @@
 //! of a request is read before its token was verified, and who writes is taken from the token
 //! alone.
 //!
-//! Suggested reading order: [`mod@routes`], `upload` (one request's way), `wire` (bytes to words),
-//! [`error`].
+//! Suggested reading order: [`mod@routes`], `upload` (one request's way), `wire` (bytes to words).
 
-pub mod error;
 pub mod routes;
 mod upload;
 mod wire;
 
-pub use routes::{RestState, routes};
+pub use routes::{RestState, routes, surface};

@@ -7,36 +7,57 @@ use axum::Router;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use hw_auth::Authenticator;
+use hw_http::places::Places;
+use hw_http::{ApiError, Bound, Edge, Surface, code};
+use hw_types::Code;
 use hw_write::Uploads;
-use tokio::sync::Semaphore;
 use tower_http::cors::{Any, CorsLayer};
 
-use crate::error::{ApiError, METHOD, NO_SUCH_PATH};
 use crate::upload;
 
-/// Uploads that may hold a body in memory at the same time; further ones wait.
-const UPLOADS_AT_ONCE: usize = 64;
+/// Uploads that are worked on at the same time; further ones wait, with their body.
+const AT_ONCE: usize = 64;
+/// Those of one user, so that he cannot take all connections to the database.
+const AT_ONCE_PER_USER: usize = 2;
+/// Large uploads that are worked on at the same time, of different users: what is made of many
+/// small operations takes many times the memory of their text.
+const LARGE_AT_ONCE: usize = 2;
 
 /// What the routes work with. Cheap to clone.
 #[derive(Clone)]
 pub struct RestState {
-    pub(crate) authenticator: Authenticator,
+    pub(crate) edge: Edge,
     pub(crate) uploads: Uploads,
     pub(crate) max_body_bytes: usize,
-    pub(crate) at_once: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
+    pub(crate) large: Arc<Places>,
 }
 
 impl RestState {
-    /// Takes who verifies tokens, who writes, and the largest body of an upload in bytes.
-    pub fn new(authenticator: Authenticator, uploads: Uploads, max_body_bytes: usize) -> RestState {
-        let at_once = Arc::new(Semaphore::new(UPLOADS_AT_ONCE));
-        RestState { authenticator, uploads, max_body_bytes, at_once }
+    /// Takes who lets requests in, who writes, and the largest body of an upload in bytes.
+    pub fn new(edge: Edge, uploads: Uploads, max_body_bytes: usize) -> RestState {
+        let places = Places::new(AT_ONCE, AT_ONCE_PER_USER);
+        let large = Places::new(LARGE_AT_ONCE, 1);
+        RestState { edge, uploads, max_body_bytes, places, large }
     }
 }
 
-/// All routes of this surface. Other paths below `/api/v1/` are for the server's fallback, which
-/// may answer with [`not_found`].
+/// This surface as the server registers it.
+pub fn surface(state: RestState) -> Surface {
+    let (places, large) = (state.places.clone(), state.large.clone());
+    Surface {
+        name: "rest",
+        routes: routes(state),
+        prefixes: &["/api/v1"],
+        not_found: || ApiError::not_found().into_response(),
+        bounds: Arc::new(move || {
+            let of = |name, places: &Places| Bound::new(name, places.taken(), places.limit());
+            vec![of("uploads", &places), of("large_uploads", &large)]
+        }),
+    }
+}
+
+/// All routes of this surface.
 pub fn routes(state: RestState) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -49,14 +70,8 @@ pub fn routes(state: RestState) -> Router {
         .with_state(state)
 }
 
-/// 404 in our manner.
-pub async fn not_found() -> Response {
-    let description = "The path does not exist on this server";
-    ApiError::new(StatusCode::NOT_FOUND, NO_SUCH_PATH, description).into_response()
-}
-
 async fn method_not_allowed() -> Response {
-    let refused =
-        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, METHOD, "The path takes POST requests only");
+    let description = "The path takes POST requests only";
+    let refused = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Code(code::METHOD), description);
     ([(header::ALLOW, "POST")], refused).into_response()
 }

@@ -6,36 +6,36 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hw_auth::{Principal, RoleClaim};
+use hw_http::places::Place;
+use hw_http::{ApiError, Refusal, code};
+use hw_types::Code;
 use hw_write::{Author, AuthorRole, UploadError, apply};
 
-use crate::error::{ApiError, MEDIA_TYPE, TOO_LARGE, TOO_SLOW};
 use crate::routes::RestState;
 use crate::wire;
 
-/// A body must have arrived within this time, so that a client that sends it byte by byte holds
-/// nothing for long.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// From this size on an upload is large.
+const LARGE: usize = 1 << 20;
+
+/// How long an upload waits for its turn behind others of its user.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) async fn upload(
     State(state): State<RestState>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let authorization = parts.headers.get(header::AUTHORIZATION);
-    let authorization = authorization.and_then(|value| value.to_str().ok());
-    let principal = state.authenticator.verify(authorization).await?;
+    let (principal, parts, body) = state.edge.caller_of(request).await?;
     check_media_type(&parts.headers)?;
-
-    let _permit = state.at_once.acquire().await.expect("the semaphore is never closed");
-    let bytes = read_body(body, state.max_body_bytes).await?;
-    let upload = wire::read(&bytes)?;
-    drop(bytes);
+    let mut body = state.edge.body(&principal, body, state.max_body_bytes).await?;
+    // Only now: who sends slowly keeps nobody waiting.
+    let turn = turn(&state, &principal, body.bytes().len() >= LARGE);
+    let _places = tokio::time::timeout(TURN_WITHIN, turn).await.map_err(|_| Refusal::UserBusy)?;
+    let upload = wire::read(body.bytes())?;
+    body.spend();
     let ids: Vec<i64> = upload.transactions.iter().map(|transaction| transaction.id).collect();
     let verdicts = state
         .uploads
@@ -43,6 +43,13 @@ pub(crate) async fn upload(
         .await
         .map_err(refuse)?;
     Ok(Json(wire::answer(ids, verdicts)).into_response())
+}
+
+async fn turn(state: &RestState, principal: &Principal, large: bool) -> (Place, Option<Place>) {
+    let user = principal.key();
+    let place = state.places.wait(&user).await;
+    let of_large = if large { Some(state.large.wait(&user).await) } else { None };
+    (place, of_large)
 }
 
 fn author(principal: Principal) -> Author {
@@ -67,26 +74,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
         true => Ok(()),
         false => Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            MEDIA_TYPE,
+            Code(code::MEDIA_TYPE),
             "The body must be application/json",
-        )),
-    }
-}
-
-async fn read_body(body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
-    let collected = tokio::time::timeout(BODY_WITHIN, Limited::new(body, max_bytes).collect());
-    match collected.await {
-        Ok(Ok(bytes)) => Ok(bytes.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            TOO_LARGE,
-            format!("The body is larger than {max_bytes} bytes"),
-        )),
-        Ok(Err(_)) => Err(ApiError::body("The body broke off")),
-        Err(_) => Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            TOO_SLOW,
-            "The body did not arrive in time",
         )),
     }
 }

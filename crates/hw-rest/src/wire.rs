@@ -4,12 +4,11 @@
 
 use std::fmt;
 
+use hw_http::ApiError;
 use hw_write::{Fields, OperationKind, UploadOperation, UploadTransaction, Verdict};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-
-use crate::error::ApiError;
 
 /// Transactions of one request at most.
 pub(crate) const MAX_TRANSACTIONS: usize = 1000;
@@ -132,7 +131,7 @@ pub(crate) fn read(body: &[u8]) -> Result<UploadRequest, ApiError> {
     if wire.transactions.len() > MAX_TRANSACTIONS {
         return Err(ApiError::new(
             axum::http::StatusCode::PAYLOAD_TOO_LARGE,
-            crate::error::TOO_LARGE,
+            hw_types::Code(hw_http::code::TOO_LARGE),
             format!("At most {MAX_TRANSACTIONS} transactions may be sent at a time"),
         ));
     }

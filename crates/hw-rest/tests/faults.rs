@@ -1,10 +1,12 @@
 //! Bad days: no set-up, no database, connections that break at any byte, writers that race.
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use hw_testkit::{Cluster, Direction, Ending, FaultProxy, Stop};
 use hw_write::{ConflictPolicy, UploadConfig, UploadMap};
 use serde_json::{Map, json};
 use tokio::task::JoinSet;
+use tower::ServiceExt as _;
 
 use crate::rig::{LOGIN, Rig, bearer, patch, plain, put, router, row_id, send, set_up, uploads};
 
@@ -180,4 +182,71 @@ async fn a_deadlock_is_a_retry_for_one_and_both_end_applied() {
     }
     writers.join_all().await;
     assert_eq!(rig.ask("SELECT count(*) FROM runs WHERE op = 'UPDATE'").await, "120");
+}
+
+/// FD-40: bodies that never arrive take no place, whoever sends them.
+#[tokio::test]
+async fn fd_40_bodies_that_never_arrive_keep_nobody_from_writing() {
+    let rig = Rig::start().await;
+    let mut slow = JoinSet::new();
+    for _ in 0..70 {
+        let request = Request::post("/api/v1/upload")
+            .header("authorization", bearer("ada", Map::new()))
+            .body(Body::from_stream(futures_util::stream::pending::<std::io::Result<Vec<u8>>>()))
+            .unwrap();
+        slow.spawn(rig.router.clone().oneshot(request));
+    }
+    let (status, body) = rig.upload("bob", one_put(1)).await;
+    assert_eq!((status, &body["transactions"][0]["verdict"]), (StatusCode::OK, &json!("applied")));
+    assert!(slow.try_join_next().is_none(), "the slow ones are still being received");
+}
+
+/// FD-40: one user's uploads that wait in the database take a part of the connections only.
+#[tokio::test]
+async fn fd_40_one_users_uploads_cannot_take_all_connections() {
+    let rig = Rig::start().await;
+    rig.sql
+        .batch_execute(
+            "CREATE TABLE notes (id uuid PRIMARY KEY, body text);
+             GRANT ALL ON notes TO headwater_authenticated;
+             CREATE TABLE held (id uuid PRIMARY KEY, body text);
+             GRANT ALL ON held TO headwater_authenticated",
+        )
+        .await
+        .unwrap();
+    let mut map = UploadMap::new();
+    for table in ["notes", "held"] {
+        map.insert(table, plain(table, ConflictPolicy::LastWriteWins));
+    }
+    rig.uploads.set_map(map);
+    let upload = |table: &str, n: i64| {
+        let row = json!({"op_id": n, "op": "PUT", "type": table, "id": row_id(n as u32),
+            "data": {"body": "b"}});
+        let transactions = json!([{"id": n, "operations": [row]}]);
+        json!({"client_id": format!("c{n}"), "transactions": transactions}).to_string()
+    };
+    rig.sql.batch_execute("BEGIN; LOCK TABLE held").await.unwrap();
+    let mut held = JoinSet::new();
+    for n in 1..=20 {
+        let (router, body) = (rig.router.clone(), upload("held", n));
+        held.spawn(async move { send(&router, &bearer("ada", Map::new()), body).await });
+    }
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    let sql = rig.cluster.client("postgres").await;
+    hw_testkit::poll_until("two of them wait for the lock", || async {
+        let count: i64 = sql.query_one(waiting, &[]).await.unwrap().get(0);
+        (count == 2).then_some(())
+    })
+    .await;
+    for n in 1..=8 {
+        let (_, body) = send(&rig.router, &bearer("bob", Map::new()), upload("notes", n)).await;
+        assert_eq!(body["transactions"][0]["verdict"], "applied", "{body}");
+    }
+    let count: i64 = sql.query_one(waiting, &[]).await.unwrap().get(0);
+    assert_eq!(count, 2, "the others of that user wait for their turn");
+    rig.sql.batch_execute("COMMIT").await.unwrap();
+    while let Some(done) = held.join_next().await {
+        let (_, body) = done.unwrap();
+        assert_eq!(body["transactions"][0]["verdict"], "applied", "{body}");
+    }
 }

@@ -98,12 +98,3 @@ async fn browsers_may_upload_from_any_origin() {
     let allowed = response.headers()["access-control-allow-headers"].to_str().unwrap();
     assert!(allowed.contains("authorization") && allowed.contains("content-type"), "{allowed}");
 }
-
-#[tokio::test]
-async fn a_path_that_does_not_exist_is_answered_in_our_manner() {
-    use axum::response::IntoResponse as _;
-    let response = hw_rest::routes::not_found().await.into_response();
-    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    let body: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!(body["error"]["code"], "HW5001");
-}

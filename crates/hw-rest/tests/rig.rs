@@ -130,7 +130,11 @@ pub fn router(uploads: Uploads, allowed_roles: &[&str]) -> Router {
         ..AuthConfig::default()
     })
     .unwrap();
-    hw_rest::routes(hw_rest::RestState::new(authenticator, uploads, 256 * 1024))
+    hw_rest::routes(hw_rest::RestState::new(
+        hw_http::Edge::new(authenticator, 64 << 20),
+        uploads,
+        256 * 1024,
+    ))
 }
 
 pub fn plain(table: &str, conflict: ConflictPolicy) -> TableTarget {

@@ -9,13 +9,17 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use hw_auth::Principal;
 
 use crate::open::user_key;
-use crate::routes::{Head, authenticate, client_id, json, read_body, refuse};
+use crate::routes::{Head, client_id, json, refuse};
 use crate::shared::SyncState;
 use crate::source::{Source, View};
 use crate::wire::error::ErrorBody;
 use crate::wire::request::checkpoint_request;
+
+/// Longest body of a request for a write checkpoint.
+const MOST_BYTES: usize = 64 * 1024;
 
 /// How long the oldest form may block (8.4).
 const OLDEST_WAIT: Duration = Duration::from_secs(50);
@@ -26,9 +30,9 @@ pub(crate) async fn managed<S: Source>(
     Head(parts): Head,
 ) -> Response {
     let answer = async {
-        let principal = authenticate(&state, &parts.headers).await?;
-        let key = user_key(&principal, client_id(&parts).as_deref());
-        let number = issue(&state, &key, None).await?;
+        let principal = state.edge.caller(&parts.headers).await?;
+        let key = user_key(&principal, client_id(&parts)?.as_deref());
+        let number = issue(&state, &principal, &key, None).await?;
         Ok(format!(r#"{{"data":{{"write_checkpoint":"{number}"}}}}"#))
     };
     respond(answer.await)
@@ -41,11 +45,11 @@ pub(crate) async fn request<S: Source>(
 ) -> Response {
     let answer = async {
         let (parts, body) = request.into_parts();
-        let principal = authenticate(&state, &parts.headers).await;
-        let bytes = read_body(&state, body, principal.is_ok()).await?;
-        let request = checkpoint_request(&bytes, client_id(&parts).as_deref())?;
-        let key = user_key(&principal?, request.client_id.as_deref());
-        let number = issue(&state, &key, Some(request.requested)).await?;
+        let (principal, body) = state.edge.receive(&parts.headers, body, MOST_BYTES).await?;
+        let request = checkpoint_request(body.bytes(), client_id(&parts)?.as_deref())?;
+        let principal = principal?;
+        let key = user_key(&principal, request.client_id.as_deref());
+        let number = issue(&state, &principal, &key, Some(request.requested)).await?;
         Ok(format!(r#"{{"data":{{"checkpoint_request_id":"{number}"}}}}"#))
     };
     respond(answer.await)
@@ -58,9 +62,9 @@ pub(crate) async fn oldest<S: Source>(
     Head(parts): Head,
 ) -> Response {
     let answer = async {
-        let principal = authenticate(&state, &parts.headers).await?;
-        let key = user_key(&principal, client_id(&parts).as_deref());
-        let number = issue(&state, &key, None).await?;
+        let principal = state.edge.caller(&parts.headers).await?;
+        let key = user_key(&principal, client_id(&parts)?.as_deref());
+        let number = issue(&state, &principal, &key, None).await?;
         let mut watch = state.source.watch();
         let arrived = watch.wait_for(|view| {
             view.write_checkpoint(&key).is_ok_and(|stored| stored.is_some_and(|s| s >= number))
@@ -79,11 +83,14 @@ pub(crate) async fn oldest<S: Source>(
 
 async fn issue<S: Source>(
     state: &SyncState<S>,
+    principal: &Principal,
     key: &str,
     requested: Option<u64>,
 ) -> Result<u64, ErrorBody> {
-    let _permit =
-        state.checkpoint_requests.try_acquire().map_err(|_| ErrorBody::too_many_connections())?;
+    let _place = state
+        .checkpoint_requests
+        .take(&principal.key())
+        .map_err(|_| ErrorBody::too_many_connections())?;
     if state.source.newest().version().is_none() {
         return Err(ErrorBody::no_sync_config());
     }

@@ -8,6 +8,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hw_http::budget::Hold;
 use hw_http::outbox::Outbox;
 use hw_http::socket::ConnectionCut;
 use tokio::time::Instant;
@@ -53,8 +54,18 @@ pub(crate) async fn run<S: Source>(
     ready: Ready<S::View>,
     transport: Transport,
 ) {
-    let Ready { asker, resume, form, token_remaining, first, number, version, lease, listener } =
-        ready;
+    let Ready {
+        asker,
+        resume,
+        form,
+        token_remaining,
+        first,
+        number,
+        version,
+        lease,
+        listener,
+        memory,
+    } = ready;
     let seed = foldhash::fast::RandomState::default().hash_one(&asker.user_key);
     let mut driver = Driver {
         session: Session::new(resume, Timers::new(token_remaining, seed)),
@@ -72,6 +83,7 @@ pub(crate) async fn run<S: Source>(
         started: Instant::now(),
         counts: Counts::default(),
         _permit: transport.permit,
+        _memory: memory,
         state,
     };
     let reason = driver.run(Newest::Resolved(first)).await;
@@ -101,6 +113,7 @@ struct Driver<S: Source> {
     started: Instant,
     counts: Counts,
     _permit: OpenStream,
+    _memory: Hold,
 }
 
 #[derive(Default)]
@@ -225,7 +238,7 @@ impl<S: Source> Driver<S> {
             }
             self.flush();
             if self.outbox.is_gone() {
-                return Event::Close(CloseReason::ClientGone);
+                return Event::Close(self.why_gone());
             }
             if self.outbox.has_room() {
                 return Event::Room;
@@ -249,7 +262,7 @@ impl<S: Source> Driver<S> {
             () = self.state.stop.cancelled() => Event::Close(CloseReason::Shutdown),
             () = self.outbox.room_or_gone(between) => {
                 if self.outbox.is_gone() {
-                    Event::Close(CloseReason::ClientGone)
+                    Event::Close(self.why_gone())
                 } else {
                     Event::Room
                 }
@@ -261,6 +274,14 @@ impl<S: Source> Driver<S> {
             () = tokio::time::sleep_until(self.started + deadline) => {
                 Event::Tick { stalled: self.outbox.stalled() }
             }
+        }
+    }
+
+    /// Who ended the connection: the client, or the listener, because the client took nothing.
+    fn why_gone(&self) -> CloseReason {
+        match &self.cut {
+            Some(cut) if cut.is_cut() => CloseReason::SlowReader,
+            _ => CloseReason::ClientGone,
         }
     }
 
@@ -376,8 +397,14 @@ impl<S: Source> Driver<S> {
                 tokio::task::yield_now().await;
             }
         }
-        let job =
-            PageJob { state: &self.state, version: self.version, bucket, request, form: self.form };
+        let job = PageJob {
+            state: &self.state,
+            user: &self.asker.user,
+            version: self.version,
+            bucket,
+            request,
+            form: self.form,
+        };
         let page = self.state.cache.page(key, || job.read(left > INLINE_OPERATIONS, gzip)).await?;
         if gzip && page.plain().len() > BURST && !page.has_block() {
             // Made by a client that takes no gzip.
@@ -422,9 +449,9 @@ impl<S: Source> Driver<S> {
         );
         let Driver { outbox, cut, .. } = self;
         if tokio::time::timeout(LINGER, outbox.ended()).await.is_err()
-            && let Some(ConnectionCut(token)) = cut
+            && let Some(cut) = cut
         {
-            token.cancel();
+            cut.cut();
         }
     }
 }
@@ -432,6 +459,7 @@ impl<S: Source> Driver<S> {
 /// One read of a data line.
 struct PageJob<'a, S: Source> {
     state: &'a SyncState<S>,
+    user: &'a str,
     version: u64,
     bucket: &'a Bucket,
     request: &'a PageRequest,
@@ -440,11 +468,11 @@ struct PageJob<'a, S: Source> {
 
 impl<S: Source> PageJob<'_, S> {
     async fn read(self, long: bool, gzip: bool) -> Result<Arc<Page>, ReadError> {
-        let PageJob { state, version, bucket, request, form } = self;
+        let PageJob { state, user, version, bucket, request, form } = self;
         if !long {
             return read_now(state, version, bucket, request, form);
         }
-        let _permit = state.reads.acquire().await;
+        let _place = state.reads.wait(user).await;
         let (state, bucket, request) = (state.clone(), bucket.clone(), *request);
         let work = move || {
             let page = read_now(&state, version, &bucket, &request, form)?;

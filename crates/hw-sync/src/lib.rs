@@ -24,5 +24,5 @@ pub mod telemetry;
 pub mod wire;
 
 pub use options::SyncOptions;
-pub use routes::{not_found, routes};
+pub use routes::{routes, surface};
 pub use shared::{Health, SyncState};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hw_auth::Principal;
+use hw_http::budget::Hold;
 use hw_types::OpId;
 use serde_json::{Map, Value};
 
@@ -40,15 +41,47 @@ pub struct Ready<V: View> {
     pub lease: V::Lease,
     /// Already listening for what the first state depends on.
     pub listener: Listener<V>,
+    /// The memory of the request, which lives as long as the stream.
+    pub memory: Hold,
 }
 
-/// The key of a user's write checkpoints: `<sub>/<client id>`, or `<sub>` (8.1).
+/// The key of a user's write checkpoints, of `sub` and client id (8.1). Lengths stand before both,
+/// so that no two pairs have one key.
 pub fn user_key(principal: &Principal, client_id: Option<&str>) -> String {
     match client_id {
-        Some(client_id) => format!("{}/{client_id}", principal.subject),
-        None => principal.subject.clone(),
+        Some(client_id) => format!("{}/{}:{client_id}", principal.key(), client_id.len()),
+        None => principal.key(),
     }
 }
+
+/// About how many bytes a value takes in memory.
+fn weight(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(weight).sum(),
+        // An entry of a map has a key beside its value.
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| size_of::<String>() + key.len() + weight(value)).sum()
+        }
+    };
+    size_of::<Value>() + inside
+}
+
+impl Asker {
+    /// About how many bytes a stream keeps of its request for as long as it lives.
+    fn weight(&self) -> usize {
+        let subscriptions = self.subscriptions.iter().map(|subscription| {
+            size_of_val(subscription)
+                + subscription.stream.len()
+                + subscription.parameters.as_ref().map_or(0, weight)
+        });
+        weight(&self.claims) + weight(&self.parameters) + subscriptions.sum::<usize>()
+    }
+}
+
+/// Requests up to this weight are let in whatever the memory.
+const LIGHT: usize = 4096;
 
 fn subscription(asked: Subscription) -> hw_expr::sync_config::Subscription {
     let Subscription { stream, parameters, override_priority } = asked;
@@ -57,8 +90,9 @@ fn subscription(asked: Subscription) -> hw_expr::sync_config::Subscription {
 
 /// Prepares a stream.
 ///
-/// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead or
-///   the server stops, 500 when the store fails (its text goes to the log).
+/// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead, the
+///   server stops or a large request finds no memory, 500 when the store fails (its text goes to
+///   the log).
 pub async fn prepare<S: Source>(
     shared: &Shared<S>,
     principal: &Principal,
@@ -69,8 +103,14 @@ pub async fn prepare<S: Source>(
         parameters: Value::Object(request.parameters),
         subscriptions: request.subscriptions.into_iter().map(subscription).collect(),
         include_defaults: request.include_defaults,
+        user: principal.key(),
         user_key: user_key(principal, request.client_id.as_deref()),
     });
+    let bytes = asker.weight();
+    if bytes > LIGHT && shared.budget.is_short() {
+        return Err(ErrorBody::unavailable("Memory is short and the request is large"));
+    }
+    let memory = shared.budget.hold(bytes);
     let resume: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
     reach(shared, &resume).await?;
@@ -93,6 +133,7 @@ pub async fn prepare<S: Source>(
         version: version.ok_or_else(ErrorBody::no_sync_config)?,
         lease,
         listener,
+        memory,
     })
 }
 
@@ -129,7 +170,7 @@ pub(crate) async fn resolve<S: Source>(
     view: Arc<S::View>,
     asker: Arc<Asker>,
 ) -> Result<ResolvedBy<S::View>, ResolveError> {
-    let _permit = shared.reads.acquire().await;
+    let _place = shared.reads.wait(&asker.user).await;
     let limits = shared.options.user;
     let work = move || view.resolve(&asker, &limits);
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {

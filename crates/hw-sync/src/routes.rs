@@ -4,16 +4,18 @@
 //! PowerSync's manner with its CORS headers (`powersync-protocol.md` 2).
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hw_auth::Principal;
+use hw_http::Surface;
 use hw_http::outbox::outbox;
 use hw_http::socket::ConnectionCut;
 use tower_http::cors::{Any, CorsLayer};
@@ -22,22 +24,27 @@ use crate::checkpoints;
 use crate::drive::{self, Transport};
 use crate::open::prepare;
 use crate::probes::{self, Probe};
-use crate::shared::{Shared, SyncState};
+use crate::shared::SyncState;
 use crate::source::Source;
 use crate::telemetry::{LogValue, for_log, object_for_log};
 use crate::wire::error::ErrorBody;
 use crate::wire::negotiate::{self, ContentCoding};
-use crate::wire::request::{StreamRequest, stream_request};
+use crate::wire::request::{StreamRequest, check_client_id, stream_request};
 
-/// A body must have arrived within this time, so that a client that sends it byte by byte holds
-/// nothing for long.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// Longest body that is read for a caller who has not shown a valid token.
-const STRANGER_BODY_BYTES: usize = 1 << 20;
+/// This surface as the server registers it.
+pub fn surface<S: Source>(state: SyncState<S>) -> Surface {
+    let counted = state.clone();
+    Surface {
+        name: "sync",
+        routes: routes(state),
+        prefixes: &["/sync", "/write-checkpoint", "/probes", "/api/admin/v1", "/api/sync-rules/v1"],
+        not_found: || refuse(&ErrorBody::route_not_found()),
+        bounds: Arc::new(move || counted.bounds()),
+    }
+}
 
 /// All routes of this surface, with CORS. Paths that do not exist below `/sync` and `/probes` are
-/// answered here; for the other prefixes that speak PowerSync's manner the server's fallback calls
-/// [`not_found`].
+/// answered here, those below the other prefixes of [`surface`] by the server's fallback.
 pub fn routes<S: Source>(state: SyncState<S>) -> Router {
     let probe = |probe: Probe| {
         get(move |State(state): State<SyncState<S>>| async move {
@@ -62,7 +69,7 @@ pub fn routes<S: Source>(state: SyncState<S>) -> Router {
 }
 
 /// 404 in PowerSync's manner.
-pub async fn not_found() -> Response {
+async fn not_found() -> Response {
     refuse(&ErrorBody::route_not_found())
 }
 
@@ -91,11 +98,11 @@ async fn open_stream<S: Source>(
     request: Request,
 ) -> Result<Response, ErrorBody> {
     let (mut parts, body) = request.into_parts();
-    let principal = authenticate(&state, &parts.headers).await;
-    let bytes = read_body(&state, body, principal.is_ok()).await?;
+    let most = state.options.max_body_bytes;
+    let (principal, body) = state.edge.receive(&parts.headers, body, most).await?;
     // Validation comes before authorization (section 2).
-    let request = stream_request(&bytes, client_id(&parts).as_deref())?;
-    drop(bytes);
+    let most_subscriptions = state.options.user.max_buckets;
+    let request = stream_request(body.bytes(), client_id(&parts)?.as_deref(), most_subscriptions)?;
     let accept = joined(&parts.headers, &header::ACCEPT);
     if !negotiate::takes_ndjson(accept.as_deref()) {
         return Err(ErrorBody::unsupported_media_type());
@@ -106,12 +113,13 @@ async fn open_stream<S: Source>(
     if state.stop.is_cancelled() {
         return Err(ErrorBody::unavailable("Server is stopping"));
     }
-    let permit = state
-        .metrics
-        .open_stream(state.options.max_streams)
-        .ok_or_else(ErrorBody::too_many_connections)?;
+    let place =
+        state.streams.take(&principal.key()).map_err(|_| ErrorBody::too_many_connections())?;
+    let permit = state.metrics.open_stream(place);
     log_request(&parts.headers, &principal, &request);
     let ready = prepare(&state, &principal, request).await?;
+    // It has been counted until here for the list of held buckets, which is done with now.
+    drop(body);
     tracing::info!(
         user = ready.asker.user_key,
         user_agent = user_agent(&parts.headers),
@@ -133,50 +141,18 @@ async fn open_stream<S: Source>(
     Ok(response)
 }
 
-/// The caller, or the 401 that he gets once his request was found valid.
-pub(crate) async fn authenticate<S: Source>(
-    state: &Shared<S>,
-    headers: &HeaderMap,
-) -> Result<Principal, ErrorBody> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let verified = state.authenticator.verify(value).await;
-    verified.map_err(|error| ErrorBody::authorization(error.code(), error.description()))
-}
-
-/// Reads a request's body within bounds of size and time.
-pub(crate) async fn read_body<S: Source>(
-    state: &Shared<S>,
-    body: Body,
-    known: bool,
-) -> Result<axum::body::Bytes, ErrorBody> {
-    let most = state.options.max_body_bytes;
-    let limit = if known { most } else { most.min(STRANGER_BODY_BYTES) };
-    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_long(&error) => Err(ErrorBody::body_too_large()),
-        // The client went away or is too slow to be served; nobody may read this.
-        Ok(Err(_)) | Err(_) => Err(ErrorBody::not_json()),
-    }
-}
-
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if inner.is::<http_body_util::LengthLimitError>() {
-            return true;
-        }
-        source = inner.source();
-    }
-    false
-}
-
 /// The query's `client_id`.
-pub(crate) fn client_id(parts: &Parts) -> Option<String> {
+///
+/// - Errors: 400 when it is too long.
+pub(crate) fn client_id(parts: &Parts) -> Result<Option<String>, ErrorBody> {
     #[derive(serde::Deserialize)]
     struct Fields {
         client_id: Option<String>,
     }
-    axum::extract::Query::<Fields>::try_from_uri(&parts.uri).ok()?.0.client_id
+    let fields = axum::extract::Query::<Fields>::try_from_uri(&parts.uri);
+    let client_id = fields.ok().and_then(|fields| fields.0.client_id);
+    check_client_id(client_id.as_deref())?;
+    Ok(client_id)
 }
 
 /// The request's head alone.

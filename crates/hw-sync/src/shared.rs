@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
-use hw_auth::Authenticator;
 use hw_http::budget::Budget;
+use hw_http::places::Places;
+use hw_http::{Bound, Edge};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
@@ -49,15 +49,16 @@ impl<S: Source> std::ops::Deref for SyncState<S> {
 /// See [`SyncState`].
 pub struct Shared<S: Source> {
     pub(crate) source: S,
-    pub(crate) authenticator: Authenticator,
+    pub(crate) edge: Edge,
     pub(crate) options: SyncOptions,
     pub(crate) health: Box<dyn Fn() -> Health + Send + Sync>,
     pub(crate) stop: CancellationToken,
     pub(crate) hub: Arc<Hub<S::View>>,
     pub(crate) cache: PageCache,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) reads: Arc<Semaphore>,
-    pub(crate) checkpoint_requests: Semaphore,
+    pub(crate) streams: Arc<Places>,
+    pub(crate) reads: Arc<Places>,
+    pub(crate) checkpoint_requests: Arc<Places>,
     pub(crate) metrics: Arc<Metrics>,
     totals: Mutex<TotalsMemo>,
 }
@@ -66,11 +67,11 @@ impl<S: Source> SyncState<S> {
     /// Starts the surface: its dispatcher runs until `stop` is cancelled, which also ends all
     /// streams.
     ///
-    /// - Takes: the engine; who decides about tokens; bounds; how the probes answer.
+    /// - Takes: the engine; who lets requests in; bounds; how the probes answer.
     /// - Needs: a tokio runtime.
     pub fn start(
         source: S,
-        authenticator: Authenticator,
+        edge: Edge,
         options: SyncOptions,
         health: impl Fn() -> Health + Send + Sync + 'static,
         stop: CancellationToken,
@@ -81,14 +82,18 @@ impl<S: Source> SyncState<S> {
         tokio::spawn(async move { dispatcher.run(engine, until).await });
         SyncState(Arc::new(Shared {
             source,
-            authenticator,
+            edge,
             health: Box::new(health),
             stop,
             hub,
             cache: PageCache::new(options.page_cache_bytes),
             budget: Budget::new(options.page_budget_bytes),
-            reads: Arc::new(Semaphore::new(options.max_reads.max(1))),
-            checkpoint_requests: Semaphore::new(options.max_checkpoint_requests),
+            streams: Places::new(options.max_streams, options.max_streams_per_user),
+            reads: Places::new(options.max_reads.max(1), options.max_reads_per_user),
+            checkpoint_requests: Places::new(
+                options.max_checkpoint_requests,
+                options.max_checkpoint_requests_per_user,
+            ),
             metrics: Metrics::new(),
             totals: Mutex::default(),
             options,
@@ -99,12 +104,18 @@ impl<S: Source> SyncState<S> {
 impl<S: Source> Shared<S> {
     /// Open streams now.
     pub fn open_streams(&self) -> usize {
-        self.metrics.open_streams()
+        self.streams.taken()
     }
 
-    /// Bytes of data lines that are cached or on their way to sockets.
-    pub fn page_bytes(&self) -> usize {
-        self.budget.held()
+    /// What is used of the surface's bounds.
+    pub fn bounds(&self) -> Vec<Bound> {
+        let of = |name, places: &Places| Bound::new(name, places.taken(), places.limit());
+        vec![
+            of("streams", &self.streams),
+            of("checkpoint_requests", &self.checkpoint_requests),
+            of("reads", &self.reads),
+            Bound::new("page_memory_bytes", self.budget.held(), self.budget.limit()),
+        ]
     }
 
     /// The index of who listens for what.

@@ -67,7 +67,9 @@ pub struct Asker {
     pub subscriptions: Vec<Subscription>,
     /// Whether default streams are included.
     pub include_defaults: bool,
-    /// `<sub>/<client id>`, or `<sub>`: the key of write checkpoints.
+    /// Names the user: what he takes of shared places is his own ([`hw_auth::Principal::key`]).
+    pub user: String,
+    /// Names the user and the client: the key of write checkpoints (`open::user_key`).
     pub user_key: String,
 }
 

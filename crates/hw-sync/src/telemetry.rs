@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hw_http::places::Place;
 use metrics::{Counter, Gauge};
 use serde_json::{Map, Value};
 
@@ -20,7 +20,6 @@ pub struct Metrics {
     /// Streams ended because their client took no line for a minute.
     pub slow_readers: Counter,
     clients: Gauge,
-    open: AtomicUsize,
 }
 
 impl Metrics {
@@ -56,32 +55,25 @@ impl Metrics {
             checkpoints: metrics::counter!("headwater_sync_checkpoints_total"),
             slow_readers: metrics::counter!("headwater_sync_slow_readers_total"),
             clients: metrics::gauge!("headwater_sync_clients"),
-            open: AtomicUsize::new(0),
         })
     }
 
-    /// Open streams now.
-    pub fn open_streams(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Counts a stream as open until the permit is dropped; `None` when `max` are open already.
-    pub fn open_stream(self: &Arc<Metrics>, max: usize) -> Option<OpenStream> {
-        let permit = OpenStream(self.clone());
-        // The permit gives back on drop, also when it was one too many.
-        let before = self.open.fetch_add(1, Ordering::AcqRel);
+    /// Counts a stream as open until the answer is dropped.
+    pub fn open_stream(self: &Arc<Metrics>, place: Place) -> OpenStream {
         self.clients.increment(1.0);
-        (before < max).then_some(permit)
+        OpenStream { metrics: self.clone(), _place: place }
     }
 }
 
 /// One open stream.
-pub struct OpenStream(Arc<Metrics>);
+pub struct OpenStream {
+    metrics: Arc<Metrics>,
+    _place: Place,
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.clients.decrement(1.0);
+        self.metrics.clients.decrement(1.0);
     }
 }
 
@@ -154,18 +146,5 @@ mod tests {
             text,
             "{a: array of 2, b: object of 1, c: number, d: null, e: text of 4, f: boolean}"
         );
-    }
-
-    #[test]
-    fn no_more_streams_are_open_than_allowed() {
-        let metrics = Metrics::new();
-        let first = metrics.open_stream(2).unwrap();
-        let second = metrics.open_stream(2).unwrap();
-        assert!(metrics.open_stream(2).is_none());
-        assert_eq!(metrics.open_streams(), 2);
-        drop(first);
-        assert!(metrics.open_stream(2).is_some());
-        drop(second);
-        assert_eq!(metrics.open_streams(), 0);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hw_http::listen::Connections;
 use hw_sync::{SyncOptions, SyncState, routes};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,7 @@ pub struct Server {
     pub state: SyncState<Twin>,
     pub stop: CancellationToken,
     pub address: SocketAddr,
+    pub connections: Connections,
 }
 
 impl Server {
@@ -30,9 +32,16 @@ impl Server {
         let (state, stop) = twin.serve(options);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = routes(state.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Server { twin, state, stop, address }
+        let patience = Duration::from_secs(60);
+        let connections = Connections::new(1000, patience, CancellationToken::new());
+        tokio::spawn(connections.clone().serve(listener, routes(state.clone())));
+        Server { twin, state, stop, address, connections }
+    }
+
+    /// What is used of a bound.
+    pub fn used(&self, bound: &str) -> usize {
+        let all = self.state.bounds();
+        all.iter().find(|known| known.name == bound).expect("a bound").used as usize
     }
 
     /// Opens a stream for a user, as current clients do.

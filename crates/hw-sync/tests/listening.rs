@@ -40,6 +40,7 @@ impl Room {
             parameters: serde_json::json!({}),
             subscriptions: vec![],
             include_defaults: true,
+            user: user.into(),
             user_key: user.into(),
         };
         let resolved = view.resolve(&asker, &UserLimits::default()).unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hw_sync::SyncOptions;
+use hw_testkit::poll_until;
 use serde_json::{Value, json};
 
 use crate::client::Server;
@@ -36,8 +37,10 @@ async fn validation_comes_before_authorization() {
     assert_eq!((status, &error["code"]), (400, &json!("FST_ERR_CTP_INVALID_JSON_BODY")));
 }
 
+/// FD-36: a long body is taken from those who are known; of a stranger nothing is kept, and he
+/// reads why behind all that he sends.
 #[tokio::test]
-async fn long_bodies_are_taken_from_those_who_are_known() {
+async fn fd_36_long_bodies_are_taken_from_those_who_are_known() {
     let server = Server::start().await;
     server.twin.publish();
     let held = |count: usize| {
@@ -49,7 +52,100 @@ async fn long_bodies_are_taken_from_those_who_are_known() {
     let taken = server.send("POST", "/sync/stream", &[bearer("amy")], &long).await;
     assert_eq!(taken.status, 200);
     let (status, error) = refused(&server, &[], &long).await;
+    assert_eq!((status, &error["code"]), (401, &json!("PSYNC_S2106")));
+}
+
+/// FD-36: bodies in flight have a budget, and each user a share of it. (A twin's is 64 MB.)
+#[tokio::test]
+async fn fd_36_a_body_above_the_bound_is_refused_and_the_next_one_is_taken() {
+    let options = SyncOptions { max_body_bytes: 1 << 20, ..SyncOptions::default() };
+    let server = Server::start_with(options).await;
+    server.twin.publish();
+    let long = format!(r#"{{"x":"{}"}}"#, "x".repeat(2 << 20));
+    let (status, error) = refused(&server, &[bearer("amy")], &long).await;
     assert_eq!((status, &error["code"]), (413, &json!("FST_ERR_CTP_BODY_TOO_LARGE")));
+    let taken = server.send("POST", "/sync/stream", &[bearer("amy")], "{}").await;
+    assert_eq!(taken.status, 200);
+}
+
+/// FD-38: one user takes his share of the streams and nobody else's.
+#[tokio::test]
+async fn fd_38_one_user_cannot_take_all_streams() {
+    let options = SyncOptions { max_streams_per_user: 2, ..SyncOptions::default() };
+    let server = Server::start_with(options).await;
+    server.twin.publish();
+    let first = server.stream("amy").await;
+    let _second = server.stream("amy").await;
+    let (status, error) = refused(&server, &[bearer("amy")], "{}").await;
+    assert_eq!((status, &error["code"]), (429, &json!("PSYNC_S2304")));
+    server.stream("bob").await.until_complete().await;
+    drop(first);
+    poll_until("a place is free", || async { (server.used("streams") == 1).then_some(()) }).await;
+    server.stream("amy").await.until_complete().await;
+}
+
+/// FD-38: what a stream keeps of its request counts as memory of the surface for as long as it
+/// lives, and a large request is refused when that is short; small ones are not.
+#[tokio::test]
+async fn fd_38_what_a_stream_keeps_of_its_request_is_counted() {
+    let options = SyncOptions { page_budget_bytes: 1 << 20, ..SyncOptions::default() };
+    let server = Server::start_with(options).await;
+    server.twin.publish();
+    let large = format!(r#"{{"parameters":{{"x":[{}0]}}}}"#, "0,".repeat(32_000));
+    let first = server.send("POST", "/sync/stream", &[bearer("amy")], &large).await;
+    assert_eq!(first.status, 200);
+    let held = server.used("page_memory_bytes");
+    assert!(held > 32_000 * 24, "{held}: a value takes more than its text");
+    let second = server.send("POST", "/sync/stream", &[bearer("bob")], &large).await;
+    assert_eq!(second.status, 200);
+    let (status, error) = refused(&server, &[bearer("cleo")], &large).await;
+    assert_eq!((status, &error["code"]), (503, &json!("PSYNC_S2003")));
+    server.stream("cleo").await.until_complete().await;
+    drop((first, second));
+    poll_until("it is given back", || async {
+        (server.used("page_memory_bytes") < 32_000).then_some(())
+    })
+    .await;
+}
+
+/// FD-43: client ids that no key can hold are refused on every route, before anything is logged.
+#[tokio::test]
+async fn fd_43_a_client_id_has_at_most_256_bytes() {
+    let server = Server::start().await;
+    server.twin.publish();
+    for (length, expected) in [(256, 200), (257, 400), (60_000, 400)] {
+        let id = "x".repeat(length);
+        let stream = format!(r#"{{"client_id":"{id}"}}"#);
+        let checkpoint = format!(r#"{{"client_id":"{id}","checkpoint_request_id":1}}"#);
+        for (method, path, body) in [
+            ("POST", "/sync/stream".to_owned(), stream),
+            ("POST", format!("/sync/stream?client_id={id}"), "{}".into()),
+            ("POST", "/sync/checkpoint-request".into(), checkpoint),
+            ("GET", format!("/write-checkpoint2.json?client_id={id}"), String::new()),
+            ("GET", format!("/write-checkpoint.json?client_id={id}"), String::new()),
+        ] {
+            let answer = server.send(method, &path, &[bearer("amy")], &body).await;
+            assert_eq!(answer.status, expected, "{method} {} {length}", &path[..20]);
+        }
+    }
+}
+
+/// FD-34: a user cannot move another's write checkpoints by a client id that looks like his name.
+#[tokio::test]
+async fn fd_34_no_user_and_client_share_a_key_with_another_pair() {
+    let server = Server::start().await;
+    server.twin.publish();
+    let theirs = r#"{"client_id":"u2/c1","checkpoint_request_id":"9000000000000000000"}"#;
+    let asked = server.send("POST", "/sync/checkpoint-request", &[bearer("team")], theirs).await;
+    assert_eq!(asked.status, 200);
+    let other = bearer("team/u2");
+    let mut stream = server.send("POST", "/sync/stream", &[other], r#"{"client_id":"c1"}"#).await;
+    let first = stream.expect("checkpoint").await;
+    assert_eq!(first.get("write_checkpoint"), None, "{first}");
+    let same = bearer("team");
+    let mut stream = server.send("POST", "/sync/stream", &[same], r#"{"client_id":"u2/c1"}"#).await;
+    let first = stream.expect("checkpoint").await;
+    assert_eq!(first["write_checkpoint"], "9000000000000000000");
 }
 
 #[tokio::test]

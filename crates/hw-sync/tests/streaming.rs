@@ -327,8 +327,26 @@ async fn clients_that_do_not_read_cost_a_bounded_amount() {
     assert_eq!(operations(&lines).len(), 20_000);
     // The budget, and beyond it what each sleeper may hold at its small lines.
     let bound = (4 << 20) + 21 * (2 << 20);
-    assert!(server.state.page_bytes() < bound, "{}", server.state.page_bytes());
+    assert!(server.used("page_memory_bytes") < bound, "{}", server.used("page_memory_bytes"));
     drop(sleepers);
+}
+
+/// FD-39: the end of a stream whose client takes nothing is the end of its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fd_39_a_stream_that_ends_before_a_client_that_reads_nothing_ends_its_connection() {
+    let server = Server::start().await;
+    for i in 0..20_000 {
+        server.twin.put("a", &format!("t{i}"), &"x".repeat(1000));
+    }
+    server.twin.join("amy", "a");
+    server.twin.publish();
+    let _silent = server.stream("amy").await;
+    // The listener stays: only the stream is told to stop, and its end finds no room.
+    server.stop.cancel();
+    hw_testkit::poll_until("its connection is cut", || async {
+        (server.connections.open() == 0).then_some(())
+    })
+    .await;
 }
 
 /// The index of listeners is empty when nobody is connected, and open streams are counted.

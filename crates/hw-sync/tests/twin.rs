@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
+use hw_http::Edge;
 use hw_sync::source::{
     Asker, Changes, Interest, PageEnd, ResolveError, Resolved, Source, SourceError, UserLimits,
     View,
@@ -168,7 +169,8 @@ impl Twin {
             Authenticator::new(AuthConfig { secret, ..AuthConfig::default() }).unwrap();
         let stop = CancellationToken::new();
         let health = || Health { started: true, ready: false, touched_at: SystemTime::UNIX_EPOCH };
-        let state = SyncState::start(self.clone(), authenticator, options, health, stop.clone());
+        let edge = Edge::new(authenticator, 64 << 20);
+        let state = SyncState::start(self.clone(), edge, options, health, stop.clone());
         (state, stop)
     }
 }
@@ -189,7 +191,7 @@ impl Source for Twin {
         user_key: &str,
         requested: Option<u64>,
     ) -> Result<u64, SourceError> {
-        if user_key.starts_with("unlucky") {
+        if user_key.contains("unlucky") {
             return Err(SourceError("connection refused".into()));
         }
         let number = {

@@ -115,14 +115,19 @@ pub fn table(report: &StatusReport) -> String {
     line(
         "clients",
         format!(
-            "{} streams, {} of {} connections, {} of {} in data lines",
-            clients.streams,
-            clients.connections,
-            clients.limit,
-            show_bytes(clients.page_bytes),
-            show_bytes(clients.page_limit_bytes)
+            "{} streams, {} of {} connections",
+            clients.streams, clients.connections, clients.limit
         ),
     );
+    for bound in &report.bounds {
+        let show = |count: u64| match bound.name.ends_with("_bytes") {
+            true => show_bytes(count),
+            false => count.to_string(),
+        };
+        let name = bound.name.trim_end_matches("_bytes").replace('_', " ");
+        let used = format!("{} of {} ({name})", show(bound.used), show(bound.limit));
+        line(&bound.surface, used);
+    }
     let store = &report.store;
     line(
         "store",

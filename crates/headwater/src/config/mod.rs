@@ -135,6 +135,12 @@ pub enum Conflict {
 pub struct Limits {
     /// Most connections at a time.
     pub max_clients: usize,
+    /// Most streams of one user.
+    pub streams_per_user: usize,
+    /// How long a client may take nothing of what waits for it.
+    pub reader_patience: Duration,
+    /// Memory of the bodies of requests.
+    pub body_memory: u64,
     /// Most buckets of one client.
     pub buckets_per_client: usize,
     /// Most rows of all parameter queries of one client.
@@ -273,6 +279,9 @@ impl Reader {
             },
             limits: Limits {
                 max_clients: self.count("limits.max_clients"),
+                streams_per_user: self.count("limits.streams_per_user"),
+                reader_patience: self.duration("limits.reader_patience"),
+                body_memory: self.number("limits.body_memory"),
                 buckets_per_client: self.count("limits.buckets_per_client"),
                 parameter_results: self.count("limits.parameter_results"),
                 page_memory: self.number("limits.page_memory"),

@@ -208,14 +208,40 @@ pub const SETTINGS: &[Setting] = &[
         "limits.max_clients",
         Kind::Integer(1, 1_000_000),
         "Most connections at a time. The soft limit of open files is raised at start to hold \
-         them.",
+         them; where the hard limit leaves room for fewer beside the files of the store and of \
+         the source (about 1,420), fewer fit, and with next to none the server does not start.",
         "5000",
     )
     .default("20000"),
     setting(
+        "limits.streams_per_user",
+        Kind::Integer(1, 1_000_000),
+        "Most sync streams of one user (one `sub`) at a time; one more is answered with 429. \
+         Devices that share a `sub` share it.",
+        "50",
+    )
+    .default("1000"),
+    setting(
+        "limits.reader_patience",
+        Kind::Duration,
+        "How long a client may take nothing of what waits for it before its connection is cut, \
+         with a token or without.",
+        "30 s",
+    )
+    .default("60 s"),
+    setting(
+        "limits.body_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of the bodies of requests that are being received or worked on. Above it further \
+         ones are answered with 503, above a quarter of it those of one user with 429. Nothing \
+         but 8 kB is kept of a body before its token is verified.",
+        "128 MB",
+    )
+    .default("64 MB"),
+    setting(
         "limits.buckets_per_client",
         Kind::Integer(1, 100_000),
-        "Most buckets of one client.",
+        "Most buckets of one client, and most subscriptions of one request.",
         "2000",
     )
     .default("1000"),
@@ -229,8 +255,9 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.page_memory",
         Kind::Bytes(1 << 20),
-        "Memory of data lines that are kept for other clients or on their way to sockets. Above \
-         it new lines become small.",
+        "Memory of data lines that are kept for other clients or on their way to sockets, and of \
+         what open streams keep of their requests. Above it new lines become small and large \
+         requests are answered with 503.",
         "256 MB",
     )
     .default("96 MB"),

@@ -13,6 +13,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use hw_http::ApiError;
+use hw_types::Code;
+
 use super::status::StatusReport;
 use crate::code;
 use crate::config::secret::Secret;
@@ -112,7 +115,7 @@ impl IntoResponse for Refusal {
                 (StatusCode::NOT_FOUND, code::NO_DEV_SECRET, "There is no development secret")
             }
         };
-        super::router::error_body(status, number, description)
+        ApiError::new(status, Code(number), description).into_response()
     }
 }
 

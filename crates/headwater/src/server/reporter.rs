@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::lag::LagClock;
 use super::status::{
-    AppliedReport, CheckpointReport, ClientsReport, CopyReport, SourceReport, StatusReport,
-    StoreReport,
+    AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, SourceReport,
+    StatusReport, StoreReport,
 };
 use crate::config::Config;
 use crate::config::parse::show_bytes;
@@ -39,8 +39,8 @@ pub struct Reporter {
     pub store: Store,
     /// The sockets.
     pub connections: Connections,
-    /// The sync service, once it has started.
-    pub sync: OnceLock<Box<dyn Fn() -> SyncFigures + Send + Sync>>,
+    /// What the surfaces use of their bounds, by their names, once they have started.
+    pub surfaces: OnceLock<Vec<(&'static str, hw_http::surface::Bounds)>>,
     /// Name of the source database.
     pub database: String,
     /// Whether a sync configuration was named.
@@ -53,15 +53,6 @@ pub struct Reporter {
     pub memory: Mutex<Memory>,
 }
 
-/// What the sync service counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SyncFigures {
-    /// Open streams.
-    pub streams: usize,
-    /// Bytes of data lines in memory.
-    pub page_bytes: usize,
-}
-
 /// The bounds of `limits` and `store` that figures are shown against. Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -69,8 +60,6 @@ pub struct Bounds {
     pub retained: u64,
     /// `limits.spool_bytes`.
     pub spool: u64,
-    /// `limits.page_memory`.
-    pub pages: u64,
     /// `store.memtable`.
     pub memtable: u64,
     /// `limits.copy_snapshot`.
@@ -83,7 +72,6 @@ impl Bounds {
         Bounds {
             retained: config.limits.retained_log,
             spool: config.limits.spool_bytes,
-            pages: config.limits.page_memory,
             memtable: config.store.memtable,
             copy: config.limits.copy_snapshot,
         }
@@ -154,7 +142,8 @@ impl Reporter {
             })
             .collect();
         let operations = memory.operations.look(status.epoch, status.published.op_id.0);
-        let sync = self.sync.get().map(|figures| figures()).unwrap_or_default();
+        let bounds = self.bounds_in_use();
+        let streams = bounds.iter().filter(|bound| bound.name == "streams");
         let stored = self.store.statistics();
         let counted = |name| metrics::value(name) as u64;
         let heard = status.heard_at > 0;
@@ -181,10 +170,9 @@ impl Reporter {
             clients: ClientsReport {
                 connections: self.connections.open() as u64,
                 limit: self.connections.limit() as u64,
-                streams: sync.streams as u64,
-                page_bytes: sync.page_bytes as u64,
-                page_limit_bytes: self.bounds.pages,
+                streams: streams.map(|bound| bound.used).sum(),
             },
+            bounds,
             store: StoreReport {
                 bytes: status.store_bytes,
                 memtable_bytes: stored.memtable_bytes,
@@ -201,6 +189,20 @@ impl Reporter {
                 operations,
             },
         }
+    }
+
+    fn bounds_in_use(&self) -> Vec<BoundReport> {
+        let surfaces = self.surfaces.get().into_iter().flatten();
+        let of = |(surface, bounds): &(&'static str, hw_http::surface::Bounds)| {
+            let surface = (*surface).to_owned();
+            bounds().into_iter().map(move |bound| BoundReport {
+                surface: surface.clone(),
+                name: bound.name.to_owned(),
+                used: bound.used,
+                limit: bound.limit,
+            })
+        };
+        surfaces.flat_map(of).collect()
     }
 
     /// Samples until the stop.

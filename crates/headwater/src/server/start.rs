@@ -7,10 +7,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hw_engine::{Engine, EngineOptions};
+use hw_http::Edge;
 use hw_http::listen::{self, Connections};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreOptions};
-use hw_types::Diagnostic;
+use hw_types::{Code, Diagnostic};
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{Admin, DevTokens};
@@ -25,8 +26,15 @@ use crate::process;
 use crate::report;
 use crate::sync_config::{self, SyncFile};
 
-/// Files that are not sockets of clients: the store's tables, the source's connections.
-const OTHER_FILES: u64 = 2048;
+/// Files that are not sockets of clients, beside the store's tables and the pool: journals, spools,
+/// runs of sorts, copies, replication, key sets, the operator's connections, the program's own.
+const OTHER_FILES: u64 = 512;
+
+/// Connections to a port of the administration alone, which clients cannot fill.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// With room for fewer clients than this the server does not start.
+const FEWEST_CLIENTS: usize = 16;
 
 /// How long answers in progress may take to end at a stop.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(2500);
@@ -79,7 +87,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     if sync.is_none() {
         tracing::info!("no sync configuration is named; what the store knows is served");
     }
-    raise_open_files(config);
+    let most_clients = room_for_clients(config)?;
     let listener = listen::bind(config.listen, "--listen or HEADWATER_LISTEN").await?;
     let address = listener.local_addr().map_err(|error| {
         Diagnostic::error(
@@ -96,7 +104,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     let store = open_store(config)?;
     let engine = start_engine(config, &store, connect.clone(), sync)?;
     let stop = CancellationToken::new();
-    let connections = Connections::new(config.limits.max_clients, stop.clone());
+    let connections = Connections::new(most_clients, config.limits.reader_patience, stop.clone());
     let reporter = Arc::new(Reporter {
         engine: engine.clone(),
         store,
@@ -106,7 +114,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
         bounds: Bounds::of(config),
         started: Instant::now(),
         memory: parking_lot::Mutex::new(Memory::default()),
-        sync: OnceLock::new(),
+        surfaces: OnceLock::new(),
     });
     // The first look: what is counted is counted from here.
     drop(reporter.report());
@@ -117,12 +125,14 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
         status: Arc::new(move || figures.report()),
         dev_tokens,
     };
-    let surfaces = surfaces::start(config, &reporter, authenticator, &connect, stop.clone());
+    let body_memory = usize::try_from(config.limits.body_memory).unwrap_or(usize::MAX);
+    let edge = Edge::new(authenticator, body_memory);
+    let surfaces = surfaces::start(config, &reporter, edge, &connect, stop.clone());
     let one_port = match admin_listener {
         None => router::one_port(surfaces, Some(admin)),
         Some(listener) => {
             let router = router::admin_port(admin);
-            tokio::spawn(connections.clone().serve(listener, router));
+            tokio::spawn(connections.apart(ADMIN_CONNECTIONS).serve(listener, router));
             router::one_port(surfaces, None)
         }
     };
@@ -167,16 +177,41 @@ impl Server {
     }
 }
 
-fn raise_open_files(config: &Config) {
-    let wanted = config.limits.max_clients as u64 + OTHER_FILES;
-    match process::raise_open_files(wanted) {
-        Ok(limit) if limit < wanted => tracing::info!(
-            "the limit of open files is {limit}; {} connections may not fit",
-            config.limits.max_clients
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::info!(%error, "cannot raise the limit of open files"),
+/// How many connections there may be: as configured, or what the limit of open files leaves beside
+/// the files of the store and of the source. Strangers must not be able to take those.
+///
+/// - Errors: HW1022 when next to nothing is left.
+fn room_for_clients(config: &Config) -> Result<usize, Box<Diagnostic>> {
+    let tables = StoreOptions::new(config.store_dir()).open_files as u64;
+    let reserve = tables + config.database.pool as u64 + OTHER_FILES;
+    let wanted = config.limits.max_clients;
+    let limit = process::raise_open_files(wanted as u64 + reserve).map_err(|error| {
+        let what = format!("cannot read or raise the limit of open files: {error}");
+        Diagnostic::error(code::OPEN_FILES, what)
+    })?;
+    let room = usize::try_from(limit.saturating_sub(reserve)).unwrap_or(usize::MAX).min(wanted);
+    if room == wanted {
+        return Ok(room);
     }
+    let least = FEWEST_CLIENTS.min(wanted);
+    if room < least {
+        let what = format!(
+            "the process may open {limit} files; the store and the source need {reserve}, and \
+             {least} clients as many more"
+        );
+        return Err(Box::new(Diagnostic::error(code::OPEN_FILES, what).mend(format!(
+            "raise the limit, for example `ulimit -n {least}`, or LimitNOFILE={least} in the unit of systemd",
+            least = wanted as u64 + reserve
+        ))));
+    }
+    let what = format!("the process may open {limit} files, so {room} clients fit, not {wanted}");
+    // Somebody who needs thousands should hear it; the default is more than most ever use.
+    if room < wanted / 2 {
+        tracing::warn!(code = %Code(code::OPEN_FILES), "{what}");
+    } else {
+        tracing::info!("{what}");
+    }
+    Ok(room)
 }
 
 fn open_store(config: &Config) -> Result<Store, Box<Diagnostic>> {

@@ -26,6 +26,9 @@ pub struct StatusReport {
     pub copies: Vec<CopyReport>,
     /// Connections.
     pub clients: ClientsReport,
+    /// What the surfaces and the edge use of their bounds.
+    #[serde(default)]
+    pub bounds: Vec<BoundReport>,
     /// The store.
     pub store: StoreReport,
     /// What has been applied since the start.
@@ -88,12 +91,22 @@ pub struct ClientsReport {
     pub connections: u64,
     /// Their limit.
     pub limit: u64,
-    /// Open sync streams.
+    /// Open streams of all surfaces.
     pub streams: u64,
-    /// Bytes of data lines that are kept for other clients or on their way to sockets.
-    pub page_bytes: u64,
-    /// Their limit.
-    pub page_limit_bytes: u64,
+}
+
+/// Something bounded, and how much of it is used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BoundReport {
+    /// Whose it is: a surface, or `http` for what all share.
+    pub surface: String,
+    /// What it is, with its unit unless it is counted.
+    pub name: String,
+    /// How much is used.
+    pub used: u64,
+    /// The bound.
+    pub limit: u64,
 }
 
 /// The store on disk.
@@ -150,8 +163,11 @@ impl StatusReport {
         set("headwater_checkpoint_op_id", self.checkpoint.op_id.parse().unwrap_or(0.0));
         set("headwater_clients", whole(self.clients.connections));
         set("headwater_clients_limit", whole(self.clients.limit));
-        set("headwater_page_memory_bytes", whole(self.clients.page_bytes));
-        set("headwater_page_memory_limit_bytes", whole(self.clients.page_limit_bytes));
+        for bound in &self.bounds {
+            let labels = [("surface", bound.surface.clone()), ("bound", bound.name.clone())];
+            metrics::gauge!("headwater_bound_used", &labels).set(whole(bound.used));
+            metrics::gauge!("headwater_bound_limit", &labels).set(whole(bound.limit));
+        }
         set("headwater_store_bytes", whole(self.store.bytes));
         set("headwater_store_memtable_bytes", whole(self.store.memtable_bytes));
         set("headwater_store_memtable_limit_bytes", whole(self.store.memtable_limit_bytes));

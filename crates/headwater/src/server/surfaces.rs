@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hw_auth::Authenticator;
 use hw_engine::Engine;
+use hw_http::{Edge, Surface};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql::Pool;
 use hw_rest::RestState;
@@ -18,43 +17,32 @@ use hw_sync::{SyncOptions, SyncState};
 use hw_write::{UploadConfig, Uploads};
 use tokio_util::sync::CancellationToken;
 
-use super::reporter::{Reporter, SyncFigures};
+use super::reporter::Reporter;
 use super::upload_map;
 use crate::config::{Config, UploadTable};
 
 /// How long a write may wait for a connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
-/// The routes of the surfaces on the one port.
-pub struct Surfaces {
-    /// The sync service.
-    pub sync: Router,
-    /// Uploads and REST.
-    pub rest: Router,
-}
-
 /// Starts the surfaces; the stop ends their streams.
+///
+/// - Returns: all there are. A new surface is one more entry.
 pub fn start(
     config: &Config,
     reporter: &Arc<Reporter>,
-    authenticator: Authenticator,
+    edge: Edge,
     connect: &ConnectConfig,
     stop: CancellationToken,
-) -> Surfaces {
+) -> Vec<Surface> {
     let engine = reporter.engine.clone();
     let health = Arc::clone(reporter);
     let sync = SyncState::start(
         engine.clone(),
-        authenticator.clone(),
+        edge.clone(),
         sync_options(config),
         move || health.health(),
         stop.clone(),
     );
-    let counted = sync.clone();
-    let _ = reporter.sync.set(Box::new(move || SyncFigures {
-        streams: counted.open_streams(),
-        page_bytes: counted.page_bytes(),
-    }));
 
     let pool = Pool::new(
         connect.with_application_name("headwater writes"),
@@ -67,16 +55,18 @@ pub fn start(
     );
     tokio::spawn(follow(engine, uploads.clone(), config.uploads.tables.clone(), stop));
     let most = usize::try_from(config.uploads.max_body_bytes).unwrap_or(usize::MAX);
-    Surfaces {
-        sync: hw_sync::routes(sync),
-        rest: hw_rest::routes(RestState::new(authenticator, uploads, most)),
-    }
+    let rest = RestState::new(edge.clone(), uploads, most);
+    let surfaces = vec![hw_sync::surface(sync), hw_rest::surface(rest)];
+    let named = surfaces.iter().map(|surface| (surface.name, surface.bounds.clone()));
+    let _ = reporter.surfaces.set(named.chain([("http", edge.bounds())]).collect());
+    surfaces
 }
 
 fn sync_options(config: &Config) -> SyncOptions {
     let bytes = usize::try_from(config.limits.page_memory).unwrap_or(usize::MAX);
     SyncOptions {
         max_streams: config.limits.max_clients,
+        max_streams_per_user: config.limits.streams_per_user,
         user: UserLimits {
             max_buckets: config.limits.buckets_per_client,
             max_parameter_results: config.limits.parameter_results,

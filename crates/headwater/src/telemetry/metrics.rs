@@ -117,17 +117,18 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ),
     ("headwater_checkpoint_op_id", Unit::Count, "Newest published operation"),
     ("headwater_clients", Unit::Count, "Open connections of clients"),
-    ("headwater_clients_limit", Unit::Count, "Their limit (limits.max_clients)"),
     (
-        "headwater_page_memory_bytes",
-        Unit::Bytes,
-        "Data lines that are kept for other clients or on their way to sockets",
+        "headwater_clients_limit",
+        Unit::Count,
+        "Their limit (limits.max_clients, or what the limit of open files leaves)",
     ),
     (
-        "headwater_page_memory_limit_bytes",
-        Unit::Bytes,
-        "Their configured limit (limits.page_memory)",
+        "headwater_bound_used",
+        Unit::Count,
+        "What a surface, or the edge that all share, uses of something bounded; bytes where the \
+         name of the bound says so",
     ),
+    ("headwater_bound_limit", Unit::Count, "The bound"),
     ("headwater_store_bytes", Unit::Bytes, "Size of the store on disk"),
     (
         "headwater_store_memtable_bytes",

@@ -3,6 +3,8 @@
 //! What flows in: what went wrong. What flows out: status and JSON body. The outer text here is
 //! for the caller; what only an operator may know goes to the log where the error is handled.
 
+use hw_http::Refusal;
+
 use super::json;
 
 /// An error that a client is told before its response has begun.
@@ -117,6 +119,11 @@ impl ErrorBody {
         ErrorBody::new(500, "PSYNC_S2001", "InternalServerError", "Something went wrong")
     }
 
+    /// 400: more subscriptions than one client may have buckets.
+    pub fn too_many_subscriptions(count: usize, limit: usize) -> ErrorBody {
+        ErrorBody::too_much(&format!("Too many subscriptions: {count} (limit of {limit})"))
+    }
+
     /// The body: `{"error":{…}}`.
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
@@ -134,6 +141,21 @@ impl ErrorBody {
         }
         out.extend_from_slice(b"}}");
         out
+    }
+}
+
+impl From<Refusal> for ErrorBody {
+    fn from(refusal: Refusal) -> ErrorBody {
+        match refusal {
+            Refusal::Token(error) => ErrorBody::authorization(error.code(), error.description()),
+            Refusal::TooLarge { .. } => ErrorBody::body_too_large(),
+            // The client went away or is too slow to be served; nobody may read this.
+            Refusal::TooSlow | Refusal::BrokenOff => ErrorBody::not_json(),
+            Refusal::BodiesFull => {
+                ErrorBody::unavailable("Too much is being sent at the moment; come again")
+            }
+            Refusal::UserBusy => ErrorBody::too_many_connections(),
+        }
     }
 }
 

@@ -94,13 +94,23 @@ struct SubscriptionField {
     override_priority: Option<u8>,
 }
 
+/// Longest client id, bytes: it is part of keys, markers and log lines.
+pub const MAX_CLIENT_ID_BYTES: usize = 256;
+/// Longest JSON text of the connection's parameters, and of what the log is told.
+const MAX_PARAMETER_BYTES: usize = 64 * 1024;
+/// Room in the JSON text of the subscriptions for each that there may be, beside
+/// [`MAX_PARAMETER_BYTES`] for all together.
+const SUBSCRIPTION_BYTES: usize = 256;
+
 /// Parses the body of `POST /sync/stream`. An empty body counts as `{}`.
 ///
-/// - Takes: the body, and the query's `client_id` (the body's wins, section 2).
-/// - Errors: 400 with the messages of all wrong fields.
+/// - Takes: the body, the query's `client_id` (the body's wins, section 2), and how many
+///   subscriptions there may be.
+/// - Errors: 400 with the messages of all wrong fields, or for too many subscriptions.
 pub fn stream_request(
     body: &[u8],
     query_client_id: Option<&str>,
+    most_subscriptions: usize,
 ) -> Result<StreamRequest, ErrorBody> {
     let text = object_text(body)?;
     let fields: StreamFields<'_> = serde_json::from_str(text).map_err(|_| body_error())?;
@@ -125,12 +135,19 @@ pub fn stream_request(
     }
 
     let raw_data: bool = wrong.field("raw_data", "must be boolean", fields.raw_data);
-    let client_id: Option<String> = wrong.field("client_id", "must be string", fields.client_id);
+    let client_id = wrong.client_id(fields.client_id);
+    let parameters = wrong.bounded("parameters", MAX_PARAMETER_BYTES, fields.parameters);
+    let app_metadata = wrong.bounded("app_metadata", MAX_PARAMETER_BYTES, fields.app_metadata);
+    let most_bytes = MAX_PARAMETER_BYTES + most_subscriptions * SUBSCRIPTION_BYTES;
+    let streams_field = wrong.bounded("streams", most_bytes, fields.streams);
     let parameters: Option<Map<String, Value>> =
-        wrong.field("parameters", "must be object or null", fields.parameters);
+        wrong.field("parameters", "must be object or null", parameters);
     let app_metadata: Option<BTreeMap<String, String>> =
-        wrong.field("app_metadata", "must be an object of strings", fields.app_metadata);
-    let (include_defaults, subscriptions) = streams(fields.streams, &mut wrong);
+        wrong.field("app_metadata", "must be an object of strings", app_metadata);
+    let (include_defaults, subscriptions) = streams(streams_field, &mut wrong);
+    if subscriptions.len() > most_subscriptions {
+        return Err(ErrorBody::too_many_subscriptions(subscriptions.len(), most_subscriptions));
+    }
 
     wrong.result(StreamRequest {
         buckets,
@@ -195,7 +212,7 @@ pub fn checkpoint_request(
     let text = object_text(body)?;
     let fields: CheckpointFields<'_> = serde_json::from_str(text).map_err(|_| body_error())?;
     let mut wrong = Wrong::default();
-    let client_id: Option<String> = wrong.field("client_id", "must be string", fields.client_id);
+    let client_id = wrong.client_id(fields.client_id);
     let requested = match fields.checkpoint_request_id.map(RawValue::get) {
         None => None,
         Some(raw) if raw.starts_with('"') => {
@@ -244,13 +261,30 @@ fn op_id(text: &str) -> Option<OpId> {
     decimal(text).filter(|&number| i64::try_from(number).is_ok()).map(OpId)
 }
 
+fn client_id_too_long() -> String {
+    format!("client_id: must have at most {MAX_CLIENT_ID_BYTES} bytes")
+}
+
+/// Refuses a client id of the query that is too long with 400.
+pub fn check_client_id(client_id: Option<&str>) -> Result<(), ErrorBody> {
+    match client_id.is_some_and(|client_id| client_id.len() > MAX_CLIENT_ID_BYTES) {
+        true => Err(ErrorBody::validation(&[client_id_too_long()])),
+        false => Ok(()),
+    }
+}
+
 /// Collects messages about wrong fields.
 #[derive(Default)]
 struct Wrong(Vec<String>);
 
 impl Wrong {
+    /// Messages told at most: a list of a million wrong elements is wrong in one way.
+    const MOST: usize = 20;
+
     fn add(&mut self, message: &str) {
-        self.0.push(message.to_owned());
+        if self.0.len() < Wrong::MOST {
+            self.0.push(message.to_owned());
+        }
     }
 
     /// The field's value; its default when absent, null, or wrong (which is noted).
@@ -264,6 +298,32 @@ impl Wrong {
         serde_json::from_str(raw.get()).unwrap_or_else(|_| {
             self.add(&format!("{name}: {form}"));
             T::default()
+        })
+    }
+
+    /// The field, unless its JSON text is longer than `most` bytes (which is noted): it is not
+    /// looked at then.
+    fn bounded<'a>(
+        &mut self,
+        name: &str,
+        most: usize,
+        raw: Option<&'a RawValue>,
+    ) -> Option<&'a RawValue> {
+        if raw.is_some_and(|raw| raw.get().len() > most) {
+            self.add(&format!("{name}: must have at most {most} bytes"));
+            return None;
+        }
+        raw
+    }
+
+    fn client_id(&mut self, raw: Option<&RawValue>) -> Option<String> {
+        let client_id: Option<String> = self.field("client_id", "must be string", raw);
+        client_id.filter(|client_id| {
+            let fits = client_id.len() <= MAX_CLIENT_ID_BYTES;
+            if !fits {
+                self.add(&client_id_too_long());
+            }
+            fits
         })
     }
 
@@ -286,7 +346,7 @@ mod tests {
               {"stream": "list_todos", "parameters": {"list": "l1"}, "override_priority": 1},
               {"stream": "s", "parameters": null, "override_priority": null, "ttl": 7}]},
           "app_metadata": {"version": "1.2"}}"#;
-        let request = stream_request(body, Some("query")).unwrap();
+        let request = stream_request(body, Some("query"), 1000).unwrap();
         assert_eq!(
             request.buckets,
             [HeldBucket { name: "user_lists[\"u1\"]".into(), after: OpId(5) }]
@@ -306,13 +366,13 @@ mod tests {
         let nulls = br#"{"buckets":null,"parameters":null,"streams":null,"client_id":null,
                          "app_metadata":null,"raw_data":null}"#;
         for body in [&b""[..], b" {} ", nulls] {
-            let request = stream_request(body, Some("q")).unwrap();
+            let request = stream_request(body, Some("q"), 1000).unwrap();
             assert!(request.include_defaults);
             assert!(request.buckets.is_empty() && request.subscriptions.is_empty());
             assert_eq!(request.form, DataForm::Nested);
             assert_eq!(request.client_id.as_deref(), Some("q"));
         }
-        let request = stream_request(br#"{"streams":{}}"#, None).unwrap();
+        let request = stream_request(br#"{"streams":{}}"#, None, 1000).unwrap();
         assert!(request.include_defaults);
     }
 
@@ -333,16 +393,57 @@ mod tests {
             (r#"[]"#, "must be object"),
         ];
         for (body, message) in cases {
-            let error = stream_request(body.as_bytes(), None).unwrap_err();
+            let error = stream_request(body.as_bytes(), None, 1000).unwrap_err();
             let details = error.details.unwrap();
             assert_eq!((error.status, error.code), (400, "PSYNC_S2001"), "{body}");
             assert!(details.contains(message), "{body}: {details}");
             assert!(!details.contains("secret"), "{details}");
         }
         for body in [&b"{"[..], b"nonsense", b"\xff"] {
-            let error = stream_request(body, None).unwrap_err();
+            let error = stream_request(body, None, 1000).unwrap_err();
             assert_eq!((error.status, error.code), (400, "FST_ERR_CTP_INVALID_JSON_BODY"));
         }
+    }
+
+    /// FD-43, FD-38, FD-37: what a request may hold is bounded, and the field is named.
+    #[test]
+    fn fd_37_fd_38_and_fd_43_what_a_request_may_hold_is_bounded() {
+        let long = "x".repeat(MAX_CLIENT_ID_BYTES + 1);
+        let parameters = "0,".repeat(MAX_PARAMETER_BYTES / 2) + "0";
+        let subscriptions = |count: usize| vec![r#"{"stream":"s"}"#; count].join(",");
+        let read = |body: String| stream_request(body.as_bytes(), None, 3).unwrap_err();
+        for (body, message) in [
+            (format!(r#"{{"client_id":"{long}"}}"#), "client_id: must have at most 256 bytes"),
+            (
+                format!(r#"{{"parameters":{{"x":[{parameters}]}}}}"#),
+                "parameters: must have at most 65536 bytes",
+            ),
+            (
+                format!(r#"{{"app_metadata":{{"x":"{}"}}}}"#, "y".repeat(MAX_PARAMETER_BYTES)),
+                "app_metadata: must have at most 65536 bytes",
+            ),
+            (
+                format!(r#"{{"streams":{{"subscriptions":[{}]}}}}"#, subscriptions(10_000)),
+                "streams: must have at most 66304 bytes",
+            ),
+        ] {
+            let error = read(body);
+            assert_eq!(error.status, 400);
+            assert!(error.details.unwrap().contains(message), "{message}");
+        }
+        let error = read(format!(r#"{{"streams":{{"subscriptions":[{}]}}}}"#, subscriptions(4)));
+        assert_eq!((error.status, error.code), (400, "PSYNC_S2305"));
+        assert_eq!(error.description, "Too many subscriptions: 4 (limit of 3)");
+        let fits = format!(r#"{{"streams":{{"subscriptions":[{}]}}}}"#, subscriptions(3));
+        assert_eq!(stream_request(fits.as_bytes(), None, 3).unwrap().subscriptions.len(), 3);
+        let wrong = vec![r#"{"name":"b","after":"x"}"#; 10_000].join(",");
+        let error = read(format!(r#"{{"buckets":[{wrong}]}}"#));
+        assert!(error.details.unwrap().len() < 2000, "as many messages as anybody reads");
+        let error = checkpoint_request(
+            format!(r#"{{"client_id":"{long}","checkpoint_request_id":1}}"#).as_bytes(),
+            None,
+        );
+        assert_eq!(error.unwrap_err().status, 400);
     }
 
     #[test]

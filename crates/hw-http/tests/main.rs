@@ -1,0 +1,3 @@
+//! The listener over real sockets: what clients may do to it.
+
+mod sockets;
