@@ -52,8 +52,6 @@ pub const RETENTION_BELOW_LIMIT: u16 = 2141;
 pub const SLOT_LOST: u16 = 2142;
 /// More than half of the log that the slot may keep is used (a warning).
 pub const SLOT_HALF: u16 = 2143;
-/// The role may not read a table that is to be replicated.
-pub const NOT_READABLE: u16 = 2144;
 /// The engine cannot open what the store holds.
 pub const ENGINE_START: u16 = 3092;
 /// The API token is missing or wrong.

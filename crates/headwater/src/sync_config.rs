@@ -6,14 +6,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use hw_expr::sync_config::{
-    self, CatalogColumn, CatalogKind, CatalogTable, Loaded, SyncConfig, Withheld,
-};
-use hw_pg::catalog::{self, TableKind, TablePattern};
+use hw_expr::sync_config::{self, CatalogColumn, CatalogKind, Loaded, SyncConfig, Withheld};
+use hw_pg::catalog::{self, Catalog, CatalogTable, Refused};
 use hw_pg::error::PgError;
-use hw_pg::publication::{Publication, PublishedTable};
 use hw_pg::types::TypeCatalog;
-use hw_types::{Diagnostic, TableName};
+use hw_types::facts::{ColumnFacts, Generated, SentFacts, TableKind};
+use hw_types::{Diagnostic, TablePattern};
 use tokio_postgres::Client;
 
 use crate::code;
@@ -94,102 +92,70 @@ fn notes(config: Option<&SyncConfig>) -> Vec<String> {
         .collect()
 }
 
-/// The tables that it reads, as the catalog asks for them; none while it does not compile.
-///
-/// A pattern of schemas stands for tables that cannot be asked for one by one; it is left out.
+/// The tables that it reads; none while it does not compile.
 pub fn patterns(file: &SyncFile) -> Vec<TablePattern> {
     let config = SyncConfig::load(&file.text, &file.name, None).config;
-    let wanted = config.map(|config| config.tables()).unwrap_or_default();
-    wanted.iter().filter(|pattern| !pattern.schema.wildcard).map(pattern_of).collect()
-}
-
-fn pattern_of(pattern: &sync_config::TablePattern) -> TablePattern {
-    TablePattern {
-        schema: pattern.schema.text.clone(),
-        name: pattern.table.text.clone(),
-        prefix: pattern.table.wildcard,
-    }
+    config.map(|config| config.tables()).unwrap_or_default()
 }
 
 /// What the source has that a configuration can mean.
 #[derive(Debug)]
 pub struct Source {
     /// For the compiler: names, columns, what the log does not carry.
-    known: Vec<CatalogTable>,
+    known: Vec<sync_config::CatalogTable>,
     /// As the catalog describes them, for what makes a table fit to be replicated.
-    described: Vec<catalog::CatalogTable>,
-    publication: Option<Publication>,
+    catalog: Catalog,
 }
 
 impl Source {
     /// Reads everything that one can select from, and the publication, if it exists.
     pub async fn read(client: &Client, publication: &str) -> Result<Source, PgError> {
-        const QUERY: &str = "
-            SELECT n.nspname::text, c.relname::text
-            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT LIKE 'pg\\_%'
-              AND n.nspname <> 'information_schema'";
-        let mut names = Vec::new();
-        for row in client.query(QUERY, &[]).await? {
-            names.push(TableName::new(row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?));
-        }
-        let publication = Publication::read(client, publication).await?;
-        let described = match names.as_slice() {
-            [] => Vec::new(),
-            names => catalog::tables(client, names).await?,
-        };
-        let oids: Vec<u32> =
-            described.iter().flat_map(|table| table.columns.iter().map(|c| c.type_oid)).collect();
-        let types = TypeCatalog::load(client, &oids).await?;
+        let everything = [TablePattern::new("%", "%")];
+        let catalog = Catalog::read(client, publication, &everything, &[]).await?;
         let labels = labels(client).await?;
-        let known = described.iter().map(|table| {
-            let sent = publication.as_ref().and_then(|publication| publication.table(&table.name));
-            let columns = table.columns.iter().map(|column| CatalogColumn {
-                withheld: withheld(column, sent),
+        let known = catalog.tables.iter().map(|CatalogTable { facts, .. }| {
+            let types = TypeCatalog::from_facts(&facts.types);
+            let columns = facts.columns.iter().map(|column| CatalogColumn {
+                withheld: withheld(column, facts.published.sent()),
                 labels: labels.get(&column.type_oid).cloned().unwrap_or_default(),
                 ..CatalogColumn::new(&column.name, types.resolve(column.type_oid))
             });
-            CatalogTable {
-                name: table.name.clone(),
-                kind: kind(table.kind),
+            sync_config::CatalogTable {
+                name: facts.name.clone(),
+                kind: kind(facts.kind),
                 columns: columns.collect(),
             }
         });
-        Ok(Source { known: known.collect(), described, publication })
+        Ok(Source { known: known.collect(), catalog })
     }
 
     /// The tables that the configuration reads and that cannot be replicated, each once.
     ///
     /// What is no table at all has its finding at the place where it is named.
     fn unfit(&self, config: &SyncConfig) -> Vec<Diagnostic> {
-        let mut findings = Vec::new();
-        for table in &self.described {
+        let resolved = catalog::resolve(&self.catalog, &config.tables());
+        let tables = resolved.refused.into_iter().filter_map(|Refused { table, finding }| {
+            let table = self.catalog.table(table.as_ref()?)?;
+            (kind(table.facts.kind) == CatalogKind::Table).then_some((&table.facts.name, finding))
+        });
+        let findings = tables.map(|(name, finding)| {
             let readers: Vec<String> = config
                 .definitions()
                 .iter()
-                .filter(|d| d.tables.iter().any(|pattern| pattern.matches(&table.name)))
+                .filter(|d| d.tables.iter().any(|pattern| pattern.matches(name)))
                 .map(|definition| format!("\"{}\"", definition.name))
                 .collect();
-            if readers.is_empty() || kind(table.kind) != CatalogKind::Table {
-                continue;
-            }
-            let sent =
-                self.publication.as_ref().and_then(|publication| publication.table(&table.name));
-            let published = sent.map(|sent| sent.columns.as_slice());
-            if let Err(finding) = catalog::usable(table, published) {
-                let place = format!("table {}, read by {}", table.name, readers.join(", "));
-                findings.push(finding.at(place));
-            }
-        }
-        findings
+            finding.at(format!("table {name}, read by {}", readers.join(", ")))
+        });
+        findings.collect()
     }
 }
 
 /// Why the log does not carry a column.
-fn withheld(column: &catalog::CatalogColumn, sent: Option<&PublishedTable>) -> Option<Withheld> {
+fn withheld(column: &ColumnFacts, sent: Option<&SentFacts>) -> Option<Withheld> {
     match sent {
-        Some(sent) if sent.columns.contains(&column.name) => None,
-        _ if column.generated => Some(Withheld::Generated),
+        Some(sent) if sent.columns.contains(&column.number) => None,
+        _ if column.generated != Generated::No => Some(Withheld::Generated),
         Some(_) => Some(Withheld::Unpublished),
         None => None,
     }

@@ -3,9 +3,9 @@
 
 use headwater::config::{Config, Sources, load};
 use headwater::doctor::{self, Examination};
-use hw_pg::catalog::TablePattern;
 use hw_pg::config::ConnectConfig;
 use hw_testkit::{Auth, Cluster, ClusterOptions};
+use hw_types::TablePattern;
 
 fn config(url: &str) -> Config {
     load(&Sources {

@@ -15,9 +15,9 @@ use crate::state::{
     BuildState, ConfigRecord, Counters, IncarnationRecord, Progress, Record, Serving, keys,
 };
 use crate::tables::{Gate, Gates, Planned, Table, TablePlan};
-use hw_expr::sync_config::{SyncConfig, TablePattern};
+use hw_expr::sync_config::SyncConfig;
 use hw_store::{Snapshot, Space, Store};
-use hw_types::Diagnostic;
+use hw_types::{Diagnostic, TablePattern};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,12 +13,12 @@ use hw_input::InputError;
 use hw_input::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
 use hw_input::entry::Behind;
 use hw_input::identity::{Identity, Stored, Verdict, check};
-use hw_input::source::{Backoff, Source, SourceOptions};
+use hw_input::source::{Backoff, Covered, Source, SourceOptions};
 use hw_input::transactions::{StreamLimits, TransactionStream};
-use hw_pg::catalog::{self, TablePattern};
+use hw_pg::catalog::resolve;
 use hw_pg::error::Policy;
 use hw_store::Slice;
-use hw_types::{Diagnostic, EndLsn, Lsn};
+use hw_types::{Diagnostic, EndLsn, Lsn, RelationId, TablePattern};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -252,7 +252,7 @@ async fn copy_all(
     let patterns = patterns(shared);
     let number = begin(shared, Some(slot.to_owned())).await?;
     let covered = source.cover(&patterns).await?;
-    shared.status.lock().refused = covered.refused.clone();
+    shared.status.lock().refused = findings(&covered);
     let choice = SlotChoice::Main { name: slot.to_owned() };
     let report = |finding: Diagnostic| {
         shared.source_state(SourceState::Waiting { finding: Box::new(finding) });
@@ -481,31 +481,29 @@ enum Beside {
     Copied,
 }
 
-/// The patterns of all definitions, as the catalog reads them.
+/// The patterns of all definitions.
 fn patterns(shared: &Shared) -> Vec<TablePattern> {
-    let convert = |pattern: &hw_expr::sync_config::TablePattern| TablePattern {
-        schema: pattern.schema.text.clone(),
-        name: pattern.table.text.clone(),
-        prefix: pattern.table.wildcard,
-    };
-    shared.wanted.borrow().iter().map(convert).collect()
+    shared.wanted.borrow().clone()
+}
+
+/// The findings of a cover, for status.
+fn findings(covered: &Covered) -> Vec<Diagnostic> {
+    let refused = covered.refused.iter().chain(&covered.missing);
+    refused.map(|refused| refused.finding.clone()).collect()
 }
 
 /// Whether a table that definitions name is not in the replica as the source has it now. Also
 /// says how many, which holds a new configuration back until they have entered.
 async fn look_for_tables(shared: &Shared, source: &Source) -> Result<Beside, Ended> {
     let patterns = patterns(shared);
+    let known = shared.tables.borrow().clone();
+    let ids: Vec<RelationId> = known.keys().copied().collect();
     let asked = async {
         let client = source.client().await?;
-        let pg = |error| Ended::Input(InputError::Pg(error));
-        let names = catalog::matching(&client, &patterns).await.map_err(pg)?;
-        let found = catalog::tables(&client, &names).await.map_err(pg)?;
-        let name = &shared.options.publication;
-        let publication = hw_pg::publication::Publication::read(&client, name).await.map_err(pg)?;
-        Ok::<_, Ended>((found, publication))
+        Ok::<_, Ended>(source.catalog(&client, &patterns, &ids).await?)
     };
     // A catalog that fails or does not answer is no reason to end a stream that is well.
-    let (found, publication) = match tokio::time::timeout(ANSWER, asked).await {
+    let catalog = match tokio::time::timeout(ANSWER, asked).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
             tracing::debug!(%error, "the catalog could not be read; the next look asks again");
@@ -513,16 +511,13 @@ async fn look_for_tables(shared: &Shared, source: &Source) -> Result<Beside, End
         }
         Err(_) => return Ok(Beside::Complete),
     };
-    let known = shared.tables.borrow().clone();
+    let resolved = resolve(&catalog, &patterns);
     let mut missing = 0;
-    for table in &found {
-        let fit = match &publication {
-            Some(publication) => publication.covers(table).is_ok(),
-            None => true,
-        };
+    for table in resolved.within_reach(&catalog) {
+        let name = &table.facts.name;
         let entered =
-            known.get(&table.id).is_some_and(|t| !t.stale && t.relation.name == table.name);
-        if fit && !entered {
+            known.get(&table.facts.id).is_some_and(|t| !t.stale && t.relation.name == *name);
+        if !entered {
             missing += 1;
         }
     }
@@ -537,21 +532,22 @@ async fn look_for_tables(shared: &Shared, source: &Source) -> Result<Beside, End
 async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ended> {
     let number = begin(shared, None).await?;
     let covered = source.cover(&patterns(shared)).await?;
-    shared.status.lock().refused = covered.refused.clone();
+    shared.status.lock().refused = findings(&covered);
     let known = shared.tables.borrow().clone();
     let tables: Vec<_> = covered
         .tables
         .into_iter()
         .filter(|table| {
-            let entered = known.get(&table.catalog.id);
-            !entered.is_some_and(|t| !t.stale && t.relation.name == table.catalog.name)
+            let facts = &table.catalog.facts;
+            let entered = known.get(&facts.id);
+            !entered.is_some_and(|t| !t.stale && t.relation.name == facts.name)
         })
         .collect();
     if tables.is_empty() {
         send(shared, Event::Copy(CopyEvent::Failed)).await?;
         return Ok(Beside::Complete);
     }
-    let names: Vec<String> = tables.iter().map(|t| t.catalog.name.to_string()).collect();
+    let names: Vec<String> = tables.iter().map(|t| t.catalog.facts.name.to_string()).collect();
     tracing::info!(tables = %names.join(", "), "tables are copied");
     let report = |finding: Diagnostic| finding.log();
     let workers = shared.options.copy_workers;

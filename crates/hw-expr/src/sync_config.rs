@@ -35,10 +35,10 @@ pub use resolve::{
     ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
     ResolvedBucket, ResolvedStream, StreamError,
 };
-pub use table::{CatalogColumn, CatalogKind, CatalogTable, NamePattern, TablePattern, Withheld};
+pub use table::{CatalogColumn, CatalogKind, CatalogTable, Withheld};
 
 use data::DataQuery;
-use hw_types::Relation;
+use hw_types::{Relation, TablePattern};
 use querier::Querier;
 use sha2::{Digest, Sha256};
 

@@ -16,7 +16,7 @@ use hw_pg::copy::{LOCK_LIMIT, NotedTable, SnapshotReader};
 use hw_pg::error::PgError;
 use hw_pg::replication::{CreatedSlot, ReplicationConnection, SlotLife};
 use hw_pg::slot;
-use hw_types::{Diagnostic, Lsn, Relation, Row, TableName};
+use hw_types::{Diagnostic, Lsn, Relation, RelationId, Row, TableName};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -97,7 +97,7 @@ impl ProgressHandle {
     /// Every table of the copy.
     pub fn tables(&self) -> Vec<CopyProgress> {
         let entries = self.tables.iter().map(|(table, counters)| CopyProgress {
-            table: table.catalog.name.clone(),
+            table: table.catalog.facts.name.clone(),
             rows: counters.rows.load(Ordering::Relaxed),
             bytes: counters.bytes.load(Ordering::Relaxed),
             estimated_rows: table.catalog.estimated_rows,
@@ -138,7 +138,7 @@ impl CopySession {
         workers: usize,
         mut report: impl FnMut(Diagnostic),
     ) -> Result<CopySession> {
-        let names: Vec<TableName> = tables.iter().map(|table| table.catalog.name.clone()).collect();
+        let ids: Vec<RelationId> = tables.iter().map(|table| table.catalog.facts.id).collect();
         let mut tables = tables;
         for attempt in 1..=TRIES {
             let opened = attempt_open(source, tables, &choice, workers, &mut report).await;
@@ -152,7 +152,7 @@ impl CopySession {
             match failed.error {
                 InputError::Overtaken(table) => {
                     tracing::info!(%table, attempt, "a table changed before it could be copied");
-                    tables = source.note(&names).await?;
+                    tables = source.note(&ids).await?;
                 }
                 error => return Err(error),
             }

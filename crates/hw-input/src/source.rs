@@ -8,17 +8,17 @@
 use crate::error::{InputError, Result};
 use crate::identity::Found;
 use crate::transactions::{Describer, StreamLimits, TransactionStream, Values};
-use hw_pg::catalog::{self, CatalogTable, ServerInfo, TablePattern, code};
+use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
 use hw_pg::error::{PgError, PgErrorKind};
-use hw_pg::publication::{self, Publication};
+use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
 use hw_pg::slot::{self, SlotState};
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
 use hw_store::segment::SpoolDir;
-use hw_types::{Diagnostic, Lsn, TableName};
+use hw_types::{Diagnostic, Lsn, RelationId, TableName, TablePattern};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -71,12 +71,15 @@ pub struct Covered {
     pub tables: Vec<NotedTable>,
     /// Tables that the publication did not have before.
     pub added: Vec<TableName>,
-    /// Tables that are named and do not exist (yet).
-    pub missing: Vec<TableName>,
+    /// Names that mean no table (yet).
+    pub missing: Vec<Refused>,
     /// Tables that cannot be replicated, each with its mend.
-    pub refused: Vec<Diagnostic>,
-    /// The publication; its change is committed.
-    pub publication: Publication,
+    pub refused: Vec<Refused>,
+    /// The catalog behind the change of the publication, which is committed.
+    pub catalog: Catalog,
+    /// Whether the publication was made now: what was streamed before needs a new slot and a
+    /// compared copy.
+    pub made: bool,
 }
 
 /// A source. Clones share what was learnt about it.
@@ -164,10 +167,9 @@ impl Source {
     }
 
     /// Makes the publication send the tables that definitions name, as far as they can be
-    /// replicated, and describes them. The publication is made if it is not there.
+    /// replicated and it is ours, and describes them. The publication is made if it is not there.
     ///
-    /// - Errors: the SQL that somebody else must run, when our role may not; those of a
-    ///   connection.
+    /// - Errors: those of a connection. What our role may not do refuses tables.
     pub async fn cover(&self, patterns: &[TablePattern]) -> Result<Covered> {
         let limit = self.options.answer_limit;
         within(limit, "cover the tables", self.cover_unbounded(patterns)).await
@@ -175,70 +177,50 @@ impl Source {
 
     async fn cover_unbounded(&self, patterns: &[TablePattern]) -> Result<Covered> {
         let client = self.client().await?;
-        let names = catalog::matching(&client, patterns).await?;
-        let found = catalog::tables(&client, &names).await?;
-        let exact = |name: &TableName| patterns.iter().any(|p| !p.prefix && p.matches(name));
-        let missing: Vec<TableName> = names
-            .iter()
-            .filter(|name| exact(name) && !found.iter().any(|table| table.name == **name))
-            .cloned()
-            .collect();
-        let missing_findings = missing.iter().map(|name| {
-            Diagnostic::error(code::NO_TABLE, format!("there is no table {name}"))
-                .at(format!("database \"{}\"", self.config.database()))
-        });
-        let wanted: Vec<&CatalogTable> =
-            found.iter().filter(|table| exact(&table.name) || table.ancestors.is_empty()).collect();
-        let ensured = publication::ensure(&client, &self.options.publication, &wanted).await?;
-        let tables = self.noted(&client, &ensured.publication, &found).await?;
-        let refused = ensured.refused.into_iter().chain(missing_findings).collect();
-        Ok(Covered {
-            tables,
-            added: ensured.added,
-            missing,
-            refused,
-            publication: ensured.publication,
-        })
+        let name = &self.options.publication;
+        let Ensured { catalog, resolved, made, added, .. } =
+            publication::ensure(&client, name, patterns, &[]).await?;
+        let Resolved { tables, missing, refused, .. } = resolved;
+        let tables = noted(&client, &catalog, &tables).await?;
+        Ok(Covered { tables, added, missing, refused, catalog, made })
     }
 
-    /// The tables as they must be noted before a slot is made; those that the publication does
-    /// not send, or that cannot be replicated, are left out.
-    async fn noted(
-        &self,
-        client: &Client,
-        publication: &Publication,
-        tables: &[CatalogTable],
-    ) -> Result<Vec<NotedTable>> {
-        let oids: Vec<u32> = tables
-            .iter()
-            .flat_map(|table| table.columns.iter().map(|column| column.type_oid))
-            .collect();
-        let types = TypeCatalog::load(client, &oids).await?;
-        let noted = tables.iter().filter_map(|table| {
-            let published = publication.table(&table.name)?;
-            publication.covers(table).ok()?;
-            let relation = catalog::relation(table, &published.columns, &types);
-            Some(NotedTable {
-                catalog: table.clone(),
-                relation: Arc::new(relation),
-                row_filter: published.row_filter.clone(),
-            })
-        });
-        Ok(noted.collect())
-    }
-
-    /// The same tables noted again, for another try of a copy. Those that are gone, or are no
-    /// longer published, are left out.
-    pub async fn note(&self, names: &[TableName]) -> Result<Vec<NotedTable>> {
+    /// The same tables noted again, for another try of a copy. Those that are gone, or cannot be
+    /// followed any more, are left out.
+    pub async fn note(&self, tables: &[RelationId]) -> Result<Vec<NotedTable>> {
         let note = async {
             let client = self.client().await?;
-            let tables = catalog::tables(&client, names).await?;
-            match Publication::read(&client, &self.options.publication).await? {
-                Some(publication) => self.noted(&client, &publication, &tables).await,
-                None => Ok(Vec::new()),
-            }
+            let catalog = Catalog::read(&client, &self.options.publication, &[], tables).await?;
+            noted(&client, &catalog, tables).await
         };
         within(self.options.answer_limit, "describe tables", note).await
+    }
+
+    /// What the catalog says about the tables that patterns mean and those that are known.
+    pub async fn catalog(
+        &self,
+        client: &Client,
+        patterns: &[TablePattern],
+        known: &[RelationId],
+    ) -> Result<Catalog> {
+        let read =
+            async { Ok(Catalog::read(client, &self.options.publication, patterns, known).await?) };
+        within(self.options.answer_limit, "read the catalog", read).await
+    }
+
+    /// A number that stays as long as [`Source::catalog`] would say the same (sizes apart). Cheap
+    /// enough for every second.
+    pub async fn fingerprint(
+        &self,
+        client: &Client,
+        patterns: &[TablePattern],
+        known: &[RelationId],
+    ) -> Result<i64> {
+        let ask = async {
+            let name = &self.options.publication;
+            Ok(Catalog::fingerprint(client, name, patterns, known).await?)
+        };
+        within(self.options.answer_limit, "look at the catalog", ask).await
     }
 
     /// Starts to stream from where the slot stands.
@@ -277,11 +259,10 @@ impl Source {
             return Ok(Values::Text);
         }
         let client = self.client().await?;
-        let publication = Publication::read(&client, &self.options.publication).await?;
-        let names: Vec<TableName> =
-            publication.into_iter().flat_map(|p| p.tables).map(|table| table.name).collect();
-        let tables = catalog::tables(&client, &names).await?;
-        let columns = tables.iter().flat_map(|table| &table.columns);
+        let name = &self.options.publication;
+        let members = Catalog::members(&client, name).await?;
+        let catalog = Catalog::read(&client, name, &[], &members).await?;
+        let columns = catalog.tables.iter().flat_map(|table| &table.facts.columns);
         let mut oids: Vec<u32> = columns.map(|column| column.type_oid).collect();
         oids.sort_unstable();
         oids.dedup();
@@ -289,6 +270,19 @@ impl Source {
         let binary = oids.iter().all(|oid| types.resolve(*oid).has_binary());
         Ok(if binary { Values::Binary } else { Values::Text })
     }
+}
+
+/// Tables as they must be noted before a slot is made; those that cannot be followed are left out.
+async fn noted(
+    client: &Client,
+    catalog: &Catalog,
+    tables: &[RelationId],
+) -> Result<Vec<NotedTable>> {
+    let mut found = Vec::with_capacity(tables.len());
+    for table in tables.iter().filter_map(|id| catalog.table_by_id(*id)) {
+        found.extend(NotedTable::note(client, table).await?);
+    }
+    Ok(found)
 }
 
 /// Gives up a question that is not answered in time.

@@ -9,14 +9,14 @@
 //!
 //! Locks: ACCESS SHARE on one table at a time, given back behind it by a savepoint.
 
-use crate::catalog::{self, CatalogTable, TableKind, code};
+use crate::catalog::{Catalog, CatalogTable, code, followable, relation};
 use crate::config::ConnectConfig;
 use crate::error::{Doing as _, PgError, Result};
-use crate::publication::Publication;
 use crate::sql;
 use crate::types::{Form, binary_select_list, decode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use hw_types::facts::{RowSecurity, TableFacts, TableKind};
 use hw_types::relation::{quote_ident, quote_literal};
 use hw_types::{Cell, Diagnostic, Relation, Row, RowBuilder};
 use std::pin::Pin;
@@ -47,31 +47,56 @@ pub struct NotedTable {
 }
 
 impl NotedTable {
-    /// Whether the table is still what was noted: same oid, columns, storage, published columns
-    /// and filter. What does not change the copied rows (row level security, sizes) may differ.
-    fn is_still(&self, now: &CatalogTable, publication: &Publication) -> bool {
-        let noted = &self.catalog;
-        let columns = |relation: &Relation| -> Vec<String> {
-            relation.columns.iter().map(|column| column.name.clone()).collect()
+    /// Notes a table that can be followed.
+    ///
+    /// - Returns: `None` for one that cannot.
+    pub async fn note(client: &Client, catalog: &CatalogTable) -> Result<Option<NotedTable>> {
+        const FILTER: &str = "SELECT pg_catalog.pg_get_expr(prqual, prrelid)
+            FROM pg_catalog.pg_publication_rel WHERE prpubid = $1 AND prrelid = $2";
+        let facts = &catalog.facts;
+        let Ok(sent) = followable(facts) else { return Ok(None) };
+        let row_filter = match sent.row_filter {
+            None => None,
+            // Waits for the end of a rewrite; only tables with a filter do.
+            Some(_) => {
+                let parameters = [&sent.publication as _, &facts.id.0 as _];
+                let row = client.query_opt(FILTER, &parameters).await.doing("read a row filter")?;
+                row.map(|row| row.try_get(0)).transpose()?.flatten()
+            }
         };
-        let Some(published) = publication.table(&noted.name) else { return false };
+        if sent.row_filter.is_some() != row_filter.is_some() {
+            return Ok(None);
+        }
+        let relation = Arc::new(relation(facts));
+        Ok(Some(NotedTable { catalog: catalog.clone(), relation, row_filter }))
+    }
+
+    /// Whether the table is still what was noted. Who owns it and what else has no part in the
+    /// copied rows may differ.
+    fn is_still(&self, now: &TableFacts) -> bool {
+        let noted = &self.catalog.facts;
         noted.id == now.id
+            && noted.name == now.name
             && noted.kind == now.kind
             && noted.columns == now.columns
-            && noted.storage() == now.storage()
-            && self.row_filter == published.row_filter
-            && published.columns == columns(&self.relation)
+            && noted.types == now.types
+            && noted.leaves == now.leaves
+            && noted.primary_key == now.primary_key
+            && noted.replica_identity == now.replica_identity
+            && noted.identity_index == now.identity_index
+            && noted.row_security == now.row_security
+            && noted.published == now.published
     }
 
     /// The query whose rows are copied.
     fn query(&self) -> (String, Vec<Form>) {
         let (list, forms) = binary_select_list(&self.relation.columns);
-        let only = only(self.catalog.kind);
+        let only = only(self.catalog.facts.kind);
         let filter = match &self.row_filter {
             Some(filter) => format!(" WHERE {filter}"),
             None => String::new(),
         };
-        (format!("SELECT {list} FROM {only}{}{filter}", self.catalog.name.quoted()), forms)
+        (format!("SELECT {list} FROM {only}{}{filter}", self.catalog.facts.name.quoted()), forms)
     }
 }
 
@@ -134,10 +159,10 @@ impl SnapshotReader {
     ) -> Result<(), CopyError> {
         let lock = format!(
             "SAVEPOINT table_lock; LOCK TABLE {}{} IN ACCESS SHARE MODE",
-            only(table.catalog.kind),
-            table.catalog.name.quoted()
+            only(table.catalog.facts.kind),
+            table.catalog.facts.name.quoted()
         );
-        let overtaken = || CopyError::Overtaken(table.catalog.name.clone());
+        let overtaken = || CopyError::Overtaken(table.catalog.facts.name.clone());
         match self.client.batch_execute(&lock).await {
             Ok(()) => {}
             // The table is gone.
@@ -146,12 +171,18 @@ impl SnapshotReader {
             }
             Err(error) => return Err(error.into()),
         }
-        let found = catalog::tables(now, std::slice::from_ref(&table.catalog.name)).await?;
-        let publication = Publication::read(now, publication).await?;
-        match (found.first(), publication) {
-            (Some(found), Some(publication)) if table.is_still(found, &publication) => Ok(()),
-            _ => Err(overtaken()),
+        let found = Catalog::read(now, publication, &[], &[table.catalog.facts.id]).await?;
+        match found.tables.first() {
+            Some(found) if table.is_still(&found.facts) => {}
+            _ => return Err(overtaken()),
         }
+        // The lock keeps policies as they are. Where one shows every row, reading under it is
+        // complete; where none does, the server refuses instead of filtering.
+        let security = match table.catalog.facts.row_security {
+            RowSecurity::ShowsAll => "on",
+            RowSecurity::Off | RowSecurity::Hides => "off",
+        };
+        Ok(self.client.batch_execute(&format!("SET LOCAL row_security = {security}")).await?)
     }
 
     /// Gives back the lock of [`SnapshotReader::check`].
@@ -182,7 +213,7 @@ impl SnapshotReader {
 
 fn not_allowed(error: &PgError, table: &NotedTable) -> Diagnostic {
     let text = error.diagnostic().what;
-    let name = &table.catalog.name;
+    let name = &table.catalog.facts.name;
     if text.contains("row-level security") {
         let what = format!("row level security would hide rows of {name} from the copy");
         return Diagnostic::error(code::COPY_FILTERED, what)
@@ -473,25 +504,14 @@ mod tests {
     #[test]
     fn the_query_reads_what_the_publication_sends() {
         let catalog = CatalogTable {
-            id: RelationId(1),
-            name: TableName::new("public", "t"),
-            kind: TableKind::Ordinary,
-            logged: true,
-            replica_identity: ReplicaIdentity::Full,
-            columns: vec![],
-            primary_key: vec![],
-            identity_index: vec![],
-            leaves: vec![],
-            ancestors: vec![],
-            row_security: true,
-            force_row_security: false,
+            facts: crate::catalog::samples::table(),
             estimated_rows: None,
             bytes: 0,
         };
         let mut table =
             NotedTable { catalog, relation: relation(), row_filter: Some("(a > 1)".into()) };
         assert_eq!(table.query().0, "SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (a > 1)");
-        table.catalog.kind = TableKind::Partitioned;
+        table.catalog.facts.kind = TableKind::Partitioned;
         table.row_filter = None;
         assert_eq!(table.query().0, "SELECT \"a\", \"b\" FROM \"public\".\"t\"");
     }

@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod config;
 pub mod copy;
 pub mod error;
+mod internal;
 pub mod marker;
 pub mod passfile;
 pub mod pgoutput;

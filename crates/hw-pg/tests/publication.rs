@@ -1,9 +1,10 @@
-//! What a publication contains, against the server's own view of it, on every major.
+//! What the catalog says of tables and their publication, against the server's own view of it, on
+//! every major.
 
-use hw_pg::catalog::{self, TablePattern};
-use hw_pg::publication::{self, Publication};
+use hw_pg::catalog::{Catalog, resolve};
+use hw_pg::publication;
 use hw_testkit::{Cluster, ClusterOptions};
-use hw_types::TableName;
+use hw_types::{TableName, TablePattern};
 use tokio_postgres::Client;
 
 const TABLES: &str = "
@@ -22,15 +23,20 @@ const TABLES: &str = "
     CREATE VIEW viewed AS SELECT * FROM plain;
     CREATE SEQUENCE numbers;";
 
-/// What `pg_publication_tables` shows: name, columns (15 and newer), row filter.
-async fn view(sql: &Client, major: u32) -> Vec<(String, Option<Vec<String>>, Option<String>)> {
+/// Every table of every schema.
+fn everything() -> [TablePattern; 1] {
+    [TablePattern::new("%", "%")]
+}
+
+/// What `pg_publication_tables` shows: name, columns (15 and newer), whether there is a filter.
+async fn view(sql: &Client, major: u32) -> Vec<(String, Option<Vec<String>>, bool)> {
     let (columns, filter) = match major {
-        14 => ("NULL::text[]", "NULL::text"),
+        14 => ("NULL::text[]", "false"),
         // Generated columns are named before 18 though they are never sent.
         _ => (
             "ARRAY(SELECT n::text FROM unnest(t.attnames) WITH ORDINALITY AS u(n, o)
                WHERE n <> 'g' OR current_setting('server_version_num')::int >= 180000 ORDER BY o)",
-            "rowfilter",
+            "rowfilter IS NOT NULL",
         ),
     };
     let query = format!(
@@ -81,23 +87,37 @@ async fn contents_are_what_the_servers_own_view_shows_on_every_major() {
                          WITH (publish_via_partition_root = {via_root}{generated})"
                     );
                     sql.batch_execute(&create).await.unwrap();
-                    let found = Publication::read(&sql, "p").await.unwrap().unwrap();
-                    assert_eq!(found.via_root, via_root);
-                    assert_eq!(found.all_tables, case == "FOR ALL TABLES");
+                    let found = Catalog::read(&sql, "p", &everything(), &[]).await.unwrap();
+                    let publication = found.publication.as_ref().unwrap();
+                    assert_eq!(publication.via_root, via_root);
+                    assert_eq!(publication.all_tables, case == "FOR ALL TABLES");
+                    assert!(publication.owned);
                     let mut expected = view(&sql, major).await;
-                    let mut tables: Vec<_> = found
-                        .tables
-                        .iter()
-                        .map(|table| {
-                            let columns = (major > 14).then(|| table.columns.clone());
-                            (table.name.to_string(), columns, table.row_filter.clone())
-                        })
-                        .collect();
+                    let mut tables = Vec::new();
+                    for table in &found.tables {
+                        let Some(sent) = table.facts.published.sent() else { continue };
+                        let columns = (major > 14)
+                            .then(|| table.facts.sent_columns().map(|c| c.name.clone()).collect());
+                        tables.push((
+                            table.facts.name.to_string(),
+                            columns,
+                            sent.row_filter.is_some(),
+                        ));
+                    }
                     tables.sort();
                     expected.sort();
                     // Major 14 shows a partition twice that is listed beside its root.
                     expected.dedup();
                     assert_eq!(tables, expected, "major {major}: {create}");
+
+                    let members = Catalog::members(&sql, "p").await.unwrap();
+                    let is_member = |name: &str| {
+                        found.tables.iter().any(|table| {
+                            table.facts.name.to_string() == name
+                                && members.contains(&table.facts.id)
+                        })
+                    };
+                    assert!(expected.iter().all(|(name, ..)| is_member(name)), "{major}: {create}");
                 }
             }
         }
@@ -117,13 +137,12 @@ async fn a_table_that_is_being_rewritten_holds_up_nobody_who_looks() {
         .unwrap();
     // Waiting for the lock would end in an error.
     sql.batch_execute("SET lock_timeout = '1ms'").await.unwrap();
-    let publication = Publication::read(&sql, "headwater").await.unwrap().unwrap();
-    assert_eq!(publication.tables.len(), 3);
     let patterns = [TablePattern::new("public", "plain"), TablePattern::new("public", "part%")];
-    let names = catalog::matching(&sql, &patterns).await.unwrap();
-    let tables = catalog::tables(&sql, &names).await.unwrap();
-    let leaves: Vec<usize> = tables.iter().map(|table| table.leaves.len()).collect();
-    assert_eq!((tables.len(), leaves.iter().max()), (4, Some(&2)));
+    let found = Catalog::read(&sql, "headwater", &patterns, &[]).await.unwrap();
+    let leaves: Vec<usize> = found.tables.iter().map(|table| table.facts.leaves.len()).collect();
+    assert_eq!((leaves.len(), leaves.iter().max()), (4, Some(&2)));
+    assert_eq!(Catalog::members(&sql, "headwater").await.unwrap().len(), 5);
+    Catalog::fingerprint(&sql, "headwater", &patterns, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -136,18 +155,24 @@ async fn two_instances_that_add_tables_at_the_same_time_both_succeed() {
             .await
             .unwrap();
     }
-    let tables = catalog::tables(&sql, &names).await.unwrap();
-    let wanted: Vec<_> = tables.iter().collect();
+    let patterns = [TablePattern::new("public", "t%")];
     let clients = [
         cluster.client("postgres").await,
         cluster.client("postgres").await,
         cluster.client("postgres").await,
     ];
-    let ensure = |client| publication::ensure(client, "headwater", &wanted);
+    let ensure = |client| publication::ensure(client, "headwater", &patterns, &[]);
     let (a, b, c) = tokio::join!(ensure(&clients[0]), ensure(&clients[1]), ensure(&clients[2]));
-    let added: usize = [a, b, c].into_iter().map(|ensured| ensured.unwrap().added.len()).sum();
-    assert_eq!(added, names.len(), "each table was added once");
-    let found = Publication::read(&sql, "headwater").await.unwrap().unwrap();
-    assert_eq!(found.tables.len(), names.len());
-    assert!(found.via_root && found.left_out.is_empty());
+    let mut made = 0;
+    for ensured in [a, b, c] {
+        let ensured = ensured.unwrap();
+        made += usize::from(ensured.made);
+        assert_eq!(ensured.resolved.tables.len(), names.len());
+        assert_eq!(ensured.resolved.refused, []);
+    }
+    assert_eq!(made, 1);
+    let found = Catalog::read(&sql, "headwater", &patterns, &[]).await.unwrap();
+    assert!(found.tables.iter().all(|table| table.facts.published.sent().is_some()));
+    assert!(found.publication.unwrap().via_root);
+    assert_eq!(resolve(&Catalog { publication: None, ..found }, &patterns).missing, []);
 }

@@ -2,11 +2,13 @@
 //! changes and diagnostics.
 //!
 //! Plain data: no I/O, no async, no wire formats. Suggested reading order:
-//! [`position`], [`relation`], [`pgtype`], [`row`], [`change`], [`diagnostic`].
+//! [`position`], [`relation`], [`pgtype`], [`row`], [`change`], [`facts`], [`diagnostic`].
 
 pub mod change;
 pub mod diagnostic;
+pub mod facts;
 pub mod key;
+pub mod pattern;
 pub mod pgtype;
 pub mod position;
 pub mod relation;
@@ -16,6 +18,7 @@ pub mod varint;
 
 pub use change::{Change, ChangeKind, LogMessage};
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
+pub use pattern::{NamePattern, TablePattern};
 pub use pgtype::PgType;
 pub use position::{Checkpoint, CommitLsn, EndLsn, Lsn, OpId, Xid};
 pub use relation::{Column, Relation, RelationId, ReplicaIdentity, TableName};

@@ -3,9 +3,9 @@
 //! In: a connection. Out: whether to go on, and whether writes are set up. Invariant: every
 //! statement that Headwater would run here, now or when it starts to replicate, has been shown.
 
-use hw_pg::catalog::{self, ServerInfo};
+use hw_pg::catalog::{self, Catalog, ServerInfo};
 use hw_pg::config::ConnectConfig;
-use hw_pg::publication::{self, Publication};
+use hw_pg::publication;
 use hw_pg::slot::{self, SlotState};
 use hw_pg::{replication::ReplicationConnection, sql};
 use hw_types::{Diagnostic, TableName};
@@ -59,26 +59,26 @@ async fn replication_statements(
         Ok(Some(file)) => sync_config::patterns(&file),
         _ => Vec::new(),
     };
-    let names = catalog::matching(client, &patterns).await?;
-    let tables = match names.as_slice() {
-        [] => Vec::new(),
-        names => catalog::tables(client, names).await?,
-    };
     let name = &config.database.publication;
-    let found = Publication::read(client, name).await?;
-    let missing: Vec<TableName> = tables
+    let catalog = Catalog::read(client, name, &patterns, &[]).await?;
+    let resolved = catalog::resolve(&catalog, &patterns);
+    let missing: Vec<TableName> = resolved
+        .to_publish
         .iter()
-        .filter(|table| match &found {
-            Some(publication) => matches!(publication.covers(table), Ok(false)),
-            None => catalog::usable(table, None).is_ok(),
-        })
-        .map(|table| table.name.clone())
+        .filter_map(|id| catalog.table_by_id(*id).map(|table| table.facts.name.clone()))
         .collect();
     let mut statements = Vec::new();
-    match &found {
+    match &catalog.publication {
         None => statements.push(publication::create_statement(name, &missing)),
-        Some(_) if missing.is_empty() => {}
-        Some(_) => statements.push(publication::add_statement(name, &missing)),
+        Some(_) => {
+            if resolved.needs_actions || resolved.needs_via_root {
+                let sql = publication::settings_statement(name, resolved.needs_via_root);
+                statements.push(sql);
+            }
+            if !missing.is_empty() {
+                statements.push(publication::add_statement(name, &missing));
+            }
+        }
     }
     let mut replication = ReplicationConnection::connect(connect).await?;
     let identity = replication.identify_system().await?;

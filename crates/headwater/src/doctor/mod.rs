@@ -9,12 +9,12 @@ pub mod pooler;
 pub mod source;
 pub mod tables;
 
-use hw_pg::catalog::{ServerInfo, TablePattern};
+use hw_pg::catalog::ServerInfo;
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::PgError;
 use hw_pg::replication::SystemIdentity;
 use hw_pg::sql;
-use hw_types::{Diagnostic, Severity};
+use hw_types::{Diagnostic, Severity, TablePattern};
 use tokio_postgres::Client;
 
 use crate::authentication;

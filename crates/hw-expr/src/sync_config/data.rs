@@ -6,11 +6,10 @@
 //! value in between.
 
 use super::plan::{Binder, BoundColumn, BoundPlan, RowName, RowPlan, RowScope, Slot};
-use super::table::TablePattern;
 use crate::expr::{EvalError, Expr};
 use crate::json::write_string;
 use crate::values::{ValueOptions, write_row_id, write_value_json};
-use hw_types::{Cell, Relation, RowRef};
+use hw_types::{Cell, Relation, RowRef, TablePattern};
 use std::cell::RefCell;
 use std::sync::Arc;
 

@@ -4,11 +4,10 @@
 //! outputs that later steps of a querier use.
 
 use super::plan::{Binder, BoundColumn, BoundPlan, RowPlan, RowScope};
-use super::table::TablePattern;
 use crate::expr::EvalError;
 use crate::value::SqlValue;
 use crate::values::ValueOptions;
-use hw_types::{Relation, RowRef};
+use hw_types::{Relation, RowRef, TablePattern};
 
 /// A parameter index.
 #[derive(Clone, Debug)]

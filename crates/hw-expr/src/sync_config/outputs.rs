@@ -6,8 +6,8 @@
 use super::SyncConfig;
 use super::data::{DataQuery, OutputItem, StarRule};
 use super::plan::RowName;
-use super::table::TablePattern;
 use crate::expr::Expr;
+use hw_types::TablePattern;
 
 /// What one data query sends from its source table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,9 +3,8 @@
 //! Source: `sync-rules.md` 5.3.
 
 use crate::sql::ast::Ident;
-use hw_types::TableName;
 use hw_types::pgtype::PgType;
-use std::fmt;
+use hw_types::{TableName, TablePattern};
 
 /// A table of the source as `check` and the suggestions need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,81 +55,25 @@ pub enum Withheld {
     Unpublished,
 }
 
-/// A name, or all names with a prefix (`"todos_%"`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NamePattern {
-    /// The name, or the prefix.
-    pub text: String,
-    /// Whether it is a prefix.
-    pub wildcard: bool,
-}
-
-impl NamePattern {
-    /// Only a quoted name can end in `%`; an unquoted one cannot contain it.
-    fn new(name: &str) -> NamePattern {
-        match name.strip_suffix('%') {
-            Some(prefix) => NamePattern { text: prefix.to_string(), wildcard: true },
-            None => NamePattern { text: name.to_string(), wildcard: false },
-        }
-    }
-
-    /// Whether a name is meant.
-    pub fn matches(&self, name: &str) -> bool {
-        if self.wildcard { name.starts_with(&self.text) } else { name == self.text }
-    }
-}
-
-/// Source tables that a query reads.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TablePattern {
-    /// Schema.
-    pub schema: NamePattern,
-    /// Table.
-    pub table: NamePattern,
-}
-
-impl TablePattern {
-    /// The pattern of `schema.name`; without a schema it is `default_schema`.
-    ///
-    /// - Errors: a connection tag other than `default` (`"tag.schema"`), which names another
-    ///   source database.
-    pub fn new(
-        schema: Option<&Ident>,
-        name: &Ident,
-        default_schema: &str,
-    ) -> Result<TablePattern, String> {
-        let schema = match schema {
-            None => default_schema,
-            Some(ident) if ident.quoted => match ident.name.split_once('.') {
-                None => &ident.name,
-                Some(("default", schema)) => schema,
-                Some((tag, _)) => return Err(format!("there is no connection tagged \"{tag}\"")),
-            },
-            Some(ident) => &ident.name,
-        };
-        Ok(TablePattern { schema: NamePattern::new(schema), table: NamePattern::new(&name.name) })
-    }
-
-    /// Whether a table is meant. System schemas never are by wildcard.
-    pub fn matches(&self, name: &TableName) -> bool {
-        let system = name.schema.starts_with("pg_") || name.schema == "information_schema";
-        self.schema.matches(&name.schema)
-            && self.table.matches(&name.name)
-            && !(self.schema.wildcard && system)
-    }
-
-    /// Whether more than one table may be meant.
-    pub fn is_wildcard(&self) -> bool {
-        self.schema.wildcard || self.table.wildcard
-    }
-}
-
-impl fmt::Display for TablePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = |p: &NamePattern| if p.wildcard { "%" } else { "" };
-        let (schema, table) = (&self.schema, &self.table);
-        write!(f, "{}{}.{}{}", schema.text, mark(schema), table.text, mark(table))
-    }
+/// The pattern of `schema.name`; without a schema it is `default_schema`.
+///
+/// - Errors: a connection tag other than `default` (`"tag.schema"`), which names another
+///   source database.
+pub(super) fn pattern_of(
+    schema: Option<&Ident>,
+    name: &Ident,
+    default_schema: &str,
+) -> Result<TablePattern, String> {
+    let schema = match schema {
+        None => default_schema,
+        Some(ident) if ident.quoted => match ident.name.split_once('.') {
+            None => &ident.name,
+            Some(("default", schema)) => schema,
+            Some((tag, _)) => return Err(format!("there is no connection tagged \"{tag}\"")),
+        },
+        Some(ident) => &ident.name,
+    };
+    Ok(TablePattern::new(schema, &name.name))
 }
 
 /// What is known about the source, if anything.

@@ -6,7 +6,7 @@
 
 use crate::error::{InputError, Result};
 use crate::source::within;
-use hw_pg::catalog;
+use hw_pg::catalog::{Catalog, CatalogTable};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
@@ -80,11 +80,12 @@ impl Describer {
                 });
             }
         }
-        let tables = catalog::tables_by_id(client, &[relation.id]).await?;
-        let key: Vec<String> = tables
+        let catalog = Catalog::read(client, "", &[], &[relation.id]).await?;
+        let key: Vec<String> = catalog
+            .tables
             .first()
-            .map(|table| {
-                let names = table.primary_key.iter().filter_map(|n| table.column_numbered(*n));
+            .map(|CatalogTable { facts, .. }| {
+                let names = facts.primary_key.iter().filter_map(|n| facts.column_numbered(*n));
                 names.map(|column| column.name.clone()).collect()
             })
             .unwrap_or_default();

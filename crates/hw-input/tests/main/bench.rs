@@ -4,10 +4,10 @@
 use hw_input::copy_session::{CopyItem, CopySession, SlotChoice};
 use hw_input::source::{Covered, Source, SourceOptions};
 use hw_input::transactions::{Item, StreamLimits, Transaction, TransactionStream};
-use hw_pg::catalog::TablePattern;
 use hw_pg::config::ConnectConfig;
 use hw_store::segment::SpoolDir;
 use hw_testkit::{Cluster, TestDatabase};
+use hw_types::TablePattern;
 use hw_types::{Change, ChangeKind, EndLsn, Lsn, Relation, Row};
 use std::collections::BTreeMap;
 use tokio_postgres::Client;

@@ -1,24 +1,28 @@
 //! What the source says about itself: the server, its tables, and what makes a table fit to be
 //! replicated.
 //!
-//! In: an SQL connection. Out: [`ServerInfo`] and [`CatalogTable`], and findings for a person.
-//! Each is read by one statement, so that it describes one moment. That moment is *now*, which
-//! is ahead of what the log has told so far; nothing here may be taken for the state at a log
-//! position.
+//! In: an SQL connection. Out: [`ServerInfo`] and [`Catalog`], what differs from what was noted
+//! ([`compare`]), and findings for a person. Each is read in one snapshot, so that it describes one
+//! moment. That moment is *now*, which is ahead of what the log has told so far; nothing here may
+//! be taken for the state at a log position.
 
+mod difference;
+mod read;
 mod relation;
+mod resolve;
+#[cfg(test)]
+pub(crate) mod samples;
 mod server;
-mod table;
 mod usable;
 
+pub use difference::{Difference, Reason, compare, followable, settle};
+pub use read::{Catalog, CatalogTable};
 pub use relation::relation;
+pub use resolve::{Refused, Resolved, resolve};
 pub use server::ServerInfo;
-pub use table::{
-    CatalogColumn, CatalogTable, Leaf, TableKind, TablePattern, matching, tables, tables_by_id,
-};
 pub use usable::usable;
 
-pub(crate) use table::from_json;
+pub(crate) use read::from_json;
 
 /// Stable codes of the findings about the source.
 pub mod code {
@@ -53,6 +57,10 @@ pub mod code {
     pub const RETENTION: u16 = 2113;
     /// The publication leaves out a column that identifies rows.
     pub const KEY_NOT_PUBLISHED: u16 = 2114;
+    /// A table was renamed, or moved to another schema.
+    pub const RENAMED: u16 = 2115;
+    /// Our role may not read a table, or not all of what is published of it.
+    pub const NOT_READABLE: u16 = 2144;
     /// The slot is used by another process.
     pub const SLOT_BUSY: u16 = 2120;
     /// No replication slot is free.

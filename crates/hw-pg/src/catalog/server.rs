@@ -97,7 +97,7 @@ impl ServerInfo {
             return Err(PgError::from(finding));
         }
         let row = client.query_one(QUERY, &[]).await.doing("read the server's settings")?;
-        let answer: Answer = super::table::from_json(row.try_get(0)?)?;
+        let answer: Answer = super::from_json(row.try_get(0)?)?;
         Ok(ServerInfo {
             version: answer.version,
             in_recovery: answer.in_recovery,

@@ -6,23 +6,22 @@
 //! Postgres refuse the user's own updates and deletes.
 
 use super::code;
-use super::table::{CatalogTable, TableKind};
+use hw_types::facts::{Generated, Persistence, TableFacts, TableKind};
 use hw_types::{Diagnostic, ReplicaIdentity, TableName};
 
-/// Whether a table can be replicated.
+/// Whether a table can be replicated as the publication sends it; as a publication of ours would
+/// send it, if it does not yet.
 ///
-/// - Takes: the table; the names of its published columns, or `None` when all are published.
 /// - Returns: nothing when it can, else why not, with the statement that mends it.
-pub fn usable(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagnostic> {
-    let place = format!("table {}", table.name);
-    check(table, published).map_err(|finding| finding.at(place))
+pub fn usable(table: &TableFacts) -> Result<(), Diagnostic> {
+    check(table).map_err(|finding| finding.at(format!("table {}", table.name)))
 }
 
-fn check(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagnostic> {
-    ordinary(&table.name, table.kind, table.logged)?;
+fn check(table: &TableFacts) -> Result<(), Diagnostic> {
+    ordinary(&table.name, table.kind, table.persistence)?;
     for leaf in &table.leaves {
         if leaf.id != table.id {
-            ordinary(&leaf.name, leaf.kind, leaf.logged)?;
+            ordinary(&leaf.name, leaf.kind, leaf.persistence)?;
         }
         // The old rows of a partitioned table are logged under the identity of each partition.
         has_identity(
@@ -41,6 +40,7 @@ fn check(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagn
         ReplicaIdentity::Index => &table.identity_index,
         ReplicaIdentity::Full | ReplicaIdentity::Nothing => &table.primary_key,
     };
+    let sent = table.published.sent().map(|sent| sent.columns.as_slice());
     for column in numbers.iter().filter_map(|number| table.column_numbered(*number)) {
         if !column.deterministic {
             let what = format!(
@@ -53,16 +53,18 @@ fn check(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagn
                  INDEX over one",
             ));
         }
-        if published.is_some_and(|names| !names.contains(&column.name)) {
+        if sent.is_some_and(|numbers| !numbers.contains(&column.number)) {
             let what = format!("the publication leaves out key column \"{}\"", column.name);
             return Err(Diagnostic::error(code::KEY_NOT_PUBLISHED, what)
                 .mend("name the key's columns in the publication's column list, or no columns"));
         }
     }
     if table.replica_identity == ReplicaIdentity::Full
-        && let Some(names) = published
-        && let Some(column) =
-            table.columns.iter().find(|c| !c.generated && !names.contains(&c.name))
+        && let Some(numbers) = sent
+        && let Some(column) = table
+            .columns
+            .iter()
+            .find(|c| c.generated == Generated::No && !numbers.contains(&c.number))
     {
         let what = format!(
             "REPLICA IDENTITY FULL needs every column, and the publication leaves out \"{}\"",
@@ -74,10 +76,13 @@ fn check(table: &CatalogTable, published: Option<&[String]>) -> Result<(), Diagn
     Ok(())
 }
 
-fn ordinary(name: &TableName, kind: TableKind, logged: bool) -> Result<(), Diagnostic> {
+fn ordinary(name: &TableName, kind: TableKind, persistence: Persistence) -> Result<(), Diagnostic> {
     let what = match kind {
-        TableKind::Ordinary | TableKind::Partitioned if logged => return Ok(()),
-        TableKind::Ordinary | TableKind::Partitioned => "is unlogged or temporary",
+        TableKind::Ordinary | TableKind::Partitioned => match persistence {
+            Persistence::Permanent => return Ok(()),
+            Persistence::Unlogged => "is an unlogged table",
+            Persistence::Temporary => "is a temporary table",
+        },
         TableKind::View => "is a view",
         TableKind::MaterializedView => "is a materialized view",
         TableKind::Foreign => "is a foreign table",
@@ -85,8 +90,12 @@ fn ordinary(name: &TableName, kind: TableKind, logged: bool) -> Result<(), Diagn
     };
     let what = format!("{name} {what}: its changes are not in the log");
     let finding = Diagnostic::error(code::NO_ORDINARY_TABLE, what);
-    Err(match kind {
-        TableKind::Ordinary => finding.mend(format!("ALTER TABLE {} SET LOGGED;", name.quoted())),
+    Err(match (kind, persistence) {
+        (TableKind::Ordinary, Persistence::Unlogged) => {
+            finding.mend(format!("ALTER TABLE {} SET LOGGED;", name.quoted()))
+        }
+        (TableKind::Ordinary | TableKind::Partitioned, _) => finding.mend("name an ordinary table"),
+        (TableKind::Foreign, _) => finding.mend("sync it from the database that has its rows"),
         _ => finding.mend("name the tables that it reads"),
     })
 }
@@ -113,68 +122,25 @@ fn has_identity(
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::{CatalogColumn, Leaf};
+    use super::super::samples::{sent, table, with_leaf};
     use super::*;
     use hw_types::RelationId;
 
-    fn table() -> CatalogTable {
-        let column = |number, name: &str| CatalogColumn {
-            number,
-            name: name.into(),
-            type_oid: 23,
-            type_modifier: -1,
-            generated: false,
-            not_null: true,
-            deterministic: true,
-        };
-        CatalogTable {
-            id: RelationId(1),
-            name: TableName::new("public", "t"),
-            kind: TableKind::Ordinary,
-            logged: true,
-            replica_identity: ReplicaIdentity::Default,
-            columns: vec![column(1, "a"), column(2, "b")],
-            primary_key: vec![1],
-            identity_index: vec![],
-            leaves: vec![],
-            ancestors: vec![],
-            row_security: false,
-            force_row_security: false,
-            estimated_rows: None,
-            bytes: 0,
-        }
-    }
-
-    /// The same with a leaf that mirrors the table, as an ordinary table has.
-    fn with_leaf(mut table: CatalogTable) -> CatalogTable {
-        table.leaves = vec![Leaf {
-            id: table.id,
-            name: table.name.clone(),
-            kind: table.kind,
-            logged: table.logged,
-            filenode: 7,
-            replica_identity: table.replica_identity,
-            primary_key: table.primary_key.clone(),
-            identity_index: table.identity_index.clone(),
-        }];
-        table
-    }
-
-    fn refused(table: CatalogTable) -> String {
-        usable(&with_leaf(table), None).unwrap_err().to_string()
+    fn refused(table: TableFacts) -> String {
+        usable(&with_leaf(table)).unwrap_err().to_string()
     }
 
     #[test]
     fn a_table_with_an_identity_is_fine() {
-        assert_eq!(usable(&with_leaf(table()), None), Ok(()));
+        assert_eq!(usable(&with_leaf(table())), Ok(()));
         let mut full = table();
         full.primary_key.clear();
         full.replica_identity = ReplicaIdentity::Full;
-        assert_eq!(usable(&with_leaf(full), None), Ok(()));
+        assert_eq!(usable(&with_leaf(full)), Ok(()));
         let mut index = table();
         index.replica_identity = ReplicaIdentity::Index;
         index.identity_index = vec![2];
-        assert_eq!(usable(&with_leaf(index), None), Ok(()));
+        assert_eq!(usable(&with_leaf(index)), Ok(()));
     }
 
     #[test]
@@ -198,15 +164,17 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_log_is_refused_by_name() {
-        for (kind, logged, word) in [
-            (TableKind::View, true, "is a view"),
-            (TableKind::MaterializedView, true, "is a materialized view"),
-            (TableKind::Foreign, true, "is a foreign table"),
-            (TableKind::Ordinary, false, "is unlogged or temporary"),
+        use Persistence::{Permanent, Temporary, Unlogged};
+        for (kind, persistence, word) in [
+            (TableKind::View, Permanent, "is a view"),
+            (TableKind::MaterializedView, Permanent, "is a materialized view"),
+            (TableKind::Foreign, Permanent, "is a foreign table"),
+            (TableKind::Ordinary, Unlogged, "is an unlogged table"),
+            (TableKind::Ordinary, Temporary, "is a temporary table"),
         ] {
             let mut wrong = table();
             wrong.kind = kind;
-            wrong.logged = logged;
+            wrong.persistence = persistence;
             assert!(refused(wrong).contains(&format!("public.t {word}")), "{word}");
         }
     }
@@ -218,12 +186,12 @@ mod tests {
         parted.leaves[0].id = RelationId(2);
         parted.leaves[0].name = TableName::new("public", "t_1");
         parted.leaves[0].kind = TableKind::Ordinary;
-        assert_eq!(usable(&parted, None), Ok(()));
+        assert_eq!(usable(&parted), Ok(()));
         parted.leaves[0].replica_identity = ReplicaIdentity::Nothing;
-        let finding = usable(&parted, None).unwrap_err();
+        let finding = usable(&parted).unwrap_err();
         assert!(finding.what.starts_with("public.t_1 has REPLICA IDENTITY NOTHING"));
         parted.leaves[0].kind = TableKind::Foreign;
-        let finding = usable(&parted, None).unwrap_err();
+        let finding = usable(&parted).unwrap_err();
         assert!(finding.what.starts_with("public.t_1 is a foreign table"));
     }
 
@@ -231,15 +199,15 @@ mod tests {
     fn nondeterministic_keys_and_unpublished_keys_are_refused() {
         let mut odd = with_leaf(table());
         odd.columns[0].deterministic = false;
-        assert_eq!(usable(&odd, None).unwrap_err().code.0, code::KEY_COLLATION);
+        assert_eq!(usable(&odd).unwrap_err().code.0, code::KEY_COLLATION);
         let fine = with_leaf(table());
-        assert_eq!(usable(&fine, Some(&["a".into()])), Ok(()));
-        let finding = usable(&fine, Some(&["b".into()])).unwrap_err();
+        assert_eq!(usable(&sent(fine.clone(), &[1])), Ok(()));
+        let finding = usable(&sent(fine, &[2])).unwrap_err();
         assert_eq!(finding.code.0, code::KEY_NOT_PUBLISHED);
         let mut full = with_leaf(table());
         full.replica_identity = ReplicaIdentity::Full;
         full.leaves[0].replica_identity = ReplicaIdentity::Full;
-        assert_eq!(usable(&full, None), Ok(()));
-        assert!(usable(&full, Some(&["a".into()])).is_err());
+        assert_eq!(usable(&full), Ok(()));
+        assert!(usable(&sent(full, &[1])).is_err());
     }
 }

@@ -11,7 +11,7 @@ mod containers;
 mod datetimes;
 mod scalars;
 
-pub use catalog::TypeCatalog;
+pub use catalog::{TypeCatalog, read_types};
 
 use hw_types::relation::quote_ident;
 use hw_types::text::DamagedValue;

@@ -4,13 +4,14 @@ use super::super::load::Loader;
 use super::super::names::{Name, Names, Tree, leaf, request, warn_folded};
 use super::super::plan::{EachPart, TablePart};
 use super::super::request::{Origin, RequestPart};
-use super::super::table::{Catalog, CatalogKind, CatalogTable, TablePattern, Withheld};
+use super::super::table::{Catalog, CatalogKind, CatalogTable, Withheld, pattern_of};
 use crate::expr::Expr;
 use crate::report::{Problem, code};
 use crate::routines::{Dialect, JsonRules};
 use crate::sql::Place;
 use crate::sql::ast::{From, Ident, Relation, Select};
 use crate::value::SqlValue;
+use hw_types::TablePattern;
 
 /// Which kind of query is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub fn table_pattern(
     default_schema: &str,
 ) -> Result<TablePattern, Problem> {
     let place = schema.map_or(name.place, |s| s.place);
-    TablePattern::new(schema, name, default_schema)
+    pattern_of(schema, name, default_schema)
         .map_err(|message| Problem::error(code::UNKNOWN_TABLE, message, place))
 }
 

@@ -334,7 +334,7 @@ impl Columns {
     }
 
     /// A column that the log does not carry is NULL on clients; as `id` it makes all rows one.
-    fn check_withheld(&self, pattern: &super::super::table::TablePattern, scope: &mut Scope<'_>) {
+    fn check_withheld(&self, pattern: &hw_types::TablePattern, scope: &mut Scope<'_>) {
         use super::super::plan::RowName;
         let named = |column: &str| {
             self.items.iter().any(|item| {
@@ -352,7 +352,7 @@ impl Columns {
     fn check_id(
         &self,
         dialect: Dialect,
-        pattern: &super::super::table::TablePattern,
+        pattern: &hw_types::TablePattern,
         scope: &mut Scope<'_>,
     ) -> Result<(), Problem> {
         let missing = if self.has_star {

@@ -10,7 +10,7 @@ use super::super::load::Loader;
 use super::super::names::{Name, Names, Tree, leaf, request, unknown_function, warn_folded};
 use super::super::plan::{EachPart, TablePart};
 use super::super::request::{Origin, RequestPart};
-use super::super::table::{Catalog, TablePattern};
+use super::super::table::Catalog;
 use super::conjunct::{Home, homes};
 use super::predicate::Pred;
 use crate::expr::Expr;
@@ -19,6 +19,7 @@ use crate::routines::{self, Dialect, JsonRules};
 use crate::sql::Place;
 use crate::sql::ast::{Ast, AstKind, From, Ident, Join, Relation, Select};
 use crate::value::SqlValue;
+use hw_types::TablePattern;
 
 /// What streams have instead of `request.…` and `bucket.…`.
 const REQUEST: &str = "streams use auth.user_id(), auth.parameter('x'), \

@@ -1,0 +1,327 @@
+//! What has become of a table since it was noted.
+//!
+//! In: the facts that were noted when a table was copied, and those of now. Out: a
+//! [`Difference`]. Invariant: whatever may have changed rows without a trace in the log, or may
+//! have kept changes out of the log, is never adopted; in doubt the table is copied again, which
+//! compares.
+
+use super::code;
+use super::usable::usable;
+use hw_types::facts::{
+    Access, Actions, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts, TableFacts,
+    TableKind,
+};
+use hw_types::relation::quote_ident;
+use hw_types::{Diagnostic, RelationId, TableName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// What follows from a difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Nothing is different.
+    Same,
+    /// The rows are right: the new facts take the place of the noted ones.
+    Adopt,
+    /// Partitions have come, and nothing else: right if they are empty, which [`settle`] asks.
+    Attached(Vec<LeafFacts>),
+    /// The rows may be wrong: the table is copied again and compared.
+    CopyAgain(Reason),
+    /// The table cannot be followed any more: its rows leave. The finding names it and its mend.
+    Gone(Diagnostic),
+}
+
+/// Why a table is copied again. Reads on behind "table public.t is copied again: ".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Another table under the same name.
+    OtherTable,
+    /// Dropped and made again, or another one took its place.
+    OtherPublication,
+    /// `ALTER PUBLICATION … SET (…)`, also when it was set back.
+    PublicationSettings,
+    /// It left the publication and came back, or is in it for another reason.
+    Membership,
+    /// Columns came, went, or have another name or type; or the publication's column list did.
+    Columns,
+    /// The publication's filter.
+    RowFilter,
+    /// What a type of a column is made of.
+    Types,
+    /// A primary key or a replica identity.
+    Key,
+    /// Something rewrote it.
+    Rewritten,
+    /// A partition came with rows, went, or went and came.
+    Partitions,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::OtherTable => "it is another table than before",
+            Reason::OtherPublication => "the publication is another one than before",
+            Reason::PublicationSettings => "the publication's settings were changed",
+            Reason::Membership => "it left the publication and came back",
+            Reason::Columns => "its columns, or those that the publication sends, have changed",
+            Reason::RowFilter => "the publication's row filter has changed",
+            Reason::Types => "a type of its columns was altered",
+            Reason::Key => "its key or replica identity has changed",
+            Reason::Rewritten => "it was rewritten",
+            Reason::Partitions => "its partitions have changed",
+        })
+    }
+}
+
+/// Compares what was noted of a table with what it is now.
+///
+/// - Takes: `now`, the table with the noted oid, if it still exists.
+pub fn compare(noted: &TableFacts, now: Option<&TableFacts>) -> Difference {
+    let Some(now) = now else { return Difference::Gone(dropped(noted)) };
+    if noted == now {
+        return Difference::Same;
+    }
+    if noted.id != now.id {
+        return Difference::CopyAgain(Reason::OtherTable);
+    }
+    if noted.name != now.name {
+        return Difference::Gone(renamed(noted, now));
+    }
+    let sent = match followable(now) {
+        Ok(sent) => sent,
+        Err(finding) => return Difference::Gone(finding),
+    };
+    // What was never sent has no rows of ours.
+    let Some(noted_sent) = noted.published.sent() else {
+        return Difference::CopyAgain(Reason::Membership);
+    };
+    if let Some(reason) = publication(noted_sent, sent, now.kind)
+        .or_else(|| columns(noted, now))
+        .or_else(|| types(noted, now))
+        .or_else(|| keys(noted, now))
+    {
+        return Difference::CopyAgain(reason);
+    }
+    leaves(noted, now)
+}
+
+/// Whether a table's changes arrive, whole and under its own name, and it can be read: how it is
+/// sent, else why it cannot be followed.
+pub fn followable(table: &TableFacts) -> Result<&SentFacts, Diagnostic> {
+    usable(table)?;
+    let place = |finding: Diagnostic| finding.at(format!("table {}", table.name));
+    let sent = match &table.published {
+        Published::Sent(sent) => sent,
+        Published::Under(root) => return Err(place(under_root(&table.name, root))),
+        Published::No => return Err(place(not_published(table))),
+    };
+    if sent.actions != Actions::ALL {
+        let what = format!(
+            "the publication does not send every kind of change of {}: {} left out",
+            table.name,
+            sent.actions.left_out().join(", ")
+        );
+        return Err(place(
+            Diagnostic::error(code::PUBLISHED_OPERATIONS, what)
+                .mend("ALTER PUBLICATION … SET (publish = 'insert, update, delete, truncate');"),
+        ));
+    }
+    readable(table, &sent.columns)?;
+    Ok(sent)
+}
+
+/// Whether our role may read these columns of every row.
+pub(crate) fn readable(table: &TableFacts, columns: &[i16]) -> Result<(), Diagnostic> {
+    may_read(table, columns).map_err(|finding| finding.at(format!("table {}", table.name)))
+}
+
+fn may_read(table: &TableFacts, columns: &[i16]) -> Result<(), Diagnostic> {
+    let name = &table.name;
+    let role = quote_ident(&table.role);
+    let schema = || format!("GRANT USAGE ON SCHEMA {} TO {role}; ", quote_ident(&name.schema));
+    let (what, mend) = match &table.access {
+        Access::All => (None, String::new()),
+        Access::NoSchema => (Some(format!("schema \"{}\"", name.schema)), schema()),
+        Access::None => (Some(name.to_string()), String::new()),
+        Access::Columns(numbers) => {
+            let hidden = columns.iter().find(|number| !numbers.contains(number));
+            let hidden = hidden.and_then(|number| table.column_numbered(*number));
+            (hidden.map(|c| format!("column \"{}\" of {name}", c.name)), String::new())
+        }
+    };
+    if let Some(what) = what {
+        let what = format!("role \"{}\" may not read {what}", table.role);
+        let mend = format!("{mend}GRANT SELECT ON {} TO {role};", name.quoted());
+        return Err(Diagnostic::error(code::NOT_READABLE, what).mend(mend));
+    }
+    match table.row_security {
+        RowSecurity::Off | RowSecurity::ShowsAll => Ok(()),
+        RowSecurity::Hides => {
+            let what = format!(
+                "row level security would hide rows of {name} from role \"{}\"",
+                table.role
+            );
+            Err(Diagnostic::error(code::COPY_FILTERED, what).mend(format!(
+                "ALTER ROLE {role} BYPASSRLS; or CREATE POLICY headwater ON {} FOR SELECT TO \
+                 {role} USING (true);",
+                name.quoted()
+            )))
+        }
+    }
+}
+
+fn dropped(noted: &TableFacts) -> Diagnostic {
+    Diagnostic::error(code::NO_TABLE, format!("there is no table {} any more", noted.name))
+        .at(format!("table {}", noted.name))
+        .mend("make it again, and it is synced at once; or correct the sync configuration")
+}
+
+fn renamed(noted: &TableFacts, now: &TableFacts) -> Diagnostic {
+    Diagnostic::error(code::RENAMED, format!("table {} is now {}", noted.name, now.name))
+        .at(format!("table {}", noted.name))
+        .mend("name it so in the sync configuration, or give it back its name")
+}
+
+/// The finding for a table that the publication lacks.
+fn not_published(table: &TableFacts) -> Diagnostic {
+    let what = format!("the publication does not send {}", table.name);
+    let finding = Diagnostic::error(code::NOT_PUBLISHED, what);
+    match table.kind {
+        TableKind::Partitioned => finding.mend(format!(
+            "ALTER PUBLICATION … ADD TABLE {}; with publish_via_partition_root = true",
+            table.name.quoted()
+        )),
+        _ => finding.mend(format!("ALTER PUBLICATION … ADD TABLE ONLY {};", table.name.quoted())),
+    }
+}
+
+/// The finding for a partition whose changes arrive under a table above it.
+pub(crate) fn under_root(name: &TableName, root: &TableName) -> Diagnostic {
+    let what = format!("changes of partition {name} arrive under {root}");
+    Diagnostic::error(code::PARTITION_ROOT, what).mend(format!("name {root} in the definition"))
+}
+
+fn publication(noted: &SentFacts, now: &SentFacts, kind: TableKind) -> Option<Reason> {
+    if noted.publication != now.publication {
+        return Some(Reason::OtherPublication);
+    }
+    let via_root = kind == TableKind::Partitioned && noted.via_root != now.via_root;
+    if noted.version != now.version || noted.actions != now.actions || via_root {
+        return Some(Reason::PublicationSettings);
+    }
+    if noted.membership != now.membership {
+        return Some(Reason::Membership);
+    }
+    (noted.row_filter != now.row_filter).then_some(Reason::RowFilter)
+}
+
+/// What is sent. A modifier may change without a rewrite, when it only gets wider; then the values
+/// are what they were.
+fn columns(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
+    let of = |table: &TableFacts| -> Vec<(i16, String, u32)> {
+        table.sent_columns().map(|c| (c.number, c.name.clone(), c.type_oid)).collect()
+    };
+    (of(noted) != of(now)).then_some(Reason::Columns)
+}
+
+/// Enums may get labels; nothing else that a type is made of may change under stored values.
+fn types(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
+    let (before, after) = (sent_types(noted), sent_types(now));
+    let same = before.iter().all(|(oid, was)| match (was, after.get(oid)) {
+        (MadeOf::Enum(was), Some(MadeOf::Enum(is))) => was.iter().all(|label| is.contains(label)),
+        (was, is) => Some(was) == is,
+    });
+    (!same).then_some(Reason::Types)
+}
+
+/// The types of the columns that are sent, all the way down.
+fn sent_types(table: &TableFacts) -> BTreeMap<u32, &MadeOf> {
+    let mut open: Vec<u32> = table.sent_columns().map(|column| column.type_oid).collect();
+    let mut found = BTreeMap::new();
+    while let Some(oid) = open.pop() {
+        let Some(facts) = table.types.iter().find(|facts| facts.oid == oid) else { continue };
+        if found.insert(oid, &facts.made).is_none() {
+            open.extend(facts.made.parts());
+        }
+    }
+    found
+}
+
+fn keys(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
+    let key = |table: &TableFacts| {
+        (table.replica_identity, table.primary_key.clone(), table.identity_index.clone())
+    };
+    (key(noted) != key(now)).then_some(Reason::Key)
+}
+
+/// Where the rows are.
+fn leaves(noted: &TableFacts, now: &TableFacts) -> Difference {
+    let mut rewritten = false;
+    for was in &noted.leaves {
+        match now.leaves.iter().find(|is| is.id == was.id) {
+            Some(is) if is.attachment == was.attachment => rewritten |= is.filenode != was.filenode,
+            _ => return Difference::CopyAgain(Reason::Partitions),
+        }
+    }
+    if rewritten && !same_rows(noted, now) {
+        return Difference::CopyAgain(Reason::Rewritten);
+    }
+    let before: BTreeSet<RelationId> = noted.leaves.iter().map(|leaf| leaf.id).collect();
+    let new: Vec<LeafFacts> =
+        now.leaves.iter().filter(|leaf| !before.contains(&leaf.id)).cloned().collect();
+    match new.is_empty() {
+        true => Difference::Adopt,
+        false => Difference::Attached(new),
+    }
+}
+
+/// Whether a table has another file, but its rows are what the log says: TRUNCATE is in the log,
+/// and VACUUM FULL, CLUSTER, SET TABLESPACE and their like change no row.
+///
+/// What rewrites rows changes a column's row in the catalog. Of a partition neither is in the log
+/// (TRUNCATE of a partition that is sent as its root), nor are its columns known. A table that is
+/// not listed by itself can be made unlogged, written to, and be made logged again.
+fn same_rows(noted: &TableFacts, now: &TableFacts) -> bool {
+    let versions = |table: &TableFacts| -> Vec<(i16, u32)> {
+        table.columns.iter().map(|column| (column.number, column.version)).collect()
+    };
+    let listed =
+        now.published.sent().is_some_and(|sent| matches!(sent.membership, Membership::Listed(_)));
+    now.kind == TableKind::Ordinary
+        && now.ancestors.is_empty()
+        && listed
+        && versions(noted) == versions(now)
+}
+
+/// How long the size of a partition may be waited for.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Settles [`Difference::Attached`]: partitions that are empty are adopted, others came with rows
+/// that the log did not carry, as far as can be told. Everything else stays as it is.
+///
+/// - Takes: a connection outside of a transaction. A partition that is being rewritten is not
+///   waited for; it counts as one with rows.
+pub async fn settle(client: &Client, difference: Difference) -> Difference {
+    let Difference::Attached(leaves) = difference else { return difference };
+    let oids: Vec<u32> = leaves.iter().map(|leaf| leaf.id.0).collect();
+    let empty = async {
+        const QUERY: &str = "
+            SELECT coalesce(bool_and(pg_catalog.pg_relation_size(oid) = 0), false)
+            FROM pg_catalog.unnest($1) AS l(oid)";
+        let begin = format!("BEGIN READ ONLY; SET LOCAL lock_timeout = {}", PATIENCE.as_millis());
+        client.batch_execute(&begin).await?;
+        let rows = client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await;
+        client.batch_execute("COMMIT").await?;
+        match rows?.first() {
+            Some(row) => row.try_get::<_, bool>(0),
+            None => Ok(false),
+        }
+    };
+    match empty.await {
+        Ok(true) => Difference::Adopt,
+        Ok(false) | Err(_) => Difference::CopyAgain(Reason::Partitions),
+    }
+}

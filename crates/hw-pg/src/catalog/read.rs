@@ -1,0 +1,822 @@
+//! Tables as the catalog has them now, and how the publication sends them: everything that their
+//! rows depend on, for many tables in few questions.
+//!
+//! In: an SQL connection, the publication's name, patterns and oids. Out: [`Catalog`], read in one
+//! transaction, so that its parts fit together. Nothing in it takes a lock on a table, so it
+//! answers while a table is being rewritten (the functions for sizes, filters and partition trees,
+//! and the view `pg_publication_tables`, would wait).
+//!
+//! Source: PostgreSQL manual, "System Catalogs"; `GetRelationPublications` and `pgoutput.c` for
+//! what ALL TABLES, schemas and partitions mean.
+
+use crate::error::{Doing as _, PgError, Result};
+use crate::internal::{Char, Xid};
+use crate::types::read_types;
+use foldhash::HashMap;
+use hw_types::facts::{
+    Access, Actions, ColumnFacts, Generated, LeafFacts, Membership, Persistence, PublicationFacts,
+    Published, RowSecurity, SentFacts, TableFacts, TableKind, TypeFacts,
+};
+use hw_types::{RelationId, ReplicaIdentity, TableName, TablePattern};
+use std::collections::BTreeSet;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+
+/// A table as the catalog has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogTable {
+    /// What its rows depend on.
+    pub facts: TableFacts,
+    /// The planner's estimate of rows in all leaves; `None` before the first ANALYZE.
+    pub estimated_rows: Option<u64>,
+    /// Bytes on disk of all leaves, without indexes, as the last VACUUM or ANALYZE found them.
+    pub bytes: u64,
+}
+
+/// The catalog at one moment, as far as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    /// `server_version_num`.
+    pub version: u32,
+    /// The publication, if there is one of that name.
+    pub publication: Option<PublicationFacts>,
+    /// The tables, by oid; those that do not exist are left out.
+    pub tables: Vec<CatalogTable>,
+}
+
+impl Catalog {
+    /// A table by name.
+    pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
+        self.tables.iter().find(|table| table.facts.name == *name)
+    }
+
+    /// A table by oid.
+    pub fn table_by_id(&self, id: RelationId) -> Option<&CatalogTable> {
+        self.tables.iter().find(|table| table.facts.id == id)
+    }
+
+    /// Reads the publication, and the tables that patterns mean or that have these oids: ordinary
+    /// and partitioned ones, views and foreign tables; temporary ones by oid only.
+    ///
+    /// - Takes: a connection outside of a transaction.
+    pub async fn read(
+        client: &Client,
+        publication: &str,
+        patterns: &[TablePattern],
+        ids: &[RelationId],
+    ) -> Result<Catalog> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        client.batch_execute(BEGIN).await.doing("read the catalog")?;
+        let read = Reader { client }.read(publication, patterns, ids).await;
+        // Behind a failure too: the connection is used on.
+        let ended = client.batch_execute("COMMIT").await;
+        let catalog = read.map_err(|error| error.doing("read the catalog"))?;
+        ended.doing("read the catalog")?;
+        Ok(catalog)
+    }
+
+    /// What the publication sends anything of: the tables that are listed in any way, and all
+    /// their partitions.
+    pub async fn members(client: &Client, publication: &str) -> Result<Vec<RelationId>> {
+        let sql = members_query(version(client).await?);
+        let rows = client.query_typed(&sql, &[(&publication, Type::TEXT)]).await;
+        let rows = rows.doing("read what the publication contains")?;
+        rows.iter().map(|row| Ok(RelationId(row.try_get(0)?))).collect()
+    }
+
+    /// A fingerprint of everything that [`Catalog::read`] would say of the same, sizes and
+    /// estimates left out: as long as it stays, nothing has changed. Versions of rows stand for
+    /// their contents, so it may change where nothing that matters has.
+    ///
+    /// - Takes: the oids of the tables of the last reading as well, so that one that is gone or
+    ///   has another name shows.
+    pub async fn fingerprint(
+        client: &Client,
+        publication: &str,
+        patterns: &[TablePattern],
+        ids: &[RelationId],
+    ) -> Result<i64> {
+        let wanted = Wanted::new(patterns, ids);
+        let sql = fingerprint_query(version(client).await?);
+        let mut parameters = wanted.parameters();
+        parameters.push((&publication, Type::TEXT));
+        let rows = client.query_typed(&sql, &parameters).await;
+        let rows = rows.doing("look whether the catalog has changed")?;
+        match rows.first() {
+            Some(row) => Ok(row.try_get(0)?),
+            None => Err(PgError::protocol("an aggregate without an answer")),
+        }
+    }
+}
+
+async fn version(client: &Client) -> Result<u32> {
+    const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int4";
+    let rows = client.query_typed(VERSION, &[]).await?;
+    let number = rows.first().map(|row| row.try_get::<_, i32>(0)).transpose()?;
+    Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default())
+}
+
+type Parameter<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), Type);
+
+/// Patterns and oids as parameters.
+struct Wanted<'a> {
+    exact: (Vec<&'a str>, Vec<&'a str>),
+    schemas: Vec<&'a str>,
+    any_schema: Vec<bool>,
+    tables: Vec<&'a str>,
+    any_table: Vec<bool>,
+    ids: Vec<u32>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(patterns: &'a [TablePattern], ids: &[RelationId]) -> Wanted<'a> {
+        let (open, exact): (Vec<_>, Vec<_>) = patterns.iter().partition(|p| p.is_wildcard());
+        let of = |p: &&'a TablePattern| (p.schema.text.as_str(), p.table.text.as_str());
+        Wanted {
+            exact: exact.iter().map(of).unzip(),
+            schemas: open.iter().map(|p| p.schema.text.as_str()).collect(),
+            any_schema: open.iter().map(|p| p.schema.wildcard).collect(),
+            tables: open.iter().map(|p| p.table.text.as_str()).collect(),
+            any_table: open.iter().map(|p| p.table.wildcard).collect(),
+            ids: ids.iter().map(|id| id.0).collect(),
+        }
+    }
+
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        vec![
+            (&self.exact.0, Type::TEXT_ARRAY),
+            (&self.exact.1, Type::TEXT_ARRAY),
+            (&self.schemas, Type::TEXT_ARRAY),
+            (&self.any_schema, Type::BOOL_ARRAY),
+            (&self.tables, Type::TEXT_ARRAY),
+            (&self.any_table, Type::BOOL_ARRAY),
+            (&self.ids, Type::OID_ARRAY),
+        ]
+    }
+}
+
+/// The oids that are wanted. Names are compared as text: a cast to `name` would cut them.
+const WANTED: &str = "
+wanted(oid) AS (
+  SELECT c.oid
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS p(schema, name)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = p.schema
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.name
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  UNION
+  SELECT c.oid
+  FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
+                  pg_catalog.unnest($6)) AS p(schema, any_schema, name, any_name)
+  JOIN pg_catalog.pg_namespace n ON CASE WHEN p.any_schema
+    THEN pg_catalog.starts_with(n.nspname::text, p.schema)
+      AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'
+    ELSE n.nspname = p.schema END
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND CASE WHEN p.any_name
+    THEN pg_catalog.starts_with(c.relname::text, p.name) ELSE c.relname = p.name END
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+  UNION
+  SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ($7))";
+
+/// A policy's expression that is the constant `true`, as the catalog stores it.
+const CONSTANT_TRUE: &str = r"'^\{CONST :consttype 16 .* :constvalue 1 \[ 1( 0)* \]\}$'";
+
+struct Reader<'a> {
+    client: &'a Client,
+}
+
+/// What is known of a relation before its parts are.
+struct Found {
+    table: CatalogTable,
+    /// Oid and schema of it and of the partitioned tables above it, nearest first.
+    line: Vec<Place>,
+    is_partition: bool,
+}
+
+/// A relation that may be listed in a publication.
+#[derive(Clone)]
+struct Place {
+    oid: u32,
+    schema: u32,
+    name: TableName,
+    permanent: bool,
+}
+
+/// An entry of `pg_publication_rel`.
+struct Listed {
+    oid: u32,
+    columns: Option<Vec<i16>>,
+    filter: Option<u64>,
+}
+
+struct Keys {
+    primary: Vec<i16>,
+    identity: Vec<i16>,
+}
+
+impl Reader<'_> {
+    async fn read(
+        &self,
+        publication: &str,
+        patterns: &[TablePattern],
+        ids: &[RelationId],
+    ) -> Result<Catalog> {
+        let version = version(self.client).await?;
+        let (publication, generated) = match self.publication(publication).await? {
+            Some((publication, generated)) => (Some(publication), generated),
+            None => (None, false),
+        };
+        let mut found = self.relations(patterns, ids).await?;
+        let oids: Vec<u32> = found.iter().map(|found| found.table.facts.id.0).collect();
+        self.leaves(&mut found).await?;
+        self.ancestors(&mut found).await?;
+        let mut columns = self.columns(&oids).await?;
+        let mut keys = self.keys(&found).await?;
+        let membership = match &publication {
+            Some(publication) => self.membership(publication, version, &found).await?,
+            None => (HashMap::default(), HashMap::default()),
+        };
+        let types: BTreeSet<u32> =
+            columns.values().flatten().map(|column| column.type_oid).collect();
+        let types = read_types(self.client, &types.into_iter().collect::<Vec<u32>>()).await?;
+        let types: HashMap<u32, TypeFacts> = types.into_iter().map(|t| (t.oid, t)).collect();
+        let tables = found.into_iter().map(|found| {
+            let mut table = found.table;
+            let facts = &mut table.facts;
+            facts.columns = columns.remove(&facts.id.0).unwrap_or_default();
+            facts.types = types_of(&facts.columns, &types);
+            for leaf in facts.leaves.iter_mut() {
+                // A leaf may be asked for by itself as well, so it is left for that.
+                if let Some(found) = keys.get(&leaf.id.0) {
+                    (leaf.primary_key, leaf.identity_index) =
+                        (found.primary.clone(), found.identity.clone());
+                }
+            }
+            if let Some(found) = keys.get_mut(&facts.id.0) {
+                (facts.primary_key, facts.identity_index) =
+                    (found.primary.clone(), found.identity.clone());
+            }
+            if let Some(publication) = &publication {
+                facts.published =
+                    published(publication, generated, facts, &found.line, &membership);
+            }
+            table
+        });
+        let tables = tables.collect();
+        Ok(Catalog { version, publication, tables })
+    }
+
+    /// The publication, and whether it sends stored generated columns that are not listed.
+    async fn publication(&self, name: &str) -> Result<Option<(PublicationFacts, bool)>> {
+        const QUERY: &str = "
+            SELECT p.oid, p.xmin, p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate,
+                   p.pubdelete, p.pubtruncate,
+                   coalesce(pg_catalog.to_jsonb(p) ->> 'pubgencols' = 's', false),
+                   -- A superuser has every role, which does not make everything ours.
+                   CASE WHEN r.rolsuper THEN p.pubowner = r.oid
+                        ELSE pg_catalog.pg_has_role(p.pubowner, 'USAGE') END
+            FROM pg_catalog.pg_publication p
+            JOIN pg_catalog.pg_roles r ON r.rolname = current_user
+            WHERE p.pubname = $1";
+        let rows = self.client.query_typed(QUERY, &[(&name, Type::TEXT)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let facts = PublicationFacts {
+            oid: row.try_get(0)?,
+            name: name.to_owned(),
+            version: row.try_get::<_, Xid>(1)?.0,
+            all_tables: row.try_get(2)?,
+            via_root: row.try_get(3)?,
+            actions: Actions {
+                insert: row.try_get(4)?,
+                update: row.try_get(5)?,
+                delete: row.try_get(6)?,
+                truncate: row.try_get(7)?,
+            },
+            owned: row.try_get(9)?,
+        };
+        Ok(Some((facts, row.try_get(8)?)))
+    }
+
+    async fn relations(&self, patterns: &[TablePattern], ids: &[RelationId]) -> Result<Vec<Found>> {
+        let query = format!(
+            "WITH {WANTED}
+            SELECT c.oid, n.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+                   c.relreplident, c.relfilenode, c.relispartition, c.reltuples,
+                   c.relpages + coalesce(toast.relpages, 0),
+                   pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+                   CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') THEN 's'
+                        WHEN pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN 'a'
+                        WHEN pg_catalog.has_any_column_privilege(c.oid, 'SELECT') THEN 'c'
+                        ELSE 'n' END::\"char\",
+                   CASE WHEN pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN NULL ELSE
+                     ARRAY(SELECT a.attnum FROM pg_catalog.pg_attribute a
+                           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                             AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
+                           ORDER BY a.attnum) END,
+                   CASE WHEN NOT c.relrowsecurity THEN 'o'
+                        WHEN NOT pg_catalog.row_security_active(c.oid) THEN 'o'
+                        ELSE (
+                     SELECT CASE WHEN bool_or(policy.permissive AND policy.every)
+                                  AND NOT bool_or(NOT policy.permissive AND NOT policy.every)
+                            THEN 'a' ELSE 'h' END
+                     FROM (SELECT l.polpermissive AS permissive,
+                                  coalesce(l.polqual::text ~ {CONSTANT_TRUE}, false) AS every
+                           FROM pg_catalog.pg_policy l
+                           WHERE l.polrelid = c.oid AND l.polcmd IN ('r', '*')
+                             AND (0 = ANY (l.polroles) OR EXISTS (
+                               SELECT FROM pg_catalog.unnest(l.polroles) AS r(oid)
+                               WHERE pg_catalog.pg_has_role(r.oid, 'USAGE')))) policy)
+                   END::\"char\",
+                   current_user
+            FROM wanted
+            JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            LEFT JOIN pg_catalog.pg_class toast ON toast.oid = c.reltoastrelid
+            ORDER BY c.oid"
+        );
+        let wanted = Wanted::new(patterns, ids);
+        let rows = self.client.query_typed(&query, &wanted.parameters()).await?;
+        rows.iter().map(relation).collect()
+    }
+
+    /// Where the rows of partitioned tables are.
+    async fn leaves(&self, found: &mut [Found]) -> Result<()> {
+        const QUERY: &str = "
+            WITH RECURSIVE tree(root, relid, path) AS (
+              SELECT root, root, ''::text FROM pg_catalog.unnest($1) AS r(root)
+              UNION ALL
+              SELECT tree.root, i.inhrelid,
+                     tree.path || i.inhparent::text || ' ' || i.xmin::text || ' '
+              FROM tree
+              JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
+              JOIN pg_catalog.pg_inherits i
+                ON i.inhparent = tree.relid AND NOT i.inhdetachpending)
+            SELECT tree.root, c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+                   c.relreplident, c.relfilenode,
+                   pg_catalog.hashtextextended(tree.path, 0), c.reltuples,
+                   c.relpages + coalesce(toast.relpages, 0)
+            FROM tree
+            JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.relkind <> 'p'
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            LEFT JOIN pg_catalog.pg_class toast ON toast.oid = c.reltoastrelid
+            ORDER BY tree.root, c.oid";
+        let partitioned = |found: &&Found| found.table.facts.kind == TableKind::Partitioned;
+        let roots: Vec<u32> =
+            found.iter().filter(partitioned).map(|found| found.table.facts.id.0).collect();
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let rows = self.client.query_typed(QUERY, &[(&roots, Type::OID_ARRAY)]).await?;
+        for row in &rows {
+            let root: u32 = row.try_get(0)?;
+            let Ok(at) = found.binary_search_by_key(&root, |found| found.table.facts.id.0) else {
+                continue;
+            };
+            let attachment: i64 = row.try_get(8)?;
+            let table = &mut found[at].table;
+            table.facts.leaves.push(LeafFacts {
+                id: RelationId(row.try_get(1)?),
+                name: TableName::new(row.try_get::<_, &str>(2)?, row.try_get::<_, &str>(3)?),
+                kind: kind(row.try_get(4)?),
+                persistence: persistence(row.try_get(5)?),
+                replica_identity: replica_identity(row.try_get(6)?),
+                filenode: row.try_get(7)?,
+                attachment: attachment.cast_unsigned(),
+                primary_key: Vec::new(),
+                identity_index: Vec::new(),
+            });
+            add_size(table, row.try_get(9)?, row.try_get(10)?);
+        }
+        Ok(())
+    }
+
+    /// The partitioned tables above partitions.
+    async fn ancestors(&self, found: &mut [Found]) -> Result<()> {
+        const QUERY: &str = "
+            WITH RECURSIVE line(leaf, relid, level) AS (
+              SELECT leaf, leaf, 0 FROM pg_catalog.unnest($1) AS r(leaf)
+              UNION ALL
+              SELECT line.leaf, i.inhparent, line.level + 1
+              FROM line
+              JOIN pg_catalog.pg_inherits i ON i.inhrelid = line.relid AND NOT i.inhdetachpending
+              JOIN pg_catalog.pg_class parent ON parent.oid = i.inhparent AND parent.relkind = 'p')
+            SELECT line.leaf, c.oid, n.oid, n.nspname, c.relname, c.relpersistence
+            FROM line
+            JOIN pg_catalog.pg_class c ON c.oid = line.relid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE line.level > 0
+            ORDER BY line.leaf, line.level";
+        let partitions: Vec<u32> = found
+            .iter()
+            .filter(|found| found.is_partition)
+            .map(|found| found.table.facts.id.0)
+            .collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let rows = self.client.query_typed(QUERY, &[(&partitions, Type::OID_ARRAY)]).await?;
+        for row in &rows {
+            let leaf: u32 = row.try_get(0)?;
+            let Ok(at) = found.binary_search_by_key(&leaf, |found| found.table.facts.id.0) else {
+                continue;
+            };
+            let name = TableName::new(row.try_get::<_, &str>(3)?, row.try_get::<_, &str>(4)?);
+            found[at].table.facts.ancestors.push(name.clone());
+            found[at].line.push(Place {
+                oid: row.try_get(1)?,
+                schema: row.try_get(2)?,
+                name,
+                permanent: persistence(row.try_get(5)?) == Persistence::Permanent,
+            });
+        }
+        Ok(())
+    }
+
+    async fn columns(&self, tables: &[u32]) -> Result<HashMap<u32, Vec<ColumnFacts>>> {
+        const QUERY: &str = "
+            SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated,
+                   a.attnotnull, coalesce(l.collisdeterministic, true),
+                   CASE WHEN a.atthasmissing THEN a.attmissingval::text END,
+                   coalesce(d.xmin, a.xmin)
+            FROM pg_catalog.pg_attribute a
+            LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+            LEFT JOIN pg_catalog.pg_attrdef d
+              ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+            ORDER BY a.attrelid, a.attnum";
+        let mut columns: HashMap<u32, Vec<ColumnFacts>> = HashMap::default();
+        let rows = self.client.query_typed(QUERY, &[(&tables, Type::OID_ARRAY)]).await?;
+        for row in &rows {
+            let column = ColumnFacts {
+                number: row.try_get(1)?,
+                name: row.try_get(2)?,
+                type_oid: row.try_get(3)?,
+                type_modifier: row.try_get(4)?,
+                generated: match row.try_get::<_, Char>(5)?.0 {
+                    b's' => Generated::Stored,
+                    b'v' => Generated::Virtual,
+                    _ => Generated::No,
+                },
+                not_null: row.try_get(6)?,
+                deterministic: row.try_get(7)?,
+                missing: row.try_get(8)?,
+                version: row.try_get::<_, Xid>(9)?.0,
+            };
+            columns.entry(row.try_get(0)?).or_default().push(column);
+        }
+        Ok(columns)
+    }
+
+    /// Keys of tables and of their leaves.
+    async fn keys(&self, found: &[Found]) -> Result<HashMap<u32, Keys>> {
+        const QUERY: &str = "
+            SELECT i.indrelid, i.indisprimary AND i.indimmediate,
+                   i.indisreplident AND i.indisvalid,
+                   (i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1]
+            FROM pg_catalog.pg_index i
+            WHERE i.indrelid = ANY ($1) AND (i.indisprimary OR i.indisreplident)";
+        let of = |found: &Found| {
+            let facts = &found.table.facts;
+            let leaves: Vec<u32> = facts.leaves.iter().map(|leaf| leaf.id.0).collect();
+            std::iter::once(facts.id.0).chain(leaves)
+        };
+        let oids: BTreeSet<u32> = found.iter().flat_map(of).collect();
+        let oids: Vec<u32> = oids.into_iter().collect();
+        let rows = self.client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await?;
+        let mut keys: HashMap<u32, Keys> = HashMap::default();
+        for row in &rows {
+            let columns: Vec<i16> = row.try_get(3)?;
+            let entry = keys
+                .entry(row.try_get(0)?)
+                .or_insert(Keys { primary: Vec::new(), identity: Vec::new() });
+            if row.try_get(2)? {
+                entry.identity = columns.clone();
+            }
+            if row.try_get(1)? {
+                entry.primary = columns;
+            }
+        }
+        Ok(keys)
+    }
+
+    /// What the publication lists: tables by oid, and schemas by oid.
+    async fn membership(
+        &self,
+        publication: &PublicationFacts,
+        version: u32,
+        found: &[Found],
+    ) -> Result<(HashMap<u32, Listed>, HashMap<u32, u32>)> {
+        let (columns, filter) = match version < 150_000 {
+            true => ("NULL::int2[]", "NULL::int8"),
+            false => ("r.prattrs::int2[]", "pg_catalog.hashtextextended(r.prqual::text, 0)"),
+        };
+        let query = format!(
+            "SELECT r.prrelid, r.oid, {columns}, {filter} FROM pg_catalog.pg_publication_rel r
+             WHERE r.prpubid = $1 AND r.prrelid = ANY ($2)"
+        );
+        let oids: BTreeSet<u32> =
+            found.iter().flat_map(|found| found.line.iter().map(|place| place.oid)).collect();
+        let oids: Vec<u32> = oids.into_iter().collect();
+        let parameters: [Parameter<'_>; 2] =
+            [(&publication.oid, Type::OID), (&oids, Type::OID_ARRAY)];
+        let mut tables = HashMap::default();
+        for row in &self.client.query_typed(&query, &parameters).await? {
+            let filter: Option<i64> = row.try_get(3)?;
+            let listed = Listed {
+                oid: row.try_get(1)?,
+                columns: row.try_get(2)?,
+                filter: filter.map(i64::cast_unsigned),
+            };
+            tables.insert(row.try_get(0)?, listed);
+        }
+        let mut schemas = HashMap::default();
+        if version >= 150_000 {
+            const QUERY: &str = "SELECT pnnspid, oid FROM pg_catalog.pg_publication_namespace
+                                 WHERE pnpubid = $1";
+            for row in &self.client.query_typed(QUERY, &parameters[..1]).await? {
+                schemas.insert(row.try_get(0)?, row.try_get(1)?);
+            }
+        }
+        Ok((tables, schemas))
+    }
+}
+
+fn relation(row: &Row) -> Result<Found> {
+    let id = RelationId(row.try_get(0)?);
+    let name = TableName::new(row.try_get::<_, &str>(2)?, row.try_get::<_, &str>(3)?);
+    let kind = kind(row.try_get(4)?);
+    let persistence = persistence(row.try_get(5)?);
+    let replica_identity = replica_identity(row.try_get(6)?);
+    let numbers: Option<Vec<i16>> = row.try_get(13)?;
+    let mut table = CatalogTable {
+        facts: TableFacts {
+            id,
+            name: name.clone(),
+            kind,
+            persistence,
+            columns: Vec::new(),
+            types: Vec::new(),
+            replica_identity,
+            primary_key: Vec::new(),
+            identity_index: Vec::new(),
+            leaves: Vec::new(),
+            ancestors: Vec::new(),
+            role: row.try_get(15)?,
+            access: match row.try_get::<_, Char>(12)?.0 {
+                b'a' => Access::All,
+                b'c' => Access::Columns(numbers.unwrap_or_default()),
+                b's' => Access::NoSchema,
+                _ => Access::None,
+            },
+            row_security: match row.try_get::<_, Char>(14)?.0 {
+                b'o' => RowSecurity::Off,
+                b'a' => RowSecurity::ShowsAll,
+                _ => RowSecurity::Hides,
+            },
+            owned: row.try_get(11)?,
+            published: Published::No,
+        },
+        estimated_rows: Some(0),
+        bytes: 0,
+    };
+    if kind == TableKind::Ordinary {
+        table.facts.leaves.push(LeafFacts {
+            id,
+            name: name.clone(),
+            kind,
+            persistence,
+            filenode: row.try_get(7)?,
+            attachment: 0,
+            replica_identity,
+            primary_key: Vec::new(),
+            identity_index: Vec::new(),
+        });
+        add_size(&mut table, row.try_get(9)?, row.try_get(10)?);
+    }
+    let place = Place {
+        oid: id.0,
+        schema: row.try_get(1)?,
+        name,
+        permanent: persistence == Persistence::Permanent,
+    };
+    Ok(Found { table, line: vec![place], is_partition: row.try_get(8)? })
+}
+
+/// Adds a leaf's estimates.
+fn add_size(table: &mut CatalogTable, rows: f32, pages: i32) {
+    /// A page of the usual build; only estimates stand on it.
+    const PAGE_BYTES: u64 = 8192;
+    // -1: never analysed. One such leaf makes the sum unknown.
+    let rows = (rows >= 0.0).then_some(rows as u64);
+    table.estimated_rows =
+        table.estimated_rows.zip(rows).map(|(sum, rows)| sum.saturating_add(rows));
+    table.bytes += u64::try_from(pages).unwrap_or_default() * PAGE_BYTES;
+}
+
+/// The types of columns and all that they are made of, by oid.
+fn types_of(columns: &[ColumnFacts], types: &HashMap<u32, TypeFacts>) -> Vec<TypeFacts> {
+    let mut open: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
+    let mut found = BTreeSet::new();
+    while let Some(oid) = open.pop() {
+        let Some(facts) = types.get(&oid) else { continue };
+        if !found.insert(oid) {
+            continue;
+        }
+        open.extend(facts.made.parts());
+    }
+    found.iter().map(|oid| types[oid].clone()).collect()
+}
+
+/// How the publication sends a table.
+fn published(
+    publication: &PublicationFacts,
+    generated: bool,
+    facts: &TableFacts,
+    line: &[Place],
+    (tables, schemas): &(HashMap<u32, Listed>, HashMap<u32, u32>),
+) -> Published {
+    // The first oid that is not the system's.
+    const FIRST_OID: u32 = 16_384;
+    let membership = |place: &Place| {
+        if !place.permanent || place.oid < FIRST_OID {
+            return None;
+        }
+        if publication.all_tables {
+            return Some(Membership::AllTables);
+        }
+        let schema = schemas.get(&place.schema).map(|oid| Membership::Schema(*oid));
+        schema.or_else(|| tables.get(&place.oid).map(|listed| Membership::Listed(listed.oid)))
+    };
+    if !matches!(facts.kind, TableKind::Ordinary | TableKind::Partitioned) {
+        return Published::No;
+    }
+    let (own, above) = line.split_first().expect("a line begins with the table itself");
+    let through = if publication.via_root {
+        if let Some(root) = above.iter().rev().find(|place| membership(place).is_some()) {
+            return Published::Under(root.name.clone());
+        }
+        membership(own)
+    } else if facts.kind == TableKind::Partitioned {
+        None
+    } else {
+        line.iter().find_map(membership)
+    };
+    let Some(through) = through else { return Published::No };
+    // A list and a filter count where the table itself is listed, and not also by its schema.
+    let listed = match membership(own) {
+        Some(Membership::Listed(_)) => tables.get(&own.oid),
+        _ => None,
+    };
+    let is_sent = |column: &&ColumnFacts| match listed.and_then(|listed| listed.columns.as_ref()) {
+        Some(numbers) => numbers.contains(&column.number),
+        None => match column.generated {
+            Generated::No => true,
+            Generated::Stored => generated,
+            Generated::Virtual => false,
+        },
+    };
+    Published::Sent(SentFacts {
+        publication: publication.oid,
+        version: publication.version,
+        membership: through,
+        via_root: publication.via_root,
+        actions: publication.actions,
+        columns: facts.columns.iter().filter(is_sent).map(|column| column.number).collect(),
+        row_filter: listed.and_then(|listed| listed.filter),
+    })
+}
+
+fn kind(letter: Char) -> TableKind {
+    match letter.0 {
+        b'r' => TableKind::Ordinary,
+        b'p' => TableKind::Partitioned,
+        b'v' => TableKind::View,
+        b'm' => TableKind::MaterializedView,
+        b'f' => TableKind::Foreign,
+        _ => TableKind::Other,
+    }
+}
+
+fn persistence(letter: Char) -> Persistence {
+    match letter.0 {
+        b'p' => Persistence::Permanent,
+        b'u' => Persistence::Unlogged,
+        _ => Persistence::Temporary,
+    }
+}
+
+fn replica_identity(letter: Char) -> ReplicaIdentity {
+    match letter.0 {
+        b'd' => ReplicaIdentity::Default,
+        b'i' => ReplicaIdentity::Index,
+        b'f' => ReplicaIdentity::Full,
+        _ => ReplicaIdentity::Nothing,
+    }
+}
+
+/// Decodes an answer of the catalog that the server built as JSON.
+pub(crate) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text)
+        .map_err(|error| PgError::protocol(format!("an answer of the catalog: {error}")))
+}
+
+fn members_query(version: u32) -> String {
+    let schemas = match version < 150_000 {
+        true => "",
+        false => {
+            "UNION SELECT c.oid FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_publication_namespace n ON n.pnnspid = c.relnamespace
+             JOIN p ON p.oid = n.pnpubid
+             WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'"
+        }
+    };
+    format!(
+        "
+WITH RECURSIVE p AS (
+  SELECT oid, puballtables FROM pg_catalog.pg_publication WHERE pubname = $1),
+listed(relid) AS (
+  SELECT r.prrelid FROM pg_catalog.pg_publication_rel r JOIN p ON p.oid = r.prpubid
+  {schemas}
+  UNION SELECT c.oid FROM pg_catalog.pg_class c, p
+  WHERE p.puballtables AND c.oid >= 16384 AND c.relpersistence = 'p'
+    AND c.relkind IN ('r', 'p')),
+tree(relid) AS (
+  SELECT relid FROM listed
+  UNION
+  SELECT i.inhrelid FROM tree
+  JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
+  JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid)
+SELECT relid FROM tree ORDER BY relid"
+    )
+}
+
+/// One hash over oid and version of every row of the catalog that decides about the wanted tables.
+fn fingerprint_query(version: u32) -> String {
+    let schemas = match version < 150_000 {
+        true => "",
+        false => {
+            "UNION ALL SELECT 'n', n.pnnspid, 0, n.xmin
+             FROM pg_catalog.pg_publication_namespace n, publication
+             WHERE n.pnpubid = publication.oid"
+        }
+    };
+    format!(
+        "
+WITH RECURSIVE {WANTED},
+publication AS (SELECT p.oid, p.xmin FROM pg_catalog.pg_publication p WHERE p.pubname = $8),
+line(relid) AS (
+  SELECT wanted.oid FROM wanted
+  UNION
+  SELECT i.inhparent FROM line JOIN pg_catalog.pg_inherits i ON i.inhrelid = line.relid),
+tree(relid) AS (
+  SELECT wanted.oid FROM wanted
+  UNION
+  SELECT i.inhrelid FROM tree
+  JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
+  JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid),
+family(relid) AS (SELECT relid FROM line UNION SELECT relid FROM tree),
+-- Enums, domains, ranges and composites, whoever uses them: there are few of them, and none
+-- changes often.
+parts(kind, a, b, version) AS (
+  SELECT 'c'::text, c.oid, 0, c.xmin FROM family JOIN pg_catalog.pg_class c ON c.oid = relid
+  UNION ALL
+  SELECT 'a', a.attrelid, a.attnum, a.xmin
+  FROM wanted JOIN pg_catalog.pg_attribute a ON a.attrelid = wanted.oid WHERE a.attnum > 0
+  UNION ALL
+  SELECT 'd', d.adrelid, d.adnum, d.xmin
+  FROM wanted JOIN pg_catalog.pg_attrdef d ON d.adrelid = wanted.oid
+  UNION ALL
+  SELECT 'h', i.inhrelid, i.inhseqno, i.xmin
+  FROM family JOIN pg_catalog.pg_inherits i ON i.inhrelid = family.relid
+  UNION ALL
+  SELECT 'i', i.indexrelid, 0, i.xmin
+  FROM tree JOIN pg_catalog.pg_index i ON i.indrelid = tree.relid
+  UNION ALL
+  SELECT 'l', l.oid, 0, l.xmin
+  FROM wanted JOIN pg_catalog.pg_policy l ON l.polrelid = wanted.oid
+  UNION ALL
+  SELECT 's', n.oid, 0, n.xmin FROM pg_catalog.pg_namespace n
+  WHERE n.oid IN (SELECT c.relnamespace FROM family
+                  JOIN pg_catalog.pg_class c ON c.oid = relid)
+  UNION ALL
+  SELECT 'p', p.oid, 0, p.xmin FROM publication p
+  UNION ALL
+  SELECT 'r', r.prrelid, 0, r.xmin FROM pg_catalog.pg_publication_rel r, publication
+  WHERE r.prpubid = publication.oid
+  {schemas}
+  UNION ALL
+  SELECT 't', t.oid, 0, t.xmin FROM pg_catalog.pg_type t
+  WHERE t.typtype IN ('d', 'e', 'r', 'm') AND t.oid >= 16384
+  UNION ALL
+  SELECT 'e', e.oid, 0, e.xmin FROM pg_catalog.pg_enum e
+  UNION ALL
+  SELECT 'f', a.attrelid, a.attnum, a.xmin
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+  WHERE c.relkind = 'c' AND c.oid >= 16384 AND a.attnum > 0
+  UNION ALL
+  SELECT 'm', m.roleid, m.member::int4, m.xmin FROM pg_catalog.pg_auth_members m
+  UNION ALL
+  SELECT 'o', r.oid, r.rolsuper::int4 * 2 + r.rolbypassrls::int4, '0'
+  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
+SELECT coalesce(pg_catalog.bit_xor(pg_catalog.hash_record_extended(parts, 0)), 0) FROM parts"
+    )
+}

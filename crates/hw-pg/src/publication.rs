@@ -1,0 +1,291 @@
+//! The publication: making it send what is needed, as far as it is ours.
+//!
+//! In: an SQL connection and the patterns of definitions. Out: [`Ensured`]: the catalog behind the
+//! change, and for each table that cannot be added why. Invariants: a publication that belongs to
+//! somebody else is never touched; no table's refusal keeps another one out; nothing here removes
+//! a table, a filter or a column list.
+
+use crate::catalog::{Catalog, Refused, Resolved, code, resolve};
+use crate::error::{PgError, Result};
+use hw_types::facts::TableFacts;
+use hw_types::relation::quote_ident;
+use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
+use tokio_postgres::Client;
+
+/// The name that is used unless the configuration gives another.
+pub const DEFAULT_NAME: &str = "headwater";
+
+/// How long adding tables may wait for a lock (VACUUM and other ALTERs hold it) before it is
+/// tried again later.
+const LOCK_TIMEOUT: &str = "1s";
+
+/// SQLSTATEs.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const DUPLICATE_OBJECT: &str = "42710";
+/// Another session has just committed the same entry into the catalog.
+const UNIQUE_VIOLATION: &str = "23505";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// What [`ensure`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    /// The catalog behind the change, which is committed.
+    pub catalog: Catalog,
+    /// What the patterns come to in it; tables that could not be added are refused.
+    pub resolved: Resolved,
+    /// Whether the publication was made now: whatever was streamed before through one of that
+    /// name, a new slot and a compared copy must follow.
+    pub made: bool,
+    /// Whether its settings were changed.
+    pub mended: bool,
+    /// The tables that were added.
+    pub added: Vec<TableName>,
+}
+
+/// Makes the publication send these tables: makes it, mends its settings, adds what is missing,
+/// each as far as our role may.
+///
+/// - Takes: the patterns of definitions; the oids of the tables that are known, which are read
+///   with them.
+/// - Errors: those of a connection. What our role may not do is no error but refuses tables.
+pub async fn ensure(
+    client: &Client,
+    name: &str,
+    patterns: &[TablePattern],
+    ids: &[RelationId],
+) -> Result<Ensured> {
+    let mut work =
+        Work { client, name, made: false, mended: false, added: vec![], refused: vec![] };
+    // Another instance may do the same at the same time; then it is read again.
+    for _ in 0..5 {
+        let catalog = Catalog::read(client, name, patterns, ids).await?;
+        let mut resolved = resolve(&catalog, patterns);
+        if work.step(&catalog, &resolved).await? == Step::Changed {
+            continue;
+        }
+        resolved.to_publish.clear();
+        resolved.refused.extend(work.refused);
+        let Work { made, mended, added, .. } = work;
+        return Ok(Ensured { catalog, resolved, made, mended, added });
+    }
+    Err(PgError::protocol(format!("publication \"{name}\" changes without end")))
+}
+
+/// What has been done so far.
+struct Work<'a> {
+    client: &'a Client,
+    name: &'a str,
+    made: bool,
+    mended: bool,
+    added: Vec<TableName>,
+    /// Tables that could not be added; they are not tried again.
+    refused: Vec<Refused>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// The catalog must be read again.
+    Changed,
+    /// There is nothing to do, or nothing that we may.
+    Done,
+}
+
+impl Work<'_> {
+    async fn step(&mut self, catalog: &Catalog, resolved: &Resolved) -> Result<Step> {
+        let refused = |id: &RelationId| {
+            let table = catalog.table_by_id(*id).map(|table| &table.facts.name);
+            self.refused.iter().any(|refused| refused.table.as_ref() == table)
+        };
+        let missing: Vec<&TableFacts> = resolved
+            .to_publish
+            .iter()
+            .filter(|id| !refused(id))
+            .filter_map(|id| catalog.table_by_id(*id).map(|table| &table.facts))
+            .collect();
+        let Some(publication) = &catalog.publication else { return self.make(&missing).await };
+        if !publication.owned {
+            self.refused.extend(missing.iter().map(|table| not_permitted(self.name, table)));
+            return Ok(Step::Done);
+        }
+        if resolved.needs_actions || resolved.needs_via_root {
+            let sql = settings_statement(self.name, resolved.needs_via_root);
+            run(self.client, &sql).await.map_err(|error| error.doing("mend the publication"))?;
+            self.mended = true;
+            return Ok(Step::Changed);
+        }
+        self.add(&missing).await
+    }
+
+    /// Makes it empty: a table that cannot be added then keeps no other one out.
+    async fn make(&mut self, missing: &[&TableFacts]) -> Result<Step> {
+        match run(self.client, &create_statement(self.name, &[])).await {
+            Ok(()) => self.made = true,
+            Err(error) if is_raced(&error) => {}
+            Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
+                let names: Vec<TableName> = missing.iter().map(|t| t.name.clone()).collect();
+                let finding = no_publication(self.name, &names);
+                self.refused.extend(names.iter().map(|name| Refused::new(name, finding.clone())));
+                return Ok(Step::Done);
+            }
+            Err(error) => return Err(error.doing("make the publication")),
+        }
+        Ok(Step::Changed)
+    }
+
+    async fn add(&mut self, missing: &[&TableFacts]) -> Result<Step> {
+        let (own, foreign): (Vec<&TableFacts>, Vec<&TableFacts>) =
+            missing.iter().partition(|table| table.owned);
+        self.refused.extend(foreign.iter().map(|table| not_permitted(self.name, table)));
+        if own.is_empty() {
+            return Ok(Step::Done);
+        }
+        let names: Vec<TableName> = own.iter().map(|table| table.name.clone()).collect();
+        if run(self.client, &add_statement(self.name, &names)).await.is_ok() {
+            self.added.extend(names);
+            return Ok(Step::Changed);
+        }
+        // One of them is in the way. Which one, each by itself will tell.
+        for table in own {
+            let sql = add_statement(self.name, std::slice::from_ref(&table.name));
+            match run(self.client, &sql).await {
+                Ok(()) => self.added.push(table.name.clone()),
+                Err(error) if is_raced(&error) => {}
+                Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
+                    self.refused.push(not_permitted(self.name, table));
+                }
+                Err(error) if error.sqlstate().is_some() => {
+                    self.refused.push(failed(self.name, table, &error));
+                }
+                Err(error) => return Err(error.doing("add a table to the publication")),
+            }
+        }
+        Ok(Step::Changed)
+    }
+}
+
+/// Runs a statement that waits for no lock for long.
+async fn run(client: &Client, sql: &str) -> Result<()> {
+    let guarded = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; {sql} COMMIT");
+    let Err(error) = client.batch_execute(&guarded).await else { return Ok(()) };
+    client.batch_execute("ROLLBACK").await?;
+    Err(PgError::from(error))
+}
+
+/// Whether another session has done the same meanwhile.
+fn is_raced(error: &PgError) -> bool {
+    matches!(error.sqlstate(), Some(DUPLICATE_OBJECT | UNIQUE_VIOLATION))
+}
+
+fn no_publication(name: &str, tables: &[TableName]) -> Diagnostic {
+    let what = format!("publication \"{name}\" does not exist and this role may not create it");
+    Diagnostic::error(code::NO_PUBLICATION, what).mend(create_statement(name, tables))
+}
+
+fn not_permitted(name: &str, table: &TableFacts) -> Refused {
+    let what = format!("publication \"{name}\" lacks {} and this role may not add it", table.name);
+    let sql = add_statement(name, std::slice::from_ref(&table.name));
+    let finding =
+        Diagnostic::error(code::NOT_PUBLISHED, what).at(format!("table {}", table.name)).mend(sql);
+    Refused::new(&table.name, finding)
+}
+
+fn failed(name: &str, table: &TableFacts, error: &PgError) -> Refused {
+    let why = match error.sqlstate() {
+        Some(LOCK_NOT_AVAILABLE) => "somebody holds a lock on it; it is tried again".to_owned(),
+        _ => error.diagnostic().what,
+    };
+    let what = format!("{} cannot be added to publication \"{name}\": {why}", table.name);
+    let finding = Diagnostic::error(code::NOT_PUBLISHED, what)
+        .at(format!("table {}", table.name))
+        .mend(add_statement(name, std::slice::from_ref(&table.name)));
+    Refused::new(&table.name, finding)
+}
+
+/// What keeps `serve` from making the publication fit, without trying: what [`ensure`] would say.
+///
+/// - Takes: whether our role may make a publication (CREATE on the database).
+pub fn foreseen(
+    catalog: &Catalog,
+    resolved: &Resolved,
+    name: &str,
+    may_create: bool,
+) -> Vec<Diagnostic> {
+    let tables = || {
+        let ids = resolved.to_publish.iter();
+        ids.filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts)
+    };
+    let owned = match &catalog.publication {
+        None if !may_create => {
+            let names: Vec<TableName> = tables().map(|table| table.name.clone()).collect();
+            return vec![no_publication(name, &names)];
+        }
+        None => true,
+        Some(publication) => publication.owned,
+    };
+    let refused = tables().filter(|table| !owned || !table.owned);
+    refused.map(|table| not_permitted(name, table).finding).collect()
+}
+
+/// `ONLY "public"."a", ONLY "public"."b"`. Without ONLY the tables that inherit from one would be
+/// published with it, whether they have an identity or not; partitions belong to their root
+/// either way.
+fn list(tables: &[TableName]) -> String {
+    let names: Vec<String> =
+        tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
+    names.join(", ")
+}
+
+/// The statement that makes the publication.
+pub fn create_statement(name: &str, tables: &[TableName]) -> String {
+    let contents = match tables.is_empty() {
+        true => String::new(),
+        false => format!(" FOR TABLE {}", list(tables)),
+    };
+    format!(
+        "CREATE PUBLICATION {}{contents} WITH (publish_via_partition_root = true);",
+        quote_ident(name)
+    )
+}
+
+/// The statement that adds tables.
+pub fn add_statement(name: &str, tables: &[TableName]) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_ident(name), list(tables))
+}
+
+/// The statement that makes it send every kind of change, and partitions as their root if asked.
+pub fn settings_statement(name: &str, via_root: bool) -> String {
+    let via_root = if via_root { ", publish_via_partition_root = true" } else { "" };
+    format!(
+        "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate'{via_root});",
+        quote_ident(name)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_quote_every_name() {
+        let tables = [TableName::new("public", "a"), TableName::new("My", "b\"c")];
+        assert_eq!(
+            create_statement("headwater", &tables),
+            "CREATE PUBLICATION \"headwater\" FOR TABLE ONLY \"public\".\"a\", \
+             ONLY \"My\".\"b\"\"c\" \
+             WITH (publish_via_partition_root = true);"
+        );
+        assert_eq!(
+            create_statement("headwater", &[]),
+            "CREATE PUBLICATION \"headwater\" WITH (publish_via_partition_root = true);"
+        );
+        assert_eq!(
+            add_statement("headwater", &tables[..1]),
+            "ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"a\";"
+        );
+        assert_eq!(
+            settings_statement("h\"w", true),
+            "ALTER PUBLICATION \"h\"\"w\" SET (publish = 'insert, update, delete, truncate', \
+             publish_via_partition_root = true);"
+        );
+    }
+}
