@@ -356,19 +356,19 @@ async fn row_level_security_never_filters_a_copy_silently() {
     // FD-57: a policy that shows every row counts, beside one that does not.
     bench
         .run(
-            "CREATE POLICY some ON t USING (a > 1);
-             CREATE POLICY every ON t FOR SELECT TO reader USING (true)",
+            "CREATE POLICY few ON t USING (a > 1);
+             CREATE POLICY each_row ON t FOR SELECT TO reader USING (true)",
         )
         .await;
     let session = temporary(&bench, &["t"], 1).await;
     // Policies that come behind the snapshot are those of the copy: one that hides is noticed.
-    bench.run("DROP POLICY every ON t").await;
+    bench.run("DROP POLICY each_row ON t").await;
     let (sink, mut items) = tokio::sync::mpsc::channel(4);
     let running = tokio::spawn(session.run(sink));
     assert!(items.recv().await.is_none());
     let error = running.await.unwrap().unwrap_err();
     assert!(matches!(error, InputError::Overtaken(_)), "{error}");
-    bench.run("CREATE POLICY every ON t FOR SELECT TO reader USING (true)").await;
+    bench.run("CREATE POLICY each_row ON t FOR SELECT TO reader USING (true)").await;
     let session = temporary(&bench, &["t"], 1).await;
     assert_eq!(Replica::copied(session).await.rows("t").len(), 1);
     bench.run("CREATE POLICY fewer ON t AS RESTRICTIVE USING (a > 1)").await;
