@@ -225,7 +225,7 @@ async fn fd_22_views_and_tables_without_a_key_are_refused_by_name() {
             "error[HW2106]: public.audit_log has no primary key: the log does not tell which row \
              was updated or deleted | table public.audit_log, read by \"s2\" | ALTER TABLE \
              \"public\".\"audit_log\" REPLICA IDENTITY FULL;",
-            "error[HW2105]: public.fast is unlogged or temporary: its changes are not in the log | \
+            "error[HW2105]: public.fast is an unlogged table: its changes are not in the log | \
              table public.fast, read by \"s3\" | ALTER TABLE \"public\".\"fast\" SET LOGGED;",
             "sync.yaml: 4 errors, 0 warnings",
         ]

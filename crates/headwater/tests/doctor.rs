@@ -129,9 +129,16 @@ async fn a_publication_that_leaves_out_deletes_is_found() {
         )
         .await
         .expect("made");
+    // One of ours is set right.
+    assert_eq!(shown(&examine(&database.url, &["t"]).await), Vec::<String>::new());
+    client
+        .batch_execute("CREATE ROLE dba SUPERUSER; ALTER PUBLICATION headwater OWNER TO dba")
+        .await
+        .expect("given away");
     assert_eq!(
         shown(&examine(&database.url, &["t"]).await),
         ["error[HW2104]: publication \"headwater\" does not publish deletes\n  \
+          where: table public.t\n  \
           mend:  ALTER PUBLICATION \"headwater\" SET (publish = 'insert, update, delete, truncate');"]
     );
 }

@@ -211,8 +211,9 @@ pub fn foreseen(
     may_create: bool,
 ) -> Vec<Diagnostic> {
     let tables = || {
-        let ids = resolved.to_publish.iter();
-        ids.filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts)
+        let ids = resolved.to_publish.iter().chain(&resolved.unreadable);
+        let facts = ids.filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
+        facts.filter(|facts| facts.published.sent().is_none())
     };
     let owned = match &catalog.publication {
         None if !may_create => {

@@ -329,6 +329,8 @@ pub struct TableFacts {
     pub row_security: RowSecurity,
     /// Whether it belongs to our role, which may then publish it.
     pub owned: bool,
+    /// Name of the publication.
+    pub publication: String,
     /// Whether and how the publication sends it.
     pub published: Published,
 }

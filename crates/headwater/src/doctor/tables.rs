@@ -3,7 +3,7 @@
 use hw_pg::catalog::{self, Catalog, ServerInfo};
 use hw_pg::error::PgError;
 use hw_pg::publication;
-use hw_types::{Severity, TablePattern};
+use hw_types::{Diagnostic, Severity, TablePattern};
 use tokio_postgres::Client;
 
 use super::Examination;
@@ -25,7 +25,13 @@ pub async fn check(
         finding.severity = Severity::Warning;
         examination.findings.push(finding);
     }
-    examination.findings.extend(resolved.refused.iter().map(|refused| refused.finding.clone()));
+    for refused in &resolved.refused {
+        // What is wrong with the publication is wrong for every table of it.
+        let same = |found: &Diagnostic| found.what == refused.finding.what;
+        if !examination.findings.iter().any(same) {
+            examination.findings.push(refused.finding.clone());
+        }
+    }
     let foreseen = publication::foreseen(&catalog, &resolved, name, server.may_create);
     if foreseen.is_empty() {
         examination.facts.extend(plan(&catalog, &resolved, name));

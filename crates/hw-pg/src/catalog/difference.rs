@@ -7,6 +7,7 @@
 
 use super::code;
 use super::usable::usable;
+use crate::publication::{add_statement, settings_statement};
 use hw_types::facts::{
     Access, Actions, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts, TableFacts,
     TableKind,
@@ -119,32 +120,32 @@ pub fn followable(table: &TableFacts) -> Result<&SentFacts, Diagnostic> {
         Published::No => return Err(place(not_published(table))),
     };
     if sent.actions != Actions::ALL {
+        let kinds: Vec<String> =
+            sent.actions.left_out().iter().map(|kind| format!("{kind}s")).collect();
         let what = format!(
-            "the publication does not send every kind of change of {}: {} left out",
-            table.name,
-            sent.actions.left_out().join(", ")
+            "publication \"{}\" does not publish {}",
+            table.publication,
+            kinds.join(" and ")
         );
         return Err(place(
             Diagnostic::error(code::PUBLISHED_OPERATIONS, what)
-                .mend("ALTER PUBLICATION … SET (publish = 'insert, update, delete, truncate');"),
+                .mend(settings_statement(&table.publication, false)),
         ));
     }
-    readable(table, &sent.columns)?;
-    Ok(sent)
+    match unreadable(table, &sent.columns).into_iter().next() {
+        Some(finding) => Err(finding),
+        None => Ok(sent),
+    }
 }
 
-/// Whether our role may read these columns of every row.
-pub(crate) fn readable(table: &TableFacts, columns: &[i16]) -> Result<(), Diagnostic> {
-    may_read(table, columns).map_err(|finding| finding.at(format!("table {}", table.name)))
-}
-
-fn may_read(table: &TableFacts, columns: &[i16]) -> Result<(), Diagnostic> {
+/// What keeps our role from reading these columns of every row.
+pub(crate) fn unreadable(table: &TableFacts, columns: &[i16]) -> Vec<Diagnostic> {
     let name = &table.name;
     let role = quote_ident(&table.role);
-    let schema = || format!("GRANT USAGE ON SCHEMA {} TO {role}; ", quote_ident(&name.schema));
-    let (what, mend) = match &table.access {
+    let usage = format!("GRANT USAGE ON SCHEMA {} TO {role}; ", quote_ident(&name.schema));
+    let (what, before) = match &table.access {
         Access::All => (None, String::new()),
-        Access::NoSchema => (Some(format!("schema \"{}\"", name.schema)), schema()),
+        Access::NoSchema => (Some(name.to_string()), usage),
         Access::None => (Some(name.to_string()), String::new()),
         Access::Columns(numbers) => {
             let hidden = columns.iter().find(|number| !numbers.contains(number));
@@ -152,25 +153,19 @@ fn may_read(table: &TableFacts, columns: &[i16]) -> Result<(), Diagnostic> {
             (hidden.map(|c| format!("column \"{}\" of {name}", c.name)), String::new())
         }
     };
-    if let Some(what) = what {
+    let mut findings = Vec::new();
+    findings.extend(what.map(|what| {
         let what = format!("role \"{}\" may not read {what}", table.role);
-        let mend = format!("{mend}GRANT SELECT ON {} TO {role};", name.quoted());
-        return Err(Diagnostic::error(code::NOT_READABLE, what).mend(mend));
+        let mend = format!("{before}GRANT SELECT ON {} TO {role};", name.quoted());
+        Diagnostic::error(code::NOT_READABLE, what).mend(mend)
+    }));
+    if table.row_security == RowSecurity::Hides {
+        let what =
+            format!("row level security would hide rows of {name} from role \"{}\"", table.role);
+        let mend = format!("ALTER ROLE {role} BYPASSRLS;");
+        findings.push(Diagnostic::error(code::COPY_FILTERED, what).mend(mend));
     }
-    match table.row_security {
-        RowSecurity::Off | RowSecurity::ShowsAll => Ok(()),
-        RowSecurity::Hides => {
-            let what = format!(
-                "row level security would hide rows of {name} from role \"{}\"",
-                table.role
-            );
-            Err(Diagnostic::error(code::COPY_FILTERED, what).mend(format!(
-                "ALTER ROLE {role} BYPASSRLS; or CREATE POLICY headwater ON {} FOR SELECT TO \
-                 {role} USING (true);",
-                name.quoted()
-            )))
-        }
-    }
+    findings.into_iter().map(|finding| finding.at(format!("table {name}"))).collect()
 }
 
 fn dropped(noted: &TableFacts) -> Diagnostic {
@@ -187,15 +182,9 @@ fn renamed(noted: &TableFacts, now: &TableFacts) -> Diagnostic {
 
 /// The finding for a table that the publication lacks.
 fn not_published(table: &TableFacts) -> Diagnostic {
-    let what = format!("the publication does not send {}", table.name);
-    let finding = Diagnostic::error(code::NOT_PUBLISHED, what);
-    match table.kind {
-        TableKind::Partitioned => finding.mend(format!(
-            "ALTER PUBLICATION … ADD TABLE {}; with publish_via_partition_root = true",
-            table.name.quoted()
-        )),
-        _ => finding.mend(format!("ALTER PUBLICATION … ADD TABLE ONLY {};", table.name.quoted())),
-    }
+    let what = format!("publication \"{}\" does not send {}", table.publication, table.name);
+    Diagnostic::error(code::NOT_PUBLISHED, what)
+        .mend(add_statement(&table.publication, std::slice::from_ref(&table.name)))
 }
 
 /// The finding for a partition whose changes arrive under a table above it.

@@ -221,7 +221,8 @@ impl Reader<'_> {
         ids: &[RelationId],
     ) -> Result<Catalog> {
         let version = version(self.client).await?;
-        let (publication, generated) = match self.publication(publication).await? {
+        let name = publication;
+        let (publication, generated) = match self.publication(name).await? {
             Some((publication, generated)) => (Some(publication), generated),
             None => (None, false),
         };
@@ -244,6 +245,7 @@ impl Reader<'_> {
             let facts = &mut table.facts;
             facts.columns = columns.remove(&facts.id.0).unwrap_or_default();
             facts.types = types_of(&facts.columns, &types);
+            facts.publication = name.to_owned();
             for leaf in facts.leaves.iter_mut() {
                 // A leaf may be asked for by itself as well, so it is left for that.
                 if let Some(found) = keys.get(&leaf.id.0) {
@@ -573,6 +575,7 @@ fn relation(row: &Row) -> Result<Found> {
                 _ => RowSecurity::Hides,
             },
             owned: row.try_get(11)?,
+            publication: String::new(),
             published: Published::No,
         },
         estimated_rows: Some(0),

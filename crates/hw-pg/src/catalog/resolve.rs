@@ -9,7 +9,7 @@
 //! publication sends counts, and the other is part of it.
 
 use super::code;
-use super::difference::{followable, readable, under_root};
+use super::difference::{followable, under_root, unreadable};
 use super::read::{Catalog, CatalogTable};
 use super::usable::usable;
 use hw_types::facts::{Actions, Published, TableFacts, TableKind};
@@ -39,6 +39,8 @@ pub struct Resolved {
     pub tables: Vec<RelationId>,
     /// The tables that could be, were they in the publication.
     pub to_publish: Vec<RelationId>,
+    /// The tables that would be fit, could our role read them whole; refused as well.
+    pub unreadable: Vec<RelationId>,
     /// Whether the publication must send partitions as their root, and does not.
     pub needs_via_root: bool,
     /// Whether the publication must send every kind of change, and does not.
@@ -148,25 +150,23 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
             }
             continue;
         }
-        match &facts.published {
-            Published::Sent(sent) => {
-                // Kinds of change that are left out are mended where the publication is ours.
-                let followed = match resolved.needs_actions {
-                    true => readable(facts, &sent.columns),
-                    false => followable(facts).map(|_| ()),
-                };
-                match followed {
-                    Ok(()) => resolved.tables.push(facts.id),
-                    Err(finding) => refuse(finding),
-                }
-            }
-            Published::No | Published::Under(_) => {
-                let columns: Vec<i16> = facts.columns.iter().map(|column| column.number).collect();
-                match readable(facts, &columns) {
-                    Ok(()) => resolved.to_publish.push(facts.id),
-                    Err(finding) => refuse(finding),
-                }
-            }
+        let all: Vec<i16> = facts.columns.iter().map(|column| column.number).collect();
+        let sent = facts.published.sent();
+        let findings = unreadable(facts, sent.map_or(&all, |sent| &sent.columns));
+        if !findings.is_empty() {
+            let refused = findings.into_iter().map(|finding| Refused::new(&facts.name, finding));
+            resolved.refused.extend(refused);
+            resolved.unreadable.push(facts.id);
+            continue;
+        }
+        match sent {
+            None => resolved.to_publish.push(facts.id),
+            // Kinds of change that are left out are mended where the publication is ours.
+            Some(_) if resolved.needs_actions => resolved.tables.push(facts.id),
+            Some(_) => match followable(facts) {
+                Ok(_) => resolved.tables.push(facts.id),
+                Err(finding) => resolved.refused.push(Refused::new(&facts.name, finding)),
+            },
         }
     }
     resolved

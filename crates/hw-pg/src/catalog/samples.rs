@@ -35,6 +35,7 @@ pub(crate) fn table() -> TableFacts {
         access: Access::All,
         row_security: RowSecurity::Off,
         owned: true,
+        publication: "headwater".into(),
         published: Published::No,
     }
 }

@@ -190,7 +190,8 @@ coded_struct! {
     SentFacts { publication, version, membership, via_root, actions, columns, row_filter }
     TableFacts {
         id, name, kind, persistence, columns, types, replica_identity, primary_key,
-        identity_index, leaves, ancestors, role, access, row_security, owned, published
+        identity_index, leaves, ancestors, role, access, row_security, owned, publication,
+        published
     }
 }
 
@@ -272,6 +273,7 @@ mod tests {
             access: Access::Columns(vec![1, 3]),
             row_security: RowSecurity::ShowsAll,
             owned: true,
+            publication: "headwater".into(),
             published: Published::Sent(SentFacts {
                 publication: 77,
                 version: 78,
