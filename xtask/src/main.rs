@@ -7,6 +7,7 @@
 mod codes;
 mod layers;
 mod licences;
+mod modules;
 mod paths;
 mod promises;
 mod workspace;
@@ -15,9 +16,9 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <gate>
 
-  layers            crates depend only downhill (ARCHITECTURE.md)
+  layers            crates depend only downhill (ARCHITECTURE.md), and modules form no new circles
   paths             files named in README.md, ARCHITECTURE.md and docs/ exist
-  promises          tests named in docs/promises.md exist, and every promise names one
+  promises          tests named in docs/promises.md exist and run, and every promise names one
   licences          licences of all dependencies are on the list
   errors [--write]  error codes are unique and described in docs/errors.md; --write makes that page
   check             all of them";
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let root = workspace::root();
     let gates: Vec<(&str, Result<Vec<String>, String>)> = match words.as_slice() {
-        ["layers"] => vec![("layers", layers::check())],
+        ["layers"] => vec![("layers", layers::check()), ("modules", modules::check(&root))],
         ["paths"] => vec![("paths", paths::check(&root))],
         ["promises"] => vec![("promises", promises::check(&root))],
         ["licences"] => vec![("licences", licences::check())],
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ["errors", "--write"] => vec![("errors", codes::write(&root))],
         ["check"] => vec![
             ("layers", layers::check()),
+            ("modules", modules::check(&root)),
             ("paths", paths::check(&root)),
             ("promises", promises::check(&root)),
             ("licences", licences::check()),

@@ -5,6 +5,12 @@
 //! another for the log. **Invariant: nothing of a token reaches either text**, and a token whose
 //! signature was not checked yields nothing.
 //!
+//! Tokens and keys are read by hand rather than by `jsonwebtoken`: it lacks ES512, which issuers of
+//! the protocol use; it takes one key where we have sets with doubtful `kid`s and must say which one
+//! failed for what; and its errors quote what they could not read. What is hard stays elsewhere:
+//! signatures are `aws-lc-rs`, JSON is `serde_json`, and both readers have fuzz targets (`token`,
+//! `claims`, `jwks`).
+//!
 //! Suggested reading order: [`secret`], [`algorithm`], [`jwk`], [`addresses`], [`remote`],
 //! [`claims`], [`authenticator`], [`token`], `refusals`, [`error`].
 //!

@@ -333,6 +333,11 @@ fn apply(event: Event<'_>, row: Option<StoredRow>) -> Result<Option<StoredRow>, 
     })
 }
 
+/// Reads a sorted event; a door of [`crate::fuzzing`].
+pub(crate) fn fuzz_event(value: &[u8]) {
+    let _ = decode(value);
+}
+
 fn decode(mut value: &[u8]) -> Option<(u64, Event<'_>)> {
     let kind = take(&mut value, 1)?[0];
     let sequence = varint::take(&mut value)?;

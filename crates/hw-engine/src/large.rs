@@ -157,6 +157,11 @@ struct Write<'a> {
     value: Option<&'a [u8]>,
 }
 
+/// Reads a decided write; a door of [`crate::fuzzing`].
+pub(crate) fn fuzz_write(record: &[u8]) {
+    let _ = read(record);
+}
+
 fn read(mut record: &[u8]) -> Result<Write<'_>, EngineError> {
     let kind = take(&mut record, 1).ok_or_else(|| damaged("write"))?[0];
     let space = varint::take_bytes(&mut record).ok_or_else(|| damaged("write"))?;

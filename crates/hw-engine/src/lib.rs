@@ -24,6 +24,8 @@ mod evaluate;
 mod failpoint;
 mod fold;
 mod fold_large;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 mod large;
 mod lease;

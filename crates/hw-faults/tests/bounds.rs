@@ -63,7 +63,7 @@ async fn f_19_a_huge_transaction_is_one_step_in_bounded_memory() {
 /// is there is read, and it heals in the same process when space returns.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
-    let Some(disk) = SmallDisk::mount(64) else { return };
+    let disk = hw_testkit::needs!(SmallDisk::mount(64));
     let rig = Rig::new(SCHEMA, CONFIG).await;
     let data = disk.path("data").display().to_string();
     let options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &data);
@@ -106,7 +106,7 @@ async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
 /// F-53: the disk runs full during the first copy; nothing half is served, and it heals.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_53_a_disk_full_in_the_first_copy_serves_nothing_half_and_heals() {
-    let Some(disk) = SmallDisk::mount(64) else { return };
+    let disk = hw_testkit::needs!(SmallDisk::mount(64));
     let rig = Rig::new(SCHEMA, CONFIG).await;
     rig.execute(
         "INSERT INTO todos SELECT 'x' || i, 'l1',

@@ -172,10 +172,7 @@ async fn f_17_walsenders_exhausted_are_named_and_waited_for() {
     let cluster = rig::cluster_with(&[("max_wal_senders", "2")]);
     let rig = Rig::on(cluster, SCHEMA, CONFIG).await;
     let psql = rig.cluster.bin_dir().join("psql");
-    if !psql.exists() {
-        eprintln!("there is no psql beside this Postgres: the test is skipped");
-        return;
-    }
+    let psql = hw_testkit::needs!(psql.exists().then_some(psql), "psql beside this Postgres");
     let take = || {
         let mut command = Command::new(&psql);
         command.arg(format!("{}?replication=database", rig.database.url));

@@ -27,7 +27,7 @@ fn put_until_full(store: &Store, space: &Space, from: u32) -> u32 {
 }
 
 fn heals(leave: u64) {
-    let Some(disk) = SmallDisk::mount(64) else { return };
+    let disk = hw_testkit::needs!(SmallDisk::mount(64));
     // The store's own directory: a store refuses one that holds other files.
     let store = Store::open(&small(&disk.path("store"))).unwrap();
     let space = store.space("s").unwrap();
@@ -82,7 +82,7 @@ fn a_disk_full_in_a_compaction_or_later_flush_stops_commits_and_heals() {
 
 #[test]
 fn a_disk_full_in_a_bulk_load_refuses_the_load_and_heals() {
-    let Some(disk) = SmallDisk::mount(64) else { return };
+    let disk = hw_testkit::needs!(SmallDisk::mount(64));
     let store = Store::open(&small(&disk.path("store"))).unwrap();
     let space = store.space("s").unwrap();
     put(&store, &space, 0).unwrap();
@@ -113,7 +113,7 @@ fn a_disk_full_in_a_bulk_load_refuses_the_load_and_heals() {
 
 #[test]
 fn a_disk_full_in_a_segment_ends_that_segment_only() {
-    let Some(disk) = SmallDisk::mount(2) else { return };
+    let disk = hw_testkit::needs!(SmallDisk::mount(2));
     let spool = hw_store::segment::SpoolDir::open(&disk.path("spool"), u64::MAX >> 1).unwrap();
     let mut hog = SegmentWriter::create(&spool, "hog").unwrap();
     let mut refused = None;

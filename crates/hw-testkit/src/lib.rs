@@ -19,6 +19,7 @@ pub mod wait;
 
 mod account;
 mod binaries;
+mod needs;
 mod nursery;
 mod ports;
 mod scratch;
@@ -26,6 +27,7 @@ mod template;
 
 pub use binaries::majors;
 pub use cluster::{Auth, Cluster, ClusterOptions, Stop, TestDatabase};
+pub use needs::missing;
 pub use proxy::{Direction, Ending, Fault, FaultProxy};
 pub use server::{HeadwaterProcess, ProcessOptions};
 pub use wait::poll_until;

@@ -114,7 +114,7 @@ async fn serve(rig: Rig, data: &Path, limits: &str, more: &[(String, String)]) -
 #[ignore = "waits: FD-1, FD-3"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_1_a_full_disk_under_load_loses_nothing() {
-    let Some(disk) = SmallDisk::mount(200) else { return };
+    let disk = hw_testkit::needs!(SmallDisk::mount(200));
     let rig = Rig::new(SCHEMA, &config()).await;
     let mut line = serve(rig, &disk.path("data"), "", &[]).await;
     let pid = line.server.pid();
@@ -226,7 +226,7 @@ async fn fd_1_an_error_at_each_call_under_load_loses_nothing() {
 #[ignore = "waits: FD-3, FD-1"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_3_a_full_disk_with_slow_syncs_under_load_does_not_stop_for_good() {
-    let Some(small) = SmallDisk::mount(300) else { return };
+    let small = hw_testkit::needs!(SmallDisk::mount(300));
     let rig = Rig::new(SCHEMA, &config()).await;
     let data = small.path("data");
     let disk = FaultyDisk::new(&data);

@@ -420,6 +420,23 @@ impl Iterator for ChangesIter {
     }
 }
 
+/// The door for the fuzz targets: reads a record of a spool that knows these relations, and what it
+/// reads again from what it writes.
+#[doc(hidden)]
+pub fn fuzz_record(record: &[u8], relations: &[Arc<Relation>]) {
+    let Some(change) = decode(record, relations) else { return };
+    let mut table = RelationTable::default();
+    for relation in relations {
+        table.number(relation);
+    }
+    let mut again = Vec::new();
+    encode(&change, &mut table, &mut again);
+    let read = decode(&again, relations).expect("what was written can be read");
+    let mut written = Vec::new();
+    encode(&read, &mut table, &mut written);
+    assert_eq!(written, again);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,8 @@
 //!
 //! Source: PostgreSQL manual, "Streaming Replication Protocol".
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod stream;
 mod wire;
 

@@ -488,7 +488,7 @@ impl<S: Socket> Pump<S> {
 
 /// Whether an answer is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReplyWish {
+pub(super) enum ReplyWish {
     None,
     Wanted,
 }
@@ -506,7 +506,7 @@ fn micros_since_2000() -> i64 {
 
 /// Reads the body of a CopyData message: the frame, the position up to which it says the server
 /// has sent, and whether a reply is wanted.
-fn parse_copy_data(mut body: Bytes) -> Result<(Frame, Lsn, ReplyWish)> {
+pub(super) fn parse_copy_data(mut body: Bytes) -> Result<(Frame, Lsn, ReplyWish)> {
     match body.first() {
         Some(b'w') if body.len() >= 25 => {
             body.advance(1);

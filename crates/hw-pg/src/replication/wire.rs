@@ -87,7 +87,7 @@ pub(crate) fn server_error(body: &[u8]) -> PgError {
 /// An authentication request.
 ///
 /// Source: PostgreSQL manual, "Message Formats", the messages with tag `R`.
-enum Authentication<'a> {
+pub(super) enum Authentication<'a> {
     Ok,
     Cleartext,
     Md5([u8; 4]),
@@ -98,7 +98,7 @@ enum Authentication<'a> {
 }
 
 impl<'a> Authentication<'a> {
-    fn parse(body: &'a [u8]) -> Option<Authentication<'a>> {
+    pub(super) fn parse(body: &'a [u8]) -> Option<Authentication<'a>> {
         let (code, rest) = body.split_first_chunk::<4>()?;
         Some(match u32::from_be_bytes(*code) {
             0 => Authentication::Ok,
@@ -118,7 +118,7 @@ impl<'a> Authentication<'a> {
 }
 
 /// The columns of a DataRow body as text; `None` if it is damaged.
-fn data_row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
+pub(super) fn data_row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
     let (count, rest) = body.split_first_chunk::<2>()?;
     body = rest;
     let mut cells = Vec::new();

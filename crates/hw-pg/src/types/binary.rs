@@ -5,8 +5,8 @@
 
 use hw_types::PgType;
 use hw_types::pgtype::TextKind;
-use hw_types::text::DamagedValue;
 use hw_types::text::container::{Array, Range, composite, multirange};
+use hw_types::text::{DamagedValue, datetime};
 
 /// The version byte in front of a jsonb's text.
 const JSONB_VERSION: u8 = 1;
@@ -33,8 +33,9 @@ pub(super) fn as_is<'a>(ty: &PgType, input: &'a [u8]) -> Result<Option<&'a [u8]>
         PgType::Uuid => of_length(16, "uuid"),
         PgType::PgLsn => of_length(8, "pg_lsn"),
         PgType::Date => of_length(4, "date"),
-        PgType::Time => of_length(8, "time"),
-        PgType::Timetz => of_length(12, "timetz"),
+        // Not every number of microseconds is a time of day, and what is kept must be printable.
+        PgType::Time => datetime::time(input).map(|_| Some(input)),
+        PgType::Timetz => datetime::timetz(input).map(|_| Some(input)),
         PgType::Timestamp => of_length(8, "timestamp"),
         PgType::Timestamptz => of_length(8, "timestamptz"),
         PgType::Interval => of_length(16, "interval"),

@@ -1,0 +1,48 @@
+//! What the source sends, or somebody in its place.
+
+use hw_pg::pgoutput::{Decoder, Message};
+use hw_types::{LogMessage, Lsn, Xid};
+
+/// Messages of the replication connection.
+pub(crate) fn replication(data: &[u8]) {
+    hw_pg::replication::fuzzing::messages(data);
+}
+
+/// Messages of the plugin, each behind its length in two bytes: what one says about streams decides
+/// how the next is read.
+pub(crate) fn pgoutput(data: &[u8]) {
+    let mut decoder = Decoder::new();
+    let mut rest = data;
+    while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length)).min(behind.len());
+        let (message, behind) = behind.split_at(length);
+        rest = behind;
+        if let Ok(decoded) = decoder.decode(message) {
+            look(&decoded.message);
+        }
+    }
+}
+
+fn look(message: &Message<'_>) {
+    match message {
+        Message::Insert { new, .. } => assert_eq!(new.iter().count(), new.len()),
+        Message::Update { old, new, .. } => {
+            assert_eq!(new.iter().count(), new.len());
+            if let Some(old) = old {
+                assert_eq!(old.tuple().iter().count(), old.tuple().len());
+            }
+        }
+        Message::Delete { old, .. } => assert_eq!(old.tuple().iter().count(), old.tuple().len()),
+        Message::Truncate { relations, .. } => {
+            assert_eq!(relations.iter().count(), relations.len());
+        }
+        _ => {}
+    }
+}
+
+/// Messages under our prefix that anybody who may write to the log can write.
+pub(crate) fn marker(data: &[u8]) {
+    let content = bytes::Bytes::copy_from_slice(data);
+    let message = LogMessage { lsn: Lsn(1), prefix: hw_pg::marker::PREFIX.into(), content };
+    assert!(hw_pg::marker::verify(&message, Xid(7), b"key").is_err(), "nobody guesses the key");
+}
