@@ -3,13 +3,13 @@
 //!
 //! In: errors of sockets, TLS, `tokio-postgres` and the replication protocol. Out: [`PgError`],
 //! which every function of this crate returns. Invariant: its texts never hold a password or a
-//! value of a row. A message of the server that quotes values (SQLSTATE classes 22, 23, 44, P0)
-//! is replaced by the name of its condition.
+//! value of a row. A message of the server that can quote values (every one of a statement that ran
+//! users' code, and SQLSTATE classes 22, 23, 44, P0) is replaced by the name of its condition.
 
 pub mod code;
 mod server;
 
-pub use server::ServerError;
+pub use server::{Origin, ServerError};
 
 use hw_types::Diagnostic;
 use std::fmt;
@@ -142,6 +142,15 @@ impl PgError {
         self
     }
 
+    /// Says that the statement ran code of the database's users, or took values of theirs, so
+    /// that nothing of the server's text may be shown.
+    pub fn of_users(mut self) -> PgError {
+        if let PgErrorKind::Server(error) = &mut self.inner.kind {
+            error.origin = Origin::Users;
+        }
+        self
+    }
+
     /// What happened.
     pub fn kind(&self) -> &PgErrorKind {
         &self.inner.kind
@@ -244,7 +253,7 @@ impl PgError {
                 (_, "28P01") => "check user and password of the connection string",
                 (_, "28000") => "allow this user, database and address in pg_hba.conf",
                 (_, "53300") => "raise max_connections, or close connections that nobody uses",
-                _ => return error.hint.clone(),
+                _ => return error.safe_hint(),
             },
             _ => return None,
         };
@@ -359,16 +368,7 @@ mod tests {
     use super::*;
 
     fn server(sqlstate: &str, message: &str) -> ServerError {
-        ServerError {
-            sqlstate: sqlstate.into(),
-            message: message.into(),
-            detail: None,
-            hint: None,
-            schema: None,
-            table: None,
-            column: None,
-            constraint: None,
-        }
+        ServerError::new(sqlstate, message)
     }
 
     #[test]
@@ -402,14 +402,34 @@ mod tests {
     }
 
     #[test]
+    fn fd_48_who_wrote_the_statement_decides_what_is_shown_and_not_the_sqlstate() {
+        for sqlstate in ["42501", "40001", "42703", "XX000", "0A000", "57014", "P0001", "22023"] {
+            let mut raised = server(sqlstate, "hush: hush@example.com");
+            raised.detail = Some("hush".into());
+            raised.hint = Some("hush".into());
+            raised.context = Some("hush".into());
+            let of_users = PgError::server(raised.clone()).of_users().doing("write");
+            assert!(!of_users.diagnostic().to_string().contains("hush"), "{sqlstate}");
+            // A function may also raise it below a statement of ours, and name what it likes.
+            raised.routine = Some("exec_stmt_raise".into());
+            raised.table = Some("hush".into());
+            raised.column = Some("hush".into());
+            raised.constraint = Some("hush".into());
+            let finding = PgError::server(raised).doing("look").diagnostic().to_string();
+            assert!(!finding.contains("hush"), "{sqlstate}: {finding}");
+        }
+    }
+
+    #[test]
     fn a_reported_error_is_read_and_damage_never_panics() {
-        let body = b"SERROR\0C42501\0Mpermission denied\0Hask\0tlists\0\0";
+        let body = b"SERROR\0C42501\0Mpermission denied\0Hask\0tlists\0Raclcheck_error\0\0";
         let error = ServerError::from_body(body);
         assert_eq!(
             (error.sqlstate.as_str(), error.message.as_str()),
             ("42501", "permission denied")
         );
         assert_eq!((error.hint.as_deref(), error.table.as_deref()), (Some("ask"), Some("lists")));
+        assert!(error.is_missing_right() && !error.is_raised());
         for end in 0..body.len() {
             let _ = ServerError::from_body(&body[..end]);
         }

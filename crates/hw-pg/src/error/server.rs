@@ -1,8 +1,23 @@
 //! An error as the server reports it.
 //!
 //! In: the fields of an ErrorResponse. Out: [`ServerError`], whose safe message holds no values.
+//!
+//! Who wrote the statement decides what may be shown. In a statement of ours the server speaks of
+//! names; where triggers, policies or functions of the database's users run, any SQLSTATE may carry
+//! any text, values of rows among it (FD-48).
 
 use std::fmt;
+
+/// Whose code a statement ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A statement of ours that runs nobody else's code.
+    #[default]
+    Headwater,
+    /// A statement that ran code of the database's users, or took values of theirs: nothing of
+    /// the server's text is shown.
+    Users,
+}
 
 /// An error that the server reported.
 ///
@@ -25,23 +40,37 @@ pub struct ServerError {
     pub column: Option<String>,
     /// Constraint concerned.
     pub constraint: Option<String>,
+    /// Where in the statement, function or parameters. May quote values of rows.
+    pub context: Option<String>,
+    /// The function of the server's source that reported it; the same in every language.
+    pub routine: Option<String>,
+    /// Whose code the statement ran.
+    pub origin: Origin,
 }
 
 impl ServerError {
-    /// Reads the body of an ErrorResponse or NoticeResponse (behind tag and length).
-    ///
-    /// A damaged body gives what could be read before the damage.
-    pub fn from_body(body: &[u8]) -> ServerError {
-        let mut error = ServerError {
-            sqlstate: String::from("XX000"),
-            message: String::new(),
+    /// An error with these two and nothing else.
+    pub fn new(sqlstate: impl Into<String>, message: impl Into<String>) -> ServerError {
+        ServerError {
+            sqlstate: sqlstate.into(),
+            message: message.into(),
             detail: None,
             hint: None,
             schema: None,
             table: None,
             column: None,
             constraint: None,
-        };
+            context: None,
+            routine: None,
+            origin: Origin::Headwater,
+        }
+    }
+
+    /// Reads the body of an ErrorResponse or NoticeResponse (behind tag and length).
+    ///
+    /// A damaged body gives what could be read before the damage.
+    pub fn from_body(body: &[u8]) -> ServerError {
+        let mut error = ServerError::new("XX000", "");
         let mut rest = body;
         while let Some((&kind, after)) = rest.split_first().filter(|(kind, _)| **kind != 0) {
             let Some(end) = memchr::memchr(0, after) else { break };
@@ -56,17 +85,41 @@ impl ServerError {
                 b't' => error.table = Some(text),
                 b'c' => error.column = Some(text),
                 b'n' => error.constraint = Some(text),
+                b'W' => error.context = Some(text),
+                b'R' => error.routine = Some(text),
                 _ => {}
             }
         }
         error
     }
 
-    /// Whether message and detail can hold values of rows: data exceptions, violated
-    /// constraints, texts raised by users' functions.
+    /// Whether the texts can hold values of rows: in statements that ran users' code all of
+    /// them, else data exceptions, violated constraints and what a function raised.
     fn quotes_values(&self) -> bool {
-        matches!(self.sqlstate.get(..2), Some("22" | "23" | "44" | "P0"))
+        self.origin == Origin::Users
+            || self.is_raised()
+            || matches!(self.sqlstate.get(..2), Some("22" | "23" | "44" | "P0"))
             || self.sqlstate.get(..2).is_none()
+    }
+
+    /// Whether a function raised it with words of its own. Such an error may name any table,
+    /// column and constraint, and call itself by any SQLSTATE.
+    pub fn is_raised(&self) -> bool {
+        // PL/pgSQL and PL/Python have fields for names; the other languages have none.
+        matches!(self.routine.as_deref(), Some("exec_stmt_raise" | "PLy_elog_impl" | "PLy_output"))
+    }
+
+    /// Whether a right on an object is missing (a table, schema, sequence, function), which is
+    /// something else than a policy that a row breaks, and than a 42501 that a function raised.
+    pub fn is_missing_right(&self) -> bool {
+        // aclcheck_error, aclcheck_error_col, aclcheck_error_type.
+        let routine = self.routine.as_deref().unwrap_or_default();
+        self.sqlstate == "42501" && routine.starts_with("aclcheck_error")
+    }
+
+    /// What the server suggests, unless it can hold values of rows.
+    pub fn safe_hint(&self) -> Option<String> {
+        self.hint.clone().filter(|_| !self.quotes_values())
     }
 
     /// The message for logs and people: without values of rows.
@@ -86,11 +139,18 @@ impl ServerError {
             "23505" => "unique constraint violated",
             "23514" => "check constraint violated",
             "P0001" => "exception raised by a function of the database",
+            "40001" => "serialization failure",
+            "40P01" => "deadlock",
+            "55P03" => "lock not available",
+            "57014" => "statement canceled",
             _ => "statement refused",
         });
         let name = |kind: &str, name: &Option<String>| {
             name.as_ref().map(|name| format!(", {kind} \"{name}\"")).unwrap_or_default()
         };
+        if self.is_raised() {
+            return text;
+        }
         text += &name("table", &self.table);
         text += &name("column", &self.column);
         text += &name("constraint", &self.constraint);
@@ -116,6 +176,9 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
             table: owned(error.table()),
             column: owned(error.column()),
             constraint: owned(error.constraint()),
+            context: owned(error.where_()),
+            routine: owned(error.routine()),
+            origin: Origin::Headwater,
         }
     }
 }
