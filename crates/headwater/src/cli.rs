@@ -145,6 +145,14 @@ pub struct Setup {
     /// Only print the SQL. (example: headwater setup --print > setup.sql)
     #[arg(long, conflicts_with = "yes")]
     pub print: bool,
+    /// Role that serve logs in with, if it is another than the one that runs the SQL. (example:
+    /// headwater setup --role headwater)
+    #[arg(long, value_name = "NAME")]
+    pub role: Option<String>,
+    /// Sync configuration whose tables clients write: what they lack is listed at the end.
+    /// (example: --sync-config sync.yaml)
+    #[arg(long, value_name = "FILE")]
+    pub sync_config: Option<String>,
 }
 
 /// Options of `check`.
@@ -243,7 +251,10 @@ impl Cli {
                 set("data_dir", &dev.data_dir);
                 set("sync.config", &dev.sync_config);
             }
-            Command::Setup(setup) => set("database.url", &setup.database_url),
+            Command::Setup(setup) => {
+                set("database.url", &setup.database_url);
+                set("sync.config", &setup.sync_config);
+            }
             Command::Check(check) => set("database.url", &check.database_url),
             Command::Doctor(doctor) => {
                 set("database.url", &doctor.database_url);

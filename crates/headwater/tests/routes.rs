@@ -80,7 +80,8 @@ fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
         ..AuthConfig::default()
     });
     let edge = Edge::new(authenticator.expect("usable"), 1 << 20);
-    surfaces::start(&config, &reporter, edge, &connect, stop)
+    let given = tokio::sync::watch::Sender::new(None).subscribe();
+    surfaces::start(&config, &reporter, edge, &connect, given, stop)
 }
 
 #[tokio::test]

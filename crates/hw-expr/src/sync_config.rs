@@ -29,7 +29,7 @@ pub use infer::ClientTable;
 pub use load::Loaded;
 pub use lookup::{BoundLookup, LookupDef, LookupRow};
 pub use options::SyncOptions;
-pub use outputs::{OutputColumn, OutputOrigin, OutputStar, OutputTable};
+pub use outputs::{OutputColumn, OutputOrigin, OutputPart, OutputStar, OutputTable};
 pub use request::{Request, Subscription};
 pub use resolve::{
     ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,

@@ -91,7 +91,15 @@ impl TlsStream for Transport {
     }
 }
 
-/// A bounded set of connections that are kept open. Clones share it.
+/// How long a connection may take to become as new. One whose last statement still runs, because
+/// nobody waited for its end, is closed instead.
+const AS_NEW_WITHIN: Duration = Duration::from_secs(1);
+
+/// A bounded set of connections that are kept open, each as new when it is handed out: what the
+/// last user's statements and triggers left in the session (settings, temporary tables, advisory
+/// locks, prepared statements) is gone. Clones share it.
+///
+/// Whoever uses one must not keep prepared statements; `query_typed` has none.
 #[derive(Clone)]
 pub struct Pool {
     connections: managed::Pool<Manager>,
@@ -121,6 +129,7 @@ impl Pool {
     pub async fn get(&self) -> Result<PooledClient> {
         let mut timeouts = managed::Timeouts::new();
         timeouts.wait = Some(self.wait);
+        timeouts.recycle = Some(AS_NEW_WITHIN);
         self.connections.timeout_get(&timeouts).await.map_err(|error| match error {
             managed::PoolError::Backend(error) => error,
             managed::PoolError::Timeout(_) => {
@@ -163,9 +172,10 @@ impl managed::Manager for Manager {
     }
 
     async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<PgError> {
-        match client.is_closed() {
-            true => Err(RecycleError::message("closed")),
-            false => Ok(()),
+        if client.is_closed() {
+            return Err(RecycleError::message("closed"));
         }
+        let reset = client.batch_execute("DISCARD ALL").await.map_err(PgError::from);
+        reset.map_err(RecycleError::Backend)
     }
 }

@@ -17,8 +17,6 @@ use crate::upload;
 
 /// Uploads that are worked on at the same time; further ones wait, with their body.
 const AT_ONCE: usize = 64;
-/// Those of one user, so that he cannot take all connections to the database.
-const AT_ONCE_PER_USER: usize = 2;
 /// Large uploads that are worked on at the same time, of different users: what is made of many
 /// small operations takes many times the memory of their text.
 const LARGE_AT_ONCE: usize = 2;
@@ -36,7 +34,8 @@ pub struct RestState {
 impl RestState {
     /// Takes who lets requests in, who writes, and the largest body of an upload in bytes.
     pub fn new(edge: Edge, uploads: Uploads, max_body_bytes: usize) -> RestState {
-        let places = Places::new(AT_ONCE, AT_ONCE_PER_USER);
+        // A user must not take all connections to the database.
+        let places = Places::new(AT_ONCE, uploads.connections_per_user());
         let large = Places::new(LARGE_AT_ONCE, 1);
         RestState { edge, uploads, max_body_bytes, places, large }
     }

@@ -13,7 +13,7 @@ use hw_auth::{Principal, RoleClaim};
 use hw_http::places::Place;
 use hw_http::{ApiError, Refusal, code};
 use hw_types::Code;
-use hw_write::{Author, AuthorRole, UploadError, apply};
+use hw_write::{Author, AuthorRole, UploadError, code as write_code};
 
 use crate::routes::RestState;
 use crate::wire;
@@ -30,18 +30,22 @@ pub(crate) async fn upload(
 ) -> Result<Response, ApiError> {
     let (principal, parts, body) = state.edge.caller_of(request).await?;
     check_media_type(&parts.headers)?;
+    wire::check_subject(&principal.subject)?;
     let mut body = state.edge.body(&principal, body, state.max_body_bytes).await?;
     // Only now: who sends slowly keeps nobody waiting.
     let turn = turn(&state, &principal, body.bytes().len() >= LARGE);
-    let _places = tokio::time::timeout(TURN_WITHIN, turn).await.map_err(|_| Refusal::UserBusy)?;
+    let places = tokio::time::timeout(TURN_WITHIN, turn).await.map_err(|_| Refusal::UserBusy)?;
     let upload = wire::read(body.bytes())?;
     body.spend();
     let ids: Vec<i64> = upload.transactions.iter().map(|transaction| transaction.id).collect();
-    let verdicts = state
-        .uploads
-        .apply(&author(principal), &upload.client_id, &upload.transactions)
-        .await
-        .map_err(refuse)?;
+    // A caller who hangs up does not leave a transaction half run on a connection that the next
+    // one would wait for: what was begun ends within its time, and the ledger knows how.
+    let applied = tokio::spawn(async move {
+        let _places = places;
+        let author = author(principal);
+        state.uploads.apply(&author, &upload.client_id, &upload.transactions).await
+    });
+    let verdicts = applied.await.map_err(|_| broken())?.map_err(refuse)?;
     Ok(Json(wire::answer(ids, verdicts)).into_response())
 }
 
@@ -80,19 +84,19 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// A person must act: the log says what, the caller learns what concerns him. 503, so that clients
-/// keep their queue and come again.
+/// A person must act, and the log says what; the caller learns what concerns him. 503, so that
+/// clients keep their queue and come again.
 fn refuse(UploadError(finding): UploadError) -> ApiError {
-    tracing::error!(
-        code = %finding.code,
-        mend = finding.mend.as_deref().unwrap_or_default(),
-        "uploads are refused: {}",
-        finding.what
-    );
     let description = match finding.code.0 {
-        apply::NOT_SET_UP => "The database is not set up for writes; run: headwater setup",
-        apply::ROLE_NOT_ALLOWED => "The token's role may not write here",
+        write_code::NOT_SET_UP => "The database is not set up for writes; run: headwater setup",
+        write_code::ROLE_NOT_ALLOWED => "The token's role may not write here",
         _ => "Writes are not possible now; the server's log says why",
     };
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, finding.code, description)
+}
+
+/// The task that applied the upload is gone: the server stops, or it found a bug in itself.
+fn broken() -> ApiError {
+    let description = "Writes are not possible now";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code(write_code::NO_VERDICT), description)
 }

@@ -1,12 +1,16 @@
 //! The JSON of uploads: bytes to [`UploadTransaction`]s, verdicts to bytes.
 //!
 //! Values of columns stay the text that the client wrote. `docs/uploads.md` describes both ways.
+//! Invariant: what this lets through can be stored and compared by Postgres, so that nothing of a
+//! client's making stands in the way of its queue for ever (FD-54).
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use hw_http::ApiError;
 use hw_write::{Fields, OperationKind, UploadOperation, UploadTransaction, Verdict};
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -14,6 +18,10 @@ use serde_json::value::RawValue;
 pub(crate) const MAX_TRANSACTIONS: usize = 1000;
 /// Bytes of a client id at most; it is part of an index key.
 const MAX_CLIENT_ID_BYTES: usize = 256;
+/// Bytes of the token's `sub` at most; it is part of the same key, of which Postgres takes 2,700.
+const MAX_SUBJECT_BYTES: usize = 1024;
+/// Containers in containers at most, in a whole body. Postgres reads JSON recursively.
+const MAX_DEPTH: usize = 128;
 
 /// A request, read and checked.
 #[derive(Debug)]
@@ -112,9 +120,22 @@ impl<'de> Deserialize<'de> for WireFields {
     }
 }
 
+/// Checks whether records can be kept under the token's `sub`. Errors: HW5005.
+pub(crate) fn check_subject(subject: &str) -> Result<(), ApiError> {
+    if subject.len() > MAX_SUBJECT_BYTES || subject.contains('\0') {
+        return Err(ApiError::body(format!(
+            "The token's sub must have at most {MAX_SUBJECT_BYTES} bytes, none of them NUL"
+        )));
+    }
+    Ok(())
+}
+
 /// Reads a body. Errors: HW5005 with the place, without any value; HW5004 for too many
 /// transactions.
 pub(crate) fn read(body: &[u8]) -> Result<UploadRequest, ApiError> {
+    if depth(body) > MAX_DEPTH {
+        return Err(ApiError::body(format!("The body is nested deeper than {MAX_DEPTH}")));
+    }
     let wire: WireRequest = serde_json::from_slice(body).map_err(|error| {
         // serde_json's own message may quote a value of the body.
         ApiError::body(format!(
@@ -123,9 +144,10 @@ pub(crate) fn read(body: &[u8]) -> Result<UploadRequest, ApiError> {
             error.column()
         ))
     })?;
-    if wire.client_id.is_empty() || wire.client_id.len() > MAX_CLIENT_ID_BYTES {
+    let client_id = &wire.client_id;
+    if client_id.is_empty() || client_id.len() > MAX_CLIENT_ID_BYTES || client_id.contains('\0') {
         return Err(ApiError::body(format!(
-            "client_id must have 1 to {MAX_CLIENT_ID_BYTES} bytes"
+            "client_id must have 1 to {MAX_CLIENT_ID_BYTES} bytes, none of them NUL"
         )));
     }
     if wire.transactions.len() > MAX_TRANSACTIONS {
@@ -140,34 +162,101 @@ pub(crate) fn read(body: &[u8]) -> Result<UploadRequest, ApiError> {
     Ok(UploadRequest { client_id: wire.client_id, transactions })
 }
 
+/// How deep containers lie in containers, whatever else the text is.
+fn depth(body: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0usize, 0, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 fn read_transaction(wire: WireTransaction) -> Result<UploadTransaction, ApiError> {
     let Number(id) = wire.id;
     let in_transaction = |what: &str| ApiError::body(format!("Transaction {id}: {what}"));
-    let operations: Vec<WireOperation> = serde_json::from_str(wire.operations.get())
+    let mut reader = serde_json::Deserializer::from_str(wire.operations.get());
+    let operations = Operations::default()
+        .deserialize(&mut reader)
         .map_err(|_| in_transaction("an operation is not as described"))?;
     if operations.is_empty() {
         return Err(in_transaction("it has no operations"));
     }
-    if !operations.windows(2).all(|pair| pair[0].op_id.0 < pair[1].op_id.0) {
+    if !operations.windows(2).all(|pair| pair[0].op_id < pair[1].op_id) {
         return Err(in_transaction("op_id does not ascend"));
     }
-    let operations = operations.into_iter().map(operation).collect();
     Ok(UploadTransaction { id, operations, entries: wire.operations })
 }
 
-fn operation(wire: WireOperation) -> UploadOperation {
-    UploadOperation {
-        op_id: wire.op_id.0,
-        kind: match wire.op {
-            WireKind::Put => OperationKind::Put,
-            WireKind::Patch => OperationKind::Patch,
-            WireKind::Delete => OperationKind::Delete,
-        },
-        table: wire.r#type,
-        id: wire.id,
-        data: wire.data.map(|fields| fields.0).unwrap_or_default(),
-        old: wire.old.map(|fields| fields.0),
-        metadata: wire.metadata.map(|metadata| metadata.get().to_owned()),
+/// Reads operations one after another, so that only one of them is there in both forms; the names
+/// of tables, which repeat, are kept once.
+#[derive(Default)]
+struct Operations {
+    tables: HashSet<Arc<str>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Operations {
+    type Value = Vec<UploadOperation>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Operations {
+    type Value = Vec<UploadOperation>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of operations")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut operations = Vec::new();
+        while let Some(wire) = list.next_element::<WireOperation>()? {
+            operations.push(self.operation(wire).map_err(A::Error::custom)?);
+        }
+        operations.shrink_to_fit();
+        Ok(operations)
+    }
+}
+
+impl Operations {
+    fn operation(&mut self, wire: WireOperation) -> Result<UploadOperation, &'static str> {
+        let data = wire.data.map(|fields| fields.0).unwrap_or_default();
+        let old = wire.old.map(|fields| fields.0);
+        let names = data.iter().chain(old.iter().flatten()).map(|(name, _)| name);
+        if names.chain([&wire.r#type]).any(|name| name.contains('\0')) {
+            return Err("a name has a NUL");
+        }
+        let table = match self.tables.get(wire.r#type.as_str()) {
+            Some(table) => Arc::clone(table),
+            None => {
+                let table: Arc<str> = wire.r#type.into();
+                self.tables.insert(Arc::clone(&table));
+                table
+            }
+        };
+        Ok(UploadOperation {
+            op_id: wire.op_id.0,
+            kind: match wire.op {
+                WireKind::Put => OperationKind::Put,
+                WireKind::Patch => OperationKind::Patch,
+                WireKind::Delete => OperationKind::Delete,
+            },
+            table,
+            id: wire.id,
+            data,
+            old,
+            metadata: wire.metadata.map(|metadata| metadata.get().to_owned()),
+        })
     }
 }
 
@@ -189,6 +278,8 @@ struct WireVerdict {
 struct WireError {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sqlstate: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     op_id: Option<i64>,
@@ -209,6 +300,7 @@ pub(crate) fn answer(ids: Vec<i64>, verdicts: Vec<Verdict>) -> Answer {
             verdict: "rejected",
             error: Some(WireError {
                 message: rejection.message,
+                code: None,
                 sqlstate: Some(rejection.sqlstate),
                 op_id: rejection.op_id,
                 table: rejection.table,
@@ -216,10 +308,14 @@ pub(crate) fn answer(ids: Vec<i64>, verdicts: Vec<Verdict>) -> Answer {
                 constraint: rejection.constraint,
             }),
         },
-        Verdict::Retry(message) => WireVerdict {
+        Verdict::Retry(delay) => WireVerdict {
             id,
             verdict: "retry",
-            error: Some(WireError { message, ..WireError::default() }),
+            error: Some(WireError {
+                message: delay.reason,
+                code: delay.code.map(|code| code.to_string()),
+                ..WireError::default()
+            }),
         },
     });
     Answer { transactions: transactions.collect() }
@@ -253,6 +349,41 @@ mod tests {
         assert_eq!(data, [("b", "1.50"), ("a", "9007199254740993")]);
         assert_eq!(transaction.operations[1].old.as_ref().unwrap().len(), 1);
         assert!(transaction.entries.get().starts_with("[\n"));
+    }
+
+    #[test]
+    fn fd_54_names_and_nesting_that_postgres_cannot_keep_are_refused_at_once() {
+        let body = |client: &str, operation: &str| {
+            format!(
+                r#"{{"client_id":"{client}","transactions":[{{"id":1,"operations":[{operation}]}}]}}"#
+            )
+        };
+        let put = |table: &str, more: &str| {
+            format!(r#"{{"op_id":1,"op":"PUT","type":"{table}","id":"x"{more}}}"#)
+        };
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let good = [
+            body("c", &put("t", &format!(r#","data":{{"a":{}}}"#, nested(120)))),
+            // A text is a text, whatever is in it.
+            body("c", &put("t", &format!(r#","data":{{"a":"\"{}\\"}}"#, "[".repeat(500)))),
+        ];
+        for body in good {
+            assert!(read(body.as_bytes()).is_ok(), "{body}");
+        }
+        let bad = [
+            (body("a\\u0000", &put("t", "")), "none of them NUL"),
+            (body("c", &put("t\\u0000", "")), "not as described"),
+            (body("c", &put("t", r#","data":{"a\u0000":1}"#)), "not as described"),
+            (body("c", &put("t", r#","old":{"a\u0000":1}"#)), "not as described"),
+            (body("c", &put("t", &format!(r#","metadata":{}"#, nested(125)))), "deeper than 128"),
+            (body("c", &put("t", &format!(r#","data":{{"a":{}}}"#, nested(20_000)))), "deeper"),
+        ];
+        for (body, part) in bad {
+            let text = refusal(&body);
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(check_subject("a\0").is_err() && check_subject(&"a".repeat(1025)).is_err());
+        assert!(check_subject("auth0|5f7c8ec7c33c6c004bbafe82").is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use hw_testkit::{Cluster, Direction, Ending, FaultProxy, Stop};
-use hw_write::{ConflictPolicy, UploadConfig, UploadMap};
+use hw_write::{ConflictPolicy, Unknown, UploadConfig, UploadMap};
 use serde_json::{Map, json};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
@@ -25,7 +25,7 @@ async fn a_database_that_is_not_set_up_is_answered_with_the_command() {
     .await
     .unwrap();
     let writes = uploads(&cluster.url_as(LOGIN, None, "postgres"), UploadConfig::default());
-    let mut map = UploadMap::new();
+    let mut map = UploadMap::new(Unknown::Rejected);
     map.insert("lists", plain("lists", ConflictPolicy::LastWriteWins));
     writes.set_map(map);
     let router = router(writes, &[]);
@@ -86,7 +86,7 @@ async fn f48_a_connection_cut_at_any_byte_never_applies_twice_and_never_loses() 
     let url = format!("postgres://{LOGIN}@{}/postgres?sslmode=disable", proxy.address());
     let fresh = || {
         let writes = uploads(&url, UploadConfig::default());
-        let mut map = UploadMap::new();
+        let mut map = UploadMap::new(Unknown::Rejected);
         map.insert("lists", plain("lists", ConflictPolicy::LastWriteWins));
         writes.set_map(map);
         router(writes, &[])
@@ -214,7 +214,7 @@ async fn fd_40_one_users_uploads_cannot_take_all_connections() {
         )
         .await
         .unwrap();
-    let mut map = UploadMap::new();
+    let mut map = UploadMap::new(Unknown::Rejected);
     for table in ["notes", "held"] {
         map.insert(table, plain(table, ConflictPolicy::LastWriteWins));
     }

@@ -30,7 +30,7 @@ async fn a_verdict_stands_although_the_table_can_no_longer_be_written() {
     let rig = Rig::start().await;
     let write = json!([put(1, &row_id(1), json!({"name": "a"}))]);
     let first = rig.write("ada", write.clone()).await;
-    rig.uploads.set_map(hw_write::UploadMap::new());
+    rig.uploads.set_map(hw_write::UploadMap::new(hw_write::Unknown::Rejected));
     assert_eq!(rig.write("ada", write).await, first);
 }
 

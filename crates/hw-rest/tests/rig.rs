@@ -9,8 +9,8 @@ use hw_auth::{AuthConfig, Authenticator, Clock, Secret, token};
 use hw_testkit::Cluster;
 use hw_types::TableName;
 use hw_write::{
-    ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadConfig, UploadMap,
-    Uploads, schema,
+    ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, Unknown, UploadConfig,
+    UploadMap, Uploads, schema,
 };
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
@@ -138,13 +138,12 @@ pub fn router(uploads: Uploads, allowed_roles: &[&str]) -> Router {
 }
 
 pub fn plain(table: &str, conflict: ConflictPolicy) -> TableTarget {
-    let columns = ColumnMap { same_names: true, ..ColumnMap::default() };
-    TableTarget::Table(MappedTable { source: TableName::new("public", table), columns, conflict })
+    TableTarget::Table(MappedTable::plain(TableName::new("public", table), conflict))
 }
 
 /// `lists` under its own name; `renamed`, which is `lists` with other column names and a computed
 /// one; `report`, which is more than a rename.
-fn map() -> UploadMap {
+pub fn map() -> UploadMap {
     let column = |name: &str| ColumnTarget::Column(name.to_owned());
     let listed = [
         ("id".to_owned(), column("id")),
@@ -153,11 +152,10 @@ fn map() -> UploadMap {
         ("loud".to_owned(), ColumnTarget::Expression),
     ];
     let renamed = MappedTable {
-        source: TableName::new("public", "lists"),
         columns: ColumnMap { same_names: false, listed: listed.into() },
-        conflict: ConflictPolicy::LastWriteWins,
+        ..MappedTable::plain(TableName::new("public", "lists"), ConflictPolicy::LastWriteWins)
     };
-    let mut map = UploadMap::new();
+    let mut map = UploadMap::new(Unknown::Rejected);
     map.insert("lists", plain("lists", ConflictPolicy::LastWriteWins));
     map.insert("renamed", TableTarget::Table(renamed));
     map.insert("report", TableTarget::NotPlain("it joins two tables".into()));

@@ -1,31 +1,34 @@
-//! Runs the transactions of a client, one Postgres transaction each.
+//! Applies the transactions of a client, one Postgres transaction each.
 //!
-//! The life of one: look its key up under Headwater's own role; record it as applied; become the
-//! author (role, claims); run its operations; commit. When an operation or the commit is refused
-//! everything is rolled back, and a second transaction records the rejection. So a reply that was
-//! lost finds its verdict again, and a refused write does not stand in the way of the next.
+//! The life of one: take a connection; find its tables; try it (see `attempt`); say what its outcome means. What is refused for good is recorded in a second
+//! transaction, so a reply that was lost finds its verdict again, and a refused write does not
+//! stand in the way of the next. What an operator can mend is logged with the statement that mends
+//! it, and the client keeps its write.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hw_pg::config::ConnectConfig;
-use hw_pg::error::{Doing as _, PgError, PgErrorKind};
+use hw_pg::error::{PgError, ServerError};
 use hw_pg::sql::Pool;
-use hw_types::Diagnostic;
-use serde::Deserialize;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use hw_types::relation::quote_ident;
+use hw_types::{Diagnostic, TableName};
+use parking_lot::Mutex;
+use tokio_postgres::Client;
 
-use crate::catalog::{self, Catalog, RoleStanding, Table};
-use crate::ledger::{self, Decided, Key, Known};
-use crate::map::{ColumnMap, TableTarget, UploadMap};
-use crate::run::{self, Care, Outcome};
+use crate::attempt::{Attempt, Failure, Problem, Target, Try};
+use crate::catalog::{self, Catalog, RoleStanding};
+use crate::code;
+use crate::ledger::{self, Key};
+use crate::map::{TableTarget, Unknown, UploadMap};
+use crate::rights::Rights;
+use crate::run::Care;
 use crate::schema;
-use crate::statement::{self, Statement};
-use crate::transaction::{Author, AuthorRole, UploadOperation, UploadTransaction};
-use crate::verdict::{Meaning, Rejection, Verdict, meaning};
+use crate::transaction::{Author, AuthorRole, UploadTransaction};
+use crate::verdict::{Delay, Meaning, Rejection, Verdict, meaning};
 
 /// How writes run.
 #[derive(Clone, Debug)]
@@ -33,21 +36,48 @@ pub struct UploadConfig {
     /// The database role of authors whose token chose none. `None`: the first of
     /// `ihp_authenticated`, `authenticated`, `headwater_authenticated` that exists.
     pub role: Option<String>,
+    /// The publication whose lists of columns say what clients are sent. `None`: every column.
+    pub publication: Option<String>,
     /// How long one operation may take. Default 30 s.
     pub statement_timeout: Duration,
     /// How long an operation may wait for a lock. Default 5 s.
     pub lock_timeout: Duration,
+    /// How long a transaction may take, all its operations together. Default 60 s.
+    pub transaction_timeout: Duration,
+    /// What is kept of the past.
+    pub keep: Keep,
+}
+
+/// What is kept of the past, in schema `headwater`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
     /// For how many days records are kept. Default 30.
-    pub keep_days: u16,
+    pub days: u16,
+    /// Records of transactions of one user at most; the oldest go first. Default 10,000.
+    pub records: i64,
+    /// Rejected transactions of one user at most; the oldest go first. Default 500.
+    pub rejected: i64,
+    /// Client databases of one user whose newest operation is known, at most. Default 1,000.
+    pub clients: i64,
+    /// Bytes of a rejected transaction that is kept with its operations. Default 64 KiB.
+    pub entries_bytes: usize,
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep { days: 30, records: 10_000, rejected: 500, clients: 1_000, entries_bytes: 64 << 10 }
+    }
 }
 
 impl Default for UploadConfig {
     fn default() -> UploadConfig {
         UploadConfig {
             role: None,
+            publication: None,
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(5),
-            keep_days: 30,
+            transaction_timeout: Duration::from_secs(60),
+            keep: Keep::default(),
         }
     }
 }
@@ -58,23 +88,19 @@ impl Default for UploadConfig {
 #[error("{0}")]
 pub struct UploadError(pub Box<Diagnostic>);
 
-/// HW4301: the role of a write cannot be used: it is missing, stands above row level security, or
-/// is not ours to take.
-pub const ROLE: u16 = 4301;
-/// HW4302: the role of a write owns the table, so that its policies would not hold.
-pub const OWNED_TABLE: u16 = 4302;
-/// HW4303: a token asks for a database role that `auth.allowed_roles` does not list.
-pub const ROLE_NOT_ALLOWED: u16 = 4303;
-/// HW5301: the tables of writes are not there; `headwater setup` creates them.
-pub const NOT_SET_UP: u16 = 5301;
-
 /// The claim `role` of every signed-in user of services such as Supabase.
 const SIGNED_IN: &str = "authenticated";
 
 /// How long a transaction waits for a connection before it is told to come again.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
-/// The write side of the engine. Cheap to clone; clones share their memory of the catalog.
+/// A user's records are trimmed when this many more transactions have been recorded, whosever.
+const TRIM_EVERY: u64 = 64;
+
+/// The same finding is logged once in this time, however often clients ask.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// The way of writes. Cheap to clone; clones share their memory of the catalog.
 #[derive(Clone)]
 pub struct Uploads(Arc<Inner>);
 
@@ -83,17 +109,23 @@ struct Inner {
     config: UploadConfig,
     map: ArcSwap<UploadMap>,
     catalog: Catalog,
+    /// Transactions recorded since the start.
+    recorded: AtomicU64,
+    /// When a text was logged last.
+    told: Mutex<HashMap<String, Instant>>,
 }
 
 impl Uploads {
     /// Writes through this pool, whose login is Headwater's own role. Until [`Uploads::set_map`]
-    /// every write is rejected as unknown.
+    /// every write has to come again.
     pub fn new(pool: Pool, config: UploadConfig) -> Uploads {
         Uploads(Arc::new(Inner {
             pool,
+            map: ArcSwap::from_pointee(UploadMap::new(Unknown::Waits)),
+            catalog: Catalog::new(config.publication.clone()),
             config,
-            map: ArcSwap::default(),
-            catalog: Catalog::default(),
+            recorded: AtomicU64::new(0),
+            told: Mutex::default(),
         }))
     }
 
@@ -111,6 +143,12 @@ impl Uploads {
         Ok(Uploads::new(Pool::new(connect, connections, POOL_WAIT), config))
     }
 
+    /// How many connections the uploads of one user may hold at a time, so that some are left for
+    /// others: a quarter of them.
+    pub fn connections_per_user(&self) -> usize {
+        (self.0.pool.size() / 4).max(1)
+    }
+
     /// Takes over where output tables are written, at start and whenever the sync configuration
     /// changes.
     pub fn set_map(&self, map: UploadMap) {
@@ -121,7 +159,7 @@ impl Uploads {
     ///
     /// - Returns: a verdict for each, in order. After the first [`Verdict::Retry`] all others are
     ///   too, untouched, so that the order is kept.
-    /// - Errors: [`UploadError`]. Transactions before it may have been applied; they are
+    /// - Errors: [`UploadError`], logged. Transactions before it may have been applied; they are
     ///   recorded, so sending all of them again is right.
     pub async fn apply(
         &self,
@@ -132,9 +170,9 @@ impl Uploads {
         let mut verdicts = Vec::with_capacity(transactions.len());
         for transaction in transactions {
             let verdict = match verdicts.last() {
-                Some(Verdict::Retry(_)) => {
-                    Verdict::Retry("a transaction before it has to be retried first".to_owned())
-                }
+                Some(Verdict::Retry(_)) => Verdict::Retry(Delay::passing(
+                    "a transaction before it has to be retried first",
+                )),
                 _ => self.apply_one(author, client_id, transaction).await?,
             };
             let label = match &verdict {
@@ -149,11 +187,21 @@ impl Uploads {
         Ok(verdicts)
     }
 
-    /// Deletes records that are older than the configured number of days; call it about once an
-    /// hour. Returns the number of records deleted.
+    /// Deletes records that are older than the configured number of days, and those that a user
+    /// has too many of; call it about once an hour. Returns the number of records deleted.
     pub async fn purge(&self) -> Result<u64, PgError> {
         let client = self.0.pool.get().await?;
-        ledger::purge(&client, self.0.config.keep_days.into()).await
+        ledger::purge(&client, &self.0.config.keep).await
+    }
+
+    /// Findings about what operators have to do before clients can write the mapped tables: each
+    /// with the statements that mend it.
+    ///
+    /// - Errors: of the connection.
+    pub async fn examine(&self) -> Result<Vec<Diagnostic>, PgError> {
+        let client = self.0.pool.get().await?;
+        let role = self.0.config.role.as_deref();
+        crate::examine::examine(&client, role, &self.0.map.load()).await
     }
 
     async fn apply_one(
@@ -164,70 +212,110 @@ impl Uploads {
     ) -> Result<Verdict, UploadError> {
         let contents = transaction.contents();
         let key = Key { subject: &author.subject, client_id, transaction, contents };
-        match self.decide(author, &key).await {
-            Ok(verdict) => Ok(verdict),
-            Err(Trouble::Stop(error)) => Err(error),
-            Err(Trouble::Postgres(error)) => match meaning(&error) {
-                // Retried requests must not hide a broken database from the log.
+        let trouble = match self.decide(author, &key).await {
+            Ok(verdict) => return Ok(verdict),
+            Err(trouble) => trouble,
+        };
+        let finding = match trouble {
+            Trouble::Stop(finding) => finding,
+            Trouble::Postgres(error) => match meaning(&error) {
                 Meaning::Retry(reason) => {
-                    tracing::warn!(%error, "upload postponed");
-                    Ok(Verdict::Retry(reason))
+                    return Ok(Verdict::Retry(self.postponed(&error, reason)));
                 }
-                Meaning::Rejected(_) => self.explain(error).await,
+                _ => match self.explain(error).await {
+                    Ok(verdict) => return Ok(verdict),
+                    Err(finding) => finding,
+                },
             },
-        }
+        };
+        self.tell(&finding, "uploads are refused");
+        Err(UploadError(finding))
     }
 
     /// Turns an error of our own statements, which the transaction is not to blame for, into what
     /// a person can do about it.
-    async fn explain(&self, error: PgError) -> Result<Verdict, UploadError> {
-        let PgErrorKind::Server(server) = error.kind() else {
-            return Ok(Verdict::Retry("the connection to the database failed".to_owned()));
-        };
-        let finding = match server.sqlstate.as_str() {
-            "42P01" | "3F000" => not_set_up(),
+    async fn explain(&self, error: PgError) -> Result<Verdict, Box<Diagnostic>> {
+        match error.sqlstate() {
             // Two requests of one client met in the ledger; the second finds the first's record.
-            "23505" => return Ok(Verdict::Retry("the write met a concurrent one".to_owned())),
-            "42501" => {
-                let installed = match self.0.pool.get().await {
-                    Ok(client) => schema::is_installed(&client).await.unwrap_or(true),
-                    Err(_) => true,
+            Some("23505") => Ok(Verdict::Retry(Delay::passing("the write met a concurrent one"))),
+            // A table, schema or column of ours that is missing, or not ours to use.
+            Some("42P01" | "3F000" | "42703" | "42501") => {
+                let finding = match self.0.pool.get().await {
+                    Ok(client) => schema::finding(&client).await.unwrap_or_default(),
+                    Err(_) => None,
                 };
-                if installed { error.diagnostic() } else { not_set_up() }
+                let unknown = || error.diagnostic().mend("run: headwater setup");
+                Err(Box::new(finding.unwrap_or_else(unknown)))
             }
-            _ => error.diagnostic(),
-        };
-        Err(UploadError(Box::new(finding)))
+            _ => Err(Box::new(error.diagnostic())),
+        }
     }
 
     async fn decide(&self, author: &Author, key: &Key<'_>) -> Result<Verdict, Trouble> {
         let mut client = self.0.pool.get().await?;
         let role = self.role_of(author, &client).await?;
+        let deadline = Instant::now() + self.0.config.transaction_timeout;
         let (mut fresh, mut care) = (false, Care::Quick);
         loop {
-            let attempt = match self.plan(&client, &role, key.transaction).await? {
-                // Refused by a description that may be old.
-                Err(_) if !fresh => Attempt::Outdated,
-                Err(rejection) => Attempt::Refused(rejection),
-                Ok(plan) => self.attempt(&mut client, author, &role, key, plan, care).await?,
+            let targets = self.targets(&client, &role, key.transaction).await?;
+            let attempt = Try {
+                config: &self.0.config,
+                author,
+                role: &role,
+                key,
+                targets: &targets,
+                care,
+                deadline,
             };
-            match attempt {
-                Attempt::Decided(verdict) => return Ok(verdict),
-                // The table may have changed since its description was read: once more.
-                Attempt::Refused(rejection) if rejection.may_be_stale() && !fresh => {}
-                Attempt::Refused(rejection) => {
-                    return Ok(self.record_rejection(&mut client, key, rejection).await?);
+            let refused = match attempt.run(&mut client).await? {
+                Attempt::Decided(verdict) => {
+                    self.recorded(&client, key.subject).await;
+                    return Ok(verdict);
                 }
-                Attempt::Outdated if fresh => {
-                    let reason = "the table is being altered";
-                    return Ok(Verdict::Retry(reason.to_owned()));
-                }
-                Attempt::Outdated => {}
                 // Never answered to an attempt with savepoints, so this happens once.
                 Attempt::NeedsSavepoints => {
                     care = Care::Savepoints;
                     continue;
                 }
+                Attempt::TooLong => {
+                    let seconds = self.0.config.transaction_timeout.as_secs();
+                    return Ok(Verdict::Retry(Delay::passing(format!(
+                        "the transaction took longer than {seconds} s"
+                    ))));
+                }
+                Attempt::Outdated if fresh => {
+                    return Ok(Verdict::Retry(Delay::passing("the table is being altered")));
+                }
+                Attempt::Outdated => None,
+                // What the description of the catalog says may be old.
+                Attempt::Problem(_) if !fresh => None,
+                Attempt::Problem(Problem::Rejected(rejection)) => Some(rejection),
+                Attempt::Problem(Problem::Waits(finding)) => {
+                    self.tell(&finding, "an upload waits");
+                    return Ok(Verdict::Retry(Delay::mendable(finding.what.clone(), &finding)));
+                }
+                Attempt::Problem(Problem::Stop(finding)) => return Err(Trouble::Stop(finding)),
+                Attempt::Failed(failure) => match meaning(&failure.error) {
+                    Meaning::Retry(reason) => {
+                        return Ok(Verdict::Retry(self.postponed(&failure.error, reason)));
+                    }
+                    Meaning::MissingRight => match self.missing(&client, &role, &failure).await? {
+                        Missing::Granted(delay) => return Ok(Verdict::Retry(delay)),
+                        Missing::Withheld(rejection) => Some(rejection),
+                    },
+                    Meaning::Rejected(error) => {
+                        let rejection = in_words(&client, error, &failure).await?;
+                        Some(rejection).filter(|it| fresh || !it.may_be_stale())
+                    }
+                },
+                Attempt::Refused(rejection) => {
+                    Some(rejection).filter(|it| fresh || !it.may_be_stale())
+                }
+            };
+            if let Some(rejection) = refused {
+                let verdict = self.record_rejection(&mut client, key, rejection).await?;
+                self.recorded(&client, key.subject).await;
+                return Ok(verdict);
             }
             self.0.catalog.forget_tables();
             fresh = true;
@@ -244,39 +332,21 @@ impl Uploads {
             // What hosted services write into the token of every user who is signed in.
             let usual = self.0.config.role.is_none() && claim == SIGNED_IN;
             if *claim != role && !usual {
-                return Err(stop(
+                return Err(Trouble::Stop(Box::new(
                     Diagnostic::error(
-                        ROLE_NOT_ALLOWED,
+                        code::ROLE_NOT_ALLOWED,
                         "a token asks to write with a database role that it may not choose",
                     )
                     .mend(
                         "add the role to auth.allowed_roles and grant it to Headwater's login, or \
                          leave the claim \"role\" out of the tokens",
                     ),
-                ));
+                )));
             }
         }
-        let refused =
-            |what: &str| Diagnostic::error(ROLE, format!("database role \"{role}\" {what}"));
-        match catalog.role(client, &role).await? {
-            RoleStanding::Usable => Ok(role),
-            RoleStanding::Missing => {
-                Err(stop(refused("does not exist").mend("run: headwater setup")))
-            }
-            RoleStanding::AboveThePolicies => Err(stop(
-                refused("is a superuser or has BYPASSRLS, so row level security would not hold")
-                    .mend(format!(
-                        "ALTER ROLE {} NOSUPERUSER NOBYPASSRLS;",
-                        hw_types::relation::quote_ident(&role)
-                    )),
-            )),
-            RoleStanding::NotOurs(login) => {
-                Err(stop(refused(&format!("cannot be taken by \"{login}\"")).mend(format!(
-                    "GRANT {} TO {};",
-                    hw_types::relation::quote_ident(&role),
-                    hw_types::relation::quote_ident(&login)
-                ))))
-            }
+        match role_finding(&role, &catalog.role(client, &role).await?) {
+            None => Ok(role),
+            Some(finding) => Err(Trouble::Stop(Box::new(finding))),
         }
     }
 
@@ -285,277 +355,242 @@ impl Uploads {
         if let Some(role) = &self.0.config.role {
             return Ok(role.clone());
         }
-        self.0.catalog.usual_role(client).await?.ok_or_else(|| {
-            stop(
-                Diagnostic::error(ROLE, "there is no database role for writes")
-                    .mend("run: headwater setup"),
-            )
-        })
+        let usual = self.0.catalog.usual_role(client).await?;
+        usual.ok_or_else(|| Trouble::Stop(Box::new(no_role())))
     }
 
-    /// The statements of a transaction, or why there are none.
-    async fn plan<'a>(
+    /// Where the transaction's tables are written, each looked up once.
+    async fn targets<'a>(
         &self,
         client: &Client,
         role: &str,
         transaction: &'a UploadTransaction,
-    ) -> Result<Result<Vec<Step<'a>>, Rejection>, Trouble> {
+    ) -> Result<HashMap<&'a str, Result<Target, Problem>>, Trouble> {
         let map = self.0.map.load_full();
-        let mut steps = Vec::with_capacity(transaction.operations.len());
+        let mut targets: HashMap<&str, Result<Target, Problem>> = HashMap::new();
         for operation in &transaction.operations {
-            let refuse = |rejection: Rejection| Rejection {
-                op_id: Some(operation.op_id),
-                message: format!(
-                    "table \"{}\" cannot be written: {}",
-                    operation.table, rejection.message
-                ),
-                table: Some(operation.table.clone()),
-                ..rejection
-            };
-            let mapped = match map.get(&operation.table) {
-                Some(TableTarget::Table(mapped)) => mapped,
-                Some(TableTarget::NotPlain(reason)) => {
-                    return Ok(Err(refuse(Rejection::ours("0A000", reason.clone()))));
-                }
-                None => {
-                    return Ok(Err(refuse(Rejection::ours(
-                        "42P01",
-                        "it is neither in the sync configuration nor under uploads.tables",
+            let output = &*operation.table;
+            if targets.contains_key(output) {
+                continue;
+            }
+            let target = self.target(client, role, &map, output).await?;
+            targets.insert(output, target);
+        }
+        Ok(targets)
+    }
+
+    async fn target(
+        &self,
+        client: &Client,
+        role: &str,
+        map: &UploadMap,
+        output: &str,
+    ) -> Result<Result<Target, Problem>, Trouble> {
+        let mapped = match (map.get(output), map.unknown()) {
+            (Some(TableTarget::Table(mapped)), _) => mapped,
+            (Some(TableTarget::NotPlain(reason)), _) => {
+                return Ok(Err(Problem::rejected(
+                    output,
+                    Rejection::ours("0A000", reason.clone()),
+                )));
+            }
+            (Some(TableTarget::Waits), _) => {
+                let why = "the sync configuration that has it is being built";
+                return Ok(Err(Problem::waits(output, why)));
+            }
+            (None, Unknown::Waits) => {
+                return Ok(Err(Problem::waits(output, "no sync configuration is served yet")));
+            }
+            (None, Unknown::Rejected) => {
+                let why = "it is neither in the sync configuration nor under uploads.tables";
+                return Ok(Err(Problem::rejected(output, Rejection::ours("42P01", why))));
+            }
+        };
+        let Some(table) = self.0.catalog.table(client, role, &mapped.source).await? else {
+            let why = format!("the database has no table {}", mapped.source);
+            return Ok(Err(Problem::waits(output, &why)));
+        };
+        if table.owned_by_role {
+            return Ok(Err(Problem::Stop(Box::new(owned(role, &mapped.source)))));
+        }
+        Ok(Ok(Target { mapped: mapped.clone(), table }))
+    }
+
+    /// What a missing right means: an operator grants it, or it was withheld on purpose.
+    async fn missing(
+        &self,
+        client: &Client,
+        role: &str,
+        failure: &Failure,
+    ) -> Result<Missing, Trouble> {
+        let error = failure.error.as_server();
+        let said = error.map(|error| error.message.as_str()).unwrap_or_default();
+        let finding = Diagnostic::error(
+            code::ROLE,
+            format!("database role \"{role}\" lacks a right that a write of clients needs"),
+        );
+        // A context says that a trigger, a policy or a default asked for it, which may be for
+        // another table. The text has the object's name only.
+        let place = failure.place.as_ref().filter(|_| error.is_some_and(|it| it.context.is_none()));
+        let rights = match place {
+            Some(place) => Rights::read(client, role, &place.source).await?,
+            None => None,
+        };
+        let finding = match (place, rights) {
+            (Some(place), Some(rights)) => {
+                let grants = rights.grants_for(place.kind);
+                if grants.is_empty() && rights.has_columns(place.kind) {
+                    return Ok(Missing::Withheld(place.refused(Rejection::ours(
+                        "42501",
+                        "the role of this user may not write all of these columns",
                     ))));
                 }
-            };
-            let Some(table) = self.0.catalog.table(client, role, &mapped.source).await? else {
-                return Ok(Err(refuse(Rejection::ours(
-                    "42P01",
-                    "its table does not exist in the database",
-                ))));
-            };
-            if table.owned_by_role {
-                return Err(stop(
-                    Diagnostic::error(
-                        OWNED_TABLE,
-                        format!(
-                            "database role \"{role}\" has the rights of the owner of {}, so its \
-                             row level security would not hold",
-                            mapped.source
-                        ),
-                    )
-                    .mend(format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY;", table.quoted)),
-                ));
+                finding.at(format!("a write to {}: {said}", place.source)).mend(grants.join(" "))
             }
-            match statement::build(operation, mapped, &table) {
-                Ok(statement) => {
-                    let names = mapped.columns.clone();
-                    steps.push(Step { operation, statement, names, table });
-                }
-                Err(rejection) => return Ok(Err(refuse(rejection))),
-            }
-        }
-        Ok(Ok(steps))
+            _ => finding.at(format!("a write of clients: {said}")).mend(format!(
+                "grant that right to {}, or make the function that needs it SECURITY DEFINER",
+                quote_ident(role)
+            )),
+        };
+        self.tell(&finding, "an upload waits");
+        let reason = "the database does not let the role of this user write here yet";
+        Ok(Missing::Granted(Delay::mendable(reason, &finding)))
     }
 
-    async fn attempt(
-        &self,
-        client: &mut Client,
-        author: &Author,
-        role: &str,
-        key: &Key<'_>,
-        steps: Vec<Step<'_>>,
-        care: Care,
-    ) -> Result<Attempt, Trouble> {
-        let transaction = begin(client).await?;
-        let tables: Vec<u32> = steps.iter().map(|step| step.table.oid).collect();
-        let (limits, known, versions) = tokio::join!(
-            biased;
-            self.limit(&transaction),
-            ledger::look_up(&transaction, key),
-            catalog::versions(&transaction, &tables),
-        );
-        limits?;
-        match known? {
-            Known::New => {}
-            Known::Decided(Decided::Before(verdict)) => return Ok(Attempt::Decided(verdict)),
-            Known::Decided(Decided::Refused(rejection)) => return Ok(Attempt::Refused(rejection)),
-        }
-        let versions: HashMap<u32, String> = versions?.into_iter().collect();
-        if steps.iter().any(|step| versions.get(&step.table.oid) != Some(&step.table.version)) {
-            return Ok(Attempt::Outdated);
-        }
-        let (recorded, became) = tokio::join!(
-            biased;
-            ledger::record(&transaction, key, None),
-            self.become_author(&transaction, author, role),
-        );
-        recorded?;
-        became?;
-        for step in &steps {
-            match run::run(&transaction, &step.table, &step.statement, care).await {
-                Ok(Outcome::Done) => {}
-                Ok(Outcome::Refused(rejection)) => {
-                    return Ok(Attempt::Refused(step.rejected(rejection)));
-                }
-                Ok(Outcome::NeedsSavepoints) => return Ok(Attempt::NeedsSavepoints),
-                Err(error) => match meaning(&error) {
-                    Meaning::Rejected(rejection) => {
-                        return Ok(Attempt::Refused(step.rejected(rejection)));
-                    }
-                    Meaning::Retry(_) => return Err(error.into()),
-                },
-            }
-        }
-        // Deferred constraints speak here. A connection that breaks here leaves the outcome open:
-        // the client asks again, and the ledger knows.
-        if let Err(error) = transaction.commit().await.doing("commit the upload") {
-            return match meaning(&error) {
-                Meaning::Rejected(rejection) => Ok(Attempt::Refused(rejection)),
-                Meaning::Retry(_) => Err(error.into()),
-            };
-        }
-        Ok(Attempt::Decided(Verdict::Applied))
-    }
-
-    /// Takes role and claims of the author until the transaction ends, in one statement.
-    /// Source: `protocols/datasync.md` 12, "OURS".
-    async fn become_author(
-        &self,
-        transaction: &Transaction<'_>,
-        author: &Author,
-        role: &str,
-    ) -> Result<(), PgError> {
-        let claimed = claimed_role(&author.claims_json);
-        let settings = [
-            ("rls.ihp_user_id", author.subject.clone()),
-            ("request.jwt.claims", author.claims_json.to_string()),
-            ("request.jwt.claim.sub", author.subject.clone()),
-            ("request.jwt.claim.role", claimed.unwrap_or_else(|| role.to_owned())),
-            ("role", role.to_owned()),
-        ];
-        set_locally(transaction, &settings).await.doing("take the role of the author")
-    }
-
-    /// Bounds every wait of the transaction, the one for another request of the same client too.
-    async fn limit(&self, transaction: &Transaction<'_>) -> Result<(), PgError> {
-        let milliseconds = |time: Duration| time.as_millis().to_string();
-        let settings = [
-            ("statement_timeout", milliseconds(self.0.config.statement_timeout)),
-            ("lock_timeout", milliseconds(self.0.config.lock_timeout)),
-        ];
-        set_locally(transaction, &settings).await.doing("limit the upload")
-    }
-
-    /// Records that a transaction was rejected, unless another request decided it meanwhile.
+    /// Records that a transaction was rejected, unless another request decided it meanwhile. A
+    /// rejection that cannot be kept with its operations is kept without.
     async fn record_rejection(
         &self,
         client: &mut Client,
         key: &Key<'_>,
         rejection: Rejection,
     ) -> Result<Verdict, PgError> {
-        let transaction = begin(client).await?;
-        let (limits, known) =
-            tokio::join!(biased; self.limit(&transaction), ledger::look_up(&transaction, key));
-        limits?;
-        let rejection = match known? {
-            Known::Decided(Decided::Before(verdict)) => return Ok(verdict),
-            Known::Decided(Decided::Refused(refused)) => {
-                ledger::keep_rejected(&transaction, key, &refused).await?;
-                refused
+        let entries = Some(key.transaction.entries.get())
+            .filter(|entries| entries.len() <= self.0.config.keep.entries_bytes);
+        let config = &self.0.config;
+        match ledger::reject(client, config, key, &rejection, entries).await {
+            Err(error) if entries.is_some() && matches!(meaning(&error), Meaning::Rejected(_)) => {
+                ledger::reject(client, config, key, &rejection, None).await
             }
-            Known::New => {
-                ledger::record(&transaction, key, Some(&rejection)).await?;
-                ledger::keep_rejected(&transaction, key, &rejection).await?;
-                rejection
-            }
-        };
-        transaction.commit().await.doing("record the rejected write")?;
-        Ok(Verdict::Rejected(rejection))
+            done => done,
+        }
     }
-}
 
-/// Sets settings until the transaction ends, in one statement. The names are ours.
-async fn set_locally(
-    transaction: &Transaction<'_>,
-    settings: &[(&str, String)],
-) -> Result<(), tokio_postgres::Error> {
-    let calls: Vec<String> = settings
-        .iter()
-        .enumerate()
-        .map(|(index, (name, _))| format!("pg_catalog.set_config('{name}', ${}, true)", index + 1))
-        .collect();
-    let values: Vec<(&(dyn ToSql + Sync), Type)> =
-        settings.iter().map(|(_, value)| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    transaction.query_typed(&format!("SELECT {}", calls.join(", ")), &values).await.map(drop)
-}
+    /// Keeps the records of whoever writes much within bounds.
+    async fn recorded(&self, client: &Client, subject: &str) {
+        let count = self.0.recorded.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_multiple_of(TRIM_EVERY)
+            && let Err(error) = ledger::trim(client, &self.0.config.keep, subject).await
+        {
+            self.postponed(&error, "old records of uploads could not be deleted");
+        }
+    }
 
-/// One operation, ready to run.
-struct Step<'a> {
-    operation: &'a UploadOperation,
-    statement: Statement,
-    names: ColumnMap,
-    table: Arc<Table>,
-}
+    /// Retried requests must not hide a broken database from the log.
+    fn postponed(&self, error: &PgError, reason: &str) -> Delay {
+        let text = error.to_string();
+        if self.is_new(&text) {
+            tracing::warn!(error = %text, "upload postponed: {reason}");
+        }
+        Delay::passing(reason)
+    }
 
-impl Step<'_> {
-    /// The rejection in the client's words.
-    fn rejected(&self, rejection: Rejection) -> Rejection {
-        Rejection {
-            op_id: Some(self.operation.op_id),
-            table: Some(self.operation.table.clone()),
-            column: rejection.column.map(|column| self.names.output_name(&column).to_owned()),
-            ..rejection
+    fn tell(&self, finding: &Diagnostic, what: &str) {
+        if self.is_new(&finding.to_string()) {
+            tracing::error!(
+                code = %finding.code,
+                place = finding.context.as_deref().unwrap_or_default(),
+                mend = finding.mend.as_deref().unwrap_or_default(),
+                "{what}: {}",
+                finding.what
+            );
+        }
+    }
+
+    /// Whether this text has not been logged for a while.
+    fn is_new(&self, text: &str) -> bool {
+        let mut told = self.0.told.lock();
+        let now = Instant::now();
+        told.retain(|_, at| now.duration_since(*at) < TOLD_AGAIN_AFTER);
+        match told.contains_key(text) {
+            true => false,
+            false => {
+                told.insert(text.to_owned(), now);
+                true
+            }
         }
     }
 }
 
-enum Attempt {
-    Decided(Verdict),
-    Refused(Rejection),
-    /// A table is not what the plan took it for. Nothing happened.
-    Outdated,
-    /// An operation was refused that has a second way. Nothing happened.
-    NeedsSavepoints,
+/// What a missing right turned out to be.
+enum Missing {
+    /// An operator can grant it.
+    Granted(Delay),
+    /// Somebody chose the columns that the role may write.
+    Withheld(Rejection),
 }
 
-enum Trouble {
+/// The rejection of an error of Postgres, with the names that the catalog confirms: a function may
+/// report any text as the name of a column or constraint.
+async fn in_words(
+    client: &Client,
+    error: &ServerError,
+    failure: &Failure,
+) -> Result<Rejection, PgError> {
+    let constraint = match &error.constraint {
+        Some(name) if !error.is_raised() && catalog::is_constraint(client, name).await? => {
+            Some(name.clone())
+        }
+        _ => None,
+    };
+    Ok(match &failure.place {
+        None => Rejection::by_server(error, None, constraint),
+        Some(place) => place.refused(Rejection::by_server(error, place.column.clone(), constraint)),
+    })
+}
+
+pub(crate) fn no_role() -> Diagnostic {
+    Diagnostic::error(code::ROLE, "there is no database role for writes")
+        .mend("run: headwater setup")
+}
+
+/// Why a role may not write for principals.
+pub(crate) fn role_finding(role: &str, standing: &RoleStanding) -> Option<Diagnostic> {
+    let quoted = quote_ident(role);
+    let refused =
+        |what: String| Diagnostic::error(code::ROLE, format!("database role \"{role}\" {what}"));
+    Some(match standing {
+        RoleStanding::Usable => return None,
+        RoleStanding::Missing => refused("does not exist".to_owned()).mend("run: headwater setup"),
+        RoleStanding::AboveThePolicies => refused(
+            "is a superuser or has BYPASSRLS, so row level security would not hold".to_owned(),
+        )
+        .mend(format!("ALTER ROLE {quoted} NOSUPERUSER NOBYPASSRLS;")),
+        RoleStanding::NotOurs(login) => refused(format!("cannot be taken by \"{login}\""))
+            .mend(format!("GRANT {quoted} TO {};", quote_ident(login))),
+    })
+}
+
+pub(crate) fn owned(role: &str, table: &TableName) -> Diagnostic {
+    Diagnostic::error(
+        code::OWNED_TABLE,
+        format!(
+            "database role \"{role}\" has the rights of the owner of {table}, so its row level \
+             security would not hold"
+        ),
+    )
+    .mend(format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY;", table.quoted()))
+}
+
+pub(crate) enum Trouble {
     /// An error outside of the author's own statements.
     Postgres(PgError),
     /// A person must act.
-    Stop(UploadError),
+    Stop(Box<Diagnostic>),
 }
 
 impl From<PgError> for Trouble {
     fn from(error: PgError) -> Trouble {
         Trouble::Postgres(error)
     }
-}
-
-fn stop(finding: Diagnostic) -> Trouble {
-    Trouble::Stop(UploadError(Box::new(finding)))
-}
-
-fn not_set_up() -> Diagnostic {
-    Diagnostic::error(NOT_SET_UP, "this database is not set up for writes")
-        .at("schema headwater, tables of uploads")
-        .mend("run: headwater setup")
-}
-
-async fn begin(client: &mut Client) -> Result<Transaction<'_>, PgError> {
-    client
-        .build_transaction()
-        // The ledger and ON CONFLICT count on each statement seeing what was committed before it.
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .read_only(false)
-        .start()
-        .await
-        .doing("begin the upload")
-}
-
-/// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read
-/// the same in `request.jwt.claim.role` as in `request.jwt.claims`.
-fn claimed_role(claims_json: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Claims {
-        role: Option<serde_json::Value>,
-    }
-    let claims: Claims = serde_json::from_str(claims_json).ok()?;
-    claims.role?.as_str().map(str::to_owned)
 }

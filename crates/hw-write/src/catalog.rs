@@ -51,6 +51,8 @@ pub(crate) struct Table {
     /// Ordinary or partitioned.
     pub(crate) is_table: bool,
     columns: HashMap<String, Column>,
+    /// The column numbers of each unique index that finds a row, ascending.
+    unique_keys: Vec<Vec<i16>>,
     /// Set by [`Table::remember_inserts_only`], gone with this description.
     inserts_only: AtomicBool,
 }
@@ -58,21 +60,31 @@ pub(crate) struct Table {
 /// A column as writes need it.
 #[derive(Debug)]
 pub(crate) struct Column {
+    number: i16,
     /// Quoted.
     pub(crate) quoted: String,
     pub(crate) pg_type: PgType,
     /// The type of its parameters: the one below any domains, without length or precision, so that
     /// the assignment to the column judges both. (A cast to `varchar(5)` would cut silently.)
     pub(crate) parameter: Type,
-    /// Computed by Postgres (GENERATED ALWAYS AS … STORED).
+    /// The length or precision that the assignment checks, in the type's own coding; -1: none.
+    pub(crate) modifier: i32,
+    /// Computed by Postgres (GENERATED ALWAYS AS …).
     pub(crate) generated: bool,
-    /// Whether a unique index on this column alone can find a row.
-    pub(crate) unique: bool,
+    /// Whether clients are sent it: neither generated nor left out of the publication's columns.
+    pub(crate) delivered: bool,
 }
 
 impl Table {
     pub(crate) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.get(name)
+    }
+
+    /// Whether a unique index on just these columns can find a row.
+    pub(crate) fn is_unique<'a>(&self, columns: impl Iterator<Item = &'a Column>) -> bool {
+        let mut numbers: Vec<i16> = columns.map(|column| column.number).collect();
+        numbers.sort_unstable();
+        self.unique_keys.contains(&numbers)
     }
 
     /// Whether a PUT of the writing role was lately refused as an upsert and accepted as an
@@ -103,6 +115,8 @@ type KeptTable = Kept<Option<Arc<Table>>>;
 /// The memory of the catalog.
 #[derive(Default)]
 pub(crate) struct Catalog {
+    /// The publication whose columns clients are sent.
+    publication: Option<String>,
     roles: Mutex<HashMap<String, Kept<RoleStanding>>>,
     usual_role: Mutex<Option<Kept<Option<String>>>>,
     /// By role and table; `None`: there is no such table.
@@ -110,6 +124,11 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
+    /// Takes: the publication that says which columns clients are sent; `None`: all of them.
+    pub(crate) fn new(publication: Option<String>) -> Catalog {
+        Catalog { publication, ..Catalog::default() }
+    }
+
     /// Forgets the tables, after Postgres said that something does not exist or fit.
     pub(crate) fn forget_tables(&self) {
         self.tables.lock().clear();
@@ -142,7 +161,10 @@ impl Catalog {
         let rows = client
             .query_typed(
                 "SELECT rolsuper OR rolbypassrls, \
-                        pg_catalog.pg_has_role(current_user, oid, 'MEMBER'), current_user::text \
+                        pg_catalog.pg_has_role(current_user, oid, \
+                          CASE WHEN pg_catalog.current_setting('server_version_num')::int4 \
+                                    >= 160000 THEN 'SET' ELSE 'MEMBER' END), \
+                        current_user::text \
                  FROM pg_catalog.pg_roles WHERE rolname = $1",
                 &[(&role, Type::TEXT)],
             )
@@ -170,17 +192,20 @@ impl Catalog {
         if let Some(known) = self.tables.lock().get(&key).and_then(Kept::fresh) {
             return Ok(known);
         }
-        let table = read_table(client, role, name).await?.map(Arc::new);
+        let table =
+            read_table(client, role, name, self.publication.as_deref()).await?.map(Arc::new);
         let kept = Kept { at: Instant::now(), value: table.clone() };
         self.tables.lock().insert(key, kept);
         Ok(table)
     }
 }
 
-async fn read_table(
+/// Reads a table as this role would write it; `None` when there is none of that name.
+pub(crate) async fn read_table(
     client: &Client,
     role: &str,
     name: &TableName,
+    publication: Option<&str>,
 ) -> Result<Option<Table>, PgError> {
     let doing = "read the table to write from the catalog";
     let rows = client
@@ -193,19 +218,26 @@ async fn read_table(
     let Some(row) = rows.first() else { return Ok(None) };
     let oid: u32 = row.get(0);
     let (is_table, owned_by_role, version) = (row.get(1), row.get(2), row.get(3));
-    let rows = client.query_typed(COLUMNS, &[(&oid, Type::OID)]).await.doing(doing)?;
+    let unique_keys: Vec<String> = row.get(4);
+    let rows = client
+        .query_typed(COLUMNS, &[(&oid, Type::OID), (&publication, Type::TEXT)])
+        .await
+        .doing(doing)?;
     let types: Vec<u32> = rows.iter().map(|row| row.get(1)).collect();
     let types = TypeCatalog::load(client, &types).await?;
     let columns = rows
         .iter()
         .map(|row| {
             let name: String = row.get(0);
+            let generated = row.get(3);
             let column = Column {
+                number: row.get(4),
                 quoted: quote_ident(&name),
                 pg_type: types.resolve(row.get(1)),
                 parameter: parameter_type(row.get(2)),
-                generated: row.get(3),
-                unique: row.get(4),
+                modifier: row.get(5),
+                generated,
+                delivered: !generated && row.get::<_, bool>(6),
             };
             (name, column)
         })
@@ -217,8 +249,16 @@ async fn read_table(
         owned_by_role,
         is_table,
         columns,
+        unique_keys: unique_keys.iter().map(|numbers| sorted_numbers(numbers)).collect(),
         inserts_only: AtomicBool::new(false),
     }))
+}
+
+/// Column numbers, ascending.
+fn sorted_numbers(text: &str) -> Vec<i16> {
+    let mut numbers: Vec<i16> = text.split(' ').filter_map(|number| number.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// A type by its oid alone: a name would need a privilege on its schema.
@@ -242,12 +282,12 @@ pub(crate) async fn versions(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Whether a violated unique constraint is one on this column alone, of the table or of one of
+/// Whether a violated unique constraint is one on just these columns, of the table or of one of
 /// its partitions; the catalog is asked, because nobody else may be allowed to see the row.
 pub(crate) async fn is_key(
     client: &impl GenericClient,
     table: &Table,
-    column: &str,
+    columns: &[String],
     error: &ServerError,
 ) -> Result<bool, PgError> {
     let rows = client
@@ -255,7 +295,7 @@ pub(crate) async fn is_key(
             IS_KEY,
             &[
                 (&table.oid, Type::OID),
-                (&column, Type::TEXT),
+                (&columns, Type::TEXT_ARRAY),
                 (&error.schema, Type::TEXT),
                 (&error.constraint, Type::TEXT),
             ],
@@ -265,15 +305,39 @@ pub(crate) async fn is_key(
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
+/// Whether there is a constraint or an index of this name: a function may report any text as one.
+pub(crate) async fn is_constraint(
+    client: &impl GenericClient,
+    name: &str,
+) -> Result<bool, PgError> {
+    let rows = client
+        .query_typed(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conname = $1::text::name) \
+                 OR EXISTS (SELECT FROM pg_catalog.pg_class \
+                            WHERE relname = $1::text::name AND relkind IN ('i', 'I'))",
+            &[(&name, Type::TEXT)],
+        )
+        .await
+        .doing("look whether a constraint is one")?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
+}
+
 // A constraint has the name of its index, also when Postgres reports the violation.
 const IS_KEY: &str = "\
 SELECT EXISTS (
   SELECT FROM pg_catalog.pg_index i
   JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
   WHERE n.nspname = $3 AND c.relname = $4
-    AND i.indisunique AND i.indnkeyatts = 1 AND a.attname = $2
+    AND i.indisunique AND i.indnkeyatts = pg_catalog.cardinality($2)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.unnest($2) AS key(name)
+      WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = i.indrelid AND a.attname = key.name
+          AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+      )
+    )
     AND (i.indrelid = $1 OR i.indrelid IN (
       SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.regclass)
     ))
@@ -288,6 +352,8 @@ SELECT c.oid, c.xmin::text || '/' || (
 FROM pg_catalog.pg_class c
 WHERE c.oid = ANY($1)";
 
+// A unique index finds a row only if it is valid, whole (no WHERE), immediate, and on columns
+// themselves. Its NULLS DISTINCT does not matter: a part of a client's id is never NULL.
 const TABLE: &str = "\
 SELECT c.oid,
        c.relkind IN ('r', 'p'),
@@ -295,29 +361,42 @@ SELECT c.oid,
        c.xmin::text || '/' || (
          SELECT coalesce(max(a.xmin::text::int8), 0)
          FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+       ),
+       ARRAY(
+         SELECT pg_catalog.array_to_string((i.indkey::int2[])[0:i.indnkeyatts - 1], ' ')
+         FROM pg_catalog.pg_index i
+         WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+           AND i.indpred IS NULL AND i.indexprs IS NULL
        )
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
 
-// A unique index finds a row only if it is valid, whole (no WHERE), immediate, and on the column
-// itself. Its NULLS DISTINCT does not matter: a client's id is never NULL.
+// Publications have lists of columns since Postgres 15; the row as JSON has the list where there
+// is one. A type's modifier stands with the outermost domain that has one.
 const COLUMNS: &str = "\
 WITH RECURSIVE base AS (
-  SELECT a.attnum, a.atttypid AS oid
+  SELECT a.attnum, a.atttypid AS oid, a.atttypmod AS modifier
   FROM pg_catalog.pg_attribute a
   WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
-  SELECT base.attnum, t.typbasetype
+  SELECT base.attnum, t.typbasetype,
+         CASE WHEN base.modifier >= 0 THEN base.modifier ELSE t.typtypmod END
   FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid
   WHERE t.typtype = 'd'
+), listed AS (
+  SELECT pg_catalog.regexp_split_to_array(
+           pg_catalog.btrim(pg_catalog.to_jsonb(pr) ->> 'prattrs', '[]'), '[ ,]+') AS columns
+  FROM pg_catalog.pg_publication_rel pr
+  JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid
+  WHERE pr.prrelid = $1 AND p.pubname = $2
 )
 SELECT a.attname::text, a.atttypid, t.oid,
        a.attgenerated <> '',
-       EXISTS (
-         SELECT FROM pg_catalog.pg_index i
-         WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
-           AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum
+       a.attnum, base.modifier,
+       NOT EXISTS (
+         SELECT FROM listed WHERE listed.columns IS NOT NULL
+           AND NOT a.attnum::text = ANY (listed.columns)
        )
 FROM base
 JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attnum = base.attnum

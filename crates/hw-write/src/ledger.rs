@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
+use crate::apply::{Keep, UploadConfig};
+use crate::attempt::{begin, limit};
 use crate::transaction::UploadTransaction;
 use crate::verdict::{Rejection, Verdict};
 
@@ -103,7 +105,7 @@ pub(crate) async fn record(
                INSERT INTO headwater.upload_high_water AS mark (sub, client_id, op_id) \
                VALUES ($1, $2, $5) \
                ON CONFLICT (sub, client_id) \
-               DO UPDATE SET op_id = greatest(mark.op_id, EXCLUDED.op_id) \
+               DO UPDATE SET op_id = greatest(mark.op_id, EXCLUDED.op_id), at = EXCLUDED.at \
              ) \
              INSERT INTO headwater.uploads \
                (sub, client_id, tx_id, first_op_id, contents, verdict, rejection) \
@@ -124,11 +126,41 @@ pub(crate) async fn record(
         .map(drop)
 }
 
+/// Records in a transaction of its own that a transaction was rejected, unless another request
+/// decided it meanwhile.
+///
+/// - Takes: the operations as they were sent; `None` when they are not kept.
+/// - Returns: the verdict that stands.
+pub(crate) async fn reject(
+    client: &mut Client,
+    config: &UploadConfig,
+    key: &Key<'_>,
+    rejection: &Rejection,
+    entries: Option<&str>,
+) -> Result<Verdict, PgError> {
+    let transaction = begin(client).await?;
+    let (limits, known) =
+        tokio::join!(biased; limit(&transaction, config), look_up(&transaction, key));
+    limits?;
+    let rejection = match known? {
+        Known::Decided(Decided::Before(verdict)) => return Ok(verdict),
+        Known::Decided(Decided::Refused(refused)) => refused,
+        Known::New => {
+            record(&transaction, key, Some(rejection)).await?;
+            rejection.clone()
+        }
+    };
+    keep_rejected(&transaction, key, &rejection, entries).await?;
+    transaction.commit().await.doing("record the rejected write")?;
+    Ok(Verdict::Rejected(rejection))
+}
+
 /// Keeps a rejected transaction for its author to read. The same one is kept once.
-pub(crate) async fn keep_rejected(
+async fn keep_rejected(
     transaction: &Transaction<'_>,
     key: &Key<'_>,
     rejection: &Rejection,
+    entries: Option<&str>,
 ) -> Result<(), PgError> {
     transaction
         .query_typed(
@@ -148,7 +180,7 @@ pub(crate) async fn keep_rejected(
                 (&rejection.table, Type::TEXT),
                 (&rejection.column, Type::TEXT),
                 (&rejection.constraint, Type::TEXT),
-                (&key.transaction.entries.get(), Type::TEXT),
+                (&entries.unwrap_or("null"), Type::TEXT),
             ],
         )
         .await
@@ -156,16 +188,67 @@ pub(crate) async fn keep_rejected(
         .map(drop)
 }
 
-/// Deletes what is older than `days` days. High-water marks stay for ever.
+/// Rows of one deletion at most, so that none holds a lock or grows the log for long.
+const CHUNK: i64 = 10_000;
+
+/// Deletes what is older than it is kept, and what users have too many of.
 /// Returns the number of records deleted.
-pub(crate) async fn purge(client: &Client, days: i32) -> Result<u64, PgError> {
+pub(crate) async fn purge(client: &Client, keep: &Keep) -> Result<u64, PgError> {
     let mut deleted = 0;
-    for sql in [
-        "DELETE FROM headwater.uploads WHERE at < now() - make_interval(days => $1)",
-        "DELETE FROM headwater.rejected_writes WHERE rejected_at < now() - make_interval(days => $1)",
-    ] {
+    for (table, at) in [("uploads", "at"), ("rejected_writes", "rejected_at")] {
+        let sql = format!(
+            "DELETE FROM headwater.{table} WHERE ctid = ANY (ARRAY( \
+               SELECT ctid FROM headwater.{table} \
+               WHERE {at} < now() - make_interval(days => $1) LIMIT $2))"
+        );
+        loop {
+            let days = i32::from(keep.days);
+            let rows = client
+                .execute_typed(&sql, &[(&days, Type::INT4), (&CHUNK, Type::INT8)])
+                .await
+                .doing("delete old records of uploads")?;
+            deleted += rows;
+            if rows < CHUNK.unsigned_abs() {
+                break;
+            }
+        }
+    }
+    let mut crowded = Vec::new();
+    for (table, _, most) in bounds(keep) {
+        let sql = format!("SELECT sub FROM headwater.{table} GROUP BY sub HAVING count(*) > $1");
+        let rows = client
+            .query_typed(&sql, &[(&most, Type::INT8)])
+            .await
+            .doing("look for users with many records of uploads")?;
+        crowded.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    }
+    for subject in crowded {
+        deleted += trim(client, keep, &subject).await?;
+    }
+    Ok(deleted)
+}
+
+/// The tables, what orders their rows by age, and how many of one user are kept.
+fn bounds(keep: &Keep) -> [(&'static str, &'static str, i64); 3] {
+    [
+        ("uploads", "at, first_op_id", keep.records),
+        ("rejected_writes", "rejected_at, op_id", keep.rejected),
+        ("upload_high_water", "at, op_id", keep.clients),
+    ]
+}
+
+/// Deletes the oldest records of a user who has too many. Returns the number deleted.
+pub(crate) async fn trim(client: &Client, keep: &Keep, subject: &str) -> Result<u64, PgError> {
+    let mut deleted = 0;
+    for (table, age, most) in bounds(keep) {
+        let newest_first = age.replace(',', " DESC,");
+        let sql = format!(
+            "DELETE FROM headwater.{table} WHERE ctid = ANY (ARRAY( \
+               SELECT ctid FROM headwater.{table} WHERE sub = $1 \
+               ORDER BY {newest_first} DESC OFFSET $2))"
+        );
         deleted += client
-            .execute_typed(sql, &[(&days, Type::INT4)])
+            .execute_typed(&sql, &[(&subject, Type::TEXT), (&most, Type::INT8)])
             .await
             .doing("delete old records of uploads")?;
     }

@@ -9,14 +9,22 @@
 //! - SQL is built from names of the catalog, never from names that a client sent; values travel
 //!   as parameters.
 //!
-//! Suggested reading order: [`transaction`], [`verdict`], [`map`]; [`apply`] is the centre;
-//! `catalog`, `value` and `statement` make the SQL, `run` runs it, `ledger` remembers; [`schema`]
-//! is what `headwater setup` creates.
+//! What an operator can mend (a missing grant, a table that is not there yet) is never a rejection.
+//!
+//! Suggested reading order: [`transaction`], [`verdict`], [`map`]; [`apply`] is the centre and
+//! `attempt` one try; `catalog`, `key`, `value` and `statement` make the SQL, `run` runs it,
+//! `ledger` remembers; `rights` and [`mod@examine`] say what
+//! operators have to grant; [`schema`] is what `headwater setup` creates.
 
 pub mod apply;
+mod attempt;
 mod catalog;
+pub mod code;
+pub mod examine;
+mod key;
 mod ledger;
 pub mod map;
+mod rights;
 mod run;
 pub mod schema;
 mod statement;
@@ -26,9 +34,11 @@ pub mod transaction;
 mod value;
 pub mod verdict;
 
-pub use apply::{UploadConfig, UploadError, Uploads};
-pub use map::{ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap};
+pub use apply::{Keep, UploadConfig, UploadError, Uploads};
+pub use map::{
+    ColumnMap, ColumnTarget, ConflictPolicy, IdPart, MappedTable, TableTarget, Unknown, UploadMap,
+};
 pub use transaction::{
     Author, AuthorRole, Fields, OperationKind, UploadOperation, UploadTransaction,
 };
-pub use verdict::{Rejection, Verdict};
+pub use verdict::{Delay, Rejection, Verdict};

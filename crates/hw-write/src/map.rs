@@ -8,9 +8,19 @@ use std::collections::{BTreeMap, HashMap};
 use hw_types::TableName;
 
 /// Where each output table of the sync configuration is written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct UploadMap {
     tables: HashMap<String, TableTarget>,
+    unknown: Unknown,
+}
+
+/// What becomes of a write to a table that the map does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// It is rejected: the configuration is complete.
+    Rejected,
+    /// It has to come again: no configuration is served yet, so nobody knows.
+    Waits,
 }
 
 /// Where one output table is written.
@@ -21,6 +31,8 @@ pub enum TableTarget {
     /// Nowhere: the definition is more than a rename. The reason completes the sentence
     /// `table "t" cannot be written: …`.
     NotPlain(String),
+    /// Nowhere yet: a sync configuration that has it is being built.
+    Waits,
 }
 
 /// A source table with the way its columns are named for clients.
@@ -28,10 +40,27 @@ pub enum TableTarget {
 pub struct MappedTable {
     /// The source table.
     pub source: TableName,
-    /// Its columns. The output column `id` must lead to a unique column.
+    /// Its columns.
     pub columns: ColumnMap,
+    /// How the output column `id` is made of key columns, when it is more than one column under
+    /// its own or another name. Empty: as `columns` has it.
+    pub id: Vec<IdPart>,
+    /// Whether a column `id` of the table, if it has one, is what clients know instead.
+    pub id_yields: bool,
     /// What happens when another writer was first.
     pub conflict: ConflictPolicy,
+    /// The columns of a sync configuration that is being built; writes to those that only it has
+    /// wait for it.
+    pub to_come: Option<ColumnMap>,
+}
+
+/// A part of an id that is made of several parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdPart {
+    /// The value of this source column.
+    Column(String),
+    /// This text, which is not empty.
+    Text(String),
 }
 
 /// From output columns to source columns.
@@ -64,9 +93,19 @@ pub enum ConflictPolicy {
 }
 
 impl UploadMap {
-    /// A map without tables: every write is rejected.
-    pub fn new() -> UploadMap {
-        UploadMap::default()
+    /// A map without tables.
+    pub fn new(unknown: Unknown) -> UploadMap {
+        UploadMap { tables: HashMap::new(), unknown }
+    }
+
+    /// What becomes of a write to a table that the map does not have.
+    pub fn unknown(&self) -> Unknown {
+        self.unknown
+    }
+
+    /// The output tables and where each is written.
+    pub fn tables(&self) -> impl Iterator<Item = (&str, &TableTarget)> {
+        self.tables.iter().map(|(name, target)| (name.as_str(), target))
     }
 
     /// Says where an output table is written; the last word wins, so the configured `uploads`
@@ -79,14 +118,28 @@ impl UploadMap {
     pub fn get(&self, output_table: &str) -> Option<&TableTarget> {
         self.tables.get(output_table)
     }
+}
 
-    /// The same, for changes to a table that is there.
-    pub fn get_mut(&mut self, output_table: &str) -> Option<&mut TableTarget> {
-        self.tables.get_mut(output_table)
+impl MappedTable {
+    /// A table that is written under the same names.
+    pub fn plain(source: TableName, conflict: ConflictPolicy) -> MappedTable {
+        MappedTable {
+            source,
+            columns: ColumnMap { same_names: true, ..ColumnMap::default() },
+            id: Vec::new(),
+            id_yields: false,
+            conflict,
+            to_come: None,
+        }
     }
 }
 
 impl ColumnMap {
+    /// Whether an output column is known, computed ones too.
+    pub fn knows(&self, output: &str) -> bool {
+        self.target(output).is_some()
+    }
+
     /// What an output column means; `None`: the client's column is not known.
     pub(crate) fn target<'a>(&'a self, output: &'a str) -> Option<Target<'a>> {
         match self.listed.get(output) {

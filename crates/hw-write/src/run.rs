@@ -13,7 +13,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, Table};
-use crate::statement::{Expect, IfGone, SecondWay, Statement, TextForm, Way};
+use crate::statement::{Expect, IfGone, Parameter, SecondWay, Statement, Way};
 use crate::verdict::Rejection;
 
 /// Whether a statement may be refused without ending its transaction.
@@ -146,7 +146,7 @@ async fn is_taken(
     let (back, taken) = tokio::join!(
         biased;
         transaction.batch_execute(ROLL_BACK),
-        catalog::is_key(transaction, table, &second.id_name, error),
+        catalog::is_key(transaction, table, &second.key, error),
     );
     back.doing("look whether the id is taken")?;
     taken
@@ -183,9 +183,13 @@ fn changed() -> Rejection {
 async fn execute(
     transaction: &Transaction<'_>,
     sql: &str,
-    parameters: &[(TextForm, Type)],
+    parameters: &[Parameter],
 ) -> Result<u64, PgError> {
-    let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
-        parameters.iter().map(|(value, ty)| (value as &(dyn ToSql + Sync), ty.clone())).collect();
-    transaction.execute_typed(sql, &parameters).await.doing("write")
+    let parameters: Vec<(&(dyn ToSql + Sync), Type)> = parameters
+        .iter()
+        .map(|parameter| (&parameter.text as &(dyn ToSql + Sync), parameter.ty.clone()))
+        .collect();
+    let rows = transaction.execute_typed(sql, &parameters).await;
+    // Triggers, policies and defaults of the table ran, on values of its rows.
+    rows.map_err(|error| PgError::from(error).of_users().doing("write"))
 }

@@ -1,8 +1,8 @@
 //! The SQL of one operation.
 //!
 //! In: an operation, its mapping, the table as the catalog has it. Out: a [`Statement`] whose
-//! names come from the catalog and whose values are parameters, or the [`Rejection`] that names
-//! what cannot be written. Pure: nothing is asked here.
+//! names come from the catalog and whose values are parameters, or [`Unwritable`], which names what
+//! cannot be written. Pure: nothing is asked here.
 
 // A rejection is large and rare: it ends its transaction.
 #![allow(clippy::result_large_err)]
@@ -10,16 +10,33 @@
 use serde_json::value::RawValue;
 
 use crate::catalog::{Column, Table};
+use crate::key::{self, KeyColumn};
 use crate::map::{ConflictPolicy, MappedTable, Target};
 use crate::transaction::{Fields, OperationKind, UploadOperation};
 use crate::value::{self, Unfit};
 use crate::verdict::Rejection;
-use hw_pg::error::PgError;
+use hw_pg::error::{PgError, ServerError};
 use hw_types::PgType;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
 /// The client's name of the column that identifies a row.
-const ID: &str = "id";
+pub(crate) const ID: &str = "id";
+
+/// Why an operation has no statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unwritable {
+    /// It never will have one.
+    Rejected(Rejection),
+    /// The configuration names what is not there yet. The text completes the sentence
+    /// `table "t" cannot be written yet: …`.
+    Waits(String),
+}
+
+impl From<Rejection> for Unwritable {
+    fn from(rejection: Rejection) -> Unwritable {
+        Unwritable::Rejected(rejection)
+    }
+}
 
 /// What the number of affected rows means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +63,7 @@ pub(crate) enum IfGone {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Statement {
     pub(crate) sql: String,
-    pub(crate) parameters: Vec<(TextForm, Type)>,
+    pub(crate) parameters: Vec<Parameter>,
     pub(crate) expect: Expect,
     /// What follows when Postgres refuses it.
     pub(crate) second: Option<SecondWay>,
@@ -55,8 +72,8 @@ pub(crate) struct Statement {
 /// What follows when Postgres refuses a PUT. It needs a savepoint before the first way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecondWay {
-    /// The source column that `id` leads to.
-    pub(crate) id_name: String,
+    /// The source columns that `id` leads to.
+    pub(crate) key: Vec<String>,
     pub(crate) way: Way,
 }
 
@@ -79,6 +96,64 @@ impl SecondWay {
         };
         error.sqlstate() == Some(answered)
     }
+}
+
+/// A value, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parameter {
+    pub(crate) text: TextForm,
+    pub(crate) ty: Type,
+    /// The client's name of the column.
+    output: String,
+    /// What an assignment to the column checks beside its type: its modifier, if it has one.
+    modifier: Option<i32>,
+}
+
+impl Parameter {
+    /// Whether the column's length or precision, which are checked after the parameters were
+    /// read, may be what this error is about.
+    fn may_break(&self, sqlstate: &str) -> bool {
+        let (Some(modifier), Some(text)) = (self.modifier, &self.text.0) else { return false };
+        // Lengths of texts are coded with the four bytes of a header on top.
+        let characters = usize::try_from(modifier - 4).unwrap_or(usize::MAX);
+        let bits = usize::try_from(modifier).unwrap_or(usize::MAX);
+        match sqlstate {
+            "22001" if self.ty == Type::VARCHAR || self.ty == Type::BPCHAR => {
+                text.trim_end_matches(' ').chars().count() > characters
+            }
+            "22001" if self.ty == Type::VARBIT => text.len() > bits,
+            "22026" if self.ty == Type::BIT => text.len() != bits,
+            "22003" => self.ty == Type::NUMERIC,
+            _ => false,
+        }
+    }
+}
+
+impl Statement {
+    /// The client's name of the column whose value Postgres refused, where it can be told: its
+    /// report names the parameter, or only one column can be meant.
+    pub(crate) fn blamed(&self, error: &ServerError) -> Option<&str> {
+        if let Some(number) = error.context.as_deref().and_then(parameter_number) {
+            return self.parameters.get(number.checked_sub(1)?).map(|it| it.output.as_str());
+        }
+        let mut candidates =
+            self.parameters.iter().filter(|parameter| parameter.may_break(&error.sqlstate));
+        match (candidates.next(), candidates.next()) {
+            (Some(one), None) => Some(&one.output),
+            _ => None,
+        }
+    }
+}
+
+/// The number in `unnamed portal parameter $3`, which may be in any language. In a context that
+/// comes from within a function a name in quotes stands before.
+fn parameter_number(context: &str) -> Option<usize> {
+    let (before, behind) = context.split_once('$')?;
+    if before.contains(['"', '\n']) {
+        return None;
+    }
+    let digits = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
+    behind[..digits].parse().ok()
 }
 
 /// A value in the text form of whatever type it has; `None` is NULL.
@@ -112,112 +187,148 @@ pub(crate) fn build(
     operation: &UploadOperation,
     mapping: &MappedTable,
     table: &Table,
-) -> Result<Statement, Rejection> {
-    let builder = Builder::new(mapping, table)?;
+) -> Result<Statement, Unwritable> {
+    let key = key::read(&key::parts(mapping, table)?, &operation.id)?;
+    let builder = Builder { operation, mapping, table, key, parameters: Vec::new() };
     match operation.kind {
-        OperationKind::Put => builder.put(operation),
-        OperationKind::Patch => builder.patch(operation),
-        OperationKind::Delete => builder.delete(operation),
+        OperationKind::Put => builder.put(),
+        OperationKind::Patch => builder.patch(),
+        OperationKind::Delete => builder.delete(),
     }
 }
 
 struct Builder<'a> {
+    operation: &'a UploadOperation,
     mapping: &'a MappedTable,
     table: &'a Table,
-    id: &'a Column,
-    id_name: &'a str,
-    parameters: Vec<(TextForm, Type)>,
+    /// Its values are the first parameters of every statement.
+    key: Vec<KeyColumn<'a>>,
+    parameters: Vec<Parameter>,
+}
+
+/// Whether a parameter becomes a value of its column or is only compared with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Assigned,
+    Compared,
 }
 
 impl<'a> Builder<'a> {
-    fn new(mapping: &'a MappedTable, table: &'a Table) -> Result<Builder<'a>, Rejection> {
-        if !table.is_table {
-            return Err(Rejection::ours("42809", "only tables can be written, and this is none"));
-        }
-        let Some(Target::Column(id_name)) = mapping.columns.target(ID) else {
-            return Err(Rejection::ours("42P10", "its \"id\" is not a plain column"));
-        };
-        let id = table.column(id_name).ok_or_else(|| unknown_column(ID))?;
-        if !id.unique {
-            return Err(Rejection::ours(
-                "42P10",
-                format!("its id column \"{id_name}\" has no unique index of its own"),
-            ));
-        }
-        Ok(Builder { mapping, table, id, id_name, parameters: Vec::new() })
-    }
-
     /// Adds a parameter of the column's type; returns its place in the SQL.
-    fn parameter(&mut self, text: Option<String>, column: &Column) -> String {
-        self.parameters.push((TextForm(text), column.parameter.clone()));
+    fn parameter(
+        &mut self,
+        output: &str,
+        text: Option<String>,
+        column: &Column,
+        how: Use,
+    ) -> String {
+        self.parameters.push(Parameter {
+            text: TextForm(text),
+            ty: column.parameter.clone(),
+            output: output.to_owned(),
+            modifier: Some(column.modifier).filter(|it| *it >= 0 && how == Use::Assigned),
+        });
         format!("${}", self.parameters.len())
     }
 
-    fn id_parameter(&mut self, operation: &UploadOperation) -> String {
-        let id = self.id;
-        self.parameter(Some(operation.id.clone()), id)
+    /// Adds the key's parameters, before all others. Returns `t.a = $1 AND t.b = $2`.
+    fn key_parameters(&mut self, how: Use) -> String {
+        let mut filter = String::new();
+        for place in 0..self.key.len() {
+            let KeyColumn { column, ref text, .. } = self.key[place];
+            let value = self.parameter(ID, Some(text.clone()), column, how);
+            if place > 0 {
+                filter += " AND ";
+            }
+            filter += &format!("t.{} = {value}", column.quoted);
+        }
+        filter
+    }
+
+    /// The names of the key's columns, quoted.
+    fn key_list(&self) -> String {
+        let names: Vec<&str> = self.key.iter().map(|key| key.column.quoted.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// The source column of an output column.
+    fn column(&self, output: &'a str) -> Result<Known<'a>, Unwritable> {
+        let unknown = || {
+            Unwritable::Rejected(
+                Rejection::ours("42703", format!("there is no column \"{output}\" to write"))
+                    .column(output),
+            )
+        };
+        let columns = &self.mapping.columns;
+        match columns.target(output) {
+            None if self.mapping.to_come.as_ref().is_some_and(|map| map.knows(output)) => {
+                Err(Unwritable::Waits(format!(
+                    "the sync configuration that has column \"{output}\" is being built"
+                )))
+            }
+            None => Err(unknown()),
+            Some(Target::Expression) => Ok(Known::Computed),
+            Some(Target::Column(source)) => match self.table.column(source) {
+                Some(column) => Ok(Known::Column(source, column)),
+                // The configuration promises it.
+                None if columns.listed.contains_key(output) => {
+                    Err(Unwritable::Waits(format!("the database has no column \"{source}\" yet")))
+                }
+                None => Err(unknown()),
+            },
+        }
     }
 
     /// The columns to set, each with the expression of its new value.
-    fn assignments(
-        &mut self,
-        operation: &UploadOperation,
-    ) -> Result<Vec<(&'a Column, String)>, Rejection> {
+    fn assignments(&mut self) -> Result<Vec<(&'a Column, String)>, Unwritable> {
+        let operation = self.operation;
         let mut out: Vec<(&'a Column, String)> = Vec::with_capacity(operation.data.len());
         for (output, json) in &operation.data {
-            let (source, column) = match self.mapping.columns.target(output) {
-                None => return Err(unknown_column(output)),
-                Some(Target::Expression) => {
-                    return Err(Rejection::ours(
-                        "428C9",
-                        format!("column \"{output}\" is computed by the sync configuration"),
-                    )
-                    .column(output));
-                }
-                Some(Target::Column(source)) => {
-                    (source, self.table.column(source).ok_or_else(|| unknown_column(output))?)
-                }
+            let computed = |by: &str| {
+                let what = format!("column \"{output}\" is computed by {by}");
+                Unwritable::Rejected(Rejection::ours("428C9", what).column(output))
             };
-            let text = text_of(column, output, json)?;
-            if source == self.id_name {
-                // Some SDKs repeat the id among the data.
-                if text.as_deref() == Some(operation.id.as_str()) {
+            // Some SDKs repeat the id among the data.
+            if output == ID && !self.mapping.id.is_empty() {
+                if text_of_id(json).as_deref() == Some(operation.id.as_str()) {
                     continue;
                 }
-                return Err(
-                    Rejection::ours("22023", "the id of a row cannot be changed").column(output)
-                );
+                return Err(id_changed(output));
+            }
+            let (source, column) = match self.column(output)? {
+                Known::Computed => return Err(computed("the sync configuration")),
+                Known::Column(source, column) => (source, column),
+            };
+            let text = text_of(column, output, json)?;
+            if let Some(key) = self.key.iter().find(|key| key.name == source) {
+                if text.as_deref() == Some(key.text.as_str()) {
+                    continue;
+                }
+                return Err(id_changed(output));
             }
             if column.generated {
                 // A new row of a client has NULL where Postgres will compute.
                 if text.is_none() {
                     continue;
                 }
-                return Err(Rejection::ours(
-                    "428C9",
-                    format!("column \"{output}\" is computed by the database"),
-                )
-                .column(output));
+                return Err(computed("the database"));
             }
             if out.iter().any(|(known, _)| known.quoted == column.quoted) {
-                return Err(Rejection::ours(
-                    "42701",
-                    format!("column \"{output}\" is given twice"),
-                )
-                .column(output));
+                let what = format!("column \"{output}\" is given twice");
+                return Err(Rejection::ours("42701", what).column(output).into());
             }
-            let expression = self.parameter(text, column);
+            let expression = self.parameter(output, text, column, Use::Assigned);
             out.push((column, expression));
         }
         Ok(out)
     }
 
     /// `AND a IS NOT DISTINCT FROM …` for every previous value; nothing under last write wins.
-    fn unchanged(&mut self, operation: &UploadOperation) -> Result<String, Rejection> {
+    fn unchanged(&mut self) -> Result<String, Unwritable> {
         if self.mapping.conflict == ConflictPolicy::LastWriteWins {
             return Ok(String::new());
         }
-        let old: &Fields = operation.old.as_ref().ok_or_else(|| {
+        let old: &Fields = self.operation.old.as_ref().ok_or_else(|| {
             Rejection::ours(
                 "22023",
                 "the table rejects changes of rows that others changed, and the client did not \
@@ -226,16 +337,18 @@ impl<'a> Builder<'a> {
         })?;
         let mut out = String::new();
         for (output, json) in old {
-            let column = match self.mapping.columns.target(output) {
-                None => return Err(unknown_column(output)),
+            if output == ID && !self.mapping.id.is_empty() {
+                continue;
+            }
+            let column = match self.column(output)? {
                 // Follows from other columns, which are compared.
-                Some(Target::Expression) => continue,
-                Some(Target::Column(source)) => {
-                    self.table.column(source).ok_or_else(|| unknown_column(output))?
-                }
+                Known::Computed => continue,
+                // Clients are never sent it, so that what they hold says nothing (FD-53).
+                Known::Column(_, column) if !column.delivered => continue,
+                Known::Column(_, column) => column,
             };
             let text = text_of(column, output, json)?;
-            let value = self.parameter(text, column);
+            let value = self.parameter(output, text, column, Use::Compared);
             let quoted = &column.quoted;
             // Not every type has an equality (json, xml, point), and some call equal what prints
             // differently (citext): the text decides, except where two texts are one number.
@@ -251,22 +364,25 @@ impl<'a> Builder<'a> {
         Ok(out)
     }
 
-    fn exists(&self, operation: &UploadOperation) -> Box<Statement> {
-        let (table, id) = (&self.table.quoted, &self.id.quoted);
+    fn exists(&self) -> Box<Statement> {
+        let key = self.key.iter().map(|key| KeyColumn { text: key.text.clone(), ..*key });
+        let mut asking = Builder { key: key.collect(), parameters: Vec::new(), ..*self };
+        let filter = asking.key_parameters(Use::Compared);
         Box::new(Statement {
-            sql: format!("SELECT FROM {table} AS t WHERE t.{id} = $1"),
-            parameters: vec![(TextForm(Some(operation.id.clone())), self.id.parameter.clone())],
+            sql: format!("SELECT FROM {} AS t WHERE {filter}", self.table.quoted),
+            parameters: asking.parameters,
             expect: Expect::Anything,
             second: None,
         })
     }
 
-    fn put(mut self, operation: &UploadOperation) -> Result<Statement, Rejection> {
-        let id_value = self.id_parameter(operation);
-        let assignments = self.assignments(operation)?;
-        let (table, id) = (&self.table.quoted, &self.id.quoted);
-        let mut columns = id.clone();
-        let mut values = id_value;
+    fn put(mut self) -> Result<Statement, Unwritable> {
+        let filter = self.key_parameters(Use::Assigned);
+        let places: Vec<String> = (1..=self.key.len()).map(|place| format!("${place}")).collect();
+        let assignments = self.assignments()?;
+        let (table, key) = (&self.table.quoted, self.key_list());
+        let mut columns = key.clone();
+        let mut values = places.join(", ");
         for (column, expression) in &assignments {
             columns += &format!(", {}", column.quoted);
             values += &format!(", {expression}");
@@ -278,7 +394,7 @@ impl<'a> Builder<'a> {
             return Ok(Statement {
                 sql: insert,
                 expect: Expect::Anything,
-                second: Some(self.second(Way::Compare(self.exists(operation)))),
+                second: Some(self.second(Way::Compare(self.exists()))),
                 parameters: self.parameters,
             });
         }
@@ -291,12 +407,11 @@ impl<'a> Builder<'a> {
                 .collect();
             parts.join(", ")
         };
-        let filter = format!("WHERE t.{id} = $1");
         let (there, on_conflict) = match assignments.is_empty() {
-            true => (format!("SELECT FROM {table} AS t {filter}"), "DO NOTHING".to_owned()),
+            true => (format!("SELECT FROM {table} AS t WHERE {filter}"), "DO NOTHING".to_owned()),
             false => (
                 format!(
-                    "UPDATE {table} AS t SET {} {filter} RETURNING 1",
+                    "UPDATE {table} AS t SET {} WHERE {filter} RETURNING 1",
                     set(&|(_, expression)| expression.clone())
                 ),
                 format!(
@@ -308,7 +423,7 @@ impl<'a> Builder<'a> {
         Ok(Statement {
             sql: format!(
                 "WITH there AS ({there}) INSERT INTO {table} AS t ({columns}) SELECT {values} \
-                 WHERE NOT EXISTS (SELECT FROM there) ON CONFLICT ({id}) {on_conflict}"
+                 WHERE NOT EXISTS (SELECT FROM there) ON CONFLICT ({key}) {on_conflict}"
             ),
             expect: Expect::Anything,
             second: Some(self.second(Way::Insert(insert))),
@@ -317,49 +432,64 @@ impl<'a> Builder<'a> {
     }
 
     fn second(&self, way: Way) -> SecondWay {
-        SecondWay { id_name: self.id_name.to_owned(), way }
+        SecondWay { key: self.key.iter().map(|key| key.name.to_owned()).collect(), way }
     }
 
-    fn patch(mut self, operation: &UploadOperation) -> Result<Statement, Rejection> {
-        let id_value = self.id_parameter(operation);
-        let assignments = self.assignments(operation)?;
-        let unchanged = self.unchanged(operation)?;
-        let (table, id) = (&self.table.quoted, &self.id.quoted);
+    fn patch(mut self) -> Result<Statement, Unwritable> {
+        let filter = self.key_parameters(Use::Compared);
+        let assignments = self.assignments()?;
+        let unchanged = self.unchanged()?;
+        let table = &self.table.quoted;
         let set: Vec<String> = assignments
             .iter()
             .map(|(column, expression)| format!("{} = {expression}", column.quoted))
             .collect();
-        let filter = format!("WHERE t.{id} = {id_value}{unchanged}");
         let sql = match set.is_empty() {
-            true => format!("SELECT FROM {table} AS t {filter}"),
-            false => format!("UPDATE {table} AS t SET {} {filter}", set.join(", ")),
+            true => format!("SELECT FROM {table} AS t WHERE {filter}{unchanged}"),
+            false => {
+                format!("UPDATE {table} AS t SET {} WHERE {filter}{unchanged}", set.join(", "))
+            }
         };
         let expect = match self.mapping.conflict {
             ConflictPolicy::LastWriteWins => Expect::OneRow,
             ConflictPolicy::RejectIfChanged => {
-                Expect::Unchanged { exists: self.exists(operation), gone: IfGone::Rejected }
+                Expect::Unchanged { exists: self.exists(), gone: IfGone::Rejected }
             }
         };
         Ok(Statement { sql, parameters: self.parameters, expect, second: None })
     }
 
-    fn delete(mut self, operation: &UploadOperation) -> Result<Statement, Rejection> {
-        let id_value = self.id_parameter(operation);
-        let unchanged = self.unchanged(operation)?;
-        let (table, id) = (&self.table.quoted, &self.id.quoted);
+    fn delete(mut self) -> Result<Statement, Unwritable> {
+        let filter = self.key_parameters(Use::Compared);
+        let unchanged = self.unchanged()?;
         let expect = match self.mapping.conflict {
             ConflictPolicy::LastWriteWins => Expect::Anything,
             ConflictPolicy::RejectIfChanged => {
-                Expect::Unchanged { exists: self.exists(operation), gone: IfGone::Fine }
+                Expect::Unchanged { exists: self.exists(), gone: IfGone::Fine }
             }
         };
         Ok(Statement {
-            sql: format!("DELETE FROM {table} AS t WHERE t.{id} = {id_value}{unchanged}"),
+            sql: format!("DELETE FROM {} AS t WHERE {filter}{unchanged}", self.table.quoted),
             parameters: self.parameters,
             expect,
             second: None,
         })
     }
+}
+
+/// What an output column is, once its table is known.
+enum Known<'a> {
+    Column(&'a str, &'a Column),
+    Computed,
+}
+
+fn id_changed(output: &str) -> Unwritable {
+    Rejection::ours("22023", "the id of a row cannot be changed").column(output).into()
+}
+
+/// An id among the data, which may be a number there.
+fn text_of_id(json: &RawValue) -> Option<String> {
+    value::to_text(&PgType::TEXT, json).ok().flatten()
 }
 
 fn text_of(column: &Column, output: &str, json: &RawValue) -> Result<Option<String>, Rejection> {
@@ -368,6 +498,22 @@ fn text_of(column: &Column, output: &str, json: &RawValue) -> Result<Option<Stri
     })
 }
 
-fn unknown_column(output: &str) -> Rejection {
-    Rejection::ours("42703", format!("there is no column \"{output}\" to write")).column(output)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameter_that_was_refused_is_read_from_the_context_in_any_language() {
+        for (context, number) in [
+            ("unnamed portal parameter $3", Some(3)),
+            ("unnamed portal parameter $12 = 'hush $1'", Some(12)),
+            ("unbenannter Portalparameter $2", Some(2)),
+            ("SQL statement \"SELECT $1\"\nPL/pgSQL function f() line 3", None),
+            ("PL/pgSQL function f() line 3 at RAISE", None),
+            ("COPY t, line 3\n$4", None),
+            ("$", None),
+        ] {
+            assert_eq!(parameter_number(context), number, "{context}");
+        }
+    }
 }

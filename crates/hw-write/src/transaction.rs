@@ -1,5 +1,7 @@
 //! What a client uploads: transactions of its local queue, and who sends them.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -11,7 +13,7 @@ pub struct Author {
     /// The database role that the token asks for.
     pub role: AuthorRole,
     /// The token's payload as it was signed, for `request.jwt.claims`.
-    pub claims_json: std::sync::Arc<str>,
+    pub claims_json: Arc<str>,
 }
 
 /// The database role that a token asks to write with.
@@ -61,7 +63,7 @@ pub struct UploadOperation {
     /// What it does.
     pub kind: OperationKind,
     /// The table as the client knows it: an output name of the sync configuration.
-    pub table: String,
+    pub table: Arc<str>,
     /// The row's id, as the client knows it.
     pub id: String,
     /// New values; empty for a delete.

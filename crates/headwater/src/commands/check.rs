@@ -3,6 +3,7 @@
 //! In: a file, and a database if one is given. Out: all findings with their excerpts on standard
 //! output, because they are the answer, and notes. Exit code 1 when one of them is an error.
 
+use hw_expr::sync_config::SyncConfig;
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
 use hw_types::Diagnostic;
@@ -10,7 +11,7 @@ use hw_types::Diagnostic;
 use crate::cli::Check;
 use crate::code;
 use crate::config::Config;
-use crate::doctor::pooler;
+use crate::doctor::{pooler, writes};
 use crate::report::{self, Exit};
 use crate::sync_config::{self, Checked, Source, SyncFile};
 
@@ -22,12 +23,18 @@ pub async fn run(config: &Config, arguments: &Check) -> Exit {
     };
     let source = match &config.database.url {
         None => None,
-        Some(url) => match read_source(url.expose(), &config.database.publication).await {
+        Some(url) => match read_source(config, url.expose(), &file).await {
             Ok(source) => Some(source),
             Err(finding) => return super::refuse(*finding),
         },
     };
-    let Checked { findings, notes } = sync_config::check(&file, source.as_ref());
+    let (source, writes) = source.unzip();
+    let Checked { findings, mut notes } = sync_config::check(&file, source.as_ref());
+    // Tables that clients only read are no fault of a sync configuration.
+    notes.extend(writes.unwrap_or_default().iter().map(|finding| match &finding.mend {
+        Some(mend) => format!("{}\n      {mend}", finding.what),
+        None => finding.what.clone(),
+    }));
     let colour = report::colour_of(&std::io::stdout());
     for finding in &findings {
         report::answer(&format!("{}\n", report::render(finding, &file.text, colour)));
@@ -52,12 +59,23 @@ fn the_file(config: &Config, arguments: &Check) -> Result<SyncFile, Box<Diagnost
     }
 }
 
-async fn read_source(url: &str, publication: &str) -> Result<Source, Box<Diagnostic>> {
+/// What the database says of the tables, and what clients lack to write them.
+async fn read_source(
+    config: &Config,
+    url: &str,
+    file: &SyncFile,
+) -> Result<(Source, Vec<Diagnostic>), Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(url).map_err(Box::new)?;
     report::findings(&warnings, "");
     let found = async {
         let (client, _driver) = sql::connect(&connect).await?;
-        Source::read(&client, publication).await
+        let source = Source::read(&client, &config.database.publication).await?;
+        let compiled = SyncConfig::load(&file.text, &file.name, None).config;
+        let writes = match &compiled {
+            Some(compiled) => writes::of_tables(config, &client, Some(compiled)).await?,
+            None => Vec::new(),
+        };
+        Ok((source, writes))
     };
     found.await.map_err(|error| Box::new(pooler::finding_or(&connect, &error)))
 }

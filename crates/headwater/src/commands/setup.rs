@@ -1,23 +1,25 @@
 //! `headwater setup`: what writes need in the database, shown and then run.
 //!
-//! In: a connection whose role may create schemas and roles. Out: schema, role, upload tables and
-//! event trigger. Invariants: nothing is run that was not shown; running it again changes
-//! nothing.
+//! In: a connection of a superuser or of the role that serves. Out: schema, role, upload tables and
+//! event trigger, the same whoever runs it; and a list of what the synced tables lack. Invariants:
+//! nothing is run that was not shown; running it again changes nothing.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::PgError;
 use hw_pg::sql;
-use hw_types::Diagnostic;
+use hw_types::relation::{quote_ident, quote_literal};
+use hw_types::{Diagnostic, TableName};
 use hw_write::schema;
 use tokio_postgres::Client;
 
 use super::database_url;
 use crate::cli::Setup;
 use crate::config::Config;
-use crate::doctor::pooler;
+use crate::doctor::{pooler, writes};
 use crate::report::{self, Exit};
+use crate::sync_config;
 
 /// Shows, asks, runs.
 pub async fn run(config: &Config, arguments: &Setup) -> Exit {
@@ -33,7 +35,7 @@ async fn connect_and_apply(config: &Config, arguments: &Setup) -> Result<Exit, B
     let connected = sql::connect(&connect.with_application_name("headwater setup")).await;
     let (client, _driver) =
         connected.map_err(|error| Box::new(pooler::finding_or(&connect, &error)))?;
-    let statements = statements(config, &client).await?;
+    let statements = statements(config, arguments.role.as_deref(), &client).await?;
     if arguments.print {
         report::answer(&script(&statements));
         return Ok(Exit::Done);
@@ -45,15 +47,53 @@ async fn connect_and_apply(config: &Config, arguments: &Setup) -> Result<Exit, B
     }
     apply(&client, &statements).await?;
     report::say("the database is set up for writes");
+    let found = writes::findings(config, &client).await.map_err(|e| Box::new(e.diagnostic()))?;
+    if !found.is_empty() {
+        report::say("before clients can write, or as only they should:");
+        report::findings(&found, "");
+    }
     Ok(Exit::Done)
 }
 
 /// The statements for this database, in order.
-pub async fn statements(config: &Config, client: &Client) -> Result<Vec<String>, Box<Diagnostic>> {
-    let plan = schema::plan(client, None, config.uploads.role.as_deref()).await;
-    let mut statements = schema::statements(&plan.map_err(|error| Box::new(error.diagnostic()))?);
-    statements.extend(DDL_MARKERS.iter().map(|statement| (*statement).to_owned()));
+///
+/// - Takes: the role that serves, if it is another than the one connected.
+pub async fn statements(
+    config: &Config,
+    server_role: Option<&str>,
+    client: &Client,
+) -> Result<Vec<String>, Box<Diagnostic>> {
+    let plan = schema::plan(client, server_role, config.uploads.role.as_deref()).await?;
+    let mut statements = schema::statements(&plan);
+    statements.extend(publish_rejected(config));
+    statements.push(DDL_MARKERS.to_owned());
     Ok(statements)
+}
+
+/// Puts the rejected writes into the publication, where the sync configuration reads them. The
+/// server adds tables that are its own to a publication that is its own; this is for one that
+/// somebody else made.
+fn publish_rejected(config: &Config) -> Option<String> {
+    let file = sync_config::configured(config).ok()??;
+    let read = sync_config::patterns(&file);
+    let rejected = TableName::new("headwater", "rejected_writes");
+    let wanted = read.iter().any(|pattern| pattern.matches(&rejected));
+    let name = &config.database.publication;
+    wanted.then(|| {
+        format!(
+            "DO $do$ BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {text} AND NOT puballtables)
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables
+       WHERE pubname = {text} AND schemaname = 'headwater' AND tablename = 'rejected_writes') THEN
+    ALTER PUBLICATION {quoted} ADD TABLE headwater.rejected_writes;
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE NOTICE 'headwater.rejected_writes is to be added to the publication by its owner';
+END $do$",
+            text = quote_literal(name),
+            quoted = quote_ident(name),
+        )
+    })
 }
 
 /// The statements as a script.
@@ -64,24 +104,27 @@ pub fn script(statements: &[String]) -> String {
 /// Changes of tables put a marker into the log, so that they are noticed at once and in their
 /// place; without it they are noticed by looking every second. Event triggers need a superuser on
 /// most servers: where that is missing everything else still works.
-const DDL_MARKERS: [&str; 2] = [
-    "CREATE OR REPLACE FUNCTION headwater.ddl_marker() RETURNS event_trigger
-    LANGUAGE plpgsql SET search_path = '' AS $do$
+///
+/// The function runs as whoever changes a table, a superuser among them. So it belongs to who made
+/// the trigger, never to somebody who could put other code into it.
+const DDL_MARKERS: &str = "DO $do$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = 'headwater_ddl') THEN
+        RETURN;
+    END IF;
+    DROP FUNCTION IF EXISTS headwater.ddl_marker();
+    CREATE FUNCTION headwater.ddl_marker() RETURNS event_trigger
+    LANGUAGE plpgsql SET search_path = '' AS $marker$
 BEGIN
     PERFORM pg_catalog.pg_logical_emit_message(true, 'headwater_ddl', TG_TAG);
 END
-$do$",
-    "DO $do$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = 'headwater_ddl') THEN
-        CREATE EVENT TRIGGER headwater_ddl ON ddl_command_end
-            EXECUTE FUNCTION headwater.ddl_marker();
-    END IF;
+$marker$;
+    CREATE EVENT TRIGGER headwater_ddl ON ddl_command_end
+        EXECUTE FUNCTION headwater.ddl_marker();
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'event triggers need a superuser; changes of tables are noticed by looking';
 END
-$do$",
-];
+$do$";
 
 /// Runs the statements in one transaction.
 ///
@@ -92,8 +135,8 @@ pub async fn apply(client: &Client, statements: &[String]) -> Result<(), Box<Dia
         let mut finding = PgError::from(error).diagnostic().at(format!("statement: {first}"));
         if finding.mend.is_none() {
             finding.mend = Some(
-                "run `headwater setup --print` and give the SQL to a role that may create schemas \
-                 and roles"
+                "run `headwater setup --print --role …`, where … is the role that serves, and give \
+                 the SQL to a superuser"
                     .to_owned(),
             );
         }

@@ -108,15 +108,32 @@ pub struct Uploads {
 }
 
 /// Where one table that clients know is written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UploadTable {
     /// The source table, `schema.table`. Unset: the table of the same name in `public`.
     pub table: Option<String>,
     /// Source column by output column, where they differ.
     pub columns: BTreeMap<String, String>,
+    /// Source columns that the clients' `id` is made of, where the sync configuration does not
+    /// show it.
+    pub key: Vec<String>,
+    /// What stands between the columns of `key` in an id.
+    pub separator: String,
     /// What happens when another writer was first.
     pub conflict: Conflict,
+}
+
+impl Default for UploadTable {
+    fn default() -> UploadTable {
+        UploadTable {
+            table: None,
+            columns: BTreeMap::new(),
+            key: Vec::new(),
+            separator: "/".to_owned(),
+            conflict: Conflict::default(),
+        }
+    }
 }
 
 /// What happens to a write when somebody else changed the row since the client read it.

@@ -194,7 +194,8 @@ pub const SETTINGS: &[Setting] = &[
         "uploads.tables",
         Kind::UploadTables,
         "Where the tables that clients know are written, for those that the sync configuration \
-         does not simply rename.",
+         does not simply rename: `table`, `columns`, `key` and `separator` of an id of several \
+         columns, `conflict` (`last_write_wins` or `reject`).",
         "{ my_tasks: { table: public.tasks, columns: { title: name }, conflict: reject } }",
     ),
     setting(

@@ -40,7 +40,7 @@ pub async fn ensure(
         report::say(&format!("loading the sample data, scale {scale}"));
         load(&client, scale).await.map_err(found)?;
     }
-    let statements = setup::statements(config, &client).await?;
+    let statements = setup::statements(config, None, &client).await?;
     setup::apply(&client, &statements).await?;
     Ok(!loaded)
 }

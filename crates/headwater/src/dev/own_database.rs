@@ -35,8 +35,8 @@ pub async fn prepare(config: &Config, yes: bool) -> Result<bool, Box<Diagnostic>
             return Ok(false);
         }
     }
-    if !schema::is_installed(&client).await.map_err(failed)? {
-        let statements = setup::statements(config, &client).await?;
+    if schema::finding(&client).await.map_err(failed)?.is_some() {
+        let statements = setup::statements(config, None, &client).await?;
         report::say("for writes of clients, it would run in your database:");
         report::note(&format!("\n{}", setup::script(&statements)));
         if yes || setup::ask("Run this too?") {

@@ -3,11 +3,13 @@
 //! In: the configuration. Out: findings, worst first, and facts worth knowing. `serve` runs the
 //! same at its start. Invariant: it changes nothing, neither in the source nor in the store.
 //! Suggested reading order: [`source`] (the server, its log, its slots), [`tables`] (what the
-//! sync configuration reads), [`pooler`] (what may stand in between).
+//! sync configuration reads), [`writes`] (what clients need to write them), [`pooler`] (what may
+//! stand in between).
 
 pub mod pooler;
 pub mod source;
 pub mod tables;
+pub mod writes;
 
 use hw_pg::catalog::ServerInfo;
 use hw_pg::config::ConnectConfig;
@@ -131,6 +133,7 @@ async fn check(
         }
     }
     tables::check(client, &server, &config.database.publication, patterns, examination).await?;
+    writes::check(config, client, examination).await?;
     Ok(dropped)
 }
 

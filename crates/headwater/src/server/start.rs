@@ -7,11 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hw_engine::{Engine, EngineOptions};
+use hw_expr::sync_config::SyncConfig;
 use hw_http::Edge;
 use hw_http::listen::{self, Connections};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreOptions};
 use hw_types::{Code, Diagnostic};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{Admin, DevTokens};
@@ -72,6 +74,8 @@ pub struct Server {
     /// Where it listens.
     pub address: std::net::SocketAddr,
     connections: Connections,
+    /// The newest sync configuration, as [`surfaces::Given`] says.
+    given: watch::Sender<Option<Arc<SyncConfig>>>,
     stop: CancellationToken,
 }
 
@@ -101,6 +105,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
         }
         None => None,
     };
+    let given = watch::Sender::new(sync.as_ref().and_then(compiled));
     let store = open_store(config)?;
     let engine = start_engine(config, &store, connect.clone(), sync)?;
     let stop = CancellationToken::new();
@@ -127,7 +132,8 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     };
     let body_memory = usize::try_from(config.limits.body_memory).unwrap_or(usize::MAX);
     let edge = Edge::new(authenticator, body_memory);
-    let surfaces = surfaces::start(config, &reporter, edge, &connect, stop.clone());
+    let newest = given.subscribe();
+    let surfaces = surfaces::start(config, &reporter, edge, &connect, newest, stop.clone());
     let one_port = match admin_listener {
         None => router::one_port(surfaces, Some(admin)),
         Some(listener) => {
@@ -138,7 +144,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     };
     tokio::spawn(connections.clone().serve(listener, one_port));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-    Ok(Server { engine, reporter, address, connections, stop })
+    Ok(Server { engine, reporter, address, connections, given, stop })
 }
 
 impl Server {
@@ -163,7 +169,10 @@ impl Server {
             Err(finding) => return finding.log(),
         };
         match self.engine.configure(&file.name, &file.text).await {
-            Ok(true) => tracing::info!(file = %file.name, "the new sync configuration is built"),
+            Ok(true) => {
+                self.given.send_replace(compiled(&file));
+                tracing::info!(file = %file.name, "the new sync configuration is built");
+            }
             Ok(false) => tracing::info!(file = %file.name, "the sync configuration is unchanged"),
             Err(findings) => {
                 report::log(&findings, &file.text);
@@ -175,6 +184,11 @@ impl Server {
             }
         }
     }
+}
+
+/// What a file says, if it compiles.
+fn compiled(file: &SyncFile) -> Option<Arc<SyncConfig>> {
+    SyncConfig::load(&file.text, &file.name, None).config.map(Arc::new)
 }
 
 /// How many connections there may be: as configured, or what the limit of open files leaves beside

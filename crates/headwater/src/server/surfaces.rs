@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hw_engine::Engine;
+use hw_expr::sync_config::SyncConfig;
 use hw_http::{Edge, Surface};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql::Pool;
@@ -15,6 +16,7 @@ use hw_rest::RestState;
 use hw_sync::source::UserLimits;
 use hw_sync::{SyncOptions, SyncState};
 use hw_write::{UploadConfig, Uploads};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::reporter::Reporter;
@@ -24,6 +26,12 @@ use crate::config::{Config, UploadTable};
 /// How long a write may wait for a connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
+/// How long records of uploads may be too old or too many before they are deleted.
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
+
+/// The newest sync configuration that was given and compiles; it may still be being built.
+pub type Given = watch::Receiver<Option<Arc<SyncConfig>>>;
+
 /// Starts the surfaces; the stop ends their streams.
 ///
 /// - Returns: all there are. A new surface is one more entry.
@@ -32,6 +40,7 @@ pub fn start(
     reporter: &Arc<Reporter>,
     edge: Edge,
     connect: &ConnectConfig,
+    given: Given,
     stop: CancellationToken,
 ) -> Vec<Surface> {
     let engine = reporter.engine.clone();
@@ -51,9 +60,14 @@ pub fn start(
     );
     let uploads = Uploads::new(
         pool,
-        UploadConfig { role: config.uploads.role.clone(), ..UploadConfig::default() },
+        UploadConfig {
+            role: config.uploads.role.clone(),
+            publication: Some(config.database.publication.clone()),
+            ..UploadConfig::default()
+        },
     );
-    tokio::spawn(follow(engine, uploads.clone(), config.uploads.tables.clone(), stop));
+    tokio::spawn(purge(uploads.clone(), stop.clone()));
+    tokio::spawn(follow(engine, given, uploads.clone(), config.uploads.tables.clone(), stop));
     let most = usize::try_from(config.uploads.max_body_bytes).unwrap_or(usize::MAX);
     let rest = RestState::new(edge.clone(), uploads, most);
     let surfaces = vec![hw_sync::surface(sync), hw_rest::surface(rest)];
@@ -77,9 +91,11 @@ fn sync_options(config: &Config) -> SyncOptions {
     }
 }
 
-/// Makes the upload map anew whenever another sync configuration is served.
+/// Makes the upload map anew whenever another sync configuration is served or given, and says what
+/// operators have to do before clients can write it.
 async fn follow(
     engine: Engine,
+    mut given: Given,
     uploads: Uploads,
     settings: BTreeMap<String, UploadTable>,
     stop: CancellationToken,
@@ -88,13 +104,52 @@ async fn follow(
     let mut known = None;
     loop {
         let sync = published.borrow_and_update().sync.clone();
+        let (newest, is_new) = {
+            let given = given.borrow_and_update();
+            (given.clone(), given.has_changed())
+        };
         let version = sync.as_ref().map(|sync| sync.version);
-        if known != Some(version) {
+        if known != Some(version) || is_new {
             known = Some(version);
-            uploads.set_map(upload_map::make(sync.as_ref().map(|s| &*s.config), &settings));
+            let served = sync.as_ref().map(|sync| &*sync.config);
+            uploads.set_map(upload_map::make(served, newest.as_deref(), &settings));
+            if version.is_some() {
+                tokio::spawn(tell(uploads.clone()));
+            }
         }
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
+            // Whoever gives configurations may be gone before the engine is.
+            Ok(()) = given.changed() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Logs what keeps clients from writing; `doctor` says the same beforehand.
+async fn tell(uploads: Uploads) {
+    // A database that is away is told by everybody else.
+    for finding in uploads.examine().await.unwrap_or_default() {
+        tracing::warn!(
+            code = %finding.code,
+            mend = finding.mend.as_deref().unwrap_or_default(),
+            "{}",
+            finding.what
+        );
+    }
+}
+
+/// Keeps the records of uploads within their bounds.
+async fn purge(uploads: Uploads, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(PURGE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => match uploads.purge().await {
+                Ok(0) => {}
+                Ok(records) => tracing::info!(records, "old records of uploads deleted"),
+                Err(error) => tracing::info!(%error, "old records of uploads are still there"),
+            },
             () = stop.cancelled() => return,
         }
     }

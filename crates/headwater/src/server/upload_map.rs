@@ -1,21 +1,70 @@
 //! Where the tables that clients know are written: what the sync configuration merely passes on,
 //! and what `uploads.tables` says.
 //!
-//! In: a compiled sync configuration and the settings. Out: an [`UploadMap`]. Invariant: only a
-//! column that reaches clients unchanged, under its own name or another, is written back by itself;
-//! everything else is refused by name until `uploads.tables` says where it goes.
+//! In: the sync configuration that is served, the newest one that was given, the settings. Out: an
+//! [`UploadMap`]. Invariants: only a column that reaches clients unchanged, under its own name or
+//! another, is written back by itself, and only a key of columns with texts between them; everything
+//! else is refused by name until `uploads.tables` says where it goes. What only the newest
+//! configuration has waits until that is served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hw_expr::sync_config::{OutputOrigin, OutputStar, OutputTable, SyncConfig};
+use hw_expr::sync_config::{OutputOrigin, OutputPart, OutputStar, OutputTable, SyncConfig};
 use hw_types::TableName;
-use hw_write::{ColumnMap, ColumnTarget, ConflictPolicy, MappedTable, TableTarget, UploadMap};
+use hw_write::{
+    ColumnMap, ColumnTarget, ConflictPolicy, IdPart, MappedTable, TableTarget, Unknown, UploadMap,
+};
 
 use crate::config::{Conflict, UploadTable};
 
+/// The output column that identifies a row.
+const ID: &str = "id";
+
+type Targets = BTreeMap<String, TableTarget>;
+
 /// Makes the map. The settings have the last word.
-pub fn make(sync: Option<&SyncConfig>, settings: &BTreeMap<String, UploadTable>) -> UploadMap {
-    let mut targets: BTreeMap<String, TableTarget> = BTreeMap::new();
+///
+/// - Takes: the configuration that is served; the newest one that was given, which may be the same.
+pub fn make(
+    served: Option<&SyncConfig>,
+    given: Option<&SyncConfig>,
+    settings: &BTreeMap<String, UploadTable>,
+) -> UploadMap {
+    let Some(served) = served else {
+        // Nobody knows yet what else will be known.
+        let mut map = UploadMap::new(Unknown::Waits);
+        for (output, target) in targets(None, settings) {
+            map.insert(output, target);
+        }
+        for output in targets(given, &BTreeMap::new()).into_keys() {
+            map.insert(output, TableTarget::Waits);
+        }
+        return map;
+    };
+    let mut map = UploadMap::new(Unknown::Rejected);
+    let mut now = targets(Some(served), settings);
+    for (output, target) in targets(given, settings) {
+        match (now.get_mut(&output), target) {
+            (Some(TableTarget::Table(now)), TableTarget::Table(then)) if *now != then => {
+                now.to_come = Some(then.columns);
+            }
+            (Some(TableTarget::Table(_)), _) => {}
+            (Some(TableTarget::NotPlain(_)), TableTarget::NotPlain(_)) => {}
+            // As it is served nobody can write it; as it was given clients can.
+            _ => {
+                now.insert(output, TableTarget::Waits);
+            }
+        }
+    }
+    for (output, target) in now {
+        map.insert(output, target);
+    }
+    map
+}
+
+/// Where the tables of one configuration are written.
+fn targets(sync: Option<&SyncConfig>, settings: &BTreeMap<String, UploadTable>) -> Targets {
+    let mut targets = Targets::new();
     for output in sync.map(SyncConfig::outputs).unwrap_or_default() {
         let Some((name, target)) = sent(&output) else { continue };
         let target = match targets.remove(&name) {
@@ -28,11 +77,7 @@ pub fn make(sync: Option<&SyncConfig>, settings: &BTreeMap<String, UploadTable>)
         let target = configured(output, setting, targets.get(output));
         targets.insert(output.clone(), target);
     }
-    let mut map = UploadMap::new();
-    for (output, target) in targets {
-        map.insert(output, target);
-    }
-    map
+    targets
 }
 
 /// What one data query says about its table; `None` when not even its name is known, because it
@@ -46,29 +91,44 @@ fn sent(output: &OutputTable) -> Option<(String, TableTarget)> {
     let name = output.name.clone().unwrap_or_else(|| source.table.text.clone());
     let listed = output.columns.iter().map(|column| {
         let target = match &column.origin {
-            OutputOrigin::Column(source) => ColumnTarget::Column(source.clone()),
-            OutputOrigin::Computed => ColumnTarget::Expression,
+            // What yields may be one of two columns.
+            OutputOrigin::Column(source) if !column.yields || *source == column.name => {
+                ColumnTarget::Column(source.clone())
+            }
+            _ => ColumnTarget::Expression,
         };
         (column.name.clone(), target)
     });
+    let id_column = output.columns.iter().find(|column| column.name == ID);
+    let id = match id_column.map(|column| (&column.origin, column.yields)) {
+        Some((OutputOrigin::Joined(parts), _)) => parts.iter().map(id_part).collect(),
+        Some((OutputOrigin::Column(source), true)) => vec![IdPart::Column(source.clone())],
+        _ => Vec::new(),
+    };
+    let source = TableName::new(&source.schema.text, &source.table.text);
     let table = MappedTable {
-        source: TableName::new(&source.schema.text, &source.table.text),
         columns: ColumnMap {
             same_names: output.star != OutputStar::None,
             listed: listed.collect(),
         },
-        conflict: ConflictPolicy::default(),
+        id_yields: id_column.is_some_and(|column| column.yields),
+        id,
+        ..MappedTable::plain(source, ConflictPolicy::default())
     };
     Some((name, TableTarget::Table(table)))
+}
+
+fn id_part(part: &OutputPart) -> IdPart {
+    match part {
+        OutputPart::Column(name) => IdPart::Column(name.clone()),
+        OutputPart::Text(text) => IdPart::Text(text.clone()),
+    }
 }
 
 /// Two queries may send one table. A column that they take from different places has no way back.
 fn merge(one: TableTarget, other: TableTarget) -> TableTarget {
     let (TableTarget::Table(one), TableTarget::Table(other)) = (&one, &other) else {
-        return match one {
-            TableTarget::NotPlain(_) => one,
-            TableTarget::Table(_) => other,
-        };
+        return if matches!(one, TableTarget::Table(_)) { other } else { one };
     };
     if one.source != other.source {
         return TableTarget::NotPlain("several tables are sent under this name".to_owned());
@@ -87,11 +147,17 @@ fn merge(one: TableTarget, other: TableTarget) -> TableTarget {
         };
         Some((name.clone(), target))
     });
-    let columns = ColumnMap {
+    let mut columns = ColumnMap {
         same_names: one.columns.same_names || other.columns.same_names,
         listed: listed.collect(),
     };
-    TableTarget::Table(MappedTable { columns, ..one.clone() })
+    let mut merged = one.clone();
+    if (&one.id, one.id_yields) != (&other.id, other.id_yields) {
+        merged.id.clear();
+        merged.id_yields = false;
+        columns.listed.insert(ID.to_owned(), ColumnTarget::Expression);
+    }
+    TableTarget::Table(MappedTable { columns, ..merged })
 }
 
 fn configured(output: &str, setting: &UploadTable, known: Option<&TableTarget>) -> TableTarget {
@@ -104,23 +170,40 @@ fn configured(output: &str, setting: &UploadTable, known: Option<&TableTarget>) 
         (table, _) => {
             let name = table.as_deref().unwrap_or(output);
             let (schema, name) = name.split_once('.').unwrap_or(("public", name));
-            MappedTable {
-                source: TableName::new(schema, name),
-                columns: ColumnMap { same_names: true, ..ColumnMap::default() },
-                conflict,
-            }
+            MappedTable::plain(TableName::new(schema, name), conflict)
         }
     };
     table.conflict = conflict;
+    if !setting.key.is_empty() {
+        table.id = key(setting);
+        table.id_yields = false;
+    }
     for (output, column) in &setting.columns {
         table.columns.listed.insert(output.clone(), ColumnTarget::Column(column.clone()));
     }
     TableTarget::Table(table)
 }
 
+/// The id of a table whose key the settings name: its columns with the separator between them.
+fn key(setting: &UploadTable) -> Vec<IdPart> {
+    let mut parts = Vec::new();
+    for column in &setting.key {
+        if !parts.is_empty() {
+            parts.push(IdPart::Text(setting.separator.clone()));
+        }
+        parts.push(IdPart::Column(column.clone()));
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The map of a configuration that is served and the newest.
+    fn map(sync: &SyncConfig, settings: &BTreeMap<String, UploadTable>) -> UploadMap {
+        make(Some(sync), Some(sync), settings)
+    }
 
     fn sync(query: &str) -> SyncConfig {
         let text = format!("config:\n  edition: 3\nstreams:\n  s:\n    query: {query}\n");
@@ -138,7 +221,7 @@ mod tests {
     #[test]
     fn a_star_is_written_back_by_name() {
         let sync = sync("SELECT * FROM todos WHERE list_id IN (SELECT id FROM lists)");
-        let map = make(Some(&sync), &BTreeMap::new());
+        let map = map(&sync, &BTreeMap::new());
         let todos = table(&map, "todos");
         assert_eq!(todos.source, TableName::new("public", "todos"));
         assert!(todos.columns.same_names);
@@ -148,7 +231,7 @@ mod tests {
     #[test]
     fn columns_are_written_back_when_they_are_renamed_and_refused_when_they_are_computed() {
         let sync = sync("SELECT id, title AS heading, upper(name) AS name FROM notes");
-        let notes = table(&make(Some(&sync), &BTreeMap::new()), "notes");
+        let notes = table(&map(&sync, &BTreeMap::new()), "notes");
         assert!(!notes.columns.same_names);
         assert_eq!(notes.columns.listed["heading"], ColumnTarget::Column("title".into()));
         assert_eq!(notes.columns.listed["name"], ColumnTarget::Expression);
@@ -163,7 +246,7 @@ mod tests {
                     - SELECT * FROM other AS twice\n      \
                     - SELECT * FROM another AS twice\n";
         let sync = SyncConfig::load(text, "sync.yaml", None).config.expect("valid");
-        let map = make(Some(&sync), &BTreeMap::new());
+        let map = map(&sync, &BTreeMap::new());
         let notes = table(&map, "notes");
         assert_eq!(notes.columns.listed["a"], ColumnTarget::Column("a".into()));
         assert_eq!(notes.columns.listed["name"], ColumnTarget::Expression);
@@ -178,10 +261,51 @@ mod tests {
             table: Some("app.real_notes".into()),
             columns: [("name".to_owned(), "title".to_owned())].into(),
             conflict: Conflict::Reject,
+            ..UploadTable::default()
         };
-        let notes = table(&make(Some(&sync), &[("notes".to_owned(), setting)].into()), "notes");
+        let notes = table(&map(&sync, &[("notes".to_owned(), setting)].into()), "notes");
         assert_eq!(notes.source, TableName::new("app", "real_notes"));
         assert_eq!(notes.columns.listed["name"], ColumnTarget::Column("title".into()));
         assert_eq!(notes.conflict, ConflictPolicy::RejectIfChanged);
+    }
+
+    #[test]
+    fn an_id_that_joins_columns_is_taken_apart_and_the_settings_may_name_the_key() {
+        let column = |name: &str| IdPart::Column(name.into());
+        let text = |text: &str| IdPart::Text(text.into());
+        let joined = sync("SELECT tenant || '/' || n AS id, * FROM notes");
+        let notes = table(&map(&joined, &BTreeMap::new()), "notes");
+        assert_eq!(notes.id, [column("tenant"), text("/"), column("n")]);
+        assert!(notes.id_yields, "a column id of the table would win");
+        let renamed = sync("SELECT uid AS id, * FROM notes");
+        assert_eq!(table(&map(&renamed, &BTreeMap::new()), "notes").id, [column("uid")]);
+        let computed = sync("SELECT lower(tenant) || '/' || n AS id, * FROM notes");
+        assert_eq!(table(&map(&computed, &BTreeMap::new()), "notes").id, []);
+        let setting = UploadTable {
+            key: vec!["tenant".into(), "n".into()],
+            separator: ":".into(),
+            ..UploadTable::default()
+        };
+        let notes = table(&map(&computed, &[("notes".to_owned(), setting)].into()), "notes");
+        assert_eq!(notes.id, [column("tenant"), text(":"), column("n")]);
+    }
+
+    #[test]
+    fn fd_51_what_only_the_newest_configuration_has_waits_and_unknown_tables_while_none_is_served()
+    {
+        let old = sync("SELECT id, title FROM notes");
+        let text = "config:\n  edition: 3\nstreams:\n  s:\n    queries:\n      \
+                    - SELECT id, title, body FROM notes\n      - SELECT * FROM lists\n";
+        let new = SyncConfig::load(text, "sync.yaml", None).config.expect("valid");
+        let switching = make(Some(&old), Some(&new), &BTreeMap::new());
+        assert_eq!(switching.get("lists"), Some(&TableTarget::Waits));
+        assert_eq!(switching.unknown(), Unknown::Rejected);
+        let notes = table(&switching, "notes");
+        assert!(!notes.columns.knows("body") && notes.to_come.expect("columns").knows("body"));
+        let starting = make(None, Some(&new), &BTreeMap::new());
+        assert_eq!(starting.get("notes"), Some(&TableTarget::Waits));
+        assert_eq!((starting.get("else"), starting.unknown()), (None, Unknown::Waits));
+        let served = make(Some(&new), Some(&new), &BTreeMap::new());
+        assert_eq!((served.unknown(), table(&served, "notes").to_come), (Unknown::Rejected, None));
     }
 }

@@ -112,9 +112,8 @@ impl ServerError {
     /// Whether a right on an object is missing (a table, schema, sequence, function), which is
     /// something else than a policy that a row breaks, and than a 42501 that a function raised.
     pub fn is_missing_right(&self) -> bool {
-        // aclcheck_error, aclcheck_error_col, aclcheck_error_type.
-        let routine = self.routine.as_deref().unwrap_or_default();
-        self.sqlstate == "42501" && routine.starts_with("aclcheck_error")
+        let is_policy = self.routine.as_deref() == Some("ExecWithCheckOptions");
+        self.sqlstate == "42501" && !is_policy && !self.is_raised()
     }
 
     /// What the server suggests, unless it can hold values of rows.

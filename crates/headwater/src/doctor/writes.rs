@@ -1,0 +1,54 @@
+//! Writes of clients: whether the database is set up for them, and what their tables lack.
+//!
+//! In: a session, the configuration. Out: findings, each with its statements. `doctor`, `setup` and
+//! `check` say the same, so that nobody learns of a missing grant from a device.
+
+use hw_expr::sync_config::SyncConfig;
+use hw_pg::error::PgError;
+use hw_types::Diagnostic;
+use tokio_postgres::Client;
+
+use super::Examination;
+use crate::config::Config;
+use crate::server::upload_map;
+use crate::sync_config;
+
+/// Adds what keeps the connected role from recording writes, and what the tables of the configured
+/// sync configuration and of `uploads.tables` lack. A database that is not set up for writes may be
+/// meant so: that is a fact, and nothing else is said.
+pub async fn check(
+    config: &Config,
+    client: &Client,
+    examination: &mut Examination,
+) -> Result<(), PgError> {
+    match hw_write::schema::finding(client).await? {
+        Some(finding) if !finding.is_error() => {
+            let mend = finding.mend.unwrap_or_default();
+            examination.facts.push(format!("{}, clients can only read ({mend})", finding.what));
+            return Ok(());
+        }
+        finding => examination.findings.extend(finding),
+    }
+    examination.findings.extend(findings(config, client).await?);
+    Ok(())
+}
+
+/// What the tables of the configured sync configuration and of `uploads.tables` lack.
+pub async fn findings(config: &Config, client: &Client) -> Result<Vec<Diagnostic>, PgError> {
+    // What is wrong with the file is told where it is read.
+    let sync = match sync_config::configured(config) {
+        Ok(Some(file)) => SyncConfig::load(&file.text, &file.name, None).config,
+        _ => None,
+    };
+    of_tables(config, client, sync.as_ref()).await
+}
+
+/// What the tables of a sync configuration and of `uploads.tables` lack.
+pub async fn of_tables(
+    config: &Config,
+    client: &Client,
+    sync: Option<&SyncConfig>,
+) -> Result<Vec<Diagnostic>, PgError> {
+    let map = upload_map::make(sync, None, &config.uploads.tables);
+    hw_write::examine::examine(client, config.uploads.role.as_deref(), &map).await
+}

@@ -1,0 +1,25 @@
+//! Codes of the way of writes, each described once; `docs/errors.md` is made from them.
+
+/// The role of a write cannot be used: it is missing, stands above row level security, is not ours
+/// to take, or lacks a right that the write needs. The finding has the statement that mends it;
+/// until then clients keep what they have to write.
+pub const ROLE: u16 = 4301;
+/// The role of a write owns the table, so that its policies would not hold.
+pub const OWNED_TABLE: u16 = 4302;
+/// A token asks for a database role that `auth.allowed_roles` does not list.
+pub const ROLE_NOT_ALLOWED: u16 = 4303;
+/// Clients cannot write a table that they hold, or every one of them may write all of it: rights
+/// or policies are missing, or its rows cannot be found by the id that clients know.
+pub const NOT_WRITABLE: u16 = 4304;
+/// The tables of writes are not there or not ours to use; `headwater setup` mends both.
+pub const NOT_SET_UP: u16 = 5301;
+/// What a write names is configured, and not there yet: no sync configuration is served, the one
+/// that has the table is being built, or the database lacks it. Clients keep what they have to
+/// write.
+pub const NOT_SERVED: u16 = 5302;
+/// The schema `headwater`, or a table in it, belongs to a role that `headwater setup` does not
+/// trust: it was made by somebody else.
+pub const FOREIGN_OWNER: u16 = 5303;
+/// An upload ended without a verdict, because the server stops or is at fault. Nothing is known of
+/// it; sent again it gets its verdict.
+pub const NO_VERDICT: u16 = 5304;

@@ -1,0 +1,126 @@
+//! What operators have to do before clients can write: the role, and per table its rights, its
+//! policies, and the way from a client's id to a row.
+//!
+//! In: a session, the role of writes, where output tables are written. Out: findings with the
+//! statements that mend them. It asks beforehand what a write would run into.
+
+use hw_pg::error::PgError;
+use hw_types::relation::quote_ident;
+use hw_types::{Diagnostic, TableName};
+use tokio_postgres::Client;
+
+use crate::apply::{no_role, owned, role_finding};
+use crate::catalog::{self, Catalog};
+use crate::code;
+use crate::key;
+use crate::map::{MappedTable, TableTarget, UploadMap};
+use crate::rights::Rights;
+use crate::statement::Unwritable;
+
+/// Findings about the tables of a map, by their names; an error is what refuses every write, a
+/// warning may be meant.
+///
+/// - Takes: the configured role, if one is configured.
+pub async fn examine(
+    client: &Client,
+    configured_role: Option<&str>,
+    map: &UploadMap,
+) -> Result<Vec<Diagnostic>, PgError> {
+    let catalog = Catalog::default();
+    let role = match configured_role {
+        Some(role) => Some(role.to_owned()),
+        None => catalog.usual_role(client).await?,
+    };
+    let Some(role) = role else { return Ok(vec![no_role()]) };
+    if let Some(finding) = role_finding(&role, &catalog.role(client, &role).await?) {
+        return Ok(vec![finding]);
+    }
+    let mut outputs: Vec<(&str, &TableTarget)> = map.tables().collect();
+    outputs.sort_by_key(|(output, _)| *output);
+    let mut findings = Vec::new();
+    let mut seen: Vec<&TableName> = Vec::new();
+    for (output, target) in outputs {
+        match target {
+            TableTarget::Waits => {}
+            TableTarget::NotPlain(reason) => findings.push(read_only(output, reason)),
+            TableTarget::Table(mapped) => {
+                let table = catalog::read_table(client, &role, &mapped.source, None).await?;
+                let Some(table) = table else {
+                    findings.push(missing(output, mapped));
+                    continue;
+                };
+                match key::parts(mapped, &table) {
+                    Err(Unwritable::Rejected(rejection)) => {
+                        findings.push(read_only(output, &rejection.message));
+                        continue;
+                    }
+                    Err(Unwritable::Waits(why)) => findings.push(
+                        Diagnostic::warning(
+                            code::NOT_SERVED,
+                            format!("table \"{output}\" cannot be written yet: {why}"),
+                        )
+                        .mend("add it, or correct the sync configuration or uploads.tables"),
+                    ),
+                    Ok(_) => {}
+                }
+                if seen.contains(&&mapped.source) {
+                    continue;
+                }
+                seen.push(&mapped.source);
+                if table.owned_by_role {
+                    findings.push(owned(&role, &mapped.source));
+                }
+                if let Some(rights) = Rights::read(client, &role, &mapped.source).await? {
+                    findings.extend(about(&role, &mapped.source, &rights));
+                }
+            }
+        }
+    }
+    Ok(findings)
+}
+
+fn missing(output: &str, mapped: &MappedTable) -> Diagnostic {
+    let what = format!(
+        "table \"{output}\" of clients is written to {}, and the database has no such table",
+        mapped.source
+    );
+    Diagnostic::warning(code::NOT_SERVED, what)
+        .mend("create it, or correct the sync configuration or uploads.tables")
+}
+
+fn read_only(output: &str, reason: &str) -> Diagnostic {
+    let what = format!("table \"{output}\" is read only for clients: {reason}");
+    Diagnostic::warning(code::NOT_WRITABLE, what).mend(
+        "if clients write it: make its id of the key's columns (SELECT a || '/' || b AS id, …), or \
+         name table and key under uploads.tables",
+    )
+}
+
+fn about(role: &str, table: &TableName, rights: &Rights) -> Option<Diagnostic> {
+    let mut what = Vec::new();
+    let mut mend = rights.grants_for_all();
+    if !mend.is_empty() {
+        what.push(match rights.can_write_at_all() {
+            false => "it has no right to write it".to_owned(),
+            true => "it lacks rights".to_owned(),
+        });
+    }
+    let (quoted, role_ident) = (table.quoted(), quote_ident(role));
+    // A column of the table, which only its owner knows.
+    let policy = format!(
+        "CREATE POLICY … ON {quoted} TO {role_ident} \
+         USING (<owner> = current_setting('request.jwt.claim.sub', true));"
+    );
+    if !rights.row_security {
+        what.push("no row level security decides whose rows it may write".to_owned());
+        mend.push(format!("ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY; {policy}"));
+    } else if !rights.without_policy.is_empty() {
+        what.push(format!("no policy allows {}", rights.without_policy.join(", ")));
+        mend.push(policy);
+    }
+    if what.is_empty() {
+        return None;
+    }
+    let what = format!("clients write {table} as database role \"{role}\": {}", what.join("; "));
+    Some(Diagnostic::warning(code::NOT_WRITABLE, what).mend(mend.join(" ")))
+}
