@@ -1,13 +1,11 @@
 //! A transaction that does not fit in memory: folded on disk, evaluated whole, decided, applied.
 
 use crate::error::EngineError;
-use crate::evaluate::FoldedChange;
-use crate::fold::FoldError;
+use crate::fold::{FoldError, FoldedRow};
 use crate::fold_large::{Again, LargeFold, LargeRow, Sorted};
 use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{Record, keys};
-use crate::tables::StoredRow;
 use crate::writer::{Route, Writer};
 use hw_input::transactions::Transaction;
 use hw_store::sorter::Sorter;
@@ -57,8 +55,12 @@ impl Writer {
             base,
             |number| tables.get(number).cloned(),
             |row| {
+                self.beat.fetch_add(1, Ordering::Relaxed);
                 rows += 1;
-                self.large_row(&mut sink, row).map_err(FoldError::from)
+                let Some(table) = tables.get(row.table) else { return Ok(()) };
+                let LargeRow { key, before, after, .. } = row;
+                let row = FoldedRow { before, after };
+                Ok(self.apply_row(&mut sink, table, key, row)?)
             },
         )?;
         if aside {
@@ -108,39 +110,6 @@ impl Writer {
                 continue;
             }
             return Ok((fold.finish()?, messages, aside));
-        }
-    }
-
-    /// Evaluates one folded row into the step's writes.
-    fn large_row(&mut self, sink: &mut DecidedSink<'_>, row: LargeRow) -> Result<(), EngineError> {
-        if row.before == row.after || self.stale.contains(&row.table) {
-            return Ok(());
-        }
-        let Some(table) = self.tables.get(row.table).cloned() else { return Ok(()) };
-        self.beat.fetch_add(1, Ordering::Relaxed);
-        let change = FoldedChange {
-            table: &table,
-            key: &row.key,
-            before: row.before.as_ref().map(|r| r.row.view()),
-            after: row.after.as_ref().map(|r| r.row.view()),
-        };
-        if let Some(plan) = self.plans.get(&row.table) {
-            self.effects.evaluate([plan, plan], &self.gates, &change);
-            self.book.append(
-                &self.spaces,
-                sink,
-                &mut self.effects,
-                (row.table, &row.key),
-                &mut self.progress.op_id,
-                &mut self.touched,
-            )?;
-        }
-        match &row.after {
-            Some(after) => {
-                let value = StoredRow::encode(after.copies, after.row.as_bytes());
-                sink.put(&table.rows, row.key, value)
-            }
-            None => sink.delete(&table.rows, row.key),
         }
     }
 }

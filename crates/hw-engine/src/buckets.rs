@@ -11,6 +11,7 @@ use crate::overlay::{Overlay, Sink};
 use crate::record::{
     BucketRecord, Mark, OpRecord, RowOp, bounded_key, lookup_key, newest_key, op_key,
 };
+use crate::state::DerivedKind;
 use crate::wake::{BucketKey, LookupKey, Touched};
 use hw_store::{Space, Store};
 use hw_types::OpId;
@@ -30,6 +31,32 @@ pub(crate) struct SourceSpace {
 }
 
 impl Spaces {
+    /// Opens the spaces of an incarnation.
+    pub fn open(
+        &mut self,
+        store: &Store,
+        kind: DerivedKind,
+        number: u32,
+    ) -> Result<(), EngineError> {
+        match kind {
+            DerivedKind::Source => self.open_source(store, number).map(drop),
+            DerivedKind::Lookup => self.open_lookup(store, number).map(drop),
+        }
+    }
+
+    /// Drops the spaces of an incarnation that is no longer applied.
+    pub fn drop(
+        &mut self,
+        store: &Store,
+        kind: DerivedKind,
+        number: u32,
+    ) -> Result<(), EngineError> {
+        match kind {
+            DerivedKind::Source => self.drop_source(store, number),
+            DerivedKind::Lookup => self.drop_lookup(store, number),
+        }
+    }
+
     /// Opens the spaces of a source incarnation.
     pub fn open_source(
         &mut self,
@@ -49,7 +76,7 @@ impl Spaces {
     }
 
     /// Opens the space of a lookup incarnation.
-    pub fn open_lookup(&mut self, store: &Store, number: u32) -> Result<Space, EngineError> {
+    fn open_lookup(&mut self, store: &Store, number: u32) -> Result<Space, EngineError> {
         let space = store.space(&format!("lookups.{number}"))?;
         self.lookups.insert(number, space.clone());
         Ok(space)
@@ -69,14 +96,14 @@ impl Spaces {
     }
 
     /// Drops the spaces of incarnations that are no longer applied.
-    pub fn drop_source(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
+    fn drop_source(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
         self.sources.remove(&number);
         store.drop_space(&format!("ops.{number}"))?;
         Ok(store.drop_space(&format!("buckets.{number}"))?)
     }
 
     /// See [`Spaces::drop_source`].
-    pub fn drop_lookup(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
+    fn drop_lookup(&mut self, store: &Store, number: u32) -> Result<(), EngineError> {
         self.lookups.remove(&number);
         Ok(store.drop_space(&format!("lookups.{number}"))?)
     }

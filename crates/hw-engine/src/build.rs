@@ -7,14 +7,13 @@
 
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
-use crate::overlay::Sink;
-use crate::state::{BuildState, Record, keys};
-use crate::tables::{Gate, Gates, StoredRow, TablePlan};
+use crate::overlay::Overlay;
+use crate::state::BuildState;
+use crate::tables::{Gate, StoredRow, TablePlan};
 use crate::writer::Writer;
 use hw_types::row::RowRef;
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::Arc;
 
 /// What a slice did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,115 +26,69 @@ pub(crate) enum Slice {
     Complete,
 }
 
-/// Incarnations that stand at the same cursor and are built in one pass.
-struct Group {
-    gate: Gate,
-    sources: BTreeSet<u32>,
-    lookups: BTreeSet<u32>,
-}
-
 impl Writer {
-    /// Builds the next slice: at most `rows` rows, committed at its end.
+    /// Builds the next slice: at most `rows` rows of the incarnations that are the least complete
+    /// and stand at the same place, committed at its end.
     pub(crate) fn build_slice(&mut self, rows: usize) -> Result<(), EngineError> {
-        let Some(group) = self.next_group() else { return Ok(()) };
+        let Some((gate, numbers)) = self.gates.least_complete() else { return Ok(()) };
+        let Gate::Building { table: from, key } = gate else { return Ok(()) };
         // Everything before a control entry is committed before it (E-9).
         self.commit()?;
-        let Some(table) = self.tables.all().into_iter().find(|t| {
-            let number = t.record.number;
-            t.record.entered && number >= group.gate.table && self.plan_reads(number, &group)
-        }) else {
-            return self.finish(&group);
+        let next = self.tables.all().into_iter().find_map(|table| {
+            let plan = self.plan_of(table.record.number, &numbers);
+            (table.record.number >= from && !plan.is_empty()).then_some((table, plan))
+        });
+        let Some((table, plan)) = next else {
+            return self.move_gate(&numbers, &BuildState::Live);
         };
         let number = table.record.number;
-        let start = match group.gate.table == number {
-            true => Bound::Excluded(group.gate.key.clone()),
+        let start = match from == number {
+            true => Bound::Excluded(key),
             false => Bound::Unbounded,
         };
-        let plan = self.plan_of(number, &group);
         let snapshot = self.store.snapshot();
+        let mut overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
+        let gates = std::mem::take(&mut self.gates);
         let mut last_key: Option<Vec<u8>> = None;
         let mut count = 0;
-        for entry in snapshot.range(&table.rows, (start, Bound::Unbounded)) {
-            if count == rows {
-                break;
-            }
+        for entry in snapshot.range(&table.rows, (start, Bound::Unbounded)).take(rows) {
             let (key, value) = entry?;
             count += 1;
-            let (_, row) = StoredRow::split(&value)?;
             let change = FoldedChange {
-                table: &table,
+                table: number,
+                name: &table.record.relation.name,
                 key: &key,
                 before: None,
-                after: Some(RowRef::new(row)),
+                after: Some(RowRef::new(StoredRow::split(&value)?.1)),
             };
-            self.effects.evaluate([&plan, &plan], &Gates::default(), &change);
-            self.append(&change)?;
+            self.interpret(&mut overlay, [&plan, &plan], &table, &change)?;
             last_key = Some(key.to_vec());
         }
+        (self.overlay, self.gates) = (overlay, gates);
         self.built_rows += count as u64;
         // A table that is done leaves the cursor on the next table's beginning.
-        let gate = match last_key {
-            Some(key) if count == rows => Gate { table: number, key },
-            _ => Gate { table: number + 1, key: Vec::new() },
+        let (table, key) = match last_key {
+            Some(key) if count == rows => (number, key),
+            _ => (number + 1, Vec::new()),
         };
-        self.move_gate(&group, BuildState::Building { table: gate.table, key: gate.key })?;
-        self.commit()
+        self.move_gate(&numbers, &BuildState::Building { table, key })
     }
 
-    fn next_group(&self) -> Option<Group> {
-        let gate = self.gates.sources.values().chain(self.gates.lookups.values()).min()?.clone();
-        let at = |gates: &std::collections::BTreeMap<u32, Gate>| {
-            gates.iter().filter(|(_, g)| **g == gate).map(|(n, _)| *n).collect()
-        };
-        Some(Group { sources: at(&self.gates.sources), lookups: at(&self.gates.lookups), gate })
+    /// The part of a table's plan that belongs to these incarnations.
+    fn plan_of(&self, table: u32, numbers: &BTreeSet<u32>) -> TablePlan {
+        let planned = self.plans.get(&table).into_iter().flat_map(|plan| &plan.0);
+        TablePlan(planned.filter(|p| numbers.contains(&p.number)).cloned().collect())
     }
 
-    fn plan_reads(&self, table: u32, group: &Group) -> bool {
-        self.plans.get(&table).is_some_and(|plan| {
-            plan.sources.iter().any(|p| group.sources.contains(&p.number))
-                || plan.lookups.iter().any(|p| group.lookups.contains(&p.number))
-        })
-    }
-
-    /// The part of a table's plan that belongs to the group.
-    fn plan_of(&self, table: u32, group: &Group) -> Arc<TablePlan> {
-        let mut part = TablePlan::default();
-        if let Some(plan) = self.plans.get(&table) {
-            let sources = plan.sources.iter().filter(|p| group.sources.contains(&p.number));
-            part.sources = sources.cloned().collect();
-            let lookups = plan.lookups.iter().filter(|p| group.lookups.contains(&p.number));
-            part.lookups = lookups.cloned().collect();
-        }
-        Arc::new(part)
-    }
-
-    fn move_gate(&mut self, group: &Group, state: BuildState) -> Result<(), EngineError> {
-        for (applied, numbers, prefix) in [
-            (&mut self.definitions.sources, &group.sources, keys::SOURCE),
-            (&mut self.definitions.lookups, &group.lookups, keys::LOOKUP),
-        ] {
-            for number in numbers {
-                if let Some(incarnation) = applied.get_mut(number) {
-                    incarnation.record.state = state.clone();
-                    let value = incarnation.record.encode();
-                    self.overlay.put(&self.state, keys::numbered(prefix, *number), value)?;
-                }
-            }
-        }
+    fn move_gate(&mut self, numbers: &BTreeSet<u32>, to: &BuildState) -> Result<(), EngineError> {
+        self.definitions.set_state(numbers, to, &mut self.overlay, &self.state)?;
         self.gates = self.definitions.gates();
-        Ok(())
+        self.commit()
     }
 
     /// Every incarnation is complete.
     pub(crate) fn all_live(&mut self) -> Result<(), EngineError> {
-        let sources = self.gates.sources.keys().copied().collect();
-        let lookups = self.gates.lookups.keys().copied().collect();
-        let gate = Gate { table: 0, key: Vec::new() };
-        self.finish(&Group { gate, sources, lookups })
-    }
-
-    fn finish(&mut self, group: &Group) -> Result<(), EngineError> {
-        self.move_gate(group, BuildState::Live)?;
-        self.commit()
+        let all = self.definitions.derived.keys().copied().collect();
+        self.move_gate(&all, &BuildState::Live)
     }
 }

@@ -8,6 +8,7 @@
 use crate::error::EngineError;
 use crate::evaluate::{Effects, FoldedChange};
 use crate::overlay::{Overlay, Sink};
+use crate::state::BuildState;
 use crate::tables::{Gates, StoredRow, Table, TablePlan};
 use crate::writer::Writer;
 use hw_store::sorter::Sorter;
@@ -91,11 +92,9 @@ impl Sink for BulkSink<'_> {
 impl Writer {
     /// Whether everything that is applied is still to be built from its beginning.
     pub(crate) fn can_build_at_once(&self) -> bool {
-        let untouched = |gate: &crate::tables::Gate| gate.table == 0 && gate.key.is_empty();
-        self.definitions.active.is_none()
-            && self.definitions.sources.len() == self.gates.sources.len()
-            && self.definitions.lookups.len() == self.gates.lookups.len()
-            && self.gates.sources.values().chain(self.gates.lookups.values()).all(untouched)
+        let untouched = BuildState::Building { table: 0, key: Vec::new() };
+        let mut all = self.definitions.derived.values();
+        self.definitions.active.is_none() && all.all(|i| i.record.state == untouched)
     }
 
     /// Builds everything that is applied from all rows.
@@ -178,7 +177,9 @@ fn evaluate(
                 batch.filled += 1;
                 row.key = key;
                 let after = Some(RowRef::new(StoredRow::split(&value)?.1));
-                let change = FoldedChange { table, key: &row.key, before: None, after };
+                let (number, name) = (table.record.number, &table.record.relation.name);
+                let change =
+                    FoldedChange { table: number, name, key: &row.key, before: None, after };
                 row.effects.evaluate([plan, plan], &gates, &change);
             }
             if full.send(batch).is_err() {

@@ -1,31 +1,46 @@
-//! Which definitions are applied, which are served, which are being built.
+//! Which definitions are applied, which are served, which are being built, which stand still.
 //!
-//! A sync configuration is a list of bucket sources and lookups. Each is applied as an
-//! *incarnation*: a numbered build of one fingerprint, with spaces of its own. A configuration
-//! is served when all its incarnations are complete; one that leaves is still applied, not
-//! served, for the retention, so that a rollback costs nothing (`design/engine.md` 8).
+//! A sync configuration is a list of definitions (bucket definitions, streams), each of which uses
+//! bucket sources and lookups. These are applied as *incarnations*: numbered builds of one
+//! fingerprint, with spaces of their own. A configuration is served when all its incarnations are
+//! complete; one that leaves is still applied, not served, for the retention, so that a rollback
+//! costs nothing (`design/engine.md` 8).
 //!
-//! Invariant E-7: a configuration that does not compile changes nothing.
+//! Invariants: E-7 (a configuration that does not compile changes nothing); a definition that
+//! reads a table which cannot be followed stands still with all its incarnations, and with every
+//! definition that shares one of them: nobody is shown half of what a transaction did.
 
 use crate::buckets::Spaces;
 use crate::error::EngineError;
 use crate::overlay::{Overlay, Sink};
 use crate::read::{ActiveSync, LookupSpace, SourceSpaces};
 use crate::state::{
-    BuildState, ConfigRecord, Counters, IncarnationRecord, Progress, Record, Serving, keys,
+    BuildState, ConfigRecord, Counters, DerivedKind, Dropped, IncarnationRecord, Progress, Record,
+    Refused, Serving, keys,
 };
-use crate::tables::{Gate, Gates, Planned, Table, TablePlan};
+use crate::tables::{Bound, Gate, Gates, Planned, TablePlan};
 use hw_expr::sync_config::SyncConfig;
 use hw_store::{Snapshot, Space, Store};
-use hw_types::{Diagnostic, TablePattern};
+use hw_types::{Diagnostic, Relation, TableName, TablePattern};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// An incarnation that is applied to every change.
 pub(crate) struct Incarnation {
     pub record: IncarnationRecord,
     pub config: Arc<SyncConfig>,
+}
+
+impl Incarnation {
+    /// How it reads a table, if it does.
+    pub fn bind(&self, relation: &Relation) -> Option<Bound> {
+        let index = self.record.index as usize;
+        match self.record.kind {
+            DerivedKind::Source => self.config.sources()[index].bind(relation).map(Bound::Source),
+            DerivedKind::Lookup => self.config.lookups()[index].bind(relation).map(Bound::Lookup),
+        }
+    }
 }
 
 /// A compiled configuration with the incarnations that hold its parts.
@@ -37,20 +52,29 @@ pub(crate) struct Configured {
     pub lookups: Vec<u32>,
 }
 
+impl Configured {
+    /// Everything that it uses.
+    fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.sources.iter().chain(&self.lookups).copied()
+    }
+
+    /// What one of its definitions uses.
+    fn numbers_of(&self, definition: usize) -> impl Iterator<Item = u32> {
+        let (sources, lookups) = self.config.parts(definition);
+        let sources = sources.into_iter().map(|index| self.sources[index]);
+        let lookups = lookups.into_iter().map(|index| self.lookups[index]);
+        sources.chain(lookups).collect::<Vec<_>>().into_iter()
+    }
+}
+
 /// Everything that is applied.
 #[derive(Default)]
 pub(crate) struct Definitions {
     pub active: Option<Configured>,
     pub building: Option<Configured>,
-    pub sources: BTreeMap<u32, Incarnation>,
-    pub lookups: BTreeMap<u32, Incarnation>,
-}
-
-/// Numbers of incarnations that were removed.
-#[derive(Default)]
-pub(crate) struct Dropped {
-    pub sources: Vec<u32>,
-    pub lookups: Vec<u32>,
+    pub derived: BTreeMap<u32, Incarnation>,
+    /// Tables that exist and cannot be replicated.
+    pub refused: BTreeSet<TableName>,
 }
 
 /// Compiles a configuration, or says everything that is wrong with it.
@@ -64,16 +88,27 @@ pub(crate) fn compile(file: &str, text: &str) -> Result<Arc<SyncConfig>, Vec<Dia
     }
 }
 
+/// The parts of a configuration: kind, index, fingerprint.
+fn parts(config: &SyncConfig) -> impl Iterator<Item = (DerivedKind, usize, [u8; 32])> {
+    let sources = config.sources().iter().enumerate();
+    let lookups = config.lookups().iter().enumerate();
+    sources
+        .map(|(index, source)| (DerivedKind::Source, index, source.fingerprint))
+        .chain(lookups.map(|(index, lookup)| (DerivedKind::Lookup, index, lookup.fingerprint)))
+}
+
 impl Definitions {
-    /// Loads what the store holds. Incarnations whose fingerprint this program no longer
-    /// computes are dropped; a configuration that needs them is built again.
+    /// Loads what the store holds. Incarnations whose fingerprint this program does not compute
+    /// are dropped with their records; a configuration that needs them is built again.
     pub fn load(
-        store: &Store,
         snapshot: &Snapshot,
+        overlay: &mut Overlay,
         state: &Space,
         spaces: &mut Spaces,
     ) -> Result<Definitions, EngineError> {
-        let mut definitions = Definitions::default();
+        let store = overlay.store().clone();
+        let refused = Refused::load(snapshot, state, keys::REFUSED)?.unwrap_or_default().0;
+        let mut definitions = Definitions { refused, ..Definitions::default() };
         let serving = Serving::load(snapshot, state, keys::SERVING)?.unwrap_or_default();
         let mut configs = BTreeMap::new();
         for record in ConfigRecord::load_all(snapshot, state, keys::CONFIG)? {
@@ -87,28 +122,22 @@ impl Definitions {
                 }
             }
         }
-        for record in IncarnationRecord::load_all(snapshot, state, keys::SOURCE)? {
+        for record in IncarnationRecord::load_all(snapshot, state, keys::DERIVED)? {
             let config = configs.get(&record.config).map(|(_, config)| config.clone());
-            let found = config.filter(|c| {
-                c.sources()
-                    .get(record.index as usize)
-                    .is_some_and(|s| s.fingerprint == record.fingerprint)
+            let index = record.index as usize;
+            let found = config.filter(|config| {
+                let fingerprint = match record.kind {
+                    DerivedKind::Source => config.sources().get(index).map(|s| s.fingerprint),
+                    DerivedKind::Lookup => config.lookups().get(index).map(|l| l.fingerprint),
+                };
+                fingerprint == Some(record.fingerprint)
             });
-            if let Some(config) = found {
-                spaces.open_source(store, record.number)?;
-                definitions.sources.insert(record.number, Incarnation { record, config });
-            }
-        }
-        for record in IncarnationRecord::load_all(snapshot, state, keys::LOOKUP)? {
-            let config = configs.get(&record.config).map(|(_, config)| config.clone());
-            let found = config.filter(|c| {
-                c.lookups()
-                    .get(record.index as usize)
-                    .is_some_and(|l| l.fingerprint == record.fingerprint)
-            });
-            if let Some(config) = found {
-                spaces.open_lookup(store, record.number)?;
-                definitions.lookups.insert(record.number, Incarnation { record, config });
+            match found {
+                Some(config) => {
+                    spaces.open(&store, record.kind, record.number)?;
+                    definitions.derived.insert(record.number, Incarnation { record, config });
+                }
+                None => remove(&record, overlay, state)?,
             }
         }
         let configured = |version: u64| {
@@ -122,23 +151,30 @@ impl Definitions {
         Ok(definitions)
     }
 
+    /// The newest incarnation of each fingerprint.
+    fn by_fingerprint(&self) -> HashMap<(DerivedKind, [u8; 32]), u32> {
+        let records = self.derived.values().map(|incarnation| &incarnation.record);
+        records.map(|record| ((record.kind, record.fingerprint), record.number)).collect()
+    }
+
     /// The configuration with the numbers of its incarnations, when all exist.
     fn resolve(&self, record: ConfigRecord, config: Arc<SyncConfig>) -> Option<Configured> {
-        let numbers = |applied: &BTreeMap<u32, Incarnation>, fingerprint: &[u8; 32]| {
-            let mut of = applied.values().filter(|i| i.record.fingerprint == *fingerprint);
-            of.next_back().map(|i| i.record.number)
-        };
-        let sources = config.sources().iter().map(|s| numbers(&self.sources, &s.fingerprint));
-        let sources = sources.collect::<Option<Vec<_>>>()?;
-        let lookups = config.lookups().iter().map(|l| numbers(&self.lookups, &l.fingerprint));
-        let lookups = lookups.collect::<Option<Vec<_>>>()?;
+        let (mut sources, mut lookups) = (Vec::new(), Vec::new());
+        let known = self.by_fingerprint();
+        for (kind, _, fingerprint) in parts(&config) {
+            let numbers = match kind {
+                DerivedKind::Source => &mut sources,
+                DerivedKind::Lookup => &mut lookups,
+            };
+            numbers.push(*known.get(&(kind, fingerprint))?);
+        }
         Some(Configured { record, config, sources, lookups })
     }
 
-    /// Begins to build a configuration beside the active one. Parts whose fingerprint is applied
-    /// already are taken over as they are; a build under way is replaced.
+    /// Begins to build a configuration beside the active one, in place of one that is being
+    /// built. Parts whose fingerprint is applied already are taken over as they are.
     ///
-    /// Returns whether anything is to be done (the same text again is nothing).
+    /// Returns whether anything is to be done (the newest text again is nothing).
     #[allow(clippy::too_many_arguments)]
     pub fn begin(
         &mut self,
@@ -150,43 +186,47 @@ impl Definitions {
         overlay: &mut Overlay,
         state: &Space,
     ) -> Result<bool, EngineError> {
-        let newest = self.building.as_ref().or(self.active.as_ref());
-        if newest.is_some_and(|c| c.record.text == text) {
+        let is_same = |c: &Configured| c.record.text == text;
+        if self.building.as_ref().or(self.active.as_ref()).is_some_and(is_same) {
             return Ok(false);
         }
-        let store = overlay.store().clone();
-        let version = counters.config;
-        counters.config += 1;
-        let record = ConfigRecord { version, file: file.into(), text: text.into() };
-        let key = keys::numbered(keys::CONFIG, version);
-        overlay.put(state, key, record.encode())?;
-        for (index, source) in config.sources().iter().enumerate() {
-            let known = self.sources.values().any(|i| i.record.fingerprint == source.fingerprint);
-            if !known {
-                let number = counters.source;
-                counters.source += 1;
-                spaces.open_source(&store, number)?;
-                let mut record = fresh(number, source.fingerprint, version, index);
-                record.counter = next_counter(overlay, state, &source.fingerprint)?;
-                let key = keys::numbered(keys::SOURCE, number);
-                overlay.put(state, key, record.encode())?;
-                self.sources.insert(number, Incarnation { record, config: config.clone() });
+        let given_up = self.building.take();
+        // Back to what is served: there is nothing to build.
+        if !self.active.as_ref().is_some_and(is_same) {
+            let store = overlay.store().clone();
+            let version = counters.config;
+            counters.config += 1;
+            let record = ConfigRecord { version, file: file.into(), text: text.into() };
+            overlay.put(state, keys::numbered(keys::CONFIG, version), record.encode())?;
+            let mut known = self.by_fingerprint();
+            for (kind, index, fingerprint) in parts(&config) {
+                if known.contains_key(&(kind, fingerprint)) {
+                    continue;
+                }
+                known.insert((kind, fingerprint), counters.derived);
+                let number = counters.derived;
+                counters.derived += 1;
+                spaces.open(&store, kind, number)?;
+                let record = IncarnationRecord {
+                    number,
+                    kind,
+                    fingerprint,
+                    counter: next_counter(overlay, state, &fingerprint)?,
+                    state: BuildState::Building { table: 0, key: Vec::new() },
+                    retired_at: 0,
+                    config: version,
+                    index: index as u32,
+                };
+                overlay.put(state, keys::numbered(keys::DERIVED, number), record.encode())?;
+                self.derived.insert(number, Incarnation { record, config: config.clone() });
             }
+            self.building = self.resolve(record, config);
+            overlay.put(state, keys::COUNTERS.to_vec(), counters.encode())?;
         }
-        for (index, lookup) in config.lookups().iter().enumerate() {
-            let known = self.lookups.values().any(|i| i.record.fingerprint == lookup.fingerprint);
-            if !known {
-                let number = counters.lookup;
-                counters.lookup += 1;
-                spaces.open_lookup(&store, number)?;
-                let record = fresh(number, lookup.fingerprint, version, index);
-                let key = keys::numbered(keys::LOOKUP, number);
-                overlay.put(state, key, record.encode())?;
-                self.lookups.insert(number, Incarnation { record, config: config.clone() });
-            }
+        if given_up.is_some() {
+            // What only the given-up one used is of no use to a rollback.
+            self.retire_unused(1, overlay, state)?;
         }
-        self.building = self.resolve(record, config);
-        overlay.put(state, keys::COUNTERS.to_vec(), counters.encode())?;
         self.save_serving(overlay, state)?;
         Ok(true)
     }
@@ -201,25 +241,41 @@ impl Definitions {
         if let Some(built) = self.building.take() {
             self.active = Some(built);
         }
-        let Some(active) = &self.active else { return Ok(()) };
-        let used = (&active.sources, &active.lookups);
-        for (applied, used, prefix) in
-            [(&mut self.sources, used.0, keys::SOURCE), (&mut self.lookups, used.1, keys::LOOKUP)]
-        {
-            for incarnation in applied.values_mut() {
-                let record = &mut incarnation.record;
-                let retired_at = match used.contains(&record.number) {
-                    true => 0,
-                    false if record.retired_at == 0 => now,
-                    false => record.retired_at,
-                };
-                if record.retired_at != retired_at {
-                    record.retired_at = retired_at;
-                    overlay.put(state, keys::numbered(prefix, record.number), record.encode())?;
-                }
+        self.retire_unused(now, overlay, state)?;
+        self.save_serving(overlay, state)
+    }
+
+    /// What no configuration uses is retired as of `now`; what one uses is not (any more).
+    fn retire_unused(
+        &mut self,
+        now: u64,
+        overlay: &mut Overlay,
+        state: &Space,
+    ) -> Result<(), EngineError> {
+        let used = self.used();
+        for incarnation in self.derived.values_mut() {
+            let record = &mut incarnation.record;
+            let retired_at = match used.contains(&record.number) {
+                true => 0,
+                false if record.retired_at == 0 => now,
+                false => record.retired_at,
+            };
+            if record.retired_at != retired_at {
+                record.retired_at = retired_at;
+                overlay.put(
+                    state,
+                    keys::numbered(keys::DERIVED, record.number),
+                    record.encode(),
+                )?;
             }
         }
-        self.save_serving(overlay, state)
+        Ok(())
+    }
+
+    /// The incarnations of the configuration that is served and of the one that is built.
+    fn used(&self) -> BTreeSet<u32> {
+        let configs = [&self.active, &self.building];
+        configs.into_iter().flatten().flat_map(Configured::numbers).collect()
     }
 
     fn save_serving(&self, overlay: &mut Overlay, state: &Space) -> Result<(), EngineError> {
@@ -228,49 +284,48 @@ impl Definitions {
         overlay.put(state, keys::SERVING.to_vec(), serving.encode())
     }
 
+    /// Incarnations that retired at or before `before` and that no configuration uses (again).
+    fn over(&self, before: u64) -> Vec<u32> {
+        let mut over: Vec<u32> = self
+            .derived
+            .values()
+            .map(|incarnation| &incarnation.record)
+            .filter(|record| record.retired_at != 0 && record.retired_at <= before)
+            .map(|record| record.number)
+            .collect();
+        if !over.is_empty() {
+            let used = self.used();
+            over.retain(|number| !used.contains(number));
+        }
+        over
+    }
+
     /// Whether [`Definitions::drop_retired`] would remove something.
     pub fn has_retired(&self, before: u64) -> bool {
-        let over = |i: &Incarnation| i.record.retired_at != 0 && i.record.retired_at <= before;
-        self.sources.iter().any(|(n, i)| over(i) && !self.is_wanted(|c| &c.sources, *n))
-            || self.lookups.iter().any(|(n, i)| over(i) && !self.is_wanted(|c| &c.lookups, *n))
+        !self.over(before).is_empty()
     }
 
-    /// Whether the configuration that is served, or the one that is built, uses an incarnation.
-    fn is_wanted(&self, numbers: fn(&Configured) -> &Vec<u32>, number: u32) -> bool {
-        [&self.active, &self.building].into_iter().flatten().any(|c| numbers(c).contains(&number))
-    }
-
-    /// Removes incarnations that retired at or before `before` and that no configuration uses
-    /// (again). The caller makes the overlay durable before it drops their spaces, so that no
-    /// crash leaves a record without its spaces.
+    /// Removes incarnations that retired at or before `before`, and the texts of configurations
+    /// that nothing is defined by any more. The caller makes the overlay durable before it drops
+    /// their spaces, so that no crash leaves a record without its spaces.
     pub fn drop_retired(
         &mut self,
         before: u64,
         overlay: &mut Overlay,
         state: &Space,
-    ) -> Result<Dropped, EngineError> {
-        let goes = |incarnation: &Incarnation| {
-            let at = incarnation.record.retired_at;
-            at != 0 && at <= before
-        };
-        let sources =
-            self.sources.iter().filter(|(n, i)| goes(i) && !self.is_wanted(|c| &c.sources, **n));
-        let lookups =
-            self.lookups.iter().filter(|(n, i)| goes(i) && !self.is_wanted(|c| &c.lookups, **n));
-        let dropped = Dropped {
-            sources: sources.map(|(number, _)| *number).collect(),
-            lookups: lookups.map(|(number, _)| *number).collect(),
-        };
-        for (applied, numbers, prefix) in [
-            (&mut self.sources, &dropped.sources, keys::SOURCE),
-            (&mut self.lookups, &dropped.lookups, keys::LOOKUP),
-        ] {
-            for number in numbers {
-                let Some(incarnation) = applied.remove(number) else { continue };
-                let IncarnationRecord { fingerprint, counter, .. } = incarnation.record;
-                overlay.delete(state, keys::numbered(prefix, *number))?;
-                let key = [keys::DROPPED, &fingerprint[..]].concat();
-                overlay.put(state, key, counter.to_be_bytes().to_vec())?;
+    ) -> Result<Vec<IncarnationRecord>, EngineError> {
+        let mut dropped = Vec::new();
+        for number in self.over(before) {
+            let Some(incarnation) = self.derived.remove(&number) else { continue };
+            remove(&incarnation.record, overlay, state)?;
+            dropped.push(incarnation.record);
+        }
+        let configs = [&self.active, &self.building].into_iter().flatten();
+        let mut named: BTreeSet<u64> = configs.map(|c| c.record.version).collect();
+        named.extend(self.derived.values().map(|i| i.record.config));
+        for record in &dropped {
+            if !named.contains(&record.config) {
+                overlay.delete(state, keys::numbered(keys::CONFIG, record.config))?;
             }
         }
         Ok(dropped)
@@ -279,47 +334,87 @@ impl Definitions {
     /// Every table pattern that an applied or building definition reads.
     pub fn table_patterns(&self) -> Vec<TablePattern> {
         let configs = [&self.active, &self.building];
-        let mut patterns: Vec<TablePattern> = Vec::new();
-        for pattern in configs.into_iter().flatten().flat_map(|c| c.config.tables()) {
-            if !patterns.contains(&pattern) {
-                patterns.push(pattern);
-            }
-        }
-        patterns
+        let all: BTreeSet<TablePattern> =
+            configs.into_iter().flatten().flat_map(|c| c.config.tables()).collect();
+        all.into_iter().collect()
     }
 
     /// What is evaluated for each row of a table.
-    pub fn plan(&self, table: &Table) -> TablePlan {
-        let relation = &table.record.relation;
-        let mut plan = TablePlan::default();
-        for (number, incarnation) in &self.sources {
-            let source = &incarnation.config.sources()[incarnation.record.index as usize];
-            if let Some(bound) = source.bind(relation) {
-                plan.sources.push(Planned { number: *number, bound: Arc::new(bound) });
-            }
-        }
-        for (number, incarnation) in &self.lookups {
-            let lookup = &incarnation.config.lookups()[incarnation.record.index as usize];
-            if let Some(bound) = lookup.bind(relation) {
-                plan.lookups.push(Planned { number: *number, bound: Arc::new(bound) });
-            }
-        }
-        plan
+    pub fn plan(&self, relation: &Relation) -> TablePlan {
+        let planned = self.derived.iter().filter_map(|(number, incarnation)| {
+            let bound = Arc::new(incarnation.bind(relation)?);
+            Some(Planned { number: *number, bound })
+        });
+        TablePlan(planned.collect())
     }
 
-    /// Gates of everything that is not complete.
+    /// Gates of everything that does not follow every change.
     pub fn gates(&self) -> Gates {
-        let of = |applied: &BTreeMap<u32, Incarnation>| {
-            let gate = |(number, incarnation): (&u32, &Incarnation)| match &incarnation.record.state
-            {
-                BuildState::Live => None,
-                BuildState::Building { table, key } => {
-                    Some((*number, Gate { table: *table, key: key.clone() }))
-                }
-            };
-            applied.iter().filter_map(gate).collect()
+        let gate = |(number, incarnation): (&u32, &Incarnation)| match &incarnation.record.state {
+            BuildState::Live => None,
+            BuildState::Frozen { .. } => Some((*number, Gate::Frozen)),
+            BuildState::Building { table, key } => {
+                Some((*number, Gate::Building { table: *table, key: key.clone() }))
+            }
         };
-        Gates { sources: of(&self.sources), lookups: of(&self.lookups) }
+        Gates(self.derived.iter().filter_map(gate).collect())
+    }
+
+    /// Puts incarnations into a state.
+    pub fn set_state(
+        &mut self,
+        numbers: &BTreeSet<u32>,
+        to: &BuildState,
+        sink: &mut impl Sink,
+        state: &Space,
+    ) -> Result<(), EngineError> {
+        for number in numbers {
+            if let Some(incarnation) = self.derived.get_mut(number) {
+                incarnation.record.state = to.clone();
+                let value = incarnation.record.encode();
+                sink.put(state, keys::numbered(keys::DERIVED, *number), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything that the configuration under construction uses is complete, and follows
+    /// every change although these tables cannot be followed.
+    pub fn is_built(&self, stale: &[&TableName]) -> bool {
+        let live = |number: u32| {
+            let incarnation = self.derived.get(&number);
+            incarnation.is_some_and(|incarnation| incarnation.record.state == BuildState::Live)
+        };
+        self.building.as_ref().is_none_or(|building| {
+            building.numbers().all(live)
+                && !building.config.tables().iter().any(|p| stale.iter().any(|t| p.matches(t)))
+        })
+    }
+
+    /// The served incarnations that cannot follow while these tables cannot: those of every
+    /// definition that reads one of them, and of every definition that shares one of those.
+    pub fn held_up_by(&self, tables: &[&TableName]) -> BTreeSet<u32> {
+        let mut held = BTreeSet::new();
+        let (Some(active), false) = (&self.active, tables.is_empty()) else { return held };
+        let mut free: Vec<usize> = (0..active.config.definitions().len()).collect();
+        let reads = |definition: usize| {
+            let patterns = &active.config.definitions()[definition].tables;
+            patterns.iter().any(|pattern| tables.iter().any(|table| pattern.matches(table)))
+        };
+        loop {
+            let before = free.len();
+            free.retain(|definition| {
+                let shares = active.numbers_of(*definition).any(|number| held.contains(&number));
+                let is_free = !shares && !reads(*definition);
+                if !is_free {
+                    held.extend(active.numbers_of(*definition));
+                }
+                is_free
+            });
+            if free.len() == before {
+                return held;
+            }
+        }
     }
 
     /// What surfaces read: the active configuration with its spaces.
@@ -331,7 +426,7 @@ impl Definitions {
         let Some(active) = &self.active else { return Ok(None) };
         let mut sources = Vec::new();
         for number in &active.sources {
-            let record = &self.sources[number].record;
+            let record = &self.derived[number].record;
             sources.push(SourceSpaces {
                 number: *number,
                 prefix: prefix(record, progress.epoch),
@@ -344,9 +439,36 @@ impl Definitions {
             let space = store.space(&format!("lookups.{number}"))?;
             lookups.push(LookupSpace { number: *number, space });
         }
-        let config = active.config.clone();
-        Ok(Some(Arc::new(ActiveSync { config, version: active.record.version, sources, lookups })))
+        let refused = |definition: &hw_expr::sync_config::Definition| {
+            let refuses = |table: &TableName| {
+                definition
+                    .tables
+                    .iter()
+                    .any(|pattern| !pattern.is_wildcard() && pattern.matches(table))
+            };
+            self.refused.iter().any(refuses)
+        };
+        let withheld = active.config.definitions().iter().map(refused).collect();
+        let since = |number: u32| match self.derived[&number].record.state {
+            BuildState::Frozen { since } => Some(since),
+            _ => None,
+        };
+        let frozen = |definition| active.numbers_of(definition).filter_map(since).min();
+        let frozen = (0..active.config.definitions().len()).map(frozen).collect();
+        let (config, version) = (active.config.clone(), active.record.version);
+        Ok(Some(Arc::new(ActiveSync { config, version, sources, lookups, frozen, withheld })))
     }
+}
+
+/// Removes an incarnation's record, and remembers its counter.
+fn remove(
+    record: &IncarnationRecord,
+    overlay: &mut Overlay,
+    state: &Space,
+) -> Result<(), EngineError> {
+    overlay.delete(state, keys::numbered(keys::DERIVED, record.number))?;
+    let key = [keys::DROPPED, &record.fingerprint[..]].concat();
+    overlay.put(state, key, Dropped(record.counter).encode())
 }
 
 /// How often the log of this fingerprint was dropped before.
@@ -356,21 +478,8 @@ fn next_counter(
     fingerprint: &[u8; 32],
 ) -> Result<u32, EngineError> {
     let key = [keys::DROPPED, &fingerprint[..]].concat();
-    let Some(value) = overlay.get(state, &key)? else { return Ok(0) };
-    let bytes = (*value).try_into().map_err(|_| EngineError::damaged("state", "counter"))?;
-    Ok(u32::from_be_bytes(bytes) + 1)
-}
-
-fn fresh(number: u32, fingerprint: [u8; 32], config: u64, index: usize) -> IncarnationRecord {
-    IncarnationRecord {
-        number,
-        fingerprint,
-        counter: 0,
-        state: BuildState::Building { table: 0, key: Vec::new() },
-        retired_at: 0,
-        config,
-        index: index as u32,
-    }
+    let dropped = overlay.get(state, &key)?.map(|value| Dropped::decode(&value)).transpose()?;
+    Ok(dropped.map_or(0, |Dropped(counter)| counter + 1))
 }
 
 /// `<incarnation>.<counter>#`: eight hexadecimal digits of a hash of what the source computes and

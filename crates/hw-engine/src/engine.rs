@@ -97,7 +97,13 @@ pub(crate) enum Event {
     /// From a table copy.
     Copy(CopyEvent),
     /// What the catalog of the source shows.
-    #[expect(dead_code, reason = "the driver compares tables with the catalog in the next change")]
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "the driver compares tables with the catalog in the next change"
+        )
+    )]
     Control(Control),
     /// A second has passed. Seconds since 1970.
     Tick { now: u64 },
@@ -417,7 +423,7 @@ impl Engine {
         let lsn = self.shared.markers.request(user_key, None).await?;
         let number = self.shared.write_base() + lsn.0;
         // A client's own numbers (8.3) share the record and may be ahead of the log's positions.
-        match self.published().write_checkpoint(user_key)? {
+        match self.published().write_checkpoint(user_key, [])? {
             Some(stored) if stored > number => {
                 self.shared.markers.request(user_key, Some(stored + 1)).await?;
                 Ok(stored + 1)
@@ -433,7 +439,7 @@ impl Engine {
         user_key: &str,
         requested: u64,
     ) -> Result<u64, EngineError> {
-        let stored = self.published().write_checkpoint(user_key)?.unwrap_or(0);
+        let stored = self.published().write_checkpoint(user_key, [])?.unwrap_or(0);
         if requested < stored {
             return Ok(stored);
         }

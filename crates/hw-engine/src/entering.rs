@@ -19,7 +19,7 @@ use crate::evaluate::FoldedChange;
 use crate::fold::{Fold, FoldError};
 use crate::large::DecidedSink;
 use crate::overlay::Sink;
-use crate::state::{Record, TableRecord, keys};
+use crate::state::{Record, TableRecord, Text, keys};
 use crate::tables::{StoredRow, Table, same_shape};
 use crate::writer::{CopyOutcome, Writer};
 use hw_input::entry::Behind;
@@ -52,7 +52,8 @@ impl Writer {
     pub(crate) fn copy_begins(&mut self, whole: Option<String>) -> Result<(), EngineError> {
         self.drop_copy()?;
         if let Some(slot) = &whole {
-            self.overlay.put(&self.state, keys::COPYING.to_vec(), slot.clone().into())?;
+            let slot = Text(slot.clone());
+            self.overlay.put(&self.state, keys::COPYING.to_vec(), slot.encode())?;
             self.commit()?;
         }
         self.copying = Some(Copying {
@@ -85,8 +86,14 @@ impl Writer {
         for relation in relations {
             let number = self.counters.table;
             self.counters.table += 1;
-            let record =
-                TableRecord { number, relation, boundary: lsn, entered: false, stale: false };
+            let record = TableRecord {
+                number,
+                relation,
+                boundary: lsn,
+                entered: false,
+                stale: false,
+                layout: 0,
+            };
             let key = keys::numbered(keys::TABLE, number);
             self.overlay.put(&self.state, key, record.encode())?;
             let table = Arc::new(Table::open(&self.store, record)?);
@@ -100,10 +107,10 @@ impl Writer {
 
     /// Throws an unfinished copy away; its tables are copied again under a new X.
     pub(crate) fn drop_copy(&mut self) -> Result<(), EngineError> {
-        match self.copying.take() {
-            Some(copying) => self.discard(&copying.loading),
-            None => Ok(()),
-        }
+        let loading = self.copying.take().map(|copying| copying.loading).unwrap_or_default();
+        let mut tables = std::mem::take(&mut self.unfinished);
+        tables.extend(loading.into_values());
+        self.discard(tables)
     }
 
     /// Throws an unfinished copy away, and tells whoever waits for it why.
@@ -114,12 +121,12 @@ impl Writer {
         Ok(())
     }
 
-    fn discard(&mut self, loading: &HashMap<RelationId, Arc<Table>>) -> Result<(), EngineError> {
-        for table in loading.values() {
+    fn discard(&mut self, tables: Vec<Arc<Table>>) -> Result<(), EngineError> {
+        for table in &tables {
             self.overlay.delete(&self.state, keys::numbered(keys::TABLE, table.record.number))?;
         }
         self.commit()?;
-        for table in loading.values() {
+        for table in &tables {
             self.store.drop_space(&format!("rows.{}", table.record.number))?;
         }
         self.news.tables = true;
@@ -163,30 +170,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether write checkpoints must wait: a table that is served is being copied again, and
-    /// its changes stand in the spool.
-    pub(crate) fn holds_back(&self) -> bool {
-        !self.stale.is_empty()
-    }
-
-    /// Lets the write checkpoints go that waited for tables, when no other table is waited for.
-    fn release_held(&mut self) -> Result<(), EngineError> {
-        if self.holds_back() {
-            return Ok(());
-        }
-        let held: Vec<_> =
-            self.store.snapshot().prefix(&self.state, keys::HELD).collect::<Result<_, _>>()?;
-        for (key, value) in held {
-            let user = String::from_utf8_lossy(&key[keys::HELD.len()..]).into_owned();
-            let number = (*value).try_into().map(u64::from_be_bytes);
-            let number =
-                number.map_err(|_| EngineError::damaged("state", "held write checkpoint"))?;
-            self.put_write_checkpoint(&user, number)?;
-            self.overlay.delete(&self.state, key.to_vec())?;
-        }
-        Ok(())
-    }
-
     /// Whether nothing new may be shown.
     pub(crate) fn hidden(&self) -> bool {
         self.copying.as_ref().is_some_and(|c| c.whole)
@@ -207,7 +190,7 @@ impl Writer {
         self.commit()?;
         let Copying { boundary, loading, spool, behind, .. } = copying;
         if let Some(why) = self.replay(boundary, &loading, spool)? {
-            self.discard(&loading)?;
+            self.discard(loading.into_values().collect())?;
             return self.give_up_copy(why);
         }
         let history = match behind {
@@ -355,6 +338,7 @@ impl Writer {
             match old {
                 Some(old) if same_identity(&old, &rows) => {
                     record.number = old.record.number;
+                    record.layout = old.record.layout + 1;
                     let table = Arc::new(Table::open(&self.store, record)?);
                     arrivals.push(Arrival { from: Some(old), rows, table });
                 }
@@ -431,7 +415,6 @@ impl Writer {
             self.stale.remove(&table.record.number);
             self.tables.insert(Table::open(&self.store, table.record.clone())?);
         }
-        self.release_held()?;
         self.replan();
         self.note_commit();
         Ok(())
@@ -482,7 +465,7 @@ impl Writer {
         write_rows: bool,
     ) -> Result<(), EngineError> {
         // Without a table there is nothing to evaluate.
-        let plan_of = |t: Option<&Arc<Table>>| t.map(|t| self.definitions.plan(t));
+        let plan_of = |t: Option<&Arc<Table>>| t.map(|t| self.definitions.plan(&t.record.relation));
         let before = plan_of(old).unwrap_or_default();
         let after = plan_of(new.map(|_| table)).unwrap_or_default();
         let plans = [&before, &after];
@@ -519,20 +502,13 @@ impl Writer {
             };
             let (before, after) = (row(&was_value)?, row(&is_value)?);
             let change = FoldedChange {
-                table,
+                table: number,
+                name: &table.record.relation.name,
                 key,
                 before: before.as_deref().map(RowRef::new),
                 after: after.as_deref().map(RowRef::new),
             };
-            self.effects.evaluate(plans, &self.gates, &change);
-            self.book.append(
-                &self.spaces,
-                sink,
-                &mut self.effects,
-                (table.record.number, key),
-                &mut self.progress.op_id,
-                &mut self.touched,
-            )?;
+            self.interpret(sink, plans, old.unwrap_or(table), &change)?;
             if write_rows {
                 match &is_value {
                     Some(value) => sink.put(&table.rows, key.to_vec(), value.to_vec())?,

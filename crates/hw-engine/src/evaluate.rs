@@ -7,8 +7,9 @@
 //! the replica.
 
 use crate::record::{RowName, RowOp, row_name};
-use crate::tables::{Gate, Gates, Planned, Table, TablePlan};
+use crate::tables::{Bound, Gates, Passage, TablePlan};
 use hw_expr::sync_config::{BucketRow, LookupRow};
+use hw_types::TableName;
 use hw_types::row::RowRef;
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
@@ -43,6 +44,8 @@ pub(crate) struct LookupEffect {
 pub(crate) struct Effects {
     pub ops: Vec<OpEffect>,
     pub lookups: Vec<LookupEffect>,
+    /// Incarnations that stand still and read the row: its state before is kept for them.
+    pub held: Vec<u32>,
     /// Name of the source row in operations: `<table incarnation>.<row key>`.
     pub subkey: String,
     before: Vec<BucketRow>,
@@ -53,7 +56,10 @@ pub(crate) struct Effects {
 
 /// A change of one row between two transaction boundaries.
 pub(crate) struct FoldedChange<'a> {
-    pub table: &'a Table,
+    /// Number of the table's incarnation.
+    pub table: u32,
+    /// Its name, for messages.
+    pub name: &'a TableName,
     pub key: &'a [u8],
     pub before: Option<RowRef<'a>>,
     pub after: Option<RowRef<'a>>,
@@ -69,39 +75,31 @@ impl Effects {
     pub fn evaluate(&mut self, plans: [&TablePlan; 2], gates: &Gates, change: &FoldedChange<'_>) {
         self.ops.clear();
         self.lookups.clear();
-        let table = change.table.record.number;
-        subkey(table, change.key, &mut self.subkey);
-        let open = |gate: Option<&Gate>| gate.is_none_or(|gate| gate.open(table, change.key));
-        let rows = [&change.before, &change.after];
-        for number in numbers(&plans[0].sources, &plans[1].sources) {
-            if !open(gates.sources.get(&number)) {
-                continue;
-            }
-            for (place, out) in [&mut self.before, &mut self.after].into_iter().enumerate() {
-                out.clear();
-                if let (Some(row), Some(bound)) = (rows[place], find(&plans[place].sources, number))
-                    && let Err(error) = bound.evaluate(row, out)
-                {
-                    failed(change.table, &error);
+        self.held.clear();
+        subkey(change.table, change.key, &mut self.subkey);
+        for number in numbers(plans) {
+            match gates.passage(number, change.table, change.key) {
+                Passage::Shut => continue,
+                Passage::Held => {
+                    self.held.push(number);
+                    continue;
                 }
-                sort(out);
+                Passage::Open => {}
             }
-            self.difference(number);
-        }
-        for number in numbers(&plans[0].lookups, &plans[1].lookups) {
-            if !open(gates.lookups.get(&number)) {
-                continue;
-            }
-            let outs = [&mut self.lookups_before, &mut self.lookups_after];
-            for (place, out) in outs.into_iter().enumerate() {
-                out.clear();
-                if let (Some(row), Some(bound)) = (rows[place], find(&plans[place].lookups, number))
-                    && let Err(error) = bound.evaluate(row, out)
-                {
-                    failed(change.table, &error);
+            let (was, is) = (plans[0].find(number), plans[1].find(number));
+            match is.or(was) {
+                Some(Bound::Source(_)) => {
+                    outputs(was, &change.before, change.name, &mut self.before);
+                    outputs(is, &change.after, change.name, &mut self.after);
+                    self.difference(number);
                 }
+                Some(Bound::Lookup(_)) => {
+                    entries(was, &change.before, change.name, &mut self.lookups_before);
+                    entries(is, &change.after, change.name, &mut self.lookups_after);
+                    self.lookup_difference(number);
+                }
+                None => {}
             }
-            self.lookup_difference(number);
         }
     }
 
@@ -141,27 +139,53 @@ impl Effects {
     }
 }
 
-/// A row that cannot be evaluated is nowhere for that query; others are not held up by it. The error
-/// holds no values of the row.
-fn failed(table: &Table, error: &impl std::fmt::Display) {
-    metrics::counter!("headwater_rows_not_evaluated_total").increment(1);
-    tracing::debug!(%error, table = %table.record.relation.name, "a row cannot be evaluated");
+/// The rows of buckets that a state of a row makes, by name.
+fn outputs(
+    bound: Option<&Bound>,
+    row: &Option<RowRef<'_>>,
+    table: &TableName,
+    out: &mut Vec<BucketRow>,
+) {
+    out.clear();
+    if let (Some(Bound::Source(bound)), Some(row)) = (bound, row)
+        && let Err(error) = bound.evaluate(row, out)
+    {
+        failed(table, &error);
+    }
+    sort(out);
 }
 
-/// The numbers that occur in either list, ascending. Both lists are ascending.
-fn numbers<B>(before: &[Planned<B>], after: &[Planned<B>]) -> SmallVec<[u32; 8]> {
-    let mut all: SmallVec<[u32; 8]> = after.iter().map(|p| p.number).collect();
-    if !std::ptr::eq(before, after) {
-        all.extend(before.iter().map(|p| p.number));
+/// The entries of a lookup that a state of a row makes.
+fn entries(
+    bound: Option<&Bound>,
+    row: &Option<RowRef<'_>>,
+    table: &TableName,
+    out: &mut Vec<LookupRow>,
+) {
+    out.clear();
+    if let (Some(Bound::Lookup(bound)), Some(row)) = (bound, row)
+        && let Err(error) = bound.evaluate(row, out)
+    {
+        failed(table, &error);
+    }
+}
+
+/// A row that cannot be evaluated is nowhere for that query; others are not held up by it. The error
+/// holds no values of the row.
+fn failed(table: &TableName, error: &impl std::fmt::Display) {
+    metrics::counter!("headwater_rows_not_evaluated_total").increment(1);
+    tracing::debug!(%error, %table, "a row cannot be evaluated");
+}
+
+/// The numbers that occur in either plan, ascending.
+fn numbers(plans: [&TablePlan; 2]) -> SmallVec<[u32; 8]> {
+    let mut all: SmallVec<[u32; 8]> = plans[1].0.iter().map(|p| p.number).collect();
+    if !std::ptr::eq(plans[0], plans[1]) {
+        all.extend(plans[0].0.iter().map(|p| p.number));
         all.sort_unstable();
         all.dedup();
     }
     all
-}
-
-fn find<B>(planned: &[Planned<B>], number: u32) -> Option<&B> {
-    let place = planned.binary_search_by_key(&number, |p| p.number).ok()?;
-    Some(&planned[place].bound)
 }
 
 /// Numbers rows that share a key, in the order of evaluation.

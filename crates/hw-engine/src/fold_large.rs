@@ -354,7 +354,7 @@ fn decode(mut value: &[u8]) -> Option<(u64, Event<'_>)> {
 mod tests {
     use super::*;
     use crate::state::TableRecord;
-    use crate::tests::simulation::{relation, row};
+    use crate::tests::node::{relation, row};
     use hw_store::{Simulation, Store};
     use hw_types::Lsn;
 
@@ -375,6 +375,7 @@ mod tests {
             boundary: Lsn(0),
             entered: true,
             stale: false,
+            layout: 0,
         };
         let table = Arc::new(Table::open(&store, record).unwrap());
         let mut fold = LargeFold::new(Sorter::new(store.spool(), 1 << 20), Again::default());

@@ -7,7 +7,7 @@
 use crate::engine::{CopyEvent, Event, Shared};
 use crate::error::EngineError;
 use crate::loader::{Rows, load};
-use crate::state::{Record, keys};
+use crate::state::{Record, Text, keys};
 use crate::status::{CopyStatus, SourceState};
 use hw_input::InputError;
 use hw_input::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
@@ -232,7 +232,9 @@ fn stored(shared: &Shared) -> Result<Option<Stored>, Ended> {
 
 /// Whether this store has begun to copy everything from the slot, and was stopped.
 fn interrupted(shared: &Shared, slot: &str) -> Result<bool, Ended> {
-    Ok(state_value(shared, keys::COPYING)?.as_deref() == Some(slot.as_bytes()))
+    let copying = state_value(shared, keys::COPYING)?;
+    let copying = copying.map(|value| Text::decode(&value)).transpose()?;
+    Ok(copying.is_some_and(|Text(name)| name == slot))
 }
 
 fn state_value(shared: &Shared, key: &[u8]) -> Result<Option<Slice>, EngineError> {

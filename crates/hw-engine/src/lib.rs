@@ -24,6 +24,7 @@ mod evaluate;
 mod failpoint;
 mod fold;
 mod fold_large;
+mod frozen;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ingest;

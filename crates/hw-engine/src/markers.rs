@@ -40,7 +40,7 @@ impl MarkerContents {
         serde_json::from_slice(contents).unwrap_or_default()
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("numbers and texts are JSON")
     }
 }

@@ -9,10 +9,14 @@ use crate::record::{
     BucketRecord, Mark, OpRecord, RowOp, bounded_key, newest_key, op_key, op_of_key, op_of_sum_key,
     sum_key,
 };
+use crate::state::{Record, WriteCheckpoint};
 use crate::wake::{BucketKey, ChangeRing, Changes, LookupKey};
-use hw_expr::sync_config::{LookupError, LookupReader, SyncConfig};
+use hw_expr::sync_config::{
+    Limits, LookupError, LookupReader, Request, Resolution, ResolveError, SyncConfig,
+};
 use hw_store::{Slice, Snapshot, Space};
-use hw_types::{Checkpoint, OpId};
+use hw_types::{Checkpoint, EndLsn, OpId};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -41,6 +45,11 @@ pub struct ActiveSync {
     pub version: u64,
     pub(crate) sources: Vec<SourceSpaces>,
     pub(crate) lookups: Vec<LookupSpace>,
+    /// Per definition up to where it stands still, while it does: a table that it reads cannot be
+    /// followed at the moment.
+    pub(crate) frozen: Vec<Option<EndLsn>>,
+    /// Per definition whether it is not served: it reads a table that cannot be replicated.
+    pub(crate) withheld: Vec<bool>,
 }
 
 /// Where a bucket source of a configuration is stored.
@@ -187,6 +196,25 @@ pub struct OperationTexts<'a> {
 }
 
 impl ActiveSync {
+    /// Names of the definitions that stand still at the moment, because a table that they read
+    /// cannot be followed.
+    pub fn frozen(&self) -> BTreeSet<&str> {
+        let definitions = self.config.definitions().iter().zip(&self.frozen);
+        definitions.filter(|(_, since)| since.is_some()).map(|(d, _)| &*d.name).collect()
+    }
+
+    /// Whether any definition stands still.
+    pub fn stands_still(&self) -> bool {
+        self.frozen.iter().any(Option::is_some)
+    }
+
+    /// Names of the definitions that are not served, because a table that they read cannot be
+    /// replicated.
+    pub fn withheld(&self) -> BTreeSet<&str> {
+        let definitions = self.config.definitions().iter().zip(&self.withheld);
+        definitions.filter(|(_, withheld)| **withheld).map(|(d, _)| &*d.name).collect()
+    }
+
     /// The bucket's name on the wire: `<incarnation>.<counter>#name[…]`.
     pub fn bucket_name(&self, source: usize, parameters: &str) -> String {
         let prefix = &self.sources[source].prefix;
@@ -279,17 +307,38 @@ impl Published {
         Ok(Reading::Page(log.page(until, place, limit)?))
     }
 
-    /// The greatest write checkpoint that this position contains, of `<sub>/<client id>` or `<sub>`.
-    pub fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, EngineError> {
+    /// The greatest write checkpoint of a user key that this position contains for somebody who is
+    /// subscribed to these definitions (by index): one whose writes a definition does not have yet,
+    /// because it stands still before them, is not told (`design/engine.md` 9).
+    pub fn write_checkpoint(
+        &self,
+        user_key: &str,
+        definitions: impl IntoIterator<Item = usize>,
+    ) -> Result<Option<u64>, EngineError> {
         let floor = (self.write_floor > 0).then_some(self.write_floor);
         let Some(value) = self.snapshot.get(&self.write_checkpoints, user_key.as_bytes())? else {
             return Ok(floor);
         };
-        let bytes = value
-            .get(..8)
-            .and_then(|b| b.try_into().ok())
-            .ok_or_else(|| EngineError::damaged("wcp", "write checkpoint"))?;
-        Ok(floor.max(Some(u64::from_be_bytes(bytes))))
+        let stored = WriteCheckpoint::decode(&value)?;
+        let since = |index: usize| *self.sync.as_ref()?.frozen.get(index)?;
+        let waits = definitions.into_iter().filter_map(since).any(|since| since.0 <= stored.at);
+        Ok(if waits { floor } else { floor.max(Some(stored.number)) })
+    }
+
+    /// The buckets of a request, as the active configuration and its lookups give them at this
+    /// position; without those of definitions that are not served (see [`ActiveSync::withheld`]).
+    pub fn resolve(
+        &self,
+        request: &Request<'_>,
+        limits: &Limits,
+    ) -> Result<Resolution, ResolveError> {
+        let Some(sync) = &self.sync else { return Ok(Resolution::default()) };
+        let mut resolution = sync.config.resolve(request, &self.lookup_reader(), limits)?;
+        if sync.withheld.contains(&true) {
+            let sources = sync.config.sources();
+            resolution.buckets.retain(|bucket| !sync.withheld[sources[bucket.source].definition]);
+        }
+        Ok(resolution)
     }
 
     /// What changed in publications behind `number`, up to this one.

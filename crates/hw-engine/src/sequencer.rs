@@ -36,6 +36,9 @@ const SLICE_ROWS: usize = 5_000;
 /// Seconds between looks at the length of the tail.
 const TRIM_EVERY: u64 = 60;
 
+/// Sees entries.
+pub(crate) type Recorder = Box<dyn FnMut(&Entry) + Send>;
+
 /// Makes entries, one at a time.
 pub(crate) struct Sequencer {
     pub(crate) writer: Writer,
@@ -50,9 +53,7 @@ pub(crate) struct Sequencer {
     held: Option<OwnedSemaphorePermit>,
     /// Taken out of the queue and not handled.
     taken: std::vec::IntoIter<Event>,
-    /// Sees every entry before it is applied.
-    #[cfg(test)]
-    pub(crate) recorder: Option<Box<dyn FnMut(&Entry) + Send>>,
+    recorder: Option<Recorder>,
 }
 
 /// A stream of the source.
@@ -67,6 +68,15 @@ struct Stream {
 impl Sequencer {
     /// Opens the store's state, as it is durable, and publishes it.
     pub fn open(store: Store, shared: Arc<Shared>) -> Result<Sequencer, EngineError> {
+        Self::recording(store, shared, None)
+    }
+
+    /// The same; `recorder` sees every entry before it is applied.
+    pub fn recording(
+        store: Store,
+        shared: Arc<Shared>,
+        recorder: Option<Recorder>,
+    ) -> Result<Sequencer, EngineError> {
         let writer = Writer::open(store.clone(), shared.options.bounds(), shared.beat.clone())?;
         let publication = shared.open_publication(
             &store,
@@ -85,14 +95,19 @@ impl Sequencer {
             copy: None,
             held: None,
             taken: Vec::new().into_iter(),
-            #[cfg(test)]
-            recorder: None,
+            recorder,
         };
         if sequencer.writer.is_new() {
             sequencer.begin_epoch()?;
             sequencer.apply(Control::Secret(crate::markers::random_secret()))?;
             sequencer.writer.commit()?;
             store.sync()?;
+        }
+        if sequencer.writer.has_unfinished_copy() {
+            sequencer.apply(Control::CopyFailed)?;
+        }
+        if sequencer.writer.can_thaw() {
+            sequencer.apply(Control::Thaw)?;
         }
         sequencer.tell();
         Ok(sequencer)
@@ -324,6 +339,9 @@ impl Sequencer {
             self.apply(Control::Switch { now: self.shared.now() })?;
             return Ok(Slice::Complete);
         }
+        if !self.writer.can_build() {
+            return Ok(Slice::Idle);
+        }
         let control = match self.writer.can_build_at_once() {
             true => Control::BuildAll,
             false => Control::BuildSlice { rows: SLICE_ROWS },
@@ -345,12 +363,18 @@ impl Sequencer {
     /// Applies an entry and passes on what it brought about.
     fn apply(&mut self, entry: impl Into<Entry>) -> Result<Applied, EngineError> {
         let entry = entry.into();
-        #[cfg(test)]
         if let Some(record) = &mut self.recorder {
             record(&entry);
         }
-        let applied = self.writer.apply(entry)?;
+        let mut applied = self.writer.apply(entry)?;
         if self.writer.news.any() {
+            // What stood still goes on as soon as it can, whatever waits.
+            if self.writer.can_thaw() {
+                let (news, now) = (std::mem::take(&mut self.writer.news), applied);
+                self.apply(Control::Thaw)?;
+                self.writer.news = news;
+                applied = now;
+            }
             self.tell();
         }
         Ok(applied)

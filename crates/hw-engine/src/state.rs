@@ -14,8 +14,9 @@ use hw_types::{
     Xid,
 };
 use hw_types::{pgtype::TextKind, varint};
+use std::collections::BTreeSet;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How far the input has been applied. Written in every commit.
 ///
@@ -54,9 +55,20 @@ pub struct TableRecord {
     /// Whether changes of it were passed over since: it must be copied again. Set before the
     /// progress passes the first such change, so that no crash forgets it.
     pub stale: bool,
+    /// Counts how often the columns of this incarnation became others.
+    pub layout: u32,
 }
 
-/// Where an incarnation of a bucket source or lookup stands.
+/// What an incarnation holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DerivedKind {
+    /// The buckets of a source of a sync configuration.
+    Source,
+    /// The entries of a lookup of a sync configuration.
+    Lookup,
+}
+
+/// Where an incarnation stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildState {
     /// Rows up to and including this key of this table (by number) are in it; later ones are not.
@@ -68,13 +80,21 @@ pub enum BuildState {
     },
     /// Complete and kept up to date.
     Live,
+    /// Complete as of a position, and left there: a table that its definition reads cannot be
+    /// followed at the moment. What the rows were at that position is kept beside it.
+    Frozen {
+        /// Everything before this position is in it.
+        since: EndLsn,
+    },
 }
 
-/// An incarnation of a bucket source or of a lookup.
+/// An incarnation of something that is derived from rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IncarnationRecord {
     /// Names its spaces.
     pub number: u32,
+    /// What it holds.
+    pub kind: DerivedKind,
     /// Hash of what it computes (`hw_expr`).
     pub fingerprint: [u8; 32],
     /// Counts how often this fingerprint's log was dropped and built again.
@@ -109,6 +129,33 @@ pub struct Serving {
     pub building: u64,
 }
 
+/// The counter of the last incarnation of a fingerprint that was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped(pub u32);
+
+/// Tables that definitions name, that exist, and that cannot be replicated. What reads them is not
+/// served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused(pub BTreeSet<TableName>);
+
+/// A text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub String);
+
+/// 32 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+/// Up to where a user's writes have come back (in the space `wcp`, by user key).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteCheckpoint {
+    /// The number that the client waits for.
+    pub number: u64,
+    /// Where its marker stands in the log: a definition that stands still before this position
+    /// does not have what was written before the marker.
+    pub at: Lsn,
+}
+
 /// Keys of the `state` space.
 pub mod keys {
     /// [`super::Progress`].
@@ -121,19 +168,17 @@ pub mod keys {
     pub const SERVING: &[u8] = b"serving";
     /// Prefix of [`super::ConfigRecord`]s.
     pub const CONFIG: &[u8] = b"config/";
-    /// 32 random bytes that sign markers.
+    /// [`super::Secret`]: signs markers.
     pub const SECRET: &[u8] = b"secret";
     /// Prefix of [`super::TableRecord`]s.
     pub const TABLE: &[u8] = b"table/";
-    /// Prefix of bucket sources' [`super::IncarnationRecord`]s.
-    pub const SOURCE: &[u8] = b"source/";
-    /// Prefix of lookups' [`super::IncarnationRecord`]s.
-    pub const LOOKUP: &[u8] = b"lookup/";
-    /// Prefix, then a fingerprint: the counter of its last incarnation that was dropped.
+    /// Prefix of [`super::IncarnationRecord`]s.
+    pub const DERIVED: &[u8] = b"derived/";
+    /// Prefix, then a fingerprint: [`super::Dropped`].
     pub const DROPPED: &[u8] = b"dropped/";
-    /// Prefix, then a user key: a write checkpoint that waits for a table to enter, as uint64.
-    pub const HELD: &[u8] = b"held/";
-    /// The slot of a copy of everything that has begun and not entered.
+    /// [`super::Refused`].
+    pub const REFUSED: &[u8] = b"refused";
+    /// [`super::Text`]: the slot of a copy of everything that has begun and not entered.
     pub const COPYING: &[u8] = b"copying";
     /// There while the source's history is another than the stored one.
     pub const MOVED: &[u8] = b"moved";
@@ -151,17 +196,15 @@ pub mod keys {
 pub struct Counters {
     /// Next table incarnation.
     pub table: u32,
-    /// Next source incarnation.
-    pub source: u32,
-    /// Next lookup incarnation.
-    pub lookup: u32,
+    /// Next incarnation of something derived.
+    pub derived: u32,
     /// Next configuration version.
     pub config: u64,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters { table: 1, source: 1, lookup: 1, config: 1 }
+        Counters { table: 1, derived: 1, config: 1 }
     }
 }
 
@@ -253,16 +296,14 @@ impl Record for Progress {
 impl Record for Counters {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, u64::from(self.table));
-        varint::put(out, u64::from(self.source));
-        varint::put(out, u64::from(self.lookup));
+        varint::put(out, u64::from(self.derived));
         varint::put(out, self.config);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
         Some(Counters {
             table: take_u32(input)?,
-            source: take_u32(input)?,
-            lookup: take_u32(input)?,
+            derived: take_u32(input)?,
             config: varint::take(input)?,
         })
     }
@@ -299,6 +340,65 @@ impl Record for Identity {
     }
 }
 
+impl Record for Dropped {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, u64::from(self.0));
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        take_u32(input).map(Dropped)
+    }
+}
+
+impl Record for Refused {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.0.len() as u64);
+        for name in &self.0 {
+            put_text(out, &name.schema);
+            put_text(out, &name.name);
+        }
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let mut names = BTreeSet::new();
+        for _ in 0..varint::take(input)? {
+            names.insert(TableName { schema: take_text(input)?, name: take_text(input)? });
+        }
+        Some(Refused(names))
+    }
+}
+
+impl Record for Text {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_text(out, &self.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        take_text(input).map(Text)
+    }
+}
+
+impl Record for Secret {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        take(input, 32)?.try_into().ok().map(Secret)
+    }
+}
+
+impl Record for WriteCheckpoint {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.number);
+        varint::put(out, self.at.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        Some(WriteCheckpoint { number: varint::take(input)?, at: take_lsn(input)? })
+    }
+}
+
 impl Record for ConfigRecord {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, self.version);
@@ -318,6 +418,10 @@ impl Record for ConfigRecord {
 impl Record for IncarnationRecord {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, u64::from(self.number));
+        out.push(match self.kind {
+            DerivedKind::Source => 1,
+            DerivedKind::Lookup => 2,
+        });
         out.extend_from_slice(&self.fingerprint);
         varint::put(out, u64::from(self.counter));
         match &self.state {
@@ -326,6 +430,10 @@ impl Record for IncarnationRecord {
                 out.push(0);
                 varint::put(out, u64::from(*table));
                 varint::put_bytes(out, key);
+            }
+            BuildState::Frozen { since } => {
+                out.push(2);
+                varint::put(out, since.0.0);
             }
         }
         varint::put(out, self.retired_at);
@@ -336,6 +444,11 @@ impl Record for IncarnationRecord {
     fn take(input: &mut &[u8]) -> Option<Self> {
         Some(IncarnationRecord {
             number: take_u32(input)?,
+            kind: match take(input, 1)? {
+                [1] => DerivedKind::Source,
+                [2] => DerivedKind::Lookup,
+                _ => return None,
+            },
             fingerprint: take(input, 32)?.try_into().ok()?,
             counter: take_u32(input)?,
             state: match take(input, 1)? {
@@ -344,6 +457,7 @@ impl Record for IncarnationRecord {
                     table: take_u32(input)?,
                     key: varint::take_bytes(input)?.to_vec(),
                 },
+                [2] => BuildState::Frozen { since: EndLsn(take_lsn(input)?) },
                 _ => return None,
             },
             retired_at: varint::take(input)?,
@@ -360,6 +474,7 @@ impl Record for TableRecord {
         varint::put(out, self.boundary.0);
         out.push(u8::from(self.entered));
         out.push(u8::from(self.stale));
+        varint::put(out, u64::from(self.layout));
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
@@ -369,6 +484,7 @@ impl Record for TableRecord {
             boundary: take_lsn(input)?,
             entered: take_flag(input)?,
             stale: take_flag(input)?,
+            layout: take_u32(input)?,
         })
     }
 }
@@ -545,10 +661,15 @@ mod tests {
             file: "sync.yaml".into(),
             text: "streams: {}".into(),
         });
-        for state in [BuildState::Live, BuildState::Building { table: 4, key: vec![1, 2] }] {
+        for (kind, state) in [
+            (DerivedKind::Source, BuildState::Live),
+            (DerivedKind::Lookup, BuildState::Building { table: 4, key: vec![1, 2] }),
+            (DerivedKind::Lookup, BuildState::Frozen { since: EndLsn(Lsn(1 << 40)) }),
+        ] {
             let fingerprint = [7; 32];
             round_trip(IncarnationRecord {
                 number: 1,
+                kind,
                 fingerprint,
                 counter: 2,
                 state,
@@ -582,7 +703,12 @@ mod tests {
             boundary: Lsn(77),
             entered: true,
             stale: false,
+            layout: 3,
         });
+        round_trip(Dropped(5));
+        round_trip(Refused(BTreeSet::from([TableName::new("public", "v")])));
+        round_trip(Text("headwater_x".into()));
+        round_trip(WriteCheckpoint { number: u64::MAX, at: Lsn(1 << 41) });
         round_trip(Identity {
             system_id: u64::MAX,
             timeline: 2,

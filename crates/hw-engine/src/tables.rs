@@ -8,7 +8,7 @@ use hw_store::{Space, Store};
 use hw_types::row::{Row, RowRef};
 use hw_types::{Relation, RelationId, key, varint};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A table of the replica.
@@ -22,64 +22,92 @@ pub(crate) struct Table {
     pub multiple: bool,
 }
 
-/// What is evaluated for each row of a table.
+/// What is evaluated for each row of a table: everything that is derived from it, by number.
 #[derive(Default)]
-pub(crate) struct TablePlan {
-    /// By number.
-    pub sources: Vec<Planned<BoundSource>>,
-    /// By number.
-    pub lookups: Vec<Planned<BoundLookup>>,
+pub(crate) struct TablePlan(pub Vec<Planned>);
+
+/// An incarnation as it reads one table.
+#[derive(Clone)]
+pub(crate) struct Planned {
+    pub number: u32,
+    pub bound: Arc<Bound>,
+}
+
+/// What an incarnation computes, for the columns of one table.
+pub(crate) enum Bound {
+    Source(BoundSource),
+    Lookup(BoundLookup),
 }
 
 impl TablePlan {
     /// Whether nobody reads the table.
     pub fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.lookups.is_empty()
+        self.0.is_empty()
+    }
+
+    /// How an incarnation reads the table.
+    pub fn find(&self, number: u32) -> Option<&Bound> {
+        let place = self.0.binary_search_by_key(&number, |p| p.number).ok()?;
+        Some(&self.0[place].bound)
     }
 }
 
-/// A bound source or lookup of a plan.
-pub(crate) struct Planned<B> {
-    pub number: u32,
-    pub bound: Arc<B>,
-}
-
-impl<B> Clone for Planned<B> {
-    fn clone(&self) -> Self {
-        Planned { number: self.number, bound: self.bound.clone() }
-    }
-}
-
-/// Gates of the incarnations that are being built, by number; all others are open.
+/// Gates of the incarnations that do not follow every change, by number; all others are open.
 #[derive(Default)]
-pub(crate) struct Gates {
-    pub sources: BTreeMap<u32, Gate>,
-    pub lookups: BTreeMap<u32, Gate>,
+pub(crate) struct Gates(pub BTreeMap<u32, Gate>);
+
+/// Which changes an incarnation follows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gate {
+    /// It is being built: it covers the rows up to and including this table and row key, and
+    /// follows changes of these (`design/engine.md` 8: live apply serves a new definition only
+    /// for keys already passed).
+    Building { table: u32, key: Vec<u8> },
+    /// It stands still: what rows were before their first change since is kept for it.
+    Frozen,
+}
+
+/// What is done for an incarnation when a row changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// The change is evaluated.
+    Open,
+    /// It has not come so far.
+    Shut,
+    /// What the row was is kept.
+    Held,
 }
 
 impl Gates {
+    /// What is done for an incarnation when this row changes.
+    pub fn passage(&self, number: u32, table: u32, key: &[u8]) -> Passage {
+        match self.0.get(&number) {
+            None => Passage::Open,
+            Some(Gate::Frozen) => Passage::Held,
+            Some(Gate::Building { table: to, key: last }) => {
+                match (table, key) <= (*to, last.as_slice()) {
+                    true => Passage::Open,
+                    false => Passage::Shut,
+                }
+            }
+        }
+    }
+
     /// Whether a change of any row of this table would come to nothing: everything that reads it
     /// is being built and has not come so far.
     pub fn shut(&self, plan: &TablePlan, table: u32) -> bool {
-        let shut = |gate: Option<&Gate>| gate.is_some_and(|gate| gate.table < table);
-        plan.sources.iter().all(|p| shut(self.sources.get(&p.number)))
-            && plan.lookups.iter().all(|p| shut(self.lookups.get(&p.number)))
+        plan.0.iter().all(|planned| match self.0.get(&planned.number) {
+            Some(Gate::Building { table: to, .. }) => *to < table,
+            _ => false,
+        })
     }
-}
 
-/// Which rows an incarnation under construction already covers: those up to and including this
-/// table and row key (`design/engine.md` 8: live apply serves a new definition only for keys
-/// already passed).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Gate {
-    pub table: u32,
-    pub key: Vec<u8>,
-}
-
-impl Gate {
-    /// Whether changes of a row are applied.
-    pub fn open(&self, table: u32, key: &[u8]) -> bool {
-        (table, key) <= (self.table, self.key.as_slice())
+    /// Where the build of the least complete incarnation stands, with all that stand there.
+    pub fn least_complete(&self) -> Option<(Gate, BTreeSet<u32>)> {
+        let building = || self.0.iter().filter(|(_, gate)| **gate != Gate::Frozen);
+        let least = building().map(|(_, gate)| gate).min()?.clone();
+        let numbers = building().filter(|(_, gate)| **gate == least).map(|(n, _)| *n).collect();
+        Some((least, numbers))
     }
 }
 
@@ -208,11 +236,17 @@ mod tests {
 
     #[test]
     fn a_gate_lets_rows_pass_up_to_and_including_its_cursor() {
-        let gate = Gate { table: 2, key: vec![5] };
-        for (table, key, open) in
-            [(1, vec![9], true), (2, vec![5], true), (2, vec![5, 0], false), (3, vec![], false)]
-        {
-            assert_eq!(gate.open(table, &key), open, "{table} {key:?}");
+        let building = Gate::Building { table: 2, key: vec![5] };
+        let gates = Gates(BTreeMap::from([(7, building), (8, Gate::Frozen)]));
+        for (table, key, passage) in [
+            (1, vec![9], Passage::Open),
+            (2, vec![5], Passage::Open),
+            (2, vec![5, 0], Passage::Shut),
+            (3, vec![], Passage::Shut),
+        ] {
+            assert_eq!(gates.passage(7, table, &key), passage, "{table} {key:?}");
+            assert_eq!(gates.passage(8, table, &key), Passage::Held);
+            assert_eq!(gates.passage(9, table, &key), Passage::Open);
         }
     }
 

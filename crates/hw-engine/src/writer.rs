@@ -14,18 +14,23 @@ use crate::engine::LoadTarget;
 use crate::entering::Copying;
 use crate::error::EngineError;
 use crate::evaluate::{Effects, FoldedChange};
-use crate::fold::{Fold, FoldError};
+use crate::fold::{Fold, FoldError, FoldedRow};
 use crate::markers::MarkerContents;
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::read::ActiveSync;
-use crate::state::{Counters, Progress, Record, TableRecord, keys};
+use crate::state::{
+    BuildState, Counters, DerivedKind, Progress, Record, Refused, Secret, TableRecord,
+    WriteCheckpoint, keys,
+};
 use crate::tables::{Gates, StoredRow, Table, TablePlan, Tables, same_shape};
 use crate::wake::Touched;
 use hw_input::entry::{Control, Entry};
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
-use hw_types::{Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Lsn, Relation, RelationId, Xid};
+use hw_types::{
+    Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Lsn, Relation, RelationId, TableName, Xid,
+};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -100,6 +105,8 @@ pub(crate) struct Writer {
     pub(crate) effects: Effects,
     pub(crate) touched: Touched,
     pub(crate) copying: Option<Copying>,
+    /// What is left of a copy that a crash cut off.
+    pub(crate) unfinished: Vec<Arc<Table>>,
     /// Tables whose description changed: to be copied again before more of them is applied.
     pub(crate) stale: BTreeSet<u32>,
     /// Descriptions in the log that were found to be those of the replica, by table number.
@@ -129,32 +136,30 @@ impl Writer {
         crate::large::resume(&store, &state)?;
         let snapshot = store.snapshot();
         let mut spaces = Spaces::default();
-        let definitions = Definitions::load(&store, &snapshot, &state, &mut spaces)?;
+        let definitions = Definitions::load(&snapshot, &mut overlay, &state, &mut spaces)?;
         let counters = Counters::load(&snapshot, &state, keys::COUNTERS)?.unwrap_or_default();
         let mut tables = Tables::default();
-        let mut stale = BTreeSet::new();
+        let (mut stale, mut unfinished) = (BTreeSet::new(), Vec::new());
         for record in TableRecord::load_all(&snapshot, &state, keys::TABLE)? {
-            // A copy that a crash cut off starts again (`design/engine.md` 6.3).
-            if record.entered {
-                if record.stale {
-                    stale.insert(record.number);
-                }
-                tables.insert(Table::open(&store, record)?);
-            } else {
-                overlay.delete(&state, keys::numbered(keys::TABLE, record.number))?;
+            if !record.entered {
+                // Of a copy that a crash cut off: it starts again (`design/engine.md` 6.3).
+                unfinished.push(Arc::new(Table::open(&store, record)?));
+                continue;
             }
+            if record.stale {
+                stale.insert(record.number);
+            }
+            tables.insert(Table::open(&store, record)?);
         }
         let stored = Progress::load(&snapshot, &state, keys::PROGRESS)?;
         let progress = stored.unwrap_or_default();
-        let secret = match snapshot.get(&state, keys::SECRET)? {
-            Some(value) => <[u8; 32]>::try_from(&value[..])
-                .map_err(|_| EngineError::damaged("state", "secret"))?,
-            None => [0; 32],
-        };
+        let secret = Secret::load(&snapshot, &state, keys::SECRET)?;
+        let secret = secret.map_or([0; 32], |Secret(secret)| secret);
         let moved = snapshot.get(&state, keys::MOVED)?.is_some();
         overlay.commit()?;
         store.sync()?;
-        sweep_spaces(&store, &tables, &definitions)?;
+        let named = |number| unfinished.iter().any(|t: &Arc<Table>| t.record.number == number);
+        sweep_spaces(&store, |number| tables.get(number).is_some() || named(number), &definitions)?;
         let active = definitions.active_sync(&store, &progress)?;
         let gates = definitions.gates();
         let mut writer = Writer {
@@ -172,6 +177,7 @@ impl Writer {
             effects: Effects::default(),
             touched: Touched::default(),
             copying: None,
+            unfinished,
             stale,
             descriptions: HashMap::new(),
             built_rows: 0,
@@ -197,7 +203,10 @@ impl Writer {
             .tables
             .all()
             .into_iter()
-            .map(|table| (table.record.number, Arc::new(self.definitions.plan(&table))))
+            .map(|table| {
+                let plan = self.definitions.plan(&table.record.relation);
+                (table.record.number, Arc::new(plan))
+            })
             .collect();
         self.gates = self.definitions.gates();
         self.descriptions.clear();
@@ -231,7 +240,7 @@ impl Writer {
                 self.active = self.definitions.active_sync(&self.store, &self.progress)?;
             }
             Control::Secret(secret) => {
-                self.overlay.put(&self.state, keys::SECRET.to_vec(), secret.to_vec())?;
+                self.overlay.put(&self.state, keys::SECRET.to_vec(), Secret(secret).encode())?;
                 self.secret = secret;
             }
             Control::Configure { file, text } => {
@@ -264,6 +273,13 @@ impl Writer {
             }
             Control::Gone { table, reason } => self.gone(table, &reason)?,
             Control::Compact(slice) => self.compact(&slice)?,
+            Control::Refused(tables) => {
+                let refused = Refused(tables);
+                self.overlay.put(&self.state, keys::REFUSED.to_vec(), refused.encode())?;
+                self.definitions.refused = refused.0;
+                self.serve_anew()?;
+            }
+            Control::Thaw => self.thaw()?,
         }
         Ok(Applied::Done)
     }
@@ -286,6 +302,11 @@ impl Writer {
     /// Whether the store had no state when it was opened.
     pub fn is_new(&self) -> bool {
         self.new
+    }
+
+    /// Whether there is something left of a copy that a crash cut off.
+    pub fn has_unfinished_copy(&self) -> bool {
+        !self.unfinished.is_empty()
     }
 
     /// Whether nothing has entered and nothing is served.
@@ -320,9 +341,20 @@ impl Writer {
         self.definitions.building.is_some()
     }
 
-    /// Whether everything that is built is complete.
+    /// Whether what is built can be served.
     pub fn is_built(&self) -> bool {
-        self.gates.sources.is_empty() && self.gates.lookups.is_empty()
+        self.definitions.is_built(&self.stale_names())
+    }
+
+    /// Whether there is something to build.
+    pub fn can_build(&self) -> bool {
+        self.gates.least_complete().is_some()
+    }
+
+    /// The tables that cannot be followed at the moment.
+    pub(crate) fn stale_names(&self) -> Vec<&TableName> {
+        let stale = self.stale.iter().filter_map(|number| self.tables.get(*number));
+        stale.map(|table| &table.record.relation.name).collect()
     }
 
     /// Whether something was retired at or before this second.
@@ -353,6 +385,15 @@ impl Writer {
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
             show,
         })
+    }
+
+    /// What is served is another, or stands elsewhere: every client looks at everything again.
+    pub(crate) fn serve_anew(&mut self) -> Result<(), EngineError> {
+        self.active = self.definitions.active_sync(&self.store, &self.progress)?;
+        self.touched.everything = true;
+        self.unpublished = true;
+        self.news.tables = true;
+        Ok(())
     }
 
     /// Shows the loaded state to surfaces that kept their watch over a restart of the writer.
@@ -541,46 +582,77 @@ impl Writer {
         self.stale.insert(number);
         self.descriptions.remove(&number);
         self.news.tables = true;
-        Ok(())
+        self.freeze()
     }
 
     /// Evaluates a fold and puts its writes into the overlay.
-    pub(crate) fn apply_folded(&mut self, fold: Fold) -> Result<(), EngineError> {
+    fn apply_folded(&mut self, fold: Fold) -> Result<(), EngineError> {
+        // Taken out, so that it can be written into while the writer evaluates.
+        let mut overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
+        let mut outcome = Ok(());
         for ((number, key), row) in fold.rows {
-            if row.before == row.after {
-                continue;
-            }
             let Some(table) = self.tables.get(number).cloned() else { continue };
-            let (before, after) = (row.before.as_ref(), row.after.as_ref());
-            let change = FoldedChange {
-                table: &table,
-                key: &key,
-                before: before.map(|r| r.row.view()),
-                after: after.map(|r| r.row.view()),
-            };
-            if let Some(plan) = self.plans.get(&number) {
-                self.effects.evaluate([plan, plan], &self.gates, &change);
-                self.append(&change)?;
-            }
-            match row.after {
-                Some(row) => {
-                    let value = StoredRow::encode(row.copies, row.row.as_bytes());
-                    self.overlay.put(&table.rows, key, value)?;
-                }
-                None => self.overlay.delete(&table.rows, key)?,
+            outcome = self.apply_row(&mut overlay, &table, key, row);
+            if outcome.is_err() {
+                break;
             }
         }
-        Ok(())
+        self.overlay = overlay;
+        outcome
     }
 
-    /// Puts the effects of the last evaluation into the overlay.
-    pub(crate) fn append(&mut self, change: &FoldedChange<'_>) -> Result<(), EngineError> {
-        let place = (change.table.record.number, change.key);
+    /// Evaluates a row's two states and writes the row: the one place where a change is applied,
+    /// whatever the writes go into.
+    pub(crate) fn apply_row<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        table: &Arc<Table>,
+        key: Vec<u8>,
+        row: FoldedRow,
+    ) -> Result<(), EngineError> {
+        if row.before == row.after {
+            return Ok(());
+        }
+        let number = table.record.number;
+        if let Some(plan) = self.plans.get(&number).cloned() {
+            let change = FoldedChange {
+                table: number,
+                name: &table.record.relation.name,
+                key: &key,
+                before: row.before.as_ref().map(|r| r.row.view()),
+                after: row.after.as_ref().map(|r| r.row.view()),
+            };
+            self.interpret(sink, [&plan, &plan], table, &change)?;
+        }
+        match row.after {
+            Some(row) => {
+                let value = StoredRow::encode(row.copies, row.row.as_bytes());
+                sink.put(&table.rows, key, value)
+            }
+            None => sink.delete(&table.rows, key),
+        }
+    }
+
+    /// Evaluates a change, numbers its operations, and keeps what the row was for incarnations
+    /// that stand still.
+    ///
+    /// - Takes: the table as the state before was stored.
+    pub(crate) fn interpret<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        plans: [&TablePlan; 2],
+        was: &Table,
+        change: &FoldedChange<'_>,
+    ) -> Result<(), EngineError> {
+        self.effects.evaluate(plans, &self.gates, change);
+        if !self.effects.held.is_empty() {
+            crate::frozen::hold(&self.effects.held, sink, was, change)?;
+        }
         self.book.append(
             &self.spaces,
-            &mut self.overlay,
+            sink,
             &mut self.effects,
-            place,
+            (change.table, change.key),
             &mut self.progress.op_id,
             &mut self.touched,
         )
@@ -606,7 +678,7 @@ impl Writer {
                 for request in contents.write_checkpoints {
                     let own = self.progress.write_base + message.lsn.0;
                     let number = request.requested.unwrap_or(own);
-                    self.write_checkpoint(&request.user_key, number)?;
+                    self.write_checkpoint(&request.user_key, number, message.lsn)?;
                 }
                 self.copy_marker(contents.nonce)?;
             }
@@ -615,28 +687,14 @@ impl Writer {
         Ok(())
     }
 
-    /// A user's writes up to this marker have arrived. Shown with this commit, unless a table that is
-    /// served still holds changes back.
-    fn write_checkpoint(&mut self, user: &str, number: u64) -> Result<(), EngineError> {
-        if self.holds_back() {
-            let key = [keys::HELD, user.as_bytes()].concat();
-            return self.overlay.put(&self.state, key, number.to_be_bytes().to_vec());
-        }
-        self.put_write_checkpoint(user, number)
-    }
-
-    /// Records a write checkpoint, unless a greater number is recorded.
-    pub(crate) fn put_write_checkpoint(
-        &mut self,
-        user: &str,
-        number: u64,
-    ) -> Result<(), EngineError> {
+    /// A user's writes up to this marker have arrived: recorded, unless a greater number is.
+    fn write_checkpoint(&mut self, user: &str, number: u64, at: Lsn) -> Result<(), EngineError> {
         let stored = self.overlay.get(&self.write_checkpoints, user.as_bytes())?;
-        let stored = stored.and_then(|value| Some(u64::from_be_bytes((*value).try_into().ok()?)));
-        if stored.is_some_and(|stored| stored >= number) {
+        let stored = stored.map(|value| WriteCheckpoint::decode(&value)).transpose()?;
+        if stored.is_some_and(|stored| stored.number >= number) {
             return Ok(());
         }
-        let value = number.to_be_bytes().to_vec();
+        let value = WriteCheckpoint { number, at }.encode();
         self.overlay.put(&self.write_checkpoints, user.as_bytes().to_vec(), value)?;
         self.touched.users.insert(user.to_owned());
         Ok(())
@@ -662,10 +720,7 @@ impl Writer {
         self.commit()?;
         self.definitions.switch(now, &mut self.overlay, &self.state)?;
         self.commit()?;
-        self.active = self.definitions.active_sync(&self.store, &self.progress)?;
-        self.touched.everything = true;
-        self.unpublished = true;
-        self.news.tables = true;
+        self.serve_anew()?;
         let version = self.active.as_ref().map_or(0, |a| a.version);
         tracing::info!(version, rows = self.built_rows, "the sync configuration is served");
         self.built_rows = 0;
@@ -703,11 +758,9 @@ impl Writer {
         self.store.sync()?;
         self.replan();
         self.book.forget_all();
-        for number in dropped.sources {
-            self.spaces.drop_source(&self.store, number)?;
-        }
-        for number in dropped.lookups {
-            self.spaces.drop_lookup(&self.store, number)?;
+        for record in dropped {
+            self.spaces.drop(&self.store, record.kind, record.number)?;
+            self.store.drop_space(&crate::frozen::space_name(record.number))?;
         }
         Ok(())
     }
@@ -742,16 +795,18 @@ pub(crate) enum Route {
 /// Drops spaces that no record names: what a crash left between a record and its space.
 fn sweep_spaces(
     store: &Store,
-    tables: &Tables,
+    is_table: impl Fn(u32) -> bool,
     definitions: &Definitions,
 ) -> Result<(), EngineError> {
     for name in store.space_names() {
         let Some((kind, number)) = name.split_once('.') else { continue };
         let Ok(number) = number.parse::<u32>() else { continue };
+        let derived = definitions.derived.get(&number).map(|i| &i.record);
         let known = match kind {
-            "rows" => tables.get(number).is_some(),
-            "ops" | "buckets" => definitions.sources.contains_key(&number),
-            "lookups" => definitions.lookups.contains_key(&number),
+            "rows" => is_table(number),
+            "ops" | "buckets" => derived.is_some_and(|r| r.kind == DerivedKind::Source),
+            "lookups" => derived.is_some_and(|r| r.kind == DerivedKind::Lookup),
+            "held" => derived.is_some_and(|r| matches!(r.state, BuildState::Frozen { .. })),
             _ => true,
         };
         if !known {

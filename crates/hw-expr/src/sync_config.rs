@@ -153,6 +153,18 @@ impl SyncConfig {
         &self.definitions
     }
 
+    /// The sources and the lookups that a definition uses, each ascending by index.
+    pub fn parts(&self, definition: usize) -> (Vec<usize>, Vec<usize>) {
+        let queriers = || self.queriers.iter().filter(|querier| querier.definition == definition);
+        let mut sources: Vec<usize> = queriers().map(|querier| querier.source).collect();
+        let mut lookups: Vec<usize> = queriers().flat_map(Querier::lookups).collect();
+        for parts in [&mut sources, &mut lookups] {
+            parts.sort_unstable();
+            parts.dedup();
+        }
+        (sources, lookups)
+    }
+
     /// The options in effect.
     pub fn options(&self) -> &SyncOptions {
         &self.options

@@ -9,7 +9,8 @@
 
 use crate::identity::Identity;
 use crate::transactions::Transaction;
-use hw_types::{EndLsn, Lsn, OpId, Relation, RelationId};
+use hw_types::{EndLsn, Lsn, OpId, Relation, RelationId, TableName};
+use std::collections::BTreeSet;
 
 /// One input of the writer.
 #[derive(Clone, Debug)]
@@ -103,6 +104,11 @@ pub enum Control {
         /// Why, for the log.
         reason: String,
     },
+    /// These tables exist, are named by definitions, and cannot be replicated: what reads them is
+    /// not served.
+    Refused(BTreeSet<TableName>),
+    /// What stood still and can go on is given what has changed meanwhile.
+    Thaw,
     /// Some of what is superseded in a bucket's log goes.
     Compact(CompactSlice),
 }

@@ -89,7 +89,8 @@ async fn write(client: &Client, key: &[u8], contents: &[u8]) -> Result<Emitted> 
     Ok(Emitted { lsn, xid })
 }
 
-fn sign(key: &[u8], xid: Xid, snapshot: &str, contents: &[u8]) -> Vec<u8> {
+/// The content of a marker's message in the transaction `xid`, as [`emit`] writes it.
+pub fn sign(key: &[u8], xid: Xid, snapshot: &str, contents: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(snapshot.len() + contents.len() + 4);
     varint::put_bytes(&mut body, snapshot.as_bytes());
     body.extend_from_slice(contents);

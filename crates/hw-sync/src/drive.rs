@@ -325,6 +325,7 @@ impl<S: Source> Driver<S> {
         let resolve_anew = self.stale
             || version != self.version
             || changes.everything()
+            || (view.stands_still() && changes.user(&self.asker.user_key))
             || interest.lookups.iter().any(|&key| changes.lookup(key));
         self.seen = number;
         if resolve_anew {

@@ -71,6 +71,10 @@ impl View for Published {
         self.sync.as_ref().map(|sync| sync.version)
     }
 
+    fn stands_still(&self) -> bool {
+        self.sync.as_ref().is_some_and(|sync| sync.stands_still())
+    }
+
     fn serves_name(&self, name: &str) -> bool {
         self.sync.as_ref().is_some_and(|sync| sync.serves_name(name))
     }
@@ -89,8 +93,7 @@ impl View for Published {
         };
         let limits =
             Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
-        let resolution =
-            sync.config.resolve(&request, &self.lookup_reader(), &limits).map_err(unresolved)?;
+        let resolution = Published::resolve(self, &request, &limits).map_err(unresolved)?;
         let mut buckets = Vec::with_capacity(resolution.buckets.len());
         for found in resolution.buckets {
             let name = sync.bucket_name(found.source, &found.parameters);
@@ -111,7 +114,12 @@ impl View for Published {
         let (buckets, keys) = buckets.into_iter().unzip();
         let head = CheckpointHead {
             op_id: self.checkpoint.op_id,
-            write_checkpoint: View::write_checkpoint(self, &asker.user_key)?,
+            write_checkpoint: Published::write_checkpoint(
+                self,
+                &asker.user_key,
+                resolution.streams.iter().map(|stream| stream.definition),
+            )
+            .map_err(SourceError::from)?,
         };
         let streams = resolution.streams.into_iter().map(stream).collect();
         let lookups = resolution.lookups_used.iter();
@@ -137,7 +145,7 @@ impl View for Published {
     }
 
     fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, SourceError> {
-        Ok(Published::write_checkpoint(self, user_key)?)
+        Ok(Published::write_checkpoint(self, user_key, [])?)
     }
 
     fn lease(&self) -> Lease {

@@ -159,7 +159,11 @@ pub trait View: Sized + Send + Sync + 'static {
     -> Result<ResolvedBy<Self>, ResolveError>;
     /// Totals of a bucket of the active configuration; zero when it never had a row.
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError>;
-    /// The greatest write checkpoint that this state contains.
+    /// Whether some definition stands still, so that what a write checkpoint contains depends on
+    /// what its owner is subscribed to.
+    fn stands_still(&self) -> bool;
+    /// The greatest write checkpoint that this state contains for somebody whose definitions do
+    /// not stand still; what [`View::resolve`] gives is for anybody.
     fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, SourceError>;
     /// Keeps readable what a client that is sent this state still needs, until it is dropped.
     fn lease(&self) -> Self::Lease;

@@ -232,6 +232,10 @@ impl View for TwinView {
         self.data.version
     }
 
+    fn stands_still(&self) -> bool {
+        false
+    }
+
     fn serves_name(&self, name: &str) -> bool {
         name.starts_with(&self.data.prefix)
     }

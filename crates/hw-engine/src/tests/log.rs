@@ -2,7 +2,7 @@
 //! place, slow ones, ones that are cut off and come back. One seed is one run.
 
 use super::client::ClientBucket;
-use super::simulation::{relation, row};
+use super::node::{relation, row};
 use crate::buckets::{BucketBook, Spaces};
 use crate::compact::compact_slice;
 use crate::definitions::compile;
@@ -13,7 +13,7 @@ use crate::read::{
     ActiveSync, BucketState, OpKind, Place, Published, ReadLimit, Reading, SourceSpaces,
 };
 use crate::state::TableRecord;
-use crate::tables::{Gates, Planned, Table, TablePlan};
+use crate::tables::{Bound, Gates, Planned, Table, TablePlan};
 use crate::wake::{ChangeRing, Touched};
 use hw_input::entry::CompactSlice;
 use hw_store::{Simulation, Store};
@@ -58,13 +58,21 @@ impl Bucket {
             boundary: Lsn(0),
             entered: true,
             stale: false,
+            layout: 0,
         };
         let table = Table::open(&store, record).unwrap();
         let bound = config.sources()[0].bind(&table.record.relation).unwrap();
-        let planned = Planned { number: 1, bound: Arc::new(bound) };
-        let plan = TablePlan { sources: vec![planned], lookups: vec![] };
+        let bound = Arc::new(Bound::Source(bound));
+        let plan = TablePlan(vec![Planned { number: 1, bound }]);
         let source = SourceSpaces { number: 1, prefix: "1.1#".into(), ops, buckets };
-        let sync = ActiveSync { config, version: 1, sources: vec![source], lookups: vec![] };
+        let sync = ActiveSync {
+            config,
+            version: 1,
+            sources: vec![source],
+            lookups: vec![],
+            frozen: vec![None],
+            withheld: vec![false],
+        };
         Bucket {
             overlay: Overlay::new(store),
             spaces,
@@ -86,7 +94,8 @@ impl Bucket {
         let encode = |text: &String| row(&[Some(id), Some(text)]);
         let (before, after) = (self.now.get(id).map(encode), text.as_ref().map(encode));
         let change = FoldedChange {
-            table: &self.table,
+            table: 1,
+            name: &self.table.record.relation.name,
             key: id.as_bytes(),
             before: before.as_ref().map(|r| r.view()),
             after: after.as_ref().map(|r| r.view()),

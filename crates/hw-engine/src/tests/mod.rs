@@ -2,5 +2,6 @@
 
 mod client;
 mod log;
+pub(crate) mod node;
 mod postgres;
-pub(crate) mod simulation;
+mod simulation;

@@ -366,9 +366,9 @@ async fn a_write_checkpoint_comes_back_with_what_was_written_before_it() {
         world.sql(&format!("INSERT INTO todos VALUES ('w{round}', 'l1', 'mine')")).await;
         let number = world.engine().write_checkpoint("amy/1").await.unwrap();
         let mut watch = world.engine().watch();
-        let carried = watch.wait_for(|p| p.write_checkpoint("amy/1").unwrap() >= Some(number));
+        let carried = watch.wait_for(|p| p.write_checkpoint("amy/1", []).unwrap() >= Some(number));
         let published = tokio::time::timeout(LIMIT, carried).await.unwrap().unwrap().clone();
-        assert_eq!(published.write_checkpoint("amy/1").unwrap(), Some(number));
+        assert_eq!(published.write_checkpoint("amy/1", []).unwrap(), Some(number));
         let mut amy = Client::default();
         amy.sync("amy", &published, 1000);
         assert!(amy.ids("todos").contains_key(&format!("w{round}")));

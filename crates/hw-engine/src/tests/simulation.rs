@@ -1,5 +1,6 @@
 //! The engine's core under a simulated store: random transactions, crashes at random moments,
-//! and an oracle. One seed is one run; a failing seed is printed.
+//! tables that cannot be followed for a while, and an oracle. One seed is one run; a failing seed
+//! is printed.
 //!
 //! The input is a list of transactions with positions; after a crash it is given again from the
 //! position that the engine had made durable, as Postgres does. A model client follows the
@@ -7,26 +8,18 @@
 //! compared with the rows themselves.
 
 use super::client::Client;
-use crate::engine::{CopyEvent, EngineOptions, Event, Shared};
-use crate::loader::{Rows, load};
+use super::node::{BEGIN, Node, Recorded, Recording, Source, USERS, World, load_rows};
+use crate::markers::{MarkerContents, WriteCheckpoint};
 use crate::read::Published;
-use crate::sequencer::Sequencer;
 use crate::state::{Record, keys};
-use hw_input::entry::Behind;
+use crate::writer::{Applied, Bounds, Writer};
+use hw_input::entry::{Behind, Control};
 use hw_input::identity::Identity;
-use hw_input::transactions::{Changes, Item, Transaction};
-use hw_pg::config::ConnectConfig;
 use hw_store::{Simulation, Store};
-use hw_types::row::{Cell, RowBuilder};
-use hw_types::{
-    Change, ChangeKind, Column, CommitLsn, EndLsn, LogMessage, Lsn, OpId, PgType, Relation,
-    RelationId, ReplicaIdentity, Row, TableName, Xid,
-};
+use hw_types::{CommitLsn, Lsn, OpId, RelationId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
 
 const CONFIG: &str = "
 bucket_definitions:
@@ -56,345 +49,309 @@ bucket_definitions:
       - SELECT id, list AS place FROM todos
 ";
 
-const USERS: [&str; 3] = ["amy", "bob", "cat"];
-const BEGIN: u64 = 1_000;
-
-pub(crate) fn relation(id: u32, name: &str, columns: &[&str]) -> Arc<Relation> {
-    let column = |(i, name): (usize, &&str)| Column {
-        name: (*name).into(),
-        type_oid: 25,
-        type_modifier: -1,
-        pg_type: PgType::TEXT,
-        identity: i == 0,
-        primary_key: u16::from(i == 0),
+/// What a user sees of a world: lists, todos of these, and ids of all todos.
+fn compare(client: &Client, user: &str, published: &Published, source: &Source, what: &str) {
+    let sync = published.sync.as_ref().unwrap();
+    let end = published.checkpoint.end_lsn;
+    // A definition that stands still is compared with the world in which it does.
+    let world = |name: &str| {
+        let index = sync.config.definitions().iter().position(|d| d.name == name)?;
+        source.world_at(sync.frozen[index].unwrap_or(end))
     };
-    Arc::new(Relation {
-        id: RelationId(id),
-        name: TableName::new("public", name),
-        replica_identity: ReplicaIdentity::Default,
-        columns: columns.iter().enumerate().map(column).collect(),
-    })
-}
-
-pub(crate) fn row(cells: &[Option<&str>]) -> Row {
-    let mut builder = RowBuilder::new();
-    for cell in cells {
-        builder.push(cell.map_or(Cell::Null, |text| Cell::Value(text.as_bytes())));
-    }
-    builder.finish()
-}
-
-/// The tables as they are, and as they were behind every transaction.
-#[derive(Clone, Default)]
-struct World {
-    lists: BTreeMap<String, String>,
-    todos: BTreeMap<String, (String, String)>,
-}
-
-struct Source {
-    lists: Arc<Relation>,
-    todos: Arc<Relation>,
-    world: World,
-    log: Vec<(Transaction, World)>,
-    position: u64,
-}
-
-impl Source {
-    fn new(rng: &mut StdRng) -> Source {
-        let mut world = World::default();
-        for i in 0..4 {
-            world.lists.insert(format!("l{i}"), USERS[rng.random_range(0..3)].into());
-        }
-        for i in 0..10 {
-            let list = format!("l{}", rng.random_range(0..5));
-            world.todos.insert(format!("t{i}"), (list, "first".into()));
-        }
-        Source {
-            lists: relation(1, "lists", &["id", "owner"]),
-            todos: relation(2, "todos", &["id", "list", "text"]),
-            world,
-            log: Vec::new(),
-            position: BEGIN,
-        }
-    }
-
-    /// One transaction of random changes: inserts, moves, key changes, unchanged TOAST values,
-    /// deletes, now and then a TRUNCATE.
-    fn transact(&mut self, rng: &mut StdRng) {
-        let mut changes = Vec::new();
-        for _ in 0..rng.random_range(1..8) {
-            self.change(rng, &mut changes);
-        }
-        self.position += rng.random_range(10..100);
-        let commit = self.position;
-        self.position += 40;
-        let transaction = Transaction {
-            commit_lsn: CommitLsn(Lsn(commit)),
-            end_lsn: EndLsn(Lsn(self.position)),
-            xid: Xid(commit as u32),
-            commit_time_micros: 0,
-            changes: Changes::in_memory(changes),
-        };
-        self.log.push((transaction, self.world.clone()));
-    }
-
-    fn change(&mut self, rng: &mut StdRng, changes: &mut Vec<Change>) {
-        let todo = format!("t{}", rng.random_range(0..14));
-        let list = format!("l{}", rng.random_range(0..5));
-        let relation = self.todos.clone();
-        match rng.random_range(0..20) {
-            0 => {
-                let owner = USERS[rng.random_range(0..3)];
-                let known = self.world.lists.insert(list.clone(), owner.into()).is_some();
-                let new = row(&[Some(&list), Some(owner)]);
-                let kind = match known {
-                    true => ChangeKind::Update { old: None, new },
-                    false => ChangeKind::Insert { new },
-                };
-                changes.push(Change::Row { relation: self.lists.clone(), kind });
-            }
-            1 => {
-                if self.world.lists.remove(&list).is_some() {
-                    let old = row(&[Some(&list), None]);
-                    let kind = ChangeKind::Delete { old };
-                    changes.push(Change::Row { relation: self.lists.clone(), kind });
-                }
-            }
-            2 if rng.random_bool(0.2) => {
-                self.world.todos.clear();
-                changes.push(Change::Truncate { relations: vec![relation] });
-            }
-            3 => {
-                // The key changes, the text is an unchanged TOAST value.
-                let to = format!("t{}", rng.random_range(14..18));
-                if let Some((_, text)) = self.world.todos.get(&todo).cloned()
-                    && !self.world.todos.contains_key(&to)
-                {
-                    self.world.todos.remove(&todo);
-                    self.world.todos.insert(to.clone(), (list.clone(), text));
-                    let mut builder = RowBuilder::new();
-                    for cell in
-                        [Cell::Value(to.as_bytes()), Cell::Value(list.as_bytes()), Cell::Absent]
-                    {
-                        builder.push(cell);
-                    }
-                    let old = Some(row(&[Some(&todo), None, None]));
-                    let kind = ChangeKind::Update { old, new: builder.finish() };
-                    changes.push(Change::Row { relation, kind });
-                }
-            }
-            4..8 => {
-                if self.world.todos.remove(&todo).is_some() {
-                    let kind = ChangeKind::Delete { old: row(&[Some(&todo), None, None]) };
-                    changes.push(Change::Row { relation, kind });
-                }
-            }
-            _ => {
-                let text = format!("v{}", rng.random_range(0..1000));
-                let value = (list.clone(), text.clone());
-                let known = self.world.todos.insert(todo.clone(), value).is_some();
-                let new = row(&[Some(&todo), Some(&list), Some(&text)]);
-                let kind = match known {
-                    true => ChangeKind::Update { old: None, new },
-                    false => ChangeKind::Insert { new },
-                };
-                changes.push(Change::Row { relation, kind });
-            }
-        }
-    }
-}
-
-/// The engine with its queue, driven step by step.
-struct Node {
-    shared: Arc<Shared>,
-    queue: mpsc::Receiver<Event>,
-    sequencer: Sequencer,
-    session: u64,
-}
-
-impl Node {
-    fn open(store: Store, fold_bytes: usize) -> Node {
-        let (connection, _) = ConnectConfig::parse("postgres://nobody@127.0.0.1/none").unwrap();
-        let mut options = EngineOptions::new(store.clone(), connection);
-        options.fold_bytes = fold_bytes;
-        options.sort_bytes = 4096;
-        let (shared, queue, _) = Shared::new(options);
-        let sequencer = Sequencer::open(store, shared.clone()).unwrap();
-        shared.missing.send_replace(0);
-        Node { shared, queue, sequencer, session: 0 }
-    }
-
-    fn published(&self) -> Arc<Published> {
-        self.shared.publication().unwrap().current()
-    }
-
-    /// A stream begins that repeats everything behind what was confirmed.
-    fn stream(&mut self, confirmed: EndLsn) {
-        self.session = self.shared.next_number();
-        let (session, acknowledger) = (self.session, None);
-        let event = Event::Begins { session, confirmed, acknowledger };
-        self.sequencer.handle(event).unwrap();
-    }
-
-    fn feed(&mut self, transaction: &Transaction) {
-        let item = Item::Transaction(transaction.clone());
-        let event = Event::Item { session: self.session, item, room: None };
-        self.sequencer.handle(event).unwrap();
-    }
-
-    /// Publishes what there is and finishes what is being built.
-    fn settle(&mut self) {
-        loop {
-            self.sequencer.offer().unwrap();
-            while self.sequencer.is_publishing() {
-                let event = self.queue.blocking_recv().unwrap();
-                self.sequencer.published().unwrap();
-                self.sequencer.handle(event).unwrap();
-            }
-            self.sequencer.offer().unwrap();
-            if self.sequencer.background().unwrap() == crate::build::Slice::Idle
-                && !self.sequencer.is_publishing()
-            {
-                return;
-            }
-        }
-    }
-
-    fn configure(&mut self, text: &str) {
-        self.sequencer.configure("sync.yaml", text).unwrap();
-    }
-
-    /// The first copy: all tables under one boundary.
-    fn copy(&mut self, source: &Source) {
-        let (reply, mut begun) = oneshot::channel();
-        let begin = CopyEvent::Begin { whole: Some("slot".into()), reply };
-        self.sequencer.handle(Event::Copy(begin)).unwrap();
-        let copy = begun.try_recv().unwrap();
-        let (reply, mut targets) = oneshot::channel();
-        let relations = vec![(*source.lists).clone(), (*source.todos).clone()];
-        let lsn = Lsn(source.position);
-        let boundary = CopyEvent::Boundary { copy, lsn, relations, reply };
-        self.sequencer.handle(Event::Copy(boundary)).unwrap();
-        let targets = targets.try_recv().unwrap();
-        let (sender, receiver) = mpsc::channel(16);
-        let world = &source.world;
-        let lists = world.lists.iter().map(|(id, owner)| row(&[Some(id), Some(owner)]));
-        let todos =
-            world.todos.iter().map(|(id, (list, text))| row(&[Some(id), Some(list), Some(text)]));
-        for (relation, rows) in
-            [(&source.lists, lists.collect::<Vec<_>>()), (&source.todos, todos.collect())]
-        {
-            sender.try_send(Rows { relation: relation.id, rows, last: true }).unwrap();
-        }
-        drop(sender);
-        load(&self.shared.options.store, targets, 4096, receiver).unwrap();
-        let identity = Identity {
-            system_id: 1,
-            timeline: 1,
-            database_oid: 1,
-            slot: "slot".into(),
-            slot_mark: lsn,
-        };
-        let behind = Behind::Source(identity);
-        let (done, mut entered) = oneshot::channel();
-        self.sequencer.handle(Event::Copy(CopyEvent::Loaded { copy, behind, done })).unwrap();
-        entered.try_recv().unwrap().unwrap();
-        self.stream(EndLsn(lsn));
-    }
-}
-
-fn compare(client: &Client, user: &str, world: &World, wide: bool, what: &str) {
-    let mine: BTreeSet<&String> =
-        world.lists.iter().filter(|(_, o)| *o == user).map(|(id, _)| id).collect();
-    let todos: BTreeMap<String, String> = world
+    let (Some(lists), Some(todos)) = (world("lists"), world("todos")) else { return };
+    let owned = |world: &World| -> BTreeSet<String> {
+        world.lists.iter().filter(|(_, o)| *o == user).map(|(id, _)| id.clone()).collect()
+    };
+    let mine = owned(todos);
+    let note = if todos.note { ",\"note\":\"n\"" } else { "" };
+    let expected: BTreeMap<String, String> = todos
         .todos
         .iter()
-        .filter(|(_, (list, _))| wide || mine.contains(list))
+        .filter(|(_, (list, _))| mine.contains(list))
         .map(|(id, (list, text))| {
-            let whole = format!("{{\"id\":\"{id}\",\"list\":\"{list}\",\"text\":\"{text}\"}}");
+            let whole =
+                format!("{{\"id\":\"{id}\",\"list\":\"{list}\",\"text\":\"{text}\"{note}}}");
             (id.clone(), whole)
         })
         .collect();
     let got = client.ids("todos");
-    if wide {
-        assert_eq!(got.keys().collect::<Vec<_>>(), todos.keys().collect::<Vec<_>>(), "{what}");
-    } else {
-        assert_eq!(got, todos, "todos of {user} {what}");
+    match world("everyone") {
+        Some(everyone) => {
+            let ids: BTreeSet<&String> = expected.keys().chain(everyone.todos.keys()).collect();
+            assert_eq!(got.keys().collect::<BTreeSet<_>>(), ids, "all todos {what}");
+        }
+        None => assert_eq!(got, expected, "todos of {user} {what}"),
     }
-    let lists: Vec<String> = client.ids("lists").into_keys().collect();
-    assert_eq!(lists, mine.into_iter().cloned().collect::<Vec<_>>(), "lists of {user} {what}");
+    let got: BTreeSet<String> = client.ids("lists").into_keys().collect();
+    assert_eq!(got, owned(lists), "lists of {user} {what}");
 }
 
-/// One run: crashes at random, a change of the configuration under way, clients that stay and
-/// clients that are new.
-fn run(seed: u64) {
-    let rng = &mut StdRng::seed_from_u64(seed);
-    let simulation = Simulation::new();
-    let bounds = [1 << 20, 300, 1];
-    let mut source = Source::new(rng);
-    let mut node = Node::open(Store::simulated(&simulation), bounds[rng.random_range(0..3)]);
-    node.configure(CONFIG);
-    node.copy(&source);
-    node.settle();
-    let mut clients: BTreeMap<&str, Client> = BTreeMap::new();
-    let mut fed = 0;
-    let mut wide = false;
-    for step in 0..40 {
-        source.transact(rng);
-        if rng.random_bool(0.7) {
-            while fed < source.log.len() {
-                node.feed(&source.log[fed].0);
-                fed += 1;
-                if rng.random_bool(0.3) {
-                    node.settle();
+/// A run with everything in it: crashes at random, changes of the configuration, tables that are
+/// altered or must be copied again, clients that stay and clients that are new.
+struct Run {
+    rng: StdRng,
+    simulation: Simulation,
+    source: Source,
+    node: Node,
+    clients: BTreeMap<&'static str, Client>,
+    /// Transactions of the log that the node was given.
+    fed: usize,
+    /// The copy that waits for its tables to enter, with its nonce.
+    copy: Option<super::node::Copy>,
+    recording: Option<Recording>,
+    /// What a crash loses: with a recording nothing, so that what was recorded has happened.
+    gentle: bool,
+}
+
+const BOUNDS: [usize; 3] = [1 << 20, 300, 1];
+
+impl Run {
+    fn new(seed: u64, recording: Option<Recording>) -> Run {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let simulation = Simulation::new();
+        let source = Source::new(&mut rng);
+        let bound = BOUNDS[rng.random_range(0..3)];
+        let store = Store::simulated(&simulation);
+        let mut node = Node::recording(store, bound, recording.clone());
+        node.configure(CONFIG);
+        node.copy(&source);
+        node.settle();
+        let gentle = recording.is_some();
+        let clients = BTreeMap::new();
+        Run { rng, simulation, source, node, clients, fed: 0, copy: None, recording, gentle }
+    }
+
+    fn feed(&mut self) {
+        while self.fed < self.source.log.len() {
+            self.node.feed(&self.source.log[self.fed].0);
+            self.fed += 1;
+            if self.rng.random_bool(0.3) {
+                self.node.settle();
+            }
+        }
+    }
+
+    fn crash(&mut self) {
+        if self.gentle {
+            self.node.settle();
+            self.node.shared.options.store.sync().unwrap();
+        }
+        // The process dies: what was not synced is gone, and the source repeats everything
+        // behind what was acknowledged.
+        let acknowledged = self.node.shared.publication().unwrap().durable();
+        let kept = self.simulation.crash();
+        let bound = BOUNDS[self.rng.random_range(0..3)];
+        self.node = Node::recording(kept, bound, self.recording.clone());
+        self.copy = None;
+        // At each connect the catalog is compared: what it showed before may have been lost.
+        let known = self.node.shared.tables.borrow().clone();
+        let todos = known.get(&self.source.todos.id);
+        if todos.is_some_and(|t| t.relation.columns != self.source.todos.columns) {
+            let (table, reason) = (self.source.todos.id, "altered".into());
+            self.node.control(Control::Stale { table, reason });
+        }
+        self.node.stream(acknowledged);
+        let durable = |(t, _): &&(_, World)| {
+            let t: &hw_input::transactions::Transaction = t;
+            t.end_lsn <= acknowledged
+        };
+        self.fed = self.source.log.iter().filter(durable).count();
+        self.feed();
+    }
+
+    /// Tables that must be copied again are, one at a time or together, in stages that anything may
+    /// come between.
+    fn copy(&mut self) {
+        match self.copy.take() {
+            Some(mut copy) => {
+                if !copy.has_entered() {
+                    self.copy = Some(copy);
                 }
             }
-        }
-        if step == 20 {
-            node.configure(WIDER);
-            wide = true;
-        }
-        if rng.random_bool(0.15) {
-            // The process dies: what was not synced is gone, and the source repeats everything
-            // behind what was acknowledged.
-            let acknowledged = node.shared.publication().unwrap().durable();
-            drop(node);
-            let kept = simulation.crash();
-            node = Node::open(kept, bounds[rng.random_range(0..3)]);
-            node.stream(acknowledged);
-            fed = source.log.iter().filter(|(t, _)| t.end_lsn <= acknowledged).count();
-            for again in fed..source.log.len() {
-                node.feed(&source.log[again].0);
-            }
-            fed = source.log.len();
-        }
-        if rng.random_bool(0.5) {
-            node.settle();
-            let published = node.published();
-            let end = published.checkpoint.end_lsn;
-            let behind = source.log.iter().rev().find(|(t, _)| t.end_lsn <= end);
-            let Some((_, world)) = behind else { continue };
-            let wide = wide && published.sync.as_ref().unwrap().config.sources().len() == 3;
-            for user in USERS {
-                let what = format!("seed {seed} step {step}");
-                let page = rng.random_range(1..20);
-                let client = clients.entry(user).or_default();
-                client.sync(user, &published, page);
-                compare(client, user, world, wide, &what);
-                let mut fresh = Client::default();
-                fresh.sync(user, &published, page);
-                compare(&fresh, user, world, wide, &format!("{what}, a fresh client"));
+            None => {
+                let stale: Vec<&str> = ["lists", "todos"]
+                    .into_iter()
+                    .filter(|name| {
+                        let tables = self.node.shared.tables.borrow();
+                        tables.get(&self.source.relation(name).id).is_none_or(|t| t.stale)
+                    })
+                    .filter(|_| self.rng.random_bool(0.7))
+                    .collect();
+                if stale.is_empty() {
+                    return;
+                }
+                let number = self.node.begin_copy(false);
+                self.feed();
+                self.source.transact(&mut self.rng, false);
+                let nonce = self.rng.random();
+                let copy =
+                    self.node.load_copy(number, &self.source, &stale, |_| Behind::Marker(nonce));
+                self.copy = Some(copy);
+                self.source.transact(&mut self.rng, false);
+                let secret = self.node.shared.secret();
+                let contents = MarkerContents { nonce, write_checkpoints: Vec::new() };
+                self.source.mark(&mut self.rng, &secret, &contents);
             }
         }
     }
+
+    fn check(&mut self, what: &str) {
+        self.node.settle();
+        let published = self.node.published();
+        for user in USERS {
+            let page = self.rng.random_range(1..20);
+            let client = self.clients.entry(user).or_default();
+            client.sync(user, &published, page);
+            compare(client, user, &published, &self.source, what);
+            let mut fresh = Client::default();
+            fresh.sync(user, &published, page);
+            compare(&fresh, user, &published, &self.source, &format!("{what}, a fresh client"));
+        }
+    }
+
+    fn step(&mut self, step: usize, what: &str) {
+        let altering = self.rng.random_bool(0.05);
+        self.source.transact(&mut self.rng, altering);
+        if self.rng.random_bool(0.7) {
+            self.feed();
+        }
+        if self.rng.random_bool(0.06) {
+            // The catalog shows something that the log does not.
+            let table = RelationId(self.rng.random_range(1..3));
+            let reason = "a test says so".into();
+            self.node.control(Control::Stale { table, reason });
+        }
+        if self.rng.random_bool(0.03) {
+            self.feed();
+            self.node.control(Control::Stale { table: RelationId(2), reason: "altered".into() });
+            self.source.alter();
+            self.source.say(&mut self.rng, "headwater_ddl");
+        }
+        if self.rng.random_bool(0.3) {
+            self.copy();
+        }
+        match step {
+            20 | 32 => self.node.configure(WIDER),
+            26 => self.node.configure(CONFIG),
+            36 => self.node.control(Control::Retire { before: u64::MAX }),
+            _ => {}
+        }
+        if self.rng.random_bool(0.12) {
+            self.crash();
+        }
+        if self.rng.random_bool(0.5) {
+            self.check(what);
+        }
+    }
+
+    /// Everything that was begun comes to its end.
+    fn finish(&mut self, what: &str) {
+        for _ in 0..40 {
+            self.feed();
+            self.copy();
+        }
+        self.feed();
+        self.check(what);
+        let frozen = self.node.published().sync.as_ref().unwrap().stands_still();
+        assert!(!frozen, "nothing stands still for ever, {what}");
+    }
 }
 
-/// P1, P2, P3, E-1, E-2, E-3, F-2, F-3, F-22, F-23, F-24, F-60 at the level of the engine.
+/// P1 to P4, E-1, E-2, E-3, F-2, F-3, F-22, F-23, F-24, F-60 at the level of the engine; FD-18: what
+/// reads a table that is being copied again stands still, nobody is shown a part of a transaction,
+/// and in the end everybody has everything.
 #[test]
 fn clients_equal_the_oracle_whatever_crashes() {
     for seed in 0..60 {
-        run(seed);
+        let mut run = Run::new(seed, None);
+        for step in 0..40 {
+            run.step(step, &format!("seed {seed} step {step}"));
+        }
+        run.finish(&format!("seed {seed} at its end"));
     }
+}
+
+/// Every space of a store with what it holds. Spaces that hold nothing may be there or not.
+fn contents(store: &Store) -> BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>> {
+    let snapshot = store.snapshot();
+    let mut all = BTreeMap::new();
+    for name in store.space_names() {
+        let space = store.space(&name).unwrap();
+        let entries: Vec<(Vec<u8>, Vec<u8>)> = snapshot
+            .all(&space)
+            .map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap())
+            .collect();
+        if !entries.is_empty() {
+            all.insert(name, entries);
+        }
+    }
+    all
+}
+
+/// E-11 (`design/seams.md` 2): the entries that a node recorded, through crashes, slices,
+/// reconfigurations, altered and compared tables, give another node with other bounds the same
+/// bytes in every space.
+#[test]
+fn the_entries_of_one_node_give_another_node_the_same_bytes() {
+    for seed in 200..230 {
+        let what = format!("seed {seed}");
+        let recording = Recording::default();
+        let mut run = Run::new(seed, Some(recording.clone()));
+        for step in 0..40 {
+            run.step(step, &format!("{what} step {step}"));
+        }
+        run.finish(&what);
+        let first = contents(&run.node.shared.options.store);
+        for fold_bytes in BOUNDS {
+            let store = Store::simulated(&Simulation::new());
+            let bounds = Bounds { fold_bytes, sort_bytes: 2048 };
+            let mut writer = Writer::open(store.clone(), bounds, Default::default()).unwrap();
+            let mut targets = Vec::new();
+            for recorded in recording.lock().iter().cloned() {
+                match recorded {
+                    Recorded::Entry(entry) => {
+                        if let Applied::Targets(now) = writer.apply(entry).unwrap() {
+                            targets = now;
+                        }
+                    }
+                    Recorded::Rows(rows) => {
+                        load_rows(&store, std::mem::take(&mut targets), rows);
+                    }
+                }
+            }
+            writer.commit().unwrap();
+            let second = contents(&store);
+            let names = |all: &BTreeMap<String, _>| all.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&first), names(&second), "{what}, spaces at {fold_bytes}");
+            for (name, entries) in &first {
+                assert_eq!(entries, &second[name], "{what}, space {name} at {fold_bytes}");
+            }
+        }
+    }
+}
+
+/// FD-32, FD-33: a write checkpoint is told to everybody but those whose definitions stand still
+/// before it, whatever crashes, and to these when they go on.
+#[test]
+fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
+    let mut run = Run::new(1, None);
+    run.feed();
+    run.node.control(Control::Stale { table: RelationId(2), reason: "altered".into() });
+    let write_checkpoints = vec![WriteCheckpoint { user_key: "amy".into(), requested: None }];
+    let contents = MarkerContents { nonce: 1, write_checkpoints };
+    run.source.mark(&mut run.rng, &run.node.shared.secret(), &contents);
+    for crashes in 0..2 {
+        run.feed();
+        run.node.settle();
+        let published = run.node.published();
+        let told = |definition: usize| published.write_checkpoint("amy", [definition]).unwrap();
+        assert!(told(0) > told(1), "lists go on, todos stand still: {crashes}");
+        run.crash();
+    }
+    run.finish("at the end");
+    let published = run.node.published();
+    let told = published.write_checkpoint("amy", [0, 1]).unwrap();
+    assert!(told > Some(BEGIN) && told == published.write_checkpoint("amy", []).unwrap());
 }
 
 /// Every operation of every bucket, as bytes.
@@ -428,7 +385,7 @@ fn memory_bounds_and_crashes_do_not_change_a_single_operation() {
             node.copy(&source);
             node.settle();
             for _ in 0..25 {
-                source.transact(rng);
+                source.transact(rng, false);
                 node.feed(&source.log.last().unwrap().0);
                 node.settle();
             }
@@ -444,25 +401,15 @@ fn memory_bounds_and_crashes_do_not_change_a_single_operation() {
 #[test]
 fn news_of_altered_tables_is_passed_on_and_messages_of_others_are_not() {
     let mut rng = StdRng::seed_from_u64(7);
-    let source = Source::new(&mut rng);
+    let mut source = Source::new(&mut rng);
     let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
     node.configure(CONFIG);
     node.copy(&source);
     let mut altered = node.shared.altered.subscribe();
-    for (step, (prefix, seen)) in
-        [("headwater_ddl", true), ("somebody", false), ("headwater", false)].iter().enumerate()
-    {
-        let lsn = Lsn(source.position + 100 * (step as u64 + 1));
-        let message =
-            LogMessage { lsn, prefix: (*prefix).into(), content: b"ALTER TABLE"[..].into() };
-        node.feed(&Transaction {
-            commit_lsn: CommitLsn(lsn),
-            end_lsn: EndLsn(Lsn(lsn.0 + 50)),
-            xid: Xid(900 + step as u32),
-            commit_time_micros: 0,
-            changes: Changes::in_memory(vec![Change::Message(message)]),
-        });
-        assert_eq!(altered.has_changed().unwrap(), *seen, "{prefix}");
+    for (prefix, seen) in [("headwater_ddl", true), ("somebody", false), ("headwater", false)] {
+        source.say(&mut rng, prefix);
+        node.feed(&source.log.last().unwrap().0);
+        assert_eq!(altered.has_changed().unwrap(), seen, "{prefix}");
         altered.mark_unchanged();
     }
 }
@@ -478,7 +425,7 @@ fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
     node.configure(CONFIG);
     node.copy(&source);
     for _ in 0..5 {
-        source.transact(&mut rng);
+        source.transact(&mut rng, false);
         let (transaction, _) = source.log.last().unwrap().clone();
         node.feed(&transaction);
     }

@@ -1,0 +1,255 @@
+//! Definitions that stand still while a table that they read cannot be followed.
+//!
+//! A table is *stale* from the moment on which its changes are passed over until a compared copy of
+//! it has entered. What is served of every definition that reads it stays as it was then, lookups
+//! included; the replica's other tables, and all other definitions, go on. So nobody is shown a part
+//! of what a transaction did, and nobody who lost access in the stale table is sent what came later.
+//!
+//! For each incarnation that stands still, the space `held.<number>` keeps what a row was at its
+//! first change since (or that it was not there), with the columns it had. When every table can be
+//! followed again, the incarnation is given the difference between that and the rows as they are
+//! then: one step, whose cost is that of the rows that changed meanwhile.
+//!
+//! Invariant: a held row is written in the same commit as the change of the row.
+
+use crate::error::EngineError;
+use crate::evaluate::FoldedChange;
+use crate::large::DecidedSink;
+use crate::overlay::{Overlay, Sink};
+use crate::record::take;
+use crate::state::{BuildState, Record, keys, put_relation, take_relation};
+use crate::tables::{Gates, Planned, StoredRow, Table, TablePlan};
+use crate::writer::Writer;
+use hw_store::Space;
+use hw_types::row::RowRef;
+use hw_types::{Relation, TableName, varint};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Keys of a `held` space begin with one of these.
+const ROW: u8 = b'r';
+const LAYOUT: u8 = b'l';
+
+const VERSION: u8 = 1;
+
+/// The key of a held row: table incarnation, row key.
+fn row_key(table: u32, key: &[u8]) -> Vec<u8> {
+    [&[ROW][..], &table.to_be_bytes(), key].concat()
+}
+
+/// The key of the columns that held rows of a table had.
+fn layout_key(table: u32, layout: u32) -> Vec<u8> {
+    [&[LAYOUT][..], &table.to_be_bytes(), &layout.to_be_bytes()].concat()
+}
+
+fn damaged(what: &'static str) -> EngineError {
+    EngineError::damaged("held", what)
+}
+
+/// The name of the space of an incarnation's held rows.
+pub(crate) fn space_name(number: u32) -> String {
+    format!("held.{number}")
+}
+
+/// Keeps what a row was before a change, for incarnations that stand still, unless an earlier
+/// change has done so.
+///
+/// - Takes: the table as the state before was stored.
+pub(crate) fn hold<S: Sink>(
+    numbers: &[u32],
+    sink: &mut S,
+    table: &Table,
+    change: &FoldedChange<'_>,
+) -> Result<(), EngineError> {
+    for number in numbers {
+        let space = sink.base().store().space(&space_name(*number))?;
+        let key = row_key(change.table, change.key);
+        if sink.base().get(&space, &key)?.is_some() {
+            continue;
+        }
+        let mut value = vec![VERSION];
+        varint::put(&mut value, u64::from(table.record.layout));
+        match &change.before {
+            None => value.push(0),
+            Some(row) => {
+                value.push(1);
+                value.extend_from_slice(row.as_bytes());
+                let layout = layout_key(change.table, table.record.layout);
+                if sink.base().get(&space, &layout)?.is_none() {
+                    let mut columns = vec![VERSION];
+                    put_relation(&mut columns, &table.record.relation);
+                    sink.put(&space, layout, columns)?;
+                }
+            }
+        }
+        sink.put(&space, key, value)?;
+    }
+    Ok(())
+}
+
+/// A held row: the columns' number, and the row if there was one.
+fn read_row(mut value: &[u8]) -> Option<(u32, Option<&[u8]>)> {
+    let input = &mut value;
+    if take(input, 1)? != [VERSION] {
+        return None;
+    }
+    let layout = u32::try_from(varint::take(input)?).ok()?;
+    match take(input, 1)? {
+        [0] => Some((layout, None)),
+        [1] => Some((layout, Some(input))),
+        _ => None,
+    }
+}
+
+fn read_layout(mut value: &[u8]) -> Option<Relation> {
+    let input = &mut value;
+    if take(input, 1)? != [VERSION] {
+        return None;
+    }
+    take_relation(input).filter(|_| input.is_empty())
+}
+
+impl Writer {
+    /// Lets every served definition stand still that reads a stale table. Before anything of the
+    /// entry that made it stale is applied.
+    pub(crate) fn freeze(&mut self) -> Result<(), EngineError> {
+        let held = self.held_up();
+        let live = |number: &u32| {
+            let incarnation = self.definitions.derived.get(number);
+            incarnation.is_some_and(|i| i.record.state == BuildState::Live)
+        };
+        let freezing: BTreeSet<u32> = held.into_iter().filter(live).collect();
+        if freezing.is_empty() {
+            return Ok(());
+        }
+        let to = BuildState::Frozen { since: self.progress.end_lsn };
+        self.definitions.set_state(&freezing, &to, &mut self.overlay, &self.state)?;
+        self.gates = self.definitions.gates();
+        self.serve_anew()
+    }
+
+    /// The incarnations that cannot follow as long as the stale tables cannot.
+    fn held_up(&self) -> BTreeSet<u32> {
+        self.definitions.held_up_by(&self.stale_names())
+    }
+
+    /// The incarnations that stand still and could go on.
+    fn thawing(&self) -> BTreeSet<u32> {
+        let frozen: BTreeSet<u32> = self
+            .definitions
+            .derived
+            .values()
+            .filter(|i| matches!(i.record.state, BuildState::Frozen { .. }))
+            .map(|i| i.record.number)
+            .collect();
+        if frozen.is_empty() {
+            return frozen;
+        }
+        // One that is no longer served waits for its own tables.
+        let waits = |number: &u32| {
+            self.stale
+                .iter()
+                .any(|table| self.plans.get(table).is_some_and(|plan| plan.find(*number).is_some()))
+        };
+        let held = self.held_up();
+        frozen.into_iter().filter(|number| !held.contains(number) && !waits(number)).collect()
+    }
+
+    /// Whether something that stands still could go on.
+    pub fn can_thaw(&self) -> bool {
+        !self.thawing().is_empty()
+    }
+
+    /// Gives incarnations that can go on the difference between the rows as they were for them and
+    /// as they are.
+    pub(crate) fn thaw(&mut self) -> Result<(), EngineError> {
+        let thawing = self.thawing();
+        self.commit()?;
+        let base = Overlay::new(self.store.clone());
+        let mut sink = DecidedSink::new(&base)?;
+        let mut rows = 0;
+        for number in &thawing {
+            let space = self.store.space(&space_name(*number))?;
+            rows += self.thaw_one(*number, &space, &mut sink)?;
+        }
+        self.definitions.set_state(&thawing, &BuildState::Live, &mut sink, &self.state)?;
+        self.book.flush(&self.spaces, &mut sink)?;
+        sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
+        sink.decide(&self.state)?;
+        self.committed = self.progress;
+        for number in &thawing {
+            self.store.drop_space(&space_name(*number))?;
+        }
+        self.gates = self.definitions.gates();
+        self.serve_anew()?;
+        tracing::info!(parts = thawing.len(), rows, "definitions that stood still go on");
+        Ok(())
+    }
+
+    fn thaw_one(
+        &mut self,
+        number: u32,
+        space: &Space,
+        sink: &mut DecidedSink<'_>,
+    ) -> Result<u64, EngineError> {
+        let snapshot = self.store.snapshot();
+        // How the incarnation reads the rows as they were, and as they are.
+        let mut before_plans: HashMap<(u32, u32), TablePlan> = HashMap::new();
+        let mut after_plans: HashMap<u32, TablePlan> = HashMap::new();
+        let mut rows = 0;
+        for entry in snapshot.prefix(space, &[ROW]) {
+            let (key, value) = entry?;
+            let (table, row_key) = split_key(&key).ok_or_else(|| damaged("key"))?;
+            let (layout, before) = read_row(&value).ok_or_else(|| damaged("row"))?;
+            let now = self.tables.get(table).cloned();
+            let Some(incarnation) = self.definitions.derived.get(&number) else { continue };
+            let plan = |relation: &Relation| {
+                let bound = incarnation.bind(relation).map(Arc::new);
+                TablePlan(bound.into_iter().map(|bound| Planned { number, bound }).collect())
+            };
+            if let (Some(_), None) = (before, before_plans.get(&(table, layout))) {
+                let columns = snapshot.get(space, &layout_key(table, layout))?;
+                let columns = columns.and_then(|value| read_layout(&value));
+                let columns = columns.ok_or_else(|| damaged("columns"))?;
+                before_plans.insert((table, layout), plan(&columns));
+            }
+            if let Some(now) = &now {
+                after_plans.entry(table).or_insert_with(|| plan(&now.record.relation));
+            }
+            let after = match &now {
+                Some(now) => snapshot.get(&now.rows, row_key)?,
+                None => None,
+            };
+            let after = after.as_deref().map(StoredRow::split).transpose()?.map(|(_, row)| row);
+            let nothing = TablePlan::default();
+            let plans = [
+                before_plans.get(&(table, layout)).unwrap_or(&nothing),
+                after_plans.get(&table).unwrap_or(&nothing),
+            ];
+            let gone = TableName::new("", "");
+            let change = FoldedChange {
+                table,
+                name: now.as_ref().map_or(&gone, |now| &now.record.relation.name),
+                key: row_key,
+                before: before.map(RowRef::new),
+                after: after.map(RowRef::new),
+            };
+            self.effects.evaluate(plans, &Gates::default(), &change);
+            self.book.append(
+                &self.spaces,
+                sink,
+                &mut self.effects,
+                (table, row_key),
+                &mut self.progress.op_id,
+                &mut self.touched,
+            )?;
+            rows += 1;
+        }
+        Ok(rows)
+    }
+}
+
+fn split_key(key: &[u8]) -> Option<(u32, &[u8])> {
+    let table = key.get(1..5)?.try_into().ok().map(u32::from_be_bytes)?;
+    Some((table, &key[5..]))
+}
