@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Where the fields of the page shared with `faulty.c` are.
 const SYNC_DELAY: u64 = 0;
@@ -29,12 +30,7 @@ impl FaultyDisk {
     /// - Panics: if there is no C compiler.
     pub fn new(below: &Path) -> FaultyDisk {
         let dir = tempfile::tempdir().expect("a directory");
-        let source = dir.path().join("faulty.c");
-        std::fs::write(&source, include_str!("faulty.c")).expect("written");
-        let mut compile = Command::new("cc");
-        compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(dir.path().join("faulty.so"));
-        let compiled = compile.arg(&source).arg("-ldl").output().expect("cc can be started");
-        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        std::fs::write(dir.path().join("faulty.so"), library()).expect("written");
         let mut options = OpenOptions::new();
         let page = options.create(true).truncate(true).read(true).write(true);
         let page = page.open(dir.path().join("page")).expect("made");
@@ -92,4 +88,19 @@ impl FaultyDisk {
         self.page.read_exact_at(&mut bytes, at).expect("it has these bytes");
         u64::from_ne_bytes(bytes)
     }
+}
+
+/// The library, compiled once in this process.
+fn library() -> &'static [u8] {
+    static LIBRARY: OnceLock<Vec<u8>> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (source, library) = (dir.path().join("faulty.c"), dir.path().join("faulty.so"));
+        std::fs::write(&source, include_str!("faulty.c")).expect("written");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library);
+        let compiled = compile.arg(&source).arg("-ldl").output().expect("cc can be started");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        std::fs::read(library).expect("it was made")
+    })
 }

@@ -17,6 +17,9 @@ use super::http::{Request, Response};
 /// Rows by output table and id, each as the JSON object that was sent.
 pub type Rows = BTreeMap<(String, String), Value>;
 
+/// Of each definition that gives something, the fingerprint of what it gives.
+pub type Shown = BTreeMap<String, u64>;
+
 /// Why a client cannot go on.
 #[derive(Debug)]
 pub enum SyncError {
@@ -68,16 +71,25 @@ pub enum Line {
 
 #[derive(Clone, Debug, Default)]
 struct Bucket {
-    /// By object type, object id and subkey: op id, checksum and data.
-    rows: BTreeMap<(String, String, String), (u64, u32, String)>,
+    /// By object type, object id and subkey.
+    rows: BTreeMap<(String, String, String), Put>,
     /// The sum of the checksums of everything that is gone.
     add: u32,
     position: u64,
 }
 
+/// The newest operation of a row in a bucket.
+#[derive(Clone, Debug)]
+struct Put {
+    op: u64,
+    checksum: u32,
+    row: Value,
+    fingerprint: u64,
+}
+
 impl Bucket {
     fn checksum(&self) -> u32 {
-        self.rows.values().fold(self.add, |sum, (_, checksum, _)| sum.wrapping_add(*checksum))
+        self.rows.values().fold(self.add, |sum, put| sum.wrapping_add(put.checksum))
     }
 }
 
@@ -105,6 +117,8 @@ pub struct SyncClient {
     pub write_checkpoint: Option<u64>,
     /// Fingerprints of the states that it has shown, oldest first; the owner takes them away.
     pub history: Vec<u64>,
+    /// The same states by definition.
+    pub shown: Vec<Shown>,
     /// How many checkpoints it has completed.
     pub completed: u64,
     rows: Rows,
@@ -115,14 +129,22 @@ pub struct SyncClient {
     stream: Option<Response>,
 }
 
-/// A fingerprint of a state; equal states have equal ones.
+/// A fingerprint of a state: the sum of those of its rows, so that a state is known from its parts.
+/// Equal states have equal ones, and an empty one has 0.
 pub fn fingerprint(rows: &Rows) -> u64 {
+    rows.iter().fold(0, |sum, ((table, id), row)| sum.wrapping_add(row_fingerprint(table, id, row)))
+}
+
+fn row_fingerprint(table: &str, id: &str, row: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (key, row) in rows {
-        key.hash(&mut hasher);
-        row.to_string().hash(&mut hasher);
-    }
+    (table, id, row.to_string()).hash(&mut hasher);
     hasher.finish()
+}
+
+/// The definition of a bucket: `3#by_team|0["g1"]` is of `by_team`.
+fn definition(bucket: &str) -> &str {
+    let name = bucket.split_once('#').map_or(bucket, |(_, name)| name);
+    name.split(['|', '[']).next().unwrap_or(name)
 }
 
 impl SyncClient {
@@ -137,6 +159,7 @@ impl SyncClient {
             operations: 0,
             write_checkpoint: None,
             history: Vec::new(),
+            shown: Vec::new(),
             completed: 0,
             rows: Rows::new(),
             buckets: BTreeMap::new(),
@@ -357,12 +380,14 @@ impl SyncClient {
                         text("object_id").ok_or("object_id")?,
                         text("subkey").unwrap_or_else(|| "null".into()),
                     );
-                    if let Some((_, old, _)) = bucket.rows.remove(&key) {
-                        bucket.add = bucket.add.wrapping_add(old);
+                    if let Some(old) = bucket.rows.remove(&key) {
+                        bucket.add = bucket.add.wrapping_add(old.checksum);
                     }
                     if op == "PUT" {
                         let data = text("data").ok_or("a PUT without data")?;
-                        bucket.rows.insert(key, (op_id, checksum, data));
+                        let row = serde_json::from_str(&data).map_err(|e| format!("data: {e}"))?;
+                        let fingerprint = row_fingerprint(&key.0, &key.1, &row);
+                        bucket.rows.insert(key, Put { op: op_id, checksum, row, fingerprint });
                     } else {
                         bucket.add = bucket.add.wrapping_add(checksum);
                     }
@@ -402,24 +427,52 @@ impl SyncClient {
 
     /// Makes the tables those of the buckets: of each row the newest operation of all buckets.
     fn publish(&mut self) {
-        let mut newest: BTreeMap<(&str, &str), (u64, &str)> = BTreeMap::new();
-        for bucket in self.buckets.values() {
-            for ((table, id, _), (op, _, data)) in &bucket.rows {
-                let entry = newest.entry((table, id)).or_insert((*op, data));
-                if *op > entry.0 {
-                    *entry = (*op, data);
-                }
-            }
-        }
-        let parse = |data: &str| serde_json::from_str(data).unwrap_or(Value::Null);
-        let owned = newest.into_iter();
-        self.rows = owned
-            .map(|((table, id), (_, data))| ((table.to_owned(), id.to_owned()), parse(data)))
-            .collect();
+        let rows = newest(self.buckets.values()).into_iter();
+        self.rows = rows.map(|(key, put)| (key, put.row.clone())).collect();
         self.write_checkpoint = self.announced_write;
         self.completed += 1;
         self.history.push(fingerprint(&self.rows));
+        let mut shown = Shown::new();
+        for (name, buckets) in self.by_definition() {
+            let parts = newest(buckets.iter().copied());
+            let sum = parts.values().fold(0_u64, |sum, put| sum.wrapping_add(put.fingerprint));
+            shown.insert(name.to_owned(), sum);
+        }
+        self.shown.push(shown);
     }
+
+    /// What it holds, by definition.
+    pub fn held(&self) -> BTreeMap<String, Rows> {
+        let rows = |buckets: &[&Bucket]| -> Rows {
+            newest(buckets.iter().copied())
+                .into_iter()
+                .map(|(key, put)| (key, put.row.clone()))
+                .collect()
+        };
+        let parts = self.by_definition().into_iter();
+        parts.map(|(name, buckets)| (name.to_owned(), rows(&buckets))).collect()
+    }
+
+    fn by_definition(&self) -> BTreeMap<&str, Vec<&Bucket>> {
+        let mut parts: BTreeMap<&str, Vec<&Bucket>> = BTreeMap::new();
+        for (name, bucket) in &self.buckets {
+            parts.entry(definition(name)).or_default().push(bucket);
+        }
+        parts
+    }
+}
+
+fn newest<'a>(buckets: impl Iterator<Item = &'a Bucket>) -> BTreeMap<(String, String), &'a Put> {
+    let mut newest: BTreeMap<(String, String), &Put> = BTreeMap::new();
+    for bucket in buckets {
+        for ((table, id, _), put) in &bucket.rows {
+            let entry = newest.entry((table.clone(), id.clone())).or_insert(put);
+            if put.op > entry.op {
+                *entry = put;
+            }
+        }
+    }
+    newest
 }
 
 fn described(buckets: &Value) -> Result<BTreeMap<String, Announced>, String> {

@@ -1,21 +1,33 @@
-//! The oracle property test of the sync surface (`promises.md`, 2.2).
+//! The oracle property test (`promises.md`, 2.2).
 //!
-//! A seed decides a schema, a sync configuration, users, transactions and faults. The real server
-//! runs as a process against a real Postgres; minimal clients follow it over HTTP through a proxy.
-//! What every client ends with is what SQL answers, and what it was shown on the way were committed
-//! states in their order (P1, P2, P3, P4, P8, E-1 to E-3).
+//! A seed decides a world, sync configurations over it, transactions, and what goes wrong among them.
+//! The real server runs as a process against a real Postgres; minimal clients follow it through a
+//! proxy. What every client ends with is what SQL answers, and what it was shown on the way were
+//! committed states in their order, its own (P1 to P4, P6, P8, E-1 to E-4).
 //!
-//! Reading order: `plan` (what is generated), `traffic` (transactions), `http`, `client`
-//! and `follow` (the protocol), `run` (one seed).
+//! Reading order: `world` (tables and users), `definitions` (generated twice), `traffic`
+//! (transactions), `disturb` (what goes wrong, with switches), `plan` (steps, as text), `run` (one
+//! plan), `committed` (which states may be shown), `shrink`; `follower` (what a surface's client can
+//! do), `http`, `client` and `follow` (that of the sync surface).
 
 mod client;
+mod committed;
+mod definitions;
+mod disturb;
 mod follow;
+mod follower;
 mod http;
 mod plan;
 mod run;
+mod shrink;
 mod traffic;
+mod world;
 
-pub use client::{Line, Rows, SyncClient, SyncError, fingerprint};
+pub use client::{Line, Rows, Shown, SyncClient, SyncError, fingerprint};
+pub use disturb::{Disturbance, SWITCHES};
+pub use follower::Follower;
 pub use http::{Request, Response};
-pub use plan::{Plan, User};
-pub use run::{Issue, Knobs, Oracle, census, difference, run};
+pub use plan::{Plan, Size, census};
+pub use run::{Issue, Oracle, difference, run};
+pub use shrink::shrink;
+pub use world::User;

@@ -1,24 +1,33 @@
-//! One seed, one run: a server process, clients behind a proxy, batches of transactions, faults;
-//! after each batch every client equals SQL, and every state that a client ever showed was a
-//! committed one, in order.
+//! One plan, one run: a server process between two proxies, connections that write, clients that
+//! follow. Whenever all is settled every client equals SQL, and every state that a client ever showed
+//! was a committed one, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::{Client, Statement};
 
-use super::client::{Rows, SyncClient, fingerprint};
-use super::plan::{Plan, User};
-use super::traffic;
-use crate::cluster::Cluster;
-use crate::proxy::{Direction, Ending, FaultProxy};
-use crate::server::{HeadwaterProcess, ProcessOptions};
+use super::client::{Rows, Shown, SyncClient, fingerprint};
+use super::committed::{Committed, Place, first_key};
+use super::definitions::{Definition, FLOOD};
+use super::follower::Follower;
+use super::plan::{CONNECTIONS, Plan, Step};
+use super::world::{CATALOG, Catalog, quoted};
+use crate::cluster::{Cluster, Stop};
+use crate::disk::{FaultyDisk, SmallDisk, fill};
+use crate::proxy::{Direction, Ending, Fault, FaultProxy};
+use crate::server::{HeadwaterProcess, ProcessOptions, http_get, is_listening};
+
+/// How long something may take that takes a second or two: what is wrong then is a failure.
+const BOUND: Duration = Duration::from_secs(30);
 
 /// Makes a token: subject and further claims.
 pub type Issue = fn(&str, &Map<String, Value>) -> String;
@@ -26,7 +35,9 @@ pub type Issue = fn(&str, &Map<String, Value>) -> String;
 /// What all runs share.
 pub struct Oracle {
     /// The cluster; every run takes a database of its own in it.
-    pub cluster: Cluster,
+    pub cluster: Arc<Cluster>,
+    /// Makes another one, for a run that stops it.
+    pub another: fn() -> Cluster,
     /// The server's binary.
     pub binary: PathBuf,
     /// The secret that tokens are signed with.
@@ -35,285 +46,760 @@ pub struct Oracle {
     pub issue: Issue,
     /// A directory for stores.
     pub scratch: PathBuf,
-    /// How much is done and what goes wrong meanwhile.
-    pub knobs: Knobs,
 }
 
-/// How a run goes.
-#[derive(Clone, Copy, Debug)]
-pub struct Knobs {
-    /// Batches of a run.
-    pub batches: usize,
-    /// Transactions of a batch.
-    pub transactions: usize,
-    /// The server is killed and started again within every so many batches; 0 for never.
-    pub kill_every: usize,
-    /// Clients lose everything behind every so many batches; 0 for never.
-    pub forget_every: usize,
-    /// How likely the clients' connections are cut behind a transaction.
-    pub cut: f64,
-}
-
-impl Default for Knobs {
-    fn default() -> Knobs {
-        Knobs { batches: 3, transactions: 15, kill_every: 2, forget_every: 3, cut: 0.1 }
-    }
-}
-
-/// A client and how far it has come in the timeline of its user.
-struct Seat {
-    user: usize,
-    client: SyncClient,
-    at: usize,
-}
-
-/// Runs one seed.
+/// Runs one plan with clients of the sync surface.
 ///
-/// - Errors: what was wrong, with the sync configuration of the seed.
-pub async fn run(oracle: &Oracle, seed: u64) -> Result<(), String> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let plan = Plan::new(&mut rng);
-    let told = |what: String| format!("seed {seed}: {what}\n{}{}", plan.schema, plan.config);
-    let database = oracle.cluster.create_database().await;
-    let sql = oracle.cluster.client(&database.name).await;
-    let dir = oracle.scratch.join(format!("seed-{seed}"));
-    let outcome = {
-        let mut run =
-            Run::start(oracle, &plan, &mut rng, &database.url, &sql, &dir).await.map_err(&told)?;
-        run.all(&mut rng).await.map_err(&told)
-    };
-    drop_database(&oracle.cluster, &sql, &database.name).await;
-    let _ = std::fs::remove_dir_all(&dir);
-    outcome
+/// - Errors: what was wrong.
+pub async fn run(oracle: &Arc<Oracle>, plan: &Plan) -> Result<(), String> {
+    // On a task of its own: a panic anywhere below is a failure of this run alone.
+    let (oracle, plan) = (Arc::clone(oracle), plan.clone());
+    let running = tokio::spawn(async move {
+        let cluster = match plan.wild {
+            true => Arc::new((oracle.another)()),
+            false => Arc::clone(&oracle.cluster),
+        };
+        let database = cluster.create_database().await;
+        let dir = tempfile::tempdir_in(&oracle.scratch).expect("a directory");
+        let outcome = async {
+            let mut run: Run<SyncClient> = Run::start(
+                &oracle,
+                &plan,
+                Arc::clone(&cluster),
+                &database.url,
+                &database.name,
+                dir.path(),
+            )
+            .await?;
+            let ran = run.all().await;
+            let ran = match ran {
+                Ok(()) => run.end(),
+                Err(what) => Err(format!("{what}\n{}", run.report().await)),
+            };
+            run.server.kill();
+            ran
+        }
+        .await;
+        if !plan.wild {
+            drop_database(&cluster, &database.name).await;
+        }
+        outcome
+    });
+    running.await.unwrap_or_else(|error| Err(format!("the run panicked: {error}")))
 }
 
-struct Run<'a> {
+/// A client and how far it has come.
+struct Seat<F> {
+    user: usize,
+    client: F,
+    place: Place,
+}
+
+struct Run<'a, F> {
     oracle: &'a Oracle,
     plan: &'a Plan,
-    sql: &'a Client,
+    cluster: Arc<Cluster>,
+    database: &'a str,
+    dir: &'a Path,
+    observer: Client,
+    changer: Client,
+    connections: Vec<Client>,
+    /// Which of them are in a transaction, and which of these keep everybody from a table.
+    open: [bool; CONNECTIONS],
+    exclusive: [bool; CONNECTIONS],
+    writers: Vec<JoinHandle<()>>,
     server: HeadwaterProcess,
-    proxy: FaultProxy,
-    seats: Vec<Seat>,
-    /// Everything that all users must have, as one statement: user, table, id, row.
-    question: Statement,
-    /// Of each user, the fingerprints of the committed states.
-    timelines: Vec<Vec<u64>>,
+    /// Between clients and server, and between server and Postgres.
+    clients: FaultProxy,
+    source: FaultProxy,
+    small_disk: Option<SmallDisk>,
+    faulty_disk: Option<FaultyDisk>,
+    data: PathBuf,
+    following: JoinSet<(Seat<F>, Result<(), String>)>,
+    goals: Vec<watch::Sender<Option<u64>>>,
+    seats: Vec<Seat<F>>,
+    catalog: Catalog,
+    /// Everything that all users must have: user, definition, table, id, row.
+    question: Option<Statement>,
+    committed: Committed,
+    /// Tables that cannot be followed for a while.
+    gone: BTreeSet<String>,
+    config: usize,
 }
 
-impl<'a> Run<'a> {
+impl<'a, F: Follower> Run<'a, F> {
     async fn start(
         oracle: &'a Oracle,
         plan: &'a Plan,
-        rng: &mut StdRng,
+        cluster: Arc<Cluster>,
         url: &str,
-        sql: &'a Client,
-        dir: &Path,
-    ) -> Result<Run<'a>, String> {
-        std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
-        std::fs::write(dir.join("sync.yaml"), &plan.config).map_err(|error| error.to_string())?;
+        database: &'a str,
+        dir: &'a Path,
+    ) -> Result<Run<'a, F>, String> {
         let bounds = "limits:\n  transaction_memory: 1 MB\n  sort_memory: 1 MB\n";
         std::fs::write(dir.join("headwater.yaml"), bounds).map_err(|error| error.to_string())?;
-        let begin = format!("{}\n{}", plan.schema, traffic::seed_rows(rng, plan));
-        sql.batch_execute(&begin).await.map_err(|error| explain(&error, &begin))?;
+        std::fs::write(dir.join("sync.yaml"), plan.configs[0].text()).map_err(|e| e.to_string())?;
+        let observer = cluster.client(database).await;
+        for text in [&plan.world.schema, &plan.rows] {
+            observer.batch_execute(text).await.map_err(|error| explain(&error, text))?;
+        }
+        let has = |is: fn(&Step) -> bool| plan.steps.iter().any(is);
+        let small_disk = match has(|step| matches!(step, Step::FillDisk)) {
+            true => SmallDisk::mount(96),
+            false => None,
+        };
+        let data = small_disk.as_ref().map_or(dir.join("data"), |disk| disk.path("data"));
+        let faulty_disk = has(|s| matches!(s, Step::DiskError { .. } | Step::SlowDisk { .. }))
+            .then(|| FaultyDisk::new(&data));
+        let source = FaultProxy::start(&format!("127.0.0.1:{}", cluster.port())).await;
         let path = |name: &str| dir.join(name).display().to_string();
+        let mut environment = vec![
+            (
+                "DATABASE_URL".into(),
+                url.replace(&cluster.port().to_string(), &source.port().to_string()),
+            ),
+            ("HEADWATER_CONFIG".into(), path("headwater.yaml")),
+            ("HEADWATER_DATA_DIR".into(), data.display().to_string()),
+            ("HEADWATER_SYNC_CONFIG".into(), path("sync.yaml")),
+            ("HEADWATER_JWT_SECRET".into(), oracle.secret.clone()),
+        ];
+        environment.extend(faulty_disk.iter().flat_map(FaultyDisk::environment));
+        let quiet = plan.steps.iter().all(Step::is_quiet);
         let server = HeadwaterProcess::spawn(ProcessOptions {
             binary: oracle.binary.clone(),
             arguments: vec!["serve".into()],
-            environment: vec![
-                ("DATABASE_URL".into(), url.to_owned()),
-                ("HEADWATER_CONFIG".into(), path("headwater.yaml")),
-                ("HEADWATER_DATA_DIR".into(), path("data")),
-                ("HEADWATER_SYNC_CONFIG".into(), path("sync.yaml")),
-                ("HEADWATER_JWT_SECRET".into(), oracle.secret.clone()),
-            ],
-            allowed_log: Vec::new(),
+            environment,
+            // A panic is never in order.
+            allowed_log: if quiet { Vec::new() } else { vec!["WARN".into(), "ERROR".into()] },
         });
-        let proxy = FaultProxy::start(&server.address().to_string()).await;
-        let question = question(plan);
-        let question = sql.prepare(&question).await.map_err(|e| explain(&e, &question))?;
+        let clients = FaultProxy::start(&server.address().to_string()).await;
+        let users = plan.world.users.len();
         let mut run = Run {
             oracle,
             plan,
-            sql,
+            changer: cluster.client(database).await,
+            connections: Vec::new(),
+            cluster,
+            database,
+            dir,
+            observer,
+            open: [false; CONNECTIONS],
+            exclusive: [false; CONNECTIONS],
+            writers: Vec::new(),
             server,
-            proxy,
+            clients,
+            source,
+            small_disk,
+            faulty_disk,
+            data,
+            following: JoinSet::new(),
+            goals: Vec::new(),
             seats: Vec::new(),
-            question,
-            timelines: vec![Vec::new(); plan.users.len()],
+            catalog: Catalog::new(),
+            question: None,
+            committed: Committed {
+                states: vec![Vec::new(); users],
+                without: vec![BTreeMap::new(); users],
+                configs: vec![names(plan, 0)],
+                ..Committed::default()
+            },
+            gone: BTreeSet::new(),
+            config: 0,
         };
+        run.connect().await;
+        run.look().await?;
         run.note().await?;
-        for user in 0..plan.users.len() {
-            run.seats.push(run.seat(user, user, rng.random_bool(0.5)));
+        for (number, user) in plan.world.users.iter().enumerate() {
+            let token = (oracle.issue)(&user.name, &user.claims);
+            let client = F::new(user, &token, number);
+            run.seats.push(Seat { user: number, client, place: Place::default() });
         }
+        run.follow();
         Ok(run)
     }
 
-    fn seat(&self, user: usize, number: usize, gzip: bool) -> Seat {
-        let User { name, claims, parameters, subscriptions, .. } = &self.plan.users[user];
-        let token = (self.oracle.issue)(name, claims);
-        let mut client = SyncClient::new(&token, &format!("client-{number}"));
-        client.parameters = parameters.clone();
-        client.subscriptions = subscriptions.clone();
-        client.gzip = gzip;
-        Seat { user, client, at: 0 }
+    /// (Re)connects everything to Postgres.
+    async fn connect(&mut self) {
+        self.observer = self.cluster.client(self.database).await;
+        self.changer = self.cluster.client(self.database).await;
+        let _ = self.changer.batch_execute("SET lock_timeout = '300ms'").await;
+        self.connections.clear();
+        for _ in 0..CONNECTIONS {
+            let connection = self.cluster.client(self.database).await;
+            // They are driven by one hand: a lock that is not free at once will not be.
+            let _ = connection.batch_execute("SET lock_timeout = '10ms'").await;
+            self.connections.push(connection);
+        }
+        self.open = [false; CONNECTIONS];
+        self.question = None;
     }
 
-    async fn all(&mut self, rng: &mut StdRng) -> Result<(), String> {
-        let knobs = self.oracle.knobs;
-        for batch in 1..=knobs.batches {
-            let every = |n: usize| n > 0 && batch % n == 0;
-            let kill_at = every(knobs.kill_every).then(|| rng.random_range(0..knobs.transactions));
-            self.batch(rng, kill_at).await.map_err(|what| format!("batch {batch}: {what}"))?;
-            if every(knobs.forget_every) {
-                for seat in &mut self.seats {
-                    seat.client.forget();
-                }
-                let caught = self.settle(rng, None, 0).await;
-                caught.map_err(|what| format!("batch {batch}, fresh clients: {what}"))?;
-            }
+    async fn all(&mut self) -> Result<(), String> {
+        for (number, step) in self.plan.steps.iter().enumerate() {
+            let next = self.plan.steps.get(number + 1);
+            self.step(step, next).await.map_err(|what| {
+                format!("step {number} of {}, {step:?}: {what}", self.plan.steps.len())
+            })?;
         }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
         self.server.kill();
         self.server.check_log();
         Ok(())
     }
 
-    async fn batch(&mut self, rng: &mut StdRng, kill_at: Option<usize>) -> Result<(), String> {
-        self.settle(rng, kill_at, self.oracle.knobs.transactions).await
-    }
-
-    /// Clients follow while transactions happen; then each comes to the barrier and is compared.
-    async fn settle(
-        &mut self,
-        rng: &mut StdRng,
-        kill_at: Option<usize>,
-        transactions: usize,
-    ) -> Result<(), String> {
-        let address: SocketAddr = SocketAddr::from(([127, 0, 0, 1], self.proxy.port()));
-        let mut following = JoinSet::new();
-        let mut goals = Vec::new();
-        for (number, mut seat) in self.seats.drain(..).enumerate() {
-            let (goal, goal_seen) = watch::channel(None);
-            goals.push(goal);
-            following.spawn(async move {
-                let followed = seat.client.follow_to(address, goal_seen).await;
-                (number, seat, followed.map_err(|error| error.to_string()))
-            });
-        }
-        self.traffic(rng, kill_at, transactions).await?;
-        let direct = self.server.address();
-        for (number, goal) in goals.iter().enumerate() {
-            let User { name, claims, .. } = &self.plan.users[number];
-            let token = (self.oracle.issue)(name, claims);
-            let asker = SyncClient::new(&token, &format!("client-{number}"));
-            let asked = crate::wait::within_limit("a write checkpoint", asker.barrier(direct));
-            goal.send_replace(Some(asked.await.map_err(|error| error.to_string())?));
-        }
-        let mut seats = Vec::new();
-        while let Some(joined) =
-            crate::wait::within_limit("clients catch up", following.join_next()).await
-        {
-            let (number, seat, followed) = joined.map_err(|error| error.to_string())?;
-            let who = &self.plan.users[number].name;
-            followed.map_err(|what| format!("{who}: {what}"))?;
-            seats.push((number, seat));
-        }
-        seats.sort_by_key(|(number, _)| *number);
-        self.seats = seats.into_iter().map(|(_, seat)| seat).collect();
-        self.compare().await
-    }
-
-    async fn traffic(
-        &mut self,
-        rng: &mut StdRng,
-        kill_at: Option<usize>,
-        transactions: usize,
-    ) -> Result<(), String> {
-        for number in 0..transactions {
-            let body = match rng.random_bool(0.003) {
-                true => traffic::large(rng, self.plan),
-                false => traffic::transaction(rng, self.plan),
-            };
-            let end = if rng.random_bool(0.05) { "ROLLBACK" } else { "COMMIT" };
-            let text = format!("BEGIN;\n{body};\n{end}");
-            self.sql.batch_execute(&text).await.map_err(|error| explain(&error, &text))?;
-            self.note().await?;
-            if kill_at == Some(number) {
+    async fn step(&mut self, step: &Step, next: Option<&Step>) -> Result<(), String> {
+        match step {
+            Step::Sql { on, text } => return self.sql(*on, text).await,
+            Step::Ddl { text, touches } => return self.ddl(text, touches, next).await,
+            Step::Pour { rows } => self.pour(*rows).await,
+            Step::Named { table } => {
+                let is = |status: &Value| is_named(status, table);
+                return self.until(&format!("the status names {table}"), is).await;
+            }
+            Step::Configure { to } => return self.configure(*to).await,
+            Step::Kill => {
                 self.server.kill();
                 self.server.spawn_again();
             }
-            if rng.random_bool(self.oracle.knobs.cut) {
-                let ending = if rng.random_bool(0.5) { Ending::Reset } else { Ending::Close };
-                match rng.random_bool(0.5) {
-                    true => self.proxy.end_all(ending),
-                    false => {
-                        let bytes = rng.random_range(1..4000);
-                        self.proxy.cut_after(Direction::ToClient, bytes, ending);
-                    }
+            Step::DropSlot => {
+                self.server.kill();
+                drop_slots(&self.observer).await?;
+                self.server.spawn_again();
+            }
+            Step::PostgresCrash => {
+                self.stop_writers().await;
+                self.cluster.stop(Stop::Immediate);
+                self.cluster.start_again();
+                self.connect().await;
+                self.look().await?;
+                self.note().await?;
+            }
+            Step::CutClients { after, reset } => cut(&self.clients, *after, *reset),
+            Step::CutSource { after, reset } => cut(&self.source, *after, *reset),
+            Step::HalfOpenSource => self.source.half_open(),
+            Step::SlowSource { kilobytes } => {
+                let slow = Fault { bytes_per_second: Some(kilobytes << 10), ..Fault::default() };
+                self.source.set(Direction::ToClient, slow);
+            }
+            Step::HealSource => self.source.heal(),
+            Step::FillDisk => {
+                if let Some(disk) = &self.small_disk {
+                    fill(&disk.path("ballast"), 16 << 10);
+                }
+            }
+            Step::FreeDisk => {
+                if let Some(disk) = &self.small_disk {
+                    let _ = std::fs::remove_file(disk.path("ballast"));
+                }
+            }
+            Step::DiskError { call, errno } => {
+                if let Some(disk) = &self.faulty_disk {
+                    disk.fail_call(*call, *errno);
+                }
+            }
+            Step::SlowDisk { milliseconds } => {
+                if let Some(disk) = &self.faulty_disk {
+                    disk.slow_syncs(*milliseconds);
+                }
+            }
+            Step::SaveStore | Step::OldStore => {
+                self.server.kill();
+                let old = self.dir.join("old");
+                match step {
+                    Step::SaveStore => copy(&self.data, &old)?,
+                    _ if old.exists() => copy(&old, &self.data)?,
+                    _ => {}
+                }
+                self.server.spawn_again();
+            }
+            Step::SecondServer => return self.second_server().await,
+            Step::SaveImage | Step::OldImage => {
+                self.stop_writers().await;
+                self.server.kill();
+                self.cluster.stop(Stop::Fast);
+                let (data, image) = (self.cluster.data_dir(), self.dir.join("image"));
+                match step {
+                    Step::SaveImage => copy(&data, &image)?,
+                    _ if image.exists() => copy(&image, &data)?,
+                    _ => {}
+                }
+                self.cluster.start_again();
+                self.connect().await;
+                self.look().await?;
+                self.note().await?;
+                self.server.spawn_again();
+            }
+            Step::Forget => {
+                for seat in self.take_seats(None).await? {
+                    seat.client.forget();
+                }
+            }
+            Step::Settle => return self.settle().await,
+        }
+        Ok(())
+    }
+
+    async fn sql(&mut self, on: usize, text: &str) -> Result<(), String> {
+        let begins = text == "BEGIN";
+        if begins == self.open[on] {
+            // The rest of a transaction that has failed, or of one whose begin is not in the plan.
+            return Ok(());
+        }
+        if text == "COMMIT" {
+            self.give_way(Some(on)).await;
+        }
+        let done = self.connections[on].batch_execute(text).await;
+        match (done, text) {
+            (Ok(()), "BEGIN") => (self.open[on], self.exclusive[on]) = (true, false),
+            (Ok(()), text) if text.contains("TRUNCATE") => self.exclusive[on] = true,
+            (Ok(()), "ROLLBACK") => self.open[on] = false,
+            (Ok(()), "COMMIT") => {
+                self.open[on] = false;
+                self.note().await?;
+            }
+            (Ok(()), _) => {}
+            // A lock that another one has, a row that is there already, a table that is away.
+            (Err(error), _) if error.as_db_error().is_some() => {
+                let _ = self.connections[on].batch_execute("ROLLBACK").await;
+                self.open[on] = false;
+            }
+            (Err(error), _) => return Err(explain(&error, text)),
+        }
+        Ok(())
+    }
+
+    /// Ends the transactions of the others that would keep the observer from looking: nobody but us
+    /// could end them meanwhile.
+    async fn give_way(&mut self, but: Option<usize>) {
+        for on in 0..CONNECTIONS {
+            if Some(on) != but && self.open[on] && self.exclusive[on] {
+                let _ = self.connections[on].batch_execute("ROLLBACK").await;
+                self.open[on] = false;
+            }
+        }
+    }
+
+    async fn ddl(
+        &mut self,
+        text: &str,
+        touches: &[String],
+        next: Option<&Step>,
+    ) -> Result<(), String> {
+        let reads = |definition: &&Definition| touches.iter().any(|t| definition.reads.contains(t));
+        for config in &self.plan.configs {
+            let loose = config.definitions.iter().filter(reads);
+            self.committed.loose.extend(loose.map(|definition| definition.name.clone()));
+        }
+        if let Some(Step::Named { table }) = next {
+            self.gone.extend(table.strip_prefix("public.").map(str::to_owned));
+        }
+        self.give_way(None).await;
+        if self.changer.batch_execute(text).await.is_err() {
+            // A lock that somebody has, or a plan that was made smaller.
+            let _ = self.changer.batch_execute("ROLLBACK").await;
+        }
+        self.look().await?;
+        self.note().await
+    }
+
+    async fn pour(&mut self, rows: usize) {
+        self.stop_writers().await;
+        for writer in 0..2 {
+            let connection = self.cluster.client(self.database).await;
+            let first = first_key(writer) + self.committed.poured[writer] as i64;
+            self.committed.poured[writer] += rows;
+            self.writers.push(tokio::spawn(async move {
+                let call = format!("CALL pour({first}, {rows})");
+                let _ = connection.batch_execute(&call).await;
+            }));
+        }
+    }
+
+    /// Waits for the writers.
+    async fn stop_writers(&mut self) {
+        for writer in self.writers.drain(..) {
+            let _ = writer.await;
+        }
+    }
+
+    async fn configure(&mut self, to: usize) -> Result<(), String> {
+        let text = self.plan.configs[to].text();
+        std::fs::write(self.dir.join("sync.yaml"), text).expect("written");
+        self.config = to;
+        self.committed.configs.push(names(self.plan, to));
+        // A process that has only begun has no ear for the signal yet, and would end of it.
+        let address = self.server.address();
+        bounded("the server listens", async {
+            while !is_listening(address) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await?;
+        self.server.signal(libc::SIGHUP);
+        Ok(())
+    }
+
+    async fn second_server(&mut self) -> Result<(), String> {
+        // Only who has the slot can keep it.
+        self.until("it streams", |status| status["state"] == "streaming").await?;
+        let path = |name: &str| self.dir.join(name).display().to_string();
+        let environment = vec![
+            ("DATABASE_URL".into(), self.cluster.url(self.database)),
+            ("HEADWATER_DATA_DIR".into(), path("second")),
+            ("HEADWATER_SYNC_CONFIG".into(), path("sync.yaml")),
+            ("HEADWATER_JWT_SECRET".into(), self.oracle.secret.clone()),
+        ];
+        let mut second = HeadwaterProcess::spawn(ProcessOptions {
+            binary: self.oracle.binary.clone(),
+            arguments: vec!["serve".into()],
+            environment,
+            allowed_log: vec!["WARN".into(), "ERROR".into()],
+        });
+        let address = second.address();
+        let waited = bounded("the second server waits", async {
+            while status(address).await.is_none_or(|status| status["state"] != "waiting") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let waited = waited.await;
+        second.kill();
+        waited
+    }
+
+    /// Waits until the server's report satisfies a condition.
+    async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<(), String> {
+        let address = self.server.address();
+        bounded(what, async {
+            while status(address).await.is_none_or(|status| !is(&status)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
+    /// All clients follow from now on.
+    fn follow(&mut self) {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.clients.port()));
+        for mut seat in self.seats.drain(..) {
+            let (goal, seen) = watch::channel(None);
+            self.goals.push(goal);
+            self.following.spawn(async move {
+                let followed = seat.client.follow_to(address, seen).await;
+                (seat, followed)
+            });
+        }
+    }
+
+    /// Calls all clients back; with a position they come to it first.
+    async fn take_seats(&mut self, goals: Option<&[u64]>) -> Result<&mut Vec<Seat<F>>, String> {
+        // Without a sender there is nowhere to follow to, which ends it.
+        let mut senders = std::mem::take(&mut self.goals);
+        match goals {
+            None => senders.clear(),
+            Some(goals) => {
+                for (sender, goal) in senders.iter().zip(goals) {
+                    sender.send_replace(Some(*goal));
                 }
             }
         }
+        let following = &mut self.following;
+        let seats = &mut self.seats;
+        let joined = bounded_for("clients catch up", BOUND * 2, async {
+            while let Some(joined) = following.join_next().await {
+                let (seat, followed) = joined.map_err(|error| error.to_string())?;
+                let user = seat.user;
+                seats.push(seat);
+                followed.map_err(|what| format!("user {user}: {what}"))?;
+            }
+            Ok::<(), String>(())
+        });
+        joined.await??;
+        drop(senders);
+        self.seats.sort_by_key(|seat| seat.user);
+        Ok(&mut self.seats)
+    }
+
+    async fn settle(&mut self) -> Result<(), String> {
+        for on in 0..CONNECTIONS {
+            if self.open[on] {
+                let _ = self.connections[on].batch_execute("ROLLBACK").await;
+                self.open[on] = false;
+            }
+        }
+        self.stop_writers().await;
+        self.count_poured().await?;
+        if self.following.is_empty() {
+            self.follow();
+        }
+        let direct = self.server.address();
+        let mut goals = Vec::new();
+        for (number, user) in self.plan.world.users.iter().enumerate() {
+            let token = (self.oracle.issue)(&user.name, &user.claims);
+            let asker = F::new(user, &token, number);
+            goals
+                .push(bounded_for("a position is given", BOUND * 2, asker.barrier(direct)).await??);
+        }
+        self.take_seats(Some(&goals)).await?;
+        let mut expected = self.expected().await?;
+        let address = SocketAddr::from(([127, 0, 0, 1], self.clients.port()));
+        for seat in &mut self.seats {
+            let wanted = &mut expected[seat.user];
+            wanted.retain(|_, rows| !rows.is_empty());
+            if seat.client.held() == *wanted {
+                continue;
+            }
+            // What leaves no trace in the log is noticed a little later.
+            let follow = seat.client.follow_until_it_holds(address, wanted);
+            if let Ok(followed) = tokio::time::timeout(BOUND, follow).await {
+                followed?;
+                continue;
+            }
+            let said = status(direct).await.unwrap_or_default();
+            let name = &self.plan.world.users[seat.user].name;
+            return Err(format!(
+                "{name}: {}P6: state {}, trouble {}",
+                differences(wanted, &seat.client.held()),
+                said["state"],
+                said["trouble"]
+            ));
+        }
+        for seat in &mut self.seats {
+            let shown = seat.client.shown();
+            let name = &self.plan.world.users[seat.user].name;
+            self.committed
+                .explain(seat.user, &mut seat.place, &shown)
+                .map_err(|what| format!("{name}: {what}"))?;
+            seat.place = self.committed.settled(seat.user);
+        }
+        let well = |status: &Value| status["state"] == "streaming" && status["trouble"].is_null();
+        self.until("nothing is wrong any more", well).await?;
+        self.committed.loose.clear();
+        self.committed.without.iter_mut().for_each(BTreeMap::clear);
+        self.committed.configs = vec![names(self.plan, self.config)];
+        self.gone.clear();
+        self.follow();
         Ok(())
+    }
+
+    /// What the writers have really poured: a crash of Postgres may have stopped them.
+    async fn count_poured(&mut self) -> Result<(), String> {
+        for writer in 0..2 {
+            let first = first_key(writer);
+            let sql = "SELECT count(*) FROM flood WHERE id >= $1 AND id < $1 + 1000000000";
+            let row =
+                self.observer.query_one(sql, &[&first]).await.map_err(|e| explain(&e, sql))?;
+            self.committed.poured[writer] = row.get::<_, i64>(0) as usize;
+        }
+        Ok(())
+    }
+
+    /// Learns what tables are, and prepares the question.
+    async fn look(&mut self) -> Result<(), String> {
+        let rows = self.observer.query(CATALOG, &[]).await.map_err(|e| explain(&e, CATALOG))?;
+        self.catalog.clear();
+        for row in rows {
+            let table: String = row.get(0);
+            self.catalog.entry(table).or_default().push((row.get(1), row.get(2)));
+        }
+        let readable = |definition: &&Definition| definition.can_be_read(&self.catalog);
+        let text = self.question(readable, "");
+        let prepared =
+            self.observer.prepare(&text).await.map_err(|error| explain(&error, &text))?;
+        self.question = Some(prepared);
+        Ok(())
+    }
+
+    /// One statement for some definitions of all configurations, for all users.
+    fn question(&self, wanted: impl Fn(&&Definition) -> bool, with: &str) -> String {
+        let mut parts = vec!["SELECT 0, '', '', '', '' WHERE false".to_owned()];
+        let mut seen = BTreeSet::new();
+        let definitions = self.plan.configs.iter().flat_map(|config| &config.definitions);
+        for definition in definitions.filter(wanted).filter(|d| seen.insert(&d.name)) {
+            for (number, user) in self.plan.world.users.iter().enumerate() {
+                for (table, query) in definition.queries(&self.plan.world, user, &self.catalog) {
+                    let name = quoted(&definition.name);
+                    parts.push(format!("SELECT {number}, {name}, '{table}', q.* FROM ({query}) q"));
+                }
+            }
+        }
+        format!("{with}{}", parts.join(" UNION ALL "))
     }
 
     /// Notes the committed state of each user.
     async fn note(&mut self) -> Result<(), String> {
-        for (user, rows) in self.expected().await?.iter().enumerate() {
-            self.timelines[user].push(fingerprint(rows));
+        let question = self.question.clone().expect("it is prepared behind each change of tables");
+        let answer = self.answer(&question).await?;
+        let definitions = || self.plan.configs.iter().flat_map(|config| &config.definitions);
+        for (user, rows) in answer.into_iter().enumerate() {
+            let mut state = Shown::new();
+            for definition in definitions().filter(|d| d.can_be_read(&self.catalog)) {
+                let sum = rows.get(&definition.name).map_or(0, fingerprint);
+                state.insert(definition.name.clone(), sum);
+            }
+            self.committed.states[user].push(state);
         }
-        Ok(())
-    }
-
-    /// What SQL answers for each user.
-    async fn expected(&self) -> Result<Vec<Rows>, String> {
-        let mut all = vec![Rows::new(); self.plan.users.len()];
-        let found = self.sql.query(&self.question, &[]).await;
-        for row in found.map_err(|error| error.to_string())? {
-            let json: String = row.get(3);
-            let json = serde_json::from_str(&json).map_err(|error| error.to_string())?;
-            let user: i32 = row.get(0);
-            all[user as usize].insert((row.get(1), row.get(2)), json);
+        if self.gone.is_empty() {
+            return Ok(());
         }
-        Ok(all)
-    }
-
-    async fn compare(&mut self) -> Result<(), String> {
-        let expected = self.expected().await?;
-        for seat in &mut self.seats {
-            let user = seat.user;
-            let who = &self.plan.users[user].name;
-            difference(&expected[user], seat.client.rows())
-                .map_err(|what| format!("{who}: {what}"))?;
-            // P2, P4: each state that was shown is a committed one, and none goes back.
-            let timeline = &self.timelines[user];
-            for shown in seat.client.history.drain(..) {
-                let found = timeline[seat.at..].iter().position(|state| *state == shown);
-                let Some(found) = found else {
-                    return Err(format!(
-                        "{who} was shown a state that was not committed behind its last one \
-                         ({} of {})",
-                        seat.at,
-                        timeline.len()
-                    ));
-                };
-                seat.at += found;
+        // While a table is gone its rows may be, and what it granted.
+        let group = self.plan.world.group.sql();
+        let memberships =
+            self.plan.world.memberships.iter().filter(|m| self.gone.contains(&m.name));
+        let empty: Vec<String> = memberships
+            .clone()
+            .map(|m| {
+                let name = &m.name;
+                format!(
+                    "{name} (member, grp, role) AS \
+                     (SELECT NULL::text, NULL::{group}, NULL::text WHERE false)"
+                )
+            })
+            .collect();
+        let with = match empty.is_empty() {
+            true => String::new(),
+            false => format!("WITH {} ", empty.join(", ")),
+        };
+        let is_gone = |table: &String| self.gone.contains(table);
+        let readable = |definition: &&Definition| {
+            let others = |table: &String| is_gone(table) || self.catalog.contains_key(table);
+            let rows_are_there = |table: &String| !table.starts_with('d') || !is_gone(table);
+            definition.reads.iter().any(is_gone)
+                && definition.reads.iter().all(others)
+                && definition.reads.iter().all(rows_are_there)
+        };
+        let text = self.question(readable, &with);
+        let statement =
+            self.observer.prepare(&text).await.map_err(|error| explain(&error, &text))?;
+        let answer = self.answer(&statement).await?;
+        for (user, rows) in answer.into_iter().enumerate() {
+            for definition in definitions().filter(|d| d.reads.iter().any(is_gone)) {
+                let sums = self.committed.without[user].entry(definition.name.clone()).or_default();
+                // Nothing at all is always a way to say that it cannot be known.
+                sums.extend([0, rows.get(&definition.name).map_or(0, fingerprint)]);
             }
         }
         Ok(())
     }
+
+    async fn answer(&self, question: &Statement) -> Result<Vec<BTreeMap<String, Rows>>, String> {
+        let mut all = vec![BTreeMap::new(); self.plan.world.users.len()];
+        let found = self.observer.query(question, &[]).await;
+        for row in found.map_err(|error| explain(&error, "the question"))? {
+            let json: String = row.get(4);
+            let json = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+            let user: i32 = row.get(0);
+            let part: &mut Rows = all[user as usize].entry(row.get(1)).or_default();
+            part.insert((row.get(2), row.get(3)), json);
+        }
+        Ok(all)
+    }
+
+    /// What each user has now, by definition.
+    async fn expected(&self) -> Result<Vec<BTreeMap<String, Rows>>, String> {
+        let question = self.question.clone().expect("it is prepared behind each change of tables");
+        let mut all = self.answer(&question).await?;
+        let served = names(self.plan, self.config);
+        let sql = "SELECT id FROM flood";
+        let flood = self.observer.query(sql, &[]).await.map_err(|error| explain(&error, sql))?;
+        let row = |row: &tokio_postgres::Row| {
+            let id: i64 = row.get(0);
+            ((FLOOD.to_owned(), id.to_string()), serde_json::json!({"id": id}))
+        };
+        let flood: Rows = flood.iter().map(row).collect();
+        for parts in &mut all {
+            parts.retain(|name, _| served.contains(name));
+            parts.insert(FLOOD.into(), flood.clone());
+        }
+        Ok(all)
+    }
+
+    /// Status and the end of the log, for a failure.
+    async fn report(&self) -> String {
+        let status = status(self.server.address()).await.unwrap_or_default();
+        let log = self.server.log();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("Sync stream")).collect();
+        let lines = lines[lines.len().saturating_sub(12)..].join("\n");
+        format!("state {}, trouble {}\n{lines}", status["state"], status["trouble"])
+    }
 }
 
-/// One statement for all queries of all users.
-fn question(plan: &Plan) -> String {
-    let mut parts = Vec::new();
-    for (number, user) in plan.users.iter().enumerate() {
-        for (table, query) in plan.oracle(user) {
-            parts.push(format!("SELECT {number}, '{table}', q.* FROM ({query}) q (id, row)"));
+impl Step {
+    /// Whether the server has nothing to complain about.
+    fn is_quiet(&self) -> bool {
+        matches!(
+            self,
+            Step::Sql { .. }
+                | Step::Pour { .. }
+                | Step::Kill
+                | Step::CutClients { .. }
+                | Step::Forget
+                | Step::Settle
+        )
+    }
+}
+
+fn names(plan: &Plan, config: usize) -> BTreeSet<String> {
+    plan.configs[config].definitions.iter().map(|definition| definition.name.clone()).collect()
+}
+
+fn is_named(status: &Value, table: &str) -> bool {
+    let mut said = status.clone();
+    // A copy names its table, too, and is no complaint.
+    said["copies"] = Value::Null;
+    !status["trouble"].is_null() && said.to_string().contains(table)
+}
+
+async fn status(server: SocketAddr) -> Option<Value> {
+    let answer = http_get(server, "/admin/api/status", &[]).await.ok()?;
+    serde_json::from_str(&answer.body).ok()
+}
+
+async fn bounded<T>(what: &str, work: impl Future<Output = T>) -> Result<T, String> {
+    bounded_for(what, BOUND, work).await
+}
+
+async fn bounded_for<T>(
+    what: &str,
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, String> {
+    let done = tokio::time::timeout(limit, work).await;
+    done.map_err(|_| format!("waited {} s in vain until {what}", limit.as_secs()))
+}
+
+fn cut(proxy: &FaultProxy, after: Option<u64>, reset: bool) {
+    let ending = if reset { Ending::Reset } else { Ending::Close };
+    match after {
+        None => proxy.end_all(ending),
+        Some(bytes) => proxy.cut_after(Direction::ToClient, bytes, ending),
+    }
+}
+
+/// Copies a directory with owners and times.
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    let _ = std::fs::remove_dir_all(to);
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    match copied.is_ok_and(|status| status.success()) {
+        true => Ok(()),
+        false => Err(format!("copy of {} failed", from.display())),
+    }
+}
+
+fn differences(wanted: &BTreeMap<String, Rows>, held: &BTreeMap<String, Rows>) -> String {
+    let nothing = Rows::new();
+    let all: BTreeSet<&String> = wanted.keys().chain(held.keys()).collect();
+    let mut text = String::new();
+    for name in all {
+        let (wanted, held) =
+            (wanted.get(name).unwrap_or(&nothing), held.get(name).unwrap_or(&nothing));
+        if let Err(what) = difference(wanted, held) {
+            text.push_str(&format!("{name}: {what}\n"));
         }
     }
-    match parts.is_empty() {
-        true => "SELECT 0, '', '', '' WHERE false".into(),
-        false => parts.join(" UNION ALL "),
-    }
+    text
 }
 
 /// The first differences in words.
@@ -347,40 +833,28 @@ fn explain(error: &tokio_postgres::Error, text: &str) -> String {
     format!("{error}: {:?} in\n{text}", error.as_db_error().map(ToString::to_string))
 }
 
-/// Frees the slot and the database of a run that is over.
-async fn drop_database(cluster: &Cluster, sql: &Client, name: &str) {
-    crate::poll_until("the slots of a finished run are dropped", || async {
+/// Drops the slots of a database as soon as nobody uses them.
+async fn drop_slots(sql: &Client) -> Result<(), String> {
+    bounded("the slots are dropped", async {
         let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
                     WHERE database = current_database() AND NOT active";
         let left = "SELECT FROM pg_replication_slots WHERE database = current_database()";
-        let _ = sql.execute(drop, &[]).await;
-        sql.query(left, &[]).await.is_ok_and(|rows| rows.is_empty()).then_some(())
+        loop {
+            let _ = sql.execute(drop, &[]).await;
+            if sql.query(left, &[]).await.is_ok_and(|rows| rows.is_empty()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     })
-    .await;
-    let admin = cluster.client("postgres").await;
-    let _ = admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    .await
 }
 
-/// Counts of what generated plans contain, so that a test can say that rare forms are reached.
-pub fn census(seeds: std::ops::Range<u64>) -> BTreeMap<&'static str, usize> {
-    let forms = [
-        "SELECT grp FROM",
-        "SELECT grp AS p",
-        "auth.parameter('teams')",
-        "subscription.parameter",
-        "connection.parameter",
-        "request.parameters",
-        " OR ",
-        "NOT (",
-        "priority: 0",
-        " AS label",
-    ];
-    let mut counts = BTreeMap::new();
-    for seed in seeds {
-        let plan = Plan::new(&mut StdRng::seed_from_u64(seed));
-        for form in forms {
-            *counts.entry(form).or_default() += usize::from(plan.config.contains(form));
-        }
-    }
-    counts
+/// Frees the slot and the database of a run that is over.
+async fn drop_database(cluster: &Cluster, name: &str) {
+    let sql = cluster.client(name).await;
+    let _ = drop_slots(&sql).await;
+    drop(sql);
+    let admin = cluster.client("postgres").await;
+    let _ = admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
 }
