@@ -1,6 +1,7 @@
 //! The sync configuration language as cases.
 
 mod access;
+mod cost;
 mod examples;
 mod expressions;
 mod findings;

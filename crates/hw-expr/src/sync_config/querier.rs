@@ -226,7 +226,7 @@ impl Component {
                     }
                     Step::Each(input) => {
                         let elements = elements_of(&input.evaluate(&scope)?)?;
-                        meter.check_elements(next.len() + elements.len())?;
+                        meter.check_elements(next.len(), elements.len())?;
                         for element in elements {
                             let mut longer = row.clone();
                             longer.push(element.key);

@@ -3,6 +3,7 @@
 //!
 //! Source: `sync-rules.md` 10.6, 14; `powersync-protocol.md` 4.1, 7.4.
 
+use super::querier::Querier;
 use super::request::{Request, RequestValues, SubscriptionValues, object};
 use super::{DefinitionKind, SyncConfig};
 use crate::expr::EvalError;
@@ -135,12 +136,17 @@ pub enum ErrorSubject {
     Index(u32),
 }
 
+/// How many times the greater of its two bounds a request may cost over all of its subscriptions.
+const WORK_FACTOR: usize = 64;
+
 /// Counts what one request costs, and makes each lookup once.
 pub(super) struct Meter<'a> {
     config: &'a SyncConfig,
     limits: &'a Limits,
     definition: usize,
     results: usize,
+    /// Elements looked at and buckets found, over all subscriptions.
+    work: usize,
     by_definition: Vec<usize>,
     cache: HashMap<(usize, Vec<u8>), Vec<Vec<u8>>>,
     used: Vec<(usize, Vec<u8>)>,
@@ -171,17 +177,30 @@ impl Meter<'_> {
         Ok(values)
     }
 
-    /// Elements of arrays of the request count as results of their own.
-    pub fn check_elements(&self, count: usize) -> Result<(), ResolveError> {
-        self.check_results(count)
+    /// Elements of arrays of the request count as results of their own: those of one array, and
+    /// `rows` before them.
+    pub fn check_elements(&mut self, rows: usize, elements: usize) -> Result<(), ResolveError> {
+        self.check_results(rows + elements)?;
+        self.count(elements)
+    }
+
+    /// Counts what is done for a subscription. Each may be within the bounds and all together far
+    /// beyond them: a thousand subscriptions that look at the same thousand elements.
+    fn count(&mut self, work: usize) -> Result<(), ResolveError> {
+        self.work += work;
+        match self.work <= WORK_FACTOR * self.limits.max_results.max(self.limits.max_buckets) {
+            true => Ok(()),
+            false => Err(self.too_many_results()),
+        }
     }
 
     fn check_results(&self, count: usize) -> Result<(), ResolveError> {
-        if count <= self.limits.max_results {
-            return Ok(());
-        }
+        if count <= self.limits.max_results { Ok(()) } else { Err(self.too_many_results()) }
+    }
+
+    fn too_many_results(&self) -> ResolveError {
         let by_definition = breakdown(self.config, &self.by_definition);
-        Err(ResolveError::TooManyResults { limit: self.limits.max_results, by_definition })
+        ResolveError::TooManyResults { limit: self.limits.max_results, by_definition }
     }
 
     /// A single querier may not build more than the limit either.
@@ -239,17 +258,22 @@ impl SyncConfig {
             limits,
             definition: 0,
             results: 0,
+            work: 0,
             by_definition: vec![0; self.definitions.len()],
             cache: HashMap::new(),
             used: Vec::new(),
         };
         let mut out = Resolution::default();
         let mut places: HashMap<(usize, String), usize> = HashMap::new();
+        let mut queriers: Vec<Vec<&Querier>> = vec![Vec::new(); self.definitions.len()];
+        for querier in &self.queriers {
+            queriers[querier.definition].push(querier);
+        }
         for active in &active {
             let values =
                 SubscriptionValues { request: &values, subscription: active.parameters.as_ref() };
             let definition = &self.definitions[active.definition];
-            for querier in self.queriers.iter().filter(|q| q.definition == active.definition) {
+            for querier in &queriers[active.definition] {
                 meter.definition = active.definition;
                 out.dynamic |= querier.is_dynamic();
                 let found = match querier.run(values, reader, &mut meter) {
@@ -268,6 +292,7 @@ impl SyncConfig {
                     }
                     Err(error) => return Err(error),
                 };
+                meter.count(found.len())?;
                 let priority = active.priority.or(querier.priority).unwrap_or(definition.priority);
                 for parameters in found {
                     let place =
@@ -282,7 +307,9 @@ impl SyncConfig {
                         });
                     let bucket = &mut out.buckets[place];
                     bucket.priority = bucket.priority.min(priority);
-                    if !bucket.reasons.contains(&active.reason) {
+                    // All that one subscription finds comes together: a reason that is there is
+                    // the last one.
+                    if bucket.reasons.last() != Some(&active.reason) {
                         bucket.reasons.push(active.reason);
                     }
                 }
@@ -309,12 +336,9 @@ impl SyncConfig {
     fn active(&self, request: &Request<'_>) -> (Vec<Active>, Vec<ResolvedStream>) {
         let mut streams: Vec<ResolvedStream> = Vec::new();
         let mut active = Vec::new();
-        let stream_of = |definition: usize, streams: &mut Vec<ResolvedStream>| match streams
-            .iter()
-            .position(|s| s.definition == definition)
-        {
-            Some(stream) => stream,
-            None => {
+        let mut of_definition = vec![None; self.definitions.len()];
+        let mut stream_of = |definition: usize, streams: &mut Vec<ResolvedStream>| {
+            *of_definition[definition].get_or_insert_with(|| {
                 streams.push(ResolvedStream {
                     definition,
                     name: self.definitions[definition].name.clone(),
@@ -322,7 +346,7 @@ impl SyncConfig {
                     errors: Vec::new(),
                 });
                 streams.len() - 1
-            }
+            })
         };
         if request.include_defaults {
             for (definition, about) in self.definitions.iter().enumerate() {
@@ -338,12 +362,18 @@ impl SyncConfig {
                 }
             }
         }
+        if request.subscriptions.is_empty() {
+            return (active, streams);
+        }
+        let named: HashMap<&str, usize> = self
+            .definitions
+            .iter()
+            .enumerate()
+            .filter(|(_, about)| about.kind == DefinitionKind::Stream)
+            .map(|(definition, about)| (about.name.as_str(), definition))
+            .collect();
         for (index, subscription) in request.subscriptions.iter().enumerate() {
-            let named = self
-                .definitions
-                .iter()
-                .position(|d| d.kind == DefinitionKind::Stream && d.name == subscription.stream);
-            if let Some(definition) = named {
+            if let Some(&definition) = named.get(subscription.stream.as_str()) {
                 let parameters =
                     subscription.parameters.as_ref().unwrap_or(&serde_json::Value::Null);
                 active.push(Active {
