@@ -3,6 +3,7 @@
 mod access;
 mod bounds;
 mod changes;
+mod edge;
 mod killed;
 mod line;
 mod oracle;

@@ -85,16 +85,25 @@ impl Socket {
         context: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
+        if let Poll::Ready(done) = polled {
+            let done = done.inspect_err(|error| self.note(error))?;
             self.stuck = None;
             self.head.answered();
-            return polled;
+            return Poll::Ready(Ok(done));
         }
         let patience = self.patience;
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stuck.as_mut().poll(context));
-        self.cut.cut();
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        let error = io::ErrorKind::TimedOut.into();
+        self.note(&error);
+        Poll::Ready(Err(error))
+    }
+
+    /// Tells the requests when their peer was given up, by the clock or by the kernel.
+    fn note(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.cut.cut();
+        }
     }
 }
 
@@ -115,7 +124,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        let read = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
+        read.inspect_err(|error| this.note(error))?;
         Poll::Ready(this.head.read(buffer.filled().len() - before))
     }
 }

@@ -64,6 +64,11 @@ pub(crate) async fn oldest<S: Source>(
     let answer = async {
         let principal = state.edge.caller(&parts.headers).await?;
         let key = user_key(&principal, client_id(&parts)?.as_deref());
+        // Each one that waits looks at each publication.
+        let _place = state
+            .checkpoint_waits
+            .take(&principal.key())
+            .map_err(|_| ErrorBody::too_many_connections())?;
         let number = issue(&state, &principal, &key, None).await?;
         let mut watch = state.source.watch();
         let arrived = watch.wait_for(|view| {

@@ -16,6 +16,10 @@ pub struct SyncOptions {
     pub max_checkpoint_requests: usize,
     /// Those of one user.
     pub max_checkpoint_requests_per_user: usize,
+    /// Requests of the oldest form, which wait for the state that contains them.
+    pub max_checkpoint_waits: usize,
+    /// Those of one user.
+    pub max_checkpoint_waits_per_user: usize,
     /// Bounds on one user.
     pub user: UserLimits,
     /// Longest request body in bytes: a client with thousands of buckets sends them all.
@@ -41,6 +45,8 @@ impl Default for SyncOptions {
             max_streams_per_user: 1000,
             max_checkpoint_requests: 10_000,
             max_checkpoint_requests_per_user: 1000,
+            max_checkpoint_waits: 1000,
+            max_checkpoint_waits_per_user: 16,
             user: UserLimits::default(),
             max_body_bytes: 16 << 20,
             page_cache_bytes: 32 << 20,

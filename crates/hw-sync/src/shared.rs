@@ -59,6 +59,7 @@ pub struct Shared<S: Source> {
     pub(crate) streams: Arc<Places>,
     pub(crate) reads: Arc<Places>,
     pub(crate) checkpoint_requests: Arc<Places>,
+    pub(crate) checkpoint_waits: Arc<Places>,
     pub(crate) metrics: Arc<Metrics>,
     totals: Mutex<TotalsMemo>,
 }
@@ -94,6 +95,10 @@ impl<S: Source> SyncState<S> {
                 options.max_checkpoint_requests,
                 options.max_checkpoint_requests_per_user,
             ),
+            checkpoint_waits: Places::new(
+                options.max_checkpoint_waits,
+                options.max_checkpoint_waits_per_user,
+            ),
             metrics: Metrics::new(),
             totals: Mutex::default(),
             options,
@@ -113,6 +118,7 @@ impl<S: Source> Shared<S> {
         vec![
             of("streams", &self.streams),
             of("checkpoint_requests", &self.checkpoint_requests),
+            of("checkpoint_waits", &self.checkpoint_waits),
             of("reads", &self.reads),
             Bound::new("page_memory_bytes", self.budget.held(), self.budget.limit()),
         ]
