@@ -114,7 +114,6 @@ pub(crate) struct BucketBook {
     sources: HashMap<u32, SourceBook, foldhash::fast::RandomState>,
     entries: usize,
     due: BTreeSet<(u32, Arc<str>)>,
-    value: Vec<u8>,
     key: Vec<u8>,
 }
 
@@ -143,7 +142,6 @@ impl BucketBook {
             sources: HashMap::default(),
             entries: 0,
             due: BTreeSet::new(),
-            value: Vec::new(),
             key: Vec::new(),
         }
     }
@@ -189,9 +187,9 @@ impl BucketBook {
                 subkey: &effects.subkey,
                 data: if effect.kind == RowOp::Put { &effect.row.data } else { "" },
             };
-            self.value.clear();
-            record.encode(op_id, &mut self.value);
-            sink.append(&space.ops, &op_key(total.number, op_id), self.value.clone())?;
+            let mut value = Vec::new();
+            record.encode(op_id, &mut value);
+            sink.append(&space.ops, &op_key(total.number, op_id), value)?;
             sink.put(&space.buckets, key.to_vec(), Mark { op_id, sum }.encode())?;
             if total.stale >= crate::compact::worth_it(total) {
                 self.due.insert((effect.source, name));
@@ -250,6 +248,13 @@ impl BucketBook {
     /// compacted. It is named once, and again when something is appended to it.
     pub fn due(&mut self) -> Option<(u32, Arc<str>)> {
         self.due.pop_first()
+    }
+
+    /// Whether a bucket that was touched lately is compacted as far as is allowed.
+    pub fn is_settled(&self, source: u32, parameters: &str, until: OpId) -> bool {
+        let book = self.sources.get(&source);
+        let total = book.and_then(|book| book.buckets.get(parameters));
+        total.is_some_and(|total| total.record.settled >= until.min(total.record.last_op))
     }
 
     /// Names a bucket once more: a slice has left work behind.

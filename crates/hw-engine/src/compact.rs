@@ -36,6 +36,10 @@ fn kept_sums(total: &BucketRecord, slice: &CompactSlice) -> u64 {
 impl Writer {
     /// Compacts a slice of a bucket's log, in a commit of its own.
     pub(crate) fn compact(&mut self, slice: &CompactSlice) -> Result<(), EngineError> {
+        if self.book.is_settled(slice.source, &slice.parameters, slice.until) {
+            // Somebody still reads what is left.
+            return Ok(());
+        }
         self.commit()?;
         if compact_slice(&mut self.book, &self.spaces, &mut self.overlay, slice)? {
             self.book.again(slice.source, slice.parameters.as_str().into());
@@ -80,6 +84,9 @@ pub(crate) fn compact_slice(
             }
         }
         total.settled = op_id;
+    }
+    if seen < slice.operations {
+        total.settled = total.settled.max(last);
     }
     let more = seen == slice.operations || total.sums > kept_sums(&total, slice);
     *book.total(space, slice.source, overlay, &slice.parameters)? = total;

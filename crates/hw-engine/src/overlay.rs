@@ -92,33 +92,30 @@ impl Overlay {
         }
     }
 
-    /// Commits what waits, atomically. On an error nothing is lost: the writes wait on.
+    /// Commits what waits, atomically. On an error the writes are gone: whoever made them begins
+    /// again from the store. (They are handed over one by one, so that a large row is not held
+    /// twice.)
     pub fn commit(&mut self) -> Result<(), EngineError> {
         if self.len == 0 {
             return Ok(());
         }
         let mut batch = Batch::new();
-        for (space, writes) in &self.writes {
-            for (key, write) in writes {
+        // A space may be dropped between commits; its handle is not kept.
+        self.writes.retain_mut(|(space, writes)| {
+            let used = !writes.is_empty();
+            for (key, write) in writes.drain() {
                 match write {
                     Some(value) => batch.put(space, key.as_slice(), value.as_slice()),
                     None => batch.delete(space, key.as_slice()),
                 }
             }
-        }
-        for (space, key, value) in &self.appended {
-            batch.put(space, key.as_slice(), value.as_slice());
-        }
-        self.store.commit(batch)?;
-        // A space may be dropped between commits; its handle is not kept.
-        self.writes.retain_mut(|(_, writes)| {
-            let used = !writes.is_empty();
-            writes.clear();
             used
         });
-        self.appended.clear();
+        for (space, key, value) in self.appended.drain(..) {
+            batch.put(&space, key.as_slice(), value.as_slice());
+        }
         (self.bytes, self.len) = (0, 0);
-        Ok(())
+        Ok(self.store.commit(batch)?)
     }
 }
 

@@ -131,7 +131,8 @@ impl<'a> OpRecord<'a> {
 
     /// Appends the value to `out`. `op_id` is that of the operation.
     pub fn encode(&self, op_id: OpId, out: &mut Vec<u8>) {
-        out.reserve(self.data.len() + self.subkey.len() + self.object_id.len() + 40);
+        let texts = [self.object_type, self.object_id, self.subkey, self.data];
+        out.reserve(texts.iter().map(|text| text.len()).sum::<usize>() + 40);
         out.push(self.kind as u8);
         out.extend_from_slice(&self.checksum.to_le_bytes());
         out.extend_from_slice(&self.sum.to_le_bytes());

@@ -18,7 +18,7 @@ use crate::hub::Listener;
 use crate::open::{Ready, resolve};
 use crate::page::{KindCounts, Page, PageKey};
 use crate::shared::SyncState;
-use crate::source::{Asker, Changes, ResolveError, Source, SourceError, View};
+use crate::source::{Asker, Changes, Known, ResolveError, Source, SourceError, View};
 use crate::state::bucket::{Bucket, Newest};
 use crate::state::session::{
     CloseReason, Effect, Event, PageRequest, PageSize, Phase, SLOW_AFTER, Session,
@@ -329,11 +329,21 @@ impl<S: Source> Driver<S> {
             || interest.lookups.iter().any(|&key| changes.lookup(key));
         self.seen = number;
         if resolve_anew {
+            // A change of one membership reads that one's bucket, not all of the user's.
+            let known = if self.stale || version != self.version || changes.everything() {
+                Vec::new()
+            } else {
+                let buckets = self.session.buckets().iter().zip(&interest.buckets);
+                let unchanged = buckets.filter(|(_, key)| !changes.bucket(**key));
+                unchanged
+                    .map(|(bucket, _)| Known { name: bucket.name.clone(), totals: bucket.totals })
+                    .collect()
+            };
             drop(changes);
             let resolved = if self.session.buckets().len() <= INLINE_BUCKETS {
-                view.resolve(&self.asker, &self.state.options.user)?
+                view.resolve(&self.asker, &self.state.options.user, &known)?
             } else {
-                resolve(&self.state, view, self.asker.clone()).await?
+                resolve(&self.state, view, self.asker.clone(), known).await?
             };
             self.listener.attend(number, resolved.interest);
             self.version = version;

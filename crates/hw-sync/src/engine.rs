@@ -18,8 +18,8 @@ use hw_types::OpId;
 use tokio::sync::watch;
 
 use crate::source::{
-    Asker, Changes, Interest, PageEnd, ResolveError, Resolved, ResolvedBy, Source, SourceError,
-    UserLimits, View,
+    Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, ResolvedBy, Source,
+    SourceError, UserLimits, View,
 };
 use crate::state::bucket::{Announcement, Bucket, Place, Totals};
 use crate::wire::line::{
@@ -83,6 +83,7 @@ impl View for Published {
         &self,
         asker: &Asker,
         limits: &UserLimits,
+        known: &[Known],
     ) -> Result<ResolvedBy<Self>, ResolveError> {
         let sync = self.sync.as_ref().ok_or(ResolveError::NoConfig)?;
         let request = Request {
@@ -105,12 +106,23 @@ impl View for Published {
                 source: index(found.source),
                 priority: found.priority,
                 reasons: found.reasons.iter().map(reason).collect(),
-                totals: View::totals(self, index(found.source), &found.parameters)?,
+                totals: Totals::default(),
                 place: Place::default(),
             };
             buckets.push((bucket, key));
         }
-        buckets.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        buckets.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let mut known = known.iter().peekable();
+        for (bucket, _) in &mut buckets {
+            while known.next_if(|known| known.name < bucket.name).is_some() {}
+            match known.next_if(|known| known.name == bucket.name) {
+                Some(Known { name, totals }) => {
+                    bucket.name = name.clone();
+                    bucket.totals = *totals;
+                }
+                None => bucket.totals = View::totals(self, bucket.source, bucket.parameters())?,
+            }
+        }
         let (buckets, keys) = buckets.into_iter().unzip();
         let head = CheckpointHead {
             op_id: self.checkpoint.op_id,

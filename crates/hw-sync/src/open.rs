@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::hub::Listener;
 use crate::shared::Shared;
-use crate::source::{Asker, ResolveError, Resolved, ResolvedBy, Source, SourceError, View};
+use crate::source::{Asker, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, View};
 use crate::state::bucket::Announcement;
 use crate::wire::error::ErrorBody;
 use crate::wire::line::DataForm;
@@ -120,7 +120,9 @@ pub async fn prepare<S: Source>(
     let view = shared.source.newest();
     let (number, version, lease) = (view.number(), view.version(), view.lease());
     let Resolved { announcement: first, interest } =
-        resolve(shared, view, asker.clone()).await.map_err(|error| outer(&asker, &error))?;
+        resolve(shared, view, asker.clone(), Vec::new())
+            .await
+            .map_err(|error| outer(&asker, &error))?;
     listener.attend(number, interest);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Ready {
@@ -169,10 +171,11 @@ pub(crate) async fn resolve<S: Source>(
     shared: &Shared<S>,
     view: Arc<S::View>,
     asker: Arc<Asker>,
+    known: Vec<Known>,
 ) -> Result<ResolvedBy<S::View>, ResolveError> {
     let _place = shared.reads.wait(&asker.user).await;
     let limits = shared.options.user;
-    let work = move || view.resolve(&asker, &limits);
+    let work = move || view.resolve(&asker, &limits, &known);
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
         // The panic's own text may hold values; its hook has reported where it happened.
         Err(ResolveError::Failed(SourceError("resolving a user panicked".into())))

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hw_http::budget::Budget;
@@ -206,6 +207,12 @@ impl PageKey {
 
 type Slot = Arc<OnceCell<Arc<Page>>>;
 
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.slot.get().map_or(0, |page| page.plain().len())
+    }
+}
+
 /// Recent pages, oldest out first. A page that is wanted while another client has it read is
 /// waited for, not read twice.
 #[derive(Debug)]
@@ -216,9 +223,16 @@ pub struct PageCache {
 
 #[derive(Debug, Default)]
 struct Inner {
-    slots: HashMap<PageKey, Slot, foldhash::fast::RandomState>,
+    slots: HashMap<PageKey, Kept, foldhash::fast::RandomState>,
     order: VecDeque<PageKey>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    slot: Slot,
+    /// When it was last wanted.
+    wanted: Instant,
 }
 
 impl PageCache {
@@ -251,13 +265,34 @@ impl PageCache {
 
     fn slot(&self, key: PageKey) -> Slot {
         let mut inner = self.inner.lock();
-        if let Some(slot) = inner.slots.get(&key) {
-            return slot.clone();
+        let wanted = Instant::now();
+        if let Some(kept) = inner.slots.get_mut(&key) {
+            kept.wanted = wanted;
+            return kept.slot.clone();
         }
         let slot = Slot::default();
-        inner.slots.insert(key, slot.clone());
+        inner.slots.insert(key, Kept { slot: slot.clone(), wanted });
         inner.order.push_back(key);
         slot
+    }
+
+    /// Gives back what nobody has wanted since: who wants the same lines wants them at about the
+    /// same time.
+    pub fn forget(&self, since: Instant) {
+        let mut inner = self.inner.lock();
+        let Inner { slots, order, bytes } = &mut *inner;
+        let old = |_: &PageKey, kept: &mut Kept| kept.wanted < since;
+        let dropped: Vec<Kept> = slots.extract_if(old).map(|(_, kept)| kept).collect();
+        if dropped.is_empty() {
+            return;
+        }
+        *bytes -= dropped.iter().map(Kept::bytes).sum::<usize>().min(*bytes);
+        order.retain(|key| slots.contains_key(key));
+        slots.shrink_to_fit();
+        order.shrink_to_fit();
+        drop(inner);
+        // Memory is given back outside the lock.
+        drop(dropped);
     }
 
     /// Counts a slot that was filled, unless it was pushed out meanwhile.
@@ -266,15 +301,14 @@ impl PageCache {
         const ENTRIES: usize = 16 * 1024;
         let mut dropped = Vec::new();
         let mut inner = self.inner.lock();
-        if inner.slots.get(key).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
+        if inner.slots.get(key).is_some_and(|kept| Arc::ptr_eq(&kept.slot, slot)) {
             inner.bytes += bytes;
         }
         while inner.bytes > self.limit || inner.order.len() > ENTRIES {
             let Some(oldest) = inner.order.pop_front() else { break };
-            if let Some(slot) = inner.slots.remove(&oldest) {
-                let held = slot.get().map_or(0, |page| page.plain().len());
-                inner.bytes = inner.bytes.saturating_sub(held);
-                dropped.push(slot);
+            if let Some(kept) = inner.slots.remove(&oldest) {
+                inner.bytes = inner.bytes.saturating_sub(kept.bytes());
+                dropped.push(kept);
             }
         }
         drop(inner);
@@ -285,6 +319,8 @@ impl PageCache {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -336,6 +372,25 @@ mod tests {
         assert_eq!(budget.held(), 1200);
         get(1).await;
         assert_eq!(reads.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn fd_76_pages_that_nobody_wants_any_more_are_given_back() {
+        let budget = Budget::new(1 << 20);
+        let cache = PageCache::new(1 << 20);
+        let get = async |after| {
+            let read = || async { Ok::<_, SourceError>(page(&budget, 600)) };
+            drop(cache.page(key(after), read).await);
+        };
+        get(1).await;
+        let since = Instant::now();
+        get(2).await;
+        cache.forget(since);
+        assert_eq!(budget.held(), 600, "the one that was wanted since");
+        cache.forget(Instant::now() + Duration::from_secs(1));
+        assert_eq!(budget.held(), 0);
+        get(2).await;
+        assert_eq!(budget.held(), 600);
     }
 
     #[tokio::test]

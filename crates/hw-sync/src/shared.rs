@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::fast::RandomState;
 use hw_http::budget::Budget;
@@ -81,7 +81,7 @@ impl<S: Source> SyncState<S> {
         let dispatcher = hub.clone();
         let (engine, until) = (source.clone(), stop.clone());
         tokio::spawn(async move { dispatcher.run(engine, until).await });
-        SyncState(Arc::new(Shared {
+        let state = SyncState(Arc::new(Shared {
             source,
             edge,
             health: Box::new(health),
@@ -102,9 +102,22 @@ impl<S: Source> SyncState<S> {
             metrics: Metrics::new(),
             totals: Mutex::default(),
             options,
-        }))
+        }));
+        let shared = Arc::downgrade(&state.0);
+        tokio::spawn(async move {
+            loop {
+                let since = Instant::now();
+                tokio::time::sleep(PAGES_KEPT).await;
+                let Some(shared) = shared.upgrade() else { return };
+                shared.cache.forget(since);
+            }
+        });
+        state
     }
 }
+
+/// How long a data line is kept for others behind the last one who wanted it.
+const PAGES_KEPT: Duration = Duration::from_secs(15);
 
 impl<S: Source> Shared<S> {
     /// Open streams now.

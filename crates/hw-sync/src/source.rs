@@ -82,6 +82,15 @@ pub struct Resolved<B, L> {
     pub interest: Interest<B, L>,
 }
 
+/// A bucket that a stream has resolved before and that did not change since.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its totals.
+    pub totals: Totals,
+}
+
 /// A name of something in wake-ups.
 pub trait WakeKey: Copy + Ord + Hash + Debug + Send + Sync + 'static {}
 
@@ -154,9 +163,14 @@ pub trait View: Sized + Send + Sync + 'static {
     /// Whether a bucket name that a client presents belongs to an incarnation that is served,
     /// and so to this epoch.
     fn serves_name(&self, name: &str) -> bool;
-    /// The user's buckets, ascending by name, with their totals and the write checkpoint.
-    fn resolve(&self, asker: &Asker, limits: &UserLimits)
-    -> Result<ResolvedBy<Self>, ResolveError>;
+    /// The user's buckets, ascending by name, with their totals and the write checkpoint. The totals
+    /// of `known` buckets, ascending by name, are not read again.
+    fn resolve(
+        &self,
+        asker: &Asker,
+        limits: &UserLimits,
+        known: &[Known],
+    ) -> Result<ResolvedBy<Self>, ResolveError>;
     /// Totals of a bucket of the active configuration; zero when it never had a row.
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError>;
     /// Whether some definition stands still, so that what a write checkpoint contains depends on

@@ -43,7 +43,7 @@ impl Room {
             user: user.into(),
             user_key: user.into(),
         };
-        let resolved = view.resolve(&asker, &UserLimits::default()).unwrap();
+        let resolved = view.resolve(&asker, &UserLimits::default(), &[]).unwrap();
         (listener, view.number(), resolved.interest)
     }
 }

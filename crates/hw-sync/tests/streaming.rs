@@ -1,6 +1,7 @@
 //! Streams: what a client receives, and when.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hw_sync::SyncOptions;
@@ -63,6 +64,33 @@ async fn access_that_comes_and_goes_moves_buckets_in_and_out() {
     server.twin.join("amy", "a");
     server.twin.publish();
     assert_eq!(operations(&amy.until_complete().await), ["PUT t1"]);
+}
+
+/// FD-75: what a change of one membership costs does not grow with the user's buckets.
+#[tokio::test]
+async fn fd_75_a_membership_that_comes_reads_its_own_bucket_and_those_that_changed() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c", "d"] {
+        server.twin.put(name, name, "x");
+        server.twin.join("amy", name);
+    }
+    server.twin.publish();
+    let mut amy = server.stream("amy").await;
+    amy.until_complete().await;
+    let read = || server.twin.totals_read.swap(0, Ordering::Relaxed);
+    assert_eq!(read(), 4);
+    server.twin.put("e", "e", "x");
+    server.twin.join("amy", "e");
+    server.twin.publish();
+    assert_eq!(operations(&amy.until_complete().await), ["PUT e"]);
+    assert_eq!(read(), 1);
+    server.twin.leave("amy", "b");
+    server.twin.put("c", "c", "y");
+    server.twin.publish();
+    let lines = amy.until_complete().await;
+    assert_eq!(lines[0]["checkpoint_diff"]["removed_buckets"], json!([bucket("b")]));
+    assert_eq!(operations(&lines), ["PUT c"]);
+    assert_eq!(read(), 1);
 }
 
 #[tokio::test]

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
 use hw_http::Edge;
 use hw_sync::source::{
-    Asker, Changes, Interest, PageEnd, ResolveError, Resolved, Source, SourceError, UserLimits,
-    View,
+    Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, Source, SourceError,
+    UserLimits, View,
 };
 use hw_sync::state::bucket::{Announcement, Bucket, Place, Totals};
 use hw_sync::wire::line::{CheckpointHead, OperationKind, OperationLine, Reason, StreamLine};
@@ -64,6 +65,7 @@ pub struct TwinView {
     number: u64,
     data: Data,
     ring: Arc<Mutex<BTreeMap<u64, Touched>>>,
+    totals_read: Arc<AtomicU64>,
 }
 
 /// The engine. `publish` makes what was done since the last one visible.
@@ -72,6 +74,8 @@ pub struct Twin {
     inner: Arc<Mutex<Pending>>,
     ring: Arc<Mutex<BTreeMap<u64, Touched>>>,
     sender: Arc<watch::Sender<Arc<TwinView>>>,
+    /// How often a bucket's totals were read.
+    pub totals_read: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -91,11 +95,18 @@ impl Twin {
             ..Data::default()
         };
         let ring = Arc::<Mutex<BTreeMap<u64, Touched>>>::default();
-        let first = Arc::new(TwinView { number: 0, data: data.clone(), ring: ring.clone() });
+        let totals_read = Arc::<AtomicU64>::default();
+        let first = Arc::new(TwinView {
+            number: 0,
+            data: data.clone(),
+            ring: ring.clone(),
+            totals_read: totals_read.clone(),
+        });
         Twin {
             inner: Arc::new(Mutex::new(Pending { data, ..Pending::default() })),
             ring,
             sender: Arc::new(watch::Sender::new(first)),
+            totals_read,
         }
     }
 
@@ -159,7 +170,8 @@ impl Twin {
         let touched = std::mem::take(&mut inner.touched);
         self.ring.lock().insert(inner.number, touched);
         let (number, data) = (inner.number, inner.data.clone());
-        self.sender.send_replace(Arc::new(TwinView { number, data, ring: self.ring.clone() }));
+        let (ring, totals_read) = (self.ring.clone(), self.totals_read.clone());
+        self.sender.send_replace(Arc::new(TwinView { number, data, ring, totals_read }));
     }
 
     /// Starts the surface on this twin.
@@ -244,6 +256,7 @@ impl View for TwinView {
         &self,
         asker: &Asker,
         limits: &UserLimits,
+        known: &[Known],
     ) -> Result<Resolved<u64, u64>, ResolveError> {
         if self.data.version.is_none() {
             return Err(ResolveError::NoConfig);
@@ -253,13 +266,17 @@ impl View for TwinView {
         for parameters in self.names(user) {
             let name = format!("{}list[{parameters:?}]", self.data.prefix);
             keys.push(hash(("bucket", &parameters)));
+            let suffix = format!("[{parameters:?}]");
             buckets.push(Bucket {
                 parameters_at: name.find('[').unwrap() as u32,
                 name: name.into(),
                 source: 0,
                 priority: if parameters.starts_with("urgent") { 1 } else { 3 },
                 reasons: Box::new([Reason::Default(0)]),
-                totals: self.totals(0, &format!("[{parameters:?}]"))?,
+                totals: match known.iter().find(|known| known.name.ends_with(&suffix)) {
+                    Some(known) => known.totals,
+                    None => self.totals(0, &suffix)?,
+                },
                 place: Place::default(),
             });
         }
@@ -284,6 +301,7 @@ impl View for TwinView {
     }
 
     fn totals(&self, _: u32, parameters: &str) -> Result<Totals, SourceError> {
+        self.totals_read.fetch_add(1, Ordering::Relaxed);
         let [name]: [String; 1] = serde_json::from_str(parameters).unwrap();
         let Some(log) = self.data.logs.get(&name) else { return Ok(Totals::default()) };
         Ok(Totals {

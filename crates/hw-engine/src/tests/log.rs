@@ -323,7 +323,7 @@ fn fd_49_fd_73_every_client_gets_the_newest_rows_and_the_sum_of_the_rest_whereve
 /// FD-73, FD-74: what a log holds, and with it what a reading costs, follows the rows and not the
 /// history.
 #[test]
-fn fd_73_a_hot_buckets_log_does_not_grow_with_its_history() {
+fn fd_73_fd_74_a_hot_buckets_log_does_not_grow_with_its_history() {
     let mut bucket = Bucket::new();
     for round in 0..200 {
         for row in 0..20 {
