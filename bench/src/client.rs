@@ -28,12 +28,22 @@ pub struct Asking {
     pub read_bytes: usize,
     /// Whether everything that arrives is kept.
     pub keep: bool,
+    /// Buckets that the client holds, each up to an operation.
+    pub held: Vec<(String, u64)>,
 }
 
 impl Asking {
     /// Asks for plain lines in large reads.
     pub fn new(address: SocketAddr, token: String) -> Asking {
-        Asking { address, token, number: 0, gzip: false, read_bytes: 256 << 10, keep: false }
+        Asking {
+            address,
+            token,
+            number: 0,
+            gzip: false,
+            read_bytes: 256 << 10,
+            keep: false,
+            held: Vec::new(),
+        }
     }
 }
 
@@ -165,8 +175,11 @@ impl FirstSync {
 }
 
 fn request(asking: &Asking) -> String {
+    let held = asking.held.iter();
+    let held: Vec<_> =
+        held.map(|(name, after)| json!({"name": name, "after": after.to_string()})).collect();
     let body = json!({
-        "buckets": [],
+        "buckets": held,
         "include_checksum": true,
         "raw_data": true,
         "binary_data": true,

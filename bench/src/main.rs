@@ -5,8 +5,8 @@
 //! standard output and a JSON file. Invariant: a figure is printed only when it was seen in this
 //! run, and what was delivered was counted, so that nothing is fast by being incomplete.
 //!
-//! In reading order: [`options`], [`report`], the five measurements ([`first_copy`], [`stream`],
-//! [`download`], [`latency`], [`reconfigure`]); what they stand on: [`source`] (Postgres and the
+//! In reading order: [`options`], [`report`], the measurements ([`first_copy`], [`stream`], [`download`],
+//! [`latency`], [`reconfigure`], [`hot`], [`membership`], [`memory`]); what they stand on: [`source`] (Postgres and the
 //! rows), [`server`] (the process), [`client`] and [`body`] (a raw client), [`ticks`] (commits
 //! whose arrival is timed), [`usage`], [`machine`]; and [`limits`].
 
@@ -17,9 +17,12 @@ mod body;
 mod client;
 mod download;
 mod first_copy;
+mod hot;
 mod latency;
 mod limits;
 mod machine;
+mod membership;
+mod memory;
 mod options;
 mod reconfigure;
 mod report;
@@ -64,6 +67,9 @@ async fn main() -> ExitCode {
                 Which::Download => download::run(&options, &mut report).await?,
                 Which::Latency => latency::run(&options, &mut report).await?,
                 Which::Reconfigure => reconfigure::run(&options, &mut report).await?,
+                Which::Hot => hot::run(&options, &mut report).await?,
+                Which::Membership => membership::run(&options, &mut report).await?,
+                Which::Memory => memory::run(&options, &mut report).await?,
             }
             report.finish(&options)
         };

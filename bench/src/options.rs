@@ -32,12 +32,26 @@ pub enum Which {
     Latency,
     /// 5: a changed sync configuration over replicated rows
     Reconfigure,
+    /// 6: new and returning clients of a bucket with a long history
+    Hot,
+    /// 7: one membership of a user who has many
+    Membership,
+    /// 8: memory of clients that have downloaded, and of large rows
+    Memory,
 }
 
 impl Which {
     /// All, in order.
-    pub const ALL: [Which; 5] =
-        [Which::FirstCopy, Which::Stream, Which::Download, Which::Latency, Which::Reconfigure];
+    pub const ALL: [Which; 8] = [
+        Which::FirstCopy,
+        Which::Stream,
+        Which::Download,
+        Which::Latency,
+        Which::Reconfigure,
+        Which::Hot,
+        Which::Membership,
+        Which::Memory,
+    ];
 
     /// Its name, also of its result file.
     pub fn name(self) -> &'static str {
@@ -47,6 +61,9 @@ impl Which {
             Which::Download => "download",
             Which::Latency => "latency",
             Which::Reconfigure => "reconfigure",
+            Which::Hot => "hot",
+            Which::Membership => "membership",
+            Which::Memory => "memory",
         }
     }
 }

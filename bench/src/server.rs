@@ -45,6 +45,18 @@ streams:
     query: SELECT * FROM items
 ";
 
+/// The same, and the ticks in a bucket beside it.
+pub const ONE_BUCKET_AND_TICKS: &str = "config:
+  edition: 3
+streams:
+  everything:
+    auto_subscribe: true
+    query: SELECT * FROM items
+  ticks:
+    auto_subscribe: true
+    query: SELECT * FROM ticks
+";
+
 /// A bucket for each owner.
 pub const BY_OWNER: &str = "config:
   edition: 3
