@@ -14,6 +14,8 @@ pub mod code {
     pub const SLOT_NOT_OURS: u16 = 3050;
     /// Tables kept changing their form or storage while they were copied.
     pub const COPY_RESTLESS: u16 = 3051;
+    /// The slot belongs to a server with another data directory, which may be alive.
+    pub const SLOT_OF_ANOTHER_STORE: u16 = 3052;
 }
 
 /// A failure of the input.

@@ -8,6 +8,7 @@
 
 use crate::error::code;
 use hw_pg::catalog;
+use hw_pg::memory::Memory;
 use hw_pg::slot::SlotState;
 use hw_types::{CommitLsn, Diagnostic, EndLsn, Lsn};
 use std::fmt;
@@ -59,6 +60,10 @@ pub struct Found {
     pub slot: Option<SlotState>,
     /// Up to where the source's log is on its disk.
     pub flush_lsn: EndLsn,
+    /// Oid of the publication, if there is one of that name.
+    pub publication: Option<u32>,
+    /// What the source remembers of the slot's last store.
+    pub memory: Option<Memory>,
 }
 
 /// Why all tables are copied again and compared.
@@ -82,6 +87,10 @@ pub enum Recopy {
     SourceMovedBack,
     /// The slot stands before what the stored tail can compare: an older slot of the same name.
     SlotOlderThanTail,
+    /// The log that the slot needs is gone, though the slot stands (FD-31).
+    LogRemoved,
+    /// The publication was dropped, and perhaps made again (FD-9).
+    OtherPublication,
 }
 
 impl fmt::Display for Recopy {
@@ -96,6 +105,8 @@ impl fmt::Display for Recopy {
             Recopy::Hole => "the slot was confirmed beyond what is stored",
             Recopy::SourceMovedBack => "the source's log ends before what is stored",
             Recopy::SlotOlderThanTail => "the slot is older than what is stored",
+            Recopy::LogRemoved => "the log that the slot needs was removed",
+            Recopy::OtherPublication => "the publication is another one than before",
         })
     }
 }
@@ -201,13 +212,13 @@ fn difference(stored: &Stored, found: &Found) -> Option<Recopy> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod samples {
     use super::*;
     use hw_pg::slot::WalStatus;
 
-    const X: u64 = 1000;
+    pub const X: u64 = 1000;
 
-    fn slot(confirmed: u64) -> SlotState {
+    pub fn slot(confirmed: u64) -> SlotState {
         SlotState {
             name: "headwater_1".into(),
             plugin: Some("pgoutput".into()),
@@ -223,7 +234,7 @@ mod tests {
         }
     }
 
-    fn found() -> Found {
+    pub fn found() -> Found {
         Found {
             system_id: 7,
             timeline: 1,
@@ -233,10 +244,12 @@ mod tests {
             slot_name: "headwater_1".into(),
             slot: Some(slot(2000)),
             flush_lsn: EndLsn(Lsn(3000)),
+            publication: Some(9),
+            memory: None,
         }
     }
 
-    fn stored() -> Stored {
+    pub fn stored() -> Stored {
         Stored {
             identity: Identity {
                 system_id: 7,
@@ -249,6 +262,13 @@ mod tests {
             tail_start: Some(CommitLsn(Lsn(1500))),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::{X, found, slot, stored};
+    use super::*;
+    use hw_pg::slot::WalStatus;
 
     fn recopy(reason: Recopy) -> Verdict {
         Verdict::ComparedRecopy { reason, drop_slot: true }

@@ -8,6 +8,7 @@
 pub mod copy_session;
 pub mod entry;
 pub mod error;
+pub mod history;
 pub mod identity;
 pub mod source;
 pub mod transactions;

@@ -12,13 +12,14 @@ use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
 use hw_pg::error::{PgError, PgErrorKind};
+use hw_pg::memory;
 use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
 use hw_pg::slot::{self, SlotState};
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
 use hw_store::segment::SpoolDir;
-use hw_types::{Diagnostic, Lsn, RelationId, TableName, TablePattern};
+use hw_types::{Diagnostic, Lsn, OpId, RelationId, TableName, TablePattern};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -130,6 +131,8 @@ impl Source {
         let slot_name =
             slot::slot_name(system.system_id, server.database_oid, &self.options.instance);
         let slot = SlotState::read(&client, &slot_name).await?;
+        let memory = memory::recall(&client, &slot_name).await?;
+        let catalog = Catalog::read(&client, &self.options.publication, &[], &[]).await?;
         let found = Found {
             system_id: system.system_id,
             timeline: system.timeline,
@@ -139,6 +142,8 @@ impl Source {
             slot_name,
             slot,
             flush_lsn: system.flush_lsn,
+            publication: catalog.publication.map(|publication| publication.oid),
+            memory,
         };
         Ok(Look { found, server })
     }
@@ -158,6 +163,13 @@ impl Source {
             }
             tokio::time::sleep(SLOT_POLL).await;
         }
+    }
+
+    /// Lets the source remember that this store uses the slot now ([`crate::history::REMIND`]).
+    pub async fn remember(&self, slot: &str, store: u128, op_id: OpId) -> Result<()> {
+        let write =
+            async { Ok(memory::remember(&self.client().await?, slot, store, op_id).await?) };
+        within(self.options.answer_limit, "let the source remember", write).await
     }
 
     /// Drops the slot; false if it was not there.

@@ -13,11 +13,12 @@ use crate::catalog::{Catalog, CatalogTable, code, followable, relation};
 use crate::config::ConnectConfig;
 use crate::error::{Doing as _, PgError, Result};
 use crate::sql;
-use crate::types::{Form, binary_select_list, decode};
+use crate::types::{Fit, Form, binary_select_list, decode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hw_types::facts::{RowSecurity, TableFacts, TableKind};
 use hw_types::relation::{quote_ident, quote_literal};
+use hw_types::text::DamagedValue;
 use hw_types::{Cell, Diagnostic, Relation, Row, RowBuilder};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -397,7 +398,14 @@ impl CopyDecoder {
                 len => {
                     let (value, after) = values.split_at(len as usize);
                     values = after;
-                    if let Err(error) = decode(*form, &column.pg_type, value, &mut self.builder) {
+                    let decoded = decode(*form, &column.pg_type, value, &mut self.builder);
+                    // The table was locked and compared: its types are those of its rows.
+                    let misfit = || DamagedValue::of("composite");
+                    let fit = decoded.and_then(|fit| match fit {
+                        Fit::Exact => Ok(()),
+                        Fit::OtherTime => Err(misfit()),
+                    });
+                    if let Err(error) = fit {
                         self.builder.finish();
                         return Err(PgError::from(error)
                             .doing(format!("read column \"{}\"", column.name))

@@ -2,7 +2,7 @@
 //! the replication stream, table copies, values, markers.
 //!
 //! Suggested reading order: [`config`], [`transport`], [`sql`]; [`types`]; [`catalog`],
-//! [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`].
+//! [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`], [`memory`].
 
 // A `Diagnostic` is large and rare: it is made where something is refused.
 #![allow(clippy::result_large_err)]
@@ -13,6 +13,7 @@ pub mod copy;
 pub mod error;
 mod internal;
 pub mod marker;
+pub mod memory;
 pub mod passfile;
 pub mod pgoutput;
 pub mod publication;

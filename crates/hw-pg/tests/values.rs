@@ -4,7 +4,7 @@
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
 use hw_pg::types::{
-    TypeCatalog, binary_select_list, canonical_from_text, decode, decode_binary, decode_text,
+    Fit, TypeCatalog, binary_select_list, canonical_from_text, decode, decode_binary, decode_text,
 };
 use hw_testkit::{Cluster, ClusterOptions};
 use hw_types::text::to_text;
@@ -551,8 +551,11 @@ async fn check_every_type(major: u32) {
             let context = format!("{major}: {name}: {printed:?}, seed {seed}");
             match binary.get::<_, Raw>(0).0 {
                 None => builder.push(Cell::Null),
-                Some(raw) => decode(forms[0], &ty, &raw, &mut builder)
-                    .unwrap_or_else(|error| panic!("{context}: binary form: {error}")),
+                Some(raw) => {
+                    let fit = decode(forms[0], &ty, &raw, &mut builder)
+                        .unwrap_or_else(|error| panic!("{context}: binary form: {error}"));
+                    assert_eq!(fit, Fit::Exact, "{context}");
+                }
             }
             let from_binary = cell(&builder.finish());
             match printed {

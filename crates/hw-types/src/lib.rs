@@ -20,6 +20,6 @@ pub use change::{Change, ChangeKind, LogMessage};
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
 pub use pattern::{NamePattern, TablePattern};
 pub use pgtype::PgType;
-pub use position::{Checkpoint, CommitLsn, EndLsn, Lsn, OpId, Xid};
+pub use position::{Checkpoint, CommitLsn, EndLsn, FullXid, Lsn, OpId, PgSnapshot, Xid};
 pub use relation::{Column, Relation, RelationId, ReplicaIdentity, TableName};
 pub use row::{Cell, Row, RowBuilder, RowRef};

@@ -73,6 +73,67 @@ impl fmt::Display for EndLsn {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Xid(pub u32);
 
+/// A transaction id of the source in full: 32 bits of epoch above the 32 bits that wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FullXid(pub u64);
+
+impl FullXid {
+    /// The full id of a transaction that the log names by 32 bits.
+    ///
+    /// - Takes: `near`, a full id that is at most 2^31 transactions away, for example the next one
+    ///   of a snapshot taken at about that time.
+    pub fn of(xid: Xid, near: FullXid) -> FullXid {
+        let distance = xid.0.wrapping_sub(near.0 as u32).cast_signed();
+        FullXid(near.0.wrapping_add_signed(i64::from(distance)))
+    }
+}
+
+/// A snapshot as `pg_current_snapshot()` prints it: which transactions it sees.
+///
+/// Source: PostgreSQL manual, "Transaction ID and Snapshot Information Functions".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PgSnapshot {
+    /// Every transaction below has ended.
+    pub xmin: FullXid,
+    /// The first that had not begun.
+    pub xmax: FullXid,
+    /// Those between that were running, in order.
+    pub running: Vec<FullXid>,
+}
+
+impl PgSnapshot {
+    /// Whether it sees what a transaction did, given that it has committed.
+    pub fn sees(&self, xid: FullXid) -> bool {
+        xid < self.xmax && self.running.binary_search(&xid).is_err()
+    }
+
+    /// The same for a top-level transaction that the log names by 32 bits, near this snapshot.
+    pub fn sees_short(&self, xid: Xid) -> bool {
+        self.sees(FullXid::of(xid, self.xmax))
+    }
+}
+
+/// The text was not `xmin:xmax:running,…`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a snapshot: expected two transaction ids and a list of ids, such as 10:20:10,14,15")]
+pub struct ParseSnapshotError;
+
+impl FromStr for PgSnapshot {
+    type Err = ParseSnapshotError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(':');
+        let mut next = || parts.next().ok_or(ParseSnapshotError);
+        let (xmin, xmax, list) = (next()?, next()?, next()?);
+        let xid = |text: &str| text.parse().map(FullXid).map_err(|_| ParseSnapshotError);
+        let ids = list.split(',').filter(|_| !list.is_empty());
+        let mut running = ids.map(xid).collect::<Result<Vec<_>, _>>()?;
+        running.sort_unstable();
+        let snapshot = PgSnapshot { xmin: xid(xmin)?, xmax: xid(xmax)?, running };
+        parts.next().is_none().then_some(snapshot).ok_or(ParseSnapshotError)
+    }
+}
+
 /// Global, strictly increasing number of an operation of a bucket; below 2^53.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);
@@ -109,6 +170,31 @@ mod tests {
         assert_eq!("0/0".parse(), Ok(Lsn::ZERO));
         for bad in ["", "/", "1", "1/", "/1", "1/123456789", "g/0", "+1/0", "1/-1"] {
             assert_eq!(bad.parse::<Lsn>(), Err(ParseLsnError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_sees_what_had_ended_also_across_a_wrap_of_32_bits() {
+        let wrap = 1u64 << 32;
+        let text = format!("{}:{}:{},{}", wrap - 10, wrap + 5, wrap - 10, wrap + 2);
+        let snapshot: PgSnapshot = text.parse().unwrap();
+        let seen = |xid: u64| snapshot.sees_short(Xid(xid as u32));
+        for (xid, sees) in [
+            (wrap - 1000, true),
+            (wrap - 10, false),
+            (wrap - 9, true),
+            (wrap, true),
+            (wrap + 2, false),
+            (wrap + 4, true),
+            (wrap + 5, false),
+            (wrap + 1000, false),
+        ] {
+            assert_eq!(seen(xid), sees, "{xid}");
+            assert_eq!(snapshot.sees(FullXid(xid)), sees, "{xid}");
+        }
+        assert_eq!("3:3:".parse::<PgSnapshot>().unwrap().running, []);
+        for bad in ["", "1", "1:2", "1:2:3:4", "1:2:x", "a:2:", "1:2:,"] {
+            assert_eq!(bad.parse::<PgSnapshot>(), Err(ParseSnapshotError), "{bad}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{InputError, Result, damaged};
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
 use hw_pg::pgoutput::{Datum, Decoder, Message, OldTuple, RelationMessage, Tuple};
-use hw_pg::types::{Form, decode};
+use hw_pg::types::{Fit, Form, decode};
 use hw_store::segment::SpoolDir;
 use hw_types::{
     Cell, Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Relation, RelationId, Row, RowBuilder,
@@ -150,24 +150,25 @@ impl Assembler {
             }
             Message::Insert { relation, new } => {
                 let relation = self.known(relation)?;
-                let new = row(&mut self.builder, &relation, new)?;
-                self.record(xid, relation, ChangeKind::Insert { new })?;
+                let (new, fit) = row(&mut self.builder, &relation, new)?;
+                self.record(xid, relation, ChangeKind::Insert { new }, fit)?;
             }
             Message::Update { relation, old, new } => {
                 let relation = self.known(relation)?;
                 let old = match old {
                     Some(OldTuple::Key(old) | OldTuple::Full(old)) => {
-                        Some(row(&mut self.builder, &relation, old)?)
+                        // A key of another shape than its type: the whole row shows it as well.
+                        Some(row(&mut self.builder, &relation, old)?.0)
                     }
                     None => None,
                 };
-                let new = row(&mut self.builder, &relation, new)?;
-                self.record(xid, relation, ChangeKind::Update { old, new })?;
+                let (new, fit) = row(&mut self.builder, &relation, new)?;
+                self.record(xid, relation, ChangeKind::Update { old, new }, fit)?;
             }
             Message::Delete { relation, old } => {
                 let relation = self.known(relation)?;
-                let old = row(&mut self.builder, &relation, old.tuple())?;
-                self.record(xid, relation, ChangeKind::Delete { old })?;
+                let (old, fit) = row(&mut self.builder, &relation, old.tuple())?;
+                self.record(xid, relation, ChangeKind::Delete { old }, fit)?;
             }
             Message::Truncate { relations, .. } => {
                 let relations =
@@ -327,9 +328,21 @@ impl Assembler {
         xid: Option<Xid>,
         relation: Arc<Relation>,
         kind: ChangeKind,
+        fit: Fit,
     ) -> Result<()> {
         self.announce(xid, &relation)?;
-        self.push(xid, Change::Row { relation, kind })
+        let table = relation.id;
+        self.push(xid, Change::Row { relation, kind })?;
+        if fit == Fit::OtherTime {
+            let open = match self.current {
+                Current::Streamed(top) => self.streamed.get_mut(&top),
+                _ => Some(&mut self.whole),
+            };
+            if let Some(open) = open {
+                open.recorder.note_misfit(table);
+            }
+        }
+        Ok(())
     }
 
     /// Passes a description on in front of the first change that uses it.
@@ -412,7 +425,8 @@ fn owned(message: &RelationMessage<'_>) -> Relation {
 }
 
 /// Decodes a tuple to canonical values.
-fn row(builder: &mut RowBuilder, relation: &Relation, tuple: Tuple<'_>) -> Result<Row> {
+fn row(builder: &mut RowBuilder, relation: &Relation, tuple: Tuple<'_>) -> Result<(Row, Fit)> {
+    let mut whole = Fit::Exact;
     if tuple.len() != relation.columns.len() {
         return Err(damaged(format!(
             "a row of {} with {} columns where {} were described",
@@ -434,16 +448,20 @@ fn row(builder: &mut RowBuilder, relation: &Relation, tuple: Tuple<'_>) -> Resul
             Datum::Text(bytes) => decode(Form::Text, &column.pg_type, bytes, builder),
             Datum::Binary(bytes) => decode(Form::Binary, &column.pg_type, bytes, builder),
         };
-        if let Err(error) = decoded {
-            // Names only: the value itself never reaches a text.
-            builder.finish();
-            return Err(damaged(format!(
-                "a value of column \"{}\" of {}: {error}",
-                column.name, relation.name
-            )));
+        match decoded {
+            Ok(Fit::Exact) => {}
+            Ok(Fit::OtherTime) => whole = Fit::OtherTime,
+            Err(error) => {
+                // Names only: the value itself never reaches a text.
+                builder.finish();
+                return Err(damaged(format!(
+                    "a value of column \"{}\" of {}: {error}",
+                    column.name, relation.name
+                )));
+            }
         }
     }
-    Ok(builder.finish())
+    Ok((builder.finish(), whole))
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use crate::error::{InputError, Result};
 use bytes::Bytes;
 use hw_store::StoreError;
 use hw_store::segment::{Segment, SegmentReader, SegmentWriter, SpoolDir};
-use hw_types::{Change, ChangeKind, LogMessage, Lsn, Relation, Row, Xid, varint};
-use std::collections::HashMap;
+use hw_types::{Change, ChangeKind, LogMessage, Lsn, Relation, RelationId, Row, Xid, varint};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 const INSERT: u8 = 0;
@@ -186,6 +186,7 @@ pub struct Recorder {
     /// Bytes of memory held; 0 once spooled.
     memory: usize,
     scratch: Vec<u8>,
+    misfits: BTreeSet<RelationId>,
 }
 
 impl Default for Recorder {
@@ -197,6 +198,7 @@ impl Default for Recorder {
             changes: 0,
             memory: 0,
             scratch: Vec::new(),
+            misfits: BTreeSet::new(),
         }
     }
 }
@@ -308,7 +310,13 @@ impl Recorder {
                 Held::Spool { segment: writer.finish()?, relations: table.list.into() }
             }
         };
-        Ok(Changes { held, count: self.changes, memory: self.memory })
+        let misfits = self.misfits.into_iter().collect();
+        Ok(Changes { held, count: self.changes, memory: self.memory, misfits })
+    }
+
+    /// Notes that a value of a table had another shape than its type has now.
+    pub fn note_misfit(&mut self, table: RelationId) {
+        self.misfits.insert(table);
     }
 }
 
@@ -325,13 +333,25 @@ pub struct Changes {
     held: Held,
     count: u64,
     memory: usize,
+    misfits: Arc<[RelationId]>,
 }
 
 impl Changes {
     /// Changes that are already in memory.
     pub fn in_memory(changes: Vec<Change>) -> Changes {
         let memory = changes.iter().map(cost).sum();
-        Changes { count: changes.len() as u64, held: Held::Memory(changes.into()), memory }
+        Changes {
+            count: changes.len() as u64,
+            held: Held::Memory(changes.into()),
+            memory,
+            misfits: Arc::default(),
+        }
+    }
+
+    /// Tables of which a value had another shape than its type has now (FD-15): their rows are
+    /// right only once they were copied again.
+    pub fn misfits(&self) -> &[RelationId] {
+        &self.misfits
     }
 
     /// Number of changes, Relation entries included.

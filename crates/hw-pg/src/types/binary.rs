@@ -123,24 +123,42 @@ pub(super) fn rebuild(ty: &PgType, input: &[u8], out: &mut Vec<u8>) -> Result<()
             }
         }
         PgType::Composite(fields) => {
-            let damaged = DamagedValue::of("composite");
+            let values = composite(input)?.collect::<Result<Vec<_>, _>>()?;
+            let fits = values.len() == fields.len();
+            if !fits {
+                super::note_misfit();
+            }
             out.extend((fields.len() as i32).to_be_bytes());
-            let mut values = composite(input)?;
-            for (_, ty) in fields {
+            for (index, (_, ty)) in fields.iter().enumerate() {
                 // The oid of the field's type.
                 out.extend([0; 4]);
-                match values.next().ok_or(damaged)?? {
-                    None => out.extend((-1i32).to_be_bytes()),
-                    Some(value) => append_counted(ty, value, out)?,
+                let place = out.len();
+                let appended = match values.get(index).copied().flatten() {
+                    None => {
+                        put_null(out);
+                        Ok(())
+                    }
+                    Some(value) => append_counted(ty, value, out),
+                };
+                match appended {
+                    Ok(()) => {}
+                    // A field of another time, where one in front of it came or went.
+                    Err(_) if !fits => {
+                        out.truncate(place);
+                        put_null(out);
+                    }
+                    Err(error) => return Err(error),
                 }
-            }
-            if values.next().is_some() {
-                return Err(damaged);
             }
         }
         _ => return Err(DamagedValue::of("without a known binary form")),
     }
     Ok(())
+}
+
+/// The length that stands for NULL in a container.
+pub(super) fn put_null(out: &mut Vec<u8>) {
+    out.extend((-1i32).to_be_bytes());
 }
 
 fn append(ty: &PgType, input: &[u8], out: &mut Vec<u8>) -> Result<(), DamagedValue> {

@@ -4,7 +4,7 @@
 //! `multirangetypes.c`, `rowtypes.c` (`record_in`). Only what the output functions print is read:
 //! no white space between parts.
 
-use super::binary::counted;
+use super::binary::{counted, put_null};
 use super::scalars::append;
 use hw_types::PgType;
 use hw_types::pgtype::ElementType;
@@ -261,19 +261,57 @@ pub(super) fn append_composite(
     let mut reader = Reader::new(text, "composite");
     out.extend((fields.len() as i32).to_be_bytes());
     reader.must_take(b'(')?;
-    for (index, (_, ty)) in fields.iter().enumerate() {
-        if index > 0 {
-            reader.must_take(b',')?;
-        }
-        // The oid of the field's type.
-        out.extend([0; 4]);
+    let mut count = 0;
+    let mut failed = None;
+    // A composite without fields prints as `()`, one with a single NULL field too.
+    while !(count == 0 && fields.is_empty() && reader.peek() == Some(b')')) {
         let quoted = reader.item(b",)")?;
-        if reader.item.is_empty() && !quoted {
-            out.extend((-1i32).to_be_bytes());
-        } else {
-            reader.append_item(ty, out)?;
+        if let Some((_, ty)) = fields.get(count) {
+            let null = reader.item.is_empty() && !quoted;
+            if let Err(error) = put_field((!null).then_some(ty), &mut reader, out) {
+                failed = Some(error);
+            }
+        }
+        count += 1;
+        if reader.peek() != Some(b',') {
+            break;
+        }
+        reader.must_take(b',')?;
+    }
+    match (failed, count == fields.len()) {
+        (Some(error), true) => return Err(error),
+        (None, true) => {}
+        // A value of another time than its type: what is missing is NULL, what is too much goes.
+        (_, false) => {
+            super::note_misfit();
+            for _ in count.min(fields.len())..fields.len() {
+                out.extend([0; 4]);
+                put_null(out);
+            }
         }
     }
     reader.must_take(b')')?;
     reader.end()
+}
+
+/// Appends a field with its (unknown) type's oid in front; one that cannot be read becomes NULL.
+fn put_field(
+    ty: Option<&PgType>,
+    reader: &mut Reader<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), DamagedValue> {
+    out.extend([0; 4]);
+    let place = out.len();
+    let appended = match ty {
+        Some(ty) => reader.append_item(ty, out),
+        None => {
+            put_null(out);
+            Ok(())
+        }
+    };
+    if appended.is_err() {
+        out.truncate(place);
+        put_null(out);
+    }
+    appended
 }

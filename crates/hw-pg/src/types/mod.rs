@@ -15,8 +15,8 @@ pub use catalog::{TypeCatalog, read_types};
 
 use hw_types::relation::quote_ident;
 use hw_types::text::DamagedValue;
-use hw_types::{Cell, Column, PgType, RowBuilder};
-use std::cell::RefCell;
+use hw_types::{Column, PgType, RowBuilder};
+use std::cell::{Cell, RefCell};
 
 /// In which form a column's values arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,33 @@ pub fn binary_select_list(columns: &[Column]) -> (String, Vec<Form>) {
     (list, forms)
 }
 
+/// Whether a value has the shape that its type has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It has.
+    Exact,
+    /// It is of a time before or behind an ALTER TYPE of a composite: fields that it lacks were
+    /// read as NULL, fields that the type lacks were left out.
+    OtherTime,
+}
+
 /// Appends a value in the given form to a row.
+///
+/// - Returns: whether it fits; a value that does not is stored as far as it can be read, and its
+///   table must be copied again (FD-15).
+/// - Errors: as [`decode_binary`].
 pub fn decode(
+    form: Form,
+    ty: &PgType,
+    input: &[u8],
+    row: &mut RowBuilder,
+) -> Result<Fit, DamagedValue> {
+    MISFIT.set(false);
+    decode_any(form, ty, input, row)?;
+    Ok(if MISFIT.get() { Fit::OtherTime } else { Fit::Exact })
+}
+
+fn decode_any(
     form: Form,
     ty: &PgType,
     input: &[u8],
@@ -86,10 +111,10 @@ pub fn decode(
 ///   left as it was.
 pub fn decode_binary(ty: &PgType, input: &[u8], row: &mut RowBuilder) -> Result<(), DamagedValue> {
     match binary::as_is(ty, input)? {
-        Some(bytes) => row.push(Cell::Value(bytes)),
+        Some(bytes) => row.push(hw_types::Cell::Value(bytes)),
         None => with_scratch(|scratch| {
             binary::rebuild(ty, input, scratch)?;
-            row.push(Cell::Value(scratch));
+            row.push(hw_types::Cell::Value(scratch));
             Ok(())
         })?,
     }
@@ -103,12 +128,12 @@ pub fn decode_binary(ty: &PgType, input: &[u8], row: &mut RowBuilder) -> Result<
 pub fn decode_text(ty: &PgType, input: &str, row: &mut RowBuilder) -> Result<(), DamagedValue> {
     match ty.base() {
         PgType::Text { .. } | PgType::Bpchar | PgType::Json | PgType::Jsonb => {
-            row.push(Cell::Value(input.as_bytes()));
+            row.push(hw_types::Cell::Value(input.as_bytes()));
             Ok(())
         }
         base => with_scratch(|scratch| {
             scalars::append(base, input, scratch)?;
-            row.push(Cell::Value(scratch));
+            row.push(hw_types::Cell::Value(scratch));
             Ok(())
         }),
     }
@@ -136,7 +161,14 @@ pub fn canonical_from_text(
     scalars::append(ty, input, out)
 }
 
+/// Notes for [`decode`] that a composite inside of the value has other fields than its type.
+fn note_misfit() {
+    MISFIT.set(true);
+}
+
 thread_local! {
+    /// Set by [`note_misfit`].
+    static MISFIT: Cell<bool> = const { Cell::new(false) };
     /// One buffer a thread for values that are rebuilt, so that a column costs no allocation.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

@@ -1,0 +1,310 @@
+//! How to go on with a source: whether its slot is ours to use, whether the store's history goes
+//! on there, and whether the numbers that clients hold go on with it.
+//!
+//! In: what the store knows, what the source shows and remembers. Out: a [`Decision`]. Pure: every
+//! case is a line of a table. Invariants: a slot whose store was alive a moment ago is not taken
+//! from it (FD-28); numbers are given anew exactly where the store is behind its clients (E-3):
+//! when it is new, when the slot was confirmed beyond it, when another store used the slot, when
+//! the source remembers a later number of it.
+
+use crate::error::{InputError, code};
+use crate::identity::{Found, Recopy, Stored, Verdict, check};
+use hw_types::{Diagnostic, OpId};
+use std::time::Duration;
+
+/// How long a store must not have been seen before its slot counts as left behind.
+pub const LEASE: Duration = Duration::from_secs(600);
+
+/// How often whoever streams lets the source remember it.
+pub const REMIND: Duration = Duration::from_secs(30);
+
+/// Numbers that a store may have given since the source was last told: at the highest rate, for
+/// an hour of failing reminders.
+const MARGIN: u64 = 1 << 32;
+
+/// What is asked on behalf of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ours {
+    /// The random number that the store was made with.
+    pub store: u128,
+    /// The last op id that it has given.
+    pub op_id: OpId,
+    /// Oid of the publication that its rows came through; `None` when none is noted.
+    pub publication: Option<u32>,
+    /// Whether this store made the slot that is there, for a first copy that was interrupted.
+    pub made_slot: bool,
+    /// How long this process has seen nobody use the slot.
+    pub watched: Duration,
+    /// Whether a person said that the slot's last store is gone.
+    pub take_over: TakeOver,
+}
+
+/// Whether to take a slot from a store that may be alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeOver {
+    /// Only when it was not seen for [`LEASE`].
+    WhenGone,
+    /// Now.
+    Now,
+}
+
+/// What becomes of the numbers that clients hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epoch {
+    /// They go on.
+    Keep,
+    /// They begin anew, above what the clock says and above this.
+    New {
+        /// Above everything that the source remembers; 0 when it remembers nothing.
+        above: OpId,
+    },
+}
+
+/// How to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do. A slot that is not ours to take is [`Verdict::Refuse`]: asked again later.
+    pub verdict: Verdict,
+    /// The numbers; written before anything that uses them.
+    pub epoch: Epoch,
+}
+
+/// Decides how to go on with this source.
+///
+/// - Takes: `None` for a store that holds no rows yet. Whether the slot is in use is not asked
+///   here: wait for it before (F-16).
+pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
+    let mut verdict = check(stored, found);
+    if matches!(verdict, Verdict::Refuse(_)) {
+        return Decision { verdict, epoch: Epoch::Keep };
+    }
+    let other = found.memory.filter(|memory| memory.store != ours.store);
+    let usable_slot = found.slot.as_ref().is_some_and(|slot| !slot.is_lost());
+    let unknown = found.memory.is_none() && stored.is_none() && !ours.made_slot;
+    if usable_slot && (other.is_some() || unknown) && ours.take_over == TakeOver::WhenGone {
+        let seen_ago = other.map(|memory| memory.seen_ago);
+        if ours.watched.max(seen_ago.unwrap_or_default()) < LEASE {
+            let finding = in_use(found, seen_ago);
+            return Decision { verdict: Verdict::Refuse(finding), epoch: Epoch::Keep };
+        }
+    }
+    // What streams through another publication than before has a hole where there was none.
+    if verdict == Verdict::Stream
+        && ours.publication.is_some()
+        && ours.publication != found.publication
+    {
+        let reason = Recopy::OtherPublication;
+        verdict = Verdict::ComparedRecopy { reason, drop_slot: found.slot.is_some() };
+    }
+    let hole = matches!(verdict, Verdict::ComparedRecopy { reason: Recopy::Hole, .. });
+    let remembered = found.memory.map(|memory| memory.op_id);
+    let behind = stored.is_none()
+        || hole
+        || other.is_some()
+        || remembered.is_some_and(|remembered| remembered > ours.op_id);
+    let above = remembered.map_or(0, |remembered| remembered.0.saturating_add(MARGIN));
+    let epoch = match behind {
+        true => Epoch::New { above: OpId(above.min(OpId::LIMIT - 1)) },
+        false => Epoch::Keep,
+    };
+    Decision { verdict, epoch }
+}
+
+/// What a failed stream says about the history: a reason to copy everything again, where trying
+/// again would come to nothing.
+pub fn lost_history(error: &InputError) -> Option<Recopy> {
+    /// `undefined_file`: the log's file is gone though the slot stands (FD-31).
+    const UNDEFINED_FILE: &str = "58P01";
+    const UNDEFINED_OBJECT: &str = "42704";
+    const NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    let InputError::Pg(error) = error else { return None };
+    let what = error.diagnostic().what;
+    match error.sqlstate()? {
+        UNDEFINED_FILE => Some(Recopy::LogRemoved),
+        // Where the slot stands there was no such publication yet (FD-9).
+        UNDEFINED_OBJECT if what.contains("publication") => Some(Recopy::OtherPublication),
+        NOT_IN_PREREQUISITE_STATE
+            if what.contains("can no longer get changes")
+                || what.contains("can no longer access") =>
+        {
+            Some(Recopy::SlotLost)
+        }
+        _ => None,
+    }
+}
+
+fn in_use(found: &Found, seen_ago: Option<Duration>) -> Diagnostic {
+    let slot = &found.slot_name;
+    let who = match seen_ago {
+        Some(ago) => format!(
+            "slot \"{slot}\" belongs to a server with another data directory, which was seen {} s \
+             ago",
+            ago.as_secs()
+        ),
+        None => format!("slot \"{slot}\" was made by a server with another data directory"),
+    };
+    let minutes = LEASE.as_secs() / 60;
+    Diagnostic::error(code::SLOT_OF_ANOTHER_STORE, who)
+        .at(format!("database \"{}\"", found.database))
+        .mend(format!(
+            "start with that server's data directory, or give this one an instance name of its \
+             own; if the other one is gone, start with --take-over, or wait: it is taken over \
+             when nobody has used it for {minutes} minutes"
+        ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::samples::{found, slot, stored};
+    use hw_pg::memory::Memory;
+    use hw_pg::slot::WalStatus;
+    use hw_types::{EndLsn, Lsn};
+
+    const US: u128 = 1;
+    const THEM: u128 = 2;
+
+    fn ours() -> Ours {
+        Ours {
+            store: US,
+            op_id: OpId(500),
+            publication: Some(9),
+            made_slot: false,
+            watched: Duration::ZERO,
+            take_over: TakeOver::WhenGone,
+        }
+    }
+
+    fn memory(store: u128, op_id: u64, seen_ago: u64) -> Option<Memory> {
+        Some(Memory { store, op_id: OpId(op_id), seen_ago: Duration::from_secs(seen_ago) })
+    }
+
+    fn new(above: u64) -> Epoch {
+        Epoch::New { above: OpId(above) }
+    }
+
+    /// What follows, in a word.
+    fn word(verdict: &Verdict) -> String {
+        match verdict {
+            Verdict::Stream => "stream".into(),
+            Verdict::FirstCopy { drop_slot } => format!("copy, drop {drop_slot}"),
+            Verdict::ComparedRecopy { reason, .. } => format!("compare: {reason}"),
+            Verdict::Refuse(finding) => finding.code.to_string(),
+        }
+    }
+
+    #[test]
+    fn each_history_has_its_verdict_and_its_epoch() {
+        let with = |memory, slot| Found { memory, slot, ..found() };
+        let here = || Some(slot(2000));
+        let mut lost = slot(2000);
+        lost.wal_status = Some(WalStatus::Lost);
+        let full = Some(stored());
+        let none: Option<Stored> = None;
+        let watched = Ours { watched: LEASE, ..ours() };
+        let told = Ours { take_over: TakeOver::Now, ..ours() };
+        let begun = Ours { made_slot: true, ..ours() };
+        let beyond = Found { slot: Some(slot(2501)), ..with(memory(US, 400, 1), None) };
+        let back = Found { flush_lsn: EndLsn(Lsn(2499)), ..with(memory(US, 400, 1), here()) };
+        let publication = |oid| Found { publication: oid, ..with(memory(US, 400, 1), here()) };
+        let hole = "compare: the slot was confirmed beyond what is stored";
+        let other = "compare: the publication is another one than before";
+        let cases: Vec<(&str, &Option<Stored>, Ours, Found, &str, Epoch)> = vec![
+            // Nothing has happened.
+            ("a restart", &full, ours(), with(memory(US, 400, 9), here()), "stream", Epoch::Keep),
+            ("never remembered", &full, ours(), with(None, here()), "stream", Epoch::Keep),
+            // FD-28: an empty data directory beside a store.
+            ("alive", &none, ours(), with(memory(THEM, 7, 5), here()), "HW3052", Epoch::Keep),
+            ("unknown", &none, ours(), with(None, here()), "HW3052", Epoch::Keep),
+            (
+                "gone for long",
+                &none,
+                ours(),
+                with(memory(THEM, 7, 600), here()),
+                "copy, drop true",
+                new(7 + MARGIN),
+            ),
+            ("watched", &none, watched, with(None, here()), "copy, drop true", new(0)),
+            (
+                "told",
+                &none,
+                told.clone(),
+                with(memory(THEM, 7, 5), here()),
+                "copy, drop true",
+                new(7 + MARGIN),
+            ),
+            ("our own first copy", &none, begun, with(None, here()), "copy, drop true", new(0)),
+            ("no slot", &none, ours(), with(None, None), "copy, drop false", new(0)),
+            (
+                "a lost slot is nobody's",
+                &none,
+                ours(),
+                with(memory(THEM, 7, 5), Some(lost)),
+                "copy, drop true",
+                new(7 + MARGIN),
+            ),
+            // FD-30: another server took the slot while this one was paused.
+            ("overtaken", &full, ours(), with(memory(THEM, 700, 5), here()), "HW3052", Epoch::Keep),
+            (
+                "overtaken, and back",
+                &full,
+                told,
+                with(memory(THEM, 700, 5), here()),
+                "stream",
+                new(700 + MARGIN),
+            ),
+            // FD-27: an older copy of the store.
+            ("hole", &full, ours(), beyond, hole, new(400 + MARGIN)),
+            (
+                "an older store on a quiet source",
+                &full,
+                ours(),
+                with(memory(US, 501, 5), here()),
+                "stream",
+                new(501 + MARGIN),
+            ),
+            // F-14, FD-26: the store is not behind its clients.
+            (
+                "slot dropped by hand",
+                &full,
+                ours(),
+                with(memory(US, 400, 5), None),
+                "compare: the slot was dropped",
+                Epoch::Keep,
+            ),
+            (
+                "restored from an older state",
+                &full,
+                ours(),
+                back,
+                "compare: the source's log ends before what is stored",
+                Epoch::Keep,
+            ),
+            // FD-9.
+            ("publication made again", &full, ours(), publication(Some(10)), other, Epoch::Keep),
+            ("publication gone", &full, ours(), publication(None), other, Epoch::Keep),
+        ];
+        for (case, stored, ours, found, expected, epoch) in cases {
+            let decision = decide(stored.as_ref(), &ours, &found);
+            assert_eq!(word(&decision.verdict), expected, "{case}");
+            assert_eq!(decision.epoch, epoch, "{case}");
+        }
+    }
+
+    #[test]
+    fn fd_28_the_finding_says_whose_slot_it_is_and_what_to_do() {
+        let found = Found { memory: memory(THEM, 7, 5), ..found() };
+        let Verdict::Refuse(finding) = decide(None, &ours(), &found).verdict else {
+            panic!("taken");
+        };
+        assert_eq!(
+            finding.to_string(),
+            "error[HW3052]: slot \"headwater_1\" belongs to a server with another data directory, \
+             which was seen 5 s ago\n  \
+             where: database \"shop\"\n  \
+             mend:  start with that server's data directory, or give this one an instance name of \
+             its own; if the other one is gone, start with --take-over, or wait: it is taken over \
+             when nobody has used it for 10 minutes"
+        );
+    }
+}

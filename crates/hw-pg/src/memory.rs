@@ -1,0 +1,149 @@
+//! What the source remembers of us: which store used the slot last, when, and how far its numbers
+//! had come.
+//!
+//! A store can be lost, and another one can be started beside it by mistake. The source is then
+//! the only place that knows (`engine.md` 5). It remembers in the comment of an empty large object
+//! that belongs to our role: making one needs no right that `serve` has not, in every database, and
+//! it is neither a table nor a setting of the user's. Whoever removes it (`vacuumlo` does) takes
+//! nothing but the memory, which is written again within a minute.
+//!
+//! Invariant: only what our own role wrote is believed.
+
+use crate::error::{Doing as _, Result};
+use hw_types::OpId;
+use hw_types::relation::quote_literal;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// How the comment begins.
+const PREFIX: &str = "Headwater remembers here who uses slot ";
+
+/// How many places are tried, should others have large objects of the same number.
+const PLACES: u32 = 8;
+
+/// A memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The store, by the random number that it was made with.
+    pub store: u128,
+    /// The last op id that it had given when it was seen last.
+    pub op_id: OpId,
+    /// How long ago that was, by the source's clock.
+    pub seen_ago: Duration,
+}
+
+/// The first of the numbers that the large object of a slot may have.
+fn first_place(slot: &str) -> u32 {
+    let digest = Sha256::digest(slot.as_bytes());
+    0x4857_0000 | u32::from(u16::from_be_bytes([digest[0], digest[1]])) & 0xfff8
+}
+
+fn comment(slot: &str, store: u128, op_id: OpId, now: u64) -> String {
+    format!("{PREFIX}{slot}: store {store:032x}, op id {op_id}, seen {now}")
+}
+
+/// Reads a comment; `None` for one that we did not write.
+fn parse(text: &str, slot: &str, now: u64) -> Option<Memory> {
+    let rest = text.strip_prefix(PREFIX)?.strip_prefix(slot)?.strip_prefix(": store ")?;
+    let (store, rest) = rest.split_once(", op id ")?;
+    let (op_id, seen) = rest.split_once(", seen ")?;
+    let op_id = op_id.parse().ok().filter(|op_id| *op_id < OpId::LIMIT)?;
+    let seen: u64 = seen.parse().ok()?;
+    Some(Memory {
+        store: u128::from_str_radix(store, 16).ok()?,
+        op_id: OpId(op_id),
+        // A source's clock that went back: as if seen now, which only waits longer.
+        seen_ago: Duration::from_secs(now.saturating_sub(seen)),
+    })
+}
+
+/// Places, who owns them, and what they say.
+const QUERY: &str = "
+    SELECT p.place, o.oid IS NOT NULL, coalesce(r.rolname = current_user, false),
+           pg_catalog.obj_description(o.oid, 'pg_largeobject'),
+           extract(epoch FROM pg_catalog.clock_timestamp())::int8
+    FROM pg_catalog.unnest($1) WITH ORDINALITY AS p(place, number)
+    LEFT JOIN pg_catalog.pg_largeobject_metadata o ON o.oid = p.place
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = o.lomowner
+    ORDER BY p.number";
+
+struct Place {
+    oid: u32,
+    exists: bool,
+    ours: bool,
+    text: Option<String>,
+    now: u64,
+}
+
+async fn places(client: &Client, slot: &str) -> Result<Vec<Place>> {
+    let first = first_place(slot);
+    let oids: Vec<u32> = (first..first + PLACES).collect();
+    let rows = client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await?;
+    let place = |row: &tokio_postgres::Row| {
+        let now: i64 = row.try_get(4)?;
+        Ok(Place {
+            oid: row.try_get(0)?,
+            exists: row.try_get(1)?,
+            ours: row.try_get(2)?,
+            text: row.try_get(3)?,
+            now: u64::try_from(now).unwrap_or_default(),
+        })
+    };
+    rows.iter().map(place).collect()
+}
+
+fn is_of(place: &Place, slot: &str) -> bool {
+    let start = format!("{PREFIX}{slot}:");
+    place.ours && place.text.as_ref().is_some_and(|text| text.starts_with(&start))
+}
+
+/// What the source remembers of a slot's last store, if anything.
+pub async fn recall(client: &Client, slot: &str) -> Result<Option<Memory>> {
+    let places = places(client, slot).await.doing("ask who used the slot last")?;
+    let found = places.iter().find(|place| is_of(place, slot));
+    Ok(found.and_then(|place| parse(place.text.as_deref()?, slot, place.now)))
+}
+
+/// Lets the source remember that this store uses the slot now. Whoever streams from the slot says
+/// so every half minute, and when it stops.
+///
+/// - Errors: no right to make a large object, where it was taken away; those of a connection.
+pub async fn remember(client: &Client, slot: &str, store: u128, op_id: OpId) -> Result<()> {
+    const DOING: &str = "let the source remember who uses the slot";
+    let places = places(client, slot).await.doing(DOING)?;
+    let place = places
+        .iter()
+        .find(|place| is_of(place, slot))
+        .or_else(|| places.iter().find(|place| place.ours && place.text.is_none()))
+        .or_else(|| places.iter().find(|place| !place.exists));
+    let Some(place) = place else { return Ok(()) };
+    let make = match place.exists {
+        true => String::new(),
+        false => format!("SELECT pg_catalog.lo_create({});", place.oid),
+    };
+    let text = quote_literal(&comment(slot, store, op_id, place.now));
+    let sql = format!("{make} COMMENT ON LARGE OBJECT {} IS {text}", place.oid);
+    client.batch_execute(&sql).await.doing(DOING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else_is_believed() {
+        let text = comment("headwater_1", 7, OpId(9), 1000);
+        let memory = parse(&text, "headwater_1", 1030).unwrap();
+        assert_eq!((memory.store, memory.op_id), (7, OpId(9)));
+        assert_eq!(memory.seen_ago, Duration::from_secs(30));
+        // The clock went back.
+        assert_eq!(parse(&text, "headwater_1", 900).unwrap().seen_ago, Duration::ZERO);
+        assert_eq!(parse(&text, "headwater_2", 1030), None);
+        let too_large = comment("headwater_1", 7, OpId(u64::MAX), 1000);
+        for other in ["", "a note", PREFIX, too_large.as_str()] {
+            assert_eq!(parse(other, "headwater_1", 1030), None, "{other}");
+        }
+    }
+}
