@@ -20,6 +20,9 @@ use crate::StoreError;
 /// The format this version reads and writes. A change of any stored byte raises it.
 pub(crate) const FORMAT: u32 = 2;
 
+/// The length of fjall's version marker.
+const VERSION_MARKER_BYTES: u64 = 4;
+
 const MARK: &str = "headwater store ";
 
 /// An owned store directory. Dropping it lets the next process in.
@@ -162,8 +165,8 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// Prepares `data` for fjall, which takes two states of the disk for granted.
 ///
-/// A database whose creation was cut off has no or an empty version marker (it is written last) and no
-/// space yet, but its first journal would make the next creation fail, so it is removed. A directory of a
+/// A database whose creation was cut off has no whole version marker (it is written last) and no space
+/// yet, but its first journal would make the next creation fail, so it is removed. A directory of a
 /// space that is not called by a number would end the process instead of the opening.
 fn prepare_database(data: &Path) -> Result<(), StoreError> {
     let exists = |path: &Path| path.try_exists().map_err(StoreError::io("look for database"));
@@ -171,7 +174,7 @@ fn prepare_database(data: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     let born = match fs::metadata(data.join("version")) {
-        Ok(marker) => marker.len() > 0,
+        Ok(marker) => marker.len() >= VERSION_MARKER_BYTES,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => return Err(StoreError::io("look for database")(error)),
     };
@@ -227,19 +230,8 @@ pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
 
 /// Bytes that an unprivileged process may still write on the disk of `path`.
 pub(crate) fn free_bytes(path: &Path) -> std::io::Result<u64> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: `path` is a C string that outlives the call and `stat` is large enough; the value is
-    // read only after the call reported success (and all zeroes would be a valid value, too).
-    #[allow(unsafe_code)]
-    let stat = unsafe {
-        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        stat.assume_init()
-    };
-    Ok((stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64))
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fjall::Slice;
 
-use crate::disk::{Disk, Remover};
+use crate::disk::{Disk, Upkeep};
 use crate::segment::SpoolDir;
 use crate::simulation::{Simulation, Twin};
 use crate::{Batch, BulkLoad, Snapshot, Space, StoreError, StoreOptions};
@@ -18,7 +18,7 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     /// Ends before the backend is let go of, so that the directory is free once a store is dropped.
-    _remover: Option<Remover>,
+    _upkeep: Option<Upkeep>,
     backend: Backend,
     spool: SpoolDir,
 }
@@ -63,8 +63,8 @@ impl Store {
     pub fn open(options: &StoreOptions) -> Result<Store, StoreError> {
         let disk = Arc::new(Disk::open(options)?);
         let spool = SpoolDir::open(&disk.home().spool(), options.spool_bytes)?;
-        let remover = Some(Remover::start(&disk)?);
-        Ok(Store(Arc::new(Inner { _remover: remover, backend: Backend::Disk(disk), spool })))
+        let upkeep = Some(Upkeep::start(&disk)?);
+        Ok(Store(Arc::new(Inner { _upkeep: upkeep, backend: Backend::Disk(disk), spool })))
     }
 
     /// Opens the twin of `simulation` in memory, as after a crash: with what its last store had
@@ -74,7 +74,7 @@ impl Store {
     }
 
     pub(crate) fn of_twin(twin: Arc<Twin>, spool: SpoolDir) -> Store {
-        Store(Arc::new(Inner { _remover: None, backend: Backend::Twin(twin), spool }))
+        Store(Arc::new(Inner { _upkeep: None, backend: Backend::Twin(twin), spool }))
     }
 
     /// The space `name`, created when it is missing.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use fjall::{AbstractTree, Database};
 use parking_lot::Mutex;
 
+use super::catalogue::{self, CATALOGUE};
 use super::{Disk, Failure};
 use crate::StoreError;
 use crate::space::Keyspace;
@@ -23,6 +24,9 @@ const MAX_SEALED: usize = 2;
 /// Runs of unsorted tables of one keyspace at which commits to it wait: reads look into each of them.
 /// fjall waits for ever at 30.
 const MAX_RUNS: usize = 20;
+
+/// Flushed memory that is worth a small flush to be rid of.
+const GIVE_BACK: u64 = 1 << 20;
 
 /// How often a waiting commit looks again. fjall tells nobody when it has flushed.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -110,6 +114,36 @@ impl Disk {
         }
     }
 
+    /// Lets go of memory tables that are on disk and that no snapshot needs.
+    ///
+    /// fjall looks for them when it flushes something, which an idle store does not do: a flush
+    /// whose writes an older snapshot still read leaves them in memory until the next one.
+    pub(super) fn give_back(&self) -> Result<(), StoreError> {
+        if self.superseded_bytes() < GIVE_BACK {
+            return Ok(());
+        }
+        let _writing = self.writing.lock();
+        self.check_writable()?;
+        self.record([catalogue::opened()])?;
+        let catalogue = self.spaces.read().keyspaces.get(CATALOGUE).cloned();
+        let catalogue = catalogue.ok_or(StoreError::Closed)?;
+        let rotated = catalogue.tree.rotate_memtable();
+        rotated.map(drop).map_err(|error| self.failed(error.into(), Failure::Write))
+    }
+
+    /// Memory of tables that were flushed. The newest memory table counts once for each version of its
+    /// keyspace that has it, so this says too much as long as there are several; then there is
+    /// something to let go of.
+    fn superseded_bytes(&self) -> u64 {
+        let spaces = self.spaces.read();
+        let trees = spaces.keyspaces.values().map(|keyspace| &keyspace.tree.tree);
+        let flushed = trees.filter(|tree| tree.sealed_memtable_count() == 0);
+        let bytes = flushed.map(|tree| {
+            tree.version_memtable_size_sum().saturating_sub(tree.active_memtable().size())
+        });
+        bytes.sum()
+    }
+
     /// Memory of all memory tables, also of those that only old snapshots still read.
     pub(super) fn memtable_bytes(&self) -> u64 {
         let spaces = self.spaces.read();
@@ -135,5 +169,33 @@ impl Behind {
             return Some(Behind::Flush);
         }
         (tree.l0_run_count() >= MAX_RUNS).then(|| Behind::Compaction(keyspace.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, StoreOptions};
+
+    #[test]
+    fn fd_76_flushed_memory_is_given_back_by_an_idle_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { memtable_bytes: 256 << 10, ..StoreOptions::new(dir.path()) };
+        let disk = Disk::open(&options).unwrap();
+        let space = disk.space("rows.1").unwrap();
+        let snapshot = disk.snapshot();
+        for n in 0..400u32 {
+            let mut batch = Batch::new();
+            batch.put(&space, n.to_be_bytes(), vec![7; 10_000]);
+            disk.commit(batch).unwrap();
+        }
+        while disk.memory.flushing_bytes() > 0 {
+            std::thread::yield_now();
+        }
+        assert!(disk.superseded_bytes() > GIVE_BACK, "the snapshot needs it");
+        drop(snapshot);
+        disk.give_back().unwrap();
+        assert!(disk.superseded_bytes() < GIVE_BACK);
+        assert_eq!(disk.snapshot().all(&space).count(), 400);
     }
 }

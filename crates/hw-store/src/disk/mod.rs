@@ -45,7 +45,7 @@ use self::journal::Syncing;
 use self::memory::Memory;
 use self::mend::Depth;
 use self::removal::Removals;
-pub(crate) use self::removal::Remover;
+pub(crate) use self::removal::Upkeep;
 use crate::batch::Write;
 use crate::bulk::Loads;
 use crate::home::{Home, free_bytes};
@@ -149,7 +149,7 @@ impl Disk {
         };
         disk.check_closed()?;
         disk.open_database()?;
-        *disk.syncing.lock() = Syncing::opened(disk.newest_entry.load(Ordering::Acquire));
+        *disk.syncing.lock() = disk.syncing_as_opened();
         Ok(disk)
     }
 
@@ -174,6 +174,11 @@ impl Disk {
         mend::check_born(&data)?;
         // From now on the journal changes.
         self.home.replace(&closed, None).map_err(StoreError::io("remove the mark of closing"))
+    }
+
+    fn syncing_as_opened(&self) -> Syncing {
+        let entries = self.entries.load(Ordering::Acquire);
+        Syncing::opened(entries, self.newest_entry.load(Ordering::Acquire))
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -221,7 +226,7 @@ impl Disk {
         let named: HashSet<&str> = content.entries.values().map(|e| e.keyspace.as_str()).collect();
         for name in keyspaces.keys().filter(|name| catalogue::is_own(name)) {
             if !named.contains(name.as_str()) {
-                self.removals.add(0, name);
+                self.removals.add(0, name, 0);
             }
         }
         self.fill_handles(keyspaces, content);
@@ -319,7 +324,7 @@ impl Disk {
             cut.map_err(StoreError::io("cut journal"))?;
         }
         self.open_database()?;
-        *syncing = Syncing::opened(self.newest_entry.load(Ordering::Acquire));
+        *syncing = self.syncing_as_opened();
         tracing::info!("store reopened");
         Ok(())
     }
@@ -451,7 +456,8 @@ impl Disk {
         spaces.all.retain(|space| space.strong_count() > 0);
         drop(spaces);
         if let Ok(keyspace) = keyspace(&space) {
-            self.removals.add(space.0.number, keyspace.tree.name());
+            let ended = self.entries.load(Ordering::Acquire);
+            self.removals.add(space.0.number, keyspace.tree.name(), ended);
         }
         Ok(())
     }

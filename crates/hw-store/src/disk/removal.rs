@@ -10,8 +10,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fjall::{AbstractTree, Slice};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -25,6 +27,9 @@ const PIECE_KEYS: usize = 1000;
 
 /// Numbers that are looked at in one piece.
 const PIECE_NUMBERS: usize = 64;
+
+/// How often the thread looks whether the store is idle.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
 
 /// What the store itself writes into a shared keyspace: the last number removed from it. Tables that
 /// were dropped may have held the newest sequence number of their keyspace, and fjall keeps each
@@ -58,13 +63,16 @@ struct State {
 struct Removal {
     number: u32,
     keyspace: String,
+    /// The entry of the journal that ended the space.
+    ended: u64,
     /// Up to where the keys are deleted; none while its tables are still to be dropped.
     behind: Option<Slice>,
 }
 
 impl Removals {
-    pub(super) fn add(&self, number: u32, keyspace: &str) {
-        let removal = Removal { number, keyspace: keyspace.to_owned(), behind: None };
+    /// Adds what entry `ended` of the journal, counted as `Disk::entries`, has dropped.
+    pub(super) fn add(&self, number: u32, keyspace: &str, ended: u64) {
+        let removal = Removal { number, keyspace: keyspace.to_owned(), ended, behind: None };
         self.work.change(|state| state.removals.push_back(removal));
     }
 
@@ -141,7 +149,8 @@ impl Disk {
                 return Err(StoreError::damaged("a key without the number of its space"));
             };
             if !self.spaces.read().numbers.contains(&number) {
-                self.removals.add(number, name);
+                // Its name was gone when the database was opened, or waits to be removed already.
+                self.removals.add(number, name, self.entries.load(Ordering::Acquire));
             }
             from = number.saturating_add(1);
         }
@@ -155,16 +164,26 @@ impl Disk {
             return Ok(false);
         };
         let Some(behind) = &removal.behind else {
-            self.sync()?;
+            if !self.is_durable(removal.ended) {
+                self.sync()?;
+            }
             if catalogue::is_own(&removal.keyspace) {
                 self.spaces.write().keyspaces.remove(&removal.keyspace);
                 self.database()?.delete_keyspace(keyspace.tree.clone())?;
                 return Ok(false);
             }
             let (start, end) = (prefix(removal.number), prefix(removal.number + 1));
-            let dropped = keyspace.tree.tree.drop_range(&start[..]..&end[..]);
-            dropped
-                .map_err(|error| self.failed(fjall::Error::from(error).into(), Failure::Write))?;
+            let tree = &keyspace.tree.tree;
+            // Dropping none would cost as many syncs as dropping some.
+            let any = tree.current_version().iter_tables().any(|table| {
+                let keys = &table.metadata.key_range;
+                keys.min()[..] >= start[..] && keys.max()[..] < end[..]
+            });
+            if any {
+                tree.drop_range(&start[..]..&end[..]).map_err(|error| {
+                    self.failed(fjall::Error::from(error).into(), Failure::Write)
+                })?;
+            }
             removal.behind = Some(start.into());
             return Ok(true);
         };
@@ -203,25 +222,25 @@ impl Disk {
     }
 }
 
-/// The thread that removes; ends when this is dropped.
-pub(crate) struct Remover {
+/// The thread that removes, and gives memory back when the store is idle; ends when this is dropped.
+pub(crate) struct Upkeep {
     work: Arc<Work>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Remover {
-    pub(crate) fn start(disk: &Arc<Disk>) -> Result<Remover, StoreError> {
+impl Upkeep {
+    pub(crate) fn start(disk: &Arc<Disk>) -> Result<Upkeep, StoreError> {
         let work = disk.removals.work.clone();
-        let thread = std::thread::Builder::new().name("store-remove".into()).spawn({
+        let thread = std::thread::Builder::new().name("store-upkeep".into()).spawn({
             let (work, disk) = (work.clone(), Arc::downgrade(disk));
             move || run(&work, &disk)
         });
-        let thread = thread.map_err(StoreError::io("start the removal of spaces"))?;
-        Ok(Remover { work, thread: Some(thread) })
+        let thread = thread.map_err(StoreError::io("start the upkeep of the store"))?;
+        Ok(Upkeep { work, thread: Some(thread) })
     }
 }
 
-impl Drop for Remover {
+impl Drop for Upkeep {
     fn drop(&mut self) {
         self.work.change(|state| state.closed = true);
         if let Some(thread) = self.thread.take() {
@@ -231,18 +250,46 @@ impl Drop for Remover {
     }
 }
 
+/// Gives memory back once in each time of rest: a store that is written to does it by itself.
+#[derive(Default)]
+struct Idle {
+    /// Entries of the journal when it was last looked.
+    entries: u64,
+    /// Entries when memory was last given back.
+    given_back: u64,
+}
+
+impl Idle {
+    fn look(&mut self, disk: &Disk) {
+        let entries = disk.entries.load(Ordering::Acquire);
+        if entries == self.entries && entries != self.given_back {
+            if let Err(error) = disk.give_back() {
+                tracing::debug!("memory is not given back: {error}");
+            }
+            self.given_back = disk.entries.load(Ordering::Acquire);
+        }
+        self.entries = disk.entries.load(Ordering::Acquire);
+    }
+}
+
 fn run(work: &Work, disk: &Weak<Disk>) {
     let mut seen = 0;
+    let mut idle = Idle::default();
     loop {
+        let mut waited = false;
         {
             let mut state = work.state.lock();
-            while !state.closed && state.added == seen {
-                work.changed.wait(&mut state);
+            while !state.closed && state.added == seen && !waited {
+                waited = work.changed.wait_for(&mut state, LOOK_EVERY).timed_out();
             }
             if state.closed {
                 return;
             }
             seen = state.added;
+        }
+        if waited {
+            let Some(disk) = disk.upgrade() else { return };
+            idle.look(&disk);
         }
         loop {
             if work.state.lock().closed {
