@@ -429,7 +429,7 @@ async fn follow(
                 let positions = status.status().positions;
                 let mut status = shared.status.lock();
                 status.source_end = status.source_end.max(positions.received);
-                status.heard_at = shared.now();
+                status.heard_at = shared.now().saturating_sub(positions.silent_for.as_secs());
                 look = true;
             }
             Some(outcome) = beside.join_next() => {

@@ -4,7 +4,7 @@
 //! [`PINNED_SETTINGS`](crate::config::PINNED_SETTINGS). The stream below comes from
 //! [`crate::transport`], so `tokio_postgres` never decides about TLS or hosts.
 
-use crate::config::{ChannelBinding, ConnectConfig};
+use crate::config::{ChannelBinding, ConnectConfig, TRANSACTION_TIMEOUT_SINCE};
 use crate::error::{PgError, PgErrorKind, Result};
 use crate::transport::{self, Started, Transport};
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
@@ -46,6 +46,7 @@ async fn start(config: &ConnectConfig, transport: Transport) -> Result<Started<(
             ChannelBinding::Prefer => pg::ChannelBinding::Prefer,
             ChannelBinding::Require => pg::ChannelBinding::Require,
         });
+    let transport = transport.answered_within(config.answer_within());
     let host = transport.host().to_string();
     let has_password = transport.password().is_some();
     if let Some(password) = transport.password() {
@@ -56,11 +57,23 @@ async fn start(config: &ConnectConfig, transport: Transport) -> Result<Started<(
         true if !has_password => PgError::new(PgErrorKind::NoPassword { host }),
         _ => PgError::from(error),
     })?;
-    let flag = |name| connection.parameter(name).map(|value| value == "on");
-    let (in_hot_standby, read_only) =
-        (flag("in_hot_standby"), flag("default_transaction_read_only"));
+    let flag = |value: &str| value == "on";
+    let in_hot_standby = connection.parameter("in_hot_standby").map(flag);
+    let read_only = connection.parameter("default_transaction_read_only").map(flag);
+    let newer = connection.parameter("server_version").is_some_and(has_transaction_timeout);
     let driver = tokio::spawn(async move { connection.await.map_err(PgError::from) });
+    if config.is_own() && newer {
+        // Not a startup option: older servers would refuse it.
+        client.batch_execute("SET transaction_timeout = 0").await?;
+    }
     Ok(Started { session: (client, driver), in_hot_standby, read_only })
+}
+
+/// Whether a version in words (`17.2`, `18beta1 (Debian …)`) has the setting.
+fn has_transaction_timeout(version: &str) -> bool {
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    let major: u32 = version[..digits].parse().unwrap_or(0);
+    major * 10_000 >= TRANSACTION_TIMEOUT_SINCE
 }
 
 /// `tokio_postgres` has no kind for this, only the text.

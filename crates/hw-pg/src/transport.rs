@@ -7,7 +7,7 @@
 //! Source: PostgreSQL manual, "SSL Session Encryption" of the protocol; libpq `fe-connect.c`.
 
 use crate::config::{
-    Address, ConnectConfig, Host, Keepalive, SessionTarget, SslMode, SslNegotiation,
+    Address, AuthGate, ConnectConfig, Host, Keepalive, SessionTarget, SslMode, SslNegotiation,
 };
 use crate::error::{PgError, PgErrorKind, Result};
 use crate::tls;
@@ -16,8 +16,10 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::client::TlsStream;
 
 /// SSLRequest: length 8, then the code 80877103.
@@ -40,6 +42,48 @@ pub struct Transport {
     host: Host,
     password: Option<String>,
     channel_binding: Option<Vec<u8>>,
+    gate: Option<AuthGate>,
+    answer: AnswerClock,
+}
+
+/// Watches that what was asked is answered.
+#[derive(Debug, Default)]
+struct AnswerClock {
+    limit: Option<Duration>,
+    /// When an answer must have begun, or gone on. `None`: nothing was asked, or all is answered.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl AnswerClock {
+    /// Something was sent: an answer has to come.
+    fn asked(&mut self, cx: &mut Context<'_>) {
+        if let (Some(limit), None) = (self.limit, &self.alarm) {
+            let mut alarm = Box::pin(tokio::time::sleep(limit));
+            // The task must wake up for it although it may have looked for an answer before.
+            let _ = alarm.as_mut().poll(cx);
+            self.alarm = Some(alarm);
+        }
+    }
+
+    /// Something came. A server that is done says so at the end (ReadyForQuery).
+    fn heard(&mut self, bytes: &[u8]) {
+        let Some(limit) = self.limit else { return };
+        let done = bytes.len() >= 6 && bytes[bytes.len() - 6..].starts_with(b"Z\0\0\0\x05");
+        match (&mut self.alarm, done) {
+            (_, true) => self.alarm = None,
+            (Some(alarm), false) => alarm.as_mut().reset(Instant::now() + limit),
+            (None, false) => {}
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.alarm {
+            Some(alarm) => alarm.as_mut().poll(cx).map(|()| {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer"))
+            }),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl Transport {
@@ -57,6 +101,13 @@ impl Transport {
     /// not define them for the certificate.
     pub fn channel_binding(&self) -> Option<&[u8]> {
         self.channel_binding.as_deref()
+    }
+
+    /// The same, on which every question must be answered: see
+    /// [`ConnectConfig::with_answer_within`].
+    pub(crate) fn answered_within(mut self, limit: Option<Duration>) -> Transport {
+        self.answer.limit = limit;
+        self
     }
 
     /// Whether the stream is encrypted.
@@ -262,7 +313,9 @@ fn transport(
     channel_binding: Option<Vec<u8>>,
 ) -> Transport {
     let password = config.password(host).map(str::to_owned);
-    Transport { stream, host: host.clone(), password, channel_binding }
+    let gate = config.require_auth().map(AuthGate::new);
+    let answer = AnswerClock::default();
+    Transport { stream, host: host.clone(), password, channel_binding, gate, answer }
 }
 
 fn unreachable(host: &Host, source: io::Error) -> PgError {
@@ -314,11 +367,24 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if read.is_pending() {
+            return this.answer.poll(cx);
         }
+        let bytes = &buf.filled()[before..];
+        this.answer.heard(bytes);
+        if let Some(gate) = &mut this.gate
+            && gate.look(bytes)?
+        {
+            this.gate = None;
+        }
+        read
     }
 }
 
@@ -328,7 +394,9 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        this.answer.asked(cx);
+        match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),

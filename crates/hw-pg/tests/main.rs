@@ -2,6 +2,7 @@
 
 mod connect;
 mod facts;
+mod own_connections;
 mod publication;
 mod stream;
 mod values;

@@ -10,7 +10,7 @@ use hw_engine::{Engine, EngineOptions};
 use hw_expr::sync_config::SyncConfig;
 use hw_http::Edge;
 use hw_http::listen::{self, Connections};
-use hw_pg::config::ConnectConfig;
+use hw_pg::config::{ANSWER_WITHIN, ConnectConfig};
 use hw_store::{Store, StoreOptions};
 use hw_types::{Code, Diagnostic};
 use tokio::sync::watch;
@@ -87,6 +87,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     let authenticator = authentication::authenticator(config)?;
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?)?;
     report::log(&warnings, "");
+    let connect = connect.with_answer_within(Some(ANSWER_WITHIN));
     let sync = sync_config::configured(config)?;
     if sync.is_none() {
         tracing::info!("no sync configuration is named; what the store knows is served");

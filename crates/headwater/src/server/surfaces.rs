@@ -54,7 +54,7 @@ pub fn start(
     );
 
     let pool = Pool::new(
-        connect.with_application_name("headwater writes"),
+        connect.with_application_name("headwater writes").for_users(),
         config.database.pool,
         POOL_WAIT,
     );

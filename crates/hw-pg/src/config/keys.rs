@@ -7,8 +7,8 @@
 use super::environment::default_socket_directory;
 use super::read::{Origin, Setting};
 use super::{
-    Address, ChannelBinding, ConnectConfig, Environment, Host, Keepalive, RootCertificates,
-    SessionTarget, SslMode, SslNegotiation, TlsSettings, default_file, refused,
+    Address, ChannelBinding, ConnectConfig, Environment, Host, Keepalive, RequiredAuth,
+    RootCertificates, SessionTarget, SslMode, SslNegotiation, TlsSettings, default_file, refused,
 };
 use crate::error::code;
 use crate::passfile::PassFile;
@@ -70,6 +70,13 @@ const WITHOUT_EFFECT: &[&str] = &[
     "max_protocol_version",
 ];
 
+/// When the system looks whether the other end is still there: a connection whose other end is
+/// gone is noticed within half a minute. libpq leaves this to the system: two hours.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+const USER_TIMEOUT: Duration = Duration::from_secs(25);
+
 struct Values<'a> {
     settings: Vec<Setting>,
     environment: &'a Environment,
@@ -118,6 +125,16 @@ impl Values<'_> {
 
     fn flag(&self, key: &'static str) -> Result<bool, Diagnostic> {
         Ok(self.number(key)?.is_none_or(|number| number != 0))
+    }
+
+    fn required_auth(&self) -> Result<Option<RequiredAuth>, Diagnostic> {
+        let Some((value, origin)) = self.get("require_auth") else { return Ok(None) };
+        RequiredAuth::parse(&value).map(Some).ok_or_else(|| {
+            refused("require_auth has a value that it cannot have", origin).mend(
+                "list what is allowed (scram-sha-256, md5, password, none), or what is not, each \
+                 behind an exclamation mark",
+            )
+        })
     }
 
     fn seconds(&self, key: &'static str) -> Result<Option<Duration>, Diagnostic> {
@@ -205,14 +222,22 @@ pub(super) fn resolve(
         )?,
         keepalive: Keepalive {
             enabled: values.flag("keepalives")?,
-            idle: values.seconds("keepalives_idle")?,
-            interval: values.seconds("keepalives_interval")?,
-            count: values.number("keepalives_count")?.and_then(|n| u32::try_from(n).ok()),
-            user_timeout: values
-                .number("tcp_user_timeout")?
-                .filter(|milliseconds| *milliseconds > 0)
-                .map(|milliseconds| Duration::from_millis(milliseconds.unsigned_abs())),
+            idle: values.seconds("keepalives_idle")?.or(Some(KEEPALIVE_IDLE)),
+            interval: values.seconds("keepalives_interval")?.or(Some(KEEPALIVE_INTERVAL)),
+            count: values
+                .number("keepalives_count")?
+                .and_then(|n| u32::try_from(n).ok())
+                .or(Some(KEEPALIVE_COUNT)),
+            user_timeout: match values.number("tcp_user_timeout")? {
+                None => Some(USER_TIMEOUT),
+                // libpq: the system's own limit, which is many minutes.
+                Some(milliseconds) if milliseconds <= 0 => None,
+                Some(milliseconds) => Some(Duration::from_millis(milliseconds.unsigned_abs())),
+            },
         },
+        own: true,
+        answer_within: None,
+        require_auth: values.required_auth()?,
     };
     Ok((config, warnings))
 }
@@ -255,10 +280,8 @@ fn refuse_what_we_cannot_do(values: &Values<'_>) -> Result<(), Diagnostic> {
             return refuse(key, origin, "leave it out; revoked certificates are not checked");
         }
     }
-    for key in ["requirepeer", "require_auth"] {
-        if let Some((_, origin)) = values.get(key) {
-            return refuse(key, origin, "leave it out, or use sslmode=verify-full");
-        }
+    if let Some((_, origin)) = values.get("requirepeer") {
+        return refuse("requirepeer", origin, "leave it out, or use sslmode=verify-full");
     }
     if let Some((value, origin)) = values.get("gssencmode")
         && value == "require"

@@ -9,8 +9,10 @@
 mod environment;
 mod keys;
 mod read;
+mod required_auth;
 
 pub use environment::Environment;
+pub(crate) use required_auth::{AuthGate, RequiredAuth};
 
 use crate::error::code;
 use crate::passfile::PassFile;
@@ -31,6 +33,26 @@ pub const PINNED_SETTINGS: [(&str, &str); 5] = [
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
 ];
+
+/// Settings of the server's own work, which a role's or a database's defaults must not reach: no
+/// limit of theirs may end it, compiling a query of the catalog takes longer than running it, and
+/// what it has to change must be allowed. It never waits long for a lock that others need.
+///
+/// Writes for users are not among it: there the defaults of whoever runs the database hold.
+pub const OWN_SETTINGS: [(&str, &str); 6] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+    ("jit", "off"),
+];
+
+/// The first version with `transaction_timeout`, which an older one refuses as a startup option.
+pub(crate) const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
+
+/// How long the server may take to answer what is asked of it in a sentence or two.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the connection is protected; each mode as libpq has it, `allow` being read as `prefer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +247,10 @@ pub struct ConnectConfig {
     target: SessionTarget,
     shuffle_hosts: bool,
     keepalive: Keepalive,
+    /// Whether [`OWN_SETTINGS`] hold.
+    own: bool,
+    answer_within: Option<Duration>,
+    require_auth: Option<RequiredAuth>,
 }
 
 impl ConnectConfig {
@@ -275,6 +301,34 @@ impl ConnectConfig {
         ConnectConfig { application_name: name.to_owned(), ..self.clone() }
     }
 
+    /// The same for statements that are run for users: the settings that the database and its
+    /// roles have hold, not those of [`OWN_SETTINGS`].
+    pub fn for_users(&self) -> ConnectConfig {
+        ConnectConfig { own: false, ..self.clone() }
+    }
+
+    /// The same, with a limit to how long the server may leave a question without any byte of an
+    /// answer (`None`: for ever). A connection through which nothing comes any more is noticed by
+    /// it even where something on the way still confirms what we send.
+    pub fn with_answer_within(&self, limit: Option<Duration>) -> ConnectConfig {
+        ConnectConfig { answer_within: limit, ..self.clone() }
+    }
+
+    /// How long the server may leave a question without an answer.
+    pub(crate) fn answer_within(&self) -> Option<Duration> {
+        self.answer_within
+    }
+
+    /// Whether [`OWN_SETTINGS`] hold.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Which ways to prove who we are the server may ask for (`require_auth`).
+    pub(crate) fn require_auth(&self) -> Option<RequiredAuth> {
+        self.require_auth
+    }
+
     /// The password for a host: from the string or `PGPASSWORD`, else from the password file.
     pub fn password(&self, host: &Host) -> Option<&str> {
         self.password.as_deref().or_else(|| {
@@ -287,10 +341,17 @@ impl ConnectConfig {
         &self.application_name
     }
 
-    /// The startup packet's `options`: the user's, then the pinned settings, which win.
+    /// The startup packet's `options`: the user's, then ours, which win.
     pub fn options(&self) -> String {
         let mut options = self.options.clone();
-        for (name, value) in PINNED_SETTINGS {
+        let own: &[_] = if self.own { &OWN_SETTINGS } else { &[] };
+        // Whoever chooses among hosts by this setting must be told each host's own.
+        let chosen_by = match self.target {
+            SessionTarget::ReadWrite | SessionTarget::ReadOnly => "default_transaction_read_only",
+            _ => "",
+        };
+        let wanted = PINNED_SETTINGS.iter().chain(own).filter(|(name, _)| *name != chosen_by);
+        for (name, value) in wanted {
             if !options.is_empty() {
                 options.push(' ');
             }

@@ -186,12 +186,21 @@ fn the_password_file_is_asked_per_host_and_database() {
 
 #[test]
 fn pinned_settings_come_behind_the_users_options() {
-    let (config, _) = parse("host=h options='-c search_path=app -c TimeZone=Asia/Tokyo'");
+    let text = "host=h options='-c search_path=app -c TimeZone=Asia/Tokyo'";
+    let (config, _) = parse(text);
+    let pinned = "-c search_path=app -c TimeZone=Asia/Tokyo -c DateStyle=ISO \
+                  -c IntervalStyle=postgres -c TimeZone=UTC -c bytea_output=hex \
+                  -c extra_float_digits=1";
+    let own = "-c statement_timeout=0 -c lock_timeout=10s \
+               -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
     assert_eq!(
         config.options(),
-        "-c search_path=app -c TimeZone=Asia/Tokyo -c DateStyle=ISO -c IntervalStyle=postgres \
-         -c TimeZone=UTC -c bytea_output=hex -c extra_float_digits=1"
+        format!("{pinned} {own} -c default_transaction_read_only=off -c jit=off")
     );
+    assert_eq!(config.for_users().options(), pinned);
+    // By this one of several hosts is chosen.
+    let (chosen, _) = parse(&format!("{text} target_session_attrs=read-write"));
+    assert_eq!(chosen.options(), format!("{pinned} {own} -c jit=off"));
     assert_eq!(config.application_name(), "headwater");
 }
 
@@ -222,4 +231,13 @@ fn timeouts_are_bounded_unless_asked_otherwise() {
     assert_eq!(timeout("host=h"), Some(ConnectConfig::DEFAULT_CONNECT_TIMEOUT));
     assert_eq!(timeout("host=h connect_timeout=1"), Some(Duration::from_secs(2)));
     assert_eq!(timeout("host=h connect_timeout=0"), None);
+    // A connection whose other end is gone is noticed within half a minute.
+    let keepalive = parse("host=h").0.keepalive();
+    let (idle, interval) = (keepalive.idle.expect("set"), keepalive.interval.expect("set"));
+    let noticed = idle + interval * keepalive.count.expect("set");
+    assert!(keepalive.enabled && noticed <= Duration::from_secs(30), "{keepalive:?}");
+    assert!(keepalive.user_timeout.is_some_and(|limit| limit <= Duration::from_secs(30)));
+    let asked = parse("host=h keepalives=0 keepalives_idle=99 tcp_user_timeout=0").0.keepalive();
+    assert_eq!((asked.enabled, asked.idle), (false, Some(Duration::from_secs(99))));
+    assert_eq!(asked.user_timeout, None);
 }

@@ -12,15 +12,17 @@
 
 #[doc(hidden)]
 pub mod fuzzing;
+mod second_look;
 pub mod stream;
 mod wire;
 
-use crate::config::{ChannelBinding, ConnectConfig};
-use crate::error::{Doing as _, PgError, Result};
+use crate::config::{ANSWER_WITHIN, ChannelBinding, ConnectConfig, TRANSACTION_TIMEOUT_SINCE};
+use crate::error::{Doing as _, PgError, PgErrorKind, Result};
 use crate::transport::{self, Started, Transport};
 use hw_types::relation::quote_ident;
 use hw_types::{EndLsn, Lsn};
 use std::time::Duration;
+use tokio::time::timeout;
 use wire::{Login, Wire};
 
 pub use stream::{Acknowledger, Frame, ReplicationStream, StreamOptions, StreamPositions};
@@ -63,6 +65,7 @@ pub struct CreatedSlot {
 pub struct ReplicationConnection {
     wire: Wire<Transport>,
     version: u32,
+    config: ConnectConfig,
 }
 
 impl ReplicationConnection {
@@ -80,7 +83,11 @@ impl ReplicationConnection {
             .and_then(|row| row.first().cloned().flatten())
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| PgError::protocol("server_version_num is not a number"))?;
-        Ok(ReplicationConnection { wire, version })
+        let mut connection = ReplicationConnection { wire, version, config: config.clone() };
+        if version >= TRANSACTION_TIMEOUT_SINCE {
+            connection.query("SET transaction_timeout = 0").await?;
+        }
+        Ok(connection)
     }
 
     /// The server's version as `server_version_num` has it: 150004 for 15.4.
@@ -100,7 +107,8 @@ impl ReplicationConnection {
 
     /// IDENTIFY_SYSTEM.
     pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
-        let rows = self.query("IDENTIFY_SYSTEM").await.doing("identify the system")?;
+        let asked = timeout(ANSWER_WITHIN, self.query("IDENTIFY_SYSTEM")).await;
+        let rows = asked.unwrap_or_else(|_| Err(no_answer())).doing("identify the system")?;
         let mut row = one_row(rows, 4)?;
         Ok(SystemIdentity {
             database: row.remove(3),
@@ -139,11 +147,15 @@ impl ReplicationConnection {
     ) -> Result<ReplicationStream> {
         const PATIENCE: &str =
             "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
-        let patience = one_row(self.query(PATIENCE).await?, 1)?;
-        let patience = Duration::from_millis(parsed(&patience[0], "wal_sender_timeout")?);
-        self.wire.send_query(&start_command(slot, from, options)).await?;
-        self.wire.copy_both().await.doing("start replication")?;
-        Ok(ReplicationStream::start(self.wire, patience, options))
+        let started = timeout(ANSWER_WITHIN, async {
+            let patience = one_row(self.query(PATIENCE).await?, 1)?;
+            let patience = Duration::from_millis(parsed(&patience[0], "wal_sender_timeout")?);
+            self.wire.send_query(&start_command(slot, from, options)).await?;
+            self.wire.copy_both().await.map(|()| patience)
+        });
+        let patience =
+            started.await.unwrap_or_else(|_| Err(no_answer())).doing("start replication")?;
+        Ok(ReplicationStream::start(self.wire, patience, options, Some(self.config)))
     }
 
     /// Ends the session and waits until the server has let go of what it held (temporary slots),
@@ -151,6 +163,10 @@ impl ReplicationConnection {
     pub async fn close(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.wire.terminate()).await;
     }
+}
+
+fn no_answer() -> PgError {
+    PgError::new(PgErrorKind::Lost(String::from("the server does not answer")))
 }
 
 /// Starts a walsender session on a fresh transport.

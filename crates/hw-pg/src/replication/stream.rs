@@ -14,7 +14,9 @@
 //! Source: PostgreSQL manual, "Streaming Replication Protocol"; `dependencies.md` (report at
 //! least every `wal_sender_timeout` / 4).
 
+use super::second_look;
 use super::wire::{Socket, Wire, server_error, take_message};
+use crate::config::ConnectConfig;
 use crate::error::{PgError, PgErrorKind, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hw_types::{EndLsn, Lsn};
@@ -52,8 +54,9 @@ pub struct StreamOptions {
     pub binary: bool,
     /// Bytes of frames that may wait for the consumer before the socket is no longer read.
     pub budget_bytes: usize,
-    /// A server that says nothing for this long, though asked, is taken for lost. Long, because
-    /// majors 14 and 15 say nothing while they skip a large transaction of unpublished tables.
+    /// A server that says nothing for this long, though asked, is taken for lost, unless another
+    /// connection sees its walsender at work (majors 14 and 15 say nothing while they skip a large
+    /// transaction of unpublished tables): then for at most [`BUSY`] times as long.
     pub silence_limit: Duration,
 }
 
@@ -64,10 +67,14 @@ impl Default for StreamOptions {
             streaming: true,
             binary: false,
             budget_bytes: 16 << 20,
-            silence_limit: Duration::from_secs(300),
+            // Seen at the next report, at most 5 s later: within half a minute.
+            silence_limit: Duration::from_secs(24),
         }
     }
 }
+
+/// How many times [`StreamOptions::silence_limit`] a walsender that is at work may be silent.
+pub const BUSY: u32 = 12;
 
 /// What the server sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,11 +178,13 @@ pub struct ReplicationStream {
 }
 
 impl ReplicationStream {
-    /// Takes over a connection on which CopyBothResponse has arrived.
+    /// Takes over a connection on which CopyBothResponse has arrived. `other_way` leads to the
+    /// same server by another connection.
     pub(crate) fn start<S: Socket + 'static>(
         wire: Wire<S>,
         wal_sender_timeout: Duration,
         options: &StreamOptions,
+        other_way: Option<ConnectConfig>,
     ) -> ReplicationStream {
         let (sender, frames) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -195,6 +204,8 @@ impl ReplicationStream {
             budget: options.budget_bytes,
             interval: report_interval(wal_sender_timeout),
             silence_limit: options.silence_limit,
+            other_way,
+            seen_at_work: None,
             reported: Instant::now(),
         };
         let task = tokio::spawn(pump.run());
@@ -269,9 +280,10 @@ impl ReplicationStream {
     }
 }
 
-/// A quarter of the server's patience, at most ten seconds.
+/// A quarter of the server's patience, at most five seconds: a look at how long the server has
+/// been silent is taken with each report.
 fn report_interval(wal_sender_timeout: Duration) -> Duration {
-    const LONGEST: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(5);
     match wal_sender_timeout {
         Duration::ZERO => LONGEST,
         patience => (patience / 4).clamp(Duration::from_millis(10), LONGEST),
@@ -286,6 +298,9 @@ struct Pump<S> {
     budget: usize,
     interval: Duration,
     silence_limit: Duration,
+    other_way: Option<ConnectConfig>,
+    /// When another connection last saw the silent walsender at work.
+    seen_at_work: Option<Instant>,
     reported: Instant,
 }
 
@@ -363,10 +378,11 @@ impl<S: Socket> Pump<S> {
                 Event::Acknowledged => report_at = report_at.min(self.reported + REPORT_GAP),
                 Event::Report => {
                     let silent = self.silent_for(full);
-                    if silent > self.silence_limit {
+                    if silent >= self.silence_limit && !self.is_excused(silent).await {
                         return Err(lost("the server has fallen silent"));
                     }
-                    let wish = if silent > self.silence_limit / 3 {
+                    // Asked for in time for an answer: at the latest at half of the limit.
+                    let wish = if silent >= self.silence_limit / 3 {
                         ReplyWish::Wanted
                     } else {
                         ReplyWish::None
@@ -380,6 +396,20 @@ impl<S: Socket> Pump<S> {
                 Event::ConsumerGone => return Ok(()),
             }
         }
+    }
+
+    /// Whether the server may be silent for longer.
+    async fn is_excused(&mut self, silent: Duration) -> bool {
+        if silent >= self.silence_limit * BUSY {
+            return false;
+        }
+        if self.seen_at_work.is_some_and(|seen| seen.elapsed() < self.silence_limit) {
+            return true;
+        }
+        let Some(other_way) = &self.other_way else { return false };
+        let busy = second_look::is_busy(other_way, self.wire.backend_pid).await;
+        self.seen_at_work = busy.then(Instant::now);
+        busy
     }
 
     fn heard(&self) {
@@ -415,8 +445,9 @@ impl<S: Socket> Pump<S> {
                 b'd' => parse_copy_data(message.body),
                 b'E' => Err(server_error(&message.body)),
                 b'N' | b'S' => continue,
-                b'c' => Err(lost("the server ended the stream")),
-                tag => Err(lost(&format!("message {tag:#04x} in the stream"))),
+                // CopyDone and CommandComplete: what a server sends that is shut down.
+                b'c' | b'C' => Err(lost("the server has ended the stream; it may be stopping")),
+                tag => Err(lost(&format!("an unexpected message ({tag:#04x}) in the stream"))),
             };
             match parsed {
                 Ok((frame, position, wanted)) => {
@@ -561,7 +592,7 @@ mod tests {
         let (server, client) = tokio::io::duplex(1 << 20);
         let wire = Wire::new(client, HashMap::new(), 7);
         let options = StreamOptions { budget_bytes, ..StreamOptions::default() };
-        (server, ReplicationStream::start(wire, Duration::from_millis(200), &options))
+        (server, ReplicationStream::start(wire, Duration::from_millis(200), &options, None))
     }
 
     /// Reads status reports until one tells `position`.
