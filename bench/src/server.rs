@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hw_auth::{Clock, Secret, token};
-use hw_testkit::server::http_get;
+use hw_testkit::server::{OPERATOR, http_get};
 use hw_testkit::{HeadwaterProcess, ProcessOptions};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -161,7 +161,7 @@ impl Server {
 
     /// `/admin/api/status`.
     pub async fn status(&self) -> Outcome<Value> {
-        let answer = http_get(self.address(), "/admin/api/status", &[]).await?;
+        let answer = http_get(self.address(), "/admin/api/status", &OPERATOR).await?;
         if answer.status != 200 {
             return Err(format!("the status is answered with {}", answer.status).into());
         }

@@ -63,6 +63,12 @@ pub enum Command {
     ///
     /// Shows the SQL and runs it after a yes. Running it again changes nothing.
     Setup(Setup),
+    /// Remove what a server that is gone for good left in the database.
+    ///
+    /// Shows the SQL and runs it after a yes: the slot of this instance, which would make the
+    /// source keep its log for ever, and, if no other instance is left, the publication, the event
+    /// trigger and the schema `headwater`.
+    Teardown(Teardown),
     /// Check a sync configuration and print all findings.
     ///
     /// With a database also checks that tables and columns are there and can be replicated. Exit
@@ -153,6 +159,20 @@ pub struct Setup {
     /// (example: --sync-config sync.yaml)
     #[arg(long, value_name = "FILE")]
     pub sync_config: Option<String>,
+}
+
+/// Options of `teardown`.
+#[derive(Args, Debug, Default)]
+pub struct Teardown {
+    /// Connection string of the database. (example: --database-url postgres://me@localhost/shop)
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// Run the SQL without asking. (example: headwater teardown --yes)
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Only print the SQL. (example: headwater teardown --print)
+    #[arg(long, conflicts_with = "yes")]
+    pub print: bool,
 }
 
 /// Options of `check`.
@@ -255,6 +275,7 @@ impl Cli {
                 set("database.url", &setup.database_url);
                 set("sync.config", &setup.sync_config);
             }
+            Command::Teardown(teardown) => set("database.url", &teardown.database_url),
             Command::Check(check) => set("database.url", &check.database_url),
             Command::Doctor(doctor) => {
                 set("database.url", &doctor.database_url);

@@ -54,9 +54,14 @@ pub const SLOT_LOST: u16 = 2142;
 pub const SLOT_HALF: u16 = 2143;
 /// The engine cannot open what the store holds.
 pub const ENGINE_START: u16 = 3092;
+/// A server still reads the slot that `headwater teardown` would drop. Stop it first.
+pub const SLOT_IN_USE: u16 = 1060;
+/// The data directory is open to other users of the machine (a warning).
+pub const OPEN_DATA_DIR: u16 = 1061;
 /// The API token is missing or wrong.
 pub const API_TOKEN: u16 = 4020;
-/// Without an API token only the same machine may ask.
+/// Without an API token nobody may ask on the port of the clients, and on a port of the
+/// administration alone only the same machine. Set `api_token` or `admin_listen`.
 pub const SAME_MACHINE: u16 = 4021;
 /// There is no secret to make a development token with.
 pub const NO_DEV_SECRET: u16 = 4022;

@@ -16,6 +16,12 @@ pub fn is_root() -> bool {
     uid == 0
 }
 
+/// Makes everything that this process creates from now on its owner's alone.
+pub fn create_for_the_owner_alone() {
+    #[expect(unsafe_code, reason = "umask cannot fail and touches no memory")]
+    let _ = unsafe { libc::umask(0o077) };
+}
+
 /// Asks the kernel not to back this process's memory with huge pages.
 ///
 /// Measured on small runs: with them an idle gzip client costs about twice the memory and a

@@ -45,6 +45,41 @@ fn the_schema_of_the_configuration_is_the_settings_table() {
     check("headwater.schema.json", &format!("{schema}\n"));
 }
 
+/// The names of a JSON value's parts: `store.bytes`, `copies[].table`.
+fn fields(prefix: &str, value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                fields(&format!("{prefix}{dot}{name}"), member, into);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            assert!(!items.is_empty(), "the sample shows what {prefix} holds");
+            items.iter().for_each(|item| fields(&format!("{prefix}[]"), item, into));
+        }
+        _ => drop(into.insert(prefix.to_owned())),
+    }
+}
+
+#[test]
+fn fd_71_the_operations_page_has_every_field_of_the_status() {
+    use headwater::server::status::{BoundReport, CopyReport, StatusReport};
+    let sample = StatusReport {
+        copies: vec![CopyReport::default()],
+        bounds: vec![BoundReport::default()],
+        ..StatusReport::default()
+    };
+    let mut expected = std::collections::BTreeSet::new();
+    fields("", &serde_json::to_value(sample).expect("JSON"), &mut expected);
+    let page = std::fs::read_to_string(docs().join("operations.md")).expect("there is a page");
+    let section = page.split_once("### Status").expect("its section").1;
+    let section = section.split_once("### Log").expect("the next section").0;
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let found: std::collections::BTreeSet<String> = rows.map(str::to_owned).collect();
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn the_three_minutes_of_the_readme_are_what_dev_prints() {
     let banner = Banner {

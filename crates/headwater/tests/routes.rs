@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use axum::Router;
 use headwater::config::{Sources, load};
-use headwater::server::admin::{Admin, DevToken};
+use headwater::server::admin::{Access, Admin, DevToken};
 use headwater::server::reporter::{Bounds, Reporter};
 use headwater::server::router;
 use headwater::server::surfaces;
@@ -88,7 +88,7 @@ fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
 async fn every_route_is_in_the_table_and_every_row_of_the_table_is_a_route() {
     let directory = tempfile::tempdir().expect("a directory");
     let admin = Admin {
-        api_token: None,
+        access: Access::Dev,
         status: Arc::new(Default::default),
         dev_tokens: Some(Arc::new(|| Some(DevToken { token: "t".into(), sub: "s".into() }))),
     };

@@ -1,6 +1,6 @@
 //! `serve` as a process on a real source.
 
-use hw_testkit::server::http_get;
+use hw_testkit::server::{API_TOKEN, OPERATOR, http_get};
 use hw_testkit::{
     Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase, poll_until,
 };
@@ -105,11 +105,11 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
     let rig = Rig::start().await;
     let mut process = HeadwaterProcess::start(rig.options()).await;
     poll_until("it streams", || async {
-        let answer = http_get(process.address(), "/admin/api/status", &[]).await.ok()?;
+        let answer = http_get(process.address(), "/admin/api/status", &OPERATOR).await.ok()?;
         answer.body.contains(r#""state":"streaming""#).then_some(())
     })
     .await;
-    let metrics = http_get(process.address(), "/metrics", &[]).await.expect("answered").body;
+    let metrics = http_get(process.address(), "/metrics", &OPERATOR).await.expect("answered").body;
     // Issue 6: lag in bytes and seconds, rows and operations applied, checkpoints, clients, bytes
     // sent, store size, bounds in use, retained log.
     for name in [
@@ -123,8 +123,6 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
         "headwater_store_bytes",
         "headwater_clients",
         "headwater_clients_limit",
-        "headwater_page_memory_bytes",
-        "headwater_page_memory_limit_bytes",
         "headwater_store_memtable_bytes",
         "headwater_store_memtable_limit_bytes",
         "headwater_spool_bytes",
@@ -143,11 +141,14 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
             assert!(metrics.contains(&format!("# HELP {name} ")), "{name} is described");
         }
     }
+    assert!(metrics.contains("\nheadwater_bound_used{"), "{metrics}");
+    check_metrics_page(&metrics);
     // The one row of the table, copied, and its operation.
     assert!(metrics.contains("\nheadwater_rows_copied_total 1\n"), "{metrics}");
     assert!(metrics.contains("\nheadwater_operations_total 1\n"), "{metrics}");
     let output = tokio::process::Command::new(process.binary())
         .args(["status", "--url", &process.url()])
+        .env("HEADWATER_API_TOKEN", API_TOKEN)
         .output()
         .await
         .expect("asked");
@@ -155,6 +156,39 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
     assert_eq!(output.status.code(), Some(0), "{table}");
     assert!(table.contains("state          streaming\n"), "{table}");
     process.stop().await;
+}
+
+/// Compares the list of docs/operations.md with what a server exports (FD-71).
+/// `HEADWATER_WRITE_PAGES=1` writes it instead.
+fn check_metrics_page(metrics: &str) {
+    const BEGIN: &str = "<!-- metrics: made from what a server exports; a test compares -->\n";
+    const END: &str = "<!-- end of metrics -->";
+    let mut kinds = std::collections::BTreeMap::new();
+    let mut table = String::from("\n| name | kind | meaning |\n| --- | --- | --- |\n");
+    for line in metrics.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            kinds.insert(name.to_owned(), kind.to_owned());
+        }
+    }
+    let about = metrics.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+    let about: std::collections::BTreeMap<&str, &str> = about.collect();
+    for (name, kind) in &kinds {
+        table += &format!("| `{name}` | {kind} | {} |\n", about[name.as_str()]);
+    }
+    table.push('\n');
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+    let page = std::fs::read_to_string(path).expect("there is a page");
+    let (before, rest) = page.split_once(BEGIN).expect("the list begins");
+    let (found, after) = rest.split_once(END).expect("the list ends");
+    if std::env::var_os("HEADWATER_WRITE_PAGES").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{table}{END}{after}")).expect("written");
+        return;
+    }
+    assert!(
+        found == table,
+        "docs/operations.md differs from what a server exports; write it anew with \
+         HEADWATER_WRITE_PAGES=1 cargo nextest run -p headwater it_serves_answers\n{table}"
+    );
 }
 
 #[tokio::test]
@@ -191,7 +225,6 @@ async fn with_an_api_token_the_figures_need_it_and_a_port_of_their_own_is_honour
         listener.local_addr().expect("bound")
     };
     let mut options = rig.options();
-    options.environment.push(("HEADWATER_API_TOKEN".into(), "operators-token".into()));
     options.environment.push(("HEADWATER_ADMIN_LISTEN".into(), admin.to_string()));
     let mut process = HeadwaterProcess::start(options).await;
     let ask = async |address, headers: &[(&str, &str)]| {
@@ -199,8 +232,135 @@ async fn with_an_api_token_the_figures_need_it_and_a_port_of_their_own_is_honour
     };
     assert_eq!(ask(process.address(), &[]).await, 404);
     assert_eq!(ask(admin, &[]).await, 401);
-    assert_eq!(ask(admin, &[("authorization", "Bearer operators-token")]).await, 200);
+    assert_eq!(ask(admin, &OPERATOR).await, 200);
     process.stop().await;
+}
+
+/// What a proxy on the same machine passes on without adding a header (nginx with nothing but
+/// `proxy_pass`) looks like a request of that machine, so nothing tells them apart.
+#[tokio::test]
+async fn fd_47_without_a_token_nothing_for_the_operator_is_on_the_port_of_the_clients() {
+    let rig = Rig::start().await;
+    let mut bare = rig.options();
+    bare.environment.push(("HEADWATER_API_TOKEN".into(), String::new()));
+    let mut process = HeadwaterProcess::start(bare.clone()).await;
+    for path in ["/admin/api/status", "/metrics"] {
+        let answer = http_get(process.address(), path, &[]).await.expect("answered");
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(answer.body.contains("HW4021"), "{path}: {}", answer.body);
+    }
+    let made = http_get(process.address(), "/admin/api/dev-token", &[]).await.expect("answered");
+    assert_eq!(made.status, 404);
+    process.stop().await;
+
+    // With a token metrics need it as status does.
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    for (headers, status) in [(&[][..], 401), (&OPERATOR, 200)] {
+        for path in ["/admin/api/status", "/metrics"] {
+            let answer = http_get(process.address(), path, headers).await.expect("answered");
+            assert_eq!(answer.status, status, "{path}");
+        }
+    }
+    process.stop().await;
+
+    // On a port of their own they are for those who reach it.
+    let admin = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("bound")
+    };
+    let mut own = bare;
+    own.environment.push(("HEADWATER_ADMIN_LISTEN".into(), admin.to_string()));
+    let mut process = HeadwaterProcess::start(own).await;
+    for path in ["/admin/api/status", "/metrics"] {
+        let here = http_get(admin, path, &[]).await.expect("answered");
+        let there = http_get(process.address(), path, &[]).await.expect("answered");
+        assert_eq!((here.status, there.status), (200, 404), "{path}");
+    }
+    process.stop().await;
+}
+
+/// The directory holds rows of all users, and the key that signs markers.
+#[tokio::test]
+async fn fd_44_nothing_in_the_data_directory_is_open_to_others_and_doctor_names_an_open_one() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let rig = Rig::start().await;
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    process.stop().await;
+    let mut open = Vec::new();
+    let mut waiting = vec![std::path::PathBuf::from(rig.path("data"))];
+    while let Some(path) = waiting.pop() {
+        let metadata = std::fs::symlink_metadata(&path).expect("readable");
+        if metadata.permissions().mode() & 0o077 != 0 {
+            open.push(path.clone());
+        }
+        if metadata.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("readable");
+            waiting.extend(entries.map(|entry| entry.expect("readable").path()));
+        }
+    }
+    assert_eq!(open, Vec::<std::path::PathBuf>::new());
+    std::fs::set_permissions(rig.path("data"), std::fs::Permissions::from_mode(0o755))
+        .expect("opened");
+    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_headwater"))
+        .arg("doctor")
+        .envs(rig.options().environment)
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&doctor.stderr);
+    assert!(said.contains("warning[HW1061]: the data directory is open to other users"), "{said}");
+    assert!(said.contains(&format!("chmod -R go= '{}'", rig.path("data"))), "{said}");
+}
+
+/// A slot that nobody reads fills the disk of the source.
+#[tokio::test]
+async fn fd_71_teardown_removes_what_a_server_left_and_nothing_that_one_uses() {
+    let rig = Rig::start().await;
+    let run = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_headwater"))
+            .args(arguments)
+            .envs(rig.options().environment)
+            .output()
+            .expect("runs")
+    };
+    let left = async || {
+        let client = rig.cluster.client(&rig.database.name).await;
+        let sql = "SELECT (SELECT count(*) FROM pg_replication_slots), \
+                   (SELECT count(*) FROM pg_publication), \
+                   (SELECT count(*) FROM pg_event_trigger), \
+                   (SELECT count(*) FROM pg_namespace WHERE nspname = 'headwater')";
+        let row = client.query_one(sql, &[]).await.expect("asked");
+        [0, 1, 2, 3].map(|column| row.get::<_, i64>(column))
+    };
+    assert!(run(&["setup", "--yes"]).status.success());
+    let mut options = rig.options();
+    // Set up, but without rights for clients to write.
+    options.allowed_log.push("HW4304".into());
+    let mut process = HeadwaterProcess::start(options).await;
+    let client = rig.cluster.client(&rig.database.name).await;
+    let readers = async || {
+        let sql = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        client.query_one(sql, &[]).await.expect("asked").get::<_, i64>(0)
+    };
+    poll_until("the slot is read", || async { (readers().await == 1).then_some(()) }).await;
+    let refused = run(&["teardown", "--yes"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("error[HW1060]"), "{said}");
+    assert_eq!(left().await, [1, 1, 1, 1]);
+    process.stop().await;
+    poll_until("the slot is free", || async { (readers().await == 0).then_some(()) }).await;
+
+    let printed = run(&["teardown", "--print"]);
+    let script = String::from_utf8_lossy(&printed.stdout);
+    assert!(script.contains("pg_drop_replication_slot('headwater_"), "{script}");
+    assert!(script.contains("DROP SCHEMA headwater CASCADE;"), "{script}");
+    assert_eq!(left().await, [1, 1, 1, 1], "printing changes nothing");
+
+    let done = run(&["teardown", "--yes"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(left().await, [0, 0, 0, 0]);
+    let again = run(&["teardown", "--yes"]);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success() && said.contains("nothing of instance"), "{said}");
 }
 
 #[tokio::test]

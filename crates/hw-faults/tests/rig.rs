@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hw_auth::{Clock, Secret, token};
 use hw_testkit::oracle::SyncClient;
-use hw_testkit::server::http_get;
+use hw_testkit::server::{OPERATOR, http_get};
 use hw_testkit::{Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase};
 use serde_json::{Map, Value};
 use tokio_postgres::Client;
@@ -201,7 +201,7 @@ pub async fn caught_up(client: &mut SyncClient, server: &HeadwaterProcess) {
 
 /// The server's own report.
 pub async fn status(server: &HeadwaterProcess) -> Option<Value> {
-    let answer = http_get(server.address(), "/admin/api/status", &[]).await.ok()?;
+    let answer = http_get(server.address(), "/admin/api/status", &OPERATOR).await.ok()?;
     serde_json::from_str(&answer.body).ok()
 }
 

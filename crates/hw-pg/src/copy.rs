@@ -171,7 +171,13 @@ impl SnapshotReader {
             Err(error) if error.code().is_some_and(|c| c.code() == "42P01") => {
                 return Err(overtaken());
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let error = PgError::from(error);
+                return Err(CopyError::Pg(match error.sqlstate() {
+                    Some(INSUFFICIENT_PRIVILEGE) => PgError::from(not_allowed(&error, table)),
+                    _ => error,
+                }));
+            }
         }
         let found = Catalog::read(now, publication, &[], &[table.catalog.facts.id]).await?;
         match found.tables.first() {

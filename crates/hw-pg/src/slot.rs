@@ -6,6 +6,7 @@
 
 use crate::catalog::code;
 use crate::error::{Doing as _, PgError, Result};
+use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, EndLsn, Lsn};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -313,7 +314,7 @@ pub fn diagnose(error: &PgError) -> Diagnostic {
         }
         Some(OBJECT_IN_USE) => Diagnostic::error(code::SLOT_BUSY, general.what.clone())
             .mend("stop the other instance that uses the slot"),
-        Some(INSUFFICIENT_PRIVILEGE) => {
+        Some(INSUFFICIENT_PRIVILEGE) if general.mend.is_none() && is_about_replication(error) => {
             Diagnostic::error(code::NO_REPLICATION, general.what.clone())
                 .mend("ALTER ROLE … REPLICATION; for the role that Headwater connects as")
         }
@@ -322,6 +323,28 @@ pub fn diagnose(error: &PgError) -> Diagnostic {
     match general.context {
         Some(context) => finding.at(context),
         None => finding,
+    }
+}
+
+/// Whether it failed at what only a role with REPLICATION may do. A table that may not be read is
+/// another matter.
+fn is_about_replication(error: &PgError) -> bool {
+    ["open a replication connection", "create slot", "start replication"]
+        .iter()
+        .any(|what| error.was_doing(what))
+}
+
+/// A refusal to open a replication connection, with the statement for the role that asked.
+pub(crate) fn named_for(user: &str, error: PgError) -> PgError {
+    match error.sqlstate() {
+        Some(INSUFFICIENT_PRIVILEGE) => {
+            let what = error.diagnostic().what;
+            PgError::from(
+                Diagnostic::error(code::NO_REPLICATION, what)
+                    .mend(format!("ALTER ROLE {} REPLICATION;", quote_ident(user))),
+            )
+        }
+        _ => error,
     }
 }
 
@@ -351,6 +374,10 @@ mod tests {
         let slots = diagnose(&error("53400", "all replication slots are in use"));
         assert_eq!(slots.code.0, code::NO_FREE_SLOT);
         assert_eq!(slots.context.as_deref(), Some("create slot"));
+        let table = diagnose(&PgError::server(ServerError::from_body(
+            b"C42501\0Mpermission denied for table t\0\0",
+        )));
+        assert_eq!(table.code.0, crate::error::code::PRIVILEGE, "FD-62: {table}");
         let senders = "number of requested standby connections exceeds max_wal_senders";
         assert_eq!(diagnose(&error("53300", senders)).code.0, code::NO_FREE_SENDER);
         let connections = diagnose(&error("53300", "sorry, too many clients already"));

@@ -240,6 +240,7 @@ async fn a_role_without_replication_is_told_which_statement_helps() {
     let refused = ReplicationConnection::connect(&config(&url)).await.err().unwrap();
     let finding = hw_pg::slot::diagnose(&refused);
     assert_eq!(finding.code.0, hw_pg::catalog::code::NO_REPLICATION, "{finding}");
+    assert_eq!(finding.mend.as_deref(), Some("ALTER ROLE \"app\" REPLICATION;"));
     let (client, _driver) = hw_pg::sql::connect(&config(&url)).await.unwrap();
     let server = hw_pg::catalog::ServerInfo::read(&client).await.unwrap();
     let mends: Vec<String> = server.findings().into_iter().filter_map(|f| f.mend).collect();

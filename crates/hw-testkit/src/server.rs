@@ -18,6 +18,13 @@ mod log;
 
 pub use http::{HttpAnswer, http_get};
 
+/// The token for status and metrics that every process has unless its options say another one; an
+/// empty one is none.
+pub const API_TOKEN: &str = "token-of-the-tests-operator";
+
+/// What the operator sends with it.
+pub const OPERATOR: [(&str, &str); 1] = [("authorization", "Bearer token-of-the-tests-operator")];
+
 /// How to start a process.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessOptions {
@@ -80,6 +87,7 @@ impl HeadwaterProcess {
             }
         }
         command.env("HEADWATER_LISTEN", self.address.to_string());
+        command.env("HEADWATER_API_TOKEN", API_TOKEN);
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = nursery::spawn(command, libc::SIGKILL)

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod serve;
 pub mod setup;
 pub mod status;
+pub mod teardown;
 pub mod token;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use hw_types::Diagnostic;
 use crate::cli::{Cli, Command};
 use crate::code;
 use crate::config::{self, Config, Sources};
+use crate::process;
 use crate::report::{self, Exit};
 
 /// Runs the command.
@@ -44,12 +46,18 @@ pub fn run(cli: Cli) -> Exit {
             return Exit::Failed;
         }
     };
+    // The private Postgres of `dev` runs as another user when this is root, and must get at its
+    // files; it closes them itself.
+    if !(matches!(cli.command, Command::Dev(_)) && process::is_root()) {
+        process::create_for_the_owner_alone();
+    }
     match &cli.command {
         Command::Token(arguments) => token::run(&config, arguments),
         Command::Status(arguments) => short(status::run(&config, arguments)),
         Command::Doctor(_) => short(doctor::run(&config)),
         Command::Check(arguments) => short(check::run(&config, arguments)),
         Command::Setup(arguments) => short(setup::run(&config, arguments)),
+        Command::Teardown(arguments) => short(teardown::run(&config, arguments)),
         Command::Serve(_) => long(async { (serve::run(&config).await, ()) }),
         Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
         Command::Eval(arguments) => eval::run(arguments),

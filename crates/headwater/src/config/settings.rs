@@ -84,8 +84,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "admin_listen",
         Kind::Address,
-        "Moves `/admin`, `/admin/api/…` and `/metrics` to an address of their own. Unset: they \
-         are on the one port.",
+        "Moves `/admin/api/…` and `/metrics` to an address of their own. Unset: they are on the \
+         one port, for who has the `api_token`.",
         "127.0.0.1:9090",
     )
     .env("HEADWATER_ADMIN_LISTEN")
@@ -102,8 +102,9 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "api_token",
         Kind::Secret,
-        "Token for `/admin/api/…` and `headwater status`. Unset: these answer only to the same \
-         machine.",
+        "Token for `/admin/api/…`, `/metrics` and `headwater status`, sent as `Authorization: \
+         Bearer …`. Unset: these are not served on the port of the clients, and on `admin_listen` \
+         `/admin/api/…` answers only to the same machine.",
         "!env HEADWATER_API_TOKEN",
     )
     .env("HEADWATER_API_TOKEN")

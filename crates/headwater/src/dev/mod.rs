@@ -33,6 +33,7 @@ use crate::report::{self, Exit};
 use crate::sample;
 use crate::server::admin::{DevToken, DevTokens};
 use crate::server::start::{self, Server, StartRefused};
+use crate::server::status::StatusReport;
 use banner::{Banner, Psql};
 use postgres::PrivatePostgres;
 
@@ -101,6 +102,7 @@ async fn until_the_end(
     postgres: &mut Option<PrivatePostgres>,
 ) -> Exit {
     let line = line::StatusLine::start(Arc::clone(&server.reporter));
+    let mut waits = None;
     let exit = loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -108,6 +110,7 @@ async fn until_the_end(
                 Asked::Reload => server.reload(config).await,
             },
             () = tokio::time::sleep(WATCH) => {
+                tell_what_it_waits_for(&server.reporter.report(), &mut waits);
                 if let Some(status) = postgres.as_mut().and_then(PrivatePostgres::ended) {
                     let log = config.data_dir.join("postgres.log");
                     report::say(&format!(
@@ -124,6 +127,18 @@ async fn until_the_end(
     signals.end_at_once_on_a_second_one();
     server.stop().await;
     exit
+}
+
+/// The banner says that it runs: what keeps rows from coming is said too, once.
+fn tell_what_it_waits_for(report: &StatusReport, told: &mut Option<String>) {
+    let waits = matches!(report.state.as_str(), "waiting" | "failed");
+    let why = report.trouble.clone().filter(|_| waits);
+    if let Some(why) = &why
+        && told.as_ref() != Some(why)
+    {
+        report::say(&format!("no rows come yet: {why}"));
+    }
+    *told = why;
 }
 
 fn dev_start(error: io::Error) -> StartRefused {

@@ -11,6 +11,9 @@ pub mod source;
 pub mod tables;
 pub mod writes;
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use hw_pg::catalog::ServerInfo;
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::PgError;
@@ -20,6 +23,7 @@ use hw_types::{Diagnostic, Severity, TablePattern};
 use tokio_postgres::Client;
 
 use crate::authentication;
+use crate::code;
 use crate::commands::database_url;
 use crate::config::Config;
 use crate::sync_config;
@@ -43,6 +47,7 @@ pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
     let mut examination = Examination { findings: warnings, ..Examination::default() };
     examination.findings.extend(authentication::findings(config));
+    examination.findings.extend(open_directory(&config.data_dir));
     let patterns = sync_patterns(config, &mut examination)?;
     examine_source(config, &connect, &patterns, &mut examination)
         .await
@@ -52,6 +57,19 @@ pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
         Severity::Warning => 1,
     });
     Ok(examination)
+}
+
+/// Whether other users of this machine may read what is kept there: rows of all users, and keys.
+fn open_directory(directory: &Path) -> Option<Diagnostic> {
+    let mode = std::fs::metadata(directory).ok()?.permissions().mode();
+    (mode & 0o077 != 0).then(|| {
+        Diagnostic::warning(
+            code::OPEN_DATA_DIR,
+            "the data directory is open to other users of this machine",
+        )
+        .at(directory.display().to_string())
+        .mend(format!("chmod -R go= '{}'", directory.display()))
+    })
 }
 
 /// The checks that need a connection.

@@ -1,8 +1,9 @@
 //! `/admin/api/…` and `/metrics`: what the server says to its operators.
 //!
 //! In: the request and who sent it. Out: figures, never rows. Invariant: with an API token
-//! configured nobody gets in without it; without one only the same machine does, and neither
-//! through a proxy nor from a page of another site in its browser.
+//! configured nobody gets in without it. Without one nobody gets in on the port of the clients,
+//! because what a proxy passes on may look exactly like a request of the same machine; on a port
+//! of their own, and in `dev`, the same machine does, but no page of another site in its browser.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -39,12 +40,26 @@ pub struct DevToken {
 /// What the administration routes need.
 #[derive(Clone)]
 pub struct Admin {
-    /// The configured token.
-    pub api_token: Option<Secret>,
+    /// Who gets in.
+    pub access: Access,
     /// Figures.
     pub status: StatusSource,
     /// Only in `dev`.
     pub dev_tokens: Option<DevTokens>,
+}
+
+/// Who gets in.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Who has this token.
+    Token(Secret),
+    /// Without a token, on a port of the administration alone: metrics are for whoever reaches it,
+    /// the rest for the same machine.
+    OwnPort,
+    /// Without a token, in `dev`: the same machine.
+    Dev,
+    /// Without a token, on the port of the clients: nobody.
+    Nobody,
 }
 
 /// `/metrics`, `/admin/api/status` and, in `dev`, `/admin/api/dev-token`.
@@ -57,8 +72,17 @@ pub fn routes(admin: Admin) -> Router {
     router.with_state(admin)
 }
 
-/// Prometheus asks without a token in most set-ups; names and counts are all there is to see.
-async fn metrics(State(admin): State<Admin>) -> Response {
+async fn metrics(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    // Names and counts are all there is to see: whoever reaches a port of their own may.
+    if !matches!(admin.access, Access::OwnPort)
+        && let Err(refusal) = admin.access.admit(peer.ip(), &headers)
+    {
+        return refusal.into_response();
+    }
     (admin.status)().record();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, telemetry::metrics::render()).into_response()
@@ -69,7 +93,7 @@ async fn status(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    match admit(admin.api_token.as_ref(), peer.ip(), &headers) {
+    match admin.access.admit(peer.ip(), &headers) {
         Ok(()) => axum::Json((admin.status)()).into_response(),
         Err(refusal) => refusal.into_response(),
     }
@@ -82,7 +106,7 @@ async fn dev_token(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(refusal) = admit(None, peer.ip(), &headers) {
+    if let Err(refusal) = Access::Dev.admit(peer.ip(), &headers) {
         return refusal.into_response();
     }
     match admin.dev_tokens.and_then(|make| make()) {
@@ -98,6 +122,8 @@ enum Refusal {
     Token,
     /// No token is configured, and the request is not from this machine.
     Elsewhere,
+    /// No token is configured, and this is the port of the clients.
+    Closed,
     /// No secret to sign with.
     NoToken,
 }
@@ -111,6 +137,11 @@ impl IntoResponse for Refusal {
                 code::SAME_MACHINE,
                 "Only the same machine may ask; configure an API token to ask from elsewhere",
             ),
+            Refusal::Closed => (
+                StatusCode::FORBIDDEN,
+                code::SAME_MACHINE,
+                "Not on this port without an API token; configure api_token or admin_listen",
+            ),
             Refusal::NoToken => {
                 (StatusCode::NOT_FOUND, code::NO_DEV_SECRET, "There is no development secret")
             }
@@ -119,12 +150,19 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn admit(token: Option<&Secret>, peer: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
-    match token {
-        Some(token) if carries(headers, token) => Ok(()),
-        Some(_) => Err(Refusal::Token),
-        None if peer.to_canonical().is_loopback() && is_direct(headers) => Ok(()),
-        None => Err(Refusal::Elsewhere),
+impl Access {
+    fn admit(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
+        match self {
+            Access::Token(token) if carries(headers, token) => Ok(()),
+            Access::Token(_) => Err(Refusal::Token),
+            Access::Nobody => Err(Refusal::Closed),
+            Access::OwnPort | Access::Dev
+                if peer.to_canonical().is_loopback() && is_direct(headers) =>
+            {
+                Ok(())
+            }
+            Access::OwnPort | Access::Dev => Err(Refusal::Elsewhere),
+        }
     }
 }
 
@@ -177,15 +215,15 @@ mod tests {
     fn with_a_token_only_the_token_lets_in() {
         let token = Secret::new("t0ken");
         let loopback: IpAddr = [127, 0, 0, 1].into();
-        let ask =
-            |value: &str| admit(Some(&token), loopback, &headers(&[("authorization", value)]));
+        let access = Access::Token(token);
+        let ask = |value: &str| access.admit(loopback, &headers(&[("authorization", value)]));
         assert_eq!(ask("Bearer t0ken"), Ok(()));
         assert_eq!(ask("Token t0ken"), Ok(()));
         assert_eq!(ask("Bearer t0keN"), Err(Refusal::Token));
         assert_eq!(ask("Bearer t0ken1"), Err(Refusal::Token));
         assert_eq!(ask("Bearer "), Err(Refusal::Token));
         let unmarked = headers(&[("host", "localhost:8080")]);
-        assert_eq!(admit(Some(&token), loopback, &unmarked), Err(Refusal::Token));
+        assert_eq!(access.admit(loopback, &unmarked), Err(Refusal::Token));
     }
 
     #[test]
@@ -193,7 +231,13 @@ mod tests {
         let loopback: IpAddr = [127, 0, 0, 1].into();
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().expect("an address");
         let elsewhere: IpAddr = [10, 0, 0, 7].into();
-        let ask = |peer, pairs: &[(&'static str, &str)]| admit(None, peer, &headers(pairs));
+        let ask = |peer, pairs: &[(&'static str, &str)]| {
+            let admitted = Access::Dev.admit(peer, &headers(pairs));
+            assert_eq!(Access::OwnPort.admit(peer, &headers(pairs)), admitted);
+            // A proxy that adds no header makes any request look like one of the same machine.
+            assert_eq!(Access::Nobody.admit(peer, &headers(pairs)), Err(Refusal::Closed));
+            admitted
+        };
         let host = ("host", "localhost:8080");
         assert_eq!(ask(loopback, &[host]), Ok(()));
         assert_eq!(ask(mapped, &[("host", "[::1]:8080")]), Ok(()));

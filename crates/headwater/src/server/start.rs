@@ -16,7 +16,7 @@ use hw_types::{Code, Diagnostic};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{Admin, DevTokens};
+use super::admin::{Access, Admin, DevTokens};
 use super::reporter::{Bounds, Memory, Reporter};
 use super::router;
 use super::surfaces;
@@ -127,7 +127,7 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     tokio::spawn(Arc::clone(&reporter).watch(stop.clone()));
     let figures = Arc::clone(&reporter);
     let admin = Admin {
-        api_token: config.api_token.clone(),
+        access: access(config, dev_tokens.is_some()),
         status: Arc::new(move || figures.report()),
         dev_tokens,
     };
@@ -144,8 +144,27 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
         }
     };
     tokio::spawn(connections.clone().serve(listener, one_port));
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    // A relative directory leads elsewhere from another working directory, and an empty one takes
+    // the place of the store that is meant.
+    let data_dir = std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone());
+    let data_dir = data_dir.display();
+    tracing::info!(%address, %data_dir, version = env!("CARGO_PKG_VERSION"), "listening");
     Ok(Server { engine, reporter, address, connections, given, stop })
+}
+
+/// Who may ask for status and metrics.
+fn access(config: &Config, dev: bool) -> Access {
+    match (&config.api_token, config.admin_listen) {
+        (Some(token), _) => Access::Token(token.clone()),
+        (None, Some(_)) => Access::OwnPort,
+        (None, None) if dev => Access::Dev,
+        (None, None) => {
+            tracing::info!(
+                "status and metrics are not served; set api_token or admin_listen for them"
+            );
+            Access::Nobody
+        }
+    }
 }
 
 impl Server {

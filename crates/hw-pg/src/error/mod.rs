@@ -215,6 +215,11 @@ impl PgError {
         }
     }
 
+    /// Whether it happened while this was attempted ([`Doing::doing`]).
+    pub fn was_doing(&self, what: &str) -> bool {
+        self.inner.doing.iter().any(|doing| doing == what)
+    }
+
     /// The finding for a person: what, where, and how to mend it where we know.
     pub fn diagnostic(&self) -> Diagnostic {
         let mut finding = match self.kind() {

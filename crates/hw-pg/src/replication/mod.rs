@@ -18,6 +18,7 @@ mod wire;
 
 use crate::config::{ANSWER_WITHIN, ChannelBinding, ConnectConfig, TRANSACTION_TIMEOUT_SINCE};
 use crate::error::{Doing as _, PgError, PgErrorKind, Result};
+use crate::slot;
 use crate::transport::{self, Started, Transport};
 use hw_types::relation::quote_ident;
 use hw_types::{EndLsn, Lsn};
@@ -75,6 +76,7 @@ impl ReplicationConnection {
     pub async fn connect(config: &ConnectConfig) -> Result<ReplicationConnection> {
         let mut wire = transport::open(config, |transport| log_in(config, transport))
             .await
+            .map_err(|error| slot::named_for(config.user(), error))
             .doing("open a replication connection")?;
         let version = wire
             .simple_query("SELECT pg_catalog.current_setting('server_version_num')")

@@ -24,7 +24,7 @@ use super::world::{CATALOG, Catalog, quoted};
 use crate::cluster::{Cluster, Stop};
 use crate::disk::{FaultyDisk, SmallDisk, fill};
 use crate::proxy::{Direction, Ending, Fault, FaultProxy};
-use crate::server::{HeadwaterProcess, ProcessOptions, http_get, is_listening};
+use crate::server::{HeadwaterProcess, OPERATOR, ProcessOptions, http_get, is_listening};
 
 /// How long something may take that takes a second or two: what is wrong then is a failure.
 const BOUND: Duration = Duration::from_secs(30);
@@ -753,7 +753,7 @@ fn is_named(status: &Value, table: &str) -> bool {
 }
 
 async fn status(server: SocketAddr) -> Option<Value> {
-    let answer = http_get(server, "/admin/api/status", &[]).await.ok()?;
+    let answer = http_get(server, "/admin/api/status", &OPERATOR).await.ok()?;
     serde_json::from_str(&answer.body).ok()
 }
 
