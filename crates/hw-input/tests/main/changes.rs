@@ -310,3 +310,54 @@ async fn a_consumer_that_pauses_longer_than_the_timeout_keeps_its_connection() {
     assert_eq!(count, 40_000, "nothing lost, nothing twice");
     assert!(!cluster.log().contains("terminating walsender process due to replication timeout"));
 }
+
+/// The type is that of now, the values are of when they were written.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_15_a_composite_type_altered_while_the_server_is_behind_is_read_as_far_as_it_goes() {
+    on_every_major(|bench| async move {
+        // A column without a binary form makes the whole stream one of text.
+        for extra in ["text", "point"] {
+            bench
+                .run(&format!(
+                    "DROP TABLE IF EXISTS t; DROP TYPE IF EXISTS addr;
+                     CREATE TYPE addr AS (street text, zip int);
+                     CREATE TABLE t (a int PRIMARY KEY, one addr, many addr[], extra {extra});"
+                ))
+                .await;
+            let covered = bench.cover(&["t"]).await;
+            let table = covered.tables[0].catalog.facts.id;
+            let name = bench.slot_name().await;
+            let _ = bench.source.drop_slot(&name).await;
+            drop(bench.main_session(&["t"]).await);
+            bench.run("INSERT INTO t VALUES (1, '(y,2)', '{\"(q,3)\",NULL}')").await;
+            bench.run("ALTER TYPE addr ADD ATTRIBUTE country text").await;
+            bench.run("INSERT INTO t VALUES (2, '(z,3,de)', '{}')").await;
+            let mut stream = bench.stream().await;
+            let found = caught_up(&bench, &mut stream).await;
+            stream.close().await;
+            let misfits: Vec<_> = found.iter().map(|t| t.changes.misfits().to_vec()).collect();
+            assert_eq!(misfits, [vec![table], vec![]], "{extra}");
+            assert_eq!(
+                flat(&found),
+                ["+t(1,(y,2,),{\"(q,3,)\",NULL},)", "+t(2,(z,3,de),{},)"],
+                "{extra}"
+            );
+
+            // One field too many, and one in front that has gone.
+            bench.run("INSERT INTO t VALUES (3, '(x,7,fr)', NULL)").await;
+            bench.run("ALTER TYPE addr DROP ATTRIBUTE country").await;
+            let mut stream = bench.stream().await;
+            let found = caught_up(&bench, &mut stream).await;
+            stream.close().await;
+            let last = found.last().unwrap();
+            assert_eq!(last.changes.misfits(), [table], "{extra}");
+            assert_eq!(told(last), ["+t(3,(x,7),,)"], "{extra}");
+            bench.run("ALTER TYPE addr DROP ATTRIBUTE street").await;
+            let mut stream = bench.stream().await;
+            let found = caught_up(&bench, &mut stream).await;
+            stream.close().await;
+            assert!(found.iter().all(|t| !t.changes.misfits().is_empty()), "{extra}");
+        }
+    })
+    .await;
+}
