@@ -209,7 +209,8 @@ mod tests {
         let publication = |oid| Found { publication: oid, ..with(memory(US, 400, 1), here()) };
         let hole = "compare: the slot was confirmed beyond what is stored";
         let other = "compare: the publication is another one than before";
-        let cases: Vec<(&str, &Option<Stored>, Ours, Found, &str, Epoch)> = vec![
+        type Case<'a> = (&'a str, &'a Option<Stored>, Ours, Found, &'a str, Epoch);
+        let cases: Vec<Case<'_>> = vec![
             // Nothing has happened.
             ("a restart", &full, ours(), with(memory(US, 400, 9), here()), "stream", Epoch::Keep),
             ("never remembered", &full, ours(), with(None, here()), "stream", Epoch::Keep),
