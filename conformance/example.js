@@ -2,8 +2,9 @@
  * A client of the sample data, to try Headwater with: the official PowerSync Node SDK with a local
  * SQLite file. `conformance/client --endpoint http://127.0.0.1:8080 --token …` starts it.
  *
- * It prints the user's lists whenever they change in the local database, and writes what is typed,
- * online or offline. `help` lists the words it knows.
+ * It prints the user's lists whenever they change in the local database, writes what is typed, online
+ * or offline, and says when that has arrived in Postgres. `help` lists the words it knows; the end of
+ * the input ends it.
  */
 
 import fs from 'node:fs';
@@ -13,6 +14,9 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 import { prepare } from './prepare.js';
+
+/** How long the end of the input waits for what was written to arrive. */
+const LAST_WRITES_MS = 5000;
 
 const USAGE = 'usage: conformance/client --endpoint URL --token TOKEN [--file DATABASE]';
 
@@ -38,11 +42,29 @@ const db = new PowerSyncDatabase({
   database: { dbFilename: path.basename(file), dbLocation: path.dirname(file) },
   logger: { log: () => {} },
 });
-const connector = new HeadwaterConnector({
+let refused = 0;
+const headwater = new HeadwaterConnector({
   endpoint,
   token: () => token,
-  onRejected: ({ message }) => say(`Postgres refused a write: ${message}`),
+  onRejected: ({ message }) => {
+    refused += 1;
+    say(`Postgres refused a write: ${message}`);
+  },
 });
+/** Headwater's connector, which also says what became of the queue. */
+const connector = {
+  fetchCredentials: headwater.fetchCredentials,
+  uploadData: async (/** @type {import('@powersync/node').PowerSyncDatabase} */ database) => {
+    const before = await waiting();
+    refused = 0;
+    try {
+      await headwater.uploadData(database);
+    } finally {
+      const arrived = before - refused - (await waiting());
+      if (arrived > 0) say(`${arrived === 1 ? 'your change has' : `${arrived} changes have`} arrived in Postgres`);
+    }
+  },
+};
 
 const TODOS = `
   SELECT todos.id, lists.name AS list, lists.owner_id = ? AS mine, todos.description, todos.completed
@@ -69,12 +91,33 @@ for await (const line of createInterface({ input: process.stdin })) {
     else if (word === 'drop' && todo) await db.execute('DELETE FROM todos WHERE id = ?', [todo.id]);
     else if (word === 'offline') await db.disconnect();
     else if (word === 'online') await connect();
-    else if (word !== '') console.log(HELP);
+    else if (word === 'help') console.log(HELP);
+    else if (word === 'add') say('add what? For example: add Bread and butter');
+    else if (word === 'done' || word === 'drop') say(`which todo? ${word} and its number`);
+    else if (word !== '') say(`"${word}" is no word of mine; help lists them`);
   } catch (error) {
     say(/** @type {Error} */ (error).message);
   }
 }
-// Without anybody to type it goes on showing what arrives, until it is interrupted.
+// Nobody types any more. What was written last gets a moment to arrive.
+const until = Date.now() + LAST_WRITES_MS;
+while (!isOffline() && Date.now() < until && (await waiting()) > 0) {
+  await new Promise((resolve) => setTimeout(resolve, 50));
+}
+const left = await waiting();
+if (left > 0) say(`${left} of your changes wait in ${file} until the next start`);
+await quit();
+
+/** Transactions that are not in Postgres yet. */
+async function waiting() {
+  const { count } = await db.get('SELECT count(DISTINCT tx_id) AS count FROM ps_crud');
+  return count;
+}
+
+function isOffline() {
+  const { connected, connecting } = db.currentStatus;
+  return !connected && !connecting;
+}
 
 async function quit() {
   await db.close();

@@ -58,8 +58,11 @@ test('the example client shows a change made in SQL and uploads what was written
     await said('Groceries: Bread and butter');
     assert.deepEqual(await world.ask(`SELECT * FROM todos WHERE description LIKE 'Bread%'`), []);
 
+    type('frobnicate');
+    await said('"frobnicate" is no word of mine');
     type('online');
     await said('online');
+    await said('your change has arrived in Postgres');
     // A write that comes back through Postgres: the new row is theirs to change.
     const { rows } = await until(() => world.sql.query(`UPDATE todos SET description = 'Rye bread'
       WHERE description = 'Bread and butter' RETURNING id`));
@@ -71,6 +74,26 @@ test('the example client shows a change made in SQL and uploads what was written
     assert.deepEqual(await ended, [0, null]);
   } finally {
     child.kill('SIGKILL');
+    fs.rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+test('fd_69 the example client ends at the end of its input, and what was typed arrives', async () => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'hw-example-'));
+  const file = path.join(directory, 'client.db');
+  const run = (/** @type {string} */ input) => {
+    const child = spawn(process.execPath, [EXAMPLE, '--endpoint', world.server.url, '--token', token('ann'), '--file', file]);
+    child.stderr.pipe(process.stderr);
+    child.stdin.end(input);
+    let output = '';
+    child.stdout.on('data', (text) => (output += text));
+    return once(child, 'exit').then((exit) => ({ exit, output }));
+  };
+  try {
+    assert.deepEqual((await run('')).exit, [0, null]);
+    const offline = await run('offline\n');
+    assert.deepEqual(offline.exit, [0, null]);
+  } finally {
     fs.rmSync(directory, { recursive: true, force: true });
   }
 });

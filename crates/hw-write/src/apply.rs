@@ -195,11 +195,14 @@ impl Uploads {
     }
 
     /// Findings about what operators have to do before clients can write the mapped tables: each
-    /// with the statements that mend it.
+    /// with the statements that mend it. None for a database that is not set up for writes.
     ///
     /// - Errors: of the connection.
     pub async fn examine(&self) -> Result<Vec<Diagnostic>, PgError> {
         let client = self.0.pool.get().await?;
+        if let Some(finding) = schema::finding(&client).await? {
+            return Ok(if finding.is_error() { vec![finding] } else { Vec::new() });
+        }
         let role = self.0.config.role.as_deref();
         crate::examine::examine(&client, role, &self.0.map.load()).await
     }

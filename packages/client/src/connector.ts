@@ -35,7 +35,10 @@ export interface HeadwaterConnectorOptions {
    * The SDK then calls again, and the delays go on growing. Default 5000.
    */
   patienceMs?: number;
-  /** How long one request may take, milliseconds. Default 60000. */
+  /**
+   * How long one request may take, milliseconds. Default 90000: the server may need a minute for
+   * one transaction.
+   */
   timeoutMs?: number;
   /** Another `fetch`. */
   fetch?: typeof fetch;
@@ -117,7 +120,7 @@ export class HeadwaterConnector implements PowerSyncBackendConnector {
     const sender = {
       fetch: this.#options.fetch ?? globalThis.fetch.bind(globalThis),
       url: `${this.#endpoint}/api/v1/upload`,
-      timeoutMs: this.#options.timeoutMs ?? 60_000,
+      timeoutMs: this.#options.timeoutMs ?? 90_000,
     };
     const token = this.#token ?? (this.#token = await this.#options.token());
     if (token === null) {
@@ -130,11 +133,11 @@ export class HeadwaterConnector implements PowerSyncBackendConnector {
   /** Takes what was decided off the queue, up to the first transaction to retry. */
   async #settle(batch: QueuedTransaction[], verdicts: Verdict[]): Promise<void> {
     let decided: QueuedTransaction | undefined;
-    let retry: string | undefined;
+    let retry: { message: string; code?: string } | undefined;
     for (const [index, transaction] of batch.entries()) {
       const verdict = verdicts[index]!;
       if (verdict.verdict === 'retry') {
-        retry = verdict.message;
+        retry = verdict;
         break;
       }
       if (verdict.verdict === 'rejected') {
@@ -149,7 +152,8 @@ export class HeadwaterConnector implements PowerSyncBackendConnector {
       this.#backoff.succeeded();
     }
     if (retry !== undefined) {
-      throw new UploadError(`upload postponed: ${retry}`, { status: 200 });
+      const code = retry.code === undefined ? {} : { code: retry.code };
+      throw new UploadError(`upload postponed: ${retry.message}`, { status: 200, ...code });
     }
   }
 

@@ -28,7 +28,10 @@ export class UploadError extends Error {
   override readonly name = 'UploadError';
   /** HTTP status; absent when there was no answer at all. */
   readonly status: number | undefined;
-  /** Headwater's code, for example `HW5301`; absent when the answer was not Headwater's. */
+  /**
+   * Headwater's code, for example `HW5301`; absent when the answer was not Headwater's, and for
+   * what passes by itself.
+   */
   readonly code: string | undefined;
 
   constructor(message: string, details: { status?: number; code?: string; cause?: unknown } = {}) {
@@ -42,7 +45,7 @@ export class UploadError extends Error {
 export type Verdict =
   | { verdict: 'applied' }
   | { verdict: 'rejected'; error: Rejection }
-  | { verdict: 'retry'; message: string };
+  | { verdict: 'retry'; message: string; code?: string };
 
 export interface Sender {
   fetch: typeof fetch;
@@ -90,7 +93,9 @@ function read(wire: Record<string, unknown>, status: number): Verdict {
     case 'rejected':
       return { verdict: 'rejected', error: { ...error, message } };
     case 'retry':
-      return { verdict: 'retry', message };
+      return typeof error.code === 'string'
+        ? { verdict: 'retry', message, code: error.code }
+        : { verdict: 'retry', message };
     default:
       throw new UploadError('upload answered with an unknown verdict', { status });
   }

@@ -126,16 +126,16 @@ async fn follow(
     }
 }
 
-/// Logs what keeps clients from writing; `doctor` says the same beforehand.
+/// Logs what keeps clients from writing; `doctor` says the same beforehand. Tables that clients only
+/// read may be meant so.
 async fn tell(uploads: Uploads) {
     // A database that is away is told by everybody else.
     for finding in uploads.examine().await.unwrap_or_default() {
-        tracing::warn!(
-            code = %finding.code,
-            mend = finding.mend.as_deref().unwrap_or_default(),
-            "{}",
-            finding.what
-        );
+        let (code, mend) = (finding.code, finding.mend.as_deref().unwrap_or_default());
+        match finding.code.0 {
+            hw_write::code::NOT_WRITABLE => tracing::info!(%code, mend, "{}", finding.what),
+            _ => tracing::warn!(%code, mend, "{}", finding.what),
+        }
     }
 }
 
