@@ -228,6 +228,6 @@ async fn the_users_own_database_is_not_changed_without_a_yes() {
 
     let mut process = HeadwaterProcess::start(own(true)).await;
     assert_eq!(count(changes).await, 3);
-    assert!(process.log().contains("CREATE SCHEMA IF NOT EXISTS headwater"), "shown before it ran");
+    assert!(process.log().contains("CREATE SCHEMA headwater"), "shown before it ran");
     process.stop().await;
 }

@@ -268,7 +268,7 @@ async fn fd_52_setup_doctor_and_check_list_what_the_synced_tables_lack() {
     let file = file.to_str().expect("unicode");
     let url = Some(database.url.as_str());
     let setup = text(&headwater(&["setup", "--yes", "--sync-config", file], url).stderr);
-    let doctor = text(&headwater(&["doctor", "--sync-config", file], url).stderr);
+    let doctor = text(&headwater(&["doctor", "--sync-config", file], url).stdout);
     let check = headwater(&["check", file], url);
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stdout));
     for said in [setup, doctor, text(&check.stdout)] {

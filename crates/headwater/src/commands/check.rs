@@ -28,13 +28,10 @@ pub async fn run(config: &Config, arguments: &Check) -> Exit {
             Err(finding) => return super::refuse(*finding),
         },
     };
-    let (source, writes) = source.unzip();
+    let (source, of_writes) = source.unzip();
     let Checked { findings, mut notes } = sync_config::check(&file, source.as_ref());
     // Tables that clients only read are no fault of a sync configuration.
-    notes.extend(writes.unwrap_or_default().iter().map(|finding| match &finding.mend {
-        Some(mend) => format!("{}\n      {mend}", finding.what),
-        None => finding.what.clone(),
-    }));
+    notes.extend(of_writes.unwrap_or_default().iter().map(writes::note));
     let colour = report::colour_of(&std::io::stdout());
     for finding in &findings {
         report::answer(&format!("{}\n", report::render(finding, &file.text, colour)));

@@ -15,7 +15,7 @@ use crate::sync_config;
 
 /// Adds what keeps the connected role from recording writes, and what the tables of the configured
 /// sync configuration and of `uploads.tables` lack. A database that is not set up for writes may be
-/// meant so: that is a fact, and nothing else is said.
+/// meant so: that is a fact, and nothing else is said. So is what a table lacks, with the statements.
 pub async fn check(
     config: &Config,
     client: &Client,
@@ -29,8 +29,26 @@ pub async fn check(
         }
         finding => examination.findings.extend(finding),
     }
-    examination.findings.extend(findings(config, client).await?);
+    for finding in findings(config, client).await? {
+        match is_note(&finding) {
+            true => examination.facts.push(note(&finding)),
+            false => examination.findings.push(finding),
+        }
+    }
     Ok(())
+}
+
+/// Whether it is no fault: clients may be meant to only read a table, or only some of them.
+fn is_note(finding: &Diagnostic) -> bool {
+    finding.code.0 == hw_write::code::NOT_WRITABLE
+}
+
+/// A finding that is no fault, with its statements in a line of their own.
+pub fn note(finding: &Diagnostic) -> String {
+    match &finding.mend {
+        Some(mend) => format!("{}\n      {mend}", finding.what),
+        None => finding.what.clone(),
+    }
 }
 
 /// What the tables of the configured sync configuration and of `uploads.tables` lack.
@@ -43,12 +61,16 @@ pub async fn findings(config: &Config, client: &Client) -> Result<Vec<Diagnostic
     of_tables(config, client, sync.as_ref()).await
 }
 
-/// What the tables of a sync configuration and of `uploads.tables` lack.
+/// What the tables of a sync configuration and of `uploads.tables` lack; nothing where the database
+/// is not set up for writes, so that clients only read.
 pub async fn of_tables(
     config: &Config,
     client: &Client,
     sync: Option<&SyncConfig>,
 ) -> Result<Vec<Diagnostic>, PgError> {
+    if hw_write::schema::finding(client).await?.is_some_and(|finding| !finding.is_error()) {
+        return Ok(Vec::new());
+    }
     let map = upload_map::make(sync, None, &config.uploads.tables);
     hw_write::examine::examine(client, config.uploads.role.as_deref(), &map).await
 }

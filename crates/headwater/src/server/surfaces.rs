@@ -110,10 +110,11 @@ async fn follow(
         };
         let version = sync.as_ref().map(|sync| sync.version);
         if known != Some(version) || is_new {
-            known = Some(version);
+            let before = known.replace(version);
             let served = sync.as_ref().map(|sync| &*sync.config);
             uploads.set_map(upload_map::make(served, newest.as_deref(), &settings));
-            if version.is_some() {
+            // What there is to say of the first one was said at the start.
+            if version.is_some() && before.flatten().is_some_and(|before| Some(before) != version) {
                 tokio::spawn(tell(uploads.clone()));
             }
         }
