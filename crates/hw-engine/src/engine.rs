@@ -9,14 +9,15 @@ use crate::state::Progress;
 use crate::status::{EngineStatus, SourceState};
 use crate::tables::Table;
 use crate::writer::{Bounds, Writer};
-use hw_input::entry::{Behind, Control};
+use hw_input::entry::{Behind, Control, CopiedTable};
 use hw_input::transactions::Item;
 use hw_pg::config::ConnectConfig;
 use hw_pg::replication::Acknowledger;
 use hw_store::{Space, Store};
-use hw_types::{Diagnostic, EndLsn, Lsn, OpId, Relation, RelationId, TablePattern};
+use hw_types::facts::TableFacts;
+use hw_types::{Diagnostic, EndLsn, Lsn, Relation, RelationId, TableName, TablePattern};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -97,13 +98,6 @@ pub(crate) enum Event {
     /// From a table copy.
     Copy(CopyEvent),
     /// What the catalog of the source shows.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "the driver compares tables with the catalog in the next change"
-        )
-    )]
     Control(Control),
     /// A second has passed. Seconds since 1970.
     Tick { now: u64 },
@@ -121,6 +115,8 @@ pub(crate) enum CopyEvent {
         /// Everything is copied anew under one X, from this slot; nothing is shown until it is
         /// complete.
         whole: Option<String>,
+        /// Clients may have seen more than the store has: a new epoch begins.
+        behind_clients: bool,
         /// The copy's number.
         reply: oneshot::Sender<u64>,
     },
@@ -128,7 +124,7 @@ pub(crate) enum CopyEvent {
     Boundary {
         copy: u64,
         lsn: Lsn,
-        relations: Vec<Relation>,
+        tables: Vec<CopiedTable>,
         reply: oneshot::Sender<Vec<LoadTarget>>,
     },
     /// All rows are loaded. The tables enter when what `behind` says has happened.
@@ -187,11 +183,13 @@ pub(crate) struct Shared {
     write_base: AtomicU64,
     pub status: Mutex<EngineStatus>,
     /// What definitions read, for the driver.
-    pub wanted: watch::Sender<Vec<TablePattern>>,
+    pub wanted: watch::Sender<Arc<Vec<TablePattern>>>,
     /// Tables of the replica by the source's oid, and whether they must be copied again.
-    pub tables: watch::Sender<BTreeMap<RelationId, TableState>>,
-    /// Tables that definitions name, exist at the source, and are not in the replica yet.
-    pub missing: watch::Sender<usize>,
+    pub tables: watch::Sender<Arc<BTreeMap<RelationId, TableState>>>,
+    /// Tables that exist and cannot be replicated, as the sequencer was told last.
+    pub refused: Mutex<BTreeSet<TableName>>,
+    /// What the last look at the catalog found.
+    pub looked: Mutex<Option<Looked>>,
     pub markers: Markers,
     /// Counts the log's news of changed tables (`headwater setup` installs their writer).
     pub altered: watch::Sender<u64>,
@@ -213,7 +211,18 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableState {
     pub relation: Arc<Relation>,
+    /// What its rows depend on, as noted; nothing that can be read is noted of no table.
+    pub facts: Option<Arc<TableFacts>>,
     pub stale: bool,
+}
+
+/// What a look at the catalog found.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked {
+    /// The patterns that it looked for.
+    pub wanted: Arc<Vec<TablePattern>>,
+    /// Tables that these mean, that can be replicated, and are not in the replica as they are now.
+    pub missing: usize,
 }
 
 impl Shared {
@@ -231,9 +240,10 @@ impl Shared {
             secret: Mutex::new([0; 32]),
             write_base: AtomicU64::new(0),
             status: Mutex::default(),
-            wanted: watch::Sender::new(Vec::new()),
-            tables: watch::Sender::new(BTreeMap::new()),
-            missing: watch::Sender::new(usize::MAX),
+            wanted: watch::Sender::default(),
+            tables: watch::Sender::default(),
+            refused: Mutex::default(),
+            looked: Mutex::new(None),
             markers,
             moved: watch::Sender::new(0),
             desired: Mutex::new(None),
@@ -269,12 +279,11 @@ impl Shared {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The epoch of a store that is new, and the op id above which it gives its own: (seconds
-    /// since 2024) x 2^20, so that they are above everything that a lost store gave (E-3).
-    pub fn fresh_epoch(&self) -> (u64, OpId) {
+    /// An epoch behind `last`: seconds since 2024, so that op ids, which begin at 2^20 times that,
+    /// are above everything that a lost store gave (E-3).
+    pub fn fresh_epoch(&self, last: u64) -> u64 {
         const YEAR_2024: u64 = 1_704_067_200;
-        let epoch = self.now().saturating_sub(YEAR_2024);
-        (epoch, OpId(epoch << 20))
+        self.now().saturating_sub(YEAR_2024).max(last + 1)
     }
 
     /// What is added to a marker's position to give a write checkpoint's number.
@@ -336,20 +345,49 @@ impl Shared {
 
     /// Tells the driver which tables there are and what definitions read.
     pub fn share_tables(&self, writer: &Writer) {
+        let known = self.tables.borrow().clone();
         let state = |table: Arc<Table>| {
-            let relation = Arc::new(table.record.relation.clone());
-            let stale = writer.stale.contains(&table.record.number);
-            (table.record.relation.id, TableState { relation, stale })
+            let record = &table.record;
+            let relation = Arc::new(record.relation.clone());
+            let before = known.get(&record.relation.id).and_then(|known| known.facts.clone());
+            let facts = before.filter(|facts| facts.encode() == record.facts);
+            let decoded = || TableFacts::decode(&record.facts).ok().map(Arc::new);
+            let facts = facts.or_else(decoded);
+            let stale = writer.stale.contains(&record.number);
+            (record.relation.id, TableState { relation, facts, stale })
         };
-        let tables = writer.tables.all().into_iter().map(state).collect();
-        self.status.lock().building = writer.is_building();
-        self.tables.send_replace(tables);
-        self.wanted.send_replace(writer.definitions.table_patterns());
+        let tables: BTreeMap<_, _> = writer.tables.all().into_iter().map(state).collect();
+        {
+            let mut status = self.status.lock();
+            status.building = writer.is_building();
+            status.waiting_version = writer.building_version();
+            let stale = tables.values().filter(|table| table.stale);
+            status.stale = stale.map(|table| table.relation.name.clone()).collect();
+        }
+        let changed = |old: &mut Arc<BTreeMap<_, _>>| {
+            let differs = **old != tables;
+            if differs {
+                *old = Arc::new(tables);
+            }
+            differs
+        };
+        self.tables.send_if_modified(changed);
+        let patterns = writer.definitions.table_patterns();
+        self.wanted.send_if_modified(|old| {
+            let differs = **old != patterns;
+            if differs {
+                *old = Arc::new(patterns);
+            }
+            differs
+        });
     }
 
-    /// Whether all tables have entered that the configuration under construction reads.
+    /// Whether all tables that definitions name, the ones under construction included, have
+    /// entered as they are at the source. Not before the catalog was asked for them.
     pub fn tables_are_there(&self) -> bool {
-        *self.missing.borrow() == 0
+        let wanted = self.wanted.borrow().clone();
+        let looked = self.looked.lock();
+        looked.as_ref().is_some_and(|l| l.missing == 0 && *l.wanted == *wanted)
     }
 }
 
@@ -403,9 +441,12 @@ impl Engine {
     /// then switched.
     ///
     /// - Returns: whether anything changed.
-    /// - Errors: the findings, when it does not compile; the old one keeps serving (E-7).
+    /// - Errors: the findings, when it does not compile, or when a definition that is served would
+    ///   not be any more, because a table that it reads now cannot be replicated; the old one keeps
+    ///   serving (E-7).
     pub async fn configure(&self, file: &str, text: &str) -> Result<bool, Vec<Diagnostic>> {
-        crate::definitions::compile(file, text)?;
+        let config = crate::definitions::compile(file, text)?;
+        crate::watch::would_lose(&self.shared, &self.published(), &config).await?;
         let (reply, answer) = oneshot::channel();
         let desired = Desired { file: file.into(), text: text.into(), reply: Some(reply) };
         Desired::hand_in(&self.shared.desired, desired);
@@ -468,10 +509,12 @@ impl Engine {
         status.queue_bytes = queue.saturating_sub(free) as u64;
         status.queue_limit_bytes = queue as u64;
         status.store_bytes = self.shared.options.store.disk_bytes();
-        status.tables_missing = match *self.shared.missing.borrow() {
-            usize::MAX => None,
-            count => Some(count),
-        };
+        status.tables_missing = self.shared.looked.lock().as_ref().map(|looked| looked.missing);
+        if let Some(sync) = &published.sync {
+            let names = |names: BTreeSet<&str>| names.into_iter().map(String::from).collect();
+            status.frozen = names(sync.frozen());
+            status.withheld = names(sync.withheld());
+        }
         status.building = published.sync.is_none() || status.building;
         status
     }

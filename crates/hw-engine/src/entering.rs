@@ -22,7 +22,7 @@ use crate::overlay::Sink;
 use crate::state::{Record, TableRecord, Text, keys};
 use crate::tables::{StoredRow, Table, same_shape};
 use crate::writer::{CopyOutcome, Writer};
-use hw_input::entry::Behind;
+use hw_input::entry::{Behind, CopiedTable};
 use hw_input::identity::Identity;
 use hw_input::transactions::Transaction;
 use hw_store::StoreError;
@@ -78,12 +78,12 @@ impl Writer {
     pub(crate) fn prepare(
         &mut self,
         lsn: Lsn,
-        relations: Vec<Relation>,
+        tables: Vec<CopiedTable>,
     ) -> Result<Vec<LoadTarget>, EngineError> {
         let Some(copying) = &mut self.copying else { return Ok(Vec::new()) };
         copying.boundary = lsn;
         let mut targets = Vec::new();
-        for relation in relations {
+        for CopiedTable { relation, facts } in tables {
             let number = self.counters.table;
             self.counters.table += 1;
             let record = TableRecord {
@@ -93,6 +93,7 @@ impl Writer {
                 entered: false,
                 stale: false,
                 layout: 0,
+                facts,
             };
             let key = keys::numbered(keys::TABLE, number);
             self.overlay.put(&self.state, key, record.encode())?;
@@ -539,9 +540,7 @@ fn same_identity(old: &Table, new: &Table) -> bool {
             .map(|&i| (columns[i].name.clone(), columns[i].pg_type.clone()))
             .collect()
     };
-    old.record.relation.id == new.record.relation.id
-        && old.multiple == new.multiple
-        && columns(old) == columns(new)
+    old.multiple == new.multiple && columns(old) == columns(new)
 }
 
 fn same_columns(old: Option<&Arc<Table>>, new: Option<&Arc<Table>>) -> bool {

@@ -376,6 +376,7 @@ mod tests {
             entered: true,
             stale: false,
             layout: 0,
+            facts: Vec::new(),
         };
         let table = Arc::new(Table::open(&store, record).unwrap());
         let mut fold = LargeFold::new(Sorter::new(store.spool(), 1 << 20), Again::default());

@@ -9,28 +9,25 @@ use crate::error::EngineError;
 use crate::loader::{Rows, load};
 use crate::state::{Record, Text, keys};
 use crate::status::{CopyStatus, SourceState};
+use crate::watch::{Look, LookError, Watch};
 use hw_input::InputError;
 use hw_input::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
-use hw_input::entry::Behind;
-use hw_input::identity::{Identity, Stored, Verdict, check};
+use hw_input::entry::{Behind, CopiedTable};
+use hw_input::identity::{Identity, Recopy, Stored, Verdict, check};
 use hw_input::source::{Backoff, Covered, Source, SourceOptions};
 use hw_input::transactions::{StreamLimits, TransactionStream};
-use hw_pg::catalog::resolve;
 use hw_pg::error::Policy;
 use hw_store::Slice;
-use hw_types::{Diagnostic, EndLsn, Lsn, RelationId, TablePattern};
+use hw_types::{Diagnostic, EndLsn, Lsn, TablePattern};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often the catalog is compared with what definitions name.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How long the catalog may take to answer a look.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// How often progress without transactions is passed on.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -47,9 +44,15 @@ enum Ended {
     /// The writer started again; the stream must begin behind the durable state.
     #[error("the writer started again")]
     Restarted,
+    /// The publication is another one than before.
+    #[error("the publication is another one than before")]
+    OtherPublication,
     /// The source's history is not the stored one.
     #[error("the source's history moved")]
     Moved,
+    /// The catalog could not be compared before the stream.
+    #[error("the source's catalog does not answer")]
+    Silent,
     /// A copy was thrown away by the writer.
     #[error("a copy begins again: {0}")]
     CopyDropped(String),
@@ -100,7 +103,7 @@ pub(crate) async fn drive(shared: Arc<Shared>) {
         if started.elapsed() > Duration::from_secs(30) {
             backoff.reset();
         }
-        let quick = matches!(&error, Ended::Restarted | Ended::Moved)
+        let quick = matches!(&error, Ended::Restarted | Ended::Moved | Ended::OtherPublication)
             || matches!(&error, Ended::Input(e) if e.policy() == Policy::Retry);
         if !quick {
             shared.source_state(SourceState::Failed { finding: Box::new(error.diagnostic()) });
@@ -129,6 +132,25 @@ async fn tick(shared: Arc<Shared>) {
     }
 }
 
+/// How a session goes on with its source.
+enum Next {
+    /// From the stored position.
+    Stream,
+    /// By copying everything into a new store.
+    FirstCopy {
+        /// Whether a slot of ours is in the way.
+        drop_slot: bool,
+    },
+    /// By copying everything and comparing it.
+    Recopy {
+        reason: String,
+        /// Whether a slot of ours is in the way.
+        drop_slot: bool,
+        /// Clients may have seen more than the store has.
+        behind_clients: bool,
+    },
+}
+
 async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     let mut restarts = shared.restarts.subscribe();
     restarts.mark_unchanged();
@@ -141,16 +163,37 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     // The slot may have moved while another process used it.
     let look = source.look().await?;
     let found = &look.found;
+    let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
-    let verdict = match check(stored(shared)?.as_ref(), found) {
-        Verdict::Stream if state_value(shared, keys::MOVED)?.is_some() => {
-            let reason = "it repeated other transactions than those that were applied";
-            Err((reason.to_owned(), true))
-        }
-        Verdict::Stream => Ok(confirmed.unwrap_or_default()),
+    let next = match check(stored(shared)?.as_ref(), found) {
+        Verdict::Stream if state_value(shared, keys::MOVED)?.is_some() => Next::Recopy {
+            reason: "it repeated other transactions than those that were applied".into(),
+            drop_slot: true,
+            behind_clients: false,
+        },
+        Verdict::Stream => match watch.lock().await.look(shared, source).await {
+            Ok(Look::Complete | Look::Missing) => Next::Stream,
+            Ok(Look::OtherPublication) => Next::Recopy {
+                reason: "the publication is another one than before".into(),
+                drop_slot: true,
+                behind_clients: false,
+            },
+            Err(LookError::Input(error)) => return Err(error.into()),
+            Err(LookError::Silent) => return Err(Ended::Silent),
+            Err(LookError::Stopping) => return Err(Ended::Stopping),
+        },
         Verdict::Refuse(finding) => return Err(Ended::Refused(Box::new(finding))),
-        Verdict::ComparedRecopy { reason, drop_slot } => Err((reason.to_string(), drop_slot)),
-        Verdict::FirstCopy { drop_slot } => {
+        Verdict::ComparedRecopy { reason, drop_slot } => Next::Recopy {
+            reason: reason.to_string(),
+            drop_slot,
+            // What was confirmed beyond the store was shown, too.
+            behind_clients: reason == Recopy::Hole,
+        },
+        Verdict::FirstCopy { drop_slot } => Next::FirstCopy { drop_slot },
+    };
+    let confirmed = match next {
+        Next::Stream => confirmed.unwrap_or_default(),
+        Next::FirstCopy { drop_slot } => {
             if drop_slot {
                 if interrupted(shared, &slot)? {
                     tracing::info!(%slot, "the first copy was interrupted; it begins again");
@@ -159,21 +202,18 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
                 }
                 source.drop_slot(&slot).await?;
             }
-            Ok(EndLsn(copy_all(shared, source, &slot, found).await?))
+            EndLsn(copy_all(shared, source, &slot, found, false).await?)
         }
-    };
-    let confirmed = match verdict {
-        Ok(confirmed) => confirmed,
-        Err((reason, drop_slot)) => {
+        Next::Recopy { reason, drop_slot, behind_clients } => {
             tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
             metrics::counter!("headwater_compared_recopies_total").increment(1);
             if drop_slot {
                 source.drop_slot(&slot).await?;
             }
-            EndLsn(copy_all(shared, source, &slot, found).await?)
+            EndLsn(copy_all(shared, source, &slot, found, behind_clients).await?)
         }
     };
-    let ended = stream(shared, source, slot, confirmed, restarts).await;
+    let ended = stream(shared, source, watch, slot, confirmed, restarts).await;
     shared.status.lock().copies.clear();
     ended
 }
@@ -186,6 +226,7 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
 async fn stream(
     shared: &Arc<Shared>,
     source: &Source,
+    watch: Arc<Mutex<Watch>>,
     slot: String,
     confirmed: EndLsn,
     mut restarts: watch::Receiver<u64>,
@@ -202,7 +243,7 @@ async fn stream(
             Ok(mut stream) => {
                 shared.source_state(SourceState::Streaming);
                 let outcome = tokio::select! {
-                    outcome = follow(&shared, &source, &mut stream, confirmed, &mut restarts, &server) => outcome,
+                    outcome = follow(&shared, &source, &watch, &mut stream, confirmed, &mut restarts, &server) => outcome,
                     () = reply.closed() => Err(Ended::Stopping),
                 };
                 stream.close().await;
@@ -249,10 +290,11 @@ async fn copy_all(
     source: &Source,
     slot: &str,
     found: &hw_input::identity::Found,
+    behind_clients: bool,
 ) -> Result<Lsn, Ended> {
     shared.source_state(SourceState::Copying);
     let patterns = patterns(shared);
-    let number = begin(shared, Some(slot.to_owned())).await?;
+    let number = begin(shared, Some(slot.to_owned()), behind_clients).await?;
     let covered = source.cover(&patterns).await?;
     shared.status.lock().refused = findings(&covered);
     let choice = SlotChoice::Main { name: slot.to_owned() };
@@ -280,8 +322,6 @@ async fn copy_all(
         reached = durable.wait_for(|end| end.0 == boundary) => drop(reached.map_err(|_| Ended::Stopping)?),
         _ = restarts.changed() => return Err(Ended::Restarted),
     }
-    shared.missing.send_replace(0);
-    send(shared, Event::Wake).await?;
     Ok(boundary)
 }
 
@@ -291,9 +331,9 @@ async fn send(shared: &Shared, event: Event) -> Result<(), Ended> {
 
 /// Lets the writer keep the changes of tables that are not in the replica, from before the
 /// publication changes. Returns the copy's number.
-async fn begin(shared: &Shared, whole: Option<String>) -> Result<u64, Ended> {
+async fn begin(shared: &Shared, whole: Option<String>, behind_clients: bool) -> Result<u64, Ended> {
     let (reply, begun) = oneshot::channel();
-    send(shared, Event::Copy(CopyEvent::Begin { whole, reply })).await?;
+    send(shared, Event::Copy(CopyEvent::Begin { whole, behind_clients, reply })).await?;
     begun.await.map_err(|_| Ended::Restarted)
 }
 
@@ -318,11 +358,15 @@ async fn loaded(
 /// Reads a session's tables into their incarnations.
 async fn copy(shared: &Arc<Shared>, number: u64, session: CopySession) -> Result<(), Ended> {
     let relations = session.relations();
+    let tables = session.tables().into_iter().map(|table| CopiedTable {
+        relation: (*table.relation).clone(),
+        facts: table.catalog.facts.encode(),
+    });
     let (reply, targets) = oneshot::channel();
     let boundary = CopyEvent::Boundary {
         copy: number,
         lsn: session.boundary(),
-        relations: relations.iter().map(|r| (**r).clone()).collect(),
+        tables: tables.collect(),
         reply,
     };
     send(shared, Event::Copy(boundary)).await?;
@@ -378,6 +422,7 @@ fn tell(shared: &Shared, progress: &ProgressHandle) {
 async fn follow(
     shared: &Arc<Shared>,
     source: &Source,
+    watch: &Arc<Mutex<Watch>>,
     stream: &mut TransactionStream,
     confirmed: EndLsn,
     restarts: &mut watch::Receiver<u64>,
@@ -439,8 +484,11 @@ async fn follow(
                     false => EngineError::Source(format!("work beside the stream: {error}")).into(),
                 };
                 match outcome.unwrap_or_else(|error| Err(died(error))) {
-                    Ok(Beside::Complete) => {}
-                    Ok(Beside::Missing) => {
+                    Ok(Beside::Looked(Look::Complete)) => {}
+                    Ok(Beside::Looked(Look::OtherPublication)) => {
+                        return Err(Ended::OtherPublication);
+                    }
+                    Ok(Beside::Looked(Look::Missing)) => {
                         let (shared, source) = (shared.clone(), source.clone());
                         beside.spawn_on(async move { copy_more(&shared, &source).await }, server);
                     }
@@ -448,7 +496,7 @@ async fn follow(
                         patience.reset();
                         look = true;
                     }
-                    Err(Ended::Stopping) => return Err(Ended::Stopping),
+                    Err(error @ (Ended::Stopping | Ended::OtherPublication)) => return Err(error),
                     Err(error) => {
                         again_at = Instant::now() + patience.next_wait();
                         // A copy that fails starts again by itself; the stream goes on.
@@ -467,24 +515,22 @@ async fn follow(
         }
         if look && beside.is_empty() && Instant::now() >= again_at {
             look = false;
-            let (shared, source) = (shared.clone(), source.clone());
-            beside.spawn_on(async move { look_for_tables(&shared, &source).await }, server);
+            let (shared, source, watch) = (shared.clone(), source.clone(), watch.clone());
+            beside.spawn_on(async move { look_at_catalog(&watch, &shared, &source).await }, server);
         }
     }
 }
 
 /// What came of work beside the stream.
 enum Beside {
-    /// The replica has every table that definitions name, or the catalog did not say.
-    Complete,
-    /// There are tables to copy.
-    Missing,
+    /// A look at the catalog.
+    Looked(Look),
     /// Tables were copied.
     Copied,
 }
 
 /// The patterns of all definitions.
-fn patterns(shared: &Shared) -> Vec<TablePattern> {
+fn patterns(shared: &Shared) -> Arc<Vec<TablePattern>> {
     shared.wanted.borrow().clone()
 }
 
@@ -494,45 +540,26 @@ fn findings(covered: &Covered) -> Vec<Diagnostic> {
     refused.map(|refused| refused.finding.clone()).collect()
 }
 
-/// Whether a table that definitions name is not in the replica as the source has it now. Also
-/// says how many, which holds a new configuration back until they have entered.
-async fn look_for_tables(shared: &Shared, source: &Source) -> Result<Beside, Ended> {
-    let patterns = patterns(shared);
-    let known = shared.tables.borrow().clone();
-    let ids: Vec<RelationId> = known.keys().copied().collect();
-    let asked = async {
-        let client = source.client().await?;
-        Ok::<_, Ended>(source.catalog(&client, &patterns, &ids).await?)
-    };
-    // A catalog that fails or does not answer is no reason to end a stream that is well.
-    let catalog = match tokio::time::timeout(ANSWER, asked).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
+/// Looks at the catalog. One that fails or does not answer is no reason to end a stream that is
+/// well.
+async fn look_at_catalog(
+    watch: &Mutex<Watch>,
+    shared: &Shared,
+    source: &Source,
+) -> Result<Beside, Ended> {
+    match watch.lock().await.look(shared, source).await {
+        Ok(look) => Ok(Beside::Looked(look)),
+        Err(LookError::Stopping) => Err(Ended::Stopping),
+        Err(error) => {
             tracing::debug!(%error, "the catalog could not be read; the next look asks again");
-            return Ok(Beside::Complete);
-        }
-        Err(_) => return Ok(Beside::Complete),
-    };
-    let resolved = resolve(&catalog, &patterns);
-    let mut missing = 0;
-    for table in resolved.within_reach(&catalog) {
-        let name = &table.facts.name;
-        let entered =
-            known.get(&table.facts.id).is_some_and(|t| !t.stale && t.relation.name == *name);
-        if !entered {
-            missing += 1;
+            Ok(Beside::Looked(Look::Complete))
         }
     }
-    let before = shared.missing.send_replace(missing);
-    if before != missing {
-        send(shared, Event::Wake).await?;
-    }
-    Ok(if missing > 0 { Beside::Missing } else { Beside::Complete })
 }
 
 /// Copies tables that came later, or that must be copied again, beside the running stream.
 async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ended> {
-    let number = begin(shared, None).await?;
+    let number = begin(shared, None, false).await?;
     let covered = source.cover(&patterns(shared)).await?;
     shared.status.lock().refused = findings(&covered);
     let known = shared.tables.borrow().clone();
@@ -545,9 +572,12 @@ async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ende
             !entered.is_some_and(|t| !t.stale && t.relation.name == facts.name)
         })
         .collect();
+    if covered.made && !known.is_empty() {
+        return Err(Ended::OtherPublication);
+    }
     if tables.is_empty() {
         send(shared, Event::Copy(CopyEvent::Failed)).await?;
-        return Ok(Beside::Complete);
+        return Ok(Beside::Copied);
     }
     let names: Vec<String> = tables.iter().map(|t| t.catalog.facts.name.to_string()).collect();
     tracing::info!(tables = %names.join(", "), "tables are copied");

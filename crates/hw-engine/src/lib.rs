@@ -43,6 +43,7 @@ mod tables;
 mod tail;
 mod threads;
 pub mod wake;
+mod watch;
 mod writer;
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use hw_input::entry::{CompactSlice, Control, Entry};
 use hw_input::transactions::Item;
 use hw_pg::replication::Acknowledger;
 use hw_store::Store;
-use hw_types::{CommitLsn, EndLsn, Xid};
+use hw_types::{CommitLsn, EndLsn, OpId, Xid};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -97,6 +97,7 @@ impl Sequencer {
             taken: Vec::new().into_iter(),
             recorder,
         };
+        *sequencer.shared.refused.lock() = sequencer.writer.definitions.refused.clone();
         if sequencer.writer.is_new() {
             sequencer.begin_epoch()?;
             sequencer.apply(Control::Secret(crate::markers::random_secret()))?;
@@ -116,8 +117,8 @@ impl Sequencer {
     /// Numbers that clients are given begin above those of a store that was lost: at (seconds
     /// since 2024) x 2^20 (E-3).
     fn begin_epoch(&mut self) -> Result<(), EngineError> {
-        let (epoch, op_id) = self.shared.fresh_epoch();
-        self.apply(Control::Epoch { epoch, op_id })?;
+        let epoch = self.shared.fresh_epoch(self.writer.progress().epoch);
+        self.apply(Control::Epoch { epoch, op_id: OpId(epoch << 20) })?;
         Ok(())
     }
 
@@ -252,10 +253,10 @@ impl Sequencer {
 
     fn copy_event(&mut self, event: CopyEvent) -> Result<(), EngineError> {
         match event {
-            CopyEvent::Begin { whole, reply } => {
+            CopyEvent::Begin { whole, behind_clients, reply } => {
                 // A store that waited for its turn at the slot begins its epoch now, above what
                 // the one before it gave meanwhile (E-3).
-                if whole.is_some() && self.writer.is_empty() {
+                if whole.is_some() && (behind_clients || self.writer.is_empty()) {
                     self.begin_epoch()?;
                 }
                 self.apply(Control::CopyBegins { whole })?;
@@ -263,10 +264,10 @@ impl Sequencer {
                 self.copy = Some((number, None));
                 let _ = reply.send(number);
             }
-            CopyEvent::Boundary { copy, lsn, relations, reply } => {
+            CopyEvent::Boundary { copy, lsn, tables, reply } => {
                 if self.is_under_way(copy)
                     && let Applied::Targets(targets) =
-                        self.apply(Control::Boundary { lsn, tables: relations })?
+                        self.apply(Control::Boundary { lsn, tables })?
                 {
                     let _ = reply.send(targets);
                 }
@@ -296,6 +297,10 @@ impl Sequencer {
         let before = now.saturating_sub(self.shared.options.definition_retention.as_secs());
         if self.writer.has_retired(before) {
             self.apply(Control::Retire { before })?;
+            for table in self.writer.unread_tables() {
+                let reason = "nothing reads it any more".into();
+                self.apply(Control::Gone { table, reason })?;
+            }
         }
         if now.is_multiple_of(TRIM_EVERY)
             && let Some(below) = self.writer.tail_surplus()?

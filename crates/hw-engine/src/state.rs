@@ -57,6 +57,8 @@ pub struct TableRecord {
     pub stale: bool,
     /// Counts how often the columns of this incarnation became others.
     pub layout: u32,
+    /// What the rows depend on at the source, as it was noted (`hw_types::facts`).
+    pub facts: Vec<u8>,
 }
 
 /// What an incarnation holds.
@@ -475,6 +477,7 @@ impl Record for TableRecord {
         out.push(u8::from(self.entered));
         out.push(u8::from(self.stale));
         varint::put(out, u64::from(self.layout));
+        varint::put_bytes(out, &self.facts);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
@@ -485,6 +488,7 @@ impl Record for TableRecord {
             entered: take_flag(input)?,
             stale: take_flag(input)?,
             layout: take_u32(input)?,
+            facts: varint::take_bytes(input)?.to_vec(),
         })
     }
 }
@@ -704,6 +708,7 @@ mod tests {
             entered: true,
             stale: false,
             layout: 3,
+            facts: vec![1, 2, 3],
         });
         round_trip(Dropped(5));
         round_trip(Refused(BTreeSet::from([TableName::new("public", "v")])));

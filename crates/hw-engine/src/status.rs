@@ -24,6 +24,14 @@ pub struct EngineStatus {
     pub sync_version: Option<u64>,
     /// Whether a configuration is being built.
     pub building: bool,
+    /// Version of the configuration that is being built, while one is.
+    pub waiting_version: Option<u64>,
+    /// Tables whose changes are passed over until they have been copied again.
+    pub stale: Vec<TableName>,
+    /// Definitions that stand still, because a table that they read cannot be followed.
+    pub frozen: Vec<String>,
+    /// Definitions that are not served, because a table that they read cannot be replicated.
+    pub withheld: Vec<String>,
     /// Copies under way.
     pub copies: Vec<CopyStatus>,
     /// Tables that definitions name and that are not in the replica yet; `None` before the

@@ -271,6 +271,7 @@ impl Writer {
                     self.mark_stale(table.record.number)?;
                 }
             }
+            Control::Adopt { table, facts } => self.adopt(table, facts)?,
             Control::Gone { table, reason } => self.gone(table, &reason)?,
             Control::Compact(slice) => self.compact(&slice)?,
             Control::Refused(tables) => {
@@ -302,6 +303,15 @@ impl Writer {
     /// Whether the store had no state when it was opened.
     pub fn is_new(&self) -> bool {
         self.new
+    }
+
+    /// Tables that nothing reads any more.
+    pub fn unread_tables(&self) -> Vec<RelationId> {
+        let unread = |table: &Arc<Table>| {
+            self.plans.get(&table.record.number).is_none_or(|plan| plan.is_empty())
+        };
+        let tables = self.tables.all();
+        tables.iter().filter(|t| unread(t)).map(|t| t.record.relation.id).collect()
     }
 
     /// Whether there is something left of a copy that a crash cut off.
@@ -339,6 +349,11 @@ impl Writer {
     /// Whether a configuration is being built.
     pub fn is_building(&self) -> bool {
         self.definitions.building.is_some()
+    }
+
+    /// Version of the configuration that is being built.
+    pub fn building_version(&self) -> Option<u64> {
+        self.definitions.building.as_ref().map(|building| building.record.version)
     }
 
     /// Whether what is built can be served.
@@ -750,6 +765,17 @@ impl Writer {
             self.replan();
         }
         Ok(changed)
+    }
+
+    /// Notes what the catalog says of a table from here on.
+    fn adopt(&mut self, relation: RelationId, facts: Vec<u8>) -> Result<(), EngineError> {
+        let Some(table) = self.tables.of_relation(relation) else { return Ok(()) };
+        let record = TableRecord { facts, ..table.record.clone() };
+        let key = keys::numbered(keys::TABLE, record.number);
+        self.overlay.put(&self.state, key, record.encode())?;
+        self.tables.insert(Table::open(&self.store, record)?);
+        self.news.tables = true;
+        Ok(())
     }
 
     fn retire(&mut self, before: u64) -> Result<(), EngineError> {

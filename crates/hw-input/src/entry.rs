@@ -58,8 +58,8 @@ pub enum Control {
     Boundary {
         /// X: transactions below are in the copy.
         lsn: Lsn,
-        /// The tables that are copied, as they were noted.
-        tables: Vec<Relation>,
+        /// The tables that are copied.
+        tables: Vec<CopiedTable>,
     },
     /// All rows of the copy are loaded. The tables enter when what stands here has happened.
     Loaded(Behind),
@@ -97,6 +97,13 @@ pub enum Control {
         /// Why, for the log.
         reason: String,
     },
+    /// The catalog says something else of the table than was noted, and its rows are right.
+    Adopt {
+        /// Which.
+        table: RelationId,
+        /// What is noted from here on, as [`hw_types::facts::TableFacts`] encodes it.
+        facts: Vec<u8>,
+    },
     /// The table cannot be followed any more: its rows leave, and what they grant ends.
     Gone {
         /// Which.
@@ -111,6 +118,16 @@ pub enum Control {
     Thaw,
     /// Some of what is superseded in a bucket's log goes.
     Compact(CompactSlice),
+}
+
+/// A table of a copy, as it was noted before its snapshot was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedTable {
+    /// What its rows are decoded to.
+    pub relation: Relation,
+    /// What they depend on, as [`hw_types::facts::TableFacts`] encodes it: whoever makes entries
+    /// compares it with the catalog.
+    pub facts: Vec<u8>,
 }
 
 /// One slice of the compaction of a bucket's log.

@@ -59,6 +59,7 @@ impl Bucket {
             entered: true,
             stale: false,
             layout: 0,
+            facts: Vec::new(),
         };
         let table = Table::open(&store, record).unwrap();
         let bound = config.sources()[0].bind(&table.record.relation).unwrap();

@@ -2,12 +2,12 @@
 //! positions, copies of tables as they are at a position, and the engine over a simulated store,
 //! driven step by step.
 
-use crate::engine::{CopyEvent, EngineOptions, Event, Shared};
+use crate::engine::{CopyEvent, EngineOptions, Event, Looked, Shared};
 use crate::loader::{Rows, load};
 use crate::markers::MarkerContents;
 use crate::read::Published;
 use crate::sequencer::Sequencer;
-use hw_input::entry::{Behind, Control, Entry};
+use hw_input::entry::{Behind, Control, CopiedTable, Entry};
 use hw_input::identity::Identity;
 use hw_input::transactions::{Changes, Item, Transaction};
 use hw_pg::config::ConnectConfig;
@@ -290,8 +290,15 @@ impl Node {
             Box::new(move |entry| recording.lock().push(Recorded::Entry(entry.clone())))
         });
         let sequencer = Sequencer::recording(store, shared.clone(), record).unwrap();
-        shared.missing.send_replace(0);
-        Node { shared, queue, sequencer, session: 0, recording }
+        let node = Node { shared, queue, sequencer, session: 0, recording };
+        node.nothing_is_missing();
+        node
+    }
+
+    /// The catalog was asked, and every table of the definitions is there.
+    fn nothing_is_missing(&self) {
+        let wanted = self.shared.wanted.borrow().clone();
+        *self.shared.looked.lock() = Some(Looked { wanted, missing: 0 });
     }
 
     pub fn published(&self) -> Arc<Published> {
@@ -336,12 +343,14 @@ impl Node {
 
     pub fn configure(&mut self, text: &str) {
         self.sequencer.configure("sync.yaml", text).unwrap();
+        self.nothing_is_missing();
     }
 
     /// Begins a copy; changes of tables that have not entered are kept from here on.
     pub fn begin_copy(&mut self, whole: bool) -> u64 {
         let (reply, mut begun) = oneshot::channel();
-        let begin = CopyEvent::Begin { whole: whole.then(|| "slot".into()), reply };
+        let begin =
+            CopyEvent::Begin { whole: whole.then(|| "slot".into()), behind_clients: false, reply };
         self.sequencer.handle(Event::Copy(begin)).unwrap();
         begun.try_recv().unwrap()
     }
@@ -355,9 +364,11 @@ impl Node {
         behind: impl FnOnce(Lsn) -> Behind,
     ) -> Copy {
         let (reply, mut targets) = oneshot::channel();
-        let relations = tables.iter().map(|name| (**source.relation(name)).clone()).collect();
+        let relation = |name: &&str| (**source.relation(name)).clone();
+        let copied = |name| CopiedTable { relation: relation(name), facts: Vec::new() };
+        let copied = tables.iter().map(copied).collect();
         let lsn = Lsn(source.position);
-        let boundary = CopyEvent::Boundary { copy: number, lsn, relations, reply };
+        let boundary = CopyEvent::Boundary { copy: number, lsn, tables: copied, reply };
         self.sequencer.handle(Event::Copy(boundary)).unwrap();
         let rows: Vec<(RelationId, Vec<Row>)> =
             tables.iter().map(|name| (source.relation(name).id, source.world.rows(name))).collect();
