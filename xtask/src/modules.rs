@@ -54,9 +54,7 @@ const CIRCLES: &[(&str, &[&str])] = &[
     (
         "hw-engine",
         &[
-            "buckets",
             "build",
-            "compact",
             "definitions",
             "engine",
             "entering",

@@ -191,7 +191,7 @@ impl BucketBook {
             record.encode(op_id, &mut value);
             sink.append(&space.ops, &op_key(total.number, op_id), value)?;
             sink.put(&space.buckets, key.to_vec(), Mark { op_id, sum }.encode())?;
-            if total.stale >= crate::compact::worth_it(total) {
+            if total.stale >= worth_compacting(total) {
                 self.due.insert((effect.source, name));
             }
         }
@@ -323,6 +323,12 @@ impl SourceBook {
         })?);
         Ok(number)
     }
+}
+
+/// Superseded operations from which on a bucket is worth compacting: about as many as it has rows,
+/// so that a reader passes over little more than it sends, within bounds that keep a slice short.
+fn worth_compacting(total: &BucketRecord) -> u64 {
+    total.live.clamp(64, 1024)
 }
 
 fn count(total: &mut BucketRecord, effect: &OpEffect, op_id: OpId, supersedes: Option<Mark>) {

@@ -15,37 +15,15 @@ use crate::overlay::{Overlay, Sink};
 use crate::record::{
     BucketRecord, Mark, OpRecord, RowOp, newest_key, op_key, op_of_key, op_of_sum_key, sum_key,
 };
-use crate::writer::Writer;
 use hw_input::entry::CompactSlice;
 use hw_store::Snapshot;
 use hw_types::OpId;
 use std::ops::Bound;
 
-/// Superseded operations from which on a bucket is worth compacting: about as many as it has rows,
-/// so that a reader passes over little more than it sends, within bounds that keep a slice short.
-pub(crate) fn worth_it(total: &BucketRecord) -> u64 {
-    total.live.clamp(64, 1024)
-}
-
 /// Sums that a bucket keeps for those who come back. Who missed more than that has missed most of its
 /// rows.
 fn kept_sums(total: &BucketRecord, slice: &CompactSlice) -> u64 {
     slice.least_sums.max(total.live.saturating_mul(4))
-}
-
-impl Writer {
-    /// Compacts a slice of a bucket's log, in a commit of its own.
-    pub(crate) fn compact(&mut self, slice: &CompactSlice) -> Result<(), EngineError> {
-        if self.book.is_settled(slice.source, &slice.parameters, slice.until) {
-            // Somebody still reads what is left.
-            return Ok(());
-        }
-        self.commit()?;
-        if compact_slice(&mut self.book, &self.spaces, &mut self.overlay, slice)? {
-            self.book.again(slice.source, slice.parameters.as_str().into());
-        }
-        self.commit()
-    }
 }
 
 /// Compacts a slice of a bucket's log, and returns whether another one would find work.

@@ -25,7 +25,7 @@ use crate::state::{
 };
 use crate::tables::{Gates, StoredRow, Table, TablePlan, Tables, same_shape};
 use crate::wake::Touched;
-use hw_input::entry::{Control, Entry};
+use hw_input::entry::{CompactSlice, Control, Entry};
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
 use hw_types::{
@@ -283,6 +283,19 @@ impl Writer {
             Control::Thaw => self.thaw()?,
         }
         Ok(Applied::Done)
+    }
+
+    /// Compacts a slice of a bucket's log, in a commit of its own.
+    fn compact(&mut self, slice: &CompactSlice) -> Result<(), EngineError> {
+        if self.book.is_settled(slice.source, &slice.parameters, slice.until) {
+            // Somebody still reads what is left.
+            return Ok(());
+        }
+        self.commit()?;
+        if crate::compact::compact_slice(&mut self.book, &self.spaces, &mut self.overlay, slice)? {
+            self.book.again(slice.source, slice.parameters.as_str().into());
+        }
+        self.commit()
     }
 
     /// How far the entries are applied.
