@@ -120,18 +120,23 @@ impl Querier {
             }
         }
         let mut tuples: Vec<Tuple> = vec![vec![None; self.parameters]];
-        for component in &self.components {
+        for (index, component) in self.components.iter().enumerate() {
             let rows = component.run(request, reader, meter)?;
-            let mut partial: Vec<Tuple> = Vec::new();
-            let mut seen = HashSet::new();
+            let mut partial: Vec<Tuple> = Vec::with_capacity(rows.len());
             for row in &rows {
-                if let Some(tuple) = component.tuple(self.parameters, request, row)?
-                    && seen.insert(tuple.clone())
-                {
-                    partial.push(tuple);
-                }
+                partial.extend(component.tuple(self.parameters, request, row)?);
             }
-            tuples = join(&tuples, &partial, meter)?;
+            let mut seen = HashSet::with_capacity(partial.len());
+            let first: Vec<bool> = partial.iter().map(|tuple| seen.insert(tuple)).collect();
+            let mut first = first.into_iter();
+            partial.retain(|_| first.next().unwrap_or(false));
+            // The first component is joined with nothing.
+            if index == 0 {
+                meter.check_buckets(partial.len())?;
+                tuples = partial;
+            } else {
+                tuples = join(&tuples, &partial, meter)?;
+            }
             if tuples.is_empty() {
                 break;
             }
@@ -139,9 +144,17 @@ impl Querier {
         Ok(tuples
             .into_iter()
             .map(|tuple| {
-                let values: Vec<&str> =
-                    tuple.iter().map(|v| v.as_deref().unwrap_or("null")).collect();
-                format!("[{}]", values.join(","))
+                let length = tuple.iter().flatten().map(String::len).sum::<usize>();
+                let mut text = String::with_capacity(length + tuple.len() + 2);
+                text.push('[');
+                for (index, value) in tuple.iter().enumerate() {
+                    if index > 0 {
+                        text.push(',');
+                    }
+                    text.push_str(value.as_deref().unwrap_or("null"));
+                }
+                text.push(']');
+                text
             })
             .collect())
     }
@@ -243,8 +256,8 @@ impl Component {
                         if !usable {
                             continue;
                         }
-                        for value in meter.lookup(*lookup, bytes, reader)? {
-                            let found = read_outputs(&value)
+                        for value in meter.lookup(*lookup, bytes, reader)?.iter() {
+                            let found = read_outputs(value)
                                 .filter(|found| found.len() == *outputs)
                                 .ok_or(ResolveError::Evaluation(EvalError(
                                     "a stored lookup is damaged",

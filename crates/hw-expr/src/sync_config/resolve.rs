@@ -9,6 +9,7 @@ use super::{DefinitionKind, SyncConfig};
 use crate::expr::EvalError;
 use crate::json::Json;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Reads parameter indexes at one moment.
 pub trait LookupReader {
@@ -148,7 +149,7 @@ pub(super) struct Meter<'a> {
     /// Elements looked at and buckets found, over all subscriptions.
     work: usize,
     by_definition: Vec<usize>,
-    cache: HashMap<(usize, Vec<u8>), Vec<Vec<u8>>>,
+    cache: HashMap<(usize, Vec<u8>), Rc<[Vec<u8>]>>,
     used: Vec<(usize, Vec<u8>)>,
 }
 
@@ -159,13 +160,14 @@ impl Meter<'_> {
         lookup: usize,
         key: Vec<u8>,
         reader: &dyn LookupReader,
-    ) -> Result<Vec<Vec<u8>>, ResolveError> {
+    ) -> Result<Rc<[Vec<u8>]>, ResolveError> {
         let id = (lookup, key);
         let values = match self.cache.get(&id) {
             Some(values) => values.clone(),
             None => {
                 let mut values = Vec::new();
                 reader.lookup(lookup, &id.1, &mut values)?;
+                let values: Rc<[Vec<u8>]> = values.into();
                 self.used.push(id.clone());
                 self.cache.insert(id, values.clone());
                 values
@@ -295,16 +297,15 @@ impl SyncConfig {
                 meter.count(found.len())?;
                 let priority = active.priority.or(querier.priority).unwrap_or(definition.priority);
                 for parameters in found {
-                    let place =
-                        *places.entry((querier.source, parameters.clone())).or_insert_with(|| {
-                            out.buckets.push(ResolvedBucket {
-                                source: querier.source,
-                                parameters,
-                                priority,
-                                reasons: Vec::new(),
-                            });
-                            out.buckets.len() - 1
+                    let place = *places.entry((querier.source, parameters)).or_insert_with(|| {
+                        out.buckets.push(ResolvedBucket {
+                            source: querier.source,
+                            parameters: String::new(),
+                            priority,
+                            reasons: Vec::with_capacity(1),
                         });
+                        out.buckets.len() - 1
+                    });
                     let bucket = &mut out.buckets[place];
                     bucket.priority = bucket.priority.min(priority);
                     // All that one subscription finds comes together: a reason that is there is
@@ -325,6 +326,10 @@ impl SyncConfig {
                 limit: limits.max_buckets,
                 by_definition: breakdown(self, &counts),
             });
+        }
+        // A user may have thousands, so the texts are moved, not copied.
+        for ((_, parameters), place) in places {
+            out.buckets[place].parameters = parameters;
         }
         out.streams = streams;
         out.lookups_used = meter.used;
