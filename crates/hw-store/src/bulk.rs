@@ -1,9 +1,10 @@
-//! Bulk loads: ascending pairs into a space, visible and durable together at the end.
+//! Bulk loads: ascending pairs into a space, visible together at the end.
 //!
 //! A load of little is one commit. One of much goes around journal and memory tables: its pairs flow
 //! from the caller in chunks through a bounded queue into a thread that compresses them and writes
 //! tables, so that a copy's reading and its loading use two cores. Invariants: the caller's keys
-//! ascend strictly; nothing is visible before `finish` returns, and everything is durable then.
+//! ascend strictly; nothing is visible before `finish` returns; what is committed behind it is durable
+//! only with it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -113,8 +114,9 @@ impl BulkLoad {
         self.rows
     }
 
-    /// Makes the load visible, between two commits, and durable, together with everything that was
-    /// committed before.
+    /// Makes the load visible, between two commits. It is durable like a commit: with whatever is
+    /// synced behind it. (Tables are durable at once, and what was committed before them, too; but a
+    /// load of little costs no sync, so that thousands of them cost none.)
     ///
     /// - Returns: the number of pairs.
     /// - Errors: `Superseded` when the store was reopened meanwhile, `NoSpace` when the space was
@@ -125,14 +127,15 @@ impl BulkLoad {
                 if !batch.is_empty() {
                     disk.commit_in(std::mem::take(batch), Some(opening))?;
                 }
-                disk.sync()?;
             }
             Target::Tables(tables) => tables.finish()?,
             Target::Twin { twin, batch } => {
                 if self.space.is_dropped() {
                     return Err(self.space.missing());
                 }
-                twin.load(std::mem::take(batch))?;
+                if !batch.is_empty() {
+                    twin.commit(std::mem::take(batch))?;
+                }
             }
         }
         Ok(self.rows)

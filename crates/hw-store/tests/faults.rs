@@ -107,7 +107,6 @@ impl Run {
                 load.push(&row.to_be_bytes(), &[n as u8; ROW_BYTES])?;
             }
             load.finish()?;
-            self.synced = Some(n);
         }
         if n % 8 == 7 {
             store.drop_space(&format!("table.{}", n - 2))?;

@@ -144,7 +144,7 @@ fn a_full_disk_refuses_commits_and_heals_when_there_is_room_again() {
 }
 
 #[test]
-fn a_bulk_load_survives_a_crash_and_so_does_what_was_committed_before() {
+fn a_bulk_load_is_as_durable_as_the_commits_around_it() {
     let simulation = Simulation::new();
     let store = Store::simulated(&simulation);
     put(&store, 0).unwrap();
@@ -153,6 +153,15 @@ fn a_bulk_load_survives_a_crash_and_so_does_what_was_committed_before() {
     load.push(b"k", b"v").unwrap();
     load.finish().unwrap();
     put(&store, 1).unwrap();
+    let after = simulation.crash_keeping(0);
+    assert_eq!(after.space_names(), Vec::<String>::new());
+    put(&after, 0).unwrap();
+    let rows = after.space("rows").unwrap();
+    let mut load = after.bulk(&rows).unwrap();
+    load.push(b"k", b"v").unwrap();
+    load.finish().unwrap();
+    after.sync().unwrap();
+    put(&after, 1).unwrap();
     let after = simulation.crash();
     assert_eq!(found(&after), 1);
     let rows = after.existing_space("rows").unwrap();

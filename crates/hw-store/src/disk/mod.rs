@@ -54,7 +54,8 @@ use crate::space::{Keyspace, SpaceInner};
 use crate::{Batch, Snapshot, Space, StoreError, StoreOptions, StoreStatistics};
 
 /// fjall queues a message for every keyspace at opening into a channel of 1,000 places before anybody
-/// reads it, so that a database with more keyspaces would never open.
+/// reads it, so that a database with more keyspaces would never open. Families of names beyond this
+/// share the keyspace of those without a dot.
 const MAX_KEYSPACES: usize = 900;
 
 /// Spaces with a keyspace of their own. A further one that is loaded with much goes into a shared
@@ -348,7 +349,14 @@ impl Disk {
         if number == u32::MAX {
             return Err(StoreError::damaged("all numbers of spaces are used up"));
         }
-        let entry = Entry { number, keyspace: catalogue::shared_keyspace(name) };
+        let mut entry = Entry { number, keyspace: catalogue::shared_keyspace(name) };
+        let spaces = self.spaces.read();
+        if spaces.keyspaces.len() >= MAX_KEYSPACES
+            && !spaces.keyspaces.contains_key(&entry.keyspace)
+        {
+            entry.keyspace = catalogue::shared_keyspace("");
+        }
+        drop(spaces);
         let keyspace = self.keyspace(&entry.keyspace)?;
         self.record(catalogue::created(name, &entry))?;
         let space = Space::on_disk(name, number, Some(keyspace));
@@ -364,9 +372,6 @@ impl Disk {
     fn keyspace(&self, name: &str) -> Result<Arc<Keyspace>, StoreError> {
         if let Some(keyspace) = self.spaces.read().keyspaces.get(name) {
             return Ok(keyspace.clone());
-        }
-        if self.spaces.read().keyspaces.len() >= MAX_KEYSPACES {
-            return Err(StoreError::damaged("too many families of spaces"));
         }
         let tree = self.database()?.keyspace(name, keyspace_options);
         let tree = tree.map_err(|error| self.failed(error.into(), Failure::Write))?;

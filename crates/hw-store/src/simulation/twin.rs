@@ -141,16 +141,6 @@ impl Twin {
         self.state.write().apply(&self.machine, batch)
     }
 
-    /// Commits and syncs in one: the end of a bulk load.
-    pub(crate) fn load(&self, batch: Batch) -> Result<(), StoreError> {
-        let mut state = self.state.write();
-        if !batch.is_empty() {
-            state.apply(&self.machine, batch)?;
-        }
-        state.all_durable();
-        Ok(())
-    }
-
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         let mut state = self.state.write();
         if !state.alive {
