@@ -69,8 +69,13 @@ async fn scram_passwords_are_proved_and_a_wrong_one_is_named_without_being_shown
     let unknown = error(&cluster.url("absent")).await;
     assert_eq!(
         shown(&unknown, &cluster),
-        "error[HW2008]: database \"absent\" does not exist (SQLSTATE 3D000)\n  where: connect"
+        "error[HW2008]: database \"absent\" does not exist (SQLSTATE 3D000)\n  where: connect\n  \
+         mend:  create the database, or correct its name in the connection string"
     );
+    let trusting = Cluster::start();
+    let nobody = error(&keywords(&trusting, "user=nobody_here")).await;
+    let mend = nobody.diagnostic().mend.expect("a mend");
+    assert!(mend.starts_with("create the role"), "{nobody}: {mend}");
 }
 
 #[tokio::test]

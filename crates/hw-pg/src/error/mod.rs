@@ -256,7 +256,13 @@ impl PgError {
                     "connect to Postgres itself: replication does not work through a pooler"
                 }
                 (_, "28P01") => "check user and password of the connection string",
+                // `role "app" does not exist`, in whatever language the server speaks.
+                (_, "28000") if !error.message.contains("pg_hba.conf") => {
+                    "create the role (CREATE ROLE … LOGIN REPLICATION), or correct the user of the \
+                     connection string; if it exists, allow it to log in"
+                }
                 (_, "28000") => "allow this user, database and address in pg_hba.conf",
+                (_, "3D000") => "create the database, or correct its name in the connection string",
                 (_, "53300") => "raise max_connections, or close connections that nobody uses",
                 _ => return error.safe_hint(),
             },
