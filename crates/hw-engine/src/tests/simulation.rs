@@ -371,7 +371,7 @@ fn operations(node: &Node) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// `design/engine.md` 7.3: op ids depend on the input only.
 #[test]
-fn memory_bounds_and_crashes_do_not_change_a_single_operation() {
+fn memory_bounds_do_not_change_a_single_operation() {
     for seed in 100..115 {
         let mut outcomes = Vec::new();
         for fold_bytes in [1 << 20, 200, 1] {

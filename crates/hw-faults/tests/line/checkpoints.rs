@@ -24,7 +24,6 @@ async fn arrives(line: &Line, when: &str) {
     }
 }
 
-#[ignore = "waits: FD-32"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_32_a_table_that_nobody_reads_any_more_holds_back_nobody() {
     let mut line = Line::start(SCHEMA, &both(), &["u1"], BOTH).await;
@@ -39,7 +38,6 @@ async fn fd_32_a_table_that_nobody_reads_any_more_holds_back_nobody() {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-32"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_32_a_table_that_is_gone_holds_back_nobody() {
     for gone in [
@@ -74,7 +72,6 @@ async fn fd_32_a_served_table_that_is_dropped_holds_back_nobody() {
 }
 
 /// The unrelated open transaction keeps `b` from entering until the write checkpoint is asked for.
-#[ignore = "waits: FD-33"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_33_a_held_write_checkpoint_survives_a_crash_behind_the_entering_step() {
     for at in 1..=3 {

