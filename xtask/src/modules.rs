@@ -71,6 +71,7 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ("hw-expr", &["report", "sql"]),
     ("hw-expr", &["expr", "routines"]),
     ("hw-input", &["source", "transactions"]),
+    ("hw-pg", &["catalog", "publication"]),
     ("hw-rest", &["routes", "upload"]),
     ("hw-store", &["simulation", "snapshot", "space"]),
     ("hw-store", &["bulk", "disk"]),

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use hw_expr::sync_config::{self, CatalogColumn, CatalogKind, Loaded, SyncConfig, Withheld};
-use hw_pg::catalog::{self, Catalog, CatalogTable, Refused};
+use hw_pg::catalog::{self, Catalog, CatalogTable, Refused, ServerInfo};
 use hw_pg::error::PgError;
+use hw_pg::publication;
 use hw_pg::types::TypeCatalog;
 use hw_types::facts::{ColumnFacts, Generated, SentFacts, TableKind};
-use hw_types::{Diagnostic, TablePattern};
+use hw_types::{Diagnostic, Severity, TablePattern};
 use tokio_postgres::Client;
 
 use crate::code;
@@ -68,6 +69,7 @@ pub fn check(file: &SyncFile, source: Option<&Source>) -> Checked {
     let mut findings: Vec<Diagnostic> =
         diagnostics.into_iter().map(sync_config::checked_against_source).collect();
     findings.extend(config.iter().flat_map(|config| source.unfit(config)));
+    findings.extend(config.iter().flat_map(|config| source.out_of_reach(config)));
     Checked { findings, notes: notes(config.as_ref()) }
 }
 
@@ -105,6 +107,10 @@ pub struct Source {
     known: Vec<sync_config::CatalogTable>,
     /// As the catalog describes them, for what makes a table fit to be replicated.
     catalog: Catalog,
+    /// The publication's name, whether it exists or not.
+    publication: String,
+    /// Whether this role may make one.
+    may_create: bool,
 }
 
 impl Source {
@@ -126,7 +132,9 @@ impl Source {
                 columns: columns.collect(),
             }
         });
-        Ok(Source { known: known.collect(), catalog })
+        let (known, publication) = (known.collect(), publication.to_owned());
+        let may_create = ServerInfo::read(client).await?.may_create;
+        Ok(Source { known, catalog, publication, may_create })
     }
 
     /// The tables that the configuration reads and that cannot be replicated, each once.
@@ -148,6 +156,16 @@ impl Source {
             finding.at(format!("table {name}, read by {}", readers.join(", ")))
         });
         findings.collect()
+    }
+
+    /// Tables that this role may not put into the publication: what reads them would wait for them.
+    /// Warnings, because `serve` may have another role than whoever checks.
+    fn out_of_reach(&self, config: &SyncConfig) -> Vec<Diagnostic> {
+        let resolved = catalog::resolve(&self.catalog, &config.tables());
+        let foreseen =
+            publication::foreseen(&self.catalog, &resolved, &self.publication, self.may_create);
+        let warning = |finding| Diagnostic { severity: Severity::Warning, ..finding };
+        foreseen.into_iter().map(warning).collect()
     }
 }
 

@@ -13,3 +13,4 @@ mod sample;
 mod scripts;
 mod serve;
 mod setup;
+mod sync_config_page;

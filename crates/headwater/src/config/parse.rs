@@ -70,6 +70,10 @@ impl Kind {
         let text = text.trim();
         match self {
             Kind::Text | Kind::Path if text.is_empty() => Err("some text".to_owned()),
+            // A number or a word of YAML is a slip, and would make a directory of that name.
+            Kind::Path if text.parse::<f64>().is_ok() || matches!(text, "true" | "false") => {
+                Err("a path (one that looks like a number is written ./5)".to_owned())
+            }
             Kind::Text | Kind::Path => Ok(Parsed::Text(text.to_owned())),
             Kind::Secret if text.is_empty() => Err("some text".to_owned()),
             Kind::Secret => Ok(Parsed::Secret(Secret::new(text))),
@@ -211,6 +215,15 @@ mod tests {
         assert!(Kind::Bytes(1).parse("many").is_err());
         assert!(Kind::Bytes(1).parse("99999999999 TB").is_err(), "overflow is refused");
         assert_eq!(show_bytes(1536 * 1024), "1.5 MB");
+    }
+
+    #[test]
+    fn section_11_a_number_is_no_directory_unless_it_is_written_as_a_path() {
+        let refused = Err("a path (one that looks like a number is written ./5)".to_owned());
+        assert_eq!(Kind::Path.parse("5"), refused);
+        assert_eq!(Kind::Path.parse("true"), refused);
+        assert_eq!(Kind::Path.parse("./5"), Ok(Parsed::Text("./5".to_owned())));
+        assert_eq!(Kind::Text.parse("5"), Ok(Parsed::Text("5".to_owned())));
     }
 
     #[test]
