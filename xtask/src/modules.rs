@@ -35,6 +35,7 @@ const ENGINE: &[&str] = &[
     "read",
     "publish",
     "definitions",
+    "frozen",
     "markers",
     "fuzzing",
     "loader",
@@ -58,6 +59,7 @@ const CIRCLES: &[(&str, &[&str])] = &[
             "definitions",
             "engine",
             "entering",
+            "frozen",
             "ingest",
             "loader",
             "markers",
@@ -76,6 +78,8 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ("hw-store", &["simulation", "snapshot", "space"]),
     ("hw-store", &["bulk", "disk"]),
     ("hw-sync", &["checkpoints", "routes"]),
+    ("hw-write", &["apply", "attempt", "examine", "ledger"]),
+    ("hw-write", &["key", "statement"]),
 ];
 
 /// Modules that a module uses, by name.
