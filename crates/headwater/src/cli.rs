@@ -110,6 +110,10 @@ pub struct Serve {
     /// The sync configuration. (example: --sync-config sync.yaml)
     #[arg(long, value_name = "FILE")]
     pub sync_config: Option<String>,
+    /// Take the slot over although it belongs to a server with another data directory, which was
+    /// seen lately: that one is gone. (example: headwater serve --take-over)
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// Options of `dev`.

@@ -10,13 +10,15 @@ use crate::status::{EngineStatus, SourceState};
 use crate::tables::Table;
 use crate::writer::{Bounds, Writer};
 use hw_input::entry::{Behind, Control, CopiedTable};
+pub use hw_input::history::TakeOver;
 use hw_input::transactions::Item;
 use hw_pg::config::ConnectConfig;
 use hw_pg::replication::Acknowledger;
 use hw_store::{Space, Store};
 use hw_types::facts::TableFacts;
-use hw_types::{Diagnostic, EndLsn, Lsn, Relation, RelationId, TableName, TablePattern};
+use hw_types::{Diagnostic, EndLsn, Lsn, OpId, Relation, RelationId, TableName, TablePattern};
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -44,6 +46,8 @@ pub struct EngineOptions {
     pub copy_workers: usize,
     /// How long a definition that left is still applied.
     pub definition_retention: Duration,
+    /// Whether a person said that the store which used the slot last is gone.
+    pub take_over: TakeOver,
 }
 
 impl EngineOptions {
@@ -59,6 +63,7 @@ impl EngineOptions {
             queue_bytes: 16 << 20,
             copy_workers: 2,
             definition_retention: Duration::from_secs(24 * 3600),
+            take_over: TakeOver::WhenGone,
         }
     }
 }
@@ -95,6 +100,8 @@ pub(crate) enum Event {
         /// The room that it takes in the queue until it is handled.
         room: Option<OwnedSemaphorePermit>,
     },
+    /// Numbers that clients are given begin anew, above this one.
+    NewEpoch { above: OpId },
     /// From a table copy.
     Copy(CopyEvent),
     /// What the catalog of the source shows.
@@ -115,8 +122,6 @@ pub(crate) enum CopyEvent {
         /// Everything is copied anew under one X, from this slot; nothing is shown until it is
         /// complete.
         whole: Option<String>,
-        /// Clients may have seen more than the store has: a new epoch begins.
-        behind_clients: bool,
         /// The copy's number.
         reply: oneshot::Sender<u64>,
     },
@@ -280,10 +285,18 @@ impl Shared {
     }
 
     /// An epoch behind `last`: seconds since 2024, so that op ids, which begin at 2^20 times that,
-    /// are above everything that a lost store gave (E-3).
-    pub fn fresh_epoch(&self, last: u64) -> u64 {
+    /// are above everything that a lost store gave; and above what is known to have been given,
+    /// should the clock have gone back (E-3).
+    pub fn fresh_epoch(&self, last: u64, above: OpId) -> u64 {
         const YEAR_2024: u64 = 1_704_067_200;
-        self.now().saturating_sub(YEAR_2024).max(last + 1)
+        let clock = self.now().saturating_sub(YEAR_2024);
+        clock.max(last + 1).max((above.0 >> 20) + 1)
+    }
+
+    /// Names this store at the source. As secret as a number can be that others read.
+    pub fn store_id(&self) -> u128 {
+        let hash = Sha256::digest(self.secret());
+        u128::from_be_bytes(hash[..16].try_into().expect("a digest has 32 bytes"))
     }
 
     /// What is added to a marker's position to give a write checkpoint's number.

@@ -13,12 +13,13 @@ use crate::watch::{Look, LookError, Watch};
 use hw_input::InputError;
 use hw_input::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
 use hw_input::entry::{Behind, CopiedTable};
-use hw_input::identity::{Identity, Recopy, Stored, Verdict, check};
+use hw_input::history::{Decision, Epoch, Ours, REMIND, decide, lost_history};
+use hw_input::identity::{Identity, Recopy, Stored, Verdict};
 use hw_input::source::{Backoff, Covered, Source, SourceOptions};
 use hw_input::transactions::{StreamLimits, TransactionStream};
 use hw_pg::error::Policy;
 use hw_store::Slice;
-use hw_types::{Diagnostic, EndLsn, Lsn, TablePattern};
+use hw_types::{Diagnostic, EndLsn, Lsn, OpId, TablePattern};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -82,13 +83,14 @@ pub(crate) async fn drive(shared: Arc<Shared>) {
     let source = Source::new(shared.options.connection.clone(), options);
     let mut backoff = Backoff::new();
     let mut stopping = shared.stopping();
+    let (mut free_since, mut lost) = (None, None);
     loop {
         shared.source_state(SourceState::Connecting);
         let started = Instant::now();
         let ended = tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => return,
-            ended = session(&shared, &source) => ended,
+            ended = session(&shared, &source, &mut free_since, &mut lost) => ended,
         };
         // A session that ends because everything ends is no failure.
         if shared.is_stopping() {
@@ -98,6 +100,9 @@ pub(crate) async fn drive(shared: Arc<Shared>) {
             Err(Ended::Stopping) | Ok(()) => return,
             Err(error) => error,
         };
+        if let Ended::Input(error) = &error {
+            lost = lost_history(error);
+        }
         let _ = shared.events.send(Event::Copy(CopyEvent::Failed)).await;
         shared.status.lock().copies.clear();
         if started.elapsed() > Duration::from_secs(30) {
@@ -105,7 +110,12 @@ pub(crate) async fn drive(shared: Arc<Shared>) {
         }
         let quick = matches!(&error, Ended::Restarted | Ended::Moved | Ended::OtherPublication)
             || matches!(&error, Ended::Input(e) if e.policy() == Policy::Retry);
-        if !quick {
+        if let Ended::Refused(finding) = &error
+            && finding.code.0 == hw_input::error::code::SLOT_OF_ANOTHER_STORE
+        {
+            let finding = finding.clone();
+            shared.source_state(SourceState::Waiting { finding });
+        } else if !quick {
             shared.source_state(SourceState::Failed { finding: Box::new(error.diagnostic()) });
         }
         metrics::counter!("headwater_source_sessions_ended_total").increment(1);
@@ -132,26 +142,20 @@ async fn tick(shared: Arc<Shared>) {
     }
 }
 
-/// How a session goes on with its source.
-enum Next {
-    /// From the stored position.
-    Stream,
-    /// By copying everything into a new store.
-    FirstCopy {
-        /// Whether a slot of ours is in the way.
-        drop_slot: bool,
-    },
-    /// By copying everything and comparing it.
-    Recopy {
-        reason: String,
-        /// Whether a slot of ours is in the way.
-        drop_slot: bool,
-        /// Clients may have seen more than the store has.
-        behind_clients: bool,
-    },
+/// A compared copy of everything, through a new slot.
+fn compared(reason: Option<Recopy>) -> Verdict {
+    let reason = reason.unwrap_or(Recopy::HistoryMoved);
+    Verdict::ComparedRecopy { reason, drop_slot: true }
 }
 
-async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
+/// One session. `free_since` is when this process saw for the first time that nobody uses the slot;
+/// `lost` is why the last session's stream could not go on, if that is a matter of history.
+async fn session(
+    shared: &Arc<Shared>,
+    source: &Source,
+    free_since: &mut Option<Instant>,
+    lost: &mut Option<Recopy>,
+) -> Result<(), Ended> {
     let mut restarts = shared.restarts.subscribe();
     restarts.mark_unchanged();
     let look = source.look().await?;
@@ -159,58 +163,64 @@ async fn session(shared: &Arc<Shared>, source: &Source) -> Result<(), Ended> {
     let report = |finding: Diagnostic| {
         shared.source_state(SourceState::Waiting { finding: Box::new(finding) });
     };
+    if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
+        *free_since = None;
+    }
     source.wait_for_slot(&slot, report).await?;
     // The slot may have moved while another process used it.
     let look = source.look().await?;
     let found = &look.found;
     let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
-    let next = match check(stored(shared)?.as_ref(), found) {
-        Verdict::Stream if state_value(shared, keys::MOVED)?.is_some() => Next::Recopy {
-            reason: "it repeated other transactions than those that were applied".into(),
-            drop_slot: true,
-            behind_clients: false,
-        },
+    let ours = Ours {
+        store: shared.store_id(),
+        op_id: shared.publication().map_or(OpId(0), |p| p.current().checkpoint.op_id),
+        publication: crate::watch::publication(&shared.tables.borrow()),
+        made_slot: interrupted(shared, &slot)?,
+        watched: free_since.get_or_insert_with(Instant::now).elapsed(),
+        take_over: shared.options.take_over,
+    };
+    let Decision { verdict, epoch } = decide(stored(shared)?.as_ref(), &ours, found);
+    let verdict = match verdict {
+        // What the log says is stronger than what the slot seems to be.
+        Verdict::Stream if lost.is_some() => compared(lost.take()),
+        Verdict::Stream if state_value(shared, keys::MOVED)?.is_some() => {
+            compared(Some(Recopy::HistoryMoved))
+        }
         Verdict::Stream => match watch.lock().await.look(shared, source).await {
-            Ok(Look::Complete | Look::Missing) => Next::Stream,
-            Ok(Look::OtherPublication) => Next::Recopy {
-                reason: "the publication is another one than before".into(),
-                drop_slot: true,
-                behind_clients: false,
-            },
+            Ok(Look::Complete | Look::Missing) => Verdict::Stream,
+            Ok(Look::OtherPublication) => compared(Some(Recopy::OtherPublication)),
             Err(LookError::Input(error)) => return Err(error.into()),
             Err(LookError::Silent) => return Err(Ended::Silent),
             Err(LookError::Stopping) => return Err(Ended::Stopping),
         },
-        Verdict::Refuse(finding) => return Err(Ended::Refused(Box::new(finding))),
-        Verdict::ComparedRecopy { reason, drop_slot } => Next::Recopy {
-            reason: reason.to_string(),
-            drop_slot,
-            // What was confirmed beyond the store was shown, too.
-            behind_clients: reason == Recopy::Hole,
-        },
-        Verdict::FirstCopy { drop_slot } => Next::FirstCopy { drop_slot },
+        other => other,
     };
-    let confirmed = match next {
-        Next::Stream => confirmed.unwrap_or_default(),
-        Next::FirstCopy { drop_slot } => {
+    if let (Epoch::New { above }, false) = (epoch, matches!(verdict, Verdict::Refuse(_))) {
+        tracing::info!("clients may know more than this store has; their numbers begin anew");
+        send(shared, Event::NewEpoch { above }).await?;
+    }
+    let confirmed = match verdict {
+        Verdict::Stream => confirmed.unwrap_or_default(),
+        Verdict::Refuse(finding) => return Err(Ended::Refused(Box::new(finding))),
+        Verdict::FirstCopy { drop_slot } => {
             if drop_slot {
-                if interrupted(shared, &slot)? {
+                if ours.made_slot {
                     tracing::info!(%slot, "the first copy was interrupted; it begins again");
                 } else {
                     tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
                 }
                 source.drop_slot(&slot).await?;
             }
-            EndLsn(copy_all(shared, source, &slot, found, false).await?)
+            EndLsn(copy_all(shared, source, &slot, found).await?)
         }
-        Next::Recopy { reason, drop_slot, behind_clients } => {
+        Verdict::ComparedRecopy { reason, drop_slot } => {
             tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
             metrics::counter!("headwater_compared_recopies_total").increment(1);
             if drop_slot {
                 source.drop_slot(&slot).await?;
             }
-            EndLsn(copy_all(shared, source, &slot, found, behind_clients).await?)
+            EndLsn(copy_all(shared, source, &slot, found).await?)
         }
     };
     let ended = stream(shared, source, watch, slot, confirmed, restarts).await;
@@ -243,7 +253,7 @@ async fn stream(
             Ok(mut stream) => {
                 shared.source_state(SourceState::Streaming);
                 let outcome = tokio::select! {
-                    outcome = follow(&shared, &source, &watch, &mut stream, confirmed, &mut restarts, &server) => outcome,
+                    outcome = follow(&shared, &source, &watch, &slot, &mut stream, confirmed, &mut restarts, &server) => outcome,
                     () = reply.closed() => Err(Ended::Stopping),
                 };
                 stream.close().await;
@@ -290,11 +300,10 @@ async fn copy_all(
     source: &Source,
     slot: &str,
     found: &hw_input::identity::Found,
-    behind_clients: bool,
 ) -> Result<Lsn, Ended> {
     shared.source_state(SourceState::Copying);
     let patterns = patterns(shared);
-    let number = begin(shared, Some(slot.to_owned()), behind_clients).await?;
+    let number = begin(shared, Some(slot.to_owned())).await?;
     let covered = source.cover(&patterns).await?;
     shared.status.lock().refused = findings(&covered);
     let choice = SlotChoice::Main { name: slot.to_owned() };
@@ -331,9 +340,9 @@ async fn send(shared: &Shared, event: Event) -> Result<(), Ended> {
 
 /// Lets the writer keep the changes of tables that are not in the replica, from before the
 /// publication changes. Returns the copy's number.
-async fn begin(shared: &Shared, whole: Option<String>, behind_clients: bool) -> Result<u64, Ended> {
+async fn begin(shared: &Shared, whole: Option<String>) -> Result<u64, Ended> {
     let (reply, begun) = oneshot::channel();
-    send(shared, Event::Copy(CopyEvent::Begin { whole, behind_clients, reply })).await?;
+    send(shared, Event::Copy(CopyEvent::Begin { whole, reply })).await?;
     begun.await.map_err(|_| Ended::Restarted)
 }
 
@@ -423,6 +432,7 @@ async fn follow(
     shared: &Arc<Shared>,
     source: &Source,
     watch: &Arc<Mutex<Watch>>,
+    slot: &str,
     stream: &mut TransactionStream,
     confirmed: EndLsn,
     restarts: &mut watch::Receiver<u64>,
@@ -444,6 +454,8 @@ async fn follow(
     // Pauses between copies that fail, so that what a person must mend is not said every second.
     let mut patience = Backoff::new();
     let mut again_at = Instant::now();
+    let mut reminders = interval(REMIND);
+    reminders.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = true;
     let mut progressed: Option<EndLsn> = None;
     let mut passed_on = Instant::now();
@@ -470,6 +482,10 @@ async fn follow(
             changed = wanted.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
             changed = tables.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
             changed = altered.changed() => look = changed.map(|()| true).map_err(|_| Ended::Stopping)?,
+            _ = reminders.tick() => {
+                let (shared, source, slot) = (shared.clone(), source.clone(), slot.to_owned());
+                beside.spawn_on(async move { remember(&shared, &source, &slot).await }, server);
+            }
             _ = clock.tick() => {
                 let positions = status.status().positions;
                 let mut status = shared.status.lock();
@@ -484,7 +500,7 @@ async fn follow(
                     false => EngineError::Source(format!("work beside the stream: {error}")).into(),
                 };
                 match outcome.unwrap_or_else(|error| Err(died(error))) {
-                    Ok(Beside::Looked(Look::Complete)) => {}
+                    Ok(Beside::Looked(Look::Complete) | Beside::Reminded) => {}
                     Ok(Beside::Looked(Look::OtherPublication)) => {
                         return Err(Ended::OtherPublication);
                     }
@@ -527,6 +543,8 @@ enum Beside {
     Looked(Look),
     /// Tables were copied.
     Copied,
+    /// The source knows that this store uses the slot.
+    Reminded,
 }
 
 /// The patterns of all definitions.
@@ -538,6 +556,15 @@ fn patterns(shared: &Shared) -> Arc<Vec<TablePattern>> {
 fn findings(covered: &Covered) -> Vec<Diagnostic> {
     let refused = covered.refused.iter().chain(&covered.missing);
     refused.map(|refused| refused.finding.clone()).collect()
+}
+
+/// Lets the source remember this store. One that cannot is told with the next reminder.
+async fn remember(shared: &Shared, source: &Source, slot: &str) -> Result<Beside, Ended> {
+    let op_id = shared.publication().map_or(OpId(0), |p| p.current().checkpoint.op_id);
+    if let Err(error) = source.remember(slot, shared.store_id(), op_id).await {
+        tracing::debug!(%error, "the source was not reminded of this store");
+    }
+    Ok(Beside::Reminded)
 }
 
 /// Looks at the catalog. One that fails or does not answer is no reason to end a stream that is
@@ -559,7 +586,7 @@ async fn look_at_catalog(
 
 /// Copies tables that came later, or that must be copied again, beside the running stream.
 async fn copy_more(shared: &Arc<Shared>, source: &Source) -> Result<Beside, Ended> {
-    let number = begin(shared, None, false).await?;
+    let number = begin(shared, None).await?;
     let covered = source.cover(&patterns(shared)).await?;
     shared.status.lock().refused = findings(&covered);
     let known = shared.tables.borrow().clone();

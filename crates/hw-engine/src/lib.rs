@@ -49,7 +49,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
 pub use lease::{Lease, Leases};
 pub use read::{

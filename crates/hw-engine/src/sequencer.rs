@@ -99,7 +99,7 @@ impl Sequencer {
         };
         *sequencer.shared.refused.lock() = sequencer.writer.definitions.refused.clone();
         if sequencer.writer.is_new() {
-            sequencer.begin_epoch()?;
+            sequencer.begin_epoch(OpId(0))?;
             sequencer.apply(Control::Secret(crate::markers::random_secret()))?;
             sequencer.writer.commit()?;
             store.sync()?;
@@ -114,10 +114,11 @@ impl Sequencer {
         Ok(sequencer)
     }
 
-    /// Numbers that clients are given begin above those of a store that was lost: at (seconds
-    /// since 2024) x 2^20 (E-3).
-    fn begin_epoch(&mut self) -> Result<(), EngineError> {
-        let epoch = self.shared.fresh_epoch(self.writer.progress().epoch);
+    /// Numbers that clients are given begin anew (E-3).
+    fn begin_epoch(&mut self, above: OpId) -> Result<(), EngineError> {
+        let last = self.writer.progress();
+        let above = above.max(last.op_id);
+        let epoch = self.shared.fresh_epoch(last.epoch, above);
         self.apply(Control::Epoch { epoch, op_id: OpId(epoch << 20) })?;
         Ok(())
     }
@@ -169,6 +170,7 @@ impl Sequencer {
                 self.hold(room);
                 self.item(item)
             }
+            Event::NewEpoch { above } => self.begin_epoch(above),
             Event::Copy(event) => self.copy_event(event),
             Event::Control(control) => self.apply(control).map(drop),
             Event::Tick { now } => self.tick(now),
@@ -253,12 +255,7 @@ impl Sequencer {
 
     fn copy_event(&mut self, event: CopyEvent) -> Result<(), EngineError> {
         match event {
-            CopyEvent::Begin { whole, behind_clients, reply } => {
-                // A store that waited for its turn at the slot begins its epoch now, above what
-                // the one before it gave meanwhile (E-3).
-                if whole.is_some() && (behind_clients || self.writer.is_empty()) {
-                    self.begin_epoch()?;
-                }
+            CopyEvent::Begin { whole, reply } => {
                 self.apply(Control::CopyBegins { whole })?;
                 let number = self.shared.next_number();
                 self.copy = Some((number, None));

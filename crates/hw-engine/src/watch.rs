@@ -171,10 +171,14 @@ impl Watch {
 /// Whether tables were followed through another publication than the one that is there.
 fn is_another(catalog: &Catalog, known: &Tables) -> bool {
     let now = catalog.publication.as_ref().map(|publication| publication.oid);
-    known.values().any(|table| {
-        let noted = table.facts.as_ref().and_then(|facts| facts.published.sent());
-        noted.is_some_and(|sent| Some(sent.publication) != now)
-    })
+    let noted = publication(known);
+    noted.is_some() && noted != now
+}
+
+/// The oid of the publication through which tables are followed.
+pub(crate) fn publication(known: &BTreeMap<RelationId, TableState>) -> Option<u32> {
+    let sent = |table: &TableState| table.facts.as_ref()?.published.sent().map(|s| s.publication);
+    known.values().filter(|table| !table.stale).find_map(sent)
 }
 
 /// The tables that exist and cannot be replicated, if they are others than before.

@@ -332,11 +332,6 @@ impl Writer {
         !self.unfinished.is_empty()
     }
 
-    /// Whether nothing has entered and nothing is served.
-    pub fn is_empty(&self) -> bool {
-        self.definitions.active.is_none() && self.tables.all().is_empty()
-    }
-
     /// Whether the source's history is another than the stored one.
     pub fn has_moved(&self) -> bool {
         self.moved
@@ -434,6 +429,13 @@ impl Writer {
     fn transaction(&mut self, transaction: Transaction) -> Result<(), EngineError> {
         debug_assert!(transaction.commit_lsn > self.progress.commit_lsn);
         metrics::counter!("headwater_transactions_total").increment(1);
+        // Values that had another shape than their type has now: rows of before are not right.
+        for relation in transaction.changes.misfits() {
+            if let Some(table) = self.appliable(*relation) {
+                tracing::warn!(table = %table.record.relation.name, "a type of the table was altered; it is copied again and compared");
+                self.mark_stale(table.record.number)?;
+            }
+        }
         // A table that turns out not to be what the replica holds is marked before any part of
         // the transaction is applied; then the transaction is read again without it, so that
         // nobody is shown half of it (E-1).

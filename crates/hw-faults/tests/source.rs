@@ -108,7 +108,8 @@ async fn f_16_a_second_server_on_the_slot_waits_and_takes_over() {
     let mut first = rig.start().await;
     let mut amy = client("amy");
     rig.check(&mut amy, &first, "amy").await;
-    let options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &rig.path("other"));
+    let mut options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &rig.path("other"));
+    options.arguments.push("--take-over".into());
     let allowed = &["HW2", "a slot of a store that is gone"];
     let mut second = HeadwaterProcess::spawn(rig::allowing(options, allowed));
     rig::until_status("the second waits", &second, |status| {

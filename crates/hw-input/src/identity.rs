@@ -89,6 +89,8 @@ pub enum Recopy {
     SlotOlderThanTail,
     /// The log that the slot needs is gone, though the slot stands (FD-31).
     LogRemoved,
+    /// The source repeats other transactions than those that were applied: restored from an image.
+    HistoryMoved,
     /// The publication was dropped, and perhaps made again (FD-9).
     OtherPublication,
 }
@@ -106,6 +108,7 @@ impl fmt::Display for Recopy {
             Recopy::SourceMovedBack => "the source's log ends before what is stored",
             Recopy::SlotOlderThanTail => "the slot is older than what is stored",
             Recopy::LogRemoved => "the log that the slot needs was removed",
+            Recopy::HistoryMoved => "it repeated other transactions than those that were applied",
             Recopy::OtherPublication => "the publication is another one than before",
         })
     }

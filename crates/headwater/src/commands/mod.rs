@@ -58,7 +58,10 @@ pub fn run(cli: Cli) -> Exit {
         Command::Check(arguments) => short(check::run(&config, arguments)),
         Command::Setup(arguments) => short(setup::run(&config, arguments)),
         Command::Teardown(arguments) => short(teardown::run(&config, arguments)),
-        Command::Serve(_) => long(async { (serve::run(&config).await, ()) }),
+        Command::Serve(arguments) => {
+            let config = Config { take_over: arguments.take_over, ..config };
+            long(async { (serve::run(&config).await, ()) })
+        }
         Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Version => Exit::Done,

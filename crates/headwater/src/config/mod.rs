@@ -57,6 +57,9 @@ pub struct Config {
     pub store: StoreSizes,
     /// The server's log.
     pub log: Log,
+    /// Whether a person said at this start that the server which used the slot last is gone. Not a
+    /// setting: a file that says so for good would let two servers take it from each other.
+    pub take_over: bool,
 }
 
 /// The source.
@@ -270,6 +273,7 @@ impl Reader {
     fn config(mut self) -> Result<Config, Box<Diagnostic>> {
         let config = Config {
             instance: self.required_text("instance"),
+            take_over: false,
             listen: self.address("listen").expect("invariant: listen has a default"),
             admin_listen: self.address("admin_listen"),
             data_dir: self.required_text("data_dir").into(),

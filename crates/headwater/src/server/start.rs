@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hw_engine::{Engine, EngineOptions};
+use hw_engine::{Engine, EngineOptions, TakeOver};
 use hw_expr::sync_config::SyncConfig;
 use hw_http::Edge;
 use hw_http::listen::{self, Connections};
@@ -274,6 +274,7 @@ fn start_engine(
         queue_bytes: bytes(config.limits.queue_memory),
         copy_workers: config.limits.copy_workers,
         definition_retention: config.limits.definition_retention,
+        take_over: if config.take_over { TakeOver::Now } else { TakeOver::WhenGone },
         ..EngineOptions::new(store.clone(), connect)
     };
     let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();

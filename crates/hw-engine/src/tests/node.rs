@@ -349,8 +349,7 @@ impl Node {
     /// Begins a copy; changes of tables that have not entered are kept from here on.
     pub fn begin_copy(&mut self, whole: bool) -> u64 {
         let (reply, mut begun) = oneshot::channel();
-        let begin =
-            CopyEvent::Begin { whole: whole.then(|| "slot".into()), behind_clients: false, reply };
+        let begin = CopyEvent::Begin { whole: whole.then(|| "slot".into()), reply };
         self.sequencer.handle(Event::Copy(begin)).unwrap();
         begun.try_recv().unwrap()
     }

@@ -288,10 +288,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 self.source.set(Direction::ToClient, slow);
             }
             Step::HealSource => self.source.heal(),
-            // A start with a store that cannot be opened ends with a message, and is somebody else's to
-            // do again: what is tried here is a server that runs.
             Step::FillDisk => {
-                self.listens().await?;
                 if let Some(disk) = &self.small_disk {
                     fill(&disk.path("ballast"), 16 << 10);
                 }
@@ -302,7 +299,6 @@ impl<'a, F: Follower> Run<'a, F> {
                 }
             }
             Step::DiskError { call, errno } => {
-                self.listens().await?;
                 if let Some(disk) = &self.faulty_disk {
                     disk.fail_call(*call, *errno);
                 }
@@ -438,20 +434,15 @@ impl<'a, F: Follower> Run<'a, F> {
         self.config = to;
         self.committed.configs.push(names(self.plan, to));
         // A process that has only begun has no ear for the signal yet, and would end of it.
-        self.listens().await?;
-        self.server.signal(libc::SIGHUP);
-        Ok(())
-    }
-
-    /// Waits until the server has opened its store and listens.
-    async fn listens(&self) -> Result<(), String> {
         let address = self.server.address();
         bounded("the server listens", async {
             while !is_listening(address) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
-        .await
+        .await?;
+        self.server.signal(libc::SIGHUP);
+        Ok(())
     }
 
     async fn second_server(&mut self) -> Result<(), String> {
