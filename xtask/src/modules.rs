@@ -40,6 +40,7 @@ const ENGINE: &[&str] = &[
     "fuzzing",
     "loader",
     "sequencer",
+    "watch",
     "ingest",
     "build",
     "entering",
@@ -56,7 +57,6 @@ const CIRCLES: &[(&str, &[&str])] = &[
         "hw-engine",
         &[
             "build",
-            "definitions",
             "engine",
             "entering",
             "frozen",
@@ -64,6 +64,7 @@ const CIRCLES: &[(&str, &[&str])] = &[
             "loader",
             "markers",
             "sequencer",
+            "watch",
             "writer",
         ],
     ),

@@ -149,9 +149,12 @@ pub(super) struct Meter<'a> {
     /// Elements looked at and buckets found, over all subscriptions.
     work: usize,
     by_definition: Vec<usize>,
-    cache: HashMap<(usize, Vec<u8>), Rc<[Vec<u8>]>>,
-    used: Vec<(usize, Vec<u8>)>,
+    cache: HashMap<LookupKey, Rc<[Vec<u8>]>>,
+    used: Vec<LookupKey>,
 }
+
+/// A lookup's index and the key that it is asked for.
+type LookupKey = (usize, Vec<u8>);
 
 impl Meter<'_> {
     /// The entries under a key, at most once read.
