@@ -516,6 +516,7 @@ impl Engine {
         status.publication = published.number;
         status.epoch = published.epoch;
         status.sync_version = published.sync.as_ref().map(|s| s.version);
+        status.beat = self.shared.beat.load(Ordering::Relaxed);
         status.durable = self.publication().durable();
         let queue = self.shared.queue_bytes();
         let free = self.shared.room.available_permits();

@@ -545,7 +545,11 @@ fn same_identity(old: &Table, new: &Table) -> bool {
 
 fn same_columns(old: Option<&Arc<Table>>, new: Option<&Arc<Table>>) -> bool {
     match (old, new) {
-        (Some(old), Some(new)) => old.record.relation.columns == new.record.relation.columns,
+        // Under another name other definitions read it.
+        (Some(old), Some(new)) => {
+            let (old, new) = (&old.record.relation, &new.record.relation);
+            old.columns == new.columns && old.name == new.name
+        }
         _ => false,
     }
 }

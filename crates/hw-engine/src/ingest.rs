@@ -30,6 +30,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 /// How often the catalog is compared with what definitions name.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A full spool that holds the stream up for so long is named.
+const STALLED: Duration = Duration::from_secs(2);
+
 /// How often progress without transactions is passed on.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -160,6 +163,8 @@ async fn session(
     restarts.mark_unchanged();
     let look = source.look().await?;
     let slot = look.found.slot_name.clone();
+    let others = look.found.memory.is_some_and(|memory| memory.store != shared.store_id());
+    shared.status.lock().displaced = others && stored(shared)?.is_some();
     let report = |finding: Diagnostic| {
         shared.source_state(SourceState::Waiting { finding: Box::new(finding) });
     };
@@ -223,6 +228,7 @@ async fn session(
             EndLsn(copy_all(shared, source, &slot, found).await?)
         }
     };
+    shared.status.lock().displaced = false;
     let ended = stream(shared, source, watch, slot, confirmed, restarts).await;
     shared.status.lock().copies.clear();
     ended
@@ -488,7 +494,13 @@ async fn follow(
             }
             _ = clock.tick() => {
                 let positions = status.status().positions;
+                let stalled = status.status().spool_full_for >= STALLED;
                 let mut status = shared.status.lock();
+                status.stalled = stalled.then(|| {
+                    "a transaction does not fit into limits.spool_bytes, and the stream waits; \
+                     raise it"
+                        .to_owned()
+                });
                 status.source_end = status.source_end.max(positions.received);
                 status.heard_at = shared.now().saturating_sub(positions.silent_for.as_secs());
                 look = true;
@@ -532,7 +544,11 @@ async fn follow(
         if look && beside.is_empty() && Instant::now() >= again_at {
             look = false;
             let (shared, source, watch) = (shared.clone(), source.clone(), watch.clone());
-            beside.spawn_on(async move { look_at_catalog(&watch, &shared, &source).await }, server);
+            let slot = slot.to_owned();
+            beside.spawn_on(
+                async move { look_at_catalog(&watch, &shared, &source, &slot).await },
+                server,
+            );
         }
     }
 }
@@ -573,8 +589,14 @@ async fn look_at_catalog(
     watch: &Mutex<Watch>,
     shared: &Shared,
     source: &Source,
+    slot: &str,
 ) -> Result<Beside, Ended> {
-    match watch.lock().await.look(shared, source).await {
+    let mut watch = watch.lock().await;
+    let outcome = watch.look(shared, source).await;
+    if let Some(bytes) = watch.retained(slot).await {
+        shared.status.lock().retained_bytes = bytes;
+    }
+    match outcome {
         Ok(look) => Ok(Beside::Looked(look)),
         Err(LookError::Stopping) => Err(Ended::Stopping),
         Err(error) => {

@@ -47,6 +47,12 @@ pub struct EngineStatus {
     pub retained_bytes: u64,
     /// Bytes of the store on disk.
     pub store_bytes: u64,
+    /// Why the stream stands still, while a transaction does not fit into the spool.
+    pub stalled: Option<String>,
+    /// A server with another data directory has used the slot since: what is served grows old.
+    pub displaced: bool,
+    /// Grows while the writer works or waits for work; stands still when it hangs.
+    pub beat: u64,
     /// Why the store cannot be written, while it cannot.
     pub store_error: Option<String>,
     /// How often the writer began again from the durable state.

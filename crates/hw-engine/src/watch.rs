@@ -13,6 +13,7 @@ use hw_expr::sync_config::SyncConfig;
 use hw_input::entry::Control;
 use hw_input::source::{Source, SourceOptions};
 use hw_pg::catalog::{Catalog, Difference, Resolved, compare, resolve, settle};
+use hw_pg::slot::SlotState;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,6 +69,13 @@ impl Watch {
             self.client = None;
         }
         outcome
+    }
+
+    /// How much log the source keeps for the slot (P7).
+    pub async fn retained(&self, slot: &str) -> Option<u64> {
+        let client = self.client.as_ref()?;
+        let asked = tokio::time::timeout(ANSWER, SlotState::read(client, slot)).await;
+        Some(asked.ok()?.ok()??.retained_bytes)
     }
 
     async fn look_unbounded(

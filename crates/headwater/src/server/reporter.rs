@@ -111,6 +111,8 @@ pub struct Memory {
     copy_alarm: Option<Instant>,
     /// When the last sample was taken: what the liveness probe looks at.
     sampled: Option<SystemTime>,
+    /// The writer's count of work at that moment.
+    beat: u64,
 }
 
 impl Reporter {
@@ -216,7 +218,14 @@ impl Reporter {
                 () = stop.cancelled() => return bars.clear(),
             }
             let report = self.report();
-            self.memory.lock().sampled = Some(SystemTime::now());
+            let beat = self.engine.status().beat;
+            {
+                // Alive is a writer that works, not this clock (FD-60).
+                let mut memory = self.memory.lock();
+                if memory.sampled.is_none() || memory.beat != beat {
+                    (memory.sampled, memory.beat) = (Some(SystemTime::now()), beat);
+                }
+            }
             self.raise_alarms(&report);
             bars.show(&report.copies);
             metrics::upkeep();
@@ -228,7 +237,7 @@ impl Reporter {
     pub fn health(&self) -> hw_sync::Health {
         hw_sync::Health {
             started: true,
-            ready: self.engine.published().sync.is_some(),
+            ready: self.engine.published().sync.is_some() && !self.engine.status().displaced,
             touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
         }
     }
@@ -300,8 +309,23 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         SourceState::Waiting { finding } | SourceState::Failed { finding } => {
             Some(finding.what.clone())
         }
-        _ => status.refused.first().map(|finding| finding.what.clone()),
+        _ => None,
     }
+    .or_else(|| {
+        let what = "a server with another data directory has used the slot since; what is served \
+                    here grows old";
+        status.displaced.then(|| what.to_owned())
+    })
+    .or_else(|| status.stalled.clone())
+    .or_else(|| {
+        let stale = status.stale.first()?;
+        let still = match status.frozen.is_empty() {
+            true => String::new(),
+            false => format!("; until then these stand still: {}", status.frozen.join(", ")),
+        };
+        Some(format!("table {stale} is copied again and compared{still}"))
+    })
+    .or_else(|| status.refused.first().map(|finding| finding.what.clone()))
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ const PARTITIONED: &str = "
 ";
 const P: &[Output] = &[("p", "SELECT * FROM p")];
 
-#[ignore = "waits: FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_10_a_filled_partition_that_is_attached_comes_with_its_rows() {
     let changes = &[
@@ -33,7 +32,6 @@ async fn fd_10_a_filled_partition_that_is_attached_comes_with_its_rows() {
     follows(PARTITIONED, &streams(&["SELECT * FROM p"]), P, changes).await;
 }
 
-#[ignore = "waits: FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_10_a_partition_that_is_detached_dropped_or_emptied_takes_its_rows_away() {
     let changes = &[
@@ -52,7 +50,6 @@ const PLAIN: &str = "
 ";
 const T: &[Output] = &[("t", "SELECT * FROM t")];
 
-#[ignore = "waits: FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_10_columns_and_types_that_change_without_a_write_are_noticed() {
     let changes = &[
@@ -83,7 +80,6 @@ async fn leaves_and_returns(gone: &str, back: &str) {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_10_a_table_that_is_dropped_takes_its_rows_away() {
     let back =
@@ -91,7 +87,6 @@ async fn fd_10_a_table_that_is_dropped_takes_its_rows_away() {
     leaves_and_returns("DROP TABLE t", back).await;
 }
 
-#[ignore = "waits: FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_10_a_table_that_is_renamed_or_moved_away_takes_its_rows_away() {
     leaves_and_returns("ALTER TABLE t RENAME TO away", "ALTER TABLE away RENAME TO t").await;
@@ -102,7 +97,6 @@ async fn fd_10_a_table_that_is_renamed_or_moved_away_takes_its_rows_away() {
     .await;
 }
 
-#[ignore = "waits: FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_10_tables_of_a_wildcard_come_and_go() {
     let schema = "
@@ -177,7 +171,6 @@ async fn guards_nothing_more(gone: &str, who_mends: Option<&str>) {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-11"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_11_a_permission_table_that_is_dropped_or_renamed_ends_what_it_grants() {
     guards_nothing_more("DROP TABLE members", None).await;
@@ -188,20 +181,18 @@ async fn fd_11_a_permission_table_that_is_dropped_or_renamed_ends_what_it_grants
     .await;
 }
 
-#[ignore = "waits: FD-11, FD-14"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_11_a_permission_table_without_its_key_ends_what_it_grants() {
     guards_nothing_more(
         "ALTER TABLE members DROP CONSTRAINT members_pkey",
         Some(
-            "DELETE FROM members WHERE usr = 'u1'; ALTER TABLE members ADD PRIMARY KEY (usr, list)",
+            "ALTER TABLE members ADD PRIMARY KEY (usr, list); DELETE FROM members WHERE usr = 'u1'",
         ),
     )
     .await;
 }
 
 /// Our own publication: it is published again, and the members are those of now.
-#[ignore = "waits: FD-11"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_11_a_permission_table_that_leaves_the_publication_is_compared() {
     let mut line = Line::start(DOCS, &docs_config(), &["u1", "u2"], DOCS_OUT).await;
@@ -224,7 +215,6 @@ const PAIR_OUT: &[Output] = &[("a", "SELECT * FROM a"), ("b", "SELECT * FROM b")
 const SWAP: &str = "BEGIN; ALTER TABLE a RENAME TO tmp; ALTER TABLE b RENAME TO a;
     ALTER TABLE tmp RENAME TO b;";
 
-#[ignore = "waits: FD-12"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_12_two_tables_that_exchange_their_names_are_not_mixed() {
     let config = streams(&["SELECT * FROM a", "SELECT * FROM b"]);
@@ -245,7 +235,6 @@ async fn fd_12_two_tables_that_exchange_their_names_are_not_mixed() {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-13"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_13_another_primary_key_under_identity_full_is_noticed() {
     let schema = "
@@ -264,7 +253,6 @@ async fn fd_13_another_primary_key_under_identity_full_is_noticed() {
 
 /// A table that loses its identity is named at once, its definition stands still, others flow, write
 /// checkpoints of those who do not read it complete; with the key it heals.
-#[ignore = "waits: FD-14"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_14_a_table_that_loses_its_identity_is_named_and_heals_with_it() {
     let schema = "

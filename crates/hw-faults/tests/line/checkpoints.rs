@@ -58,7 +58,6 @@ async fn fd_32_a_table_that_is_gone_holds_back_nobody() {
 }
 
 /// Dropped while it is served: its rows leave, and what waited for it goes on.
-#[ignore = "waits: FD-32, FD-10"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_32_a_served_table_that_is_dropped_holds_back_nobody() {
     let line = Line::start(SCHEMA, &both(), &["u1"], BOTH).await;

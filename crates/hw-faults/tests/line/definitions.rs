@@ -31,7 +31,6 @@ fn docs_config() -> String {
 
 /// The unrelated open transaction keeps the copy of `members` from beginning for as long as the test
 /// wants.
-#[ignore = "waits: FD-18"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_18_a_revoked_user_is_sent_nothing_while_the_permission_table_is_copied() {
     let mut line = Line::start(DOCS, &docs_config(), &["u1", "u2"], DOCS_OUT).await;
@@ -55,7 +54,6 @@ async fn fd_18_a_revoked_user_is_sent_nothing_while_the_permission_table_is_copi
 }
 
 /// A transaction with the change of a table in its middle is shown whole or not at all.
-#[ignore = "waits: FD-18"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_18_nobody_is_shown_half_of_a_transaction_that_alters_a_table() {
     let schema = "
@@ -92,7 +90,6 @@ async fn throttled(schema: &str, config: &str, outputs: &[Output]) -> (Line, Fau
     (Line::of(rig, options, &["u1"], outputs).await, proxy)
 }
 
-#[ignore = "waits: FD-19"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_19_a_configuration_is_complete_when_its_new_tables_are() {
     let schema = "
@@ -131,7 +128,6 @@ const REFUSED: &str = "
 ";
 
 /// One table that the role may not add: the definitions of that table wait, named; nobody else.
-#[ignore = "waits: FD-20"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_20_a_table_that_cannot_be_added_holds_back_nobody_else() {
     let all = streams(&["SELECT * FROM notes"]);
@@ -160,7 +156,6 @@ async fn fd_20_a_table_that_cannot_be_added_holds_back_nobody_else() {
 }
 
 /// The file decides at the start, whatever waited before.
-#[ignore = "waits: FD-20"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_20_at_the_start_the_file_decides() {
     let mut rig = Rig::new(REFUSED, &streams(&["SELECT * FROM notes"])).await;
@@ -226,7 +221,6 @@ async fn fd_21_a_definition_that_is_used_again_is_not_dropped() {
 }
 
 /// A view and a table without a key are refused by name, and never shown as empty.
-#[ignore = "waits: FD-22"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_22_a_refused_table_is_named_and_never_shown_as_empty() {
     let schema = "

@@ -30,7 +30,6 @@ async fn is_mended(change: &str) {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_a_table_that_left_the_publication_and_came_back_loses_nothing() {
     is_mended(
@@ -41,7 +40,6 @@ async fn fd_8_a_table_that_left_the_publication_and_came_back_loses_nothing() {
     .await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_a_table_that_left_our_publication_is_published_again() {
     is_mended(
@@ -51,13 +49,11 @@ async fn fd_8_a_table_that_left_our_publication_is_published_again() {
     .await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_set_table_to_another_one_is_mended() {
     is_mended("ALTER PUBLICATION headwater SET TABLE o; INSERT INTO t VALUES (3, 'lost', 1)").await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_actions_that_are_no_longer_published_are_mended() {
     is_mended(
@@ -78,7 +74,6 @@ async fn fd_8_actions_that_are_no_longer_published_are_mended() {
     .await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_a_row_filter_and_a_column_list_that_come_and_go_lose_nothing() {
     is_mended(
@@ -95,7 +90,6 @@ async fn fd_8_a_row_filter_and_a_column_list_that_come_and_go_lose_nothing() {
     .await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_rows_of_leaves_come_by_their_root_again() {
     let schema = "
@@ -121,7 +115,6 @@ async fn fd_8_rows_of_leaves_come_by_their_root_again() {
     line.stop().await;
 }
 
-#[ignore = "waits: FD-8"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_what_happened_to_the_publication_while_we_were_down_loses_nothing() {
     let mut line = Line::start(SCHEMA, &config(), &["u1"], OUTPUTS).await;
@@ -142,7 +135,6 @@ async fn fd_8_what_happened_to_the_publication_while_we_were_down_loses_nothing(
 }
 
 /// A publication that is not ours to change: what it leaves out is held back and named.
-#[ignore = "waits: FD-8, FD-18"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it_is_back() {
     let schema = format!(
@@ -189,7 +181,6 @@ fn some_majors() -> Vec<u32> {
     majors.into_iter().filter(|major| [15, 18].contains(major)).collect()
 }
 
-#[ignore = "waits: FD-9"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_9_a_publication_that_is_dropped_and_made_again_loses_nothing() {
     for major in some_majors() {
@@ -202,7 +193,6 @@ async fn fd_9_a_publication_that_is_dropped_and_made_again_loses_nothing() {
     }
 }
 
-#[ignore = "waits: FD-9"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_9_a_publication_that_is_dropped_is_made_again() {
     for major in some_majors() {

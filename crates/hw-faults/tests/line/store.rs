@@ -257,7 +257,6 @@ async fn fd_5_a_transaction_that_fits_the_spool_once_is_applied() {
 }
 
 /// One that can never fit is a wait with a name, and no restart.
-#[ignore = "waits: FD-5"]
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_5_a_transaction_above_the_spool_is_named_and_waits() {
     let cluster = rig::cluster_with(&[("logical_decoding_work_mem", "64kB")]);

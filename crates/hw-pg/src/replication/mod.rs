@@ -86,6 +86,8 @@ impl ReplicationConnection {
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| PgError::protocol("server_version_num is not a number"))?;
         let mut connection = ReplicationConnection { wire, version, config: config.clone() };
+        // Making a slot waits for the end of every open transaction (F-18), however long that is.
+        connection.query("SET lock_timeout = 0").await?;
         if version >= TRANSACTION_TIMEOUT_SINCE {
             connection.query("SET transaction_timeout = 0").await?;
         }
