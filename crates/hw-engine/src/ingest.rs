@@ -258,8 +258,10 @@ async fn stream(
         let outcome = match source.stream(&slot, spool, limits).await {
             Ok(mut stream) => {
                 shared.source_state(SourceState::Streaming);
+                let beside =
+                    Surroundings { source: &source, watch: &watch, slot: &slot, server: &server };
                 let outcome = tokio::select! {
-                    outcome = follow(&shared, &source, &watch, &slot, &mut stream, confirmed, &mut restarts, &server) => outcome,
+                    outcome = follow(&shared, beside, &mut stream, confirmed, &mut restarts) => outcome,
                     () = reply.closed() => Err(Ended::Stopping),
                 };
                 stream.close().await;
@@ -433,18 +435,24 @@ fn tell(shared: &Shared, progress: &ProgressHandle) {
     shared.status.lock().copies = copies.collect();
 }
 
-/// Passes the stream on to the writer, and looks for tables to copy in the runtime of the `server`.
+/// What the work beside the stream needs: it is done in the runtime of the server.
+struct Surroundings<'a> {
+    source: &'a Source,
+    watch: &'a Arc<Mutex<Watch>>,
+    slot: &'a str,
+    server: &'a Handle,
+}
+
+/// Passes the stream on to the writer, and looks for tables to copy beside it.
 async fn follow(
     shared: &Arc<Shared>,
-    source: &Source,
-    watch: &Arc<Mutex<Watch>>,
-    slot: &str,
+    surroundings: Surroundings<'_>,
     stream: &mut TransactionStream,
     confirmed: EndLsn,
     restarts: &mut watch::Receiver<u64>,
-    server: &Handle,
 ) -> Result<(), Ended> {
     use hw_input::transactions::Item;
+    let Surroundings { source, watch, slot, server } = surroundings;
     let session = shared.next_number();
     let acknowledger = Some(stream.acknowledger());
     send(shared, Event::Begins { session, confirmed, acknowledger }).await?;

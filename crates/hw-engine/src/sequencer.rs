@@ -47,7 +47,7 @@ pub(crate) struct Sequencer {
     /// The stream whose items are taken.
     stream: Option<Stream>,
     /// The copy under way: its number, and who waits for its end.
-    copy: Option<(u64, Option<oneshot::Sender<Result<(), String>>>)>,
+    copy: Option<(u64, Option<AwaitsCopy>)>,
     /// Room in the queue that uncommitted items still take: what they hold waits in memory, and
     /// giving it back with the commit wakes the reader of the log once and not for each item.
     held: Option<OwnedSemaphorePermit>,
@@ -55,6 +55,9 @@ pub(crate) struct Sequencer {
     taken: std::vec::IntoIter<Event>,
     recorder: Option<Recorder>,
 }
+
+/// Told that a copy's tables have entered, or why they were dropped.
+type AwaitsCopy = oneshot::Sender<Result<(), String>>;
 
 /// A stream of the source.
 struct Stream {

@@ -271,13 +271,16 @@ fn clients_equal_the_oracle_whatever_crashes() {
     }
 }
 
+/// Keys and values of a space.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Every space of a store with what it holds. Spaces that hold nothing may be there or not.
-fn contents(store: &Store) -> BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>> {
+fn contents(store: &Store) -> BTreeMap<String, Pairs> {
     let snapshot = store.snapshot();
     let mut all = BTreeMap::new();
     for name in store.space_names() {
         let space = store.space(&name).unwrap();
-        let entries: Vec<(Vec<u8>, Vec<u8>)> = snapshot
+        let entries: Pairs = snapshot
             .all(&space)
             .map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap())
             .collect();
