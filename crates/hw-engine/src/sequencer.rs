@@ -33,6 +33,9 @@ const TAKEN: usize = 256;
 /// Rows of one slice of a build. Small enough that live transactions wait tens of milliseconds.
 const SLICE_ROWS: usize = 5_000;
 
+/// The same while transactions wait.
+const BUSY_ROWS: usize = 500;
+
 /// Seconds between looks at the length of the tail.
 const TRIM_EVERY: u64 = 60;
 
@@ -139,6 +142,9 @@ impl Sequencer {
                         Slice::Idle => {}
                         Slice::More | Slice::Complete => continue,
                     }
+                } else if self.writer.is_building() {
+                    // A queue that is never empty must not keep a configuration waiting for ever.
+                    self.build(BUSY_ROWS)?;
                 }
                 let mut taken = Vec::with_capacity(TAKEN);
                 match events.blocking_recv_many(&mut taken, TAKEN) {
@@ -335,10 +341,18 @@ impl Sequencer {
         Ok(matches!(self.apply(control)?, Applied::Changed))
     }
 
-    /// Work between events: slices of a build, and the switch behind the last one.
+    /// Work between events: slices of a build, the switch behind the last one, compaction.
     pub fn background(&mut self) -> Result<Slice, EngineError> {
+        match self.build(SLICE_ROWS)? {
+            Slice::Idle if !self.writer.is_building() => self.compact(),
+            done => Ok(done),
+        }
+    }
+
+    /// The next slice of a build, at most `rows` rows; or the switch.
+    fn build(&mut self, rows: usize) -> Result<Slice, EngineError> {
         if !self.writer.is_building() || !self.shared.tables_are_there() {
-            return self.compact();
+            return Ok(Slice::Idle);
         }
         if self.writer.is_built() {
             self.apply(Control::Switch { now: self.shared.now() })?;
@@ -349,7 +363,7 @@ impl Sequencer {
         }
         let control = match self.writer.can_build_at_once() {
             true => Control::BuildAll,
-            false => Control::BuildSlice { rows: SLICE_ROWS },
+            false => Control::BuildSlice { rows },
         };
         self.apply(control)?;
         Ok(Slice::More)

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hw_engine::Engine;
 use hw_engine::status::{EngineStatus, SourceState};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::lag::LagClock;
 use super::status::{
     AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, SourceReport,
-    StatusReport, StoreReport,
+    StatusReport, StoreReport, SyncReport,
 };
 use crate::config::Config;
 use crate::config::parse::show_bytes;
@@ -115,6 +115,9 @@ pub struct Memory {
     beat: u64,
 }
 
+/// A source that was not heard for so long is not known to be where it was.
+const SILENT: Duration = Duration::from_secs(15);
+
 impl Reporter {
     /// The figures of this moment.
     pub fn report(&self) -> StatusReport {
@@ -149,16 +152,31 @@ impl Reporter {
         let stored = self.store.statistics();
         let counted = |name| metrics::value(name) as u64;
         let heard = status.heard_at > 0;
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unheard = clock.saturating_sub(Duration::from_secs(status.heard_at));
+        let silent = !matches!(status.source, SourceState::Streaming) || unheard > SILENT;
         let behind = status.source_end.0.0.saturating_sub(reached.0.0);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             state: self.state(&status, copies.is_empty()).to_owned(),
             trouble: trouble(&status),
+            sync: SyncReport {
+                waiting_version: status.waiting_version,
+                stale_tables: status.stale.iter().map(ToString::to_string).collect(),
+                frozen: status.frozen.clone(),
+                withheld: status.withheld.clone(),
+                refused: status.refused.iter().map(|finding| finding.what.clone()).collect(),
+            },
             source: SourceReport {
                 database: self.database.clone(),
-                lag_bytes: heard.then_some(behind),
-                lag_seconds: heard.then_some(lag.as_secs_f64()),
+                // Of a source that is away or silent nobody knows how much there is (FD-61).
+                lag_bytes: (heard && !silent).then_some(behind),
+                lag_seconds: heard.then_some(if silent {
+                    lag.max(unheard).as_secs_f64()
+                } else {
+                    lag.as_secs_f64()
+                }),
                 retained_bytes: heard.then_some(status.retained_bytes),
                 retained_limit_bytes: self.bounds.retained,
             },

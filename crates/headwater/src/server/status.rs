@@ -22,6 +22,9 @@ pub struct StatusReport {
     pub source: SourceReport,
     /// The newest published checkpoint.
     pub checkpoint: CheckpointReport,
+    /// What is served, and what is not at the moment.
+    #[serde(default)]
+    pub sync: SyncReport,
     /// Copies in progress.
     pub copies: Vec<CopyReport>,
     /// Connections.
@@ -49,6 +52,22 @@ pub struct SourceReport {
     pub retained_bytes: Option<u64>,
     /// Its limit.
     pub retained_limit_bytes: u64,
+}
+
+/// The sync configuration in force, and the one that is to follow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SyncReport {
+    /// Number of the configuration that waits: for tables, or until it is built.
+    pub waiting_version: Option<u64>,
+    /// Tables that are copied again and compared, because their changes could not be followed.
+    pub stale_tables: Vec<String>,
+    /// Definitions that stand still until these tables have entered again.
+    pub frozen: Vec<String>,
+    /// Definitions that are not served, because a table that they read cannot be replicated.
+    pub withheld: Vec<String>,
+    /// Tables that definitions name and that cannot be replicated, each with the reason.
+    pub refused: Vec<String>,
 }
 
 /// A published position.
