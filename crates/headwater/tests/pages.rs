@@ -64,10 +64,17 @@ fn fields(prefix: &str, value: &serde_json::Value, into: &mut std::collections::
 
 #[test]
 fn fd_71_the_operations_page_has_every_field_of_the_status() {
-    use headwater::server::status::{BoundReport, CopyReport, StatusReport};
+    use headwater::server::status::{BoundReport, CopyReport, StatusReport, SyncReport};
     let sample = StatusReport {
         copies: vec![CopyReport::default()],
         bounds: vec![BoundReport::default()],
+        sync: SyncReport {
+            stale_tables: vec!["public.t".into()],
+            frozen: vec!["a".into()],
+            withheld: vec!["b".into()],
+            refused: vec!["c".into()],
+            ..SyncReport::default()
+        },
         ..StatusReport::default()
     };
     let mut expected = std::collections::BTreeSet::new();

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 /// SQLSTATEs.
 const UNDEFINED_OBJECT: &str = "42704";
@@ -96,7 +97,8 @@ impl SlotState {
                         ELSE coalesce(pg_catalog.pg_wal_lsn_diff(
                                pg_catalog.pg_current_wal_lsn(), s.restart_lsn), 0) END::int8
             FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
-        let row = client.query_opt(QUERY, &[&name]).await.doing("read the slot")?;
+        let row =
+            client.query_typed_opt(QUERY, &[(&name, Type::TEXT)]).await.doing("read the slot")?;
         let Some(row) = row else { return Ok(None) };
         let answer: Answer = crate::catalog::from_json(row.try_get(0)?)?;
         let retained: i64 = row.try_get(1)?;

@@ -91,12 +91,14 @@ impl ServerInfo {
     ///   connection.
     pub async fn read(client: &Client) -> Result<ServerInfo> {
         const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int4";
-        let version: i32 = client.query_one(VERSION, &[]).await?.try_get(0)?;
+        // Nothing is prepared by name: a pooler that stands before the server is told by what it
+        // refuses, not by what it forgets.
+        let version: i32 = client.query_typed_one(VERSION, &[]).await?.try_get(0)?;
         let version = u32::try_from(version).unwrap_or_default();
         if let Some(finding) = too_old(version) {
             return Err(PgError::from(finding));
         }
-        let row = client.query_one(QUERY, &[]).await.doing("read the server's settings")?;
+        let row = client.query_typed_one(QUERY, &[]).await.doing("read the server's settings")?;
         let answer: Answer = super::from_json(row.try_get(0)?)?;
         Ok(ServerInfo {
             version: answer.version,
