@@ -22,6 +22,8 @@ const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 /** Small, quick, with room for the slots of every test file that runs at a time. */
 const SETTINGS = {
   wal_level: 'logical',
+  // Without a limit every server warns that its slot can fill the disk.
+  max_slot_wal_keep_size: '20GB',
   max_replication_slots: '50',
   max_wal_senders: '50',
   max_connections: '200',

@@ -300,15 +300,14 @@ async fn f_6_writes_during_the_first_copy_are_neither_lost_nor_doubled() {
         }));
     }
     server.until_ready().await;
-    let mut amy = client("amy");
-    let goal = amy.barrier(server.address()).await.expect("a barrier");
-    let followed = amy.follow_until(server.address(), |amy| amy.write_checkpoint >= Some(goal));
-    hw_testkit::wait::within_limit("the copy is served", followed).await.expect("followed");
+    // The copy has entered. Writers that went on behind a slow connection would stay ahead of it
+    // for as long as anybody waits.
     stop.send_replace(true);
     for writer in writers {
         writer.await.expect("it wrote");
     }
     proxy.heal();
+    let mut amy = client("amy");
     rig.check(&mut amy, &server, "amy").await;
     let mut bob = client("bob");
     rig.check(&mut bob, &server, "bob").await;
