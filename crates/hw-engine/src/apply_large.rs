@@ -50,6 +50,7 @@ impl Writer {
         self.note_transaction(transaction);
         let mut sink = DecidedSink::new(base)?;
         let mut rows = 0u64;
+        self.note_truncated(sorted.truncated());
         let tables = self.tables.clone();
         sorted.read(
             base,

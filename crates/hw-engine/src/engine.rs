@@ -218,6 +218,8 @@ pub(crate) struct TableState {
     pub relation: Arc<Relation>,
     /// What its rows depend on, as noted; nothing that can be read is noted of no table.
     pub facts: Option<Arc<TableFacts>>,
+    /// How often the log has emptied it.
+    pub truncations: u64,
     pub stale: bool,
 }
 
@@ -367,7 +369,8 @@ impl Shared {
             let decoded = || TableFacts::decode(&record.facts).ok().map(Arc::new);
             let facts = facts.or_else(decoded);
             let stale = writer.stale.contains(&record.number);
-            (record.relation.id, TableState { relation, facts, stale })
+            let truncations = writer.truncations.get(&record.number).copied().unwrap_or(0);
+            (record.relation.id, TableState { relation, facts, truncations, stale })
         };
         let tables: BTreeMap<_, _> = writer.tables.all().into_iter().map(state).collect();
         {

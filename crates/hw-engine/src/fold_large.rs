@@ -213,6 +213,11 @@ pub(crate) struct LargeRow {
 }
 
 impl Sorted {
+    /// The tables that the transaction emptied.
+    pub fn truncated(&self) -> impl Iterator<Item = u32> + use<> {
+        self.truncated.keys().copied().collect::<Vec<_>>().into_iter()
+    }
+
     /// Calls `each` for every row, ordered by table number and row key. `table` finds the table,
     /// `base` holds the state before.
     pub fn read(

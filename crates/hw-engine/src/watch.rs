@@ -12,12 +12,13 @@ use crate::read::Published;
 use hw_expr::sync_config::SyncConfig;
 use hw_input::entry::Control;
 use hw_input::source::{Source, SourceOptions};
-use hw_pg::catalog::{Catalog, Difference, Resolved, compare, resolve, settle};
+use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, resolve, settle};
 use hw_pg::slot::SlotState;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 /// How long the catalog may take to answer a look.
@@ -25,6 +26,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long a new configuration waits for the catalog before it is taken over unasked.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the log may take to come to a TRUNCATE that the catalog shows.
+const MOMENT: Duration = Duration::from_secs(4);
 
 type Tables = Arc<BTreeMap<RelationId, TableState>>;
 
@@ -35,6 +39,10 @@ pub(crate) struct Watch {
     client: Option<Client>,
     /// What the last look found nothing to do about: fingerprint, patterns, tables.
     settled: Option<(i64, Arc<Vec<TablePattern>>, Tables)>,
+    /// How often the log had emptied each table when its files were last what was noted.
+    unchanged: HashMap<RelationId, u64>,
+    /// Tables whose files are others, and since when: the log may still come to their TRUNCATE.
+    suspected: HashMap<RelationId, Instant>,
 }
 
 /// What a look came to.
@@ -107,9 +115,11 @@ impl Watch {
             .map(|table| (table.facts.id, &table.facts.name))
             .collect();
         let mut controls = Vec::new();
+        let before = self.suspected.len();
         for (id, table) in known.iter() {
             controls.extend(self.difference(&client, &catalog, &within_reach, *id, table).await);
         }
+        let waits = !self.suspected.is_empty() || before > 0;
         controls.extend(refused(shared, &resolved));
         let settled = controls.is_empty();
         for control in controls {
@@ -127,6 +137,10 @@ impl Watch {
         shared.status.lock().refused = resolved.findings().cloned().collect();
         let _ = shared.events.try_send(Event::Wake);
         self.client = Some(client);
+        if missing == 0 && waits {
+            self.settled = None;
+            return Ok(Look::Complete);
+        }
         if missing == 0 {
             self.settled = Some((fingerprint, wanted, known.clone()));
             return Ok(Look::Complete);
@@ -135,9 +149,32 @@ impl Watch {
         Ok(Look::Missing)
     }
 
+    /// A TRUNCATE gives a table other files, too, and then the log tells all that there is to
+    /// know. The catalog may be ahead of the log by what the stream is behind, so that it is given
+    /// a moment to come.
+    fn rewritten(
+        &mut self,
+        id: RelationId,
+        table: &TableState,
+        difference: Difference,
+    ) -> Difference {
+        if difference != Difference::CopyAgain(Reason::Rewritten) || table.stale {
+            self.suspected.remove(&id);
+            self.unchanged.insert(id, table.truncations);
+            return difference;
+        }
+        let unchanged = *self.unchanged.entry(id).or_insert(0);
+        if table.truncations > unchanged {
+            self.suspected.remove(&id);
+            return Difference::Adopt;
+        }
+        let since = *self.suspected.entry(id).or_insert_with(Instant::now);
+        if since.elapsed() < MOMENT { Difference::Same } else { difference }
+    }
+
     /// What follows for a table of the replica.
     async fn difference(
-        &self,
+        &mut self,
         client: &Client,
         catalog: &Catalog,
         within_reach: &BTreeMap<RelationId, &TableName>,
@@ -149,7 +186,9 @@ impl Watch {
             return (!table.stale).then_some(Control::Stale { table: id, reason });
         };
         let now = catalog.table_by_id(id).map(|table| &table.facts);
-        match settle(client, compare(noted, now)).await {
+        let difference = settle(client, compare(noted, now)).await;
+        let difference = self.rewritten(id, table, difference);
+        match difference {
             Difference::Same | Difference::Attached(_) => None,
             Difference::Adopt => {
                 let facts = now?.encode();

@@ -111,6 +111,9 @@ pub(crate) struct Writer {
     pub(crate) stale: BTreeSet<u32>,
     /// Descriptions in the log that were found to be those of the replica, by table number.
     descriptions: HashMap<u32, Arc<Relation>>,
+    /// How often the log has emptied each table since the state was loaded, by table number: its
+    /// files are others then, and its rows are right.
+    pub(crate) truncations: HashMap<u32, u64>,
     pub(crate) built_rows: u64,
     pub(crate) news: News,
     /// Counts work, so that somebody who waits sees that there is some.
@@ -180,6 +183,7 @@ impl Writer {
             unfinished,
             stale,
             descriptions: HashMap::new(),
+            truncations: HashMap::new(),
             built_rows: 0,
             news: News::default(),
             beat,
@@ -447,6 +451,7 @@ impl Writer {
         };
         match folded {
             Folded::Whole(fold, messages) => {
+                self.note_truncated(fold.truncated.iter().copied());
                 self.note_transaction(&transaction);
                 let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
                 self.overlay.append(&self.tail, &key, value)?;
@@ -457,6 +462,14 @@ impl Writer {
                 Ok(())
             }
             _ => self.apply_large(&transaction),
+        }
+    }
+
+    /// The log has emptied these tables.
+    pub(crate) fn note_truncated(&mut self, tables: impl Iterator<Item = u32>) {
+        for number in tables {
+            *self.truncations.entry(number).or_default() += 1;
+            self.news.tables = true;
         }
     }
 

@@ -138,9 +138,14 @@ pub const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (MembersDropped, Some("FD-11")),
     (MembersRenamed, Some("FD-11")),
     (MembersUnpublished, Some("FD-11")),
-    (Reconfigure, None),
+    (
+        Reconfigure,
+        Some(
+            "E-1 around a switch of configurations: seed 17 of 200 shows a state again that was left",
+        ),
+    ),
     (ReconfigureTables, Some("FD-19")),
-    (Rollback, None),
+    (Rollback, Some("E-1 around a switch of configurations")),
     (RollbackTables, Some("FD-19, FD-24")),
     (DropSlot, None),
     (Kill, None),
