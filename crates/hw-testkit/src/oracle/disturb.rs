@@ -158,7 +158,7 @@ pub const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (DiskError, Some("FD-1")),
     (SlowDisk, None),
     (OldStore, Some("FD-27")),
-    (SecondServer, None),
+    (SecondServer, Some("FD-28: the second one must be started with --take-over")),
     (RestoredImage, Some("FD-26")),
 ];
 
