@@ -241,7 +241,7 @@ impl Writer {
                 self.new = false;
                 self.progress.epoch = self.progress.epoch.max(epoch);
                 self.progress.op_id = self.progress.op_id.max(op_id);
-                self.active = self.definitions.active_sync(&self.store, &self.progress)?;
+                self.serve_anew()?;
             }
             Control::Secret(secret) => {
                 self.overlay.put(&self.state, keys::SECRET.to_vec(), Secret(secret).encode())?;

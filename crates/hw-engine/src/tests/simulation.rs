@@ -9,6 +9,7 @@
 
 use super::client::Client;
 use super::node::{BEGIN, Node, Recorded, Recording, Source, USERS, World, load_rows};
+use crate::engine::Event;
 use crate::markers::{MarkerContents, WriteCheckpoint};
 use crate::read::Published;
 use crate::state::{Record, keys};
@@ -444,4 +445,29 @@ fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
     let start = crate::tail::start(&store, &tail).unwrap();
     assert_eq!(start, Some(CommitLsn(Lsn(source.position))));
     assert_eq!(store.get(&state, keys::COPYING).unwrap(), None);
+}
+
+/// FD-27: a store that is older than its clients, on a source where nothing happens: who is connected is
+/// told that every bucket begins anew, and does not wait for the next transaction.
+#[test]
+fn fd_27_a_new_epoch_is_told_to_those_who_are_connected() {
+    let mut rng = StdRng::seed_from_u64(11);
+    let source = Source::new(&mut rng);
+    let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
+    node.configure(CONFIG);
+    node.copy(&source);
+    node.settle();
+    let before = node.published();
+    let mut client = Client::default();
+    client.sync("amy", &before, 3);
+    let above = OpId(before.checkpoint.op_id.0 + (5 << 20));
+    node.sequencer.handle(Event::NewEpoch { above }).unwrap();
+    node.settle();
+    let after = node.published();
+    assert!(after.checkpoint.op_id > above, "E-3");
+    assert!(after.changes_since(before.number).everything(), "a connected client looks again");
+    let (old, new) = (before.sync.as_ref().unwrap(), after.sync.as_ref().unwrap());
+    assert!(!new.serves_name(&old.bucket_name(0, "[]")), "buckets of the old epoch are over");
+    client.sync("amy", &after, 3);
+    compare(&client, "amy", &after, &source, "in the new epoch");
 }
