@@ -15,17 +15,6 @@ use hw_types::row::RowRef;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-/// What a slice did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slice {
-    /// Nothing is being built, or a table is still missing.
-    Idle,
-    /// More rows wait.
-    More,
-    /// The last incarnation became complete.
-    Complete,
-}
-
 impl Writer {
     /// Builds the next slice: at most `rows` rows of the incarnations that are the least complete
     /// and stand at the same place, committed at its end.

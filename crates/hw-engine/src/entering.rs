@@ -13,7 +13,6 @@
 //! - a table whose identity changed: the old incarnation's rows go, the new one's come.
 
 use crate::copy_spool::CopySpool;
-use crate::engine::LoadTarget;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::fold::{Fold, FoldError};
@@ -79,7 +78,7 @@ impl Writer {
         &mut self,
         lsn: Lsn,
         tables: Vec<CopiedTable>,
-    ) -> Result<Vec<LoadTarget>, EngineError> {
+    ) -> Result<Vec<Arc<Table>>, EngineError> {
         let Some(copying) = &mut self.copying else { return Ok(Vec::new()) };
         copying.boundary = lsn;
         let mut targets = Vec::new();
@@ -99,7 +98,7 @@ impl Writer {
             self.overlay.put(&self.state, key, record.encode())?;
             let table = Arc::new(Table::open(&self.store, record)?);
             copying.loading.insert(table.record.relation.id, table.clone());
-            targets.push(LoadTarget { table });
+            targets.push(table);
         }
         self.overlay.put(&self.state, keys::COUNTERS.to_vec(), self.counters.encode())?;
         self.commit()?;

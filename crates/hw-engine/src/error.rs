@@ -1,16 +1,17 @@
 //! What can go wrong in the engine. Callers at the edge turn it into their protocol's form.
 
+use hw_input::markers::MarkerError;
 use hw_store::StoreError;
 use hw_types::Diagnostic;
 
 /// Stable codes of the engine's findings.
 pub mod code {
-    /// The replication session ended; it is begun again with growing pauses.
-    pub const SESSION: u16 = 3100;
     /// The engine is stopping and takes no more commands.
     pub const STOPPING: u16 = 3101;
     /// A configuration was not taken over, because a newer one was handed in before.
     pub const OVERTAKEN: u16 = 3102;
+    /// A record of the store cannot be read: it is damaged, or of another version.
+    pub const UNREADABLE: u16 = 3103;
 }
 
 /// An error of the engine.
@@ -42,6 +43,15 @@ impl EngineError {
     /// A damaged record.
     pub fn damaged(space: impl Into<String>, what: &'static str) -> EngineError {
         EngineError::Damaged { space: space.into(), what }
+    }
+}
+
+impl From<MarkerError> for EngineError {
+    fn from(error: MarkerError) -> Self {
+        match error {
+            MarkerError::Source(what) => EngineError::Source(what),
+            MarkerError::Closed => EngineError::Stopping,
+        }
     }
 }
 

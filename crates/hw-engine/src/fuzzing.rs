@@ -3,13 +3,13 @@
 
 use crate::fold_large;
 use crate::large::{self, Decided};
-use crate::markers::MarkerContents;
 use crate::record::{BucketRecord, OpRecord, op_of_key, op_of_sum_key};
 use crate::state::{
     ConfigRecord, Counters, IncarnationRecord, Progress, Record, Serving, TableRecord,
 };
 use crate::tables::StoredRow;
 use hw_input::identity::Identity;
+use hw_input::markers::MarkerContents;
 use hw_types::OpId;
 
 /// Reads `value` as each kind of record. What one reads it writes, and reads again the same.

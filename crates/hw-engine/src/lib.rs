@@ -1,16 +1,18 @@
 //! The engine: one transaction of the source becomes one atomic commit of the store, and then
 //! one publication that every surface reads.
 //!
-//! In: the ordered input ([`ingest`] composes it from the slot, table copies and control
-//! entries). Out: [`Engine::published`], a store snapshot at a transaction boundary, and the
-//! wake-up that says what changed. Nothing but the writer thread writes to the store.
+//! In: the ordered input (the [`sequencer`] makes it from what the driver in `hw-input` signals, and
+//! tells the driver through [`board`] and [`replica`]). Out: [`Engine::published`], a store snapshot
+//! at a transaction boundary, and the wake-up that says what changed. Nothing but the writer thread
+//! writes to the store.
 //!
-//! Suggested reading order, downhill: [`ingest`], [`writer`], [`fold`], [`evaluate`],
+//! Suggested reading order, downhill: [`engine`], [`sequencer`], [`writer`], [`fold`], [`evaluate`],
 //! [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`]. What is stored where: [`record`],
 //! [`state`]; what is removed again and who is waited for: [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
 //! direction, from clients to Postgres, is the crate `hw-write`.
 
 mod apply_large;
+mod board;
 mod buckets;
 mod build;
 mod build_bulk;
@@ -27,15 +29,14 @@ mod fold_large;
 mod frozen;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod ingest;
 mod large;
 mod lease;
 mod loader;
-pub mod markers;
 mod overlay;
 mod publish;
 pub mod read;
 mod record;
+mod replica;
 mod sequencer;
 mod state;
 pub mod status;
@@ -43,13 +44,12 @@ mod tables;
 mod tail;
 mod threads;
 pub mod wake;
-mod watch;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Engine, EngineOptions, TakeOver};
+pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
 pub use lease::{Lease, Leases};
 pub use read::{

@@ -1,63 +1,56 @@
 //! Loads the rows of a table copy: sorted by row key, straight into the incarnation's own space,
 //! on a thread of its own so that the writer goes on.
 
-use crate::engine::LoadTarget;
-use crate::error::EngineError;
-use crate::tables::StoredRow;
-use hw_store::Store;
+use crate::tables::{StoredRow, Table};
+use hw_input::signal::{Load, Rows};
 use hw_store::sorter::Sorter;
-use hw_types::{RelationId, Row};
+use hw_store::{Store, StoreError};
+use hw_types::RelationId;
 use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
 
-/// Rows of one relation, as a copy worker read them.
-pub(crate) struct Rows {
-    pub relation: RelationId,
-    pub rows: Vec<Row>,
-    /// Whether the table has no more rows.
-    pub last: bool,
+/// Loads rows into the incarnations of a copy.
+pub(crate) struct Loader {
+    pub store: Store,
+    pub tables: Vec<Arc<Table>>,
+    /// Memory of one sort on disk.
+    pub sort_bytes: usize,
 }
 
-/// Takes batches until the channel closes; returns the number of rows loaded.
-///
-/// - Errors: the store's. What was loaded so far is dropped with the copy.
-pub(crate) fn load(
-    store: &Store,
-    targets: Vec<LoadTarget>,
-    sort_bytes: usize,
-    mut batches: tokio::sync::mpsc::Receiver<Rows>,
-) -> Result<u64, EngineError> {
-    let mut open: HashMap<RelationId, (LoadTarget, Sorter)> = targets
-        .into_iter()
-        .map(|target| {
-            let id = target.table.record.relation.id;
-            (id, (target, Sorter::new(store.spool(), sort_bytes)))
-        })
-        .collect();
-    let mut total = 0;
-    while let Some(batch) = batches.blocking_recv() {
-        let Some((target, sorter)) = open.get_mut(&batch.relation) else { continue };
-        for row in &batch.rows {
-            let key = target.table.key(&row.view());
-            sorter.push(&key, row.as_bytes())?;
-            total += 1;
+impl Load for Loader {
+    fn load(self: Box<Self>, mut batches: mpsc::Receiver<Rows>) -> Result<(), StoreError> {
+        let Loader { store, tables, sort_bytes } = *self;
+        let mut open: HashMap<RelationId, (Arc<Table>, Sorter)> = tables
+            .into_iter()
+            .map(|table| {
+                let id = table.record.relation.id;
+                (id, (table, Sorter::new(store.spool(), sort_bytes)))
+            })
+            .collect();
+        while let Some(batch) = batches.blocking_recv() {
+            let Some((table, sorter)) = open.get_mut(&batch.relation) else { continue };
+            for row in &batch.rows {
+                sorter.push(&table.key(&row.view()), row.as_bytes())?;
+            }
+            if batch.last
+                && let Some((table, sorter)) = open.remove(&batch.relation)
+            {
+                write(&store, &table, sorter)?;
+            }
         }
-        if batch.last
-            && let Some((target, sorter)) = open.remove(&batch.relation)
-        {
-            write(store, &target, sorter)?;
+        for (_, (table, sorter)) in open {
+            write(&store, &table, sorter)?;
         }
+        Ok(())
     }
-    for (_, (target, sorter)) in open {
-        write(store, &target, sorter)?;
-    }
-    Ok(total)
 }
 
 /// Writes a table's sorted rows. Equal keys are copies of one row in a table without identity.
-fn write(store: &Store, target: &LoadTarget, sorter: Sorter) -> Result<(), EngineError> {
+fn write(store: &Store, table: &Table, sorter: Sorter) -> Result<(), StoreError> {
     let runs = sorter.finish()?;
     let mut cursor = runs.cursor()?;
-    let mut load = store.bulk(&target.table.rows)?;
+    let mut load = store.bulk(&table.rows)?;
     let mut pending: Option<(Vec<u8>, Vec<u8>, u64)> = None;
     while let Some((key, row)) = cursor.next()? {
         match &mut pending {

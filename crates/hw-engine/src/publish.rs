@@ -11,12 +11,11 @@ use crate::lease::Leases;
 use crate::read::{ActiveSync, Published};
 use crate::state::Progress;
 use crate::wake::{ChangeRing, Touched};
-use hw_pg::replication::Acknowledger;
 use hw_store::{Snapshot, Space, Store};
-use hw_types::{Checkpoint, EndLsn, Lsn, OpId};
+use hw_types::{Checkpoint, EndLsn, OpId};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use tokio::sync::watch;
 
@@ -33,11 +32,8 @@ pub(crate) struct PublishJob {
 /// The publisher's side that surfaces and the driver share.
 pub(crate) struct Publication {
     sender: watch::Sender<Arc<Published>>,
-    /// Everything up to here is durable; acknowledged to the source.
-    durable: AtomicU64,
-    durable_changed: watch::Sender<EndLsn>,
-    /// The stream that is told what is durable; that of the last session.
-    acknowledger: Mutex<Option<Acknowledger>>,
+    /// Everything up to here is durable: the driver confirms it to the source.
+    durable: watch::Sender<EndLsn>,
     ring: Arc<ChangeRing>,
     leases: Arc<Leases>,
     write_checkpoints: Space,
@@ -67,9 +63,7 @@ impl Publication {
         };
         Publication {
             sender: watch::Sender::new(Arc::new(first)),
-            durable: AtomicU64::new(progress.end_lsn.0.0),
-            durable_changed: watch::Sender::new(progress.end_lsn),
-            acknowledger: Mutex::new(None),
+            durable: watch::Sender::new(progress.end_lsn),
             ring,
             leases,
             write_checkpoints,
@@ -96,23 +90,15 @@ impl Publication {
 
     /// Everything up to this position is durable.
     pub fn durable(&self) -> EndLsn {
-        EndLsn(Lsn(self.durable.load(Ordering::Acquire)))
+        *self.durable.borrow()
     }
 
     /// Wakes when more has become durable.
     pub fn watch_durable(&self) -> watch::Receiver<EndLsn> {
-        self.durable_changed.subscribe()
+        self.durable.subscribe()
     }
 
-    /// Acknowledges to this stream from now on. What was durable before is told at once: an idle
-    /// source may stop only when everything that it sent is confirmed.
-    pub fn acknowledge_to(&self, acknowledger: Acknowledger) {
-        let mut current = self.acknowledger.lock();
-        acknowledger.ack(self.durable());
-        *current = Some(acknowledger);
-    }
-
-    /// Syncs, then shows. On an error nothing is shown and nothing is acknowledged.
+    /// Syncs, then shows. On an error nothing is shown and nothing is told to be durable.
     pub fn publish(&self, job: PublishJob) -> Result<(), EngineError> {
         self.store.sync()?;
         let end_lsn = job.progress.end_lsn;
@@ -136,11 +122,7 @@ impl Publication {
             );
             self.sender.send_replace(Arc::new(next));
         }
-        self.durable.store(end_lsn.0.0, Ordering::Release);
-        self.durable_changed.send_replace(end_lsn);
-        if let Some(acknowledger) = &*self.acknowledger.lock() {
-            acknowledger.ack(end_lsn);
-        }
+        self.durable.send_replace(end_lsn);
         Ok(())
     }
 }

@@ -10,23 +10,26 @@
 //!   an earlier stream left in the queue when the writer began again is passed over, whole.
 //! - What the source repeats must be what the tail has, all of it; nothing is acknowledged before.
 
-use crate::build::Slice;
-use crate::engine::{CopyEvent, Desired, Event, Shared};
+use crate::board::{Board, Desired};
 use crate::error::EngineError;
-use crate::publish::Publisher;
-use crate::status::SourceState;
-use crate::writer::{Applied, CopyOutcome, Writer};
+use crate::loader::Loader;
+use crate::publish::{Publication, Publisher};
+use crate::tables::Table;
+use crate::writer::{Applied, Bounds, CopyOutcome, Writer};
 use hw_input::entry::{CompactSlice, Control, Entry};
+use hw_input::replica::{Plan, ReplicaTable, Tables};
+use hw_input::signal::{CopySignal, Inlet, Signal};
 use hw_input::transactions::Item;
-use hw_pg::replication::Acknowledger;
 use hw_store::Store;
+use hw_types::facts::TableFacts;
 use hw_types::{CommitLsn, EndLsn, OpId, Xid};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-/// Events that are taken out of the queue at once. The reader of the log, when it waits for the queue
+/// Signals that are taken out of the queue at once. The reader of the log, when it waits for the queue
 /// to have room, is woken once for all of them.
 const TAKEN: usize = 256;
 
@@ -39,13 +42,35 @@ const BUSY_ROWS: usize = 500;
 /// Seconds between looks at the length of the tail.
 const TRIM_EVERY: u64 = 60;
 
+/// What a sequencer has to do with besides the store.
+#[derive(Clone)]
+pub(crate) struct Outside {
+    pub bounds: Bounds,
+    /// How long a definition that left is still applied.
+    pub retention: Duration,
+    /// Whom it tells what, and who left what for it.
+    pub board: Arc<Board>,
+    /// The way into its own queue, to be woken.
+    pub inlet: Inlet,
+}
+
+/// What came of a look for something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Nothing is being built, or a table is still missing, and nothing is worth being compacted.
+    None,
+    /// Something was done, and there may be more.
+    Some,
+}
+
 /// Sees entries.
 pub(crate) type Recorder = Box<dyn FnMut(&Entry) + Send>;
 
 /// Makes entries, one at a time.
 pub(crate) struct Sequencer {
     pub(crate) writer: Writer,
-    shared: Arc<Shared>,
+    outside: Outside,
+    publication: Arc<Publication>,
     publisher: Publisher,
     /// The stream whose items are taken.
     stream: Option<Stream>,
@@ -55,7 +80,7 @@ pub(crate) struct Sequencer {
     /// giving it back with the commit wakes the reader of the log once and not for each item.
     held: Option<OwnedSemaphorePermit>,
     /// Taken out of the queue and not handled.
-    taken: std::vec::IntoIter<Event>,
+    taken: std::vec::IntoIter<Signal>,
     recorder: Option<Recorder>,
 }
 
@@ -65,37 +90,46 @@ type AwaitsCopy = oneshot::Sender<Result<(), String>>;
 /// A stream of the source.
 struct Stream {
     session: u64,
-    /// Told what is durable once everything that the stream repeats has been compared.
-    acknowledger: Option<Acknowledger>,
+    /// Told when everything that the stream repeats has been compared.
+    compared: Option<oneshot::Sender<()>>,
     /// Transactions that the stream must repeat before anything new, oldest first.
     expected: VecDeque<(CommitLsn, Xid)>,
 }
 
 impl Sequencer {
     /// Opens the store's state, as it is durable, and publishes it.
-    pub fn open(store: Store, shared: Arc<Shared>) -> Result<Sequencer, EngineError> {
-        Self::recording(store, shared, None)
+    pub fn open(store: Store, outside: Outside) -> Result<Sequencer, EngineError> {
+        Self::over(store, outside, None, None)
     }
 
     /// The same; `recorder` sees every entry before it is applied.
+    #[cfg(test)]
     pub fn recording(
         store: Store,
-        shared: Arc<Shared>,
+        outside: Outside,
         recorder: Option<Recorder>,
     ) -> Result<Sequencer, EngineError> {
-        let writer = Writer::open(store.clone(), shared.options.bounds(), shared.beat.clone())?;
-        let publication = shared.open_publication(
-            &store,
-            &writer.write_checkpoints,
-            writer.progress(),
-            writer.active(),
-        );
-        let events = shared.events.clone();
-        // A full queue needs no wake-up: who takes from it looks for outcomes, too.
-        let publisher = Publisher::start(publication, move || drop(events.try_send(Event::Wake)))?;
+        Self::over(store, outside, None, recorder)
+    }
+
+    /// - Takes: the publication of a sequencer that failed, so that surfaces keep their watch.
+    fn over(
+        store: Store,
+        outside: Outside,
+        publication: Option<Arc<Publication>>,
+        recorder: Option<Recorder>,
+    ) -> Result<Sequencer, EngineError> {
+        let writer = Writer::open(store.clone(), outside.bounds, outside.board.beat.clone())?;
+        let publication = publication.unwrap_or_else(|| {
+            let (space, active) = (writer.write_checkpoints.clone(), writer.active().clone());
+            Arc::new(Publication::new(store.clone(), space, writer.progress(), active))
+        });
+        let inlet = outside.inlet.clone();
+        let publisher = Publisher::start(publication.clone(), move || inlet.wake())?;
         let mut sequencer = Sequencer {
             writer,
-            shared,
+            outside,
+            publication,
             publisher,
             stream: None,
             copy: None,
@@ -103,10 +137,9 @@ impl Sequencer {
             taken: Vec::new().into_iter(),
             recorder,
         };
-        *sequencer.shared.refused.lock() = sequencer.writer.definitions.refused.clone();
         if sequencer.writer.is_new() {
             sequencer.begin_epoch(OpId(0))?;
-            sequencer.apply(Control::Secret(crate::markers::random_secret()))?;
+            sequencer.apply(Control::Secret(random_secret()))?;
             sequencer.writer.commit()?;
             store.sync()?;
         }
@@ -124,38 +157,38 @@ impl Sequencer {
     fn begin_epoch(&mut self, above: OpId) -> Result<(), EngineError> {
         let last = self.writer.progress();
         let above = above.max(last.op_id);
-        let epoch = self.shared.fresh_epoch(last.epoch, above);
+        let epoch = fresh_epoch(last.epoch, above);
         self.apply(Control::Epoch { epoch, op_id: OpId(epoch << 20) })?;
         Ok(())
     }
 
-    /// Handles events until told to stop or until the store fails.
-    pub fn run(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<(), EngineError> {
+    /// Handles signals until told to stop or until the store fails.
+    pub fn run(&mut self, signals: &mut mpsc::Receiver<Signal>) -> Result<(), EngineError> {
         loop {
             self.publisher.outcome()?;
-            self.shared.beat.fetch_add(1, Ordering::Relaxed);
-            let Some(event) = self.taken.next() else {
+            self.outside.board.beat.fetch_add(1, Ordering::Relaxed);
+            let Some(signal) = self.taken.next() else {
                 self.take_configuration()?;
-                if events.is_empty() {
+                if signals.is_empty() {
                     self.offer()?;
                     match self.background()? {
-                        Slice::Idle => {}
-                        Slice::More | Slice::Complete => continue,
+                        Work::None => {}
+                        Work::Some => continue,
                     }
                 } else if self.writer.is_building() {
                     // A queue that is never empty must not keep a configuration waiting for ever.
                     self.build(BUSY_ROWS)?;
                 }
                 let mut taken = Vec::with_capacity(TAKEN);
-                match events.blocking_recv_many(&mut taken, TAKEN) {
+                match signals.blocking_recv_many(&mut taken, TAKEN) {
                     0 => return self.finish_up(),
                     _ => self.taken = taken.into_iter(),
                 }
                 continue;
             };
-            match event {
-                Event::Stop => return self.finish_up(),
-                event => self.handle(event)?,
+            match signal {
+                Signal::Stop => return self.finish_up(),
+                signal => self.handle(signal)?,
             }
             if self.writer.is_full() {
                 self.writer.commit()?;
@@ -166,24 +199,24 @@ impl Sequencer {
         }
     }
 
-    /// Turns an event into what follows from it.
-    pub fn handle(&mut self, event: Event) -> Result<(), EngineError> {
-        match event {
-            Event::Begins { session, confirmed, acknowledger } => {
-                self.stream_begins(session, confirmed, acknowledger)
+    /// Turns a signal into what follows from it.
+    pub fn handle(&mut self, signal: Signal) -> Result<(), EngineError> {
+        match signal {
+            Signal::Begins { session, confirmed, compared } => {
+                self.stream_begins(session, confirmed, compared)
             }
-            Event::Item { session, item, room } => {
+            Signal::Item { session, item, room } => {
                 if self.stream.as_ref().is_none_or(|stream| stream.session != session) {
                     return Ok(());
                 }
                 self.hold(room);
                 self.item(item)
             }
-            Event::NewEpoch { above } => self.begin_epoch(above),
-            Event::Copy(event) => self.copy_event(event),
-            Event::Control(control) => self.apply(control).map(drop),
-            Event::Tick { now } => self.tick(now),
-            Event::Wake | Event::Stop => Ok(()),
+            Signal::NewEpoch { above } => self.begin_epoch(above),
+            Signal::Copy(signal) => self.copy_signal(signal),
+            Signal::Control(control) => self.apply(control).map(drop),
+            Signal::Tick { now } => self.tick(now),
+            Signal::Wake | Signal::Stop => Ok(()),
         }
     }
 
@@ -199,21 +232,21 @@ impl Sequencer {
         &mut self,
         session: u64,
         confirmed: EndLsn,
-        acknowledger: Option<Acknowledger>,
+        compared: oneshot::Sender<()>,
     ) -> Result<(), EngineError> {
         let expected = self.writer.tail_from(confirmed)?;
-        self.stream = Some(Stream { session, acknowledger, expected });
-        self.acknowledge_if_compared();
+        self.stream = Some(Stream { session, compared: Some(compared), expected });
+        self.tell_if_compared();
         Ok(())
     }
 
-    fn acknowledge_if_compared(&mut self) {
+    /// From here on positions may be confirmed to the stream.
+    fn tell_if_compared(&mut self) {
         if let Some(stream) = &mut self.stream
             && stream.expected.is_empty()
-            && let Some(acknowledger) = stream.acknowledger.take()
-            && let Some(publication) = self.shared.publication()
+            && let Some(compared) = stream.compared.take()
         {
-            publication.acknowledge_to(acknowledger);
+            let _ = compared.send(());
         }
     }
 
@@ -229,7 +262,7 @@ impl Sequencer {
                 if stream.expected.pop_front() != Some((again.commit_lsn, again.xid)) {
                     return self.history_moved();
                 }
-                self.acknowledge_if_compared();
+                self.tell_if_compared();
                 Ok(())
             }
             Item::Transaction(transaction) => {
@@ -258,34 +291,33 @@ impl Sequencer {
         self.apply(Control::HistoryMoved)?;
         self.writer.commit()?;
         self.stream = None;
-        self.shared.moved.send_modify(|count| *count += 1);
+        self.outside.board.turns.send_modify(|turns| turns.moved += 1);
         Ok(())
     }
 
-    fn copy_event(&mut self, event: CopyEvent) -> Result<(), EngineError> {
-        match event {
-            CopyEvent::Begin { whole, reply } => {
+    fn copy_signal(&mut self, signal: CopySignal) -> Result<(), EngineError> {
+        match signal {
+            CopySignal::Begin { copy, whole, reply } => {
                 self.apply(Control::CopyBegins { whole })?;
-                let number = self.shared.next_number();
-                self.copy = Some((number, None));
-                let _ = reply.send(number);
+                self.copy = Some((copy, None));
+                let _ = reply.send(());
             }
-            CopyEvent::Boundary { copy, lsn, tables, reply } => {
+            CopySignal::Boundary { copy, lsn, tables, reply } => {
                 if self.is_under_way(copy)
-                    && let Applied::Targets(targets) =
+                    && let Applied::Loading(tables) =
                         self.apply(Control::Boundary { lsn, tables })?
                 {
-                    let _ = reply.send(targets);
+                    let _ = reply.send(Box::new(self.loader(tables)));
                 }
             }
-            CopyEvent::Loaded { copy, behind, done } => {
+            CopySignal::Loaded { copy, behind, done } => {
                 // Without the copy `done` is dropped, and whoever waits begins again.
                 if self.is_under_way(copy) {
                     self.copy = Some((copy, Some(done)));
                     self.apply(Control::Loaded(behind))?;
                 }
             }
-            CopyEvent::Failed => {
+            CopySignal::Failed => {
                 if self.copy.take().is_some() {
                     self.apply(Control::CopyFailed)?;
                 }
@@ -294,13 +326,19 @@ impl Sequencer {
         Ok(())
     }
 
+    /// What takes the rows of a copy.
+    pub fn loader(&self, tables: Vec<Arc<Table>>) -> Loader {
+        let sort_bytes = self.outside.bounds.sort_bytes;
+        Loader { store: self.writer.store.clone(), tables, sort_bytes }
+    }
+
     fn is_under_way(&self, copy: u64) -> bool {
         self.copy.as_ref().is_some_and(|(number, _)| *number == copy)
     }
 
     /// Once a second: what is over its retention goes, the tail is trimmed.
     fn tick(&mut self, now: u64) -> Result<(), EngineError> {
-        let before = now.saturating_sub(self.shared.options.definition_retention.as_secs());
+        let before = now.saturating_sub(self.outside.retention.as_secs());
         if self.writer.has_retired(before) {
             self.apply(Control::Retire { before })?;
             for table in self.writer.unread_tables() {
@@ -319,7 +357,7 @@ impl Sequencer {
     /// Takes over the newest configuration that somebody handed in. It is given up only when it
     /// has been taken over: a failure of the store leaves it for the next writer.
     pub fn take_configuration(&mut self) -> Result<(), EngineError> {
-        let Some(desired) = self.shared.desired.lock().take() else { return Ok(()) };
+        let Some(desired) = self.outside.board.desired.lock().take() else { return Ok(()) };
         match self.configure(&desired.file, &desired.text) {
             Ok(changed) => {
                 if let Some(reply) = desired.reply {
@@ -328,7 +366,7 @@ impl Sequencer {
                 Ok(())
             }
             Err(error) => {
-                Desired::put_back(&self.shared.desired, desired);
+                Desired::put_back(&self.outside.board.desired, desired);
                 Err(error)
             }
         }
@@ -342,41 +380,40 @@ impl Sequencer {
     }
 
     /// Work between events: slices of a build, the switch behind the last one, compaction.
-    pub fn background(&mut self) -> Result<Slice, EngineError> {
+    pub fn background(&mut self) -> Result<Work, EngineError> {
         match self.build(SLICE_ROWS)? {
-            Slice::Idle if !self.writer.is_building() => self.compact(),
+            Work::None if !self.writer.is_building() => self.compact(),
             done => Ok(done),
         }
     }
 
     /// The next slice of a build, at most `rows` rows; or the switch.
-    fn build(&mut self, rows: usize) -> Result<Slice, EngineError> {
-        if !self.writer.is_building() || !self.shared.tables_are_there() {
-            return Ok(Slice::Idle);
+    fn build(&mut self, rows: usize) -> Result<Work, EngineError> {
+        if !self.writer.is_building() || !self.outside.board.tables_are_there() {
+            return Ok(Work::None);
         }
         if self.writer.is_built() {
-            self.apply(Control::Switch { now: self.shared.now() })?;
-            return Ok(Slice::Complete);
+            self.apply(Control::Switch { now: now() })?;
+            return Ok(Work::Some);
         }
         if !self.writer.can_build() {
-            return Ok(Slice::Idle);
+            return Ok(Work::None);
         }
         let control = match self.writer.can_build_at_once() {
             true => Control::BuildAll,
             false => Control::BuildSlice { rows },
         };
         self.apply(control)?;
-        Ok(Slice::More)
+        Ok(Work::Some)
     }
 
     /// Removes some of what is superseded and nobody reads any more, where that is worth it.
-    fn compact(&mut self) -> Result<Slice, EngineError> {
-        let Some(publication) = self.shared.publication() else { return Ok(Slice::Idle) };
-        let Some((source, parameters)) = self.writer.book.due() else { return Ok(Slice::Idle) };
-        let until = publication.unread();
+    fn compact(&mut self) -> Result<Work, EngineError> {
+        let Some((source, parameters)) = self.writer.book.due() else { return Ok(Work::None) };
+        let until = self.publication.unread();
         let parameters = parameters.to_string();
         self.apply(Control::Compact(CompactSlice::new(source, parameters, until)))?;
-        Ok(Slice::More)
+        Ok(Work::Some)
     }
 
     /// Applies an entry and passes on what it brought about.
@@ -402,8 +439,9 @@ impl Sequencer {
     /// Tells the driver and whoever waits what the writer brought about.
     fn tell(&mut self) {
         let news = std::mem::take(&mut self.writer.news);
+        let board = &self.outside.board;
         if news.altered > 0 {
-            self.shared.altered.send_modify(|count| *count += news.altered);
+            board.turns.send_modify(|turns| turns.altered += news.altered);
         }
         if let Some(outcome) = news.copy
             && let Some((_, Some(done))) = self.copy.take()
@@ -413,9 +451,53 @@ impl Sequencer {
                 CopyOutcome::Dropped(why) => Err(why),
             });
         }
-        self.shared.set_secret(self.writer.secret());
-        self.shared.set_write_base(self.writer.progress().write_base);
-        self.shared.share_tables(&self.writer);
+        board.set_secret(self.writer.secret());
+        board.set_write_base(self.writer.progress().write_base);
+        let plan = self.plan(&board.plan.borrow());
+        {
+            let mut status = board.writer.lock();
+            status.building = self.writer.is_building();
+            status.waiting_version = self.writer.building_version();
+            let stale = plan.tables.values().filter(|table| table.stale);
+            status.stale = stale.map(|table| table.relation.name.clone()).collect();
+        }
+        board.plan.send_if_modified(|told| {
+            let differs = !Arc::ptr_eq(&told.wanted, &plan.wanted)
+                || !Arc::ptr_eq(&told.tables, &plan.tables)
+                || told.refused != plan.refused;
+            if differs {
+                *told = Arc::new(plan);
+            }
+            differs
+        });
+    }
+
+    /// What is to be followed, and what there is. What is as it was told before keeps its address.
+    fn plan(&self, told: &Plan) -> Plan {
+        let table = |table: Arc<Table>| {
+            let record = &table.record;
+            let relation = Arc::new(record.relation.clone());
+            let before = told.tables.get(&record.relation.id).and_then(|known| known.facts.clone());
+            let facts = before.filter(|facts| facts.encode() == record.facts);
+            let decoded = || TableFacts::decode(&record.facts).ok().map(Arc::new);
+            let facts = facts.or_else(decoded);
+            let stale = self.writer.stale.contains(&record.number);
+            let truncations = self.writer.truncations.get(&record.number).copied().unwrap_or(0);
+            (record.relation.id, ReplicaTable { relation, facts, truncations, stale })
+        };
+        let tables: Tables = self.writer.tables.all().into_iter().map(table).collect();
+        let wanted = self.writer.definitions.table_patterns();
+        let refused = &self.writer.definitions.refused;
+        Plan {
+            wanted: kept_or_new(&told.wanted, wanted),
+            tables: kept_or_new(&told.tables, tables),
+            refused: kept_or_new(&told.refused, refused.clone()),
+        }
+    }
+
+    /// What surfaces and the driver see of what is published.
+    pub fn publication(&self) -> &Arc<Publication> {
+        &self.publication
     }
 
     /// Shows the loaded state to surfaces that kept their watch over a restart of the writer.
@@ -461,45 +543,75 @@ impl Sequencer {
 
 /// Runs the writer; after a failure of the store opens it anew from what is durable. The queue is
 /// kept: what it holds of the stream that was is passed over because its beginning is not in it.
-pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Event>, shared: Arc<Shared>) {
+pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
+    let (outside, publication) = (sequencer.outside.clone(), sequencer.publication.clone());
+    let store = sequencer.writer.store.clone();
+    let board = &outside.board;
     loop {
         let Err(error) = sequencer.run(&mut queue) else { return };
-        if shared.is_stopping() {
+        if board.is_stopping() {
             return;
         }
         tracing::error!(%error, "the writer stops and starts again from the durable state");
-        shared.status.lock().store_error = Some(error.to_string());
+        board.writer.lock().store_error = Some(error.to_string());
         metrics::counter!("headwater_writer_restarts_total").increment(1);
         drop(sequencer);
         sequencer = loop {
             std::thread::sleep(RESTART_PAUSE);
-            shared.beat.fetch_add(1, Ordering::Relaxed);
-            if shared.is_stopping() {
+            board.beat.fetch_add(1, Ordering::Relaxed);
+            if board.is_stopping() {
                 return;
             }
-            let store = shared.options.store.clone();
-            let opened = store.reopen().map_err(EngineError::from);
-            match opened.and_then(|()| Sequencer::open(store, shared.clone())) {
+            let again = || {
+                store.reopen()?;
+                let publication = Some(publication.clone());
+                Sequencer::over(store.clone(), outside.clone(), publication, None)
+            };
+            match again() {
                 Ok(sequencer) => break sequencer,
                 Err(error) => {
                     tracing::warn!(%error, "the store cannot be written yet");
-                    shared.status.lock().store_error = Some(error.to_string());
+                    board.writer.lock().store_error = Some(error.to_string());
                 }
             }
         };
-        let mut status = shared.status.lock();
-        status.store_error = None;
-        status.restarts += 1;
-        if matches!(status.source, SourceState::Streaming) {
-            status.source = SourceState::Connecting;
+        {
+            let mut status = board.writer.lock();
+            status.store_error = None;
+            status.restarts += 1;
         }
-        drop(status);
         sequencer.publish_anew();
         // What the old writer had in memory is gone; the stream begins again behind the durable
         // state.
-        shared.restarts.send_modify(|count| *count += 1);
+        board.turns.send_modify(|turns| turns.restarts += 1);
     }
 }
 
 /// Between a failure of the store and the next try.
-const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// An epoch behind `last`: seconds since 2024, so that op ids, which begin at 2^20 times that,
+/// are above everything that a lost store gave; and above what is known to have been given,
+/// should the clock have gone back (E-3).
+fn fresh_epoch(last: u64, above: OpId) -> u64 {
+    const YEAR_2024: u64 = 1_704_067_200;
+    let clock = now().saturating_sub(YEAR_2024);
+    clock.max(last + 1).max((above.0 >> 20) + 1)
+}
+
+/// 32 random bytes that sign markers.
+fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
+    secret
+}
+
+/// What was told before, if it is the same.
+fn kept_or_new<T: PartialEq>(told: &Arc<T>, now: T) -> Arc<T> {
+    if **told == now { told.clone() } else { Arc::new(now) }
+}

@@ -10,12 +10,10 @@
 
 use crate::buckets::{BucketBook, Spaces};
 use crate::definitions::Definitions;
-use crate::engine::LoadTarget;
 use crate::entering::Copying;
 use crate::error::EngineError;
 use crate::evaluate::{Effects, FoldedChange};
 use crate::fold::{Fold, FoldError, FoldedRow};
-use crate::markers::MarkerContents;
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::read::ActiveSync;
@@ -26,6 +24,7 @@ use crate::state::{
 use crate::tables::{Gates, StoredRow, Table, TablePlan, Tables, same_shape};
 use crate::wake::Touched;
 use hw_input::entry::{CompactSlice, Control, Entry};
+use hw_input::markers::MarkerContents;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
 use hw_types::{
@@ -55,8 +54,8 @@ pub(crate) enum Applied {
     Done,
     /// A configuration that is new.
     Changed,
-    /// Where the rows of a copy go.
-    Targets(Vec<LoadTarget>),
+    /// The incarnations that the rows of a copy go to.
+    Loading(Vec<Arc<Table>>),
 }
 
 /// How a copy ended.
@@ -254,7 +253,7 @@ impl Writer {
             }
             Control::CopyBegins { whole } => self.copy_begins(whole)?,
             Control::Boundary { lsn, tables } => {
-                return Ok(Applied::Targets(self.prepare(lsn, tables)?));
+                return Ok(Applied::Loading(self.prepare(lsn, tables)?));
             }
             Control::Loaded(behind) => self.loaded(behind)?,
             Control::CopyFailed => self.drop_copy()?,

@@ -16,6 +16,8 @@ pub mod code {
     pub const COPY_RESTLESS: u16 = 3051;
     /// The slot belongs to a server with another data directory, which may be alive.
     pub const SLOT_OF_ANOTHER_STORE: u16 = 3052;
+    /// The replication session ended; it is begun again with growing pauses.
+    pub const SESSION: u16 = 3100;
 }
 
 /// A failure of the input.

@@ -89,10 +89,7 @@ pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
         }
     }
     // What streams through another publication than before has a hole where there was none.
-    if verdict == Verdict::Stream
-        && ours.publication.is_some()
-        && ours.publication != found.publication
-    {
+    if verdict == Verdict::Stream && is_another(ours.publication, found.publication) {
         let reason = Recopy::OtherPublication;
         verdict = Verdict::ComparedRecopy { reason, drop_slot: found.slot.is_some() };
     }
@@ -108,6 +105,12 @@ pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
         false => Epoch::Keep,
     };
     Decision { verdict, epoch }
+}
+
+/// Whether the publication that is there is not the one through which tables were followed. Whoever
+/// sees it ends the session; what follows, [`decide`] says.
+pub fn is_another(noted: Option<u32>, now: Option<u32>) -> bool {
+    noted.is_some() && noted != now
 }
 
 /// What a failed stream says about the history: a reason to copy everything again, where trying

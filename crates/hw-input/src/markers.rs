@@ -4,17 +4,17 @@
 //! A write checkpoint's record travels inside the marker, so the log is its durable, ordered
 //! storage. Requests that arrive together share one marker.
 
-use crate::engine::Shared;
-use crate::error::EngineError;
+use crate::replica::Replica;
+use hw_pg::config::ConnectConfig;
 use hw_types::Lsn;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What a marker of ours says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct MarkerContents {
+pub struct MarkerContents {
     /// Tells markers apart; a table copy waits for its own.
     #[serde(rename = "n")]
     pub nonce: u64,
@@ -25,7 +25,7 @@ pub(crate) struct MarkerContents {
 
 /// A write checkpoint's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WriteCheckpoint {
+pub struct WriteCheckpoint {
     /// `<sub>/<client id>` or `<sub>`.
     #[serde(rename = "k")]
     pub user_key: String,
@@ -40,13 +40,14 @@ impl MarkerContents {
         serde_json::from_slice(contents).unwrap_or_default()
     }
 
+    /// The contents as bytes.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("numbers and texts are JSON")
     }
 }
 
 /// A request for a marker.
-pub(crate) struct MarkerRequest {
+struct Request {
     write_checkpoint: Option<WriteCheckpoint>,
     /// A nonce that somebody waits for.
     nonce: Option<u64>,
@@ -56,7 +57,21 @@ pub(crate) struct MarkerRequest {
 /// Where markers are asked for.
 #[derive(Clone)]
 pub(crate) struct Markers {
-    requests: mpsc::Sender<MarkerRequest>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// What was asked for.
+pub(crate) struct Requests(mpsc::Receiver<Request>);
+
+/// Why there is no marker.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkerError {
+    /// The source failed or does not answer.
+    #[error("source: {0}")]
+    Source(String),
+    /// Nobody writes markers any more.
+    #[error("the input is closed")]
+    Closed,
 }
 
 /// Requests that share one marker at most.
@@ -66,24 +81,24 @@ const BATCH: usize = 1_000;
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Markers {
-    pub fn new() -> (Markers, mpsc::Receiver<MarkerRequest>) {
+    pub fn new() -> (Markers, Requests) {
         let (requests, queue) = mpsc::channel(4 * BATCH);
-        (Markers { requests }, queue)
+        (Markers { requests }, Requests(queue))
     }
 
     /// Records a write checkpoint in the log; returns the marker's position.
-    pub async fn request(
+    pub async fn write_checkpoint(
         &self,
         user_key: &str,
         requested: Option<u64>,
-    ) -> Result<Lsn, EngineError> {
+    ) -> Result<Lsn, MarkerError> {
         let user_key = user_key.to_owned();
         let write_checkpoint = Some(WriteCheckpoint { user_key, requested });
         self.send(write_checkpoint, None).await
     }
 
-    /// Writes a marker whose arrival the writer recognises by its nonce.
-    pub async fn mark(&self, nonce: u64) -> Result<Lsn, EngineError> {
+    /// Writes a marker whose arrival is recognised by its nonce.
+    pub async fn mark(&self, nonce: u64) -> Result<Lsn, MarkerError> {
         self.send(None, Some(nonce)).await
     }
 
@@ -91,28 +106,32 @@ impl Markers {
         &self,
         write_checkpoint: Option<WriteCheckpoint>,
         nonce: Option<u64>,
-    ) -> Result<Lsn, EngineError> {
+    ) -> Result<Lsn, MarkerError> {
         let (reply, answer) = oneshot::channel();
-        let request = MarkerRequest { write_checkpoint, nonce, reply };
-        self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
+        let request = Request { write_checkpoint, nonce, reply };
+        self.requests.send(request).await.map_err(|_| MarkerError::Closed)?;
         match tokio::time::timeout(LIMIT, answer).await {
             Ok(Ok(Ok(lsn))) => Ok(lsn),
-            Ok(Ok(Err(error))) => Err(EngineError::Source(error)),
-            Ok(Err(_)) => Err(EngineError::Stopping),
-            Err(_) => Err(EngineError::Source("the source does not answer".into())),
+            Ok(Ok(Err(error))) => Err(MarkerError::Source(error)),
+            Ok(Err(_)) => Err(MarkerError::Closed),
+            Err(_) => Err(MarkerError::Source("the source does not answer".into())),
         }
     }
 }
 
 /// Writes markers over a connection of its own, one at a time, with everything that waits.
-pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<MarkerRequest>) {
-    let mut stopping = shared.stopping();
+pub(crate) async fn run(
+    config: ConnectConfig,
+    replica: Arc<dyn Replica>,
+    mut stop: watch::Receiver<bool>,
+    Requests(mut requests): Requests,
+) {
     let mut connection: Option<tokio_postgres::Client> = None;
     let mut batch = Vec::new();
     loop {
         let count = tokio::select! {
             count = requests.recv_many(&mut batch, BATCH) => count,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => return,
         };
         if count == 0 {
             return;
@@ -120,7 +139,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Marker
         // A request with a nonce of its own cannot share its marker with another such request.
         let (alone, shared_ones): (Vec<_>, Vec<_>) =
             batch.drain(..).partition(|request| request.nonce.is_some());
-        let mut groups: Vec<Vec<MarkerRequest>> = alone.into_iter().map(|r| vec![r]).collect();
+        let mut groups: Vec<Vec<Request>> = alone.into_iter().map(|r| vec![r]).collect();
         if !shared_ones.is_empty() {
             groups.push(shared_ones);
         }
@@ -129,7 +148,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Marker
             let write_checkpoints =
                 group.iter().filter_map(|r| r.write_checkpoint.clone()).collect();
             let contents = MarkerContents { nonce, write_checkpoints };
-            let outcome = emit(&shared, &mut connection, &contents).await;
+            let outcome = emit(&config, &replica.secret(), &mut connection, &contents).await;
             for request in group {
                 let _ = request.reply.send(outcome.clone());
             }
@@ -144,15 +163,9 @@ pub(crate) fn random() -> u64 {
     u64::from_be_bytes(bytes)
 }
 
-/// 32 random bytes that sign markers.
-pub(crate) fn random_secret() -> [u8; 32] {
-    let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
-    secret
-}
-
 async fn emit(
-    shared: &Shared,
+    config: &ConnectConfig,
+    secret: &[u8; 32],
     connection: &mut Option<tokio_postgres::Client>,
     contents: &MarkerContents,
 ) -> Result<Lsn, String> {
@@ -161,12 +174,12 @@ async fn emit(
     for attempt in 0..2 {
         let client = match connection.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => match hw_pg::sql::connect(&shared.options.connection).await {
+            None => match hw_pg::sql::connect(config).await {
                 Ok((client, _)) => client,
                 Err(error) => return Err(error.to_string()),
             },
         };
-        match hw_pg::marker::emit(&client, &shared.secret(), &payload).await {
+        match hw_pg::marker::emit(&client, secret, &payload).await {
             Ok(emitted) => {
                 *connection = Some(client);
                 return Ok(emitted.lsn);

@@ -7,11 +7,12 @@
 //! Invariant: a table of which it cannot be said that its rows are right is marked before the
 //! publication is mended: nothing is applied to rows that missed something.
 
-use crate::engine::{Event, Looked, Shared, TableState};
-use crate::read::Published;
-use hw_expr::sync_config::SyncConfig;
-use hw_input::entry::Control;
-use hw_input::source::{Source, SourceOptions};
+use crate::context::Context;
+use crate::entry::Control;
+use crate::error::InputError;
+use crate::history::is_another;
+use crate::replica::{Looked, ReplicaTable, Tables};
+use crate::signal::Signal;
 use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, resolve, settle};
 use hw_pg::slot::SlotState;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
@@ -24,13 +25,8 @@ use tokio_postgres::Client;
 /// How long the catalog may take to answer a look.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long a new configuration waits for the catalog before it is taken over unasked.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long the log may take to come to a TRUNCATE that the catalog shows.
 const MOMENT: Duration = Duration::from_secs(4);
-
-type Tables = Arc<BTreeMap<RelationId, TableState>>;
 
 /// Compares the catalog with what is noted.
 #[derive(Default)]
@@ -38,11 +34,13 @@ pub(crate) struct Watch {
     /// Kept from look to look.
     client: Option<Client>,
     /// What the last look found nothing to do about: fingerprint, patterns, tables.
-    settled: Option<(i64, Arc<Vec<TablePattern>>, Tables)>,
+    settled: Option<(i64, Arc<Vec<TablePattern>>, Arc<Tables>)>,
     /// How often the log had emptied each table when its files were last what was noted.
     unchanged: HashMap<RelationId, u64>,
     /// Tables whose files are others, and since when: the log may still come to their TRUNCATE.
     suspected: HashMap<RelationId, Instant>,
+    /// Tables that cannot be replicated, as the engine was told last.
+    refused: Option<BTreeSet<TableName>>,
 }
 
 /// What a look came to.
@@ -61,17 +59,15 @@ pub(crate) enum Look {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LookError {
     #[error(transparent)]
-    Input(#[from] hw_input::InputError),
+    Input(#[from] InputError),
     #[error("the catalog does not answer")]
     Silent,
-    #[error("stopping")]
-    Stopping,
 }
 
 impl Watch {
     /// Compares, and hands what follows to the sequencer.
-    pub async fn look(&mut self, shared: &Shared, source: &Source) -> Result<Look, LookError> {
-        let looked = tokio::time::timeout(ANSWER, self.look_unbounded(shared, source));
+    pub async fn look(&mut self, context: &Context) -> Result<Look, LookError> {
+        let looked = tokio::time::timeout(ANSWER, self.look_unbounded(context));
         let outcome = looked.await.unwrap_or(Err(LookError::Silent));
         if outcome.is_err() {
             self.client = None;
@@ -86,17 +82,14 @@ impl Watch {
         Some(asked.ok()?.ok()??.retained_bytes)
     }
 
-    async fn look_unbounded(
-        &mut self,
-        shared: &Shared,
-        source: &Source,
-    ) -> Result<Look, LookError> {
+    async fn look_unbounded(&mut self, context: &Context) -> Result<Look, LookError> {
+        let source = &context.source;
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => source.client().await?,
         };
-        let wanted = shared.wanted.borrow().clone();
-        let known = shared.tables.borrow().clone();
+        let plan = context.plan();
+        let (wanted, known) = (plan.wanted.clone(), plan.tables.clone());
         let ids: Vec<RelationId> = known.keys().copied().collect();
         let fingerprint = source.fingerprint(&client, &wanted, &ids).await?;
         if self.settled.as_ref().is_some_and(|(seen, patterns, tables)| {
@@ -107,7 +100,8 @@ impl Watch {
         }
         let catalog = source.catalog(&client, &wanted, &ids).await?;
         let resolved = resolve(&catalog, &wanted);
-        if is_another(&catalog, &known) {
+        let now = catalog.publication.as_ref().map(|publication| publication.oid);
+        if is_another(publication(&known), now) {
             return Ok(Look::OtherPublication);
         }
         let within_reach: BTreeMap<RelationId, &TableName> = resolved
@@ -120,11 +114,10 @@ impl Watch {
             controls.extend(self.difference(&client, &catalog, &within_reach, *id, table).await);
         }
         let waits = !self.suspected.is_empty() || before > 0;
-        controls.extend(refused(shared, &resolved));
+        controls.extend(self.refused(&plan.refused, &resolved));
         let settled = controls.is_empty();
         for control in controls {
-            let sent = shared.events.send(Event::Control(control)).await;
-            sent.map_err(|_| LookError::Stopping)?;
+            context.send(Signal::Control(control)).await?;
         }
         let is_there = |(id, name): &(&RelationId, &&TableName)| {
             known.get(id).is_some_and(|table| !table.stale && table.relation.name == ***name)
@@ -132,10 +125,8 @@ impl Watch {
         let missing = within_reach.iter().filter(|entry| !is_there(entry)).count();
         // A table that was marked just now is missing, too.
         let missing = missing + usize::from(!settled);
-        let looked = Looked { wanted: wanted.clone(), missing };
-        *shared.looked.lock() = Some(looked);
-        shared.status.lock().refused = resolved.findings().cloned().collect();
-        let _ = shared.events.try_send(Event::Wake);
+        context.status.lock().refused = resolved.findings().cloned().collect();
+        context.replica.looked(Looked { wanted: wanted.clone(), missing });
         self.client = Some(client);
         if missing == 0 && waits {
             self.settled = None;
@@ -155,7 +146,7 @@ impl Watch {
     fn rewritten(
         &mut self,
         id: RelationId,
-        table: &TableState,
+        table: &ReplicaTable,
         difference: Difference,
     ) -> Difference {
         if difference != Difference::CopyAgain(Reason::Rewritten) || table.stale {
@@ -172,6 +163,18 @@ impl Watch {
         if since.elapsed() < MOMENT { Difference::Same } else { difference }
     }
 
+    /// The tables that exist and cannot be replicated, if they are others than before.
+    fn refused(&mut self, noted: &BTreeSet<TableName>, resolved: &Resolved) -> Option<Control> {
+        let names: BTreeSet<TableName> =
+            resolved.refused.iter().filter_map(|refused| refused.table.clone()).collect();
+        if *self.refused.as_ref().unwrap_or(noted) == names {
+            return None;
+        }
+        resolved.findings().for_each(Diagnostic::log);
+        self.refused = Some(names.clone());
+        Some(Control::Refused(names))
+    }
+
     /// What follows for a table of the replica.
     async fn difference(
         &mut self,
@@ -179,7 +182,7 @@ impl Watch {
         catalog: &Catalog,
         within_reach: &BTreeMap<RelationId, &TableName>,
         id: RelationId,
-        table: &TableState,
+        table: &ReplicaTable,
     ) -> Option<Control> {
         let Some(noted) = &table.facts else {
             let reason = "nothing is noted of it".to_owned();
@@ -215,74 +218,8 @@ impl Watch {
     }
 }
 
-/// Whether tables were followed through another publication than the one that is there.
-fn is_another(catalog: &Catalog, known: &Tables) -> bool {
-    let now = catalog.publication.as_ref().map(|publication| publication.oid);
-    let noted = publication(known);
-    noted.is_some() && noted != now
-}
-
 /// The oid of the publication through which tables are followed.
-pub(crate) fn publication(known: &BTreeMap<RelationId, TableState>) -> Option<u32> {
-    let sent = |table: &TableState| table.facts.as_ref()?.published.sent().map(|s| s.publication);
+pub(crate) fn publication(known: &Tables) -> Option<u32> {
+    let sent = |table: &ReplicaTable| table.facts.as_ref()?.published.sent().map(|s| s.publication);
     known.values().filter(|table| !table.stale).find_map(sent)
-}
-
-/// The tables that exist and cannot be replicated, if they are others than before.
-fn refused(shared: &Shared, resolved: &Resolved) -> Option<Control> {
-    let names: BTreeSet<TableName> =
-        resolved.refused.iter().filter_map(|refused| refused.table.clone()).collect();
-    let mut before = shared.refused.lock();
-    if *before == names {
-        return None;
-    }
-    resolved.findings().for_each(Diagnostic::log);
-    *before = names.clone();
-    Some(Control::Refused(names))
-}
-
-/// Refuses a configuration that would take a definition from clients, because a table that it
-/// reads now cannot be replicated: an empty table in place of a full one is no answer (FD-22).
-///
-/// A source that does not answer is no reason to refuse: the definition then waits.
-pub(crate) async fn would_lose(
-    shared: &Shared,
-    published: &Published,
-    config: &SyncConfig,
-) -> Result<(), Vec<Diagnostic>> {
-    let Some(active) = &published.sync else { return Ok(()) };
-    let withheld = active.withheld();
-    let served: BTreeSet<&str> =
-        active.config.definitions().iter().map(|definition| &*definition.name).collect();
-    let patterns = config.tables();
-    let ask = async {
-        let source = Source::new(
-            shared.options.connection.clone(),
-            SourceOptions {
-                publication: shared.options.publication.clone(),
-                ..SourceOptions::default()
-            },
-        );
-        let client = source.client().await.ok()?;
-        source.catalog(&client, &patterns, &[]).await.ok()
-    };
-    let Ok(Some(catalog)) = tokio::time::timeout(PATIENCE, ask).await else { return Ok(()) };
-    let resolved = resolve(&catalog, &patterns);
-    let mut findings = Vec::new();
-    for definition in config.definitions() {
-        let name = &*definition.name;
-        if !served.contains(name) || withheld.contains(name) {
-            continue;
-        }
-        let exact = definition.tables.iter().filter_map(TablePattern::exact);
-        for table in exact {
-            let of = |refused: &&hw_pg::catalog::Refused| refused.table.as_ref() == Some(&table);
-            for refused in resolved.refused.iter().filter(of) {
-                let mut finding = refused.finding.clone();
-                finding.what = format!("\"{name}\" could not be served any more: {}", finding.what);
-                findings.push(finding);
-            }
-        }
-    }
-    if findings.is_empty() { Ok(()) } else { Err(findings) }
 }

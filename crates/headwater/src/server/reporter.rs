@@ -126,10 +126,11 @@ impl Reporter {
         let mut memory = self.memory.lock();
         // What was heard of an idle source is durable without a publication of its own.
         let reached = status.published.end_lsn.max(status.durable);
-        let lag = memory.lag.observe(status.source_end, reached, now);
+        let lag = memory.lag.observe(status.source.end, reached, now);
         // A table that has entered the replica is no longer of interest.
-        let entered = matches!(status.source, SourceState::Streaming);
-        let open: Vec<_> = status.copies.iter().filter(|copy| !(copy.done && entered)).collect();
+        let entered = matches!(status.source.state, SourceState::Streaming);
+        let open: Vec<_> =
+            status.source.copies.iter().filter(|copy| !(copy.done && entered)).collect();
         memory.copies.retain(|table, _| open.iter().any(|copy| copy.table.to_string() == *table));
         let copies: Vec<CopyReport> = open
             .iter()
@@ -151,11 +152,11 @@ impl Reporter {
         let streams = bounds.iter().filter(|bound| bound.name == "streams");
         let stored = self.store.statistics();
         let counted = |name| metrics::value(name) as u64;
-        let heard = status.heard_at > 0;
+        let heard = status.source.heard_at > 0;
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unheard = clock.saturating_sub(Duration::from_secs(status.heard_at));
-        let silent = !matches!(status.source, SourceState::Streaming) || unheard > SILENT;
-        let behind = status.source_end.0.0.saturating_sub(reached.0.0);
+        let unheard = clock.saturating_sub(Duration::from_secs(status.source.heard_at));
+        let silent = !matches!(status.source.state, SourceState::Streaming) || unheard > SILENT;
+        let behind = status.source.end.0.0.saturating_sub(reached.0.0);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -166,7 +167,7 @@ impl Reporter {
                 stale_tables: status.stale.iter().map(ToString::to_string).collect(),
                 frozen: status.frozen.clone(),
                 withheld: status.withheld.clone(),
-                refused: status.refused.iter().map(|finding| finding.what.clone()).collect(),
+                refused: status.source.refused.iter().map(|finding| finding.what.clone()).collect(),
             },
             source: SourceReport {
                 database: self.database.clone(),
@@ -177,7 +178,7 @@ impl Reporter {
                 } else {
                     lag.as_secs_f64()
                 }),
-                retained_bytes: heard.then_some(status.retained_bytes),
+                retained_bytes: heard.then_some(status.source.retained_bytes),
                 retained_limit_bytes: self.bounds.retained,
             },
             checkpoint: CheckpointReport {
@@ -255,13 +256,13 @@ impl Reporter {
     pub fn health(&self) -> hw_sync::Health {
         hw_sync::Health {
             started: true,
-            ready: self.engine.published().sync.is_some() && !self.engine.status().displaced,
+            ready: self.engine.published().sync.is_some() && !self.engine.status().source.displaced,
             touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
         }
     }
 
     fn state(&self, status: &EngineStatus, nothing_is_copied: bool) -> &'static str {
-        match &status.source {
+        match &status.source.state {
             SourceState::Starting | SourceState::Connecting => "starting",
             SourceState::Waiting { .. } => "waiting",
             SourceState::Failed { .. } => "failed",
@@ -320,7 +321,7 @@ fn trouble(status: &EngineStatus) -> Option<String> {
     if let Some(error) = &status.store_error {
         return Some(error.clone());
     }
-    match &status.source {
+    match &status.source.state {
         SourceState::Failed { finding } if finding.code.0 == pg_code::POOLER => {
             Some(pooler::IN_SHORT.to_owned())
         }
@@ -332,9 +333,9 @@ fn trouble(status: &EngineStatus) -> Option<String> {
     .or_else(|| {
         let what = "a server with another data directory has used the slot since; what is served \
                     here grows old";
-        status.displaced.then(|| what.to_owned())
+        status.source.displaced.then(|| what.to_owned())
     })
-    .or_else(|| status.stalled.clone())
+    .or_else(|| status.source.stalled.clone())
     .or_else(|| {
         let stale = status.stale.first()?;
         let still = match status.frozen.is_empty() {
@@ -343,7 +344,7 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         };
         Some(format!("table {stale} is copied again and compared{still}"))
     })
-    .or_else(|| status.refused.first().map(|finding| finding.what.clone()))
+    .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
 }
 
 #[cfg(test)]

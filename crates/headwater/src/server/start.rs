@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hw_engine::{Engine, EngineOptions, TakeOver};
+use hw_engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 use hw_expr::sync_config::SyncConfig;
 use hw_http::Edge;
 use hw_http::listen::{self, Connections};
@@ -267,14 +267,17 @@ fn start_engine(
 ) -> Result<Engine, StartRefused> {
     let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let options = EngineOptions {
-        instance: config.instance.clone(),
-        publication: config.database.publication.clone(),
+        driver: DriverOptions {
+            instance: config.instance.clone(),
+            publication: config.database.publication.clone(),
+            copy_workers: config.limits.copy_workers,
+            take_over: if config.take_over { TakeOver::Now } else { TakeOver::WhenGone },
+            ..DriverOptions::new(connect.clone())
+        },
         fold_bytes: bytes(config.limits.transaction_memory),
         sort_bytes: bytes(config.limits.sort_memory),
         queue_bytes: bytes(config.limits.queue_memory),
-        copy_workers: config.limits.copy_workers,
         definition_retention: config.limits.definition_retention,
-        take_over: if config.take_over { TakeOver::Now } else { TakeOver::WhenGone },
         ..EngineOptions::new(store.clone(), connect)
     };
     let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();

@@ -2,15 +2,17 @@
 //! positions, copies of tables as they are at a position, and the engine over a simulated store,
 //! driven step by step.
 
-use crate::engine::{CopyEvent, EngineOptions, Event, Looked, Shared};
-use crate::loader::{Rows, load};
-use crate::markers::MarkerContents;
+use crate::board::Board;
+use crate::publish::Publication;
 use crate::read::Published;
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Outside, Sequencer, Work};
+use crate::writer::Bounds;
 use hw_input::entry::{Behind, Control, CopiedTable, Entry};
 use hw_input::identity::Identity;
+use hw_input::markers::MarkerContents;
+use hw_input::replica::Looked;
+use hw_input::signal::{CopySignal, Inlet, Load, Rows, Signal};
 use hw_input::transactions::{Changes, Item, Transaction};
-use hw_pg::config::ConnectConfig;
 use hw_store::Store;
 use hw_types::row::{Cell, RowBuilder};
 use hw_types::{
@@ -22,6 +24,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) const USERS: [&str; 3] = ["amy", "bob", "cat"];
@@ -252,9 +255,12 @@ pub(super) type Recording = Arc<Mutex<Vec<Recorded>>>;
 
 /// The engine with its queue, driven step by step.
 pub(super) struct Node {
-    pub shared: Arc<Shared>,
-    queue: mpsc::Receiver<Event>,
+    pub store: Store,
+    pub board: Arc<Board>,
+    queue: mpsc::Receiver<Signal>,
     pub sequencer: Sequencer,
+    /// The last number given to a stream or a copy.
+    number: u64,
     session: u64,
     recording: Option<Recording>,
 }
@@ -281,46 +287,55 @@ impl Node {
 
     /// A node whose entries are recorded.
     pub fn recording(store: Store, fold_bytes: usize, recording: Option<Recording>) -> Node {
-        let (connection, _) = ConnectConfig::parse("postgres://nobody@127.0.0.1/none").unwrap();
-        let mut options = EngineOptions::new(store.clone(), connection);
-        options.fold_bytes = fold_bytes;
-        options.sort_bytes = 4096;
-        let (shared, queue, _) = Shared::new(options);
+        let board = Arc::<Board>::default();
+        let (inlet, queue) = Inlet::new(1 << 20);
+        let bounds = Bounds { fold_bytes, sort_bytes: 4096 };
+        let retention = Duration::from_secs(24 * 3600);
+        let outside = Outside { bounds, retention, board: board.clone(), inlet };
         let record = recording.clone().map(|recording| -> Box<dyn FnMut(&Entry) + Send> {
             Box::new(move |entry| recording.lock().push(Recorded::Entry(entry.clone())))
         });
-        let sequencer = Sequencer::recording(store, shared.clone(), record).unwrap();
-        let node = Node { shared, queue, sequencer, session: 0, recording };
+        let sequencer = Sequencer::recording(store.clone(), outside, record).unwrap();
+        let node = Node { store, board, queue, sequencer, number: 0, session: 0, recording };
         node.nothing_is_missing();
         node
     }
 
     /// The catalog was asked, and every table of the definitions is there.
     fn nothing_is_missing(&self) {
-        let wanted = self.shared.wanted.borrow().clone();
-        *self.shared.looked.lock() = Some(Looked { wanted, missing: 0 });
+        let wanted = self.board.plan.borrow().wanted.clone();
+        *self.board.looked.lock() = Some(Looked { wanted, missing: 0 });
     }
 
     pub fn published(&self) -> Arc<Published> {
-        self.shared.publication().unwrap().current()
+        self.publication().current()
+    }
+
+    pub fn publication(&self) -> &Publication {
+        self.sequencer.publication()
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
     }
 
     /// A stream begins that repeats everything behind what was confirmed.
     pub fn stream(&mut self, confirmed: EndLsn) {
-        self.session = self.shared.next_number();
-        let (session, acknowledger) = (self.session, None);
-        let event = Event::Begins { session, confirmed, acknowledger };
-        self.sequencer.handle(event).unwrap();
+        self.session = self.next_number();
+        let (compared, _) = oneshot::channel();
+        let signal = Signal::Begins { session: self.session, confirmed, compared };
+        self.sequencer.handle(signal).unwrap();
     }
 
     pub fn feed(&mut self, transaction: &Transaction) {
         let item = Item::Transaction(transaction.clone());
-        let event = Event::Item { session: self.session, item, room: None };
-        self.sequencer.handle(event).unwrap();
+        let signal = Signal::Item { session: self.session, item, room: None };
+        self.sequencer.handle(signal).unwrap();
     }
 
     pub fn control(&mut self, control: Control) {
-        self.sequencer.handle(Event::Control(control)).unwrap();
+        self.sequencer.handle(Signal::Control(control)).unwrap();
     }
 
     /// Publishes what there is and finishes what is being built.
@@ -328,13 +343,12 @@ impl Node {
         loop {
             self.sequencer.offer().unwrap();
             while self.sequencer.is_publishing() {
-                let event = self.queue.blocking_recv().unwrap();
+                let signal = self.queue.blocking_recv().unwrap();
                 self.sequencer.published().unwrap();
-                self.sequencer.handle(event).unwrap();
+                self.sequencer.handle(signal).unwrap();
             }
             self.sequencer.offer().unwrap();
-            if self.sequencer.background().unwrap() == crate::build::Slice::Idle
-                && !self.sequencer.is_publishing()
+            if self.sequencer.background().unwrap() == Work::None && !self.sequencer.is_publishing()
             {
                 return;
             }
@@ -349,9 +363,11 @@ impl Node {
     /// Begins a copy; changes of tables that have not entered are kept from here on.
     pub fn begin_copy(&mut self, whole: bool) -> u64 {
         let (reply, mut begun) = oneshot::channel();
-        let begin = CopyEvent::Begin { whole: whole.then(|| "slot".into()), reply };
-        self.sequencer.handle(Event::Copy(begin)).unwrap();
-        begun.try_recv().unwrap()
+        let copy = self.next_number();
+        let begin = CopySignal::Begin { copy, whole: whole.then(|| "slot".into()), reply };
+        self.sequencer.handle(Signal::Copy(begin)).unwrap();
+        begun.try_recv().unwrap();
+        copy
     }
 
     /// Reads tables as they are and loads them; they enter when `behind` has happened.
@@ -362,22 +378,22 @@ impl Node {
         tables: &[&str],
         behind: impl FnOnce(Lsn) -> Behind,
     ) -> Copy {
-        let (reply, mut targets) = oneshot::channel();
+        let (reply, mut loader) = oneshot::channel();
         let relation = |name: &&str| (**source.relation(name)).clone();
         let copied = |name| CopiedTable { relation: relation(name), facts: Vec::new() };
         let copied = tables.iter().map(copied).collect();
         let lsn = Lsn(source.position);
-        let boundary = CopyEvent::Boundary { copy: number, lsn, tables: copied, reply };
-        self.sequencer.handle(Event::Copy(boundary)).unwrap();
+        let boundary = CopySignal::Boundary { copy: number, lsn, tables: copied, reply };
+        self.sequencer.handle(Signal::Copy(boundary)).unwrap();
         let rows: Vec<(RelationId, Vec<Row>)> =
             tables.iter().map(|name| (source.relation(name).id, source.world.rows(name))).collect();
         if let Some(recording) = &self.recording {
             recording.lock().push(Recorded::Rows(rows.clone()));
         }
-        load_rows(&self.shared.options.store, targets.try_recv().unwrap(), rows);
+        load_rows(loader.try_recv().unwrap(), rows);
         let (done, entered) = oneshot::channel();
-        let loaded = CopyEvent::Loaded { copy: number, behind: behind(lsn), done };
-        self.sequencer.handle(Event::Copy(loaded)).unwrap();
+        let loaded = CopySignal::Loaded { copy: number, behind: behind(lsn), done };
+        self.sequencer.handle(Signal::Copy(loaded)).unwrap();
         Copy { number, boundary: lsn, done: entered }
     }
 
@@ -400,15 +416,11 @@ impl Node {
 }
 
 /// Loads rows as a copy does.
-pub(super) fn load_rows(
-    store: &Store,
-    targets: Vec<crate::engine::LoadTarget>,
-    rows: Vec<(RelationId, Vec<Row>)>,
-) {
+pub(super) fn load_rows(loader: Box<dyn Load>, rows: Vec<(RelationId, Vec<Row>)>) {
     let (sender, receiver) = mpsc::channel(16);
     for (relation, rows) in rows {
         sender.try_send(Rows { relation, rows, last: true }).unwrap();
     }
     drop(sender);
-    load(store, targets, 4096, receiver).unwrap();
+    loader.load(receiver).unwrap();
 }

@@ -475,7 +475,7 @@ async fn every_replica_identity_is_right_or_refused_by_name() {
     world.check(&mut amy, "amy").await;
     world.sql("DELETE FROM todos WHERE id = 'a'").await;
     world.check(&mut amy, "amy").await;
-    let refused = world.engine().status().refused;
+    let refused = world.engine().status().source.refused;
     assert!(refused.iter().any(|f| f.to_string().contains("nobody")), "{refused:?}");
     world.engine().stop().await;
 }

@@ -9,13 +9,14 @@
 
 use super::client::Client;
 use super::node::{BEGIN, Node, Recorded, Recording, Source, USERS, World, load_rows};
-use crate::engine::Event;
-use crate::markers::{MarkerContents, WriteCheckpoint};
+use crate::loader::Loader;
 use crate::read::Published;
 use crate::state::{Record, keys};
 use crate::writer::{Applied, Bounds, Writer};
 use hw_input::entry::{Behind, Control};
 use hw_input::identity::Identity;
+use hw_input::markers::{MarkerContents, WriteCheckpoint};
+use hw_input::signal::Signal;
 use hw_store::{Simulation, Store};
 use hw_types::{CommitLsn, Lsn, OpId, RelationId};
 use rand::rngs::StdRng;
@@ -135,17 +136,17 @@ impl Run {
     fn crash(&mut self) {
         if self.gentle {
             self.node.settle();
-            self.node.shared.options.store.sync().unwrap();
+            self.node.store.sync().unwrap();
         }
         // The process dies: what was not synced is gone, and the source repeats everything
         // behind what was acknowledged.
-        let acknowledged = self.node.shared.publication().unwrap().durable();
+        let acknowledged = self.node.publication().durable();
         let kept = self.simulation.crash();
         let bound = BOUNDS[self.rng.random_range(0..3)];
         self.node = Node::recording(kept, bound, self.recording.clone());
         self.copy = None;
         // At each connect the catalog is compared: what it showed before may have been lost.
-        let known = self.node.shared.tables.borrow().clone();
+        let known = self.node.board.plan.borrow().tables.clone();
         let todos = known.get(&self.source.todos.id);
         if todos.is_some_and(|t| t.relation.columns != self.source.todos.columns) {
             let (table, reason) = (self.source.todos.id, "altered".into());
@@ -173,8 +174,8 @@ impl Run {
                 let stale: Vec<&str> = ["lists", "todos"]
                     .into_iter()
                     .filter(|name| {
-                        let tables = self.node.shared.tables.borrow();
-                        tables.get(&self.source.relation(name).id).is_none_or(|t| t.stale)
+                        let plan = self.node.board.plan.borrow();
+                        plan.tables.get(&self.source.relation(name).id).is_none_or(|t| t.stale)
                     })
                     .filter(|_| self.rng.random_bool(0.7))
                     .collect();
@@ -189,7 +190,7 @@ impl Run {
                     self.node.load_copy(number, &self.source, &stale, |_| Behind::Marker(nonce));
                 self.copy = Some(copy);
                 self.source.transact(&mut self.rng, false);
-                let secret = self.node.shared.secret();
+                let secret = self.node.board.secret();
                 let contents = MarkerContents { nonce, write_checkpoints: Vec::new() };
                 self.source.mark(&mut self.rng, &secret, &contents);
             }
@@ -305,21 +306,22 @@ fn the_entries_of_one_node_give_another_node_the_same_bytes() {
             run.step(step, &format!("{what} step {step}"));
         }
         run.finish(&what);
-        let first = contents(&run.node.shared.options.store);
+        let first = contents(&run.node.store);
         for fold_bytes in BOUNDS {
             let store = Store::simulated(&Simulation::new());
             let bounds = Bounds { fold_bytes, sort_bytes: 2048 };
             let mut writer = Writer::open(store.clone(), bounds, Default::default()).unwrap();
-            let mut targets = Vec::new();
+            let mut loading = Vec::new();
             for recorded in recording.lock().iter().cloned() {
                 match recorded {
                     Recorded::Entry(entry) => {
-                        if let Applied::Targets(now) = writer.apply(entry).unwrap() {
-                            targets = now;
+                        if let Applied::Loading(now) = writer.apply(entry).unwrap() {
+                            loading = now;
                         }
                     }
                     Recorded::Rows(rows) => {
-                        load_rows(&store, std::mem::take(&mut targets), rows);
+                        let (store, tables) = (store.clone(), std::mem::take(&mut loading));
+                        load_rows(Box::new(Loader { store, tables, sort_bytes: 4096 }), rows);
                     }
                 }
             }
@@ -343,7 +345,7 @@ fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
     run.node.control(Control::Stale { table: RelationId(2), reason: "altered".into() });
     let write_checkpoints = vec![WriteCheckpoint { user_key: "amy".into(), requested: None }];
     let contents = MarkerContents { nonce: 1, write_checkpoints };
-    run.source.mark(&mut run.rng, &run.node.shared.secret(), &contents);
+    run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);
     for crashes in 0..2 {
         run.feed();
         run.node.settle();
@@ -409,12 +411,13 @@ fn news_of_altered_tables_is_passed_on_and_messages_of_others_are_not() {
     let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
     node.configure(CONFIG);
     node.copy(&source);
-    let mut altered = node.shared.altered.subscribe();
+    let altered = |node: &Node| node.board.turns.borrow().altered;
+    let mut before = altered(&node);
     for (prefix, seen) in [("headwater_ddl", true), ("somebody", false), ("headwater", false)] {
         source.say(&mut rng, prefix);
         node.feed(&source.log.last().unwrap().0);
-        assert_eq!(altered.has_changed().unwrap(), seen, "{prefix}");
-        altered.mark_unchanged();
+        assert_eq!(altered(&node) > before, seen, "{prefix}");
+        before = altered(&node);
     }
 }
 
@@ -461,7 +464,7 @@ fn fd_27_a_new_epoch_is_told_to_those_who_are_connected() {
     let mut client = Client::default();
     client.sync("amy", &before, 3);
     let above = OpId(before.checkpoint.op_id.0 + (5 << 20));
-    node.sequencer.handle(Event::NewEpoch { above }).unwrap();
+    node.sequencer.handle(Signal::NewEpoch { above }).unwrap();
     node.settle();
     let after = node.published();
     assert!(after.checkpoint.op_id > above, "E-3");

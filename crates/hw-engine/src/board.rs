@@ -1,0 +1,102 @@
+//! What the sequencer tells others, and what others leave for it: places, not queues, that outlive
+//! a failure of the writer.
+
+use crate::error::code;
+use hw_input::replica::{Looked, Plan, Turns};
+use hw_types::{Diagnostic, TableName};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{oneshot, watch};
+
+/// The places.
+#[derive(Default)]
+pub(crate) struct Board {
+    /// What is to be followed, and what there is.
+    pub plan: watch::Sender<Arc<Plan>>,
+    /// What happened that the driver must react to.
+    pub turns: watch::Sender<Turns>,
+    /// What the last look at the catalog found.
+    pub looked: Mutex<Option<Looked>>,
+    /// The newest configuration that was handed in and not taken over. A place, not an event: no
+    /// failure of the writer forgets it.
+    pub desired: Mutex<Option<Desired>>,
+    /// How the writer is.
+    pub writer: Mutex<WriterStatus>,
+    /// Grows while the writer works or waits for work; stands still when it hangs.
+    pub beat: Arc<AtomicU64>,
+    /// Becomes true when everything ends.
+    pub stop: watch::Sender<bool>,
+    secret: Mutex<[u8; 32]>,
+    write_base: AtomicU64,
+}
+
+/// How the writer is, as it tells it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WriterStatus {
+    pub building: bool,
+    pub waiting_version: Option<u64>,
+    pub stale: Vec<TableName>,
+    pub store_error: Option<String>,
+    pub restarts: u64,
+}
+
+impl Board {
+    /// Signs markers.
+    pub fn secret(&self) -> [u8; 32] {
+        *self.secret.lock()
+    }
+
+    pub fn set_secret(&self, secret: [u8; 32]) {
+        *self.secret.lock() = secret;
+    }
+
+    /// What is added to a marker's position to give a write checkpoint's number.
+    pub fn write_base(&self) -> u64 {
+        self.write_base.load(Ordering::Acquire)
+    }
+
+    pub fn set_write_base(&self, base: u64) {
+        self.write_base.store(base, Ordering::Release);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Whether all tables that definitions name, the ones under construction included, have
+    /// entered as they are at the source. Not before the catalog was asked for them.
+    pub fn tables_are_there(&self) -> bool {
+        let wanted = self.plan.borrow().wanted.clone();
+        let looked = self.looked.lock();
+        looked.as_ref().is_some_and(|l| l.missing == 0 && *l.wanted == *wanted)
+    }
+}
+
+/// A sync configuration that compiles and was handed in.
+pub(crate) struct Desired {
+    pub file: String,
+    pub text: String,
+    /// Told whether anything changed; `None` when nobody waits.
+    pub reply: Option<oneshot::Sender<Result<bool, Diagnostic>>>,
+}
+
+impl Desired {
+    /// Hands a configuration in, in place of one that was not taken over yet.
+    pub fn hand_in(place: &Mutex<Option<Desired>>, desired: Desired) {
+        let before = place.lock().replace(desired);
+        if let Some(reply) = before.and_then(|before| before.reply) {
+            let what = "a newer sync configuration was handed in before this one was taken over";
+            let _ = reply.send(Err(Diagnostic::error(code::OVERTAKEN, what)));
+        }
+    }
+
+    /// Puts one back that could not be taken over, unless a newer one is there.
+    pub fn put_back(place: &Mutex<Option<Desired>>, desired: Desired) {
+        let newer = place.lock().take();
+        Self::hand_in(place, desired);
+        if let Some(newer) = newer {
+            Self::hand_in(place, newer);
+        }
+    }
+}

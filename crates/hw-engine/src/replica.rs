@@ -1,0 +1,77 @@
+//! What the driver is told of the engine ([`hw_input::replica`]).
+
+use crate::board::Board;
+use crate::error::{EngineError, code};
+use crate::publish::Publication;
+use crate::state::{Record, Text, keys};
+use hw_input::identity::{Identity, Stored};
+use hw_input::replica::{Kept, Looked, Plan, Replica, Turns};
+use hw_input::signal::Inlet;
+use hw_store::Store;
+use hw_types::{Diagnostic, EndLsn};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The engine as the driver sees it.
+pub(crate) struct Told {
+    pub store: Store,
+    pub board: Arc<Board>,
+    pub publication: Arc<Publication>,
+    pub inlet: Inlet,
+}
+
+impl Told {
+    fn read(&self) -> Result<Kept, EngineError> {
+        let store = &self.store;
+        let state = store.space("state")?;
+        let snapshot = store.snapshot();
+        let tail_start = crate::tail::start(store, &store.space("tail")?)?;
+        let end_lsn = self.publication.durable();
+        let identity = Identity::load(&snapshot, &state, keys::IDENTITY)?;
+        let copying = Text::load(&snapshot, &state, keys::COPYING)?;
+        Ok(Kept {
+            store: store_id(&self.board.secret()),
+            op_id: self.publication.current().checkpoint.op_id,
+            stored: identity.map(|identity| Stored { identity, end_lsn, tail_start }),
+            copying: copying.map(|Text(slot)| slot),
+            moved: snapshot.get(&state, keys::MOVED)?.is_some(),
+        })
+    }
+}
+
+/// Names a store at the source. As secret as a number can be that others read.
+fn store_id(secret: &[u8; 32]) -> u128 {
+    let hash = Sha256::digest(secret);
+    u128::from_be_bytes(hash[..16].try_into().expect("a digest has 32 bytes"))
+}
+
+impl Replica for Told {
+    fn kept(&self) -> Result<Kept, Diagnostic> {
+        self.read().map_err(|error| match error {
+            EngineError::Store(error) => Diagnostic::error(error.code().0, error.to_string()),
+            error => Diagnostic::error(code::UNREADABLE, error.to_string()),
+        })
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        self.board.secret()
+    }
+
+    fn durable(&self) -> watch::Receiver<EndLsn> {
+        self.publication.watch_durable()
+    }
+
+    fn plan(&self) -> watch::Receiver<Arc<Plan>> {
+        self.board.plan.subscribe()
+    }
+
+    fn turns(&self) -> watch::Receiver<Turns> {
+        self.board.turns.subscribe()
+    }
+
+    fn looked(&self, looked: Looked) {
+        *self.board.looked.lock() = Some(looked);
+        self.inlet.wake();
+    }
+}

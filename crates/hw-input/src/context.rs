@@ -1,0 +1,91 @@
+//! What the parts of the driver share: the source, the replica, and who is told what.
+
+use crate::error::Result;
+use crate::history::TakeOver;
+use crate::markers::Markers;
+use crate::replica::{Plan, Replica};
+use crate::signal::{Inlet, Signal};
+use crate::source::Source;
+use crate::status::{SourceState, SourceStatus};
+use hw_pg::config::ConnectConfig;
+use hw_store::segment::SpoolDir;
+use hw_types::Diagnostic;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// How the source is followed.
+#[derive(Clone, Debug)]
+pub struct DriverOptions {
+    /// The source.
+    pub connection: ConnectConfig,
+    /// Tells several Headwaters of one database apart; part of the slot's name.
+    pub instance: String,
+    /// The publication that carries the replicated tables.
+    pub publication: String,
+    /// Tables that are copied at once.
+    pub copy_workers: usize,
+    /// Whether a person said that the store which used the slot last is gone.
+    pub take_over: TakeOver,
+}
+
+impl DriverOptions {
+    /// The usual ones.
+    pub fn new(connection: ConnectConfig) -> DriverOptions {
+        DriverOptions {
+            connection,
+            instance: "default".into(),
+            publication: "headwater".into(),
+            copy_workers: 2,
+            take_over: TakeOver::WhenGone,
+        }
+    }
+}
+
+/// What the parts of the driver share.
+pub(crate) struct Context {
+    pub options: DriverOptions,
+    pub source: Source,
+    pub replica: Arc<dyn Replica>,
+    pub inlet: Inlet,
+    pub markers: Markers,
+    pub status: Arc<Mutex<SourceStatus>>,
+    /// Where open transactions go that are large.
+    pub spool: SpoolDir,
+    /// Becomes true when everything ends.
+    pub stop: watch::Receiver<bool>,
+    /// The last number given to a stream or a copy.
+    pub numbers: AtomicU64,
+}
+
+impl Context {
+    pub fn plan(&self) -> Arc<Plan> {
+        self.replica.plan().borrow().clone()
+    }
+
+    /// Notes where the connection stands; a change is logged once.
+    pub fn enter(&self, state: SourceState) {
+        self.status.lock().enter(state);
+    }
+
+    /// Notes what is waited for.
+    pub fn wait_for(&self, finding: Diagnostic) {
+        self.enter(SourceState::Waiting { finding: Box::new(finding) });
+    }
+
+    pub async fn send(&self, signal: Signal) -> Result<()> {
+        self.inlet.send(signal).await
+    }
+
+    /// A number for a stream or a copy that no other has in this process.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

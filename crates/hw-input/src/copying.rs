@@ -1,0 +1,205 @@
+//! Copies: of everything, through the main slot, and of tables that come later, beside the stream.
+//!
+//! Rows go from the copy's connections to a thread that loads them, in bounded batches; when all are
+//! loaded, the engine is told what its tables wait for before they enter.
+
+use crate::context::Context;
+use crate::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
+use crate::ended::Ended;
+use crate::entry::{Behind, CopiedTable};
+use crate::identity::{Found, Identity};
+use crate::replica::Turns;
+use crate::signal::{CopySignal, Rows, Signal};
+use crate::source::Covered;
+use crate::status::{CopyStatus, SourceState};
+use hw_types::{Diagnostic, Lsn};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+/// How often the progress of a copy is told.
+const TELL: Duration = Duration::from_millis(200);
+
+/// Batches of rows that may wait at each station of their way.
+const BATCHES: usize = 16;
+
+/// Copies everything that definitions name under the main slot's snapshot, and waits until it has
+/// entered. Returns where the slot begins.
+pub(crate) async fn copy_all(
+    context: &Context,
+    found: &Found,
+    mut turns: watch::Receiver<Turns>,
+) -> Result<Lsn, Ended> {
+    context.enter(SourceState::Copying);
+    let slot = &found.slot_name;
+    let wanted = context.plan().wanted.clone();
+    let number = begin(context, Some(slot.clone())).await?;
+    let covered = context.source.cover(&wanted).await?;
+    context.status.lock().refused = findings(&covered);
+    let choice = SlotChoice::Main { name: slot.clone() };
+    let report = |finding: Diagnostic| context.wait_for(finding);
+    let workers = context.options.copy_workers;
+    let opened = CopySession::open(&context.source, covered.tables, choice, workers, report);
+    let session = opened.await?;
+    context.enter(SourceState::Copying);
+    let boundary = session.boundary();
+    copy(context, number, session).await?;
+    let identity = Identity {
+        system_id: found.system_id,
+        timeline: found.timeline,
+        database_oid: found.database_oid,
+        slot: slot.clone(),
+        slot_mark: boundary,
+    };
+    loaded(context, number, Behind::Source(identity)).await?.await?;
+    // What was durable before the step may be of another history: the first confirmation is that
+    // of the state behind it.
+    let restarts = turns.borrow_and_update().restarts;
+    let mut durable = context.replica.durable();
+    tokio::select! {
+        reached = durable.wait_for(|end| end.0 == boundary) => drop(reached.map_err(|_| Ended::Stopping)?),
+        _ = turns.wait_for(|turns| turns.restarts != restarts) => return Err(Ended::Restarted),
+    }
+    Ok(boundary)
+}
+
+/// What came of [`copy_more`].
+pub(crate) enum More {
+    /// Tables were copied and have entered, or there was nothing to copy.
+    Entered,
+    /// The publication was not there and was made: what was streamed before may have holes.
+    OtherPublication,
+}
+
+/// Copies tables that came later, or that must be copied again, beside the running stream.
+pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
+    let number = begin(context, None).await?;
+    let wanted = context.plan().wanted.clone();
+    let covered = context.source.cover(&wanted).await?;
+    context.status.lock().refused = findings(&covered);
+    let known = context.plan().tables.clone();
+    let tables: Vec<_> = covered
+        .tables
+        .into_iter()
+        .filter(|table| {
+            let facts = &table.catalog.facts;
+            let entered = known.get(&facts.id);
+            !entered.is_some_and(|t| !t.stale && t.relation.name == facts.name)
+        })
+        .collect();
+    if covered.made && !known.is_empty() {
+        return Ok(More::OtherPublication);
+    }
+    if tables.is_empty() {
+        context.send(Signal::Copy(CopySignal::Failed)).await?;
+        return Ok(More::Entered);
+    }
+    let names: Vec<String> = tables.iter().map(|t| t.catalog.facts.name.to_string()).collect();
+    tracing::info!(tables = %names.join(", "), "tables are copied");
+    let report = |finding: Diagnostic| finding.log();
+    let workers = context.options.copy_workers;
+    let opened = CopySession::open(&context.source, tables, SlotChoice::Temporary, workers, report);
+    copy(context, number, opened.await?).await?;
+    let nonce = crate::markers::random();
+    let entered = loaded(context, number, Behind::Marker(nonce)).await?;
+    context.markers.mark(nonce).await?;
+    // The engine lets them enter when the marker has come back.
+    entered.await?;
+    context.status.lock().copies.clear();
+    Ok(More::Entered)
+}
+
+/// Lets the engine keep the changes of tables that are not in the replica, from before the
+/// publication changes. Returns the copy's number.
+async fn begin(context: &Context, whole: Option<String>) -> Result<u64, Ended> {
+    let (reply, begun) = oneshot::channel();
+    let copy = context.next_number();
+    context.send(Signal::Copy(CopySignal::Begin { copy, whole, reply })).await?;
+    begun.await.map_err(|_| Ended::Restarted)?;
+    Ok(copy)
+}
+
+/// Tells that all rows of a copy are loaded. What is returned waits until its tables have entered;
+/// it ends with the copy, whatever ends that.
+async fn loaded(
+    context: &Context,
+    copy: u64,
+    behind: Behind,
+) -> Result<impl Future<Output = Result<(), Ended>> + use<>, Ended> {
+    let (done, outcome) = oneshot::channel();
+    context.send(Signal::Copy(CopySignal::Loaded { copy, behind, done })).await?;
+    Ok(async move {
+        match outcome.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(Ended::CopyDropped(why)),
+            Err(_) => Err(Ended::Restarted),
+        }
+    })
+}
+
+/// Reads a session's tables into their incarnations.
+async fn copy(context: &Context, number: u64, session: CopySession) -> Result<(), Ended> {
+    let relations = session.relations();
+    let tables = session.tables().into_iter().map(|table| CopiedTable {
+        relation: (*table.relation).clone(),
+        facts: table.catalog.facts.encode(),
+    });
+    let (reply, loader) = oneshot::channel();
+    let boundary = CopySignal::Boundary {
+        copy: number,
+        lsn: session.boundary(),
+        tables: tables.collect(),
+        reply,
+    };
+    context.send(Signal::Copy(boundary)).await?;
+    let loader = loader.await.map_err(|_| Ended::Restarted)?;
+    let (sink, mut items) = mpsc::channel::<CopyItem>(BATCHES);
+    let (rows, batches) = mpsc::channel::<Rows>(BATCHES);
+    let loading = tokio::task::spawn_blocking(move || loader.load(batches));
+    let progress = session.progress();
+    let forward = async {
+        let mut told = Instant::now();
+        while let Some(item) = items.recv().await {
+            let batch = match item {
+                CopyItem::Rows { table, rows, .. } => {
+                    metrics::counter!("headwater_rows_copied_total").increment(rows.len() as u64);
+                    Rows { relation: relations[table].id, rows, last: false }
+                }
+                CopyItem::TableDone { table, .. } => {
+                    Rows { relation: relations[table].id, rows: Vec::new(), last: true }
+                }
+            };
+            if rows.send(batch).await.is_err() {
+                // The loader has failed and says why.
+                return;
+            }
+            if told.elapsed() > TELL {
+                told = Instant::now();
+                tell(context, &progress);
+            }
+        }
+        drop(rows);
+    };
+    let (read, ()) = tokio::join!(session.run(sink), forward);
+    tell(context, &progress);
+    let loaded = loading.await.map_err(|_| Ended::Stopping)?;
+    loaded.map_err(crate::InputError::from)?;
+    Ok(read?)
+}
+
+fn tell(context: &Context, progress: &ProgressHandle) {
+    let copies = progress.tables().into_iter().map(|table| CopyStatus {
+        table: table.table,
+        rows: table.rows,
+        bytes: table.bytes,
+        estimate: table.estimated_rows,
+        done: table.done,
+    });
+    context.status.lock().copies = copies.collect();
+}
+
+/// The findings of a cover, for status.
+fn findings(covered: &Covered) -> Vec<Diagnostic> {
+    let refused = covered.refused.iter().chain(&covered.missing);
+    refused.map(|refused| refused.finding.clone()).collect()
+}

@@ -1,0 +1,66 @@
+//! Why a session with the source ends.
+
+use crate::error::{InputError, code};
+use crate::markers::MarkerError;
+use hw_pg::error::Policy;
+use hw_types::Diagnostic;
+
+/// A session's end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    /// Somebody must mend something, or the replica cannot be read.
+    #[error("{0}")]
+    Finding(Box<Diagnostic>),
+    /// The engine started again; the stream must begin behind the durable state.
+    #[error("the writer started again")]
+    Restarted,
+    /// The publication is another one than before.
+    #[error("the publication is another one than before")]
+    OtherPublication,
+    /// The source's history is not the stored one.
+    #[error("the source's history moved")]
+    Moved,
+    /// The catalog could not be compared before the stream.
+    #[error("the source's catalog does not answer")]
+    Silent,
+    /// A copy was thrown away by the engine.
+    #[error("a copy begins again: {0}")]
+    CopyDropped(String),
+    #[error("stopping")]
+    Stopping,
+}
+
+impl Ended {
+    /// A part of the driver that failed for no reason of the source's.
+    pub fn broken(what: String) -> Ended {
+        Diagnostic::error(code::SESSION, what).into()
+    }
+
+    /// The finding for a person.
+    pub fn diagnostic(&self) -> Diagnostic {
+        match self {
+            Ended::Input(error) => error.diagnostic(),
+            Ended::Finding(finding) => (**finding).clone(),
+            other => Diagnostic::error(code::SESSION, other.to_string()),
+        }
+    }
+
+    /// Whether the next session is expected to go on without anybody doing anything.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Ended::Restarted | Ended::Moved | Ended::OtherPublication => true,
+            Ended::Input(error) => error.policy() == Policy::Retry,
+            _ => false,
+        }
+    }
+}
+
+impl From<Diagnostic> for Ended {
+    fn from(finding: Diagnostic) -> Ended {
+        Ended::Finding(Box::new(finding))
+    }
+}

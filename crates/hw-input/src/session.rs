@@ -1,0 +1,153 @@
+//! One session with the source: looks, decides how to go on, copies everything where that must be,
+//! and follows the stream until something ends it.
+
+use crate::context::Context;
+use crate::copying::copy_all;
+use crate::ended::Ended;
+use crate::following::{Following, confirm, follow};
+use crate::history::{Decision, Epoch, Ours, decide};
+use crate::identity::{Recopy, Verdict};
+use crate::replica::Turns;
+use crate::signal::Signal;
+use crate::status::SourceState;
+use crate::transactions::StreamLimits;
+use crate::watching::{Look, LookError, Watch, publication};
+use hw_types::EndLsn;
+use std::sync::Arc;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::time::Instant;
+
+/// What one session leaves to the next.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// When this process saw for the first time that nobody uses the slot.
+    free_since: Option<Instant>,
+    /// Why the last session's stream could not go on, if that is a matter of history.
+    pub lost: Option<Recopy>,
+}
+
+/// A compared copy of everything, through a new slot.
+fn compared(reason: Option<Recopy>) -> Verdict {
+    let reason = reason.unwrap_or(Recopy::HistoryMoved);
+    Verdict::ComparedRecopy { reason, drop_slot: true }
+}
+
+/// One session.
+pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Result<(), Ended> {
+    let source = &context.source;
+    let mut turns = context.replica.turns();
+    turns.mark_unchanged();
+    let look = source.look().await?;
+    let slot = look.found.slot_name.clone();
+    let kept = context.replica.kept()?;
+    let others = look.found.memory.is_some_and(|memory| memory.store != kept.store);
+    context.status.lock().displaced = others && kept.stored.is_some();
+    if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
+        memory.free_since = None;
+    }
+    source.wait_for_slot(&slot, |finding| context.wait_for(finding)).await?;
+    // The slot may have moved while another process used it.
+    let look = source.look().await?;
+    let found = &look.found;
+    let kept = context.replica.kept()?;
+    let watch = Arc::new(Mutex::new(Watch::default()));
+    let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
+    let ours = Ours {
+        store: kept.store,
+        op_id: kept.op_id,
+        publication: publication(&context.plan().tables),
+        made_slot: kept.copying.is_some_and(|name| name == slot),
+        watched: memory.free_since.get_or_insert_with(Instant::now).elapsed(),
+        take_over: context.options.take_over,
+    };
+    let Decision { verdict, epoch } = decide(kept.stored.as_ref(), &ours, found);
+    let verdict = match verdict {
+        // What the log says is stronger than what the slot seems to be.
+        Verdict::Stream if memory.lost.is_some() => compared(memory.lost.take()),
+        Verdict::Stream if kept.moved => compared(Some(Recopy::HistoryMoved)),
+        Verdict::Stream => match watch.lock().await.look(context).await {
+            Ok(Look::Complete | Look::Missing) => Verdict::Stream,
+            // The next session's decision knows it.
+            Ok(Look::OtherPublication) => return Err(Ended::OtherPublication),
+            Err(LookError::Input(error)) => return Err(error.into()),
+            Err(LookError::Silent) => return Err(Ended::Silent),
+        },
+        other => other,
+    };
+    if let (Epoch::New { above }, false) = (epoch, matches!(verdict, Verdict::Refuse(_))) {
+        tracing::info!("clients may know more than this store has; their numbers begin anew");
+        context.send(Signal::NewEpoch { above }).await?;
+    }
+    let confirmed = match verdict {
+        Verdict::Stream => confirmed.unwrap_or_default(),
+        Verdict::Refuse(finding) => return Err(finding.into()),
+        Verdict::FirstCopy { drop_slot } => {
+            if drop_slot {
+                if ours.made_slot {
+                    tracing::info!(%slot, "the first copy was interrupted; it begins again");
+                } else {
+                    tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
+                }
+                source.drop_slot(&slot).await?;
+            }
+            EndLsn(copy_all(context, found, turns.clone()).await?)
+        }
+        Verdict::ComparedRecopy { reason, drop_slot } => {
+            tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
+            metrics::counter!("headwater_compared_recopies_total").increment(1);
+            if drop_slot {
+                source.drop_slot(&slot).await?;
+            }
+            EndLsn(copy_all(context, found, turns.clone()).await?)
+        }
+    };
+    context.status.lock().displaced = false;
+    let ended = stream(context, watch, slot, confirmed, turns).await;
+    context.status.lock().copies.clear();
+    ended
+}
+
+/// Streams on a thread and a runtime of its own, from the socket to the engine's queue. Postgres
+/// sends each message of a transaction by itself, so this thread is woken more often than any other;
+/// in the server's runtime each time would wake a second one that might help.
+///
+/// When nobody waits for the outcome any more, the thread says goodbye to the source and ends.
+async fn stream(
+    context: &Arc<Context>,
+    watch: Arc<Mutex<Watch>>,
+    slot: String,
+    confirmed: EndLsn,
+    turns: watch::Receiver<Turns>,
+) -> Result<(), Ended> {
+    let (context, server) = (context.clone(), Handle::current());
+    let failed = |error| Ended::broken(format!("start the input's thread: {error}"));
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (mut reply, outcome) = oneshot::channel();
+    let work = async move {
+        let limits =
+            StreamLimits { waiting_bytes: context.inlet.limit(), ..StreamLimits::default() };
+        let outcome = match context.source.stream(&slot, context.spool.clone(), limits).await {
+            Ok(mut stream) => {
+                context.enter(SourceState::Streaming);
+                let (compared, is_compared) = oneshot::channel();
+                let durable = context.replica.durable();
+                let confirming = confirm(is_compared, durable, stream.acknowledger());
+                let following =
+                    Following { context: &context, watch: &watch, slot: &slot, server: &server };
+                let outcome = tokio::select! {
+                    outcome = follow(following, &mut stream, (confirmed, compared), turns) => outcome,
+                    () = confirming => Err(Ended::Stopping),
+                    () = reply.closed() => Err(Ended::Stopping),
+                };
+                stream.close().await;
+                outcome
+            }
+            Err(error) => Err(Ended::from(error)),
+        };
+        let _ = reply.send(outcome);
+    };
+    let thread = std::thread::Builder::new().name("headwater-input".into());
+    thread.spawn(move || runtime.block_on(work)).map_err(failed)?;
+    outcome.await.map_err(|_| Ended::Stopping)?
+}

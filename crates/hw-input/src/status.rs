@@ -1,0 +1,90 @@
+//! What the driver is doing, as plain data for the admin surface and metrics.
+
+use hw_types::{Diagnostic, EndLsn, TableName};
+use std::fmt;
+
+/// A moment's account.
+#[derive(Clone, Debug, Default)]
+pub struct SourceStatus {
+    /// The connection.
+    pub state: SourceState,
+    /// Where the source's log ends, as last heard.
+    pub end: EndLsn,
+    /// Seconds since 1970 at which the source was last heard of.
+    pub heard_at: u64,
+    /// Copies under way.
+    pub copies: Vec<CopyStatus>,
+    /// Tables that definitions name and that cannot be replicated, with the reason.
+    pub refused: Vec<Diagnostic>,
+    /// Bytes of log that the slot retains, as last asked.
+    pub retained_bytes: u64,
+    /// Why the stream stands still, while a transaction does not fit into the spool.
+    pub stalled: Option<String>,
+    /// A server with another data directory has used the slot since: what is served grows old.
+    pub displaced: bool,
+}
+
+/// A table that is being copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyStatus {
+    /// Which table.
+    pub table: TableName,
+    /// Rows read.
+    pub rows: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Rows that the source's statistics expect, when they know.
+    pub estimate: Option<u64>,
+    /// Whether all rows are read.
+    pub done: bool,
+}
+
+/// Where the connection to the source stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SourceState {
+    /// Not yet tried.
+    #[default]
+    Starting,
+    /// Connecting, or connecting again.
+    Connecting,
+    /// Waiting, with the reason (another instance holds the slot, a transaction blocks it).
+    Waiting {
+        /// What is waited for and how to mend it.
+        finding: Box<Diagnostic>,
+    },
+    /// Copying tables before the stream can begin.
+    Copying,
+    /// The stream runs.
+    Streaming,
+    /// Failed; tried again with growing pauses.
+    Failed {
+        /// What happened and how to mend it.
+        finding: Box<Diagnostic>,
+    },
+}
+
+impl SourceStatus {
+    /// Notes where the connection stands; a change is logged once.
+    pub(crate) fn enter(&mut self, state: SourceState) {
+        if self.state != state {
+            match &state {
+                SourceState::Failed { finding } => finding.log(),
+                other => tracing::info!("source: {other}"),
+            }
+            self.state = state;
+        }
+    }
+}
+
+impl fmt::Display for SourceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceState::Starting => f.write_str("starting"),
+            SourceState::Connecting => f.write_str("connecting"),
+            SourceState::Waiting { finding } => write!(f, "waiting: {}", finding.what),
+            SourceState::Copying => f.write_str("copying tables"),
+            SourceState::Streaming => f.write_str("streaming"),
+            SourceState::Failed { finding } => write!(f, "failed: {}", finding.what),
+        }
+    }
+}
