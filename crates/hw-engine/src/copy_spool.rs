@@ -1,13 +1,29 @@
-//! Changes of tables that are being copied, kept until the tables enter.
+//! A copy under way, and the changes of its tables, kept until the tables enter.
 //!
 //! One recording for the whole copy, in memory while it is small, whatever the size of a
 //! transaction; transactions are told apart by a message in front of each that carries its commit
 //! position. A crash drops the recording with the copy, so it is never read by another process.
 
 use crate::error::EngineError;
+use crate::tables::Table;
+use hw_input::entry::Behind;
 use hw_input::transactions::changes::{ChangesIter, Recorder};
 use hw_store::segment::SpoolDir;
-use hw_types::{Change, CommitLsn, LogMessage, Lsn, Xid};
+use hw_types::{Change, CommitLsn, LogMessage, Lsn, RelationId, Xid};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A copy under way. There is one at a time; it may hold many tables.
+pub(crate) struct Copying {
+    /// Nothing is shown until it is complete: the source's history moved.
+    pub whole: bool,
+    pub boundary: Lsn,
+    /// The incarnations that are being loaded, by the source's oid.
+    pub loading: HashMap<RelationId, Arc<Table>>,
+    pub spool: CopySpool,
+    /// What the complete copy waits for; `None` while rows are loaded.
+    pub behind: Option<Behind>,
+}
 
 /// Memory that a recording may hold before it goes to disk.
 const MEMORY: usize = 4 << 20;

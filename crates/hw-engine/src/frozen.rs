@@ -5,111 +5,40 @@
 //! included; the replica's other tables, and all other definitions, go on. So nobody is shown a part
 //! of what a transaction did, and nobody who lost access in the stale table is sent what came later.
 //!
-//! For each incarnation that stands still, the space `held.<number>` keeps what a row was at its
-//! first change since (or that it was not there), with the columns it had. When every table can be
-//! followed again, the incarnation is given the difference between that and the rows as they are
-//! then: one step, whose cost is that of the rows that changed meanwhile.
-//!
-//! Invariant: a held row is written in the same commit as the change of the row.
+//! For each incarnation that stands still it is kept what a row was at its first change since
+//! ([`crate::held`]). When every table can be followed again, the incarnation is given the difference
+//! between that and the rows as they are then: one step, whose cost is that of the rows that changed
+//! meanwhile.
 
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
-use crate::record::take;
-use crate::state::{BuildState, Record, keys, put_relation, take_relation};
-use crate::tables::{Gates, Planned, StoredRow, Table, TablePlan};
+use crate::held::{ROW, damaged, layout_key, read_layout, read_row, space_name, split_key};
+use crate::state::{BuildState, Record, TableRecord, keys};
+use crate::tables::{Gates, Planned, StoredRow, TablePlan};
 use crate::writer::Writer;
 use hw_store::Space;
 use hw_types::row::RowRef;
-use hw_types::{Relation, TableName, varint};
+use hw_types::{Relation, TableName};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Keys of a `held` space begin with one of these.
-const ROW: u8 = b'r';
-const LAYOUT: u8 = b'l';
-
-const VERSION: u8 = 1;
-
-/// The key of a held row: table incarnation, row key.
-fn row_key(table: u32, key: &[u8]) -> Vec<u8> {
-    [&[ROW][..], &table.to_be_bytes(), key].concat()
-}
-
-/// The key of the columns that held rows of a table had.
-fn layout_key(table: u32, layout: u32) -> Vec<u8> {
-    [&[LAYOUT][..], &table.to_be_bytes(), &layout.to_be_bytes()].concat()
-}
-
-fn damaged(what: &'static str) -> EngineError {
-    EngineError::damaged("held", what)
-}
-
-/// The name of the space of an incarnation's held rows.
-pub(crate) fn space_name(number: u32) -> String {
-    format!("held.{number}")
-}
-
-/// Keeps what a row was before a change, for incarnations that stand still, unless an earlier
-/// change has done so.
-///
-/// - Takes: the table as the state before was stored.
-pub(crate) fn hold<S: Sink>(
-    numbers: &[u32],
-    sink: &mut S,
-    table: &Table,
-    change: &FoldedChange<'_>,
-) -> Result<(), EngineError> {
-    for number in numbers {
-        let space = sink.base().store().space(&space_name(*number))?;
-        let key = row_key(change.table, change.key);
-        if sink.base().get(&space, &key)?.is_some() {
-            continue;
-        }
-        let mut value = vec![VERSION];
-        varint::put(&mut value, u64::from(table.record.layout));
-        match &change.before {
-            None => value.push(0),
-            Some(row) => {
-                value.push(1);
-                value.extend_from_slice(row.as_bytes());
-                let layout = layout_key(change.table, table.record.layout);
-                if sink.base().get(&space, &layout)?.is_none() {
-                    let mut columns = vec![VERSION];
-                    put_relation(&mut columns, &table.record.relation);
-                    sink.put(&space, layout, columns)?;
-                }
-            }
-        }
-        sink.put(&space, key, value)?;
-    }
-    Ok(())
-}
-
-/// A held row: the columns' number, and the row if there was one.
-fn read_row(mut value: &[u8]) -> Option<(u32, Option<&[u8]>)> {
-    let input = &mut value;
-    if take(input, 1)? != [VERSION] {
-        return None;
-    }
-    let layout = u32::try_from(varint::take(input)?).ok()?;
-    match take(input, 1)? {
-        [0] => Some((layout, None)),
-        [1] => Some((layout, Some(input))),
-        _ => None,
-    }
-}
-
-fn read_layout(mut value: &[u8]) -> Option<Relation> {
-    let input = &mut value;
-    if take(input, 1)? != [VERSION] {
-        return None;
-    }
-    take_relation(input).filter(|_| input.is_empty())
-}
-
 impl Writer {
+    /// From here on the table's changes are passed over, and it is copied again. In the overlay
+    /// before anything that comes behind it: no crash forgets the mark and keeps the progress.
+    pub(crate) fn mark_stale(&mut self, number: u32) -> Result<(), EngineError> {
+        if let Some(table) = self.tables.get(number) {
+            let record = TableRecord { stale: true, ..table.record.clone() };
+            let key = keys::numbered(keys::TABLE, number);
+            self.overlay.put(&self.state, key, record.encode())?;
+        }
+        self.stale.insert(number);
+        self.descriptions.remove(&number);
+        self.news.tables = true;
+        self.freeze()
+    }
+
     /// Lets every served definition stand still that reads a stale table. Before anything of the
     /// entry that made it stale is applied.
     pub(crate) fn freeze(&mut self) -> Result<(), EngineError> {
@@ -247,9 +176,4 @@ impl Writer {
         }
         Ok(rows)
     }
-}
-
-fn split_key(key: &[u8]) -> Option<(u32, &[u8])> {
-    let table = key.get(1..5)?.try_into().ok().map(u32::from_be_bytes)?;
-    Some((table, &key[5..]))
 }

@@ -6,17 +6,20 @@
 //! at a transaction boundary, and the wake-up that says what changed. Nothing but the writer thread
 //! writes to the store.
 //!
-//! Suggested reading order, downhill: [`engine`], [`sequencer`], [`writer`], [`fold`], [`evaluate`],
-//! [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`]. What is stored where: [`record`],
-//! [`state`]; what is removed again and who is waited for: [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`entering`]. The other
-//! direction, from clients to Postgres, is the crate `hw-write`.
+//! Suggested reading order, downhill: [`engine`], [`sequencer`], [`apply`], [`transaction`],
+//! [`interpret`], [`fold`], [`evaluate`], [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`].
+//! What is stored where: [`record`], [`state`]; what is removed again and who is waited for:
+//! [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`copies`], [`entering`].
+//! The other direction, from clients to Postgres, is the crate `hw-write`.
 
+mod apply;
 mod apply_large;
 mod board;
 mod buckets;
 mod build;
 mod build_bulk;
 mod compact;
+mod copies;
 mod copy_spool;
 mod definitions;
 pub mod engine;
@@ -29,20 +32,25 @@ mod fold_large;
 mod frozen;
 #[doc(hidden)]
 pub mod fuzzing;
+mod held;
+mod interpret;
 mod large;
 mod lease;
 mod loader;
+mod messages;
 mod overlay;
 mod publish;
 pub mod read;
 mod record;
 mod replica;
+mod route;
 mod sequencer;
 mod state;
 pub mod status;
 mod tables;
 mod tail;
 mod threads;
+mod transaction;
 pub mod wake;
 mod writer;
 

@@ -4,10 +4,13 @@ use crate::board::Board;
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
 use crate::state::{Record, Text, keys};
+use crate::tables::Table;
+use crate::writer::Writer;
 use hw_input::identity::{Identity, Stored};
-use hw_input::replica::{Kept, Looked, Plan, Replica, Turns};
+use hw_input::replica::{Kept, Looked, Plan, Replica, ReplicaTable, Tables, Turns};
 use hw_input::signal::Inlet;
 use hw_store::Store;
+use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, EndLsn};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -74,4 +77,32 @@ impl Replica for Told {
         *self.board.looked.lock() = Some(looked);
         self.inlet.wake();
     }
+}
+
+/// What is to be followed, and what there is. What is as it was told before keeps its address.
+pub(crate) fn plan(writer: &Writer, told: &Plan) -> Plan {
+    let table = |table: Arc<Table>| {
+        let record = &table.record;
+        let relation = Arc::new(record.relation.clone());
+        let before = told.tables.get(&record.relation.id).and_then(|known| known.facts.clone());
+        let facts = before.filter(|facts| facts.encode() == record.facts);
+        let decoded = || TableFacts::decode(&record.facts).ok().map(Arc::new);
+        let facts = facts.or_else(decoded);
+        let stale = writer.stale.contains(&record.number);
+        let truncations = writer.truncations.get(&record.number).copied().unwrap_or(0);
+        (record.relation.id, ReplicaTable { relation, facts, truncations, stale })
+    };
+    let tables: Tables = writer.tables.all().into_iter().map(table).collect();
+    let wanted = writer.definitions.table_patterns();
+    let refused = &writer.definitions.refused;
+    Plan {
+        wanted: kept_or_new(&told.wanted, wanted),
+        tables: kept_or_new(&told.tables, tables),
+        refused: kept_or_new(&told.refused, refused.clone()),
+    }
+}
+
+/// What was told before, if it is the same.
+fn kept_or_new<T: PartialEq>(told: &Arc<T>, now: T) -> Arc<T> {
+    if **told == now { told.clone() } else { Arc::new(now) }
 }

@@ -10,18 +10,17 @@
 //!   an earlier stream left in the queue when the writer began again is passed over, whole.
 //! - What the source repeats must be what the tail has, all of it; nothing is acknowledged before.
 
+use crate::apply::Applied;
 use crate::board::{Board, Desired};
 use crate::error::EngineError;
 use crate::loader::Loader;
 use crate::publish::{Publication, Publisher};
 use crate::tables::Table;
-use crate::writer::{Applied, Bounds, CopyOutcome, Writer};
+use crate::writer::{Bounds, CopyOutcome, Writer};
 use hw_input::entry::{CompactSlice, Control, Entry};
-use hw_input::replica::{Plan, ReplicaTable, Tables};
 use hw_input::signal::{CopySignal, Inlet, Signal};
 use hw_input::transactions::Item;
 use hw_store::Store;
-use hw_types::facts::TableFacts;
 use hw_types::{CommitLsn, EndLsn, OpId, Xid};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -453,7 +452,7 @@ impl Sequencer {
         }
         board.set_secret(self.writer.secret());
         board.set_write_base(self.writer.progress().write_base);
-        let plan = self.plan(&board.plan.borrow());
+        let plan = crate::replica::plan(&self.writer, &board.plan.borrow());
         {
             let mut status = board.writer.lock();
             status.building = self.writer.is_building();
@@ -470,29 +469,6 @@ impl Sequencer {
             }
             differs
         });
-    }
-
-    /// What is to be followed, and what there is. What is as it was told before keeps its address.
-    fn plan(&self, told: &Plan) -> Plan {
-        let table = |table: Arc<Table>| {
-            let record = &table.record;
-            let relation = Arc::new(record.relation.clone());
-            let before = told.tables.get(&record.relation.id).and_then(|known| known.facts.clone());
-            let facts = before.filter(|facts| facts.encode() == record.facts);
-            let decoded = || TableFacts::decode(&record.facts).ok().map(Arc::new);
-            let facts = facts.or_else(decoded);
-            let stale = self.writer.stale.contains(&record.number);
-            let truncations = self.writer.truncations.get(&record.number).copied().unwrap_or(0);
-            (record.relation.id, ReplicaTable { relation, facts, truncations, stale })
-        };
-        let tables: Tables = self.writer.tables.all().into_iter().map(table).collect();
-        let wanted = self.writer.definitions.table_patterns();
-        let refused = &self.writer.definitions.refused;
-        Plan {
-            wanted: kept_or_new(&told.wanted, wanted),
-            tables: kept_or_new(&told.tables, tables),
-            refused: kept_or_new(&told.refused, refused.clone()),
-        }
     }
 
     /// What surfaces and the driver see of what is published.
@@ -609,9 +585,4 @@ fn random_secret() -> [u8; 32] {
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
     secret
-}
-
-/// What was told before, if it is the same.
-fn kept_or_new<T: PartialEq>(told: &Arc<T>, now: T) -> Arc<T> {
-    if **told == now { told.clone() } else { Arc::new(now) }
 }

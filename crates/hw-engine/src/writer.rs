@@ -1,6 +1,10 @@
-//! The writer: applies one entry after another to the state.
+//! The writer's state: what it holds in memory of the store, how it is opened, what waits for the
+//! next commit, and what is published of it.
 //!
-//! Whatever changes the store passes here: transactions, progress, table copies, configurations.
+//! What is done to it stands in files of its own, each knowing those before it: [`crate::interpret`] (a
+//! row), [`crate::frozen`] (definitions that stand still), [`crate::entering`] (tables that come and
+//! go), [`crate::build`] (definitions that are built), [`crate::route`] and [`crate::messages`] (parts
+//! of a transaction), [`crate::transaction`] and [`crate::apply_large`], and [`crate::apply`] (an entry).
 //! Small transactions that wait together share one commit. The writer knows no clock, no queue and
 //! no connection; [`crate::sequencer`] gives it entries and takes publications from it.
 //!
@@ -9,30 +13,24 @@
 //! same entries give the same bytes).
 
 use crate::buckets::{BucketBook, Spaces};
+use crate::copy_spool::Copying;
 use crate::definitions::Definitions;
-use crate::entering::Copying;
 use crate::error::EngineError;
-use crate::evaluate::{Effects, FoldedChange};
-use crate::fold::{Fold, FoldError, FoldedRow};
+use crate::evaluate::Effects;
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::read::ActiveSync;
 use crate::state::{
-    BuildState, Counters, DerivedKind, Progress, Record, Refused, Secret, TableRecord,
-    WriteCheckpoint, keys,
+    BuildState, Counters, DerivedKind, Progress, Record, Secret, TableRecord, keys,
 };
-use crate::tables::{Gates, StoredRow, Table, TablePlan, Tables, same_shape};
+use crate::tables::{Gates, Table, TablePlan, Tables};
 use crate::wake::Touched;
-use hw_input::entry::{CompactSlice, Control, Entry};
-use hw_input::markers::MarkerContents;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
-use hw_types::{
-    Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Lsn, Relation, RelationId, TableName, Xid,
-};
+use hw_types::{CommitLsn, EndLsn, Lsn, Relation, RelationId, TableName, Xid};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 /// How much waits before it is committed although the publisher is busy. A commit of more than
 /// about 2,000 writes makes others wait (measured: p99 0.4 s at 10,000).
@@ -46,16 +44,6 @@ pub(crate) struct Bounds {
     pub fold_bytes: usize,
     /// Memory of one sort on disk.
     pub sort_bytes: usize,
-}
-
-/// What came of an entry, for whoever made it.
-pub(crate) enum Applied {
-    /// Nothing to tell.
-    Done,
-    /// A configuration that is new.
-    Changed,
-    /// The incarnations that the rows of a copy go to.
-    Loading(Vec<Arc<Table>>),
 }
 
 /// How a copy ended.
@@ -109,7 +97,7 @@ pub(crate) struct Writer {
     /// Tables whose description changed: to be copied again before more of them is applied.
     pub(crate) stale: BTreeSet<u32>,
     /// Descriptions in the log that were found to be those of the replica, by table number.
-    descriptions: HashMap<u32, Arc<Relation>>,
+    pub(crate) descriptions: HashMap<u32, Arc<Relation>>,
     /// How often the log has emptied each table since the state was loaded, by table number: its
     /// files are others then, and its rows are right.
     pub(crate) truncations: HashMap<u32, u64>,
@@ -118,14 +106,14 @@ pub(crate) struct Writer {
     /// Counts work, so that somebody who waits sees that there is some.
     pub(crate) beat: Arc<AtomicU64>,
     /// Signs markers.
-    secret: [u8; 32],
+    pub(crate) secret: [u8; 32],
     /// The source's history is another than the stored one.
-    moved: bool,
+    pub(crate) moved: bool,
     /// The store had no state.
-    new: bool,
+    pub(crate) new: bool,
     /// Committed but not handed to the publisher.
     unpublished: bool,
-    active: Option<Arc<ActiveSync>>,
+    pub(crate) active: Option<Arc<ActiveSync>>,
 }
 
 impl Writer {
@@ -214,91 +202,6 @@ impl Writer {
         self.gates = self.definitions.gates();
         self.descriptions.clear();
         self.news.tables = true;
-    }
-
-    /// Applies the next entry.
-    ///
-    /// - Errors: the store's. The writer is then of no use; another one is opened from what is
-    ///   durable, and the entries behind it come again.
-    pub fn apply(&mut self, entry: Entry) -> Result<Applied, EngineError> {
-        self.beat.fetch_add(1, Ordering::Relaxed);
-        match entry {
-            Entry::Transaction(transaction) => {
-                self.transaction(transaction).map(|()| Applied::Done)
-            }
-            Entry::Progress(end_lsn) => {
-                self.progress.end_lsn = self.progress.end_lsn.max(end_lsn);
-                Ok(Applied::Done)
-            }
-            Entry::Control(control) => self.control(control),
-        }
-    }
-
-    fn control(&mut self, control: Control) -> Result<Applied, EngineError> {
-        match control {
-            Control::Epoch { epoch, op_id } => {
-                self.new = false;
-                self.progress.epoch = self.progress.epoch.max(epoch);
-                self.progress.op_id = self.progress.op_id.max(op_id);
-                self.serve_anew()?;
-            }
-            Control::Secret(secret) => {
-                self.overlay.put(&self.state, keys::SECRET.to_vec(), Secret(secret).encode())?;
-                self.secret = secret;
-            }
-            Control::Configure { file, text } => {
-                if self.configure(&file, &text)? {
-                    return Ok(Applied::Changed);
-                }
-            }
-            Control::CopyBegins { whole } => self.copy_begins(whole)?,
-            Control::Boundary { lsn, tables } => {
-                return Ok(Applied::Loading(self.prepare(lsn, tables)?));
-            }
-            Control::Loaded(behind) => self.loaded(behind)?,
-            Control::CopyFailed => self.drop_copy()?,
-            Control::BuildSlice { rows } => self.build_slice(rows)?,
-            Control::BuildAll => self.build_at_once()?,
-            Control::Switch { now } => self.switch(now)?,
-            Control::Retire { before } => self.retire(before)?,
-            Control::HistoryMoved => {
-                self.moved = true;
-                self.overlay.put(&self.state, keys::MOVED.to_vec(), Vec::new())?;
-            }
-            Control::TrimTail { below } => {
-                crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
-            }
-            Control::Stale { table, reason } => {
-                if let Some(table) = self.appliable(table) {
-                    tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
-                    self.mark_stale(table.record.number)?;
-                }
-            }
-            Control::Adopt { table, facts } => self.adopt(table, facts)?,
-            Control::Gone { table, reason } => self.gone(table, &reason)?,
-            Control::Compact(slice) => self.compact(&slice)?,
-            Control::Refused(tables) => {
-                let refused = Refused(tables);
-                self.overlay.put(&self.state, keys::REFUSED.to_vec(), refused.encode())?;
-                self.definitions.refused = refused.0;
-                self.serve_anew()?;
-            }
-            Control::Thaw => self.thaw()?,
-        }
-        Ok(Applied::Done)
-    }
-
-    /// Compacts a slice of a bucket's log, in a commit of its own.
-    fn compact(&mut self, slice: &CompactSlice) -> Result<(), EngineError> {
-        if self.book.is_settled(slice.source, &slice.parameters, slice.until) {
-            // Somebody still reads what is left.
-            return Ok(());
-        }
-        self.commit()?;
-        if crate::compact::compact_slice(&mut self.book, &self.spaces, &mut self.overlay, slice)? {
-            self.book.again(slice.source, slice.parameters.as_str().into());
-        }
-        self.commit()
     }
 
     /// How far the entries are applied.
@@ -428,42 +331,6 @@ impl Writer {
         self.unpublished = true;
     }
 
-    /// Applies a transaction behind the last one.
-    fn transaction(&mut self, transaction: Transaction) -> Result<(), EngineError> {
-        debug_assert!(transaction.commit_lsn > self.progress.commit_lsn);
-        metrics::counter!("headwater_transactions_total").increment(1);
-        // Values that had another shape than their type has now: rows of before are not right.
-        for relation in transaction.changes.misfits() {
-            if let Some(table) = self.appliable(*relation) {
-                tracing::warn!(table = %table.record.relation.name, "a type of the table was altered; it is copied again and compared");
-                self.mark_stale(table.record.number)?;
-            }
-        }
-        // A table that turns out not to be what the replica holds is marked before any part of
-        // the transaction is applied; then the transaction is read again without it, so that
-        // nobody is shown half of it (E-1).
-        let folded = loop {
-            match self.fold(&transaction)? {
-                Folded::Stale => {}
-                other => break other,
-            }
-        };
-        match folded {
-            Folded::Whole(fold, messages) => {
-                self.note_truncated(fold.truncated.iter().copied());
-                self.note_transaction(&transaction);
-                let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
-                self.overlay.append(&self.tail, &key, value)?;
-                self.apply_folded(fold)?;
-                for message in messages {
-                    self.marker(&message, &transaction)?;
-                }
-                Ok(())
-            }
-            _ => self.apply_large(&transaction),
-        }
-    }
-
     /// The log has emptied these tables.
     pub(crate) fn note_truncated(&mut self, tables: impl Iterator<Item = u32>) {
         for number in tables {
@@ -479,109 +346,6 @@ impl Writer {
         self.progress.end_lsn = self.progress.end_lsn.max(transaction.end_lsn);
     }
 
-    /// Folds all changes in memory, up to the bound.
-    fn fold(&mut self, transaction: &Transaction) -> Result<Folded, EngineError> {
-        let bound = self.bounds.fold_bytes;
-        // The changes carry one state of a row, the fold holds both: it is not begun in vain.
-        if transaction.changes.bytes() > bound as u64 {
-            return Ok(Folded::TooLarge);
-        }
-        let (mut fold, mut messages, mut aside) = (Fold::default(), Vec::new(), false);
-        let mut rows = 0;
-        for change in transaction.changes.iter() {
-            match self.route(change.map_err(|e| EngineError::Source(e.to_string()))?)? {
-                Route::Nothing => {}
-                Route::Stale => return Ok(Folded::Stale),
-                Route::Message(message) => messages.push(message),
-                Route::Aside => aside = true,
-                Route::Row(table, kind) => {
-                    rows += 1;
-                    match fold.change(&table, kind, &self.overlay) {
-                        Ok(()) => {}
-                        Err(FoldError::Engine(error)) => return Err(error),
-                        Err(FoldError::Incomplete(table)) => {
-                            self.incomplete(table)?;
-                            return Ok(Folded::Stale);
-                        }
-                    }
-                }
-                Route::Truncate { tables, others } => {
-                    aside |= others;
-                    for table in tables {
-                        fold.truncate(&table);
-                        if !self.fold_truncated(&table, &mut fold, bound)? {
-                            return Ok(Folded::TooLarge);
-                        }
-                    }
-                }
-            }
-            if fold.bytes() > bound {
-                return Ok(Folded::TooLarge);
-            }
-        }
-        if aside {
-            self.spool(transaction)?;
-        }
-        metrics::counter!("headwater_rows_replicated_total").increment(rows);
-        Ok(Folded::Whole(fold, messages))
-    }
-
-    /// What is done with a change: the one place that says so.
-    pub(crate) fn route(&mut self, change: Change) -> Result<Route, EngineError> {
-        Ok(match change {
-            Change::Message(message) => Route::Message(message),
-            Change::Relation(relation) => match self.appliable(relation.id) {
-                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
-                _ => Route::Nothing,
-            },
-            Change::Row { relation, kind } => match self.appliable(relation.id) {
-                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
-                Some(table) => Route::Row(table, kind),
-                None => Route::Aside,
-            },
-            Change::Truncate { relations } => {
-                let mut tables = Vec::with_capacity(relations.len());
-                for relation in &relations {
-                    let Some(table) = self.appliable(relation.id) else { continue };
-                    if !self.is_described(&table, relation)? {
-                        return Ok(Route::Stale);
-                    }
-                    tables.push(table);
-                }
-                let others = tables.len() < relations.len();
-                Route::Truncate { tables, others }
-            }
-        })
-    }
-
-    /// Whether the log describes a table as the replica knows it; if not, the table is marked.
-    fn is_described(
-        &mut self,
-        table: &Table,
-        relation: &Arc<Relation>,
-    ) -> Result<bool, EngineError> {
-        let number = table.record.number;
-        // Changes of one description share it: the comparison is one of pointers.
-        if self.descriptions.get(&number).is_some_and(|known| Arc::ptr_eq(known, relation)) {
-            return Ok(true);
-        }
-        if same_shape(&table.record.relation, relation) {
-            self.descriptions.insert(number, relation.clone());
-            return Ok(true);
-        }
-        tracing::warn!(table = %relation.name, "the table's description changed; it is copied again and compared");
-        self.mark_stale(number)?;
-        Ok(false)
-    }
-
-    /// The replica does not hold what the log changes.
-    pub(crate) fn incomplete(&mut self, table: u32) -> Result<(), EngineError> {
-        if let Some(table) = self.tables.get(table) {
-            tracing::error!(table = %table.record.relation.name, "the replica does not hold a row that the log changes; the table is copied again");
-        }
-        self.mark_stale(table)
-    }
-
     /// The table whose changes are applied now: it has entered and is not to be copied again.
     pub(crate) fn appliable(&self, relation: RelationId) -> Option<Arc<Table>> {
         let table = self.tables.of_relation(relation)?;
@@ -591,155 +355,6 @@ impl Writer {
     /// Notes that a commit was made outside of the overlay.
     pub(crate) fn note_commit(&mut self) {
         self.unpublished = true;
-    }
-
-    /// Adds a truncated table's stored rows to the fold; false when they do not fit.
-    fn fold_truncated(
-        &mut self,
-        table: &Arc<Table>,
-        fold: &mut Fold,
-        bound: usize,
-    ) -> Result<bool, EngineError> {
-        // A scan of the store sees committed writes only.
-        self.commit()?;
-        let snapshot = self.store.snapshot();
-        for entry in snapshot.all(&table.rows) {
-            let (key, value) = entry?;
-            fold.gone(table.record.number, &key, StoredRow::decode(&value)?);
-            if fold.bytes() > bound {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// From here on the table's changes are passed over, and it is copied again. In the overlay
-    /// before anything that comes behind it: no crash forgets the mark and keeps the progress.
-    pub(crate) fn mark_stale(&mut self, number: u32) -> Result<(), EngineError> {
-        if let Some(table) = self.tables.get(number) {
-            let record = TableRecord { stale: true, ..table.record.clone() };
-            let key = keys::numbered(keys::TABLE, number);
-            self.overlay.put(&self.state, key, record.encode())?;
-        }
-        self.stale.insert(number);
-        self.descriptions.remove(&number);
-        self.news.tables = true;
-        self.freeze()
-    }
-
-    /// Evaluates a fold and puts its writes into the overlay.
-    fn apply_folded(&mut self, fold: Fold) -> Result<(), EngineError> {
-        // Taken out, so that it can be written into while the writer evaluates.
-        let mut overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
-        let mut outcome = Ok(());
-        for ((number, key), row) in fold.rows {
-            let Some(table) = self.tables.get(number).cloned() else { continue };
-            outcome = self.apply_row(&mut overlay, &table, key, row);
-            if outcome.is_err() {
-                break;
-            }
-        }
-        self.overlay = overlay;
-        outcome
-    }
-
-    /// Evaluates a row's two states and writes the row: the one place where a change is applied,
-    /// whatever the writes go into.
-    pub(crate) fn apply_row<S: Sink>(
-        &mut self,
-        sink: &mut S,
-        table: &Arc<Table>,
-        key: Vec<u8>,
-        row: FoldedRow,
-    ) -> Result<(), EngineError> {
-        if row.before == row.after {
-            return Ok(());
-        }
-        let number = table.record.number;
-        if let Some(plan) = self.plans.get(&number).cloned() {
-            let change = FoldedChange {
-                table: number,
-                name: &table.record.relation.name,
-                key: &key,
-                before: row.before.as_ref().map(|r| r.row.view()),
-                after: row.after.as_ref().map(|r| r.row.view()),
-            };
-            self.interpret(sink, [&plan, &plan], table, &change)?;
-        }
-        match row.after {
-            Some(row) => {
-                let value = StoredRow::encode(row.copies, row.row.as_bytes());
-                sink.put(&table.rows, key, value)
-            }
-            None => sink.delete(&table.rows, key),
-        }
-    }
-
-    /// Evaluates a change, numbers its operations, and keeps what the row was for incarnations
-    /// that stand still.
-    ///
-    /// - Takes: the table as the state before was stored.
-    pub(crate) fn interpret<S: Sink>(
-        &mut self,
-        sink: &mut S,
-        plans: [&TablePlan; 2],
-        was: &Table,
-        change: &FoldedChange<'_>,
-    ) -> Result<(), EngineError> {
-        self.effects.evaluate(plans, &self.gates, change);
-        if !self.effects.held.is_empty() {
-            crate::frozen::hold(&self.effects.held, sink, was, change)?;
-        }
-        self.book.append(
-            &self.spaces,
-            sink,
-            &mut self.effects,
-            (change.table, change.key),
-            &mut self.progress.op_id,
-            &mut self.touched,
-        )
-    }
-
-    /// A transactional message: a marker, or the news that tables were altered. Others are not ours.
-    pub(crate) fn marker(
-        &mut self,
-        message: &LogMessage,
-        transaction: &Transaction,
-    ) -> Result<(), EngineError> {
-        match &*message.prefix {
-            hw_pg::marker::PREFIX => {}
-            hw_pg::marker::DDL_PREFIX => {
-                self.news.altered += 1;
-                return Ok(());
-            }
-            _ => return Ok(()),
-        }
-        match hw_pg::marker::verify(message, transaction.xid, &self.secret) {
-            Ok(marker) => {
-                let contents = MarkerContents::decode(&marker.contents);
-                for request in contents.write_checkpoints {
-                    let own = self.progress.write_base + message.lsn.0;
-                    let number = request.requested.unwrap_or(own);
-                    self.write_checkpoint(&request.user_key, number, message.lsn)?;
-                }
-                self.copy_marker(contents.nonce)?;
-            }
-            Err(_) => metrics::counter!("headwater_foreign_markers_total").increment(1),
-        }
-        Ok(())
-    }
-
-    /// A user's writes up to this marker have arrived: recorded, unless a greater number is.
-    fn write_checkpoint(&mut self, user: &str, number: u64, at: Lsn) -> Result<(), EngineError> {
-        let stored = self.overlay.get(&self.write_checkpoints, user.as_bytes())?;
-        let stored = stored.map(|value| WriteCheckpoint::decode(&value)).transpose()?;
-        if stored.is_some_and(|stored| stored.number >= number) {
-            return Ok(());
-        }
-        let value = WriteCheckpoint { number, at }.encode();
-        self.overlay.put(&self.write_checkpoints, user.as_bytes().to_vec(), value)?;
-        self.touched.users.insert(user.to_owned());
-        Ok(())
     }
 
     /// Commits what waits, with the progress that it makes: no op id is ever given twice (E-3).
@@ -758,91 +373,6 @@ impl Writer {
         Ok(())
     }
 
-    fn switch(&mut self, now: u64) -> Result<(), EngineError> {
-        self.commit()?;
-        self.definitions.switch(now, &mut self.overlay, &self.state)?;
-        self.commit()?;
-        self.serve_anew()?;
-        let version = self.active.as_ref().map_or(0, |a| a.version);
-        tracing::info!(version, rows = self.built_rows, "the sync configuration is served");
-        self.built_rows = 0;
-        Ok(())
-    }
-
-    /// Whether anything changed.
-    fn configure(&mut self, file: &str, text: &str) -> Result<bool, EngineError> {
-        let Ok(config) = crate::definitions::compile(file, text) else {
-            // Whoever makes entries has compiled it (E-7).
-            tracing::error!(file, "a sync configuration that does not compile is passed over");
-            return Ok(false);
-        };
-        self.commit()?;
-        let changed = self.definitions.begin(
-            file,
-            text,
-            config,
-            &mut self.counters,
-            &mut self.spaces,
-            &mut self.overlay,
-            &self.state,
-        )?;
-        if changed {
-            self.commit()?;
-            self.store.sync()?;
-            self.replan();
-        }
-        Ok(changed)
-    }
-
-    /// Notes what the catalog says of a table from here on.
-    fn adopt(&mut self, relation: RelationId, facts: Vec<u8>) -> Result<(), EngineError> {
-        let Some(table) = self.tables.of_relation(relation) else { return Ok(()) };
-        let record = TableRecord { facts, ..table.record.clone() };
-        let key = keys::numbered(keys::TABLE, record.number);
-        self.overlay.put(&self.state, key, record.encode())?;
-        self.tables.insert(Table::open(&self.store, record)?);
-        self.news.tables = true;
-        Ok(())
-    }
-
-    fn retire(&mut self, before: u64) -> Result<(), EngineError> {
-        let dropped = self.definitions.drop_retired(before, &mut self.overlay, &self.state)?;
-        self.commit()?;
-        self.store.sync()?;
-        self.replan();
-        self.book.forget_all();
-        for record in dropped {
-            self.spaces.drop(&self.store, record.kind, record.number)?;
-            self.store.drop_space(&crate::frozen::space_name(record.number))?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a transaction was folded in memory.
-enum Folded {
-    /// With the messages in it.
-    Whole(Fold, Vec<LogMessage>),
-    /// It does not fit.
-    TooLarge,
-    /// A table of it was marked: it must be read again.
-    Stale,
-}
-
-/// What is done with a change.
-pub(crate) enum Route {
-    /// It is applied to this table.
-    Row(Arc<Table>, ChangeKind),
-    /// It empties these tables, and perhaps others that are not applied.
-    Truncate { tables: Vec<Arc<Table>>, others: bool },
-    /// It is of a table that is not applied: kept, if a copy waits for it.
-    Aside,
-    /// A message.
-    Message(LogMessage),
-    /// A description of what is known.
-    Nothing,
-    /// Its table was marked just now: the transaction must be read again.
-    Stale,
 }
 
 /// Drops spaces that no record names: what a crash left between a record and its space.

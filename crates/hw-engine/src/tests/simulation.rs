@@ -9,10 +9,11 @@
 
 use super::client::Client;
 use super::node::{BEGIN, Node, Recorded, Recording, Source, USERS, World, load_rows};
+use crate::apply::Applied;
 use crate::loader::Loader;
 use crate::read::Published;
 use crate::state::{Record, keys};
-use crate::writer::{Applied, Bounds, Writer};
+use crate::writer::{Bounds, Writer};
 use hw_input::entry::{Behind, Control};
 use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};

@@ -1,0 +1,168 @@
+//! Applies an entry: the one way in which the state changes.
+
+use crate::error::EngineError;
+use crate::overlay::Sink;
+use crate::state::{Record, Refused, Secret, TableRecord, keys};
+use crate::tables::Table;
+use crate::writer::Writer;
+use hw_input::entry::{CompactSlice, Control, Entry};
+use hw_types::RelationId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What came of an entry, for whoever made it.
+pub(crate) enum Applied {
+    /// Nothing to tell.
+    Done,
+    /// A configuration that is new.
+    Changed,
+    /// The incarnations that the rows of a copy go to.
+    Loading(Vec<Arc<Table>>),
+}
+
+impl Writer {
+    /// Applies the next entry.
+    ///
+    /// - Errors: the store's. The writer is then of no use; another one is opened from what is
+    ///   durable, and the entries behind it come again.
+    pub fn apply(&mut self, entry: Entry) -> Result<Applied, EngineError> {
+        self.beat.fetch_add(1, Ordering::Relaxed);
+        match entry {
+            Entry::Transaction(transaction) => {
+                self.transaction(transaction).map(|()| Applied::Done)
+            }
+            Entry::Progress(end_lsn) => {
+                self.progress.end_lsn = self.progress.end_lsn.max(end_lsn);
+                Ok(Applied::Done)
+            }
+            Entry::Control(control) => self.control(control),
+        }
+    }
+
+    fn control(&mut self, control: Control) -> Result<Applied, EngineError> {
+        match control {
+            Control::Epoch { epoch, op_id } => {
+                self.new = false;
+                self.progress.epoch = self.progress.epoch.max(epoch);
+                self.progress.op_id = self.progress.op_id.max(op_id);
+                self.serve_anew()?;
+            }
+            Control::Secret(secret) => {
+                self.overlay.put(&self.state, keys::SECRET.to_vec(), Secret(secret).encode())?;
+                self.secret = secret;
+            }
+            Control::Configure { file, text } => {
+                if self.configure(&file, &text)? {
+                    return Ok(Applied::Changed);
+                }
+            }
+            Control::CopyBegins { whole } => self.copy_begins(whole)?,
+            Control::Boundary { lsn, tables } => {
+                return Ok(Applied::Loading(self.prepare(lsn, tables)?));
+            }
+            Control::Loaded(behind) => self.loaded(behind)?,
+            Control::CopyFailed => self.drop_copy()?,
+            Control::BuildSlice { rows } => self.build_slice(rows)?,
+            Control::BuildAll => self.build_at_once()?,
+            Control::Switch { now } => self.switch(now)?,
+            Control::Retire { before } => self.retire(before)?,
+            Control::HistoryMoved => {
+                self.moved = true;
+                self.overlay.put(&self.state, keys::MOVED.to_vec(), Vec::new())?;
+            }
+            Control::TrimTail { below } => {
+                crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
+            }
+            Control::Stale { table, reason } => {
+                if let Some(table) = self.appliable(table) {
+                    tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
+                    self.mark_stale(table.record.number)?;
+                }
+            }
+            Control::Adopt { table, facts } => self.adopt(table, facts)?,
+            Control::Gone { table, reason } => self.gone(table, &reason)?,
+            Control::Compact(slice) => self.compact(&slice)?,
+            Control::Refused(tables) => {
+                let refused = Refused(tables);
+                self.overlay.put(&self.state, keys::REFUSED.to_vec(), refused.encode())?;
+                self.definitions.refused = refused.0;
+                self.serve_anew()?;
+            }
+            Control::Thaw => self.thaw()?,
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Compacts a slice of a bucket's log, in a commit of its own.
+    fn compact(&mut self, slice: &CompactSlice) -> Result<(), EngineError> {
+        if self.book.is_settled(slice.source, &slice.parameters, slice.until) {
+            // Somebody still reads what is left.
+            return Ok(());
+        }
+        self.commit()?;
+        if crate::compact::compact_slice(&mut self.book, &self.spaces, &mut self.overlay, slice)? {
+            self.book.again(slice.source, slice.parameters.as_str().into());
+        }
+        self.commit()
+    }
+
+    fn switch(&mut self, now: u64) -> Result<(), EngineError> {
+        self.commit()?;
+        self.definitions.switch(now, &mut self.overlay, &self.state)?;
+        self.commit()?;
+        self.serve_anew()?;
+        let version = self.active.as_ref().map_or(0, |a| a.version);
+        tracing::info!(version, rows = self.built_rows, "the sync configuration is served");
+        self.built_rows = 0;
+        Ok(())
+    }
+
+    /// Whether anything changed.
+    fn configure(&mut self, file: &str, text: &str) -> Result<bool, EngineError> {
+        let Ok(config) = crate::definitions::compile(file, text) else {
+            // Whoever makes entries has compiled it (E-7).
+            tracing::error!(file, "a sync configuration that does not compile is passed over");
+            return Ok(false);
+        };
+        self.commit()?;
+        let changed = self.definitions.begin(
+            file,
+            text,
+            config,
+            &mut self.counters,
+            &mut self.spaces,
+            &mut self.overlay,
+            &self.state,
+        )?;
+        if changed {
+            self.commit()?;
+            self.store.sync()?;
+            self.replan();
+        }
+        Ok(changed)
+    }
+
+    /// Notes what the catalog says of a table from here on.
+    fn adopt(&mut self, relation: RelationId, facts: Vec<u8>) -> Result<(), EngineError> {
+        let Some(table) = self.tables.of_relation(relation) else { return Ok(()) };
+        let record = TableRecord { facts, ..table.record.clone() };
+        let key = keys::numbered(keys::TABLE, record.number);
+        self.overlay.put(&self.state, key, record.encode())?;
+        self.tables.insert(Table::open(&self.store, record)?);
+        self.news.tables = true;
+        Ok(())
+    }
+
+    fn retire(&mut self, before: u64) -> Result<(), EngineError> {
+        let dropped = self.definitions.drop_retired(before, &mut self.overlay, &self.state)?;
+        self.commit()?;
+        self.store.sync()?;
+        self.replan();
+        self.book.forget_all();
+        for record in dropped {
+            self.spaces.drop(&self.store, record.kind, record.number)?;
+            self.store.drop_space(&crate::held::space_name(record.number))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! What is done with each change of a transaction: applied, kept for a copy, or a reason to copy its
+//! table again.
+
+use crate::error::EngineError;
+use crate::tables::{Table, same_shape};
+use crate::writer::Writer;
+use hw_types::{Change, ChangeKind, LogMessage, Relation};
+use std::sync::Arc;
+
+/// What is done with a change.
+pub(crate) enum Route {
+    /// It is applied to this table.
+    Row(Arc<Table>, ChangeKind),
+    /// It empties these tables, and perhaps others that are not applied.
+    Truncate { tables: Vec<Arc<Table>>, others: bool },
+    /// It is of a table that is not applied: kept, if a copy waits for it.
+    Aside,
+    /// A message.
+    Message(LogMessage),
+    /// A description of what is known.
+    Nothing,
+    /// Its table was marked just now: the transaction must be read again.
+    Stale,
+}
+
+impl Writer {
+    /// What is done with a change: the one place that says so.
+    pub(crate) fn route(&mut self, change: Change) -> Result<Route, EngineError> {
+        Ok(match change {
+            Change::Message(message) => Route::Message(message),
+            Change::Relation(relation) => match self.appliable(relation.id) {
+                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
+                _ => Route::Nothing,
+            },
+            Change::Row { relation, kind } => match self.appliable(relation.id) {
+                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
+                Some(table) => Route::Row(table, kind),
+                None => Route::Aside,
+            },
+            Change::Truncate { relations } => {
+                let mut tables = Vec::with_capacity(relations.len());
+                for relation in &relations {
+                    let Some(table) = self.appliable(relation.id) else { continue };
+                    if !self.is_described(&table, relation)? {
+                        return Ok(Route::Stale);
+                    }
+                    tables.push(table);
+                }
+                let others = tables.len() < relations.len();
+                Route::Truncate { tables, others }
+            }
+        })
+    }
+
+    /// Whether the log describes a table as the replica knows it; if not, the table is marked.
+    fn is_described(
+        &mut self,
+        table: &Table,
+        relation: &Arc<Relation>,
+    ) -> Result<bool, EngineError> {
+        let number = table.record.number;
+        // Changes of one description share it: the comparison is one of pointers.
+        if self.descriptions.get(&number).is_some_and(|known| Arc::ptr_eq(known, relation)) {
+            return Ok(true);
+        }
+        if same_shape(&table.record.relation, relation) {
+            self.descriptions.insert(number, relation.clone());
+            return Ok(true);
+        }
+        tracing::warn!(table = %relation.name, "the table's description changed; it is copied again and compared");
+        self.mark_stale(number)?;
+        Ok(false)
+    }
+
+    /// The replica does not hold what the log changes.
+    pub(crate) fn incomplete(&mut self, table: u32) -> Result<(), EngineError> {
+        if let Some(table) = self.tables.get(table) {
+            tracing::error!(table = %table.record.relation.name, "the replica does not hold a row that the log changes; the table is copied again");
+        }
+        self.mark_stale(table)
+    }
+}
