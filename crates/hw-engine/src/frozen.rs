@@ -12,9 +12,9 @@
 
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
+use crate::held::{ROW, damaged, layout_key, read_layout, read_row, space_name, split_key};
 use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
-use crate::held::{ROW, damaged, layout_key, read_layout, read_row, space_name, split_key};
 use crate::state::{BuildState, Record, TableRecord, keys};
 use crate::tables::{Gates, Planned, StoredRow, TablePlan};
 use crate::writer::Writer;

@@ -372,7 +372,6 @@ impl Writer {
         }
         Ok(())
     }
-
 }
 
 /// Drops spaces that no record names: what a crash left between a record and its space.
