@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::client::{Rows, Shown, fingerprint};
-use super::definitions::FLOOD;
+use super::definitions::{BANNER, FLOOD, banner};
 
 /// The first key of a writer.
 pub(super) fn first_key(writer: usize) -> i64 {
@@ -38,8 +38,9 @@ pub(super) struct Committed {
     pub without: Vec<BTreeMap<String, BTreeSet<u64>>>,
     /// Definitions whose tables were changed since all was settled: they may lag behind the others.
     pub loose: BTreeSet<String>,
-    /// The definitions of each configuration that was given since all was settled, oldest first.
-    pub configs: Vec<BTreeSet<String>>,
+    /// The configurations that were given, oldest first: which of the plan's it is, and its
+    /// definitions. One that was given before all was settled may still be served behind that.
+    pub configs: Vec<(usize, BTreeSet<String>)>,
     /// How many rows each writer may have poured.
     pub poured: [usize; 2],
 }
@@ -59,8 +60,10 @@ pub(super) struct Place {
 
 impl Committed {
     /// Everybody has everything.
-    pub(super) fn settled(&self, user: usize) -> Place {
-        Place { at: self.states[user].len() - 1, poured: self.poured, ..Place::default() }
+    pub(super) fn settle(&self, user: usize, place: &mut Place) {
+        place.at = self.states[user].len() - 1;
+        place.poured = self.poured;
+        place.loose.clear();
     }
 
     /// Each state is a committed one of this user, and none goes back.
@@ -82,15 +85,18 @@ impl Committed {
     fn one(&self, user: usize, place: &mut Place, shown: &Shown) -> Result<(), String> {
         let states = &self.states[user];
         let gives = |name: &str| shown.get(name).copied().unwrap_or(0);
-        let mut nearest = String::new();
-        for (number, config) in self.configs.iter().enumerate().skip(place.config) {
-            let of_none =
-                |(name, sum): (&String, &u64)| *sum != 0 && name != FLOOD && !config.contains(name);
-            if shown.iter().any(of_none) {
+        let said: Vec<&String> = shown.keys().filter(|name| name.starts_with(BANNER)).collect();
+        let mut nearest = format!("it is of {said:?}, which was not given");
+        for (number, (config, names)) in self.configs.iter().enumerate().skip(place.config) {
+            let banner = banner(*config);
+            let of_none = |(name, sum): (&String, &u64)| {
+                *sum != 0 && name != FLOOD && *name != banner && !names.contains(name)
+            };
+            if gives(&banner) == 0 || shown.iter().any(of_none) {
                 continue;
             }
             let solid: Vec<&String> =
-                config.iter().filter(|name| !self.loose.contains(*name)).collect();
+                names.iter().filter(|name| !self.loose.contains(*name)).collect();
             let fits = |state: &Shown| {
                 solid.iter().all(|name| state.get(*name).copied().unwrap_or(0) == gives(name))
             };
@@ -99,7 +105,7 @@ impl Committed {
                 continue;
             };
             let mut loose = place.loose.clone();
-            let late = config.iter().filter(|name| self.loose.contains(*name)).find(|name| {
+            let late = names.iter().filter(|name| self.loose.contains(*name)).find(|name| {
                 let from = loose.get(*name).copied().unwrap_or(place.at.min(states.len() - 1));
                 let value = gives(name);
                 let fits = |state: &Shown| state.get(*name) == Some(&value);

@@ -52,6 +52,19 @@ pub(super) struct Config {
 /// What everybody gets of the rows that writers pour in.
 pub(super) const FLOOD: &str = "flood";
 
+/// How the names of banners begin.
+pub(super) const BANNER: &str = "config";
+
+/// The definition by which a state says of which configuration it is: everybody gets one row of it.
+pub(super) fn banner(config: usize) -> String {
+    format!("{BANNER}{config}")
+}
+
+/// That row's key in the table of what is poured in, where it is below all others.
+pub(super) fn banner_key(config: usize) -> i64 {
+    -1 - config as i64
+}
+
 impl Config {
     /// Decides; users subscribe to what is given on demand.
     pub(super) fn new(rng: &mut StdRng, world: &mut World) -> Config {
@@ -94,20 +107,27 @@ impl Config {
     }
 
     /// The file.
-    pub(super) fn text(&self) -> String {
-        let (mut text, flood) = match self.dialect {
-            Dialect::Stream => (
-                "config:\n  edition: 3\nstreams:\n".to_owned(),
-                "    auto_subscribe: true\n    query: SELECT id FROM flood\n",
-            ),
-            Dialect::Classic => {
-                ("bucket_definitions:\n".to_owned(), "    data:\n      - SELECT id FROM flood\n")
-            }
+    ///
+    /// - Takes: which of a plan's configurations it is.
+    pub(super) fn text(&self, number: usize) -> String {
+        let mut text = match self.dialect {
+            Dialect::Stream => "config:\n  edition: 3\nstreams:\n".to_owned(),
+            Dialect::Classic => "bucket_definitions:\n".to_owned(),
         };
         for definition in &self.definitions {
             text.push_str(&definition.text);
         }
-        let _ = write!(text, "  {FLOOD}:\n{flood}");
+        let mut to_all = |name: &str, query: String| {
+            let _ = match self.dialect {
+                Dialect::Stream => {
+                    writeln!(text, "  {name}:\n    auto_subscribe: true\n    query: {query}")
+                }
+                Dialect::Classic => writeln!(text, "  {name}:\n    data:\n      - {query}"),
+            };
+        };
+        let (banner, key) = (banner(number), banner_key(number));
+        to_all(FLOOD, "SELECT id FROM flood WHERE id > 0".to_owned());
+        to_all(&banner, format!("SELECT id FROM flood AS {banner} WHERE id = {key}"));
         text
     }
 }

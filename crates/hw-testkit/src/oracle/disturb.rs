@@ -138,14 +138,9 @@ pub const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (MembersDropped, Some("FD-11")),
     (MembersRenamed, Some("FD-11")),
     (MembersUnpublished, Some("FD-11")),
-    (
-        Reconfigure,
-        Some(
-            "E-1 around a switch of configurations: seed 17 of 200 shows a state again that was left",
-        ),
-    ),
+    (Reconfigure, None),
     (ReconfigureTables, Some("FD-19")),
-    (Rollback, Some("E-1 around a switch of configurations")),
+    (Rollback, None),
     (RollbackTables, Some("FD-19, FD-24")),
     (DropSlot, None),
     (Kill, None),

@@ -17,7 +17,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::client::{Rows, Shown, SyncClient, fingerprint};
 use super::committed::{Committed, Place, first_key};
-use super::definitions::{Definition, FLOOD};
+use super::definitions::{Definition, FLOOD, banner, banner_key};
 use super::follower::Follower;
 use super::plan::{CONNECTIONS, Plan, Step};
 use super::world::{CATALOG, Catalog, quoted};
@@ -138,7 +138,8 @@ impl<'a, F: Follower> Run<'a, F> {
     ) -> Result<Run<'a, F>, String> {
         let bounds = "limits:\n  transaction_memory: 1 MB\n  sort_memory: 1 MB\n";
         std::fs::write(dir.join("headwater.yaml"), bounds).map_err(|error| error.to_string())?;
-        std::fs::write(dir.join("sync.yaml"), plan.configs[0].text()).map_err(|e| e.to_string())?;
+        std::fs::write(dir.join("sync.yaml"), plan.configs[0].text(0))
+            .map_err(|e| e.to_string())?;
         let observer = cluster.client(database).await;
         for text in [&plan.world.schema, &plan.rows] {
             observer.batch_execute(text).await.map_err(|error| explain(&error, text))?;
@@ -203,7 +204,7 @@ impl<'a, F: Follower> Run<'a, F> {
             committed: Committed {
                 states: vec![Vec::new(); users],
                 without: vec![BTreeMap::new(); users],
-                configs: vec![names(plan, 0)],
+                configs: vec![(0, names(plan, 0))],
                 ..Committed::default()
             },
             gone: BTreeSet::new(),
@@ -429,10 +430,10 @@ impl<'a, F: Follower> Run<'a, F> {
     }
 
     async fn configure(&mut self, to: usize) -> Result<(), String> {
-        let text = self.plan.configs[to].text();
+        let text = self.plan.configs[to].text(to);
         std::fs::write(self.dir.join("sync.yaml"), text).expect("written");
         self.config = to;
-        self.committed.configs.push(names(self.plan, to));
+        self.committed.configs.push((to, names(self.plan, to)));
         // A process that has only begun has no ear for the signal yet, and would end of it.
         let address = self.server.address();
         bounded("the server listens", async {
@@ -447,6 +448,7 @@ impl<'a, F: Follower> Run<'a, F> {
 
     async fn second_server(&mut self) -> Result<(), String> {
         // Only who has the slot can keep it.
+        self.source.heal();
         self.until("it streams", |status| status["state"] == "streaming").await?;
         let path = |name: &str| self.dir.join(name).display().to_string();
         let environment = vec![
@@ -457,7 +459,8 @@ impl<'a, F: Follower> Run<'a, F> {
         ];
         let mut second = HeadwaterProcess::spawn(ProcessOptions {
             binary: self.oracle.binary.clone(),
-            arguments: vec!["serve".into()],
+            // One that is not told to take over waits for minutes, whoever has the slot.
+            arguments: vec!["serve".into(), "--take-over".into()],
             environment,
             allowed_log: vec!["WARN".into(), "ERROR".into()],
         });
@@ -575,13 +578,12 @@ impl<'a, F: Follower> Run<'a, F> {
             self.committed
                 .explain(seat.user, &mut seat.place, &shown)
                 .map_err(|what| format!("{name}: {what}"))?;
-            seat.place = self.committed.settled(seat.user);
+            self.committed.settle(seat.user, &mut seat.place);
         }
         let well = |status: &Value| status["state"] == "streaming" && status["trouble"].is_null();
         self.until("nothing is wrong any more", well).await?;
         self.committed.loose.clear();
         self.committed.without.iter_mut().for_each(BTreeMap::clear);
-        self.committed.configs = vec![names(self.plan, self.config)];
         self.gone.clear();
         self.follow();
         Ok(())
@@ -705,16 +707,18 @@ impl<'a, F: Follower> Run<'a, F> {
         let question = self.question.clone().expect("it is prepared behind each change of tables");
         let mut all = self.answer(&question).await?;
         let served = names(self.plan, self.config);
-        let sql = "SELECT id FROM flood";
+        let sql = "SELECT id FROM flood WHERE id > 0";
         let flood = self.observer.query(sql, &[]).await.map_err(|error| explain(&error, sql))?;
-        let row = |row: &tokio_postgres::Row| {
-            let id: i64 = row.get(0);
-            ((FLOOD.to_owned(), id.to_string()), serde_json::json!({"id": id}))
+        let row = |table: &str, id: i64| {
+            ((table.to_owned(), id.to_string()), serde_json::json!({"id": id}))
         };
-        let flood: Rows = flood.iter().map(row).collect();
+        let flood: Rows = flood.iter().map(|found| row(FLOOD, found.get(0))).collect();
+        let banner = banner(self.config);
+        let of_banner = Rows::from([row(&banner, banner_key(self.config))]);
         for parts in &mut all {
             parts.retain(|name, _| served.contains(name));
             parts.insert(FLOOD.into(), flood.clone());
+            parts.insert(banner.clone(), of_banner.clone());
         }
         Ok(all)
     }

@@ -167,6 +167,7 @@ impl World {
         // Rows of writers that never wait for each other: (writer, number), dense by writer.
         let mut schema = "CREATE TYPE mood AS ENUM ('calm', 'wild'); CREATE SCHEMA far;
             CREATE TABLE flood (id int8 PRIMARY KEY);
+            INSERT INTO flood SELECT -number FROM generate_series(1, 9) number;
             CREATE PROCEDURE pour(first int8, count int) LANGUAGE plpgsql AS $$ BEGIN
               FOR i IN 0 .. count - 1 LOOP INSERT INTO flood VALUES (first + i); COMMIT; END LOOP;
             END $$;\n"
