@@ -13,12 +13,22 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::http::{Request, Response};
+use super::world::is_altered;
 
 /// Rows by output table and id, each as the JSON object that was sent.
 pub type Rows = BTreeMap<(String, String), Value>;
 
-/// Of each definition that gives something, the fingerprint of what it gives.
-pub type Shown = BTreeMap<String, u64>;
+/// What a definition gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Its fingerprint.
+    pub sum: u64,
+    /// Fingerprints of its rows without the columns that are altered.
+    pub rows: Vec<u64>,
+}
+
+/// Of each definition that gives something, what it gives.
+pub type Shown = BTreeMap<String, Part>;
 
 /// Why a client cannot go on.
 #[derive(Debug)]
@@ -85,6 +95,8 @@ struct Put {
     checksum: u32,
     row: Value,
     fingerprint: u64,
+    /// Without the columns that are altered.
+    core: u64,
 }
 
 impl Bucket {
@@ -139,6 +151,23 @@ fn row_fingerprint(table: &str, id: &str, row: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     (table, id, row.to_string()).hash(&mut hasher);
     hasher.finish()
+}
+
+fn core_fingerprint(table: &str, id: &str, row: &Value) -> u64 {
+    let mut row = row.clone();
+    if let Value::Object(columns) = &mut row {
+        columns.retain(|name, _| !is_altered(name));
+    }
+    row_fingerprint(table, id, &row)
+}
+
+impl Part {
+    /// What these rows are.
+    pub fn of(rows: &Rows) -> Part {
+        let core =
+            |((table, id), row): (&(String, String), &Value)| core_fingerprint(table, id, row);
+        Part { sum: fingerprint(rows), rows: rows.iter().map(core).collect() }
+    }
 }
 
 /// The definition of a bucket: `3#by_team|0["g1"]` is of `by_team`.
@@ -387,7 +416,9 @@ impl SyncClient {
                         let data = text("data").ok_or("a PUT without data")?;
                         let row = serde_json::from_str(&data).map_err(|e| format!("data: {e}"))?;
                         let fingerprint = row_fingerprint(&key.0, &key.1, &row);
-                        bucket.rows.insert(key, Put { op: op_id, checksum, row, fingerprint });
+                        let core = core_fingerprint(&key.0, &key.1, &row);
+                        let put = Put { op: op_id, checksum, row, fingerprint, core };
+                        bucket.rows.insert(key, put);
                     } else {
                         bucket.add = bucket.add.wrapping_add(checksum);
                     }
@@ -436,7 +467,8 @@ impl SyncClient {
         for (name, buckets) in self.by_definition() {
             let parts = newest(buckets.iter().copied());
             let sum = parts.values().fold(0_u64, |sum, put| sum.wrapping_add(put.fingerprint));
-            shown.insert(name.to_owned(), sum);
+            let rows = parts.values().map(|put| put.core).collect();
+            shown.insert(name.to_owned(), Part { sum, rows });
         }
         self.shown.push(shown);
     }

@@ -5,7 +5,7 @@
 //! position. Rows that writers pour in beside that are one definition of its own, `flood`: each
 //! writer's are shown in order without a gap, so a shown state is known from two numbers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::json;
 
@@ -28,16 +28,40 @@ fn poured(writer: usize, rows: usize) -> Vec<u64> {
     sums
 }
 
+/// The fingerprint of what a definition gives; 0 of one that gives nothing.
+fn sum(shown: &Shown, name: &str) -> u64 {
+    shown.get(name).map_or(0, |part| part.sum)
+}
+
+/// Each row of these definitions is among those that they gave.
+fn rows_are_own(own: &BTreeMap<&String, HashSet<u64>>, shown: &Shown) -> Result<(), String> {
+    for (name, known) in own {
+        let rows = shown.get(*name).map_or(&[][..], |part| &part.rows);
+        let strange = rows.iter().filter(|row| !known.contains(row)).count();
+        if strange > 0 {
+            return Err(format!("{strange} rows of {name} are such as it never gave"));
+        }
+    }
+    Ok(())
+}
+
 /// What may be shown of the definitions in a batch.
+///
+/// Where no event trigger tells of DDL the server looks for it once a second, and so a state may hold
+/// what the log brought meanwhile beside rows as they were before the statement. What is asked of a
+/// definition that reads such a table is that each row was one of its own since all was settled, apart
+/// from the columns that are altered; and in the end all that SQL answers.
 #[derive(Default)]
 pub(super) struct Committed {
-    /// Of each user, behind each commit, the fingerprints by definition; those that could not be
-    /// evaluated are absent, those that give nothing are 0.
+    /// Of each user, behind each commit, what each definition gives; those that could not be
+    /// evaluated are absent.
     pub states: Vec<Vec<Shown>>,
-    /// Of each user, what a definition may give while one of its tables is gone: that of the others.
-    pub without: Vec<BTreeMap<String, BTreeSet<u64>>>,
-    /// Definitions whose tables were changed since all was settled: they may lag behind the others.
+    /// Which state was the last in which all was settled.
+    pub settled: usize,
+    /// Definitions whose tables were changed since.
     pub loose: BTreeSet<String>,
+    /// Those of them whose permission tables were: whom a row is for may be as old.
+    pub blind: BTreeSet<String>,
     /// The configurations that were given, oldest first: which of the plan's it is, and its
     /// definitions. One that was given before all was settled may still be served behind that.
     pub configs: Vec<(usize, BTreeSet<String>)>,
@@ -52,18 +76,22 @@ pub(super) struct Place {
     pub at: usize,
     /// Among the configurations.
     config: usize,
-    /// The same for each loose definition.
-    loose: BTreeMap<String, usize>,
     /// Rows of each writer.
     poured: [usize; 2],
 }
 
 impl Committed {
-    /// Everybody has everything.
-    pub(super) fn settle(&self, user: usize, place: &mut Place) {
-        place.at = self.states[user].len() - 1;
+    /// Everybody has everything, in the newest state.
+    pub(super) fn settle(&mut self) {
+        self.settled = self.states[0].len() - 1;
+        self.loose.clear();
+        self.blind.clear();
+    }
+
+    /// A client that has everything.
+    pub(super) fn arrive(&self, place: &mut Place) {
+        place.at = self.states[0].len() - 1;
         place.poured = self.poured;
-        place.loose.clear();
     }
 
     /// Each state is a committed one of this user, and none goes back.
@@ -74,9 +102,15 @@ impl Committed {
         shown: &[Shown],
     ) -> Result<(), String> {
         let pours = [0, 1].map(|writer| poured(writer, self.poured[writer]));
+        let mut own: BTreeMap<&String, HashSet<u64>> = BTreeMap::new();
+        for name in self.loose.difference(&self.blind) {
+            let parts = self.states[user][self.settled..].iter().filter_map(|s| s.get(name));
+            own.insert(name, parts.flat_map(|part| part.rows.iter().copied()).collect());
+        }
         for (number, shown) in shown.iter().enumerate() {
             self.one(user, place, shown)
-                .and_then(|()| self.flood(place, shown.get(FLOOD).copied().unwrap_or(0), &pours))
+                .and_then(|()| rows_are_own(&own, shown))
+                .and_then(|()| self.flood(place, sum(shown, FLOOD), &pours))
                 .map_err(|what| format!("state {number} that was shown: {what}"))?;
         }
         Ok(())
@@ -84,46 +118,30 @@ impl Committed {
 
     fn one(&self, user: usize, place: &mut Place, shown: &Shown) -> Result<(), String> {
         let states = &self.states[user];
-        let gives = |name: &str| shown.get(name).copied().unwrap_or(0);
         let said: Vec<&String> = shown.keys().filter(|name| name.starts_with(BANNER)).collect();
         let mut nearest = format!("it is of {said:?}, which was not given");
         for (number, (config, names)) in self.configs.iter().enumerate().skip(place.config) {
             let banner = banner(*config);
-            let of_none = |(name, sum): (&String, &u64)| {
-                *sum != 0 && name != FLOOD && *name != banner && !names.contains(name)
+            let of_none = |name: &&String| {
+                *name != FLOOD
+                    && **name != banner
+                    && !names.contains(*name)
+                    && sum(shown, name) != 0
             };
-            if gives(&banner) == 0 || shown.iter().any(of_none) {
+            let is_named = sum(shown, &banner) != 0 || self.loose.contains(FLOOD);
+            if !is_named || shown.keys().any(|name| of_none(&name)) {
                 continue;
             }
             let solid: Vec<&String> =
                 names.iter().filter(|name| !self.loose.contains(*name)).collect();
-            let fits = |state: &Shown| {
-                solid.iter().all(|name| state.get(*name).copied().unwrap_or(0) == gives(name))
-            };
+            let fits =
+                |state: &Shown| solid.iter().all(|name| sum(state, name) == sum(shown, name));
             let Some(found) = states[place.at..].iter().position(fits) else {
-                nearest = Self::nearest(states, &solid, &gives);
+                nearest = Self::nearest(states, &solid, shown);
                 continue;
             };
-            let mut loose = place.loose.clone();
-            let late = names.iter().filter(|name| self.loose.contains(*name)).find(|name| {
-                let from = loose.get(*name).copied().unwrap_or(place.at.min(states.len() - 1));
-                let value = gives(name);
-                let fits = |state: &Shown| state.get(*name) == Some(&value);
-                match states[from.min(states.len())..].iter().position(fits) {
-                    Some(found) => {
-                        loose.insert((*name).clone(), from + found);
-                        false
-                    }
-                    None => !self.without[user].get(*name).is_some_and(|set| set.contains(&value)),
-                }
-            });
-            if let Some(name) = late {
-                nearest = format!("{name} gives what it never gave behind its last state");
-                continue;
-            }
             place.at += found;
             place.config = number;
-            place.loose = loose;
             return Ok(());
         }
         Err(format!(
@@ -134,11 +152,10 @@ impl Committed {
     }
 
     /// In words, what is not of the state that fits best, also of those that are over.
-    fn nearest(states: &[Shown], solid: &[&String], gives: &dyn Fn(&str) -> u64) -> String {
+    fn nearest(states: &[Shown], solid: &[&String], shown: &Shown) -> String {
         let wrong = |state: &Shown| -> Vec<String> {
-            let of = |name: &str| state.get(name).copied().unwrap_or(0);
-            let differ = solid.iter().filter(|name| of(name) != gives(name));
-            let say = |name: &&&String| match (of(name), gives(name)) {
+            let differ = solid.iter().filter(|name| sum(state, name) != sum(shown, name));
+            let say = |name: &&&String| match (sum(state, name), sum(shown, name)) {
                 (_, 0) => format!("{name} (shown empty)"),
                 (0, _) => format!("{name} (shown, not empty)"),
                 _ => name.to_string(),
@@ -155,6 +172,9 @@ impl Committed {
     }
 
     fn flood(&self, place: &mut Place, sum: u64, pours: &[Vec<u64>; 2]) -> Result<(), String> {
+        if self.loose.contains(FLOOD) {
+            return Ok(());
+        }
         let [first, second] = place.poured;
         // Rows come in steps of few, so that the nearest are looked at first.
         for more in 0..=(pours[0].len() - 1 - first) + (pours[1].len() - 1 - second) {
@@ -169,5 +189,72 @@ impl Committed {
             }
         }
         Err("rows that were poured in are missing between others, or have gone".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::Part;
+    use super::*;
+
+    fn shown(parts: &[(&str, u64)]) -> Shown {
+        let part =
+            |(name, sum): &(&str, u64)| ((*name).to_owned(), Part { sum: *sum, rows: vec![*sum] });
+        parts.iter().map(part).collect()
+    }
+
+    fn given() -> Committed {
+        let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect();
+        let configs =
+            vec![(0, names(&["def0"])), (1, names(&["def0", "def1"])), (0, names(&["def0"]))];
+        let states = (1..=3).map(|n| shown(&[("def0", n), ("def1", n)])).collect();
+        Committed { states: vec![states], configs, ..Committed::default() }
+    }
+
+    /// Everybody has what the newest configuration gives, because it gives what the first gave; the
+    /// one between them is served a little later.
+    #[test]
+    fn a_configuration_that_was_given_may_be_served_when_all_is_settled() {
+        let mut committed = given();
+        let mut place = Place::default();
+        let of_first = |n| shown(&[("config0", 9), ("def0", n)]);
+        committed.explain(0, &mut place, &[of_first(1), of_first(3)]).unwrap();
+        committed.arrive(&mut place);
+        committed.settle();
+        committed.states[0].push(shown(&[("def0", 4), ("def1", 4)]));
+        let of_second = |n| shown(&[("config1", 9), ("def0", n), ("def1", n)]);
+        let next = [of_second(3), of_second(4), of_first(4)];
+        committed.explain(0, &mut place, &next).unwrap();
+        let back = committed.explain(0, &mut place, &[of_second(4)]);
+        assert!(back.is_err(), "a configuration that was left is not shown again");
+    }
+
+    #[test]
+    fn states_of_two_moments_of_two_configurations_and_older_ones_are_refused() {
+        let wrong = [
+            vec![shown(&[("config1", 9), ("def0", 1), ("def1", 2)])],
+            vec![shown(&[("config0", 9), ("def0", 1), ("def1", 1)])],
+            vec![shown(&[("config0", 9), ("config1", 9), ("def0", 1), ("def1", 1)])],
+            vec![shown(&[("config1", 9), ("def0", 2)])],
+            vec![shown(&[("def0", 1)])],
+            vec![shown(&[("config0", 9), ("def0", 2)]), shown(&[("config0", 9), ("def0", 1)])],
+        ];
+        for states in wrong {
+            given().explain(0, &mut Place::default(), &states).unwrap_err();
+        }
+    }
+
+    /// A definition whose table was altered may mix what it gave since all was settled, and no more.
+    #[test]
+    fn rows_that_an_altered_definition_never_gave_are_refused() {
+        let mut committed = given();
+        committed.loose.insert("def1".into());
+        let state = |n| [shown(&[("config1", 9), ("def0", 1), ("def1", n)])];
+        committed.explain(0, &mut Place::default(), &state(3)).unwrap();
+        committed.explain(0, &mut Place::default(), &state(7)).unwrap_err();
+        committed.settled = 2;
+        committed.explain(0, &mut Place::default(), &state(1)).unwrap_err();
+        committed.blind.insert("def1".into());
+        committed.explain(0, &mut Place::default(), &state(7)).unwrap();
     }
 }

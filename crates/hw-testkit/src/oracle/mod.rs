@@ -23,7 +23,7 @@ mod shrink;
 mod traffic;
 mod world;
 
-pub use client::{Line, Rows, Shown, SyncClient, SyncError, fingerprint};
+pub use client::{Line, Part, Rows, Shown, SyncClient, SyncError, fingerprint};
 pub use disturb::{Disturbance, SWITCHES};
 pub use follower::Follower;
 pub use http::{Request, Response};

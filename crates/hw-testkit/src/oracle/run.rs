@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::{Client, Statement};
 
-use super::client::{Rows, Shown, SyncClient, fingerprint};
+use super::client::{Part, Rows, Shown, SyncClient};
 use super::committed::{Committed, Place, first_key};
 use super::definitions::{Definition, FLOOD, banner, banner_key};
 use super::follower::Follower;
@@ -122,8 +122,8 @@ struct Run<'a, F> {
     /// Everything that all users must have: user, definition, table, id, row.
     question: Option<Statement>,
     committed: Committed,
-    /// Tables that cannot be followed for a while.
-    gone: BTreeSet<String>,
+    /// Whether the last statement that changes what tables are was executed.
+    altered: bool,
     config: usize,
 }
 
@@ -203,11 +203,10 @@ impl<'a, F: Follower> Run<'a, F> {
             question: None,
             committed: Committed {
                 states: vec![Vec::new(); users],
-                without: vec![BTreeMap::new(); users],
                 configs: vec![(0, names(plan, 0))],
                 ..Committed::default()
             },
-            gone: BTreeSet::new(),
+            altered: false,
             config: 0,
         };
         run.connect().await;
@@ -240,8 +239,7 @@ impl<'a, F: Follower> Run<'a, F> {
 
     async fn all(&mut self) -> Result<(), String> {
         for (number, step) in self.plan.steps.iter().enumerate() {
-            let next = self.plan.steps.get(number + 1);
-            self.step(step, next).await.map_err(|what| {
+            self.step(step).await.map_err(|what| {
                 format!("step {number} of {}, {step:?}: {what}", self.plan.steps.len())
             })?;
         }
@@ -254,12 +252,18 @@ impl<'a, F: Follower> Run<'a, F> {
         Ok(())
     }
 
-    async fn step(&mut self, step: &Step, next: Option<&Step>) -> Result<(), String> {
+    async fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Sql { on, text } => return self.sql(*on, text).await,
-            Step::Ddl { text, touches } => return self.ddl(text, touches, next).await,
+            Step::Ddl { text, touches } => return self.ddl(text, touches).await,
             Step::Pour { rows } => self.pour(*rows).await,
             Step::Named { table } => {
+                // Nobody misses a table that is there, or that no definition reads.
+                let reads = self.plan.configs[self.config].reads();
+                let is_read = table.strip_prefix("public.").is_some_and(|t| reads.contains(t));
+                if !self.altered || !is_read {
+                    return Ok(());
+                }
                 let is = |status: &Value| is_named(status, table);
                 return self.until(&format!("the status names {table}"), is).await;
             }
@@ -386,22 +390,22 @@ impl<'a, F: Follower> Run<'a, F> {
         }
     }
 
-    async fn ddl(
-        &mut self,
-        text: &str,
-        touches: &[String],
-        next: Option<&Step>,
-    ) -> Result<(), String> {
-        let reads = |definition: &&Definition| touches.iter().any(|t| definition.reads.contains(t));
-        for config in &self.plan.configs {
-            let loose = config.definitions.iter().filter(reads);
-            self.committed.loose.extend(loose.map(|definition| definition.name.clone()));
+    async fn ddl(&mut self, text: &str, touches: &[String]) -> Result<(), String> {
+        let is_membership = |t: &String| self.plan.world.memberships.iter().any(|m| m.name == *t);
+        for definition in self.plan.configs.iter().flat_map(|config| &config.definitions) {
+            for table in touches.iter().filter(|table| definition.reads.contains(*table)) {
+                self.committed.loose.insert(definition.name.clone());
+                if is_membership(table) {
+                    self.committed.blind.insert(definition.name.clone());
+                }
+            }
         }
-        if let Some(Step::Named { table }) = next {
-            self.gone.extend(table.strip_prefix("public.").map(str::to_owned));
+        if touches.iter().any(|table| table == FLOOD) {
+            self.committed.loose.insert(FLOOD.into());
         }
         self.give_way(None).await;
-        if self.changer.batch_execute(text).await.is_err() {
+        self.altered = self.changer.batch_execute(text).await.is_ok();
+        if !self.altered {
             // A lock that somebody has, or a plan that was made smaller.
             let _ = self.changer.batch_execute("ROLLBACK").await;
         }
@@ -578,13 +582,11 @@ impl<'a, F: Follower> Run<'a, F> {
             self.committed
                 .explain(seat.user, &mut seat.place, &shown)
                 .map_err(|what| format!("{name}: {what}"))?;
-            self.committed.settle(seat.user, &mut seat.place);
+            self.committed.arrive(&mut seat.place);
         }
         let well = |status: &Value| status["state"] == "streaming" && status["trouble"].is_null();
         self.until("nothing is wrong any more", well).await?;
-        self.committed.loose.clear();
-        self.committed.without.iter_mut().for_each(BTreeMap::clear);
-        self.gone.clear();
+        self.committed.settle();
         self.follow();
         Ok(())
     }
@@ -610,7 +612,7 @@ impl<'a, F: Follower> Run<'a, F> {
             self.catalog.entry(table).or_default().push((row.get(1), row.get(2)));
         }
         let readable = |definition: &&Definition| definition.can_be_read(&self.catalog);
-        let text = self.question(readable, "");
+        let text = self.question(readable);
         let prepared =
             self.observer.prepare(&text).await.map_err(|error| explain(&error, &text))?;
         self.question = Some(prepared);
@@ -618,7 +620,7 @@ impl<'a, F: Follower> Run<'a, F> {
     }
 
     /// One statement for some definitions of all configurations, for all users.
-    fn question(&self, wanted: impl Fn(&&Definition) -> bool, with: &str) -> String {
+    fn question(&self, wanted: impl Fn(&&Definition) -> bool) -> String {
         let mut parts = vec!["SELECT 0, '', '', '', '' WHERE false".to_owned()];
         let mut seen = BTreeSet::new();
         let definitions = self.plan.configs.iter().flat_map(|config| &config.definitions);
@@ -630,7 +632,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 }
             }
         }
-        format!("{with}{}", parts.join(" UNION ALL "))
+        parts.join(" UNION ALL ")
     }
 
     /// Notes the committed state of each user.
@@ -641,50 +643,10 @@ impl<'a, F: Follower> Run<'a, F> {
         for (user, rows) in answer.into_iter().enumerate() {
             let mut state = Shown::new();
             for definition in definitions().filter(|d| d.can_be_read(&self.catalog)) {
-                let sum = rows.get(&definition.name).map_or(0, fingerprint);
-                state.insert(definition.name.clone(), sum);
+                let part = rows.get(&definition.name).map(Part::of).unwrap_or_default();
+                state.insert(definition.name.clone(), part);
             }
             self.committed.states[user].push(state);
-        }
-        if self.gone.is_empty() {
-            return Ok(());
-        }
-        // While a table is gone its rows may be, and what it granted.
-        let group = self.plan.world.group.sql();
-        let memberships =
-            self.plan.world.memberships.iter().filter(|m| self.gone.contains(&m.name));
-        let empty: Vec<String> = memberships
-            .clone()
-            .map(|m| {
-                let name = &m.name;
-                format!(
-                    "{name} (member, grp, role) AS \
-                     (SELECT NULL::text, NULL::{group}, NULL::text WHERE false)"
-                )
-            })
-            .collect();
-        let with = match empty.is_empty() {
-            true => String::new(),
-            false => format!("WITH {} ", empty.join(", ")),
-        };
-        let is_gone = |table: &String| self.gone.contains(table);
-        let readable = |definition: &&Definition| {
-            let others = |table: &String| is_gone(table) || self.catalog.contains_key(table);
-            let rows_are_there = |table: &String| !table.starts_with('d') || !is_gone(table);
-            definition.reads.iter().any(is_gone)
-                && definition.reads.iter().all(others)
-                && definition.reads.iter().all(rows_are_there)
-        };
-        let text = self.question(readable, &with);
-        let statement =
-            self.observer.prepare(&text).await.map_err(|error| explain(&error, &text))?;
-        let answer = self.answer(&statement).await?;
-        for (user, rows) in answer.into_iter().enumerate() {
-            for definition in definitions().filter(|d| d.reads.iter().any(is_gone)) {
-                let sums = self.committed.without[user].entry(definition.name.clone()).or_default();
-                // Nothing at all is always a way to say that it cannot be known.
-                sums.extend([0, rows.get(&definition.name).map_or(0, fingerprint)]);
-            }
         }
         Ok(())
     }

@@ -196,6 +196,12 @@ fn form(rng: &mut StdRng) -> Form {
     }
 }
 
+/// Whether the plans alter a column, or make it.
+pub(super) fn is_altered(column: &str) -> bool {
+    let made = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(column, "num" | "mood" | "addr") || column.strip_prefix('x').is_some_and(made)
+}
+
 /// The columns behind the key, in the order of `traffic`'s inserts.
 fn columns(group: Kind) -> String {
     format!(
