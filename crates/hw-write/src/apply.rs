@@ -306,6 +306,12 @@ impl Uploads {
                         Missing::Granted(delay) => return Ok(Verdict::Retry(delay)),
                         Missing::Withheld(rejection) => Some(rejection),
                     },
+                    Meaning::MissingPartition => {
+                        let finding = no_partition(&failure);
+                        self.tell(&finding, "an upload waits");
+                        let delay = Delay::mendable(finding.what.clone(), &finding);
+                        return Ok(Verdict::Retry(delay));
+                    }
                     Meaning::Rejected(error) => {
                         let rejection = in_words(&client, error, &failure).await?;
                         Some(rejection).filter(|it| fresh || !it.may_be_stale())
@@ -531,6 +537,25 @@ enum Missing {
     Granted(Delay),
     /// Somebody chose the columns that the role may write.
     Withheld(Rejection),
+}
+
+/// A row that belongs into no partition that there is. A trigger may have written it to another table
+/// than its author did, which is named by the server alone, and only if it is the author's.
+fn no_partition(failure: &Failure) -> Diagnostic {
+    let error = failure.error.as_server();
+    let place = failure.place.as_ref().filter(|_| error.is_some_and(|it| it.context.is_none()));
+    let (table, mend) = match place {
+        Some(place) => (
+            format!("table {}", place.source),
+            format!(
+                "make the partition, or one for all others: CREATE TABLE … PARTITION OF {} DEFAULT;",
+                place.source
+            ),
+        ),
+        None => ("a table".to_owned(), "make the partition, or a default one".to_owned()),
+    };
+    Diagnostic::error(code::NOT_SERVED, format!("{table} has no partition for a row yet"))
+        .mend(mend)
 }
 
 /// The rejection of an error of Postgres, with the names that the catalog confirms: a function may

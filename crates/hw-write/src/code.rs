@@ -14,8 +14,8 @@ pub const NOT_WRITABLE: u16 = 4304;
 /// The tables of writes are not there or not ours to use; `headwater setup` mends both.
 pub const NOT_SET_UP: u16 = 5301;
 /// What a write names is configured, and not there yet: no sync configuration is served, the one
-/// that has the table is being built, or the database lacks it. Clients keep what they have to
-/// write.
+/// that has the table is being built, or the database lacks it or the partition that the row
+/// belongs into. Clients keep what they have to write.
 pub const NOT_SERVED: u16 = 5302;
 /// The schema `headwater`, or a table in it, belongs to a role that `headwater setup` does not
 /// trust: it was made by somebody else.

@@ -3,13 +3,14 @@
 //! Everything else about uploads is tested through the route, in `hw-rest`.
 
 use hw_testkit::Cluster;
-use hw_types::TableName;
+use hw_types::{Code, TableName};
 use serde_json::value::RawValue;
 use tokio_postgres::Client;
 
 use crate::{
     Author, AuthorRole, ConflictPolicy, MappedTable, OperationKind, Rejection, TableTarget,
-    Unknown, UploadConfig, UploadMap, UploadOperation, UploadTransaction, Uploads, Verdict, schema,
+    Unknown, UploadConfig, UploadMap, UploadOperation, UploadTransaction, Uploads, Verdict, code,
+    schema,
 };
 
 const LOGIN: &str = "headwater_login";
@@ -74,7 +75,7 @@ impl Rig {
         let url = cluster.url_as(LOGIN, None, "postgres");
         let uploads = Uploads::connect(&url, 2, UploadConfig::default()).unwrap();
         let mut map = UploadMap::new(Unknown::Rejected);
-        for table in ["events", "audit", "rooms"] {
+        for table in ["events", "audit", "rooms", "visits"] {
             let source = TableName::new("public", table);
             map.insert(table, TableTarget::Table(MappedTable::plain(source, conflict)));
         }
@@ -220,6 +221,27 @@ async fn under_reject_a_put_on_a_taken_id_tells_a_changed_row_from_a_hidden_one(
     let seen = rig.write("ann", &[put(6, "rooms", "1", &[("name", "b")])]).await;
     let changed = "somebody else changed the row since this client read it";
     assert_eq!(rejected(seen), rejection(6, "rooms", "40001", changed));
+}
+
+/// Issue 5, group 9: what an operator can mend is not rejected.
+#[tokio::test]
+async fn a_row_without_a_partition_waits_until_there_is_one() {
+    let rig = Rig::start(ConflictPolicy::LastWriteWins).await;
+    rig.sql
+        .batch_execute(
+            "CREATE TABLE visits (id text PRIMARY KEY) PARTITION BY LIST (id);
+             CREATE TABLE visits_a PARTITION OF visits FOR VALUES IN ('a');
+             GRANT SELECT, INSERT, UPDATE, DELETE ON visits TO headwater_authenticated",
+        )
+        .await
+        .unwrap();
+    let operation = [put(1, "visits", "b", &[])];
+    let Verdict::Retry(delay) = rig.write("ann", &operation).await else { panic!("it waits") };
+    assert_eq!(delay.code, Some(Code(code::NOT_SERVED)));
+    assert_eq!(delay.reason, "table public.visits has no partition for a row yet");
+    let sql = "CREATE TABLE visits_b PARTITION OF visits DEFAULT";
+    rig.sql.batch_execute(sql).await.unwrap();
+    assert_eq!(rig.write("ann", &operation).await, Verdict::Applied);
 }
 
 #[tokio::test]

@@ -111,6 +111,8 @@ pub(crate) enum Meaning<'a> {
     Rejected(&'a ServerError),
     /// The role lacks a right on an object: an operator can grant it.
     MissingRight,
+    /// The table has no partition for the row: an operator can make one.
+    MissingPartition,
     /// Passes by itself. The text is safe to show.
     Retry(&'static str),
 }
@@ -133,6 +135,7 @@ pub(crate) fn meaning(error: &PgError) -> Meaning<'_> {
         // Under any other code that a function chose, the function refuses the write.
         _ if server.is_raised() => return Meaning::Rejected(server),
         _ if server.is_missing_right() => return Meaning::MissingRight,
+        _ if server.is_missing_partition() => return Meaning::MissingPartition,
         // Canceled by statement_timeout or by hand.
         (_, "57014") => "the write took too long",
         // The server is read only: a standby, or a primary that is being moved.

@@ -116,6 +116,12 @@ impl ServerError {
         self.sqlstate == "42501" && !is_policy && !self.is_raised()
     }
 
+    /// Whether a partitioned table has no partition for a row, which the server reports under the
+    /// code of a check that the row breaks.
+    pub fn is_missing_partition(&self) -> bool {
+        self.sqlstate == "23514" && self.routine.as_deref() == Some("ExecFindPartition")
+    }
+
     /// What the server suggests, unless it can hold values of rows.
     pub fn safe_hint(&self) -> Option<String> {
         self.hint.clone().filter(|_| !self.quotes_values())
