@@ -17,7 +17,7 @@ import { freePort } from './postgres.js';
 import { Guarded } from './process.js';
 import { SECRET } from './token.js';
 
-const BINARY =
+export const BINARY =
   process.env.HEADWATER_BIN ?? fileURLToPath(new URL('../../target/debug/headwater', import.meta.url));
 
 /** How often readiness is asked for while a server starts; it has no notification. */

@@ -63,5 +63,3 @@ pub const API_TOKEN: u16 = 4020;
 /// Without an API token nobody may ask on the port of the clients, and on a port of the
 /// administration alone only the same machine. Set `api_token` or `admin_listen`.
 pub const SAME_MACHINE: u16 = 4021;
-/// There is no secret to make a development token with.
-pub const NO_DEV_SECRET: u16 = 4022;

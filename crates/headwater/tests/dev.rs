@@ -182,6 +182,32 @@ async fn the_client_command_is_the_official_sdk_with_a_token_that_the_server_tak
     process.stop().await;
 }
 
+/// The table of section 12: a browser gets the page, a program a sentence, and the page may be any user.
+#[tokio::test]
+async fn the_page_is_for_browsers_and_acts_as_the_user_that_it_is_asked_to_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = HeadwaterProcess::start(options(directory.path())).await;
+    let get = async |path: &str, headers: &[(&str, &str)]| {
+        http_get(process.address(), path, headers).await.expect("answered").body
+    };
+    assert!(get("/", &[("accept", "text/html")]).await.starts_with("<!doctype html>"));
+    assert!(get("/", &[("accept", "*/*")]).await.starts_with("Headwater "));
+    let session = async |query: &str| -> Value {
+        let body = get(&format!("/admin/api/dev-token{query}"), &[]).await;
+        serde_json::from_str(&body).expect("a session")
+    };
+    let first = session("").await;
+    assert_eq!((&first["sub"], &first["users"]), (&json!("ada"), &json!(["ada", "ben", "cleo"])));
+    assert!(first["psql"].as_str().expect("a command").starts_with("PGPASSFILE="));
+    let other = session("?sub=ben").await;
+    let bearer = format!("Bearer {}", other["token"].as_str().expect("a token"));
+    let path = "/write-checkpoint2.json?client_id=c";
+    let headers = [("authorization", bearer.as_str())];
+    let answer = http_get(process.address(), path, &headers).await.expect("answered");
+    assert_eq!((answer.status, &other["sub"]), (200, &json!("ben")));
+    process.stop().await;
+}
+
 #[tokio::test]
 async fn killing_dev_takes_its_postgres_with_it() {
     let directory = tempfile::tempdir().expect("a directory");

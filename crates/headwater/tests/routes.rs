@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use axum::Router;
 use headwater::config::{Sources, load};
-use headwater::server::admin::{Access, Admin, DevToken};
+use headwater::server::admin::{Access, Admin, DevSession};
 use headwater::server::reporter::{Bounds, Reporter};
 use headwater::server::router;
 use headwater::server::surfaces;
@@ -90,7 +90,12 @@ async fn every_route_is_in_the_table_and_every_row_of_the_table_is_a_route() {
     let admin = Admin {
         access: Access::Dev,
         status: Arc::new(Default::default),
-        dev_tokens: Some(Arc::new(|| Some(DevToken { token: "t".into(), sub: "s".into() }))),
+        dev: Some(Arc::new(|_| DevSession {
+            token: "t".into(),
+            sub: "s".into(),
+            users: Vec::new(),
+            psql: None,
+        })),
     };
     let router = router::one_port(surfaces(directory.path()), Some(admin));
     let expected: BTreeSet<String> = TABLE.iter().map(|path| (*path).to_owned()).collect();

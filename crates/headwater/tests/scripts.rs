@@ -22,7 +22,7 @@ impl Checkout {
             fs::create_dir_all(target.parent().expect("in the checkout")).expect("made");
             fs::copy(ours.join(name), target).expect("copied");
         }
-        for tool in ["cc", "psql", "curl", "cargo-fmt", "cargo-clippy"] {
+        for tool in ["cc", "psql", "curl", "cargo-fmt", "cargo-clippy", "chromium"] {
             checkout.tool(tool, "");
         }
         for forbidden in ["apt-get", "sudo", "rustup"] {

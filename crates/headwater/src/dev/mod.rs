@@ -31,7 +31,7 @@ use crate::commands::status;
 use crate::config::Config;
 use crate::report::{self, Exit};
 use crate::sample;
-use crate::server::admin::{DevToken, DevTokens};
+use crate::server::admin::{DevSession, DevSessions};
 use crate::server::start::{self, Server, StartRefused};
 use crate::server::status::StatusReport;
 use banner::{Banner, Psql};
@@ -39,6 +39,9 @@ use postgres::PrivatePostgres;
 
 /// How long the page's tokens live.
 const PAGE_TOKEN: Duration = Duration::from_secs(3600);
+
+/// Users of the sample to try the page with: each has lists of their own.
+const USERS: [&str; 3] = [sample::USER, "ben", "cleo"];
 
 /// Between two looks at what we started.
 const WATCH: Duration = Duration::from_millis(500);
@@ -90,7 +93,7 @@ async fn begin(
         Source::Own => {}
         Source::Refused => return Ok(None),
     }
-    let server = serve(config).await?;
+    let server = serve(config, postgres.as_ref()).await?;
     report::answer(&banner(config, &server, postgres.as_ref()).text());
     Ok(Some((server, signals)))
 }
@@ -212,7 +215,10 @@ fn reset(data_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(config: &mut Config) -> Result<Server, StartRefused> {
+async fn serve(
+    config: &mut Config,
+    postgres: Option<&PrivatePostgres>,
+) -> Result<Server, StartRefused> {
     // The page, its figures and its token have to be on one origin.
     config.admin_listen = None;
     if config.log.level == "info" {
@@ -220,21 +226,29 @@ async fn serve(config: &mut Config) -> Result<Server, StartRefused> {
         config.log.level = "warn".to_owned();
     }
     begin_telemetry(config)?;
-    let tokens = page_tokens(config)?;
-    start::start(config, Some(tokens)).await
+    let sessions = page_sessions(config, postgres)?;
+    start::start(config, Some(sessions)).await
 }
 
-/// Tokens for the page, as the sample's user.
-fn page_tokens(config: &Config) -> Result<DevTokens, Box<Diagnostic>> {
+/// What the page needs to act as a user: of the sample its first one, where no other is asked for.
+fn page_sessions(
+    config: &Config,
+    postgres: Option<&PrivatePostgres>,
+) -> Result<DevSessions, Box<Diagnostic>> {
     let secret = crate::commands::token::secret(config)?;
     let audience: Vec<String> = config.auth.audience.first().cloned().into_iter().collect();
     let lifetime = PAGE_TOKEN.min(config.auth.max_lifetime);
-    Ok(Arc::new(move || {
+    let psql = postgres.map(PrivatePostgres::psql_command);
+    let users = match psql {
+        Some(_) => USERS.map(str::to_owned).to_vec(),
+        None => Vec::new(),
+    };
+    Ok(Arc::new(move |sub| {
+        let sub = sub.unwrap_or(sample::USER);
         let claims = serde_json::Map::new();
         let clock = hw_auth::Clock::system();
-        let token =
-            hw_auth::token::issue(&secret, sample::USER, lifetime, &claims, &audience, &clock);
-        Some(DevToken { token, sub: sample::USER.to_owned() })
+        let token = hw_auth::token::issue(&secret, sub, lifetime, &claims, &audience, &clock);
+        DevSession { token, sub: sub.to_owned(), users: users.clone(), psql: psql.clone() }
     }))
 }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -25,16 +25,26 @@ use crate::telemetry;
 /// Where figures come from at the moment of the question.
 pub type StatusSource = Arc<dyn Fn() -> StatusReport + Send + Sync>;
 
-/// Makes a token for the page of `dev`.
-pub type DevTokens = Arc<dyn Fn() -> Option<DevToken> + Send + Sync>;
+/// Makes what the page of `dev` needs to act as somebody; without a name as its first user.
+pub type DevSessions = Arc<dyn Fn(Option<&str>) -> DevSession + Send + Sync>;
 
-/// A token for the page of `dev`, with the subject it is for.
+/// Who somebody is on the page of `dev`, and what to try there.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct DevToken {
+pub struct DevSession {
     /// The signed token.
     pub token: String,
     /// Its subject.
     pub sub: String,
+    /// Users that there are to try with.
+    pub users: Vec<String>,
+    /// What opens the private Postgres, as a shell reads it. Unset: the database is the user's own.
+    pub psql: Option<String>,
+}
+
+/// What the page asks for.
+#[derive(serde::Deserialize)]
+struct Whose {
+    sub: Option<String>,
 }
 
 /// What the administration routes need.
@@ -45,7 +55,7 @@ pub struct Admin {
     /// Figures.
     pub status: StatusSource,
     /// Only in `dev`.
-    pub dev_tokens: Option<DevTokens>,
+    pub dev: Option<DevSessions>,
 }
 
 /// Who gets in.
@@ -66,7 +76,7 @@ pub enum Access {
 pub fn routes(admin: Admin) -> Router {
     let mut router =
         Router::new().route("/metrics", get(metrics)).route("/admin/api/status", get(status));
-    if admin.dev_tokens.is_some() {
+    if admin.dev.is_some() {
         router = router.route("/admin/api/dev-token", get(dev_token));
     }
     router.with_state(admin)
@@ -100,18 +110,19 @@ async fn status(
 }
 
 /// Served to the same machine only, with or without an API token: who may open the page of `dev`
-/// may act as the sample's user.
+/// may act as any user.
 async fn dev_token(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
+    Query(whose): Query<Whose>,
 ) -> Response {
     if let Err(refusal) = Access::Dev.admit(peer.ip(), &headers) {
         return refusal.into_response();
     }
-    match admin.dev_tokens.and_then(|make| make()) {
-        Some(token) => axum::Json(token).into_response(),
-        None => Refusal::NoToken.into_response(),
+    match admin.dev {
+        Some(session) => axum::Json(session(whose.sub.as_deref())).into_response(),
+        None => ApiError::not_found().into_response(),
     }
 }
 
@@ -124,8 +135,6 @@ enum Refusal {
     Elsewhere,
     /// No token is configured, and this is the port of the clients.
     Closed,
-    /// No secret to sign with.
-    NoToken,
 }
 
 impl IntoResponse for Refusal {
@@ -142,9 +151,6 @@ impl IntoResponse for Refusal {
                 code::SAME_MACHINE,
                 "Not on this port without an API token; configure api_token or admin_listen",
             ),
-            Refusal::NoToken => {
-                (StatusCode::NOT_FOUND, code::NO_DEV_SECRET, "There is no development secret")
-            }
         };
         ApiError::new(status, Code(number), description).into_response()
     }

@@ -1,24 +1,33 @@
-//! The page at `/`: what is synced, live, for a person who tries it out.
+//! What is at `/`: in `dev` a page that shows what is synced, live, for a person who tries it out; else a
+//! sentence for whoever asks what this is.
 //!
-//! In: nothing but the request. Out: one document with its style and script inside, compiled in.
+//! In: nothing but the request. Out: one document with its style and scripts inside, compiled in.
 //! Invariant: it loads nothing from anywhere; the content security policy forbids it to.
 
 use std::sync::OnceLock;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 const DOCUMENT: &str = include_str!("../../page/index.html");
 const STYLE: &str = include_str!("../../page/style.css");
-const SCRIPT: &str = include_str!("../../page/script.js");
+const CLIENT: &str = include_str!("../../page/client.js");
+const PAGE: &str = include_str!("../../page/page.js");
 
-/// Where the document takes the two in.
-const STYLE_PLACE: &str = "/* style.css */";
-const SCRIPT_PLACE: &str = "/* script.js */";
+/// What the document takes in, and where.
+const PARTS: [(&str, &str); 3] =
+    [("/* style.css */", STYLE), ("/* client.js */", CLIENT), ("/* page.js */", PAGE)];
+
+/// For whoever is not shown a page.
+const SENTENCE: &str = concat!(
+    "Headwater ",
+    env!("CARGO_PKG_VERSION"),
+    ": a sync server in front of Postgres. The SDKs of PowerSync connect to this address.\n"
+);
 
 struct Page {
     html: String,
@@ -26,35 +35,39 @@ struct Page {
 }
 
 fn page() -> &'static Page {
-    static PAGE: OnceLock<Page> = OnceLock::new();
-    PAGE.get_or_init(|| {
-        let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
+    static PAGE_AND_POLICY: OnceLock<Page> = OnceLock::new();
+    PAGE_AND_POLICY.get_or_init(|| {
+        let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
         Page {
-            html: DOCUMENT.replace(STYLE_PLACE, STYLE).replace(SCRIPT_PLACE, SCRIPT),
+            html: PARTS.iter().fold(DOCUMENT.to_owned(), |html, (at, part)| html.replace(at, part)),
             policy: format!(
                 "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-                 frame-ancestors 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'",
+                 frame-ancestors 'none'; style-src {}; script-src {} {}",
                 hash(STYLE),
-                hash(SCRIPT)
+                hash(CLIENT),
+                hash(PAGE)
             ),
         }
     })
 }
 
-/// Answers `/`: HEAD, or an `Accept` without `text/html`, gets 200 and nothing, so that probes
-/// and curious programs see a living server; a browser gets the page.
-pub async fn show(method: Method, headers: HeaderMap) -> Response {
+/// Answers `/` outside of `dev`, and programs.
+pub async fn say() -> Response {
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], SENTENCE).into_response()
+}
+
+/// Answers `/` in `dev`: a browser gets the page, whatever does not ask for `text/html` the sentence.
+pub async fn show(headers: HeaderMap) -> Response {
     let wants_html = headers
         .get_all(header::ACCEPT)
         .iter()
         .any(|accept| accept.to_str().is_ok_and(|text| text.contains("text/html")));
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::OK;
-    if method == Method::HEAD || !wants_html {
-        return response;
+    if !wants_html {
+        return say().await;
     }
     let page = page();
-    *response.body_mut() = Body::from(page.html.as_str());
+    let mut response = Response::new(Body::from(page.html.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -71,9 +84,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn style_and_script_are_inside_and_nothing_is_loaded_from_elsewhere() {
+    fn style_and_scripts_are_inside_and_nothing_is_loaded_from_elsewhere() {
         let html = &page().html;
-        assert!(!html.contains(STYLE_PLACE) && !html.contains(SCRIPT_PLACE));
+        for (place, part) in PARTS {
+            assert!(DOCUMENT.contains(place) && html.contains(part), "{place}");
+        }
         for reference in ["http://", "https://", "src=", "<link", "@import", "url("] {
             assert!(!html.contains(reference), "{reference} in the page");
         }

@@ -13,9 +13,14 @@ use hw_http::{ApiError, Surface};
 use super::admin::Admin;
 use super::{admin, page};
 
-/// Puts the one port together. With `admin` the administration routes are on it too.
+/// Puts the one port together. With `admin` the administration routes are on it too, and in `dev`
+/// the page that needs them.
 pub fn one_port(surfaces: Vec<Surface>, admin: Option<Admin>) -> Router {
-    let mut router = Router::new().route("/", get(page::show));
+    let root = match admin.as_ref().is_some_and(|admin| admin.dev.is_some()) {
+        true => get(page::show),
+        false => get(page::say),
+    };
+    let mut router = Router::new().route("/", root);
     let mut refusals = Vec::new();
     for surface in surfaces {
         router = router.merge(surface.routes);

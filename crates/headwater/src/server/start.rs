@@ -16,7 +16,7 @@ use hw_types::{Code, Diagnostic};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{Access, Admin, DevTokens};
+use super::admin::{Access, Admin, DevSessions};
 use super::reporter::{Bounds, Memory, Reporter};
 use super::router;
 use super::surfaces;
@@ -81,9 +81,9 @@ pub struct Server {
 
 /// Starts everything.
 ///
-/// - Takes: the configuration; in `dev` what makes tokens for the page.
+/// - Takes: the configuration; in `dev` what the page needs.
 /// - Errors: findings, of which each says how to mend it. Nothing is left running.
-pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Server, StartRefused> {
+pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, StartRefused> {
     let authenticator = authentication::authenticator(config)?;
     let (connect, warnings) = ConnectConfig::parse(database_url(config)?)?;
     report::log(&warnings, "");
@@ -127,9 +127,9 @@ pub async fn start(config: &Config, dev_tokens: Option<DevTokens>) -> Result<Ser
     tokio::spawn(Arc::clone(&reporter).watch(stop.clone()));
     let figures = Arc::clone(&reporter);
     let admin = Admin {
-        access: access(config, dev_tokens.is_some()),
+        access: access(config, dev.is_some()),
         status: Arc::new(move || figures.report()),
-        dev_tokens,
+        dev,
     };
     let body_memory = usize::try_from(config.limits.body_memory).unwrap_or(usize::MAX);
     let edge = Edge::new(authenticator, body_memory);
@@ -188,10 +188,11 @@ impl Server {
             Ok(None) => return tracing::info!("no sync configuration is named, nothing to read"),
             Err(finding) => return finding.log(),
         };
+        // The writer says when it serves it, which may be before we hear that it took it.
+        tracing::info!(file = %file.name, "the sync configuration is read again");
         match self.engine.configure(&file.name, &file.text).await {
             Ok(true) => {
                 self.given.send_replace(compiled(&file));
-                tracing::info!(file = %file.name, "the new sync configuration is built");
             }
             Ok(false) => tracing::info!(file = %file.name, "the sync configuration is unchanged"),
             Err(findings) => {
