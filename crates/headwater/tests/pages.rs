@@ -96,7 +96,7 @@ fn the_three_minutes_of_the_readme_are_what_dev_prints() {
             installed: true,
         }),
         client: Some("conformance/client".into()),
-        program: "target/release/headwater".into(),
+        program: "target/demo/headwater".into(),
         data_dir: ".headwater".into(),
         sync_config: Some(".headwater/sync.yaml".into()),
     };

@@ -110,6 +110,10 @@ async fn it_serves_answers_its_operator_and_stops_on_sigterm() {
     })
     .await;
     let metrics = http_get(process.address(), "/metrics", &OPERATOR).await.expect("answered").body;
+    // The page is of `dev` alone (FD-69); whoever looks is told what this is.
+    let root =
+        http_get(process.address(), "/", &[("accept", "text/html")]).await.expect("answered");
+    assert!(root.body.starts_with("Headwater ") && root.body.ends_with(".\n"), "{}", root.body);
     // Issue 6: lag in bytes and seconds, rows and operations applied, checkpoints, clients, bytes
     // sent, store size, bounds in use, retained log.
     for name in [
@@ -376,7 +380,33 @@ async fn sighup_takes_a_new_sync_configuration_and_an_invalid_one_leaves_the_old
     assert_eq!(answer.status, 200);
     std::fs::write(rig.path("sync.yaml"), SYNC.replace("all:", "every:")).expect("written");
     process.signal(libc::SIGHUP);
-    process.until_log("the new sync configuration is built").await;
+    poll_until("the new one is served", || async {
+        let served = process.log().matches("the sync configuration is served").count();
+        (served == 2).then_some(())
+    })
+    .await;
+    // It was read before it was served (FD-61).
+    let said = process.log();
+    assert!(said.rfind("is read again") < said.rfind("is served"), "{said}");
+    process.stop().await;
+}
+
+/// FD-61: a reload that comes while the program starts is none that ends it.
+#[tokio::test]
+async fn sighup_before_the_server_listens_does_not_end_it() {
+    let rig = Rig::start().await;
+    // The program waits here for its configuration, before it has done anything else.
+    let pipe = rig.path("headwater.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success());
+    let mut options = rig.options();
+    options.arguments.extend(["--config".into(), pipe.clone()]);
+    let mut process = HeadwaterProcess::spawn(options);
+    // Opening it waits for a reader: the program has begun.
+    let file = tokio::fs::OpenOptions::new().write(true).open(&pipe).await.expect("opened");
+    process.signal(libc::SIGHUP);
+    drop(file);
+    process.until_ready().await;
     process.stop().await;
 }
 

@@ -30,6 +30,9 @@ pub fn run(cli: Cli) -> Exit {
         report::answer(&format!("headwater {}\n", env!("CARGO_PKG_VERSION")));
         return Exit::Done;
     }
+    if matches!(cli.command, Command::Serve(_)) {
+        process::pass_over_early_hangups();
+    }
     let sources = Sources {
         file: cli.global.config.clone(),
         flags: cli.flags(),

@@ -35,6 +35,18 @@ impl Node {
             _ => None,
         }
     }
+
+    /// A structured value as JSON. Scalars stay texts: what reads them decides what they mean.
+    pub fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Scalar(text) => serde_json::Value::String(text.clone()),
+            Value::List(items) => items.iter().map(Node::to_json).collect(),
+            Value::Map(entries) => {
+                entries.iter().map(|(key, value)| (key.text.clone(), value.to_json())).collect()
+            }
+        }
+    }
 }
 
 /// What stands at a place of the file.

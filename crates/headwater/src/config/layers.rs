@@ -13,6 +13,7 @@ use super::file::{Key, Node, Value};
 use super::parse::{Kind, Parsed};
 use super::settings::{self, SETTINGS, Setting};
 use super::suggest::nearest;
+use super::upload_tables;
 use crate::code;
 
 /// Values by path of setting.
@@ -204,23 +205,16 @@ fn read_setting(
                 None => "a list of texts".to_owned(),
             }
         }
+        (Value::Map(tables), Kind::UploadTables)
+            if upload_tables::wrong(tables).next().is_some() =>
+        {
+            return findings.extend(upload_tables::wrong(tables));
+        }
         (Value::Map(_), Kind::Jwks | Kind::UploadTables) => {
-            let text = to_json(node).to_string();
+            let text = node.to_json().to_string();
             return take(setting, &text, Place::File(&node.span), values, findings);
         }
         (Value::Map(_) | Value::List(_), kind) => kind.describe(),
     };
     findings.push(refuse(setting.path, &expected, Place::File(&node.span)));
-}
-
-/// A structured value as JSON. Scalars stay texts: what reads them decides what they mean.
-fn to_json(node: &Node) -> serde_json::Value {
-    match &node.value {
-        Value::Null => serde_json::Value::Null,
-        Value::Scalar(text) => serde_json::Value::String(text.clone()),
-        Value::List(items) => serde_json::Value::Array(items.iter().map(to_json).collect()),
-        Value::Map(entries) => serde_json::Value::Object(
-            entries.iter().map(|(key, value)| (key.text.clone(), to_json(value))).collect(),
-        ),
-    }
 }

@@ -4,7 +4,7 @@
 //! `HEADWATER_CONFIG` names. Out: [`Config`], or every finding. Invariant: no part of it prints a
 //! secret, and no message repeats a value of the file or a line of it: a line that is wrong may be
 //! one that was to hold a secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`mod@file`],
-//! [`layers`], this file, [`mod@reference`].
+//! [`layers`], [`upload_tables`], this file, [`mod@reference`].
 
 pub mod file;
 pub mod layers;
@@ -13,6 +13,7 @@ pub mod reference;
 pub mod secret;
 pub mod settings;
 pub mod suggest;
+pub mod upload_tables;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::code;
 use layers::{Flags, Values};
 use parse::Parsed;
 use secret::Secret;
+use upload_tables::UploadTable;
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "HEADWATER_CONFIG";
@@ -108,46 +110,6 @@ pub struct Uploads {
     pub tables: BTreeMap<String, UploadTable>,
     /// Largest body of one request, bytes.
     pub max_body_bytes: u64,
-}
-
-/// Where one table that clients know is written.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct UploadTable {
-    /// The source table, `schema.table`. Unset: the table of the same name in `public`.
-    pub table: Option<String>,
-    /// Source column by output column, where they differ.
-    pub columns: BTreeMap<String, String>,
-    /// Source columns that the clients' `id` is made of, where the sync configuration does not
-    /// show it.
-    pub key: Vec<String>,
-    /// What stands between the columns of `key` in an id.
-    pub separator: String,
-    /// What happens when another writer was first.
-    pub conflict: Conflict,
-}
-
-impl Default for UploadTable {
-    fn default() -> UploadTable {
-        UploadTable {
-            table: None,
-            columns: BTreeMap::new(),
-            key: Vec::new(),
-            separator: "/".to_owned(),
-            conflict: Conflict::default(),
-        }
-    }
-}
-
-/// What happens to a write when somebody else changed the row since the client read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Conflict {
-    /// The last write of each column wins.
-    #[default]
-    LastWriteWins,
-    /// The write is rejected when a previous value that the client tracked has changed.
-    Reject,
 }
 
 /// Bounds. Sizes in bytes.
@@ -394,32 +356,10 @@ impl Reader {
     }
 
     fn upload_tables(&mut self) -> Result<BTreeMap<String, UploadTable>, Box<Diagnostic>> {
-        match self.json("uploads.tables") {
-            None => Ok(BTreeMap::new()),
-            Some(serde_json::Value::Object(tables)) => {
-                tables.into_iter().map(|(name, table)| upload_table(name, table)).collect()
-            }
-            Some(_) => Err(Box::new(bad_upload_table("uploads.tables"))),
-        }
+        let Some(tables) = self.json("uploads.tables") else { return Ok(BTreeMap::new()) };
+        // The file is refused with the line; from elsewhere it is one text.
+        serde_json::from_value(tables).map_err(|_| Box::new(upload_tables::bad("uploads.tables")))
     }
-}
-
-fn upload_table(
-    name: String,
-    table: serde_json::Value,
-) -> Result<(String, UploadTable), Box<Diagnostic>> {
-    // serde's own text may quote the value.
-    match serde_json::from_value(table) {
-        Ok(table) => Ok((name, table)),
-        Err(_) => Err(Box::new(bad_upload_table(&format!("table \"{name}\" of uploads.tables")))),
-    }
-}
-
-fn bad_upload_table(what: &str) -> Diagnostic {
-    Diagnostic::error(code::CONFIG_VALUE, format!("{what} is not valid")).mend(
-        "each output table has a mapping of table, columns and conflict (last_write_wins or \
-         reject)",
-    )
 }
 
 impl Config {
@@ -522,6 +462,22 @@ mod tests {
         let config = load_with(file, &environment, &[("listen", "127.0.0.1:4")]).expect("ok");
         assert_eq!(config.listen.port(), 4);
         assert_eq!(config.instance, "a");
+    }
+
+    /// FD-57 and the table of section 9: what is wrong is found by its line.
+    #[test]
+    fn a_wrong_entry_of_the_upload_tables_is_refused_at_its_place() {
+        let file = "uploads:\n  tables:\n    a: {table: public.t}\n    b:\n      table: public.u\n      \
+                    conflict: merge\n    c: {tabel: x}\n    d: x\n";
+        let mend = "\n  mend:  each output table has a mapping of table, columns, key, separator and \
+                    conflict (last_write_wins or reject)";
+        let expected = [("b", "6:7"), ("c", "7:9"), ("d", "8:5")].map(|(table, place)| {
+            format!(
+                "error[HW1006]: table \"{table}\" of uploads.tables is not valid\n  \
+                 where: headwater.yaml:{place}{mend}"
+            )
+        });
+        assert_eq!(messages(load_with(Some(file), &[], &[])), expected);
     }
 
     #[test]
@@ -663,7 +619,7 @@ mod tests {
         let table = &config.uploads.tables["mine"];
         assert_eq!(table.table.as_deref(), Some("public.todos"));
         assert_eq!(table.columns["what"], "description");
-        assert_eq!(table.conflict, Conflict::Reject);
+        assert_eq!(table.conflict, upload_tables::Conflict::Reject);
         assert_eq!(
             messages(load_with(Some("uploads: {tables: {a: {tabel: x}}}\n"), &[], &[])).len(),
             1

@@ -6,6 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::process;
+
+/// Everything that [`StatusReport::state`] may be once a server has started.
+pub const STATES: [&str; 6] = ["starting", "copying", "building", "streaming", "waiting", "failed"];
+
 /// What a server is doing. Sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -169,17 +174,26 @@ impl StatusReport {
         metrics::counter!("headwater_checkpoints_total").absolute(self.checkpoint.published);
         let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
         let whole = |value: u64| value as f64;
-        if let Some(bytes) = self.source.lag_bytes {
-            set("headwater_replication_lag_bytes", whole(bytes));
+        for state in STATES {
+            let is = f64::from(u8::from(self.state == state));
+            metrics::gauge!("headwater_state", "state" => state).set(is);
         }
         if let Some(seconds) = self.source.lag_seconds {
             set("headwater_replication_lag_seconds", seconds);
+            // What it was when the source was last heard is not what it is.
+            set("headwater_replication_lag_bytes", self.source.lag_bytes.map_or(f64::NAN, whole));
         }
         if let Some(bytes) = self.source.retained_bytes {
             set("headwater_retained_log_bytes", whole(bytes));
         }
         set("headwater_retained_log_limit_bytes", whole(self.source.retained_limit_bytes));
         set("headwater_checkpoint_op_id", self.checkpoint.op_id.parse().unwrap_or(0.0));
+        set("headwater_sync_version", whole(self.checkpoint.sync_version));
+        set("headwater_sync_waiting", f64::from(u8::from(self.sync.waiting_version.is_some())));
+        set("headwater_tables_stale", self.sync.stale_tables.len() as f64);
+        set("headwater_tables_refused", self.sync.refused.len() as f64);
+        set("headwater_definitions_frozen", self.sync.frozen.len() as f64);
+        set("headwater_definitions_withheld", self.sync.withheld.len() as f64);
         set("headwater_clients", whole(self.clients.connections));
         set("headwater_clients_limit", whole(self.clients.limit));
         for bound in &self.bounds {
@@ -194,6 +208,11 @@ impl StatusReport {
         set("headwater_queue_memory_limit_bytes", whole(self.store.queue_limit_bytes));
         set("headwater_spool_bytes", whole(self.store.spool_bytes));
         set("headwater_spool_limit_bytes", whole(self.store.spool_limit_bytes));
+        set("headwater_uptime_seconds", whole(self.uptime_seconds));
+        metrics::gauge!("headwater_build_info", "version" => self.version.clone()).set(1.0);
+        if let Some(bytes) = process::resident_memory() {
+            set("headwater_process_memory_bytes", whole(bytes));
+        }
         set("headwater_tables_copying", self.copies.len() as f64);
         set("headwater_copy_rows", whole(self.copies.iter().map(|copy| copy.rows).sum()));
         set("headwater_copy_bytes", whole(self.copies.iter().map(|copy| copy.bytes).sum()));

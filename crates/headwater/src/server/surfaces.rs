@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::reporter::Reporter;
 use super::upload_map;
-use crate::config::{Config, UploadTable};
+use crate::config::Config;
+use crate::config::upload_tables::UploadTable;
 
 /// How long a write may wait for a connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ use hw_write::{
     ColumnMap, ColumnTarget, ConflictPolicy, IdPart, MappedTable, TableTarget, Unknown, UploadMap,
 };
 
-use crate::config::{Conflict, UploadTable};
+use crate::config::upload_tables::{Conflict, UploadTable};
 
 /// The output column that identifies a row.
 const ID: &str = "id";

@@ -98,7 +98,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (
         "headwater_replication_lag_bytes",
         Unit::Bytes,
-        "Write-ahead log of the source that is not published yet",
+        "Write-ahead log of the source that is not published yet; NaN while it is not heard",
     ),
     (
         "headwater_replication_lag_seconds",
@@ -116,6 +116,32 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         "Its configured limit (limits.retained_log)",
     ),
     ("headwater_checkpoint_op_id", Unit::Count, "Newest published operation"),
+    (
+        "headwater_sync_version",
+        Unit::Count,
+        "Number of the sync configuration that is served; 0: none",
+    ),
+    (
+        "headwater_sync_waiting",
+        Unit::Count,
+        "1 while a sync configuration waits for its tables or is being built",
+    ),
+    (
+        "headwater_tables_stale",
+        Unit::Count,
+        "Tables that are copied again and compared, because their changes could not be followed",
+    ),
+    ("headwater_tables_refused", Unit::Count, "Tables that cannot be replicated"),
+    (
+        "headwater_definitions_frozen",
+        Unit::Count,
+        "Definitions that stand still until their tables have entered again",
+    ),
+    (
+        "headwater_definitions_withheld",
+        Unit::Count,
+        "Definitions that are not served, because a table that they read cannot be replicated",
+    ),
     ("headwater_clients", Unit::Count, "Open connections of clients"),
     (
         "headwater_clients_limit",
@@ -129,6 +155,14 @@ const GAUGES: &[(&str, Unit, &str)] = &[
          name of the bound says so",
     ),
     ("headwater_bound_limit", Unit::Count, "The bound"),
+    ("headwater_state", Unit::Count, "1 for the state that the server is in, 0 for every other"),
+    ("headwater_build_info", Unit::Count, "1, with the version of the server"),
+    ("headwater_uptime_seconds", Unit::Seconds, "Since the server started"),
+    (
+        "headwater_process_memory_bytes",
+        Unit::Bytes,
+        "Resident memory of the process, pages of mapped files among it",
+    ),
     ("headwater_store_bytes", Unit::Bytes, "Size of the store on disk"),
     (
         "headwater_store_memtable_bytes",
