@@ -26,6 +26,7 @@ const ENGINE: &[&str] = &[
     "tail",
     "tables",
     "copy_spool",
+    "lost",
     "large",
     "fold",
     "fold_large",

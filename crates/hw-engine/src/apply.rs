@@ -1,12 +1,13 @@
 //! Applies an entry: the one way in which the state changes.
 
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use crate::overlay::Sink;
-use crate::state::{Record, Refused, Secret, TableRecord, keys};
+use crate::state::{IncarnationRecord, Record, Refused, Secret, TableRecord, keys};
 use crate::tables::Table;
 use crate::writer::Writer;
 use hw_input::entry::{CompactSlice, Control, Entry};
-use hw_types::RelationId;
+use hw_types::{Diagnostic, RelationId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -89,6 +90,7 @@ impl Writer {
                 self.serve_anew()?;
             }
             Control::Thaw => self.thaw()?,
+            Control::Lost { tables, derived } => self.give_up(&tables, derived)?,
         }
         Ok(Applied::Done)
     }
@@ -155,6 +157,11 @@ impl Writer {
 
     fn retire(&mut self, before: u64) -> Result<(), EngineError> {
         let dropped = self.definitions.drop_retired(before, &mut self.overlay, &self.state)?;
+        self.drop_incarnations(dropped)
+    }
+
+    /// Drops the spaces of incarnations whose records are removed with what waits.
+    fn drop_incarnations(&mut self, dropped: Vec<IncarnationRecord>) -> Result<(), EngineError> {
         self.commit()?;
         self.store.sync()?;
         self.replan();
@@ -164,5 +171,49 @@ impl Writer {
             self.store.drop_space(&crate::held::space_name(record.number))?;
         }
         Ok(())
+    }
+
+    /// Gives up what the store has lost (see [`crate::lost`]).
+    fn give_up(
+        &mut self,
+        tables: &BTreeSet<u32>,
+        mut derived: BTreeSet<u32>,
+    ) -> Result<(), EngineError> {
+        self.commit()?;
+        let mut names = BTreeSet::new();
+        for number in tables {
+            let Some(table) = self.tables.get(*number).cloned() else { continue };
+            names.insert(table.record.relation.name.to_string());
+            let plan = self.definitions.plan(&table.record.relation);
+            derived.extend(plan.0.iter().map(|planned| planned.number));
+            self.overlay.delete(&self.state, keys::numbered(keys::TABLE, *number))?;
+            self.tables.remove(*number);
+            self.stale.remove(number);
+        }
+        let first = self.counters.derived;
+        let given_up = self.definitions.renew(
+            &derived,
+            &mut self.counters,
+            &mut self.spaces,
+            &mut self.overlay,
+            &self.state,
+        )?;
+        names.extend(self.definitions.names_of(|number| number >= first));
+        self.drop_incarnations(given_up)?;
+        for number in tables {
+            self.store.drop_space(&format!("rows.{number}"))?;
+        }
+        if !names.is_empty() {
+            let listed = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let what = format!("the store has lost to damage what it held of {listed}");
+            Diagnostic::error(code::LOST, what)
+                .mend(
+                    "check the disk; what is lost is copied and built again, and nothing is \
+                     served until it is",
+                )
+                .log();
+        }
+        self.news.lost = names;
+        self.serve_anew()
     }
 }

@@ -37,6 +37,7 @@ pub(crate) struct WriterStatus {
     pub building: bool,
     pub waiting_version: Option<u64>,
     pub stale: Vec<TableName>,
+    pub lost: Vec<String>,
     pub store_error: Option<String>,
     pub restarts: u64,
 }
@@ -67,9 +68,14 @@ impl Board {
     /// Whether all tables that definitions name, the ones under construction included, have
     /// entered as they are at the source. Not before the catalog was asked for them.
     pub fn tables_are_there(&self) -> bool {
-        let wanted = self.plan.borrow().wanted.clone();
+        let plan = self.plan.borrow().clone();
         let looked = self.looked.lock();
-        looked.as_ref().is_some_and(|l| l.missing == 0 && *l.wanted == *wanted)
+        // What was there when the catalog was asked may be lost since.
+        looked.as_ref().is_some_and(|looked| {
+            looked.missing == 0
+                && *looked.wanted == *plan.wanted
+                && looked.found.iter().all(|id| plan.tables.contains_key(id))
+        })
     }
 }
 

@@ -305,6 +305,68 @@ impl Definitions {
         !self.over(before).is_empty()
     }
 
+    /// Gives up incarnations of which something is lost. Those that a configuration uses are built
+    /// again under new numbers, and nothing is served until they are; the others are gone.
+    ///
+    /// The caller makes the overlay durable before it drops the spaces of what is returned.
+    pub fn renew(
+        &mut self,
+        lost: &BTreeSet<u32>,
+        counters: &mut Counters,
+        spaces: &mut Spaces,
+        overlay: &mut Overlay,
+        state: &Space,
+    ) -> Result<Vec<IncarnationRecord>, EngineError> {
+        let store = overlay.store().clone();
+        let used = self.used();
+        let mut given_up = Vec::new();
+        for number in lost {
+            let Some(Incarnation { record, config }) = self.derived.remove(number) else {
+                continue;
+            };
+            remove(&record, overlay, state)?;
+            if used.contains(number) {
+                let number = counters.derived;
+                counters.derived += 1;
+                spaces.open(&store, record.kind, number)?;
+                let record = IncarnationRecord {
+                    number,
+                    counter: next_counter(overlay, state, &record.fingerprint)?,
+                    state: BuildState::Building { table: 0, key: Vec::new() },
+                    ..record.clone()
+                };
+                overlay.put(state, keys::numbered(keys::DERIVED, number), record.encode())?;
+                self.derived.insert(number, Incarnation { record, config });
+            }
+            given_up.push(record);
+        }
+        self.forget_texts(&given_up, overlay, state)?;
+        let is_hit = |c: &Configured| c.numbers().any(|number| lost.contains(&number));
+        let (active, building) = (self.active.take(), self.building.take());
+        let (active, hit) = match active {
+            Some(active) if is_hit(&active) => (None, Some(active)),
+            active => (active, None),
+        };
+        self.active = active;
+        self.building = building
+            .or(hit)
+            .and_then(|Configured { record, config, .. }| self.resolve(record, config));
+        self.retire_unused(1, overlay, state)?;
+        overlay.put(state, keys::COUNTERS.to_vec(), counters.encode())?;
+        self.save_serving(overlay, state)?;
+        Ok(given_up)
+    }
+
+    /// Names of the definitions under construction that use one of these incarnations.
+    pub fn names_of(&self, numbers: impl Fn(u32) -> bool) -> BTreeSet<String> {
+        let Some(building) = &self.building else { return BTreeSet::new() };
+        let definitions = building.config.definitions().iter().enumerate();
+        definitions
+            .filter(|(index, _)| building.numbers_of(*index).any(&numbers))
+            .map(|(_, definition)| definition.name.to_string())
+            .collect()
+    }
+
     /// Removes incarnations that retired at or before `before`, and the texts of configurations
     /// that nothing is defined by any more. The caller makes the overlay durable before it drops
     /// their spaces, so that no crash leaves a record without its spaces.
@@ -320,15 +382,27 @@ impl Definitions {
             remove(&incarnation.record, overlay, state)?;
             dropped.push(incarnation.record);
         }
+        self.forget_texts(&dropped, overlay, state)?;
+        Ok(dropped)
+    }
+
+    /// Removes the texts of configurations that defined these, and that nothing is defined by any
+    /// more.
+    fn forget_texts(
+        &self,
+        dropped: &[IncarnationRecord],
+        overlay: &mut Overlay,
+        state: &Space,
+    ) -> Result<(), EngineError> {
         let configs = [&self.active, &self.building].into_iter().flatten();
         let mut named: BTreeSet<u64> = configs.map(|c| c.record.version).collect();
         named.extend(self.derived.values().map(|i| i.record.config));
-        for record in &dropped {
+        for record in dropped {
             if !named.contains(&record.config) {
                 overlay.delete(state, keys::numbered(keys::CONFIG, record.config))?;
             }
         }
-        Ok(dropped)
+        Ok(())
     }
 
     /// Every table pattern that an applied or building definition reads.

@@ -14,7 +14,7 @@ pub use hw_input::driver::DriverOptions;
 pub use hw_input::history::TakeOver;
 use hw_input::signal::{Inlet, Signal};
 use hw_pg::config::ConnectConfig;
-use hw_store::Store;
+use hw_store::{Store, StoreError};
 use hw_types::{Diagnostic, EndLsn, TablePattern};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,7 +70,8 @@ impl Engine {
     /// - Takes: the sync configuration to serve as (file name, text); `None` keeps the stored
     ///   one. An invalid one leaves the stored one serving and is reported by [`Engine::configure`]'s
     ///   findings in the second field of the answer (E-7).
-    /// - Errors: the store's. The source need not be reachable.
+    /// - Errors: the store's; `Damaged` when it has lost what cannot be made again. The source need
+    ///   not be reachable.
     /// - Needs: a tokio runtime.
     pub fn start(
         options: EngineOptions,
@@ -86,7 +87,15 @@ impl Engine {
             board: board.clone(),
             inlet: inlet.clone(),
         };
-        let mut sequencer = Sequencer::open(store.clone(), outside)?;
+        let opened = match Sequencer::open(store.clone(), outside.clone()) {
+            // Behind reopening it is known what else is lost, and the rest can be read.
+            Err(EngineError::Store(StoreError::SpaceDamaged { .. })) => {
+                store.reopen()?;
+                Sequencer::open(store.clone(), outside)
+            }
+            opened => opened,
+        };
+        let mut sequencer = opened?;
         let mut findings = Vec::new();
         if let Some((file, text)) = sync {
             match crate::definitions::compile(&file, &text) {
@@ -184,7 +193,7 @@ impl Engine {
     /// What the engine is doing, for people and metrics.
     pub fn status(&self) -> EngineStatus {
         let published = self.published();
-        let WriterStatus { building, waiting_version, stale, store_error, restarts } =
+        let WriterStatus { building, waiting_version, stale, lost, store_error, restarts } =
             self.board.writer.lock().clone();
         let mut status = EngineStatus {
             source: self.driver.status(),
@@ -196,6 +205,7 @@ impl Engine {
             building: published.sync.is_none() || building,
             waiting_version,
             stale,
+            lost,
             frozen: Vec::new(),
             withheld: Vec::new(),
             tables_missing: self.board.looked.lock().as_ref().map(|looked| looked.missing),

@@ -10,8 +10,9 @@ pub mod code {
     pub const STOPPING: u16 = 3101;
     /// A configuration was not taken over, because a newer one was handed in before.
     pub const OVERTAKEN: u16 = 3102;
-    /// A record of the store cannot be read: it is damaged, or of another version.
-    pub const UNREADABLE: u16 = 3103;
+    /// A part of the store is damaged. What it held is copied and built again; until that is done
+    /// nothing is served.
+    pub const LOST: u16 = 3103;
 }
 
 /// An error of the engine.
@@ -20,14 +21,6 @@ pub enum EngineError {
     /// The store failed; see [`StoreError`] for whether it heals.
     #[error("store: {0}")]
     Store(#[from] StoreError),
-    /// A stored record cannot be read. The store is damaged or of another version.
-    #[error("damaged record in {space}: {what}")]
-    Damaged {
-        /// The space that holds it.
-        space: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
     /// Something a person must mend.
     #[error("{0}")]
     Finding(Box<Diagnostic>),
@@ -40,9 +33,24 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// A damaged record.
-    pub fn damaged(space: impl Into<String>, what: &'static str) -> EngineError {
-        EngineError::Damaged { space: space.into(), what }
+    /// A stored record cannot be read: the store is damaged in a way that its checksums do not
+    /// show, or of another version.
+    pub fn damaged(space: &str, what: &str) -> EngineError {
+        StoreError::Damaged { what: format!("a record in {space}: {what}") }.into()
+    }
+
+    /// Whether the store is damaged and it cannot be told what of it is lost.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, EngineError::Store(StoreError::Damaged { .. }))
+    }
+
+    /// The same for a person, where it has a code of its own: what happened and how to mend it.
+    pub fn finding(&self) -> Option<Diagnostic> {
+        match self {
+            EngineError::Store(error) => Some(error.diagnostic()),
+            EngineError::Finding(finding) => Some((**finding).clone()),
+            EngineError::Source(_) | EngineError::Stopping => None,
+        }
     }
 }
 

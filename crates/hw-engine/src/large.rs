@@ -9,6 +9,7 @@
 
 use crate::error::EngineError;
 use crate::failpoint;
+use crate::lost::Lost;
 use crate::overlay::{Overlay, Sink};
 use crate::record::take;
 use crate::state::{Record, keys};
@@ -94,7 +95,7 @@ impl<'a> DecidedSink<'a> {
         Decided { writes: self.writes, cursor: 0 }.save(&mut batch, state, keys::DECIDED);
         store.commit(batch)?;
         store.sync()?;
-        apply(store, state, segment)
+        apply(store, state, segment, &Lost::default())
     }
 }
 
@@ -116,14 +117,15 @@ impl Sink for DecidedSink<'_> {
     }
 }
 
-/// At start: finishes a decided step, or throws away what was not decided.
-pub(crate) fn resume(store: &Store, state: &Space) -> Result<(), EngineError> {
+/// At start: finishes a decided step, or throws away what was not decided. Writes to spaces that
+/// are lost are passed over.
+pub(crate) fn resume(store: &Store, state: &Space, lost: &Lost) -> Result<(), EngineError> {
     let decided = Decided::load(&store.snapshot(), state, keys::DECIDED)?;
     let segment = store.spool().persisted(SEGMENT)?;
     match (decided, segment) {
         (Some(_), Some(segment)) => {
             tracing::info!("a large step that was decided before the stop is finished");
-            apply(store, state, segment)
+            apply(store, state, segment, lost)
         }
         (Some(_), None) => Err(EngineError::damaged("spool", "decided writes are missing")),
         (None, Some(segment)) => Ok(segment.discard()?),
@@ -132,13 +134,13 @@ pub(crate) fn resume(store: &Store, state: &Space) -> Result<(), EngineError> {
 }
 
 /// Applies decided writes: a few in cut commits, many by bulk loads.
-fn apply(store: &Store, state: &Space, segment: Segment) -> Result<(), EngineError> {
+fn apply(store: &Store, state: &Space, segment: Segment, lost: &Lost) -> Result<(), EngineError> {
     let decided = Decided::load(&store.snapshot(), state, keys::DECIDED)?
         .ok_or_else(|| damaged("no mark for decided writes"))?;
     if decided.writes > BULK_WRITES {
-        apply_bulk(store, state, &segment, decided)?;
+        apply_bulk(store, state, &segment, decided, lost)?;
     } else {
-        apply_cut(store, state, &segment, decided)?;
+        apply_cut(store, state, &segment, decided, lost)?;
     }
     // The segment may go only when the writes it holds are durable.
     store.sync()?;
@@ -180,6 +182,7 @@ fn apply_cut(
     state: &Space,
     segment: &Segment,
     mut decided: Decided,
+    lost: &Lost,
 ) -> Result<(), EngineError> {
     let mut spaces: HashMap<String, Space> = HashMap::new();
     let mut batch = Batch::new();
@@ -191,13 +194,15 @@ fn apply_cut(
             continue;
         }
         let write = read(record)?;
-        if !spaces.contains_key(write.space) {
-            spaces.insert(write.space.to_owned(), store.space(write.space)?);
-        }
-        let space = &spaces[write.space];
-        match write.value {
-            Some(value) => batch.put(space, write.key, value),
-            None => batch.delete(space, write.key),
+        if !lost.contains(write.space) {
+            if !spaces.contains_key(write.space) {
+                spaces.insert(write.space.to_owned(), store.space(write.space)?);
+            }
+            let space = &spaces[write.space];
+            match write.value {
+                Some(value) => batch.put(space, write.key, value),
+                None => batch.delete(space, write.key),
+            }
         }
         let last = place == decided.writes;
         if last || batch.len() >= CUT_WRITES || batch.bytes() >= CUT_BYTES as u64 {
@@ -224,6 +229,7 @@ fn apply_bulk(
     state: &Space,
     segment: &Segment,
     decided: Decided,
+    lost: &Lost,
 ) -> Result<(), EngineError> {
     let mut sorter = Sorter::new(store.spool(), BULK_SORT_BYTES);
     let mut names: Vec<String> = Vec::new();
@@ -233,6 +239,9 @@ fn apply_bulk(
     while let Some(record) = reader.next_record()? {
         count += 1;
         let write = read(record)?;
+        if lost.contains(write.space) {
+            continue;
+        }
         let place = match names.iter().position(|name| name == write.space) {
             Some(place) => place,
             None => {

@@ -37,6 +37,7 @@ mod interpret;
 mod large;
 mod lease;
 mod loader;
+mod lost;
 mod messages;
 mod overlay;
 mod publish;

@@ -51,9 +51,9 @@ fn store_id(secret: &[u8; 32]) -> u128 {
 
 impl Replica for Told {
     fn kept(&self) -> Result<Kept, Diagnostic> {
-        self.read().map_err(|error| match error {
-            EngineError::Store(error) => Diagnostic::error(error.code().0, error.to_string()),
-            error => Diagnostic::error(code::UNREADABLE, error.to_string()),
+        self.read().map_err(|error| {
+            let stopping = || Diagnostic::error(code::STOPPING, error.to_string());
+            error.finding().unwrap_or_else(stopping)
         })
     }
 

@@ -142,6 +142,9 @@ impl Sequencer {
             sequencer.writer.commit()?;
             store.sync()?;
         }
+        if let Some(lost) = sequencer.writer.lost.take() {
+            sequencer.apply(lost)?;
+        }
         if sequencer.writer.has_unfinished_copy() {
             sequencer.apply(Control::CopyFailed)?;
         }
@@ -337,6 +340,8 @@ impl Sequencer {
 
     /// Once a second: what is over its retention goes, the tail is trimmed.
     fn tick(&mut self, now: u64) -> Result<(), EngineError> {
+        // Damage that somebody else has read is given up soon, although nothing is to be written.
+        self.writer.store.check_writable()?;
         let before = now.saturating_sub(self.outside.retention.as_secs());
         if self.writer.has_retired(before) {
             self.apply(Control::Retire { before })?;
@@ -456,6 +461,11 @@ impl Sequencer {
         {
             let mut status = board.writer.lock();
             status.building = self.writer.is_building();
+            match news.lost.is_empty() {
+                false => status.lost = news.lost.into_iter().collect(),
+                true if !status.building => status.lost.clear(),
+                true => {}
+            }
             status.waiting_version = self.writer.building_version();
             let stale = plan.tables.values().filter(|table| table.stale);
             status.stale = stale.map(|table| table.relation.name.clone()).collect();
@@ -523,11 +533,21 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
     let (outside, publication) = (sequencer.outside.clone(), sequencer.publication.clone());
     let store = sequencer.writer.store.clone();
     let board = &outside.board;
+    let mut damages = 0;
+    let mut note = |error: &EngineError| {
+        damages += u32::from(error.is_damage());
+        if damages == MAX_DAMAGES
+            && let Some(finding) = error.finding()
+        {
+            crate::threads::refuse(&finding);
+        }
+    };
     loop {
         let Err(error) = sequencer.run(&mut queue) else { return };
         if board.is_stopping() {
             return;
         }
+        note(&error);
         tracing::error!(%error, "the writer stops and starts again from the durable state");
         board.writer.lock().store_error = Some(error.to_string());
         metrics::counter!("headwater_writer_restarts_total").increment(1);
@@ -546,6 +566,7 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
             match again() {
                 Ok(sequencer) => break sequencer,
                 Err(error) => {
+                    note(&error);
                     tracing::warn!(%error, "the store cannot be written yet");
                     board.writer.lock().store_error = Some(error.to_string());
                 }
@@ -562,6 +583,10 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
         board.turns.send_modify(|turns| turns.restarts += 1);
     }
 }
+
+/// So often a process starts its writer again although the store is damaged in a way that nothing
+/// mends: a disk that fails for a moment may look like that.
+const MAX_DAMAGES: u32 = 3;
 
 /// Between a failure of the store and the next try.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);

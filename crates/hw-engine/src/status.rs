@@ -28,6 +28,9 @@ pub struct EngineStatus {
     pub frozen: Vec<String>,
     /// Definitions that are not served, because a table that they read cannot be replicated.
     pub withheld: Vec<String>,
+    /// Tables and definitions that the store has lost to damage and that are made again; nothing
+    /// is served until they are.
+    pub lost: Vec<String>,
     /// Tables that definitions name and that are not in the replica yet; `None` before the
     /// source was asked.
     pub tables_missing: Option<usize>,

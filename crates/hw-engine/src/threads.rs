@@ -6,11 +6,16 @@
 
 use crate::error::EngineError;
 use futures_util::FutureExt;
+use hw_types::Diagnostic;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 /// Exit status of a process that ends because of a defect (EX_SOFTWARE).
 const DEFECT: i32 = 70;
+
+/// Exit status of a process that cannot go on before a person has mended something: that of a start
+/// which is refused.
+const REFUSED: i32 = 2;
 
 /// Starts a thread. Its panic ends the process.
 ///
@@ -36,6 +41,12 @@ pub(crate) fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 
             end(name);
         }
     });
+}
+
+/// Ends the process: nothing but a person can mend this.
+pub(crate) fn refuse(finding: &Diagnostic) -> ! {
+    finding.log();
+    std::process::exit(REFUSED)
 }
 
 /// The panic's own message has been printed by the hook.

@@ -17,6 +17,7 @@ use crate::copy_spool::Copying;
 use crate::definitions::Definitions;
 use crate::error::EngineError;
 use crate::evaluate::Effects;
+use crate::lost::{Lost, numbered};
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::read::ActiveSync;
@@ -63,11 +64,13 @@ pub(crate) struct News {
     pub altered: u64,
     /// The copy under way has ended.
     pub copy: Option<CopyOutcome>,
+    /// Names of tables and definitions that are made again, because the store has lost them.
+    pub lost: BTreeSet<String>,
 }
 
 impl News {
     pub fn any(&self) -> bool {
-        self.tables || self.altered > 0 || self.copy.is_some()
+        self.tables || self.altered > 0 || self.copy.is_some() || !self.lost.is_empty()
     }
 }
 
@@ -94,6 +97,8 @@ pub(crate) struct Writer {
     pub(crate) copying: Option<Copying>,
     /// What is left of a copy that a crash cut off.
     pub(crate) unfinished: Vec<Arc<Table>>,
+    /// Damage that was found when the store was opened, and that is not given up yet.
+    pub(crate) lost: Lost,
     /// Tables whose description changed: to be copied again before more of them is applied.
     pub(crate) stale: BTreeSet<u32>,
     /// Descriptions in the log that were found to be those of the replica, by table number.
@@ -118,12 +123,15 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Loads the store's state and finishes decided writes.
+    ///
+    /// - Errors: the store's; `Damaged` when it has lost what cannot be made again.
     pub fn open(store: Store, bounds: Bounds, beat: Arc<AtomicU64>) -> Result<Writer, EngineError> {
+        let lost = Lost::of(&store)?;
         let state = store.space("state")?;
         let tail = store.space("tail")?;
         let write_checkpoints = store.space("wcp")?;
         let mut overlay = Overlay::new(store.clone());
-        crate::large::resume(&store, &state)?;
+        crate::large::resume(&store, &state, &lost)?;
         let snapshot = store.snapshot();
         let mut spaces = Spaces::default();
         let definitions = Definitions::load(&snapshot, &mut overlay, &state, &mut spaces)?;
@@ -168,6 +176,7 @@ impl Writer {
             touched: Touched::default(),
             copying: None,
             unfinished,
+            lost,
             stale,
             descriptions: HashMap::new(),
             truncations: HashMap::new(),
@@ -381,8 +390,7 @@ fn sweep_spaces(
     definitions: &Definitions,
 ) -> Result<(), EngineError> {
     for name in store.space_names() {
-        let Some((kind, number)) = name.split_once('.') else { continue };
-        let Ok(number) = number.parse::<u32>() else { continue };
+        let Some((kind, number)) = numbered(&name) else { continue };
         let derived = definitions.derived.get(&number).map(|i| &i.record);
         let known = match kind {
             "rows" => is_table(number),

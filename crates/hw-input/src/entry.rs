@@ -111,6 +111,14 @@ pub enum Control {
         /// Why, for the log.
         reason: String,
     },
+    /// The store has lost to damage what it held of these. It is made again: tables are copied as if
+    /// they were new, and what is derived, of them too, is built under new numbers.
+    Lost {
+        /// Table incarnations whose rows are lost, by number.
+        tables: BTreeSet<u32>,
+        /// Incarnations of sources and lookups of which something is lost, by number.
+        derived: BTreeSet<u32>,
+    },
     /// These tables exist, are named by definitions, and cannot be replicated: what reads them is
     /// not served.
     Refused(BTreeSet<TableName>),

@@ -97,4 +97,6 @@ pub struct Looked {
     pub wanted: Arc<Vec<TablePattern>>,
     /// Tables that these mean, that can be replicated, and are not in the replica as they are now.
     pub missing: usize,
+    /// Those of them that are in the replica.
+    pub found: BTreeSet<RelationId>,
 }

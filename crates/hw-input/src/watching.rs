@@ -126,7 +126,8 @@ impl Watch {
         // A table that was marked just now is missing, too.
         let missing = missing + usize::from(!settled);
         context.status.lock().refused = resolved.findings().cloned().collect();
-        context.replica.looked(Looked { wanted: wanted.clone(), missing });
+        let found = within_reach.keys().filter(|id| known.contains_key(id)).copied().collect();
+        context.replica.looked(Looked { wanted: wanted.clone(), missing, found });
         self.client = Some(client);
         if missing == 0 && waits {
             self.settled = None;

@@ -173,6 +173,14 @@ impl Store {
         }
     }
 
+    /// Whether commits are taken; if not, the store is to be reopened, with the reason.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        match &self.0.backend {
+            Backend::Disk(disk) => disk.check_writable(),
+            Backend::Twin(twin) => twin.check_writable(),
+        }
+    }
+
     /// All spaces at this moment, between two commits. Waits for a commit that is being applied.
     pub fn snapshot(&self) -> Snapshot {
         match &self.0.backend {

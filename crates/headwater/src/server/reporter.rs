@@ -168,6 +168,7 @@ impl Reporter {
                 frozen: status.frozen.clone(),
                 withheld: status.withheld.clone(),
                 refused: status.source.refused.iter().map(|finding| finding.what.clone()).collect(),
+                lost: status.lost.clone(),
             },
             source: SourceReport {
                 database: self.database.clone(),
@@ -336,6 +337,11 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         status.source.displaced.then(|| what.to_owned())
     })
     .or_else(|| status.source.stalled.clone())
+    .or_else(|| {
+        let what =
+            "damaged parts of the store are made again, and nothing is served until they are";
+        (!status.lost.is_empty()).then(|| format!("{what}: {}", status.lost.join(", ")))
+    })
     .or_else(|| {
         let stale = status.stale.first()?;
         let still = match status.frozen.is_empty() {

@@ -284,7 +284,9 @@ fn start_engine(
     let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();
     let (engine, findings) = Engine::start(options, sync.map(|file| (file.name, file.text)))
         .map_err(|error| {
-            Diagnostic::error(code::ENGINE_START, format!("cannot open the engine: {error}"))
+            error.finding().unwrap_or_else(|| {
+                Diagnostic::error(code::ENGINE_START, format!("cannot open the engine: {error}"))
+            })
         })?;
     if findings.iter().any(Diagnostic::is_error) {
         if engine.status().sync_version.is_none() {

@@ -73,6 +73,9 @@ pub struct SyncReport {
     pub withheld: Vec<String>,
     /// Tables that definitions name and that cannot be replicated, each with the reason.
     pub refused: Vec<String>,
+    /// Tables and definitions that the store has lost to damage and that are copied and built again;
+    /// nothing is served until they are.
+    pub lost: Vec<String>,
 }
 
 /// A published position.

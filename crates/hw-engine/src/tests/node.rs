@@ -22,7 +22,7 @@ use hw_types::{
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -296,15 +296,16 @@ impl Node {
             Box::new(move |entry| recording.lock().push(Recorded::Entry(entry.clone())))
         });
         let sequencer = Sequencer::recording(store.clone(), outside, record).unwrap();
-        let node = Node { store, board, queue, sequencer, number: 0, session: 0, recording };
-        node.nothing_is_missing();
-        node
+        Node { store, board, queue, sequencer, number: 0, session: 0, recording }
     }
 
-    /// The catalog was asked, and every table of the definitions is there.
-    fn nothing_is_missing(&self) {
-        let wanted = self.board.plan.borrow().wanted.clone();
-        *self.board.looked.lock() = Some(Looked { wanted, missing: 0 });
+    /// The catalog is asked for the tables of the definitions, which are all of the source's.
+    fn look(&self) {
+        let plan = self.board.plan.borrow().clone();
+        let (found, gone): (BTreeSet<_>, BTreeSet<_>) =
+            [1, 2].map(RelationId).into_iter().partition(|id| plan.tables.contains_key(id));
+        let (wanted, missing) = (plan.wanted.clone(), gone.len());
+        *self.board.looked.lock() = Some(Looked { wanted, missing, found });
     }
 
     pub fn published(&self) -> Arc<Published> {
@@ -340,6 +341,7 @@ impl Node {
 
     /// Publishes what there is and finishes what is being built.
     pub fn settle(&mut self) {
+        self.look();
         loop {
             self.sequencer.offer().unwrap();
             while self.sequencer.is_publishing() {
@@ -357,7 +359,6 @@ impl Node {
 
     pub fn configure(&mut self, text: &str) {
         self.sequencer.configure("sync.yaml", text).unwrap();
-        self.nothing_is_missing();
     }
 
     /// Begins a copy; changes of tables that have not entered are kept from here on.

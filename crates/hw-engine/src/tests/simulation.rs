@@ -104,6 +104,8 @@ struct Run {
     recording: Option<Recording>,
     /// What a crash loses: with a recording nothing, so that what was recorded has happened.
     gentle: bool,
+    /// How often a crash damages a space that can be made again.
+    damage: f64,
 }
 
 const BOUNDS: [usize; 3] = [1 << 20, 300, 1];
@@ -121,7 +123,16 @@ impl Run {
         node.settle();
         let gentle = recording.is_some();
         let clients = BTreeMap::new();
-        Run { rng, simulation, source, node, clients, fed: 0, copy: None, recording, gentle }
+        let (fed, copy, damage) = (0, None, 0.0);
+        Run { rng, simulation, source, node, clients, fed, copy, recording, gentle, damage }
+    }
+
+    /// The disk damages a space at random.
+    fn damage(&mut self) {
+        let store = &self.node.store;
+        let replaceable = |name: &String| name.contains('.');
+        let names: Vec<String> = store.space_names().into_iter().filter(replaceable).collect();
+        self.simulation.damage(&names[self.rng.random_range(0..names.len())]);
     }
 
     fn feed(&mut self) {
@@ -142,6 +153,9 @@ impl Run {
         // The process dies: what was not synced is gone, and the source repeats everything
         // behind what was acknowledged.
         let acknowledged = self.node.publication().durable();
+        if self.rng.random_bool(self.damage) {
+            self.damage();
+        }
         let kept = self.simulation.crash();
         let bound = BOUNDS[self.rng.random_range(0..3)];
         self.node = Node::recording(kept, bound, self.recording.clone());
@@ -201,6 +215,10 @@ impl Run {
     fn check(&mut self, what: &str) {
         self.node.settle();
         let published = self.node.published();
+        if self.damage > 0.0 && published.sync.is_none() {
+            // Something is made again, and nothing is served until it is.
+            return;
+        }
         for user in USERS {
             let page = self.rng.random_range(1..20);
             let client = self.clients.entry(user).or_default();
@@ -274,6 +292,41 @@ fn clients_equal_the_oracle_whatever_crashes() {
     }
 }
 
+/// FD-7: what of the store is damaged is made again, in whatever state it is met; clients come to what
+/// the source has, and none adds to a checksum that was lost.
+#[test]
+fn fd_7_clients_equal_the_oracle_whatever_is_damaged() {
+    for seed in 300..340 {
+        let mut run = Run::new(seed, None);
+        run.damage = 0.6;
+        for step in 0..40 {
+            run.step(step, &format!("seed {seed} step {step}"));
+        }
+        run.finish(&format!("seed {seed} at its end"));
+        assert!(run.node.store.damaged_spaces().is_empty(), "seed {seed}");
+    }
+}
+
+/// FD-7: what nobody else knows cannot be made again, and a store that has lost it is refused each
+/// time, with the way out.
+#[test]
+fn fd_7_a_store_that_has_lost_its_state_is_refused_each_time() {
+    for space in ["state", "tail", "wcp"] {
+        let mut run = Run::new(1, None);
+        run.feed();
+        run.node.settle();
+        run.simulation.damage(space);
+        for _ in 0..2 {
+            let store = run.simulation.crash();
+            let bounds = Bounds { fold_bytes: 1, sort_bytes: 2048 };
+            let error = Writer::open(store, bounds, Default::default()).err().unwrap();
+            let finding = error.finding().unwrap().to_string();
+            assert!(finding.starts_with("error[HW3004]"), "{finding}");
+            assert!(finding.contains(space) && finding.contains("mend:"), "{finding}");
+        }
+    }
+}
+
 /// Keys and values of a space.
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -303,6 +356,7 @@ fn the_entries_of_one_node_give_another_node_the_same_bytes() {
         let what = format!("seed {seed}");
         let recording = Recording::default();
         let mut run = Run::new(seed, Some(recording.clone()));
+        run.damage = if seed % 3 == 0 { 0.3 } else { 0.0 };
         for step in 0..40 {
             run.step(step, &format!("{what} step {step}"));
         }

@@ -1,6 +1,7 @@
 //! DDL that says nothing in the log, and tables that can no longer be followed (FD-10 to FD-14).
 
 use super::{Line, Output, fresh, streams};
+use crate::rig;
 
 /// Runs the statements one after another, with the clients agreeing behind each.
 async fn follows(schema: &str, config: &str, outputs: &[Output], changes: &[&str]) {
@@ -63,6 +64,36 @@ async fn fd_10_columns_and_types_that_change_without_a_write_are_noticed() {
         "INSERT INTO t VALUES (3, 3, 'blue', 'd', 'e')",
     ];
     follows(PLAIN, &streams(&["SELECT * FROM t"]), T, changes).await;
+}
+
+/// The type of what was written while the server was away is not the one that the server finds: an
+/// attribute went and another came, of the same type or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_15_composites_altered_while_the_server_is_away_are_copied_again() {
+    let schema = "
+        CREATE TYPE addr AS (street text, zip text);
+        CREATE TABLE t (id int PRIMARY KEY, a addr); INSERT INTO t VALUES (1, '(x,1)')";
+    let t: &[Output] = &[("t", "SELECT id, row_to_json(a)::text AS a FROM t")];
+    let mut line = Line::start(schema, &streams(&["SELECT * FROM t"]), &["u1"], t).await;
+    for (id, came) in [(2, "town text"), (4, "since int"), (6, "town text")] {
+        line.server.stop().await;
+        let went = rig::ask(
+            &line.rig.sql,
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'addr'::regclass AND attnum > 0
+             AND NOT attisdropped ORDER BY attnum DESC LIMIT 1",
+        );
+        let went = went.await.expect("it has one");
+        line.execute(&format!(
+            "INSERT INTO t VALUES ({id}, ROW('y', NULL)); UPDATE t SET a.street = 'z'"
+        ))
+        .await;
+        line.execute(&format!("ALTER TYPE addr DROP ATTRIBUTE {went}, ADD ATTRIBUTE {came}")).await;
+        line.execute(&format!("INSERT INTO t VALUES ({id} + 1, ROW('z', '7'))")).await;
+        line.server.spawn_again();
+        line.agree(came).await;
+        line.is_well().await;
+    }
+    line.stop().await;
 }
 
 /// A table that is gone by name: its rows leave, also for a client that comes later; the status names

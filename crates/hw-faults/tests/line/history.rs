@@ -20,7 +20,7 @@ fn config() -> String {
 }
 
 /// Copies a directory with owners and times.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.is_ok_and(|status| status.success()), "copy of {}", from.display());

@@ -1,9 +1,10 @@
-//! The store fails while two connections never stop committing (FD-1, FD-3, FD-5, FD-6).
+//! The store fails while two connections never stop committing (FD-1, FD-3, FD-5, FD-6), and its files
+//! are damaged (FD-7).
 //!
 //! What is lost in a restart of the writer is what waits in its queue, so the queue must never be
 //! empty: the load is as much as Postgres takes, and stops when the fault is over.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hw_testkit::ProcessOptions;
@@ -326,5 +327,166 @@ async fn fd_6_rows_have_the_same_key_in_memory_and_on_disk() {
     line.agree("few, in memory").await;
     line.execute("UPDATE k SET n = n + 1; DELETE FROM k WHERE id > 5").await;
     line.agree("again on disk").await;
+    line.stop().await;
+}
+
+/// Rows, the operations made of them, and a lookup, each of more than one memory table.
+const WIDE: &str = "
+    CREATE TABLE m (id text PRIMARY KEY, who text);
+    CREATE TABLE t (id int8 PRIMARY KEY, m text, n int, v text);
+    CREATE TABLE o (id int8 PRIMARY KEY, v text); INSERT INTO o VALUES (0, 'o');
+    INSERT INTO m SELECT 'm' || i, CASE WHEN i % 100 = 0 THEN 'u1' ELSE 'u2' END
+      FROM generate_series(1, 1000) i;
+    INSERT INTO t SELECT i, 'm' || i % 1000, 0, repeat(md5(i::text), 8)
+      FROM generate_series(1, 4000) i";
+const WIDE_CONFIG: &str = "
+config:
+  edition: 3
+streams:
+  todos:
+    auto_subscribe: true
+    query: SELECT id, m, n FROM t WHERE m IN (SELECT id FROM m WHERE who = auth.user_id())
+  others:
+    auto_subscribe: true
+    query: SELECT * FROM o
+";
+const WIDE_OUTPUTS: &[Output] = &[
+    ("t", "SELECT id, m, n FROM t WHERE m IN (SELECT id FROM m WHERE who = {user})"),
+    ("o", "SELECT * FROM o"),
+];
+
+/// Serves [`WIDE`] with little memory, so that nearly everything is read from files.
+async fn serve_wide() -> Line {
+    let rig = Rig::new(WIDE, WIDE_CONFIG).await;
+    let options = rig.options_with("store:\n  memtable: 1 MB\n  cache: 1 MB\n");
+    let mut line = Line::of(rig, options, &["u1"], WIDE_OUTPUTS).await;
+    line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
+    line
+}
+
+/// Every row changes, so that every row is read.
+async fn touch_all(line: &Line, round: usize) {
+    line.execute(&format!("UPDATE t SET n = n + 1; INSERT INTO o VALUES ({round}, 'o')")).await;
+}
+
+/// The files that hold the store's pairs, the largest first.
+fn tables(data: &Path) -> Vec<PathBuf> {
+    let mut tables = Vec::new();
+    for keyspace in std::fs::read_dir(data.join("store/data/keyspaces")).expect("listed") {
+        let Ok(files) = std::fs::read_dir(keyspace.expect("listed").path().join("tables")) else {
+            continue;
+        };
+        for file in files {
+            let file = file.expect("listed");
+            tables.push((file.metadata().expect("it is there").len(), file.path()));
+        }
+    }
+    tables.sort_by(|a, b| b.cmp(a));
+    tables.into_iter().map(|(_, path)| path).collect()
+}
+
+/// What a disk does to a file.
+const WAYS: [&str; 4] = ["a bit is flipped", "a page is zeroed", "it ends too soon", "it is gone"];
+
+fn damage(file: &Path, way: &str) {
+    use std::os::unix::fs::FileExt as _;
+    let open = || std::fs::OpenOptions::new().read(true).write(true).open(file).expect("opened");
+    let middle = std::fs::metadata(file).expect("it is there").len() / 2;
+    match way {
+        "a bit is flipped" => {
+            let mut byte = [0];
+            open().read_exact_at(&mut byte, middle).expect("read");
+            open().write_all_at(&[byte[0] ^ 0x10], middle).expect("written");
+        }
+        "a page is zeroed" => {
+            open().write_all_at(&[0; 4096], middle / 4096 * 4096).expect("written");
+        }
+        "it ends too soon" => open().set_len(middle).expect("cut"),
+        _ => std::fs::remove_file(file).expect("removed"),
+    }
+}
+
+/// Starts the server again; whether it refuses, with the way out.
+async fn is_refused(line: &mut Line) -> bool {
+    let before = line.server.log().len();
+    line.server.spawn_again();
+    let address = line.server.address();
+    let is_way_out = |line: &str| line.contains("HW3004") && line.contains("\"mend\"");
+    soon("the server is ready or refuses to start", line.report(), || async {
+        if line.server.log()[before..].lines().any(is_way_out) {
+            return Some(true);
+        }
+        let answer = hw_testkit::server::http_get(address, "/probes/readiness", &[]).await;
+        answer.is_ok_and(|answer| answer.status == 200).then_some(false)
+    })
+    .await
+}
+
+/// Whatever is damaged while the server is down, in whatever way: clients come to what Postgres has, or
+/// the start is refused each time with the way out. Nothing that was not written is ever shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_7_files_damaged_at_rest_heal_or_are_refused() {
+    let mut line = serve_wide().await;
+    let data = line.rig.directory.path().join("data");
+    let whole = line.rig.directory.path().join("whole");
+    let mut healed = 0;
+    for round in 1..=10 {
+        touch_all(&line, round).await;
+        line.agree("before the damage").await;
+        line.server.stop().await;
+        super::history::copy(&data, &whole);
+        let files = tables(&data);
+        let (file, way) = (&files[(round * 5) % files.len()], WAYS[round % WAYS.len()]);
+        let when = format!("round {round}: {} {way}", file.display());
+        damage(file, way);
+        touch_all(&line, 100 + round).await;
+        let logged = line.server.log().len();
+        if !is_refused(&mut line).await {
+            line.agree(&when).await;
+            line.is_well().await;
+            healed += usize::from(line.server.log()[logged..].contains("HW3103"));
+            continue;
+        }
+        assert_eq!(line.server.wait_exit().await.code(), Some(2), "{when}");
+        assert!(is_refused(&mut line).await, "{when}, again");
+        line.server.wait_exit().await;
+        std::fs::remove_dir_all(&data).expect("removed");
+        std::fs::rename(&whole, &data).expect("put back");
+        assert!(!is_refused(&mut line).await, "{when}, put back");
+        line.agree("as it was").await;
+    }
+    assert!(healed >= 3, "{healed} healed");
+    line.stop().await;
+}
+
+/// What nobody else knows cannot be made again: the start is refused each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_7_a_store_whose_files_are_gone_is_refused_each_time() {
+    let mut line = serve_wide().await;
+    let data = line.rig.directory.path().join("data");
+    line.server.stop().await;
+    tables(&data).iter().for_each(|file| damage(file, "it is gone"));
+    for _ in 0..3 {
+        assert!(is_refused(&mut line).await);
+        assert_eq!(line.server.wait_exit().await.code(), Some(2));
+    }
+}
+
+/// Damage that is met while the server runs is named, and what is lost is made again by the same
+/// process.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_7_files_damaged_under_a_running_server_heal() {
+    let mut line = serve_wide().await;
+    let (data, pid) = (line.rig.directory.path().join("data"), line.server.pid());
+    for round in 1..=3 {
+        touch_all(&line, round).await;
+        line.agree("before the damage").await;
+        damage(&tables(&data)[round - 1], WAYS[round % 2]);
+        touch_all(&line, 100 + round).await;
+        line.agree(&format!("round {round}")).await;
+        line.is_well().await;
+    }
+    assert!(line.server.log().contains("HW3103"), "{}", line.server.log());
+    assert_eq!(line.server.pid(), pid, "the same process");
     line.stop().await;
 }

@@ -124,10 +124,7 @@ pub(super) fn rebuild(ty: &PgType, input: &[u8], out: &mut Vec<u8>) -> Result<()
         }
         PgType::Composite(fields) => {
             let values = composite(input)?.collect::<Result<Vec<_>, _>>()?;
-            let fits = values.len() == fields.len();
-            if !fits {
-                super::note_misfit();
-            }
+            let mut fits = values.len() == fields.len();
             out.extend((fields.len() as i32).to_be_bytes());
             for (index, (_, ty)) in fields.iter().enumerate() {
                 // The oid of the field's type.
@@ -140,15 +137,16 @@ pub(super) fn rebuild(ty: &PgType, input: &[u8], out: &mut Vec<u8>) -> Result<()
                     }
                     Some(value) => append_counted(ty, value, out),
                 };
-                match appended {
-                    Ok(()) => {}
-                    // A field of another time, where one in front of it came or went.
-                    Err(_) if !fits => {
-                        out.truncate(place);
-                        put_null(out);
-                    }
-                    Err(error) => return Err(error),
+                // A field of another time: one in front of it came or went, or it took the place of
+                // one of another type.
+                if appended.is_err() {
+                    fits = false;
+                    out.truncate(place);
+                    put_null(out);
                 }
+            }
+            if !fits {
+                super::note_misfit();
             }
         }
         _ => return Err(DamagedValue::of("without a known binary form")),

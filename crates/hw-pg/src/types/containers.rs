@@ -262,15 +262,13 @@ pub(super) fn append_composite(
     out.extend((fields.len() as i32).to_be_bytes());
     reader.must_take(b'(')?;
     let mut count = 0;
-    let mut failed = None;
+    let mut fits = true;
     // A composite without fields prints as `()`, one with a single NULL field too.
     while !(count == 0 && fields.is_empty() && reader.peek() == Some(b')')) {
         let quoted = reader.item(b",)")?;
         if let Some((_, ty)) = fields.get(count) {
             let null = reader.item.is_empty() && !quoted;
-            if let Err(error) = put_field((!null).then_some(ty), &mut reader, out) {
-                failed = Some(error);
-            }
+            fits &= put_field((!null).then_some(ty), &mut reader, out);
         }
         count += 1;
         if reader.peek() != Some(b',') {
@@ -278,28 +276,21 @@ pub(super) fn append_composite(
         }
         reader.must_take(b',')?;
     }
-    match (failed, count == fields.len()) {
-        (Some(error), true) => return Err(error),
-        (None, true) => {}
-        // A value of another time than its type: what is missing is NULL, what is too much goes.
-        (_, false) => {
-            super::note_misfit();
-            for _ in count.min(fields.len())..fields.len() {
-                out.extend([0; 4]);
-                put_null(out);
-            }
-        }
+    // A value of another time than its type: what is missing is NULL, what is too much goes.
+    if !fits || count != fields.len() {
+        super::note_misfit();
+    }
+    for _ in count.min(fields.len())..fields.len() {
+        out.extend([0; 4]);
+        put_null(out);
     }
     reader.must_take(b')')?;
     reader.end()
 }
 
 /// Appends a field with its (unknown) type's oid in front; one that cannot be read becomes NULL.
-fn put_field(
-    ty: Option<&PgType>,
-    reader: &mut Reader<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), DamagedValue> {
+/// Returns whether it could.
+fn put_field(ty: Option<&PgType>, reader: &mut Reader<'_>, out: &mut Vec<u8>) -> bool {
     out.extend([0; 4]);
     let place = out.len();
     let appended = match ty {
@@ -313,5 +304,5 @@ fn put_field(
         out.truncate(place);
         put_null(out);
     }
-    appended
+    appended.is_ok()
 }

@@ -66,8 +66,8 @@ pub fn binary_select_list(columns: &[Column]) -> (String, Vec<Form>) {
 pub enum Fit {
     /// It has.
     Exact,
-    /// It is of a time before or behind an ALTER TYPE of a composite: fields that it lacks were
-    /// read as NULL, fields that the type lacks were left out.
+    /// It is of a time before or behind an ALTER TYPE of a composite: fields that it lacks, or that
+    /// are no values of their types, were read as NULL, fields that the type lacks were left out.
     OtherTime,
 }
 

@@ -569,7 +569,7 @@ impl Disk {
         spaces.by_name.values().filter(lost).map(|space| space.name().to_owned()).collect()
     }
 
-    fn check_writable(&self) -> Result<(), StoreError> {
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
         if self.suspicion.load(Ordering::Acquire) && self.failure() == Failure::None {
             // A compaction could meet what is damaged at any moment, and spread or end with it.
             self.failed(StoreError::damaged("something that was read"), Failure::Write);

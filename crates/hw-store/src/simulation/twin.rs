@@ -141,6 +141,10 @@ impl Twin {
         self.state.write().apply(&self.machine, batch)
     }
 
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        self.state.read().check()
+    }
+
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         let mut state = self.state.write();
         if !state.alive {

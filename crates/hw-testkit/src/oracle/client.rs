@@ -123,6 +123,9 @@ pub struct SyncClient {
     pub subscriptions: Value,
     /// Whether it accepts gzip.
     pub gzip: bool,
+    /// Whether it accepts that what it holds is sent anew under other names: by a server whose store
+    /// has lost it.
+    pub accepts_anew: bool,
     /// Operations received over its whole life.
     pub operations: u64,
     /// The write checkpoint of the last completed state.
@@ -185,6 +188,7 @@ impl SyncClient {
             parameters: json!({}),
             subscriptions: json!([]),
             gzip: false,
+            accepts_anew: false,
             operations: 0,
             write_checkpoint: None,
             history: Vec::new(),
@@ -205,6 +209,7 @@ impl SyncClient {
         fresh.parameters = self.parameters.take();
         fresh.subscriptions = self.subscriptions.take();
         fresh.gzip = self.gzip;
+        fresh.accepts_anew = self.accepts_anew;
         *self = fresh;
     }
 
@@ -340,7 +345,8 @@ impl SyncClient {
         for name in self.buckets.keys() {
             // The same bucket under another incarnation would be a refused resume.
             let tail = |name: &str| name.split_once('#').map(|(_, tail)| tail.to_owned());
-            if !announced.contains_key(name)
+            if !self.accepts_anew
+                && !announced.contains_key(name)
                 && announced.keys().any(|other| tail(other) == tail(name))
             {
                 return Err(format!("{name} is not resumed but sent anew"));
