@@ -73,6 +73,7 @@ fn fd_71_the_operations_page_has_every_field_of_the_status() {
             frozen: vec!["a".into()],
             withheld: vec!["b".into()],
             refused: vec!["c".into()],
+            lost: vec!["d".into()],
             ..SyncReport::default()
         },
         ..StatusReport::default()

@@ -430,7 +430,7 @@ async fn fd_7_files_damaged_at_rest_heal_or_are_refused() {
     let data = line.rig.directory.path().join("data");
     let whole = line.rig.directory.path().join("whole");
     let mut healed = 0;
-    for round in 1..=10 {
+    for round in 1..=6 {
         touch_all(&line, round).await;
         line.agree("before the damage").await;
         line.server.stop().await;
@@ -455,7 +455,7 @@ async fn fd_7_files_damaged_at_rest_heal_or_are_refused() {
         assert!(!is_refused(&mut line).await, "{when}, put back");
         line.agree("as it was").await;
     }
-    assert!(healed >= 3, "{healed} healed");
+    assert!(healed >= 2, "{healed} healed");
     line.stop().await;
 }
 
