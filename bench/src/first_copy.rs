@@ -97,7 +97,7 @@ pub async fn complete(server: &Server, rows: u64, lists: u64) -> Outcome<()> {
 }
 
 /// Waits until the store has kept its size for two seconds.
-async fn settled(server: &Server) -> u64 {
+pub async fn settled(server: &Server) -> u64 {
     let began = Instant::now();
     let (mut size, mut same) = (0, 0);
     while same < 8 && began.elapsed() < SETTLE {

@@ -6,7 +6,8 @@
 //! run, and what was delivered was counted, so that nothing is fast by being incomplete.
 //!
 //! In reading order: [`options`], [`report`], the measurements ([`first_copy`], [`stream`], [`download`],
-//! [`latency`], [`reconfigure`], [`hot`], [`membership`], [`memory`]); what they stand on: [`source`] (Postgres and the
+//! [`latency`], [`reconfigure`], [`hot`], [`membership`], [`memory`],
+//! [`definitions`]); what they stand on: [`source`] (Postgres and the
 //! rows), [`server`] (the process), [`client`] and [`body`] (a raw client), [`ticks`] (commits
 //! whose arrival is timed), [`usage`], [`machine`]; and [`limits`].
 
@@ -15,6 +16,7 @@
 
 mod body;
 mod client;
+mod definitions;
 mod download;
 mod first_copy;
 mod hot;
@@ -70,6 +72,7 @@ async fn main() -> ExitCode {
                 Which::Hot => hot::run(&options, &mut report).await?,
                 Which::Membership => membership::run(&options, &mut report).await?,
                 Which::Memory => memory::run(&options, &mut report).await?,
+                Which::Definitions => definitions::run(&options, &mut report).await?,
             }
             report.finish(&options)
         };

@@ -38,11 +38,13 @@ pub enum Which {
     Membership,
     /// 8: memory of clients that have downloaded, and of large rows
     Memory,
+    /// 9: many tables, each with a definition of its own
+    Definitions,
 }
 
 impl Which {
     /// All, in order.
-    pub const ALL: [Which; 8] = [
+    pub const ALL: [Which; 9] = [
         Which::FirstCopy,
         Which::Stream,
         Which::Download,
@@ -51,6 +53,7 @@ impl Which {
         Which::Hot,
         Which::Membership,
         Which::Memory,
+        Which::Definitions,
     ];
 
     /// Its name, also of its result file.
@@ -64,6 +67,7 @@ impl Which {
             Which::Hot => "hot",
             Which::Membership => "membership",
             Which::Memory => "memory",
+            Which::Definitions => "definitions",
         }
     }
 }

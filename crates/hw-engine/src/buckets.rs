@@ -168,13 +168,13 @@ impl BucketBook {
             let (name, total) =
                 book.total(space, sink.base(), &effect.row.parameters, &mut self.entries)?;
             let key = newest_key(total.number, &effect.name);
-            let supersedes = match sink.base().get(&space.buckets, &key)? {
-                Some(value) => Some(
-                    Mark::decode(&value)
-                        .ok_or_else(|| EngineError::damaged("buckets", "newest operation"))?,
-                ),
-                None => None,
+            // Where every row that is named is there, one that comes was never there.
+            let first = effect.enters && total.named == total.live;
+            let supersedes = match first {
+                true => None,
+                false => newest(sink.base(), space, &key)?,
             };
+            debug_assert!(!first || newest(sink.base(), space, &key)?.is_none());
             count(total, &effect, op_id, supersedes);
             let sum = total.checksum;
             let record = OpRecord {
@@ -331,8 +331,19 @@ fn worth_compacting(total: &BucketRecord) -> u64 {
     total.live.clamp(64, 1024)
 }
 
+/// The newest operation of a row in a bucket.
+fn newest(base: &Overlay, space: &SourceSpace, key: &[u8]) -> Result<Option<Mark>, EngineError> {
+    let Some(value) = base.get(&space.buckets, key)? else { return Ok(None) };
+    match Mark::decode(&value) {
+        Some(mark) => Ok(Some(mark)),
+        None => Err(EngineError::damaged("buckets", "newest operation")),
+    }
+}
+
 fn count(total: &mut BucketRecord, effect: &OpEffect, op_id: OpId, supersedes: Option<Mark>) {
-    if supersedes.is_some() {
+    if supersedes.is_none() {
+        total.named += 1;
+    } else {
         if total.stale == 0 {
             // Nothing behind what is settled supersedes anything: all of it is.
             total.settled = total.last_op;

@@ -111,6 +111,7 @@ fn raise_floor(
         if newest.is_some_and(|newest| newest.op_id == op_id) {
             overlay.delete(&space.ops, op_key(number, op_id).to_vec())?;
             overlay.delete(&space.buckets, row.to_vec())?;
+            total.named -= 1;
         }
     }
     for op in oldest.into_iter().filter(|op| *op < floor) {

@@ -14,6 +14,7 @@ use crate::overlay::Overlay;
 use crate::record::take;
 use crate::tables::{StoredRow, Table};
 use hw_store::sorter::{SortedCursor, SortedRuns, Sorter};
+use hw_store::{Ascending, Snapshot};
 use hw_types::row::{Row, RowRef};
 use hw_types::{ChangeKind, varint};
 use std::collections::{HashMap, HashSet};
@@ -227,6 +228,7 @@ impl Sorted {
         mut each: impl FnMut(LargeRow) -> Result<(), FoldError>,
     ) -> Result<(), FoldError> {
         let snapshot = base.store().snapshot();
+        let mut stored = Stored { snapshot: snapshot.clone(), reader: None };
         let mut truncated: Vec<(u32, u64)> = self.truncated.iter().map(|(t, s)| (*t, *s)).collect();
         truncated.sort_unstable();
         let mut rows = RowEvents::new(self.runs.cursor().map_err(EngineError::from)?)?;
@@ -235,16 +237,16 @@ impl Sorted {
             truncated.into_iter().map(|(n, s)| (n, Some(s))).chain([(u32::MAX, None)])
         {
             while rows.next_is(|table, _| table < number) {
-                each(rows.folded(base, &table, 0)?)?;
+                each(rows.folded(&mut stored, &table, 0)?)?;
             }
             let (Some(at), Some(emptied)) = (at, table(number)) else { continue };
             for entry in snapshot.all(&emptied.rows) {
                 let (key, value) = entry.map_err(EngineError::from)?;
                 while rows.next_is(|t, k| t == number && *k < key[..]) {
-                    each(rows.folded(base, &table, at)?)?;
+                    each(rows.folded(&mut stored, &table, at)?)?;
                 }
                 if rows.next_is(|t, k| t == number && *k == key[..]) {
-                    each(rows.folded(base, &table, at)?)?;
+                    each(rows.folded(&mut stored, &table, at)?)?;
                 } else {
                     each(LargeRow {
                         table: number,
@@ -255,10 +257,30 @@ impl Sorted {
                 }
             }
             while rows.next_is(|t, _| t == number) {
-                each(rows.folded(base, &table, at)?)?;
+                each(rows.folded(&mut stored, &table, at)?)?;
             }
         }
         Ok(())
+    }
+}
+
+/// The replica, read in the order of table number and row key.
+struct Stored {
+    snapshot: Snapshot,
+    reader: Option<(u32, Ascending)>,
+}
+
+impl Stored {
+    fn row(&mut self, table: &Table, key: &[u8]) -> Result<Option<StoredRow>, EngineError> {
+        let number = table.record.number;
+        let reader = match &mut self.reader {
+            Some((of, reader)) if *of == number => reader,
+            other => {
+                let reader = Ascending::new(self.snapshot.clone(), table.rows.clone());
+                &mut other.insert((number, reader)).1
+            }
+        };
+        reader.get(key)?.map(|value| StoredRow::decode(&value)).transpose()
     }
 }
 
@@ -291,7 +313,7 @@ impl RowEvents {
     /// Folds the next row's events that stand behind `at` over the stored row.
     fn folded(
         &mut self,
-        base: &Overlay,
+        stored: &mut Stored,
         table: &impl Fn(u32) -> Option<Arc<Table>>,
         at: u64,
     ) -> Result<LargeRow, FoldError> {
@@ -300,8 +322,7 @@ impl RowEvents {
         let (number, key) = name.split_first_chunk().ok_or_else(damaged)?;
         let number = u32::from_be_bytes(*number);
         let home = table(number).ok_or_else(damaged)?;
-        let stored = base.get(&home.rows, key)?;
-        let before = stored.map(|value| StoredRow::decode(&value)).transpose()?;
+        let before = stored.row(&home, key)?;
         let mut after = before.clone().filter(|_| at == 0);
         while let Some((_, event)) = self.next.take_if(|(next, _)| *next == name) {
             let (sequence, event) = decode(&event).ok_or_else(damaged)?;

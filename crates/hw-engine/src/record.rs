@@ -198,6 +198,9 @@ pub struct BucketRecord {
     pub floor: OpId,
     /// Sums that are kept for removed operations behind the floor.
     pub sums: u64,
+    /// Rows whose newest operation is known: those that are in it, and those that have left. As long
+    /// as they are as many as `live`, nothing is known of a row that comes.
+    pub named: u64,
 }
 
 const BUCKET_V1: u8 = 1;
@@ -205,7 +208,7 @@ const BUCKET_V1: u8 = 1;
 impl BucketRecord {
     /// The value.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(48);
+        let mut out = Vec::with_capacity(52);
         out.push(BUCKET_V1);
         varint::put(&mut out, u64::from(self.number));
         varint::put(&mut out, self.count);
@@ -217,6 +220,7 @@ impl BucketRecord {
         varint::put(&mut out, self.removed_by.0);
         varint::put(&mut out, self.floor.0);
         varint::put(&mut out, self.sums);
+        varint::put(&mut out, self.named);
         out
     }
 
@@ -237,6 +241,7 @@ impl BucketRecord {
             removed_by: OpId(varint::take(rest)?),
             floor: OpId(varint::take(rest)?),
             sums: varint::take(rest)?,
+            named: varint::take(rest)?,
         })
     }
 }
@@ -306,6 +311,7 @@ mod tests {
             removed_by: OpId(6),
             floor: OpId(5),
             sums: 4,
+            named: 5,
         };
         let value = bucket.encode();
         assert_eq!(BucketRecord::decode(&value), Some(bucket));

@@ -12,9 +12,10 @@
 //! - Memory and spools stay within the configured bounds (E-5).
 //!
 //! In reading order: `options`, `error`, `home` (the directory and who owns it), `store` (the API),
-//! `space`, `batch`, `snapshot`, `bulk`; then the two backends: `disk` (fjall) and `simulation` (a
+//! `space`, `batch`, `snapshot`, `ascending`, `bulk`; then the two backends: `disk` (fjall) and `simulation` (a
 //! twin in memory that can crash); then the files beside the store: [`segment`] and [`sorter`].
 
+mod ascending;
 mod batch;
 mod bulk;
 mod disk;
@@ -28,6 +29,7 @@ pub mod sorter;
 mod space;
 mod store;
 
+pub use ascending::Ascending;
 pub use batch::Batch;
 pub use bulk::BulkLoad;
 pub use error::StoreError;

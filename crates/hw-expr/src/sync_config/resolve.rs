@@ -153,6 +153,10 @@ pub(super) struct Meter<'a> {
     used: Vec<LookupKey>,
 }
 
+/// Where a bucket (source, parameters) stands in the result. A user may have thousands: hashed
+/// quickly, with a seed of the process.
+type Places = HashMap<(usize, String), usize, foldhash::fast::RandomState>;
+
 /// A lookup's index and the key that it is asked for.
 type LookupKey = (usize, Vec<u8>);
 
@@ -269,7 +273,7 @@ impl SyncConfig {
             used: Vec::new(),
         };
         let mut out = Resolution::default();
-        let mut places: HashMap<(usize, String), usize> = HashMap::new();
+        let mut places: Places = HashMap::default();
         let mut queriers: Vec<Vec<&Querier>> = vec![Vec::new(); self.definitions.len()];
         for querier in &self.queriers {
             queriers[querier.definition].push(querier);
@@ -298,6 +302,7 @@ impl SyncConfig {
                     Err(error) => return Err(error),
                 };
                 meter.count(found.len())?;
+                places.reserve(found.len());
                 let priority = active.priority.or(querier.priority).unwrap_or(definition.priority);
                 for parameters in found {
                     let place = *places.entry((querier.source, parameters)).or_insert_with(|| {
