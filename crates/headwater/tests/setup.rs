@@ -125,6 +125,16 @@ async fn fd_56_setup_leads_to_the_same_working_state_whoever_runs_it_and_however
                     "CREATE ROLE headwater_authenticated; CREATE SCHEMA headwater;
                      CREATE TABLE headwater.upload_high_water
                        (sub text, client_id text, op_id bigint NOT NULL, PRIMARY KEY (sub, client_id));
+                     INSERT INTO headwater.upload_high_water VALUES ('7', 'c', 5), ('ada', 'c', 6),
+                       ('[7]', 'c', 8);
+                     CREATE TABLE headwater.uploads (sub text NOT NULL, client_id text NOT NULL,
+                       tx_id bigint NOT NULL, first_op_id bigint NOT NULL, contents bytea NOT NULL,
+                       verdict text NOT NULL CHECK (verdict IN ('applied', 'rejected')),
+                       rejection json, at timestamptz NOT NULL DEFAULT now(),
+                       PRIMARY KEY (sub, client_id, tx_id, first_op_id));
+                     CREATE INDEX uploads_sub_at ON headwater.uploads (sub, at);
+                     CREATE INDEX uploads_at ON headwater.uploads (at);
+                     INSERT INTO headwater.uploads VALUES ('-2.5', 'c', 1, 1, '\\x00', 'applied');
                      CREATE TABLE headwater.rejected_writes (id uuid PRIMARY KEY, sub text NOT NULL,
                        client_id text NOT NULL, tx_id bigint NOT NULL, op_id bigint NOT NULL,
                        sqlstate text NOT NULL, message text NOT NULL, table_name text,
@@ -136,6 +146,21 @@ async fn fd_56_setup_leads_to_the_same_working_state_whoever_runs_it_and_however
                 .await
                 .expect("made");
                 run(&["setup", "--yes", "--role", "app"], dba_url);
+                // Nobody knows whether a subject was a text: what was applied stays so for both.
+                let keys = "SELECT string_agg(user_key || ' ' || op_id, ' ' ORDER BY user_key)
+                            FROM headwater.upload_high_water
+                            UNION ALL
+                            SELECT string_agg(user_key || ' ' || verdict, ' ' ORDER BY user_key)
+                            FROM headwater.uploads";
+                let keys = dba.query(keys, &[]).await.expect("asked");
+                let keys: Vec<String> = keys.iter().map(|row| row.get(0)).collect();
+                assert_eq!(keys[0], "j3:[7] 8 n1:7 5 t1:7 5 t3:[7] 8 t3:ada 6");
+                assert_eq!(keys[1], "n4:-2.5 applied t4:-2.5 applied");
+                dba.batch_execute(
+                    "DELETE FROM headwater.uploads; DELETE FROM headwater.upload_high_water",
+                )
+                .await
+                .expect("forgotten");
             }
         }
         // And again by the other one: nothing to do.
@@ -143,8 +168,11 @@ async fn fd_56_setup_leads_to_the_same_working_state_whoever_runs_it_and_however
         run(&["setup", "--yes", "--role", "app"], dba_url);
         let app = connect(&app).await;
         app.batch_execute(
-            "BEGIN; INSERT INTO headwater.uploads VALUES ('a', 'c', 1, 1, '', 'applied');
-             INSERT INTO headwater.upload_high_water VALUES ('a', 'c', 1);
+            "BEGIN; INSERT INTO headwater.uploads
+               (user_key, client_id, tx_id, first_op_id, contents, verdict)
+               VALUES ('t1:a', 'c', 1, 1, '', 'applied');
+             INSERT INTO headwater.upload_high_water (user_key, client_id, op_id)
+               VALUES ('t1:a', 'c', 1);
              INSERT INTO headwater.rejected_writes VALUES
                (gen_random_uuid(), 'a', 'c', 1, 1, '', '', NULL, NULL, NULL, 'null');
              SELECT set_config('role', 'headwater_authenticated', true); ROLLBACK",

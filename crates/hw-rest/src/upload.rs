@@ -57,12 +57,13 @@ async fn turn(state: &RestState, principal: &Principal, large: bool) -> (Place, 
 }
 
 fn author(principal: Principal) -> Author {
+    let user = principal.key();
     let role = match principal.role {
         RoleClaim::Absent => AuthorRole::Configured,
         RoleClaim::Listed(role) => AuthorRole::Chosen(role),
         RoleClaim::Unlisted(role) => AuthorRole::NotAllowed(role),
     };
-    Author { subject: principal.subject, role, claims_json: principal.claims_json }
+    Author { user, subject: principal.subject, role, claims_json: principal.claims_json }
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {

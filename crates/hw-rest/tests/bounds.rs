@@ -62,7 +62,10 @@ async fn fd_55_records_of_a_user_are_bounded_and_large_ones_are_kept_without_the
     };
     upload(&rig, "bob", "c", one(patch(1, &row_id(9), json!({"n": 1})))).await;
     upload(&rig, "ada", "c", rejected(1)).await;
-    let count = |table: &str| format!("SELECT count(*) FROM headwater.{table} WHERE sub = 'ada'");
+    let count = |table: &str| {
+        let hers = if table == "rejected_writes" { "sub = 'ada'" } else { "user_key = 't3:ada'" };
+        format!("SELECT count(*) FROM headwater.{table} WHERE {hers}")
+    };
     // While they come: within the bound and what comes between two looks.
     for (table, most) in [("uploads", 20 + 64), ("rejected_writes", 10 + 64)] {
         let kept: i64 = rig.ask(&count(table)).await.parse().unwrap();

@@ -214,7 +214,7 @@ impl Uploads {
         transaction: &UploadTransaction,
     ) -> Result<Verdict, UploadError> {
         let contents = transaction.contents();
-        let key = Key { subject: &author.subject, client_id, transaction, contents };
+        let key = Key { author, client_id, transaction, contents };
         let trouble = match self.decide(author, &key).await {
             Ok(verdict) => return Ok(verdict),
             Err(trouble) => trouble,
@@ -272,7 +272,7 @@ impl Uploads {
             };
             let refused = match attempt.run(&mut client).await? {
                 Attempt::Decided(verdict) => {
-                    self.recorded(&client, key.subject).await;
+                    self.recorded(&client, author).await;
                     return Ok(verdict);
                 }
                 // Never answered to an attempt with savepoints, so this happens once.
@@ -323,7 +323,7 @@ impl Uploads {
             };
             if let Some(rejection) = refused {
                 let verdict = self.record_rejection(&mut client, key, rejection).await?;
-                self.recorded(&client, key.subject).await;
+                self.recorded(&client, author).await;
                 return Ok(verdict);
             }
             self.0.catalog.forget_tables();
@@ -486,10 +486,10 @@ impl Uploads {
     }
 
     /// Keeps the records of whoever writes much within bounds.
-    async fn recorded(&self, client: &Client, subject: &str) {
+    async fn recorded(&self, client: &Client, author: &Author) {
         let count = self.0.recorded.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_multiple_of(TRIM_EVERY)
-            && let Err(error) = ledger::trim(client, &self.0.config.keep, subject).await
+            && let Err(error) = ledger::trim(client, &self.0.config.keep, author).await
         {
             self.postponed(&error, "old records of uploads could not be deleted");
         }

@@ -13,12 +13,12 @@ use tokio_postgres::{Client, Transaction};
 
 use crate::apply::{Keep, UploadConfig};
 use crate::attempt::{begin, limit};
-use crate::transaction::UploadTransaction;
+use crate::transaction::{Author, UploadTransaction};
 use crate::verdict::{Rejection, Verdict};
 
-/// The key of a transaction: who, from which client database, which.
+/// The key of a transaction: whose, from which client database, which.
 pub(crate) struct Key<'a> {
-    pub(crate) subject: &'a str,
+    pub(crate) author: &'a Author,
     pub(crate) client_id: &'a str,
     pub(crate) transaction: &'a UploadTransaction,
     pub(crate) contents: [u8; 32],
@@ -48,7 +48,7 @@ pub(crate) async fn look_up(
 ) -> Result<Known, PgError> {
     let (id, first_op_id) = (key.transaction.id, key.transaction.first_op_id());
     let key_values: [(&(dyn ToSql + Sync), Type); 4] = [
-        (&key.subject, Type::TEXT),
+        (&key.author.user, Type::TEXT),
         (&key.client_id, Type::TEXT),
         (&id, Type::INT8),
         (&first_op_id, Type::INT8),
@@ -58,12 +58,12 @@ pub(crate) async fn look_up(
         biased;
         transaction.query_typed(
             "SELECT op_id FROM headwater.upload_high_water \
-             WHERE sub = $1 AND client_id = $2 FOR UPDATE",
+             WHERE user_key = $1 AND client_id = $2 FOR UPDATE",
             &key_values[..2],
         ),
         transaction.query_typed(
             "SELECT contents, rejection::text FROM headwater.uploads \
-             WHERE sub = $1 AND client_id = $2 AND tx_id = $3 AND first_op_id = $4",
+             WHERE user_key = $1 AND client_id = $2 AND tx_id = $3 AND first_op_id = $4",
             &key_values,
         ),
     );
@@ -102,17 +102,17 @@ pub(crate) async fn record(
     transaction
         .query_typed(
             "WITH mark AS ( \
-               INSERT INTO headwater.upload_high_water AS mark (sub, client_id, op_id) \
+               INSERT INTO headwater.upload_high_water AS mark (user_key, client_id, op_id) \
                VALUES ($1, $2, $5) \
-               ON CONFLICT (sub, client_id) \
+               ON CONFLICT (user_key, client_id) \
                DO UPDATE SET op_id = greatest(mark.op_id, EXCLUDED.op_id), at = EXCLUDED.at \
              ) \
              INSERT INTO headwater.uploads \
-               (sub, client_id, tx_id, first_op_id, contents, verdict, rejection) \
+               (user_key, client_id, tx_id, first_op_id, contents, verdict, rejection) \
              VALUES ($1, $2, $3, $4, $6, \
                      CASE WHEN $7::text IS NULL THEN 'applied' ELSE 'rejected' END, $7::text::json)",
             &[
-                (&key.subject, Type::TEXT),
+                (&key.author.user, Type::TEXT),
                 (&key.client_id, Type::TEXT),
                 (&key.transaction.id, Type::INT8),
                 (&key.transaction.first_op_id(), Type::INT8),
@@ -171,7 +171,7 @@ async fn keep_rejected(
              ON CONFLICT (id) DO NOTHING",
             &[
                 (&rejected_id(key), Type::TEXT),
-                (&key.subject, Type::TEXT),
+                (&key.author.subject, Type::TEXT),
                 (&key.client_id, Type::TEXT),
                 (&key.transaction.id, Type::INT8),
                 (&rejection.op_id.unwrap_or(key.transaction.first_op_id()), Type::INT8),
@@ -213,52 +213,69 @@ pub(crate) async fn purge(client: &Client, keep: &Keep) -> Result<u64, PgError> 
             }
         }
     }
-    let mut crowded = Vec::new();
-    for (table, _, most) in bounds(keep) {
-        let sql = format!("SELECT sub FROM headwater.{table} GROUP BY sub HAVING count(*) > $1");
+    for bound in bounds(keep) {
+        let Bound { table, owner, most, .. } = bound;
+        let sql =
+            format!("SELECT {owner} FROM headwater.{table} GROUP BY {owner} HAVING count(*) > $1");
         let rows = client
             .query_typed(&sql, &[(&most, Type::INT8)])
             .await
             .doing("look for users with many records of uploads")?;
-        crowded.extend(rows.iter().map(|row| row.get::<_, String>(0)));
-    }
-    for subject in crowded {
-        deleted += trim(client, keep, &subject).await?;
+        for row in rows {
+            deleted += trim_one(client, &bound, row.get(0)).await?;
+        }
     }
     Ok(deleted)
 }
 
-/// The tables, what orders their rows by age, and how many of one user are kept.
-fn bounds(keep: &Keep) -> [(&'static str, &'static str, i64); 3] {
+/// How much of one user is kept in a table.
+struct Bound {
+    table: &'static str,
+    /// The column that says whose a row is: of rejected writes the subject, as their author reads
+    /// them.
+    owner: &'static str,
+    /// What orders its rows by age.
+    age: &'static str,
+    most: i64,
+}
+
+fn bounds(keep: &Keep) -> [Bound; 3] {
+    let bound = |table, owner, age, most| Bound { table, owner, age, most };
     [
-        ("uploads", "at, first_op_id", keep.records),
-        ("rejected_writes", "rejected_at, op_id", keep.rejected),
-        ("upload_high_water", "at, op_id", keep.clients),
+        bound("uploads", "user_key", "at, first_op_id", keep.records),
+        bound("rejected_writes", "sub", "rejected_at, op_id", keep.rejected),
+        bound("upload_high_water", "user_key", "at, op_id", keep.clients),
     ]
 }
 
 /// Deletes the oldest records of a user who has too many. Returns the number deleted.
-pub(crate) async fn trim(client: &Client, keep: &Keep, subject: &str) -> Result<u64, PgError> {
+pub(crate) async fn trim(client: &Client, keep: &Keep, author: &Author) -> Result<u64, PgError> {
     let mut deleted = 0;
-    for (table, age, most) in bounds(keep) {
-        let newest_first = age.replace(',', " DESC,");
-        let sql = format!(
-            "DELETE FROM headwater.{table} WHERE ctid = ANY (ARRAY( \
-               SELECT ctid FROM headwater.{table} WHERE sub = $1 \
-               ORDER BY {newest_first} DESC OFFSET $2))"
-        );
-        deleted += client
-            .execute_typed(&sql, &[(&subject, Type::TEXT), (&most, Type::INT8)])
-            .await
-            .doing("delete old records of uploads")?;
+    for bound in bounds(keep) {
+        let owner = if bound.owner == "sub" { &author.subject } else { &author.user };
+        deleted += trim_one(client, &bound, owner).await?;
     }
     Ok(deleted)
+}
+
+async fn trim_one(client: &Client, bound: &Bound, owner: &str) -> Result<u64, PgError> {
+    let Bound { table, owner: column, age, most } = bound;
+    let newest_first = age.replace(',', " DESC,");
+    let sql = format!(
+        "DELETE FROM headwater.{table} WHERE ctid = ANY (ARRAY( \
+           SELECT ctid FROM headwater.{table} WHERE {column} = $1 \
+           ORDER BY {newest_first} DESC OFFSET $2))"
+    );
+    client
+        .execute_typed(&sql, &[(&owner, Type::TEXT), (most, Type::INT8)])
+        .await
+        .doing("delete old records of uploads")
 }
 
 /// A UUID made of the key and the contents (version 8 of RFC 9562: free content).
 fn rejected_id(key: &Key<'_>) -> String {
     let mut hash = Sha256::new();
-    for part in [key.subject, key.client_id] {
+    for part in [&*key.author.user, key.client_id] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

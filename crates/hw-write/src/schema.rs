@@ -145,9 +145,10 @@ SELECT current_user::text,
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'headwater' AND (
-  c.relname IN ('uploads', 'rejected_writes')
-  OR c.relname = 'upload_high_water' AND EXISTS (
-    SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'at'
+  c.relname = 'rejected_writes'
+  OR c.relname IN ('uploads', 'upload_high_water') AND 2 = (
+    SELECT count(*) FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attname IN ('at', 'user_key')
   )
 )";
 
@@ -229,9 +230,40 @@ DO $do$ DECLARE other name; BEGIN
   END IF;
 END $do$";
 
-const TABLES: [&str; 9] = [
+// Earlier versions kept records by the subject alone. Whether one was a text, a number or another value
+// is not known any more, so that each is kept for every user that it may have been of: what was applied
+// is applied to nobody again. The form of a user's key: `hw_auth::Principal::key`.
+const USER_KEYS: &str = "\
+DO $do$ DECLARE
+  changed record;
+  text_key text := $key$'t' || pg_catalog.octet_length(pg_catalog.convert_to(sub, 'UTF8'))
+    || ':' || sub$key$;
+BEGIN
+  FOR changed IN SELECT * FROM (VALUES
+      ('uploads', 'tx_id, first_op_id, contents, verdict, rejection, at',
+       'user_key, client_id, tx_id, first_op_id'),
+      ('upload_high_water', 'op_id, at', 'user_key, client_id')) changes (name, columns, key)
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a
+      WHERE a.attrelid = ('headwater.' || name)::pg_catalog.regclass
+        AND a.attname = 'sub' AND NOT a.attisdropped) LOOP
+    EXECUTE pg_catalog.format('ALTER TABLE headwater.%I ADD COLUMN user_key text,
+      DROP CONSTRAINT IF EXISTS %I', changed.name, changed.name || '_pkey');
+    EXECUTE pg_catalog.format('UPDATE headwater.%I SET user_key = %s', changed.name, text_key);
+    EXECUTE pg_catalog.format($copy$
+      INSERT INTO headwater.%1$I (sub, user_key, client_id, %2$s)
+      SELECT sub, kind || pg_catalog.substr(user_key, 2), client_id, %2$s
+      FROM headwater.%1$I, LATERAL (
+        SELECT 'n' AS kind WHERE sub ~ '^-?[0-9]+([.][0-9]+)?(e[-+]?[0-9]+)?$'
+        UNION ALL SELECT 'j' WHERE sub ~ '^(true$|false$|[[{])') kinds$copy$,
+      changed.name, changed.columns);
+    EXECUTE pg_catalog.format('ALTER TABLE headwater.%I DROP COLUMN sub,
+      ALTER COLUMN user_key SET NOT NULL, ADD PRIMARY KEY (%s)', changed.name, changed.key);
+  END LOOP;
+END $do$";
+
+const TABLES: [&str; 10] = [
     "CREATE TABLE IF NOT EXISTS headwater.uploads (
-  sub text NOT NULL,
+  user_key text NOT NULL,
   client_id text NOT NULL,
   tx_id bigint NOT NULL,
   first_op_id bigint NOT NULL,
@@ -239,19 +271,20 @@ const TABLES: [&str; 9] = [
   verdict text NOT NULL CHECK (verdict IN ('applied', 'rejected')),
   rejection json,
   at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (sub, client_id, tx_id, first_op_id)
+  PRIMARY KEY (user_key, client_id, tx_id, first_op_id)
 )",
     "CREATE INDEX IF NOT EXISTS uploads_at ON headwater.uploads (at)",
-    "CREATE INDEX IF NOT EXISTS uploads_sub_at ON headwater.uploads (sub, at)",
     "CREATE TABLE IF NOT EXISTS headwater.upload_high_water (
-  sub text NOT NULL,
+  user_key text NOT NULL,
   client_id text NOT NULL,
   op_id bigint NOT NULL,
   at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (sub, client_id)
+  PRIMARY KEY (user_key, client_id)
 )",
     "ALTER TABLE headwater.upload_high_water
   ADD COLUMN IF NOT EXISTS at timestamptz NOT NULL DEFAULT now()",
+    USER_KEYS,
+    "CREATE INDEX IF NOT EXISTS uploads_user_key_at ON headwater.uploads (user_key, at)",
     "CREATE TABLE IF NOT EXISTS headwater.rejected_writes (
   id uuid PRIMARY KEY,
   sub text NOT NULL,

@@ -85,7 +85,13 @@ impl Rig {
 
     /// Applies one transaction of this author; its id is the `op_id` of its first operation.
     async fn write(&self, sub: &str, operations: &[UploadOperation]) -> Verdict {
+        self.write_as(&format!("t{}:{sub}", sub.len()), sub, operations).await
+    }
+
+    /// The same of one of several users of a subject.
+    async fn write_as(&self, user: &str, sub: &str, operations: &[UploadOperation]) -> Verdict {
         let author = Author {
+            user: user.to_owned(),
             subject: sub.to_owned(),
             role: AuthorRole::Configured,
             claims_json: format!("{{\"sub\":\"{sub}\"}}").into(),
@@ -147,6 +153,26 @@ fn rejection(op_id: i64, table: &str, sqlstate: &str, message: &str) -> Rejectio
 }
 
 const BOTH: [ConflictPolicy; 2] = [ConflictPolicy::LastWriteWins, ConflictPolicy::RejectIfChanged];
+
+/// The number 7 and the text "7" are two users, whose transactions may have the same numbers.
+#[tokio::test]
+async fn users_of_one_subject_have_records_of_their_own() {
+    let rig = Rig::start(ConflictPolicy::default()).await;
+    for user in ["t1:7", "n1:7"] {
+        for _ in 0..2 {
+            let write = put(1, "events", user, &[("kind", user)]);
+            assert_eq!(rig.write_as(user, "7", &[write]).await, Verdict::Applied, "{user}");
+        }
+    }
+    let other = put(1, "events", "x", &[("nothing", "x")]);
+    let both = "SELECT string_agg(user_key, ' ' ORDER BY user_key) FROM headwater.uploads";
+    assert_eq!(rig.ask(both).await, "n1:7 t1:7");
+    for user in ["t1:7", "n1:7"] {
+        rejected(rig.write_as(user, "7", std::slice::from_ref(&other)).await);
+    }
+    let kept = "SELECT count(*)::text FROM headwater.rejected_writes WHERE sub = '7'";
+    assert_eq!(rig.ask(kept).await, "2", "each has lost the same write");
+}
 
 #[tokio::test]
 async fn who_may_only_insert_can_put_new_rows() {

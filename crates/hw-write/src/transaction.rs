@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 /// Who writes. Made by a surface from a verified token; nothing here comes from the request body.
 #[derive(Clone, Debug)]
 pub struct Author {
-    /// The claim `sub` as text. First part of every idempotency key.
+    /// Tells the author apart from all other users. First part of every idempotency key.
+    pub user: String,
+    /// The claim `sub` as text: the number 7 and the text "7" are two users of one subject.
     pub subject: String,
     /// The database role that the token asks for.
     pub role: AuthorRole,
