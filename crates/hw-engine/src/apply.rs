@@ -2,7 +2,7 @@
 
 use crate::error::{EngineError, code};
 use crate::overlay::Sink;
-use crate::state::{IncarnationRecord, Record, Refused, Secret, TableRecord, keys};
+use crate::state::{Day, IncarnationRecord, Record, Refused, Secret, TableRecord, keys};
 use crate::tables::Table;
 use crate::writer::Writer;
 use hw_input::entry::{CompactSlice, Control, Entry};
@@ -71,6 +71,7 @@ impl Writer {
                 self.moved = true;
                 self.overlay.put(&self.state, keys::MOVED.to_vec(), Vec::new())?;
             }
+            Control::Day(day) => self.new_day(Day(day))?,
             Control::TrimTail { below } => {
                 crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
             }

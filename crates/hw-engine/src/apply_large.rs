@@ -51,7 +51,6 @@ impl Writer {
         self.note_transaction(transaction);
         let mut sink = DecidedSink::new(base)?;
         let mut rows = 0u64;
-        self.note_truncated(sorted.truncated());
         let tables = self.tables.clone();
         sorted.read(
             base,
@@ -75,6 +74,7 @@ impl Writer {
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
         crate::failpoint::reached("large::before_decision");
         sink.decide(&self.state)?;
+        self.note_truncated(sorted.truncated());
         Ok(messages)
     }
 

@@ -12,7 +12,7 @@
 
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
-use crate::held::{ROW, damaged, layout_key, read_layout, read_row, space_name, split_key};
+use crate::held::{HeldRow, ROW, damaged, layout_key, space_name, split_key};
 use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{BuildState, Record, TableRecord, keys};
@@ -129,16 +129,15 @@ impl Writer {
         for entry in snapshot.prefix(space, &[ROW]) {
             let (key, value) = entry?;
             let (table, row_key) = split_key(&key).ok_or_else(|| damaged("key"))?;
-            let (layout, before) = read_row(&value).ok_or_else(|| damaged("row"))?;
+            let HeldRow { layout, row: before } = HeldRow::decode(&value)?;
             let now = self.tables.get(table).cloned();
             let Some(incarnation) = self.definitions.derived.get(&number) else { continue };
             let plan = |relation: &Relation| {
                 let bound = incarnation.bind(relation).map(Arc::new);
                 TablePlan(bound.into_iter().map(|bound| Planned { number, bound }).collect())
             };
-            if let (Some(_), None) = (before, before_plans.get(&(table, layout))) {
-                let columns = snapshot.get(space, &layout_key(table, layout))?;
-                let columns = columns.and_then(|value| read_layout(&value));
+            if let (Some(_), None) = (&before, before_plans.get(&(table, layout))) {
+                let columns = Relation::load(&snapshot, space, &layout_key(table, layout))?;
                 let columns = columns.ok_or_else(|| damaged("columns"))?;
                 before_plans.insert((table, layout), plan(&columns));
             }
@@ -160,7 +159,7 @@ impl Writer {
                 table,
                 name: now.as_ref().map_or(&gone, |now| &now.record.relation.name),
                 key: row_key,
-                before: before.map(RowRef::new),
+                before: before.as_ref().map(|row| row.view()),
                 after: after.map(RowRef::new),
             };
             self.effects.evaluate(plans, &Gates::default(), &change);

@@ -9,15 +9,39 @@ use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::overlay::Sink;
 use crate::record::take;
-use crate::state::{put_relation, take_relation};
+use crate::state::Record;
 use crate::tables::Table;
-use hw_types::{Relation, varint};
+use hw_types::{Row, varint};
 
 /// Keys of a `held` space begin with one of these.
 pub(crate) const ROW: u8 = b'r';
 const LAYOUT: u8 = b'l';
 
-const VERSION: u8 = 1;
+/// What a row was for an incarnation that stands still.
+pub(crate) struct HeldRow {
+    /// Number of the columns that it had.
+    pub layout: u32,
+    /// The row, if it was there.
+    pub row: Option<Row>,
+}
+
+impl Record for HeldRow {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, u64::from(self.layout));
+        out.push(u8::from(self.row.is_some()));
+        out.extend_from_slice(self.row.as_ref().map_or(&[], Row::as_bytes));
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let layout = u32::try_from(varint::take(input)?).ok()?;
+        let row = match take(input, 1)? {
+            [0] => None,
+            [1] => Some(Row::from_encoded(std::mem::take(input))),
+            _ => return None,
+        };
+        Some(HeldRow { layout, row })
+    }
+}
 
 /// The key of a held row: table incarnation, row key.
 fn row_key(table: u32, key: &[u8]) -> Vec<u8> {
@@ -54,46 +78,15 @@ pub(crate) fn hold<S: Sink>(
         if sink.base().get(&space, &key)?.is_some() {
             continue;
         }
-        let mut value = vec![VERSION];
-        varint::put(&mut value, u64::from(table.record.layout));
-        match &change.before {
-            None => value.push(0),
-            Some(row) => {
-                value.push(1);
-                value.extend_from_slice(row.as_bytes());
-                let layout = layout_key(change.table, table.record.layout);
-                if sink.base().get(&space, &layout)?.is_none() {
-                    let mut columns = vec![VERSION];
-                    put_relation(&mut columns, &table.record.relation);
-                    sink.put(&space, layout, columns)?;
-                }
-            }
+        let layout = table.record.layout;
+        let row = change.before.as_ref().map(|row| Row::from_encoded(row.as_bytes()));
+        let columns = layout_key(change.table, layout);
+        if row.is_some() && sink.base().get(&space, &columns)?.is_none() {
+            sink.put(&space, columns, table.record.relation.encode())?;
         }
-        sink.put(&space, key, value)?;
+        sink.put(&space, key, HeldRow { layout, row }.encode())?;
     }
     Ok(())
-}
-
-/// A held row: the columns' number, and the row if there was one.
-pub(crate) fn read_row(mut value: &[u8]) -> Option<(u32, Option<&[u8]>)> {
-    let input = &mut value;
-    if take(input, 1)? != [VERSION] {
-        return None;
-    }
-    let layout = u32::try_from(varint::take(input)?).ok()?;
-    match take(input, 1)? {
-        [0] => Some((layout, None)),
-        [1] => Some((layout, Some(input))),
-        _ => None,
-    }
-}
-
-pub(crate) fn read_layout(mut value: &[u8]) -> Option<Relation> {
-    let input = &mut value;
-    if take(input, 1)? != [VERSION] {
-        return None;
-    }
-    take_relation(input).filter(|_| input.is_empty())
 }
 
 pub(crate) fn split_key(key: &[u8]) -> Option<(u32, &[u8])> {

@@ -3,11 +3,15 @@
 
 use crate::error::EngineError;
 use crate::overlay::Sink;
-use crate::state::{Record, WriteCheckpoint};
+use crate::state::{Day, Record, WriteCheckpoint, keys};
 use crate::writer::Writer;
 use hw_input::markers::MarkerContents;
 use hw_input::transactions::Transaction;
 use hw_types::{LogMessage, Lsn};
+
+/// Write checkpoints that nobody has asked for in so many days are forgotten (FD-43), so that there are
+/// no more than the clients of a month have.
+const KEEP_DAYS: u64 = 30;
 
 impl Writer {
     /// A transactional message: a marker, or the news that tables were altered. Others are not ours.
@@ -43,12 +47,39 @@ impl Writer {
     fn write_checkpoint(&mut self, user: &str, number: u64, at: Lsn) -> Result<(), EngineError> {
         let stored = self.overlay.get(&self.write_checkpoints, user.as_bytes())?;
         let stored = stored.map(|value| WriteCheckpoint::decode(&value)).transpose()?;
-        if stored.is_some_and(|stored| stored.number >= number) {
+        let Day(day) = self.day;
+        let record = match stored.filter(|stored| stored.number >= number) {
+            Some(stored) => WriteCheckpoint { day, ..stored },
+            None => {
+                self.touched.users.insert(user.to_owned());
+                WriteCheckpoint { number, at, day }
+            }
+        };
+        if stored != Some(record) {
+            let key = user.as_bytes().to_vec();
+            self.overlay.put(&self.write_checkpoints, key, record.encode())?;
+        }
+        Ok(())
+    }
+
+    /// A day has begun: write checkpoints that nobody has asked for lately are forgotten.
+    pub(crate) fn new_day(&mut self, day: Day) -> Result<(), EngineError> {
+        if day <= self.day {
             return Ok(());
         }
-        let value = WriteCheckpoint { number, at }.encode();
-        self.overlay.put(&self.write_checkpoints, user.as_bytes().to_vec(), value)?;
-        self.touched.users.insert(user.to_owned());
+        self.day = day;
+        self.overlay.put(&self.state, keys::DAY.to_vec(), day.encode())?;
+        // A scan of the store sees committed writes only.
+        self.commit()?;
+        for entry in self.store.snapshot().all(&self.write_checkpoints) {
+            let (user, record) = entry?;
+            if WriteCheckpoint::decode(&record)?.day + KEEP_DAYS < day.0 {
+                self.overlay.delete(&self.write_checkpoints, user.to_vec())?;
+            }
+            if self.is_full() {
+                self.commit()?;
+            }
+        }
         Ok(())
     }
 }

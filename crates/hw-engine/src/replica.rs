@@ -10,7 +10,6 @@ use hw_input::identity::{Identity, Stored};
 use hw_input::replica::{Kept, Looked, Plan, Replica, ReplicaTable, Tables, Turns};
 use hw_input::signal::Inlet;
 use hw_store::Store;
-use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, EndLsn};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -84,10 +83,7 @@ pub(crate) fn plan(writer: &Writer, told: &Plan) -> Plan {
     let table = |table: Arc<Table>| {
         let record = &table.record;
         let relation = Arc::new(record.relation.clone());
-        let before = told.tables.get(&record.relation.id).and_then(|known| known.facts.clone());
-        let facts = before.filter(|facts| facts.encode() == record.facts);
-        let decoded = || TableFacts::decode(&record.facts).ok().map(Arc::new);
-        let facts = facts.or_else(decoded);
+        let facts = table.facts.clone();
         let stale = writer.stale.contains(&record.number);
         let truncations = writer.truncations.get(&record.number).copied().unwrap_or(0);
         (record.relation.id, ReplicaTable { relation, facts, truncations, stale })

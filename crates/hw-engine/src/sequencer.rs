@@ -15,6 +15,7 @@ use crate::board::{Board, Desired};
 use crate::error::EngineError;
 use crate::loader::Loader;
 use crate::publish::{Publication, Publisher};
+use crate::state::Day;
 use crate::tables::Table;
 use crate::writer::{Bounds, CopyOutcome, Writer};
 use hw_input::entry::{CompactSlice, Control, Entry};
@@ -37,6 +38,8 @@ const SLICE_ROWS: usize = 5_000;
 
 /// The same while transactions wait.
 const BUSY_ROWS: usize = 500;
+
+const SECONDS_OF_A_DAY: u64 = 24 * 3600;
 
 /// Seconds between looks at the length of the tail.
 const TRIM_EVERY: u64 = 60;
@@ -142,6 +145,8 @@ impl Sequencer {
             sequencer.writer.commit()?;
             store.sync()?;
         }
+        // Before anything is asked for: what is noted with an old day would be forgotten at once.
+        sequencer.date(now())?;
         if let Some(lost) = sequencer.writer.lost.take() {
             sequencer.apply(lost)?;
         }
@@ -350,10 +355,20 @@ impl Sequencer {
                 self.apply(Control::Gone { table, reason })?;
             }
         }
+        self.date(now)?;
         if now.is_multiple_of(TRIM_EVERY)
             && let Some(below) = self.writer.tail_surplus()?
         {
             self.apply(Control::TrimTail { below })?;
+        }
+        Ok(())
+    }
+
+    /// Tells the writer which day it is, when that is a new one.
+    fn date(&mut self, now: u64) -> Result<(), EngineError> {
+        let today = Day(now / SECONDS_OF_A_DAY);
+        if self.writer.day < today {
+            self.apply(Control::Day(today.0))?;
         }
         Ok(())
     }

@@ -156,7 +156,13 @@ pub struct WriteCheckpoint {
     /// Where its marker stands in the log: a definition that stands still before this position
     /// does not have what was written before the marker.
     pub at: Lsn,
+    /// The day on which it was asked for last.
+    pub day: u64,
 }
+
+/// The day of the input's clock, in days since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
+pub struct Day(pub u64);
 
 /// Keys of the `state` space.
 pub mod keys {
@@ -184,6 +190,8 @@ pub mod keys {
     pub const COPYING: &[u8] = b"copying";
     /// There while the source's history is another than the stored one.
     pub const MOVED: &[u8] = b"moved";
+    /// [`super::Day`].
+    pub const DAY: &[u8] = b"day";
     /// Marks decided writes, see [`crate::large`].
     pub const DECIDED: &[u8] = b"decided";
 
@@ -394,10 +402,25 @@ impl Record for WriteCheckpoint {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, self.number);
         varint::put(out, self.at.0);
+        varint::put(out, self.day);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
-        Some(WriteCheckpoint { number: varint::take(input)?, at: take_lsn(input)? })
+        Some(WriteCheckpoint {
+            number: varint::take(input)?,
+            at: take_lsn(input)?,
+            day: varint::take(input)?,
+        })
+    }
+}
+
+impl Record for Day {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        varint::take(input).map(Day)
     }
 }
 
@@ -472,7 +495,7 @@ impl Record for IncarnationRecord {
 impl Record for TableRecord {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, u64::from(self.number));
-        put_relation(out, &self.relation);
+        self.relation.put(out);
         varint::put(out, self.boundary.0);
         out.push(u8::from(self.entered));
         out.push(u8::from(self.stale));
@@ -483,7 +506,7 @@ impl Record for TableRecord {
     fn take(input: &mut &[u8]) -> Option<Self> {
         Some(TableRecord {
             number: take_u32(input)?,
-            relation: take_relation(input)?,
+            relation: Relation::take(input)?,
             boundary: take_lsn(input)?,
             entered: take_flag(input)?,
             stale: take_flag(input)?,
@@ -501,52 +524,52 @@ fn take_flag(input: &mut &[u8]) -> Option<bool> {
     }
 }
 
-/// Appends a relation.
-pub fn put_relation(out: &mut Vec<u8>, relation: &Relation) {
-    varint::put(out, u64::from(relation.id.0));
-    put_text(out, &relation.name.schema);
-    put_text(out, &relation.name.name);
-    out.push(match relation.replica_identity {
-        ReplicaIdentity::Default => b'd',
-        ReplicaIdentity::Index => b'i',
-        ReplicaIdentity::Full => b'f',
-        ReplicaIdentity::Nothing => b'n',
-    });
-    varint::put(out, relation.columns.len() as u64);
-    for column in &relation.columns {
-        put_text(out, &column.name);
-        varint::put(out, u64::from(column.type_oid));
-        out.extend_from_slice(&column.type_modifier.to_be_bytes());
-        put_type(out, &column.pg_type);
-        out.push(u8::from(column.identity));
-        varint::put(out, u64::from(column.primary_key));
-    }
-}
-
-/// Reads what [`put_relation`] wrote.
-pub fn take_relation(input: &mut &[u8]) -> Option<Relation> {
-    let id = RelationId(take_u32(input)?);
-    let name = TableName { schema: take_text(input)?, name: take_text(input)? };
-    let replica_identity = match take(input, 1)? {
-        b"d" => ReplicaIdentity::Default,
-        b"i" => ReplicaIdentity::Index,
-        b"f" => ReplicaIdentity::Full,
-        b"n" => ReplicaIdentity::Nothing,
-        _ => return None,
-    };
-    let count = varint::take(input)?;
-    let mut columns = Vec::new();
-    for _ in 0..count {
-        columns.push(Column {
-            name: take_text(input)?,
-            type_oid: take_u32(input)?,
-            type_modifier: i32::from_be_bytes(take(input, 4)?.try_into().ok()?),
-            pg_type: take_type(input)?,
-            identity: take_flag(input)?,
-            primary_key: u16::try_from(varint::take(input)?).ok()?,
+impl Record for Relation {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, u64::from(self.id.0));
+        put_text(out, &self.name.schema);
+        put_text(out, &self.name.name);
+        out.push(match self.replica_identity {
+            ReplicaIdentity::Default => b'd',
+            ReplicaIdentity::Index => b'i',
+            ReplicaIdentity::Full => b'f',
+            ReplicaIdentity::Nothing => b'n',
         });
+        varint::put(out, self.columns.len() as u64);
+        for column in &self.columns {
+            put_text(out, &column.name);
+            varint::put(out, u64::from(column.type_oid));
+            out.extend_from_slice(&column.type_modifier.to_be_bytes());
+            put_type(out, &column.pg_type);
+            out.push(u8::from(column.identity));
+            varint::put(out, u64::from(column.primary_key));
+        }
     }
-    Some(Relation { id, name, replica_identity, columns })
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let id = RelationId(take_u32(input)?);
+        let name = TableName { schema: take_text(input)?, name: take_text(input)? };
+        let replica_identity = match take(input, 1)? {
+            b"d" => ReplicaIdentity::Default,
+            b"i" => ReplicaIdentity::Index,
+            b"f" => ReplicaIdentity::Full,
+            b"n" => ReplicaIdentity::Nothing,
+            _ => return None,
+        };
+        let count = varint::take(input)?;
+        let mut columns = Vec::new();
+        for _ in 0..count {
+            columns.push(Column {
+                name: take_text(input)?,
+                type_oid: take_u32(input)?,
+                type_modifier: i32::from_be_bytes(take(input, 4)?.try_into().ok()?),
+                pg_type: take_type(input)?,
+                identity: take_flag(input)?,
+                primary_key: u16::try_from(varint::take(input)?).ok()?,
+            });
+        }
+        Some(Relation { id, name, replica_identity, columns })
+    }
 }
 
 /// Scalar types by the byte that stands for them in records. Never reorder, only append.
@@ -713,7 +736,8 @@ mod tests {
         round_trip(Dropped(5));
         round_trip(Refused(BTreeSet::from([TableName::new("public", "v")])));
         round_trip(Text("headwater_x".into()));
-        round_trip(WriteCheckpoint { number: u64::MAX, at: Lsn(1 << 41) });
+        round_trip(WriteCheckpoint { number: u64::MAX, at: Lsn(1 << 41), day: 20_000 });
+        round_trip(Day(20_000));
         round_trip(Identity {
             system_id: u64::MAX,
             timeline: 2,

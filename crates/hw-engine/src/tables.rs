@@ -5,6 +5,7 @@ use crate::record::{bounded_key, take};
 use crate::state::TableRecord;
 use hw_expr::sync_config::{BoundLookup, BoundSource};
 use hw_store::{Space, Store};
+use hw_types::facts::TableFacts;
 use hw_types::row::{Row, RowRef};
 use hw_types::{Relation, RelationId, key, varint};
 use std::borrow::Cow;
@@ -16,6 +17,8 @@ pub(crate) struct Table {
     pub record: TableRecord,
     /// The `rows` space of this incarnation.
     pub rows: Space,
+    /// What its rows depend on, as noted; nothing that can be read is noted of no table.
+    pub facts: Option<Arc<TableFacts>>,
     /// Columns of the row key, in key order.
     pub key_columns: Vec<usize>,
     /// Equal rows may exist more than once.
@@ -155,7 +158,8 @@ impl Table {
         let rows = store.space(&format!("rows.{}", record.number))?;
         let key_columns = record.relation.key_columns();
         let multiple = record.relation.has_multiplicity();
-        Ok(Table { record, rows, key_columns, multiple })
+        let facts = TableFacts::decode(&record.facts).ok().map(Arc::new);
+        Ok(Table { record, rows, facts, key_columns, multiple })
     }
 
     /// The row key.

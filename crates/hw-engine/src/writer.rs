@@ -22,7 +22,7 @@ use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::read::ActiveSync;
 use crate::state::{
-    BuildState, Counters, DerivedKind, Progress, Record, Secret, TableRecord, keys,
+    BuildState, Counters, Day, DerivedKind, Progress, Record, Secret, TableRecord, keys,
 };
 use crate::tables::{Gates, Table, TablePlan, Tables};
 use crate::wake::Touched;
@@ -112,6 +112,8 @@ pub(crate) struct Writer {
     pub(crate) beat: Arc<AtomicU64>,
     /// Signs markers.
     pub(crate) secret: [u8; 32],
+    /// The day of the input's clock.
+    pub(crate) day: Day,
     /// The source's history is another than the stored one.
     pub(crate) moved: bool,
     /// The store had no state.
@@ -154,6 +156,7 @@ impl Writer {
         let secret = Secret::load(&snapshot, &state, keys::SECRET)?;
         let secret = secret.map_or([0; 32], |Secret(secret)| secret);
         let moved = snapshot.get(&state, keys::MOVED)?.is_some();
+        let day = Day::load(&snapshot, &state, keys::DAY)?.unwrap_or_default();
         overlay.commit()?;
         store.sync()?;
         let named = |number| unfinished.iter().any(|t: &Arc<Table>| t.record.number == number);
@@ -184,6 +187,7 @@ impl Writer {
             news: News::default(),
             beat,
             secret,
+            day,
             moved,
             new: stored.is_none(),
             unpublished: false,

@@ -85,6 +85,11 @@ pub enum Control {
     /// The source's history is not the stored one: nothing of it is applied until everything has
     /// been copied and compared.
     HistoryMoved,
+    /// A new day has begun: write checkpoints that nobody has asked for in 30 days are forgotten.
+    Day(
+        /// Days since 1970.
+        u64,
+    ),
     /// Old records of the tail are forgotten, up to this transaction.
     TrimTail {
         /// Records of transactions below go.

@@ -117,7 +117,7 @@ impl Source {
         self.log.iter().rev().find(|(t, _)| t.end_lsn <= end).map(|(_, world)| world)
     }
 
-    fn commit(&mut self, rng: &mut StdRng, changes: impl FnOnce(Lsn, Xid) -> Vec<Change>) {
+    pub fn commit(&mut self, rng: &mut StdRng, changes: impl FnOnce(Lsn, Xid) -> Vec<Change>) {
         self.position += rng.random_range(10..100);
         let commit = self.position;
         self.position += 40;
@@ -333,6 +333,11 @@ impl Node {
         let item = Item::Transaction(transaction.clone());
         let signal = Signal::Item { session: self.session, item, room: None };
         self.sequencer.handle(signal).unwrap();
+    }
+
+    /// The clock says so many seconds since 1970.
+    pub fn tick(&mut self, now: u64) {
+        self.sequencer.handle(Signal::Tick { now }).unwrap();
     }
 
     pub fn control(&mut self, control: Control) {

@@ -19,7 +19,8 @@ use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};
 use hw_input::signal::Signal;
 use hw_store::{Simulation, Store};
-use hw_types::{CommitLsn, Lsn, OpId, RelationId};
+use hw_types::row::{Cell, RowBuilder};
+use hw_types::{Change, ChangeKind, CommitLsn, Lsn, OpId, RelationId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -251,6 +252,14 @@ impl Run {
         if self.rng.random_bool(0.3) {
             self.copy();
         }
+        if self.rng.random_bool(0.1) {
+            let user = USERS[self.rng.random_range(0..3)].into();
+            let write_checkpoints = vec![WriteCheckpoint { user_key: user, requested: None }];
+            let contents = MarkerContents { nonce: 0, write_checkpoints };
+            self.source.mark(&mut self.rng, &self.node.board.secret(), &contents);
+            let today = self.node.sequencer.writer.day.0;
+            self.node.control(Control::Day(today + 7));
+        }
         match step {
             20 | 32 => self.node.configure(WIDER),
             26 => self.node.configure(CONFIG),
@@ -413,6 +422,70 @@ fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
     let published = run.node.published();
     let told = published.write_checkpoint("amy", [0, 1]).unwrap();
     assert!(told > Some(BEGIN) && told == published.write_checkpoint("amy", []).unwrap());
+}
+
+/// FD-43: what nobody has asked for in 30 days of the input's clock is forgotten, and nothing else.
+#[test]
+fn fd_43_write_checkpoints_that_nobody_asks_for_are_forgotten() {
+    let mut run = Run::new(1, None);
+    let today = run.node.sequencer.writer.day.0;
+    let day = |run: &mut Run, day: u64| {
+        run.node.tick((today + day) * 24 * 3600 + 7);
+        run.node.settle();
+    };
+    let ask = |run: &mut Run, user: &str, requested| {
+        let write_checkpoints = vec![WriteCheckpoint { user_key: user.into(), requested }];
+        let contents = MarkerContents { nonce: 1, write_checkpoints };
+        run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);
+        run.feed();
+        run.node.settle();
+    };
+    let is_kept = |run: &mut Run, user: &str| {
+        let told = run.node.published().write_checkpoint(user, []).unwrap();
+        told.is_some_and(|number| number > 1 << 40)
+    };
+    ask(&mut run, "amy", Some(1 << 50));
+    ask(&mut run, "bob", Some(1 << 50));
+    day(&mut run, 15);
+    // A smaller number than the one that is kept.
+    ask(&mut run, "amy", None);
+    // The clock may go back.
+    for (now, amy, bob) in
+        [(30, true, true), (31, true, false), (3, true, false), (45, true, false)]
+    {
+        day(&mut run, now);
+        run.crash();
+        run.node.settle();
+        assert_eq!((is_kept(&mut run, "amy"), is_kept(&mut run, "bob")), (amy, bob), "{now}");
+    }
+    day(&mut run, 46);
+    assert!(!is_kept(&mut run, "amy"));
+}
+
+/// A TRUNCATE counts once, also when its transaction must be read again without a table of it.
+#[test]
+fn a_truncate_of_a_large_transaction_that_is_read_again_counts_once() {
+    for fold_bytes in [1 << 20, 1] {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut source = Source::new(&mut rng);
+        let mut node = Node::open(Store::simulated(&Simulation::new()), fold_bytes);
+        node.configure(CONFIG);
+        node.copy(&source);
+        node.settle();
+        let (lists, todos) = (source.lists.clone(), source.todos.clone());
+        let mut new = RowBuilder::new();
+        for cell in [Cell::Value(b"unknown"), Cell::Value(b"l1"), Cell::Absent] {
+            new.push(cell);
+        }
+        let kind = ChangeKind::Update { old: None, new: new.finish() };
+        let update = Change::Row { relation: todos.clone(), kind };
+        let truncate = Change::Truncate { relations: vec![lists.clone()] };
+        source.commit(&mut rng, |_, _| vec![truncate, update]);
+        node.feed(&source.log.last().unwrap().0);
+        let tables = node.board.plan.borrow().tables.clone();
+        assert_eq!(tables[&lists.id].truncations, 1, "{fold_bytes}");
+        assert!(tables[&todos.id].stale && !tables[&lists.id].stale, "{fold_bytes}");
+    }
 }
 
 /// Every operation of every bucket, as bytes.
