@@ -1,4 +1,4 @@
-//! The oracle property test: 24 seeds here, `HEADWATER_SEEDS=n` for any number, `HEADWATER_SEED=n`
+//! The oracle property test: 200 seeds here, `HEADWATER_SEEDS=n` for any number, `HEADWATER_SEED=n`
 //! for one of them, and `HEADWATER_PLAN=file` for a plan that was kept. Proves P1 to P4, P6 and P8 on
 //! the sync surface, and with them E-1, E-2, E-3, E-4, F-1, F-8, F-22, F-23, F-24, F-39 in random
 //! mixtures.
@@ -48,7 +48,7 @@ fn plans(part: u64) -> Vec<(String, Plan)> {
         return if only { vec![named(seed)] } else { Vec::new() };
     }
     let first = number("HEADWATER_FIRST_SEED").unwrap_or(0);
-    let count = number("HEADWATER_SEEDS").unwrap_or(24);
+    let count = number("HEADWATER_SEEDS").unwrap_or(200);
     (first + count * part / PARTS..first + count * (part + 1) / PARTS).map(named).collect()
 }
 

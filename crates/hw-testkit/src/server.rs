@@ -188,6 +188,12 @@ impl HeadwaterProcess {
         status
     }
 
+    /// Whether it was started and has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = |running: &mut Running| running.child.try_wait().is_ok_and(|s| s.is_some());
+        self.running.as_mut().is_some_and(ended)
+    }
+
     /// Everything it has written so far, both streams, over all starts.
     pub fn log(&self) -> String {
         self.lines().join("\n")

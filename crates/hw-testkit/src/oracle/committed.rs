@@ -60,7 +60,7 @@ pub(super) struct Committed {
     pub settled: usize,
     /// Definitions whose tables were changed since.
     pub loose: BTreeSet<String>,
-    /// Those of them whose permission tables were: whom a row is for may be as old.
+    /// Those of them that read permissions: a row of one moment may be given by those of another.
     pub blind: BTreeSet<String>,
     /// The configurations that were given, oldest first: which of the plan's it is, and its
     /// definitions. One that was given before all was settled may still be served behind that.
@@ -103,7 +103,8 @@ impl Committed {
     ) -> Result<(), String> {
         let pours = [0, 1].map(|writer| poured(writer, self.poured[writer]));
         let mut own: BTreeMap<&String, HashSet<u64>> = BTreeMap::new();
-        for name in self.loose.difference(&self.blind) {
+        let judged = self.loose.difference(&self.blind).filter(|name| *name != FLOOD);
+        for name in judged {
             let parts = self.states[user][self.settled..].iter().filter_map(|s| s.get(name));
             own.insert(name, parts.flat_map(|part| part.rows.iter().copied()).collect());
         }

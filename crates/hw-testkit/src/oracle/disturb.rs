@@ -1,5 +1,7 @@
 //! What goes wrong among the traffic, each kind with a switch.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -107,37 +109,45 @@ pub enum Disturbance {
 
 use Disturbance::*;
 
+/// Seed 213 of the kinds of DDL and publication alone shows a state of a definition that reads none of
+/// the altered tables which was never committed; not explained yet.
+const DDL: &str = "E-1 beside altered tables: seed 213 when all of DDL is on";
+const LISTED: &str =
+    "seeds 35 and 69 when all is on: rows are lost when a column list comes and goes";
+const ANEW: &str = "the client here takes buckets of a new epoch for a refused resume";
+const UNTRIED: &str = "not run for long since the oracle mends what it waits behind";
+
 /// All kinds, each either on or with the finding that it waits for. At the end nothing waits.
 pub const SWITCHES: &[(Disturbance, Option<&str>)] = &[
-    (AddColumn, Some("FD-10, FD-18")),
-    (AddDefault, Some("FD-10, FD-18")),
-    (AddVolatile, Some("FD-10, FD-18")),
-    (DropColumn, Some("FD-10, FD-18")),
-    (RenameColumn, Some("FD-10, FD-18")),
-    (ChangeType, Some("FD-10, FD-18")),
-    (RenameAway, Some("FD-10")),
-    (SwapNames, Some("FD-12")),
-    (MoveSchema, Some("FD-10")),
-    (DropTable, Some("FD-10")),
-    (AttachFilled, Some("FD-10")),
-    (Detach, Some("FD-10")),
-    (DropLeaf, Some("FD-10")),
-    (TruncateLeaf, Some("FD-10")),
-    (Identity, Some("FD-18")),
-    (NoIdentity, Some("FD-14")),
-    (NoPrimaryKey, Some("FD-14")),
-    (OtherPrimaryKey, Some("FD-13")),
-    (RenameLabel, Some("FD-10")),
-    (AddAttribute, Some("FD-15")),
-    (Unpublish, Some("FD-8")),
-    (Actions, Some("FD-8")),
-    (ViaRoot, Some("FD-8")),
-    (RowFilter, Some("FD-8")),
-    (ColumnList, Some("FD-8")),
-    (Republish, Some("FD-9")),
-    (MembersDropped, Some("FD-11")),
-    (MembersRenamed, Some("FD-11")),
-    (MembersUnpublished, Some("FD-11")),
+    (AddColumn, None),
+    (AddDefault, None),
+    (AddVolatile, Some(DDL)),
+    (DropColumn, Some(DDL)),
+    (RenameColumn, Some(DDL)),
+    (ChangeType, Some(DDL)),
+    (RenameAway, None),
+    (SwapNames, Some(DDL)),
+    (MoveSchema, None),
+    (DropTable, None),
+    (AttachFilled, Some(DDL)),
+    (Detach, Some(DDL)),
+    (DropLeaf, None),
+    (TruncateLeaf, None),
+    (Identity, None),
+    (NoIdentity, Some(DDL)),
+    (NoPrimaryKey, Some(DDL)),
+    (OtherPrimaryKey, Some(DDL)),
+    (RenameLabel, Some(DDL)),
+    (AddAttribute, Some(DDL)),
+    (Unpublish, Some(DDL)),
+    (Actions, Some(DDL)),
+    (ViaRoot, Some(DDL)),
+    (RowFilter, Some(DDL)),
+    (ColumnList, Some(LISTED)),
+    (Republish, Some(DDL)),
+    (MembersDropped, Some(DDL)),
+    (MembersRenamed, Some(DDL)),
+    (MembersUnpublished, Some(DDL)),
     (Reconfigure, None),
     (ReconfigureTables, None),
     (Rollback, None),
@@ -147,14 +157,14 @@ pub const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (PostgresCrash, None),
     (CutClients, None),
     (CutSource, None),
-    (HalfOpenSource, Some("FD-29")),
+    (HalfOpenSource, None),
     (SlowSource, None),
-    (FullDisk, Some("FD-1, FD-3")),
-    (DiskError, Some("FD-1")),
+    (FullDisk, Some(UNTRIED)),
+    (DiskError, Some(UNTRIED)),
     (SlowDisk, None),
-    (OldStore, Some("FD-27")),
-    (SecondServer, Some("FD-28: the second one must be started with --take-over")),
-    (RestoredImage, Some("FD-26")),
+    (OldStore, Some(ANEW)),
+    (SecondServer, None),
+    (RestoredImage, Some(UNTRIED)),
 ];
 
 /// Those that are on; `HEADWATER_DISTURB` (names with commas, or `all`) turns on others.
@@ -175,6 +185,20 @@ pub(super) fn is_wild(what: Disturbance) -> bool {
 
 /// What is done, and what is done later in the same batch.
 pub(super) type Sequence = (Vec<Step>, Vec<Step>);
+
+/// Whether two change the same table and one has an end, which would find another table than it
+/// expects.
+pub(super) fn meet(one: &Sequence, other: &Sequence) -> bool {
+    let tables = |(first, later): &Sequence| -> BTreeSet<String> {
+        let of = |step: &Step| match step {
+            Step::Ddl { touches, .. } => touches.clone(),
+            _ => Vec::new(),
+        };
+        first.iter().chain(later).flat_map(of).collect()
+    };
+    let ends = !one.1.is_empty() || !other.1.is_empty();
+    ends && !tables(one).is_disjoint(&tables(other))
+}
 
 /// What a plan remembers of its disturbances.
 #[derive(Default)]

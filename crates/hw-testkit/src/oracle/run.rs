@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
 use super::client::{Part, Rows, Shown, SyncClient};
@@ -28,6 +29,9 @@ use crate::server::{HeadwaterProcess, OPERATOR, ProcessOptions, http_get, is_lis
 
 /// How long something may take that takes a second or two: what is wrong then is a failure.
 const BOUND: Duration = Duration::from_secs(30);
+
+/// How often a statement that changes what tables are is tried while somebody has a lock.
+const TRIES: usize = 20;
 
 /// Makes a token: subject and further claims.
 pub type Issue = fn(&str, &Map<String, Value>) -> String;
@@ -124,6 +128,8 @@ struct Run<'a, F> {
     committed: Committed,
     /// Whether the last statement that changes what tables are was executed.
     altered: bool,
+    /// Whether connections to Postgres carry nothing.
+    is_half_open: bool,
     config: usize,
 }
 
@@ -207,6 +213,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 ..Committed::default()
             },
             altered: false,
+            is_half_open: false,
             config: 0,
         };
         run.connect().await;
@@ -264,6 +271,11 @@ impl<'a, F: Follower> Run<'a, F> {
                 if !self.altered || !is_read {
                     return Ok(());
                 }
+                // A copy under way waits for them, and who hears nothing of the source or cannot write
+                // names something else.
+                self.roll_back().await;
+                self.heal_source();
+                self.free_disk();
                 let is = |status: &Value| is_named(status, table);
                 return self.until(&format!("the status names {table}"), is).await;
             }
@@ -287,22 +299,21 @@ impl<'a, F: Follower> Run<'a, F> {
             }
             Step::CutClients { after, reset } => cut(&self.clients, *after, *reset),
             Step::CutSource { after, reset } => cut(&self.source, *after, *reset),
-            Step::HalfOpenSource => self.source.half_open(),
+            Step::HalfOpenSource => {
+                self.source.half_open();
+                self.is_half_open = true;
+            }
             Step::SlowSource { kilobytes } => {
                 let slow = Fault { bytes_per_second: Some(kilobytes << 10), ..Fault::default() };
                 self.source.set(Direction::ToClient, slow);
             }
-            Step::HealSource => self.source.heal(),
+            Step::HealSource => self.heal_source(),
             Step::FillDisk => {
                 if let Some(disk) = &self.small_disk {
                     fill(&disk.path("ballast"), 16 << 10);
                 }
             }
-            Step::FreeDisk => {
-                if let Some(disk) = &self.small_disk {
-                    let _ = std::fs::remove_file(disk.path("ballast"));
-                }
-            }
+            Step::FreeDisk => self.free_disk(),
             Step::DiskError { call, errno } => {
                 if let Some(disk) = &self.faulty_disk {
                     disk.fail_call(*call, *errno);
@@ -391,26 +402,75 @@ impl<'a, F: Follower> Run<'a, F> {
     }
 
     async fn ddl(&mut self, text: &str, touches: &[String]) -> Result<(), String> {
-        let is_membership = |t: &String| self.plan.world.memberships.iter().any(|m| m.name == *t);
-        for definition in self.plan.configs.iter().flat_map(|config| &config.definitions) {
-            for table in touches.iter().filter(|table| definition.reads.contains(*table)) {
-                self.committed.loose.insert(definition.name.clone());
-                if is_membership(table) {
-                    self.committed.blind.insert(definition.name.clone());
-                }
-            }
-        }
-        if touches.iter().any(|table| table == FLOOD) {
-            self.committed.loose.insert(FLOOD.into());
-        }
+        self.loosen(touches);
         self.give_way(None).await;
-        self.altered = self.changer.batch_execute(text).await.is_ok();
-        if !self.altered {
-            // A lock that somebody has, or a plan that was made smaller.
+        self.altered = false;
+        for _ in 0..TRIES {
+            let Err(error) = self.changer.batch_execute(text).await else {
+                self.altered = true;
+                break;
+            };
             let _ = self.changer.batch_execute("ROLLBACK").await;
+            if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                // A table that is away, or a plan that was made smaller.
+                break;
+            }
+            // What was begun must come to its end, so others who have the lock end.
+            self.roll_back().await;
         }
         self.look().await?;
         self.note().await
+    }
+
+    /// Notes which definitions may lag behind the others because of changed tables: those that read
+    /// one, and those that share permissions with them, because these stand still together.
+    fn loosen(&mut self, touches: &[String]) {
+        let Committed { loose, blind, .. } = &mut self.committed;
+        let is_membership = |t: &&String| self.plan.world.memberships.iter().any(|m| m.name == **t);
+        let definitions = || self.plan.configs.iter().flat_map(|config| &config.definitions);
+        let touched = definitions().filter(|d| touches.iter().any(|table| d.reads.contains(table)));
+        loose.extend(touched.map(|definition| definition.name.clone()));
+        if touches.iter().any(|table| table == FLOOD) {
+            loose.insert(FLOOD.into());
+        }
+        loop {
+            let of_loose = definitions().filter(|definition| loose.contains(&definition.name));
+            let shared: BTreeSet<&String> =
+                of_loose.flat_map(|d| d.reads.iter().filter(is_membership)).collect();
+            let sharing = definitions().filter(|d| d.reads.iter().any(|t| shared.contains(t)));
+            let sharing: BTreeSet<String> = sharing.map(|d| d.name.clone()).collect();
+            let before = loose.len();
+            loose.extend(sharing.iter().cloned());
+            if loose.len() == before {
+                return blind.extend(sharing);
+            }
+        }
+    }
+
+    /// The disk of the store has room.
+    fn free_disk(&self) {
+        if let Some(disk) = &self.small_disk {
+            let _ = std::fs::remove_file(disk.path("ballast"));
+        }
+    }
+
+    /// The way to the source is as it should be. Connections that lost bytes end, as behind a router
+    /// that is back: that silence ends them by itself takes a minute, and has tests of its own (FD-29).
+    fn heal_source(&mut self) {
+        self.source.heal();
+        if std::mem::take(&mut self.is_half_open) {
+            self.source.end_all(Ending::Reset);
+        }
+    }
+
+    /// Ends all open transactions.
+    async fn roll_back(&mut self) {
+        for on in 0..CONNECTIONS {
+            if self.open[on] {
+                let _ = self.connections[on].batch_execute("ROLLBACK").await;
+                self.open[on] = false;
+            }
+        }
     }
 
     async fn pour(&mut self, rows: usize) {
@@ -439,20 +499,32 @@ impl<'a, F: Follower> Run<'a, F> {
         self.config = to;
         self.committed.configs.push((to, names(self.plan, to)));
         // A process that has only begun has no ear for the signal yet, and would end of it.
-        let address = self.server.address();
-        bounded("the server listens", async {
-            while !is_listening(address) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await?;
+        self.until_it_listens().await?;
         self.server.signal(libc::SIGHUP);
         Ok(())
     }
 
+    /// As a supervisor does: a server that could not begin, because a call failed, begins again.
+    async fn until_it_listens(&mut self) -> Result<(), String> {
+        let server = &mut self.server;
+        bounded("the server listens", async {
+            while !is_listening(server.address()) {
+                if server.has_ended() {
+                    server.kill();
+                    server.spawn_again();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+
     async fn second_server(&mut self) -> Result<(), String> {
         // Only who has the slot can keep it.
-        self.source.heal();
+        self.heal_source();
+        self.free_disk();
+        self.until_it_listens().await?;
+        self.roll_back().await;
         self.until("it streams", |status| status["state"] == "streaming").await?;
         let path = |name: &str| self.dir.join(name).display().to_string();
         let environment = vec![
@@ -533,13 +605,14 @@ impl<'a, F: Follower> Run<'a, F> {
     }
 
     async fn settle(&mut self) -> Result<(), String> {
-        for on in 0..CONNECTIONS {
-            if self.open[on] {
-                let _ = self.connections[on].batch_execute("ROLLBACK").await;
-                self.open[on] = false;
-            }
-        }
+        self.roll_back().await;
         self.stop_writers().await;
+        self.heal_source();
+        self.free_disk();
+        if let Some(disk) = &self.faulty_disk {
+            disk.heal();
+        }
+        self.until_it_listens().await?;
         self.count_poured().await?;
         if self.following.is_empty() {
             self.follow();
