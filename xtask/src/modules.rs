@@ -65,14 +65,8 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ("hw-expr", &["nested", "values"]),
     ("hw-expr", &["report", "sql"]),
     ("hw-expr", &["expr", "routines"]),
-    ("hw-input", &["source", "transactions"]),
-    ("hw-pg", &["catalog", "publication"]),
-    ("hw-rest", &["routes", "upload"]),
     ("hw-store", &["simulation", "snapshot", "space"]),
     ("hw-store", &["bulk", "disk"]),
-    ("hw-sync", &["checkpoints", "routes"]),
-    ("hw-write", &["apply", "attempt", "examine", "ledger"]),
-    ("hw-write", &["key", "statement"]),
 ];
 
 /// Modules that a module uses, by name.

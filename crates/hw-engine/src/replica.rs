@@ -49,10 +49,10 @@ fn store_id(secret: &[u8; 32]) -> u128 {
 }
 
 impl Replica for Told {
-    fn kept(&self) -> Result<Kept, Diagnostic> {
+    fn kept(&self) -> Result<Kept, Box<Diagnostic>> {
         self.read().map_err(|error| {
             let stopping = || Diagnostic::error(code::STOPPING, error.to_string());
-            error.finding().unwrap_or_else(stopping)
+            Box::new(error.finding().unwrap_or_else(stopping))
         })
     }
 

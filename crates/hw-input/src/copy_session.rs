@@ -11,7 +11,8 @@
 //! times by itself, and a difference that shows up later fails the session.
 
 use crate::error::{InputError, Result, code};
-use crate::source::{Source, within};
+use crate::limit::within;
+use crate::source::Source;
 use hw_pg::copy::{LOCK_LIMIT, NotedTable, SnapshotReader};
 use hw_pg::error::PgError;
 use hw_pg::replication::{CreatedSlot, ReplicationConnection, SlotLife};

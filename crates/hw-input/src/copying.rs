@@ -25,10 +25,12 @@ const BATCHES: usize = 16;
 
 /// Copies everything that definitions name under the main slot's snapshot, and waits until it has
 /// entered. Returns where the slot begins.
+///
+/// - Takes: what had happened when the session began, and what happens.
 pub(crate) async fn copy_all(
     context: &Context,
     found: &Found,
-    mut turns: watch::Receiver<Turns>,
+    (before, mut turns): (Turns, watch::Receiver<Turns>),
 ) -> Result<Lsn, Ended> {
     context.enter(SourceState::Copying);
     let slot = &found.slot_name;
@@ -54,11 +56,10 @@ pub(crate) async fn copy_all(
     loaded(context, number, Behind::Source(identity)).await?.await?;
     // What was durable before the step may be of another history: the first confirmation is that
     // of the state behind it.
-    let restarts = turns.borrow_and_update().restarts;
     let mut durable = context.replica.durable();
     tokio::select! {
         reached = durable.wait_for(|end| end.0 == boundary) => drop(reached.map_err(|_| Ended::Stopping)?),
-        _ = turns.wait_for(|turns| turns.restarts != restarts) => return Err(Ended::Restarted),
+        _ = turns.wait_for(|turns| turns.restarts != before.restarts) => return Err(Ended::Restarted),
     }
     Ok(boundary)
 }

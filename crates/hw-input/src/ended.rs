@@ -37,7 +37,7 @@ pub(crate) enum Ended {
 impl Ended {
     /// A part of the driver that failed for no reason of the source's.
     pub fn broken(what: String) -> Ended {
-        Diagnostic::error(code::SESSION, what).into()
+        Ended::Finding(Box::new(Diagnostic::error(code::SESSION, what)))
     }
 
     /// The finding for a person.
@@ -59,8 +59,8 @@ impl Ended {
     }
 }
 
-impl From<Diagnostic> for Ended {
-    fn from(finding: Diagnostic) -> Ended {
-        Ended::Finding(Box::new(finding))
+impl From<Box<Diagnostic>> for Ended {
+    fn from(finding: Box<Diagnostic>) -> Ended {
+        Ended::Finding(finding)
     }
 }

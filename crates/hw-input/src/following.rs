@@ -60,16 +60,15 @@ pub(crate) async fn confirm(
 /// Passes the stream on to the engine, and looks for tables to copy beside it.
 ///
 /// - Takes: where the stream begins, and who is told when all that it repeats has been compared;
-///   what has happened since the session began.
+///   what had happened when the session began, and what happens.
 pub(crate) async fn follow(
     following: Following<'_>,
     stream: &mut TransactionStream,
     (confirmed, compared): (EndLsn, oneshot::Sender<()>),
-    mut turns: watch::Receiver<Turns>,
+    (before, mut turns): (Turns, watch::Receiver<Turns>),
 ) -> Result<(), Ended> {
     let Following { context, watch, slot, server } = following;
     let session = context.next_number();
-    let Turns { restarts, moved, .. } = *turns.borrow();
     context.send(Signal::Begins { session, confirmed, compared }).await?;
     let mut plan = context.replica.plan();
     let mut clock = interval(LOOK);
@@ -100,10 +99,10 @@ pub(crate) async fn follow(
             changed = turns.changed() => {
                 changed.map_err(|_| Ended::Stopping)?;
                 let now = *turns.borrow_and_update();
-                if now.restarts != restarts {
+                if now.restarts != before.restarts {
                     return Err(Ended::Restarted);
                 }
-                if now.moved != moved {
+                if now.moved != before.moved {
                     return Err(Ended::Moved);
                 }
                 look = true;

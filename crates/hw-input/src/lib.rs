@@ -20,6 +20,7 @@ pub mod error;
 mod following;
 pub mod history;
 pub mod identity;
+mod limit;
 pub mod markers;
 pub mod replica;
 mod session;

@@ -17,7 +17,7 @@ pub trait Replica: Send + Sync {
     /// What is stored of the source and its history.
     ///
     /// - Errors: the store cannot be read, or a record in it is damaged.
-    fn kept(&self) -> Result<Kept, Diagnostic>;
+    fn kept(&self) -> Result<Kept, Box<Diagnostic>>;
 
     /// Signs markers.
     fn secret(&self) -> [u8; 32];

@@ -37,7 +37,7 @@ fn compared(reason: Option<Recopy>) -> Verdict {
 pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Result<(), Ended> {
     let source = &context.source;
     let mut turns = context.replica.turns();
-    turns.mark_unchanged();
+    let before = *turns.borrow_and_update();
     let look = source.look().await?;
     let slot = look.found.slot_name.clone();
     let kept = context.replica.kept()?;
@@ -81,7 +81,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     }
     let confirmed = match verdict {
         Verdict::Stream => confirmed.unwrap_or_default(),
-        Verdict::Refuse(finding) => return Err(finding.into()),
+        Verdict::Refuse(finding) => return Err(Ended::Finding(Box::new(finding))),
         Verdict::FirstCopy { drop_slot } => {
             if drop_slot {
                 if ours.made_slot {
@@ -91,7 +91,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
                 }
                 source.drop_slot(&slot).await?;
             }
-            EndLsn(copy_all(context, found, turns.clone()).await?)
+            EndLsn(copy_all(context, found, (before, turns.clone())).await?)
         }
         Verdict::ComparedRecopy { reason, drop_slot } => {
             tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
@@ -99,11 +99,11 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
             if drop_slot {
                 source.drop_slot(&slot).await?;
             }
-            EndLsn(copy_all(context, found, turns.clone()).await?)
+            EndLsn(copy_all(context, found, (before, turns.clone())).await?)
         }
     };
     context.status.lock().displaced = false;
-    let ended = stream(context, watch, slot, confirmed, turns).await;
+    let ended = stream(context, watch, slot, confirmed, (before, turns)).await;
     context.status.lock().copies.clear();
     ended
 }
@@ -118,7 +118,7 @@ async fn stream(
     watch: Arc<Mutex<Watch>>,
     slot: String,
     confirmed: EndLsn,
-    turns: watch::Receiver<Turns>,
+    turns: (Turns, watch::Receiver<Turns>),
 ) -> Result<(), Ended> {
     let (context, server) = (context.clone(), Handle::current());
     let failed = |error| Ended::broken(format!("start the input's thread: {error}"));

@@ -5,13 +5,13 @@
 //! [`TransactionStream`]. Nothing here keeps state about positions: what is stored, and what is
 //! acknowledged, the engine knows.
 
-use crate::error::{InputError, Result};
+use crate::error::Result;
 use crate::identity::Found;
+use crate::limit::within;
 use crate::transactions::{Describer, StreamLimits, TransactionStream, Values};
 use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
-use hw_pg::error::{PgError, PgErrorKind};
 use hw_pg::memory;
 use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
@@ -295,21 +295,6 @@ async fn noted(
         found.extend(NotedTable::note(client, table).await?);
     }
     Ok(found)
-}
-
-/// Gives up a question that is not answered in time.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    doing: &str,
-    question: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    match tokio::time::timeout(limit, question).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            let what = format!("no answer within {} s", limit.as_secs_f32());
-            Err(InputError::Pg(PgError::new(PgErrorKind::Lost(what)).doing(doing)))
-        }
-    }
 }
 
 /// How long to wait before the next try: longer each time, with chance mixed in, so that many

@@ -8,10 +8,12 @@
 //! Suggested reading order: [`mod@routes`], `upload` (one request's way), `wire` (bytes to words).
 
 pub mod routes;
+pub mod state;
 mod upload;
 mod wire;
 
-pub use routes::{RestState, routes, surface};
+pub use routes::{routes, surface};
+pub use state::RestState;
 
 /// The door for the fuzz targets: reads the body of an upload.
 #[doc(hidden)]

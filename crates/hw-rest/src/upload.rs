@@ -15,7 +15,7 @@ use hw_http::{ApiError, Refusal, code};
 use hw_types::Code;
 use hw_write::{Author, AuthorRole, UploadError, code as write_code};
 
-use crate::routes::RestState;
+use crate::state::RestState;
 use crate::wire;
 
 /// From this size on an upload is large.

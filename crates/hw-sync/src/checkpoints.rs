@@ -12,7 +12,7 @@ use axum::response::Response;
 use hw_auth::Principal;
 
 use crate::open::user_key;
-use crate::routes::{Head, client_id, json, refuse};
+use crate::plain::{Head, client_id, json, refuse};
 use crate::shared::SyncState;
 use crate::source::{Source, View};
 use crate::wire::error::ErrorBody;

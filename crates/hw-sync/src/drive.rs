@@ -18,7 +18,7 @@ use crate::hub::Listener;
 use crate::open::{Ready, resolve};
 use crate::page::{KindCounts, Page, PageKey};
 use crate::shared::SyncState;
-use crate::source::{Asker, Changes, Known, ResolveError, Source, SourceError, View};
+use crate::source::{Asker, Changes, Known, ResolveError, Source, SourceError, Version, View};
 use crate::state::bucket::{Bucket, Newest};
 use crate::state::session::{
     CloseReason, Effect, Event, PageRequest, PageSize, Phase, SLOW_AFTER, Session,
@@ -102,7 +102,7 @@ struct Driver<S: Source> {
     /// Number of the publication that was last looked at.
     seen: u64,
     /// Version of the configuration that the session's buckets come from.
-    version: u64,
+    version: Version,
     /// Keeps readable what is being sent; `None` while nothing is.
     lease: Option<<S::View as View>::Lease>,
     /// Whether the session's buckets can no longer be read and must be resolved anew.
@@ -471,7 +471,7 @@ impl<S: Source> Driver<S> {
 struct PageJob<'a, S: Source> {
     state: &'a SyncState<S>,
     user: &'a str,
-    version: u64,
+    version: Version,
     bucket: &'a Bucket,
     request: &'a PageRequest,
     form: DataForm,
@@ -502,7 +502,7 @@ impl<S: Source> PageJob<'_, S> {
 /// what is read.
 fn read_now<S: Source>(
     state: &SyncState<S>,
-    version: u64,
+    version: Version,
     bucket: &Bucket,
     request: &PageRequest,
     form: DataForm,

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::source::{
     Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, ResolvedBy, Source,
-    SourceError, UserLimits, View,
+    SourceError, UserLimits, Version, View,
 };
 use crate::state::bucket::{Announcement, Bucket, Place, Totals};
 use crate::wire::line::{
@@ -67,8 +67,8 @@ impl View for Published {
         self.checkpoint.op_id
     }
 
-    fn version(&self) -> Option<u64> {
-        self.sync.as_ref().map(|sync| sync.version)
+    fn version(&self) -> Option<Version> {
+        self.sync.as_ref().map(|sync| Version { epoch: self.epoch, config: sync.version })
     }
 
     fn stands_still(&self) -> bool {

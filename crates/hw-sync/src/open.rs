@@ -15,7 +15,9 @@ use serde_json::{Map, Value};
 
 use crate::hub::Listener;
 use crate::shared::Shared;
-use crate::source::{Asker, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, View};
+use crate::source::{
+    Asker, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, Version, View,
+};
 use crate::state::bucket::Announcement;
 use crate::wire::error::ErrorBody;
 use crate::wire::line::DataForm;
@@ -35,8 +37,8 @@ pub struct Ready<V: View> {
     pub first: Announcement,
     /// Number of the publication that it was read from.
     pub number: u64,
-    /// Version of the configuration that it was resolved with.
-    pub version: u64,
+    /// What was served when it was resolved.
+    pub version: Version,
     /// Keeps the first state readable.
     pub lease: V::Lease,
     /// Already listening for what the first state depends on.

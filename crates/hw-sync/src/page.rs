@@ -16,7 +16,7 @@ use hw_http::gzip::{self, Block};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::source::{PageEnd, SourceError, View};
+use crate::source::{PageEnd, SourceError, Version, View};
 use crate::state::bucket::Bucket;
 #[cfg(test)]
 use crate::state::bucket::Place;
@@ -174,12 +174,12 @@ impl Drop for Page {
     }
 }
 
-/// What makes two clients' data lines the same bytes. The configuration's version stands for the
-/// bucket's name; `until` for the contents, since a bucket up to its last operation never changes
+/// What makes two clients' data lines the same bytes. The version that is served stands for
+/// the bucket's name; `until` for the contents, since a bucket up to its last operation never changes
 /// in effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageKey {
-    version: u64,
+    version: Version,
     incarnation: u32,
     number: u32,
     after: OpId,
@@ -190,8 +190,13 @@ pub struct PageKey {
 }
 
 impl PageKey {
-    /// The key of a line of `bucket` under the configuration `version`.
-    pub fn new(version: u64, bucket: &Bucket, request: &PageRequest, form: DataForm) -> PageKey {
+    /// The key of a line of `bucket` while `version` is served.
+    pub fn new(
+        version: Version,
+        bucket: &Bucket,
+        request: &PageRequest,
+        form: DataForm,
+    ) -> PageKey {
         PageKey {
             version,
             incarnation: bucket.totals.incarnation,
@@ -331,7 +336,7 @@ mod tests {
 
     fn key(after: u64) -> PageKey {
         PageKey {
-            version: 1,
+            version: Version { epoch: 1, config: 1 },
             incarnation: 1,
             number: 1,
             after: OpId(after),

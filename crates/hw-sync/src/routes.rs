@@ -3,16 +3,14 @@
 //! In: HTTP requests. Out: the stream (one task each), write checkpoints, probes, and errors in
 //! PowerSync's manner with its CORS headers (`powersync-protocol.md` 2).
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::response::Response;
 use axum::routing::{get, post};
 use hw_auth::Principal;
 use hw_http::Surface;
@@ -23,13 +21,14 @@ use tower_http::cors::{Any, CorsLayer};
 use crate::checkpoints;
 use crate::drive::{self, Transport};
 use crate::open::prepare;
+use crate::plain::{client_id, json, refuse};
 use crate::probes::{self, Probe};
 use crate::shared::SyncState;
 use crate::source::Source;
 use crate::telemetry::{LogValue, for_log, object_for_log};
 use crate::wire::error::ErrorBody;
 use crate::wire::negotiate::{self, ContentCoding};
-use crate::wire::request::{StreamRequest, check_client_id, stream_request};
+use crate::wire::request::{StreamRequest, stream_request};
 
 /// This surface as the server registers it.
 pub fn surface<S: Source>(state: SyncState<S>) -> Surface {
@@ -139,41 +138,6 @@ async fn open_stream<S: Source>(
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Ok(response)
-}
-
-/// The query's `client_id`.
-///
-/// - Errors: 400 when it is too long.
-pub(crate) fn client_id(parts: &Parts) -> Result<Option<String>, ErrorBody> {
-    #[derive(serde::Deserialize)]
-    struct Fields {
-        client_id: Option<String>,
-    }
-    let fields = axum::extract::Query::<Fields>::try_from_uri(&parts.uri);
-    let client_id = fields.ok().and_then(|fields| fields.0.client_id);
-    check_client_id(client_id.as_deref())?;
-    Ok(client_id)
-}
-
-/// The request's head alone.
-pub(crate) struct Head(pub Parts);
-
-impl<S: Send + Sync> FromRequestParts<S> for Head {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Head, Infallible> {
-        Ok(Head(parts.clone()))
-    }
-}
-
-pub(crate) fn refuse(error: &ErrorBody) -> Response {
-    json(error.status, error.to_json())
-}
-
-pub(crate) fn json(status: u16, body: impl Into<Body>) -> Response {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let content_type = HeaderValue::from_static("application/json; charset=utf-8");
-    (status, [(header::CONTENT_TYPE, content_type)], body.into()).into_response()
 }
 
 /// All values of a header that may come in several lines.

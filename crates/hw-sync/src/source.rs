@@ -105,6 +105,15 @@ pub struct Interest<B, L> {
     pub lookups: Vec<L>,
 }
 
+/// What is served. Buckets of one version have the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Counts the times at which numbers that clients are given began anew.
+    pub epoch: u64,
+    /// Counts sync configurations.
+    pub config: u64,
+}
+
 /// What changed between two publications.
 pub trait Changes: Send {
     /// Names buckets.
@@ -158,8 +167,8 @@ pub trait View: Sized + Send + Sync + 'static {
     fn number(&self) -> u64;
     /// The last operation contained.
     fn op_id(&self) -> OpId;
-    /// Counts sync configurations; `None` while none is served.
-    fn version(&self) -> Option<u64>;
+    /// What is served; `None` while nothing is.
+    fn version(&self) -> Option<Version>;
     /// Whether a bucket name that a client presents belongs to an incarnation that is served,
     /// and so to this epoch.
     fn serves_name(&self, name: &str) -> bool;

@@ -11,7 +11,7 @@ use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
 use hw_http::Edge;
 use hw_sync::source::{
     Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, Source, SourceError,
-    UserLimits, View,
+    UserLimits, Version, View,
 };
 use hw_sync::state::bucket::{Announcement, Bucket, Place, Totals};
 use hw_sync::wire::line::{CheckpointHead, OperationKind, OperationLine, Reason, StreamLine};
@@ -240,8 +240,8 @@ impl View for TwinView {
         OpId(self.data.op_id)
     }
 
-    fn version(&self) -> Option<u64> {
-        self.data.version
+    fn version(&self) -> Option<Version> {
+        self.data.version.map(|config| Version { epoch: 1, config })
     }
 
     fn stands_still(&self) -> bool {

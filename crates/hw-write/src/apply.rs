@@ -14,73 +14,23 @@ use arc_swap::ArcSwap;
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::{PgError, ServerError};
 use hw_pg::sql::Pool;
+use hw_types::Diagnostic;
 use hw_types::relation::quote_ident;
-use hw_types::{Diagnostic, TableName};
 use parking_lot::Mutex;
 use tokio_postgres::Client;
 
 use crate::attempt::{Attempt, Failure, Problem, Target, Try};
-use crate::catalog::{self, Catalog, RoleStanding};
+use crate::catalog::{self, Catalog};
 use crate::code;
+use crate::config::UploadConfig;
 use crate::ledger::{self, Key};
 use crate::map::{TableTarget, Unknown, UploadMap};
 use crate::rights::Rights;
+use crate::role::{no_role, owned, role_finding};
 use crate::run::Care;
 use crate::schema;
 use crate::transaction::{Author, AuthorRole, UploadTransaction};
 use crate::verdict::{Delay, Meaning, Rejection, Verdict, meaning};
-
-/// How writes run.
-#[derive(Clone, Debug)]
-pub struct UploadConfig {
-    /// The database role of authors whose token chose none. `None`: the first of
-    /// `ihp_authenticated`, `authenticated`, `headwater_authenticated` that exists.
-    pub role: Option<String>,
-    /// The publication whose lists of columns say what clients are sent. `None`: every column.
-    pub publication: Option<String>,
-    /// How long one operation may take. Default 30 s.
-    pub statement_timeout: Duration,
-    /// How long an operation may wait for a lock. Default 5 s.
-    pub lock_timeout: Duration,
-    /// How long a transaction may take, all its operations together. Default 60 s.
-    pub transaction_timeout: Duration,
-    /// What is kept of the past.
-    pub keep: Keep,
-}
-
-/// What is kept of the past, in schema `headwater`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// For how many days records are kept. Default 30.
-    pub days: u16,
-    /// Records of transactions of one user at most; the oldest go first. Default 10,000.
-    pub records: i64,
-    /// Rejected transactions of one user at most; the oldest go first. Default 500.
-    pub rejected: i64,
-    /// Client databases of one user whose newest operation is known, at most. Default 1,000.
-    pub clients: i64,
-    /// Bytes of a rejected transaction that is kept with its operations. Default 64 KiB.
-    pub entries_bytes: usize,
-}
-
-impl Default for Keep {
-    fn default() -> Keep {
-        Keep { days: 30, records: 10_000, rejected: 500, clients: 1_000, entries_bytes: 64 << 10 }
-    }
-}
-
-impl Default for UploadConfig {
-    fn default() -> UploadConfig {
-        UploadConfig {
-            role: None,
-            publication: None,
-            statement_timeout: Duration::from_secs(30),
-            lock_timeout: Duration::from_secs(5),
-            transaction_timeout: Duration::from_secs(60),
-            keep: Keep::default(),
-        }
-    }
-}
 
 /// Why no transaction of the request was looked at, or no further one. A person must act; the
 /// client keeps its queue and tries again later.
@@ -575,39 +525,6 @@ async fn in_words(
         None => Rejection::by_server(error, None, constraint),
         Some(place) => place.refused(Rejection::by_server(error, place.column.clone(), constraint)),
     })
-}
-
-pub(crate) fn no_role() -> Diagnostic {
-    Diagnostic::error(code::ROLE, "there is no database role for writes")
-        .mend("run: headwater setup")
-}
-
-/// Why a role may not write for principals.
-pub(crate) fn role_finding(role: &str, standing: &RoleStanding) -> Option<Diagnostic> {
-    let quoted = quote_ident(role);
-    let refused =
-        |what: String| Diagnostic::error(code::ROLE, format!("database role \"{role}\" {what}"));
-    Some(match standing {
-        RoleStanding::Usable => return None,
-        RoleStanding::Missing => refused("does not exist".to_owned()).mend("run: headwater setup"),
-        RoleStanding::AboveThePolicies => refused(
-            "is a superuser or has BYPASSRLS, so row level security would not hold".to_owned(),
-        )
-        .mend(format!("ALTER ROLE {quoted} NOSUPERUSER NOBYPASSRLS;")),
-        RoleStanding::NotOurs(login) => refused(format!("cannot be taken by \"{login}\""))
-            .mend(format!("GRANT {quoted} TO {};", quote_ident(login))),
-    })
-}
-
-pub(crate) fn owned(role: &str, table: &TableName) -> Diagnostic {
-    Diagnostic::error(
-        code::OWNED_TABLE,
-        format!(
-            "database role \"{role}\" has the rights of the owner of {table}, so its row level \
-             security would not hold"
-        ),
-    )
-    .mend(format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY;", table.quoted()))
 }
 
 pub(crate) enum Trouble {

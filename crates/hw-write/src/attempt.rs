@@ -6,23 +6,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hw_pg::error::{Doing as _, PgError};
 use hw_types::{Diagnostic, TableName};
 use serde::Deserialize;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{Client, Transaction};
 
-use crate::apply::UploadConfig;
 use crate::catalog::{self, Table};
 use crate::code;
+use crate::config::UploadConfig;
 use crate::ledger::{self, Decided, Key, Known};
 use crate::map::MappedTable;
 use crate::run::{self, Care, Outcome};
-use crate::statement::{self, Statement, Unwritable};
+use crate::session::{begin, limit, milliseconds, set_locally};
+use crate::statement::{self, Statement};
 use crate::transaction::{Author, OperationKind, UploadOperation};
-use crate::verdict::{Rejection, Verdict};
+use crate::verdict::{Rejection, Unwritable, Verdict};
 
 /// Where the operations on one output table go.
 pub(crate) struct Target {
@@ -261,50 +261,6 @@ impl Try<'_> {
         ];
         set_locally(transaction, &settings).await.doing("take the role of the author")
     }
-}
-
-fn milliseconds(time: Duration) -> String {
-    time.as_millis().to_string()
-}
-
-/// Bounds every wait of the transaction, the one for another request of the same client too, and
-/// the time that it could stay open if this process stood still.
-pub(crate) async fn limit(
-    transaction: &Transaction<'_>,
-    config: &UploadConfig,
-) -> Result<(), PgError> {
-    let settings = [
-        ("statement_timeout", milliseconds(config.statement_timeout)),
-        ("lock_timeout", milliseconds(config.lock_timeout)),
-        ("idle_in_transaction_session_timeout", milliseconds(config.transaction_timeout)),
-    ];
-    set_locally(transaction, &settings).await.doing("limit the upload")
-}
-
-/// Sets settings until the transaction ends, in one statement. The names are ours.
-async fn set_locally(
-    transaction: &Transaction<'_>,
-    settings: &[(&str, String)],
-) -> Result<(), tokio_postgres::Error> {
-    let calls: Vec<String> = settings
-        .iter()
-        .enumerate()
-        .map(|(index, (name, _))| format!("pg_catalog.set_config('{name}', ${}, true)", index + 1))
-        .collect();
-    let values: Vec<(&(dyn ToSql + Sync), Type)> =
-        settings.iter().map(|(_, value)| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    transaction.query_typed(&format!("SELECT {}", calls.join(", ")), &values).await.map(drop)
-}
-
-pub(crate) async fn begin(client: &mut Client) -> Result<Transaction<'_>, PgError> {
-    client
-        .build_transaction()
-        // The ledger and ON CONFLICT count on each statement seeing what was committed before it.
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .read_only(false)
-        .start()
-        .await
-        .doing("begin the upload")
 }
 
 /// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read

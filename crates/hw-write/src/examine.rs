@@ -9,13 +9,13 @@ use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, TableName};
 use tokio_postgres::Client;
 
-use crate::apply::{no_role, owned, role_finding};
 use crate::catalog::{self, Catalog};
 use crate::code;
 use crate::key;
 use crate::map::{MappedTable, TableTarget, UploadMap};
 use crate::rights::Rights;
-use crate::statement::Unwritable;
+use crate::role::{no_role, owned, role_finding};
+use crate::verdict::Unwritable;
 
 /// Findings about the tables of a map, by their names; an error is what refuses every write, a
 /// warning may be meant.

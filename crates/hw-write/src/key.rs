@@ -9,9 +9,8 @@
 use hw_types::PgType;
 
 use crate::catalog::{Column, Table};
-use crate::map::{IdPart, MappedTable, Target};
-use crate::statement::{ID, Unwritable};
-use crate::verdict::Rejection;
+use crate::map::{ID, IdPart, MappedTable, Target};
+use crate::verdict::{Rejection, Unwritable};
 
 /// A column of a row's key, and the text that the id has for it.
 pub(crate) struct KeyColumn<'a> {

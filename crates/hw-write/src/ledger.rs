@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
-use crate::apply::{Keep, UploadConfig};
-use crate::attempt::{begin, limit};
+use crate::config::{Keep, UploadConfig};
+use crate::session::{begin, limit};
 use crate::transaction::{Author, UploadTransaction};
 use crate::verdict::{Rejection, Verdict};
 

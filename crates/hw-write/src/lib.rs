@@ -20,13 +20,16 @@ pub mod apply;
 mod attempt;
 mod catalog;
 pub mod code;
+pub mod config;
 pub mod examine;
 mod key;
 mod ledger;
 pub mod map;
 mod rights;
+mod role;
 mod run;
 pub mod schema;
+mod session;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -34,7 +37,8 @@ pub mod transaction;
 mod value;
 pub mod verdict;
 
-pub use apply::{Keep, UploadConfig, UploadError, Uploads};
+pub use apply::{UploadError, Uploads};
+pub use config::{Keep, UploadConfig};
 pub use map::{
     ColumnMap, ColumnTarget, ConflictPolicy, IdPart, MappedTable, TableTarget, Unknown, UploadMap,
 };

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use hw_types::TableName;
 
+/// The client's name of the column that identifies a row.
+pub(crate) const ID: &str = "id";
+
 /// Where each output table of the sync configuration is written.
 #[derive(Clone, Debug)]
 pub struct UploadMap {

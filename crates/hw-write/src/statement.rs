@@ -11,32 +11,13 @@ use serde_json::value::RawValue;
 
 use crate::catalog::{Column, Table};
 use crate::key::{self, KeyColumn};
-use crate::map::{ConflictPolicy, MappedTable, Target};
+use crate::map::{ConflictPolicy, ID, MappedTable, Target};
 use crate::transaction::{Fields, OperationKind, UploadOperation};
 use crate::value::{self, Unfit};
-use crate::verdict::Rejection;
+use crate::verdict::{Rejection, Unwritable};
 use hw_pg::error::{PgError, ServerError};
 use hw_types::PgType;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
-
-/// The client's name of the column that identifies a row.
-pub(crate) const ID: &str = "id";
-
-/// Why an operation has no statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unwritable {
-    /// It never will have one.
-    Rejected(Rejection),
-    /// The configuration names what is not there yet. The text completes the sentence
-    /// `table "t" cannot be written yet: …`.
-    Waits(String),
-}
-
-impl From<Rejection> for Unwritable {
-    fn from(rejection: Rejection) -> Unwritable {
-        Unwritable::Rejected(rejection)
-    }
-}
 
 /// What the number of affected rows means.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,6 +40,22 @@ impl Delay {
     }
 }
 
+/// Why an operation has no statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unwritable {
+    /// It never will have one.
+    Rejected(Rejection),
+    /// The configuration names what is not there yet. The text completes the sentence
+    /// `table "t" cannot be written yet: …`.
+    Waits(String),
+}
+
+impl From<Rejection> for Unwritable {
+    fn from(rejection: Rejection) -> Unwritable {
+        Unwritable::Rejected(rejection)
+    }
+}
+
 /// Why a transaction was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {

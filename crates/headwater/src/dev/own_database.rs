@@ -5,8 +5,8 @@
 
 use hw_pg::catalog::{self, Catalog, ServerInfo};
 use hw_pg::config::ConnectConfig;
-use hw_pg::publication;
 use hw_pg::slot::{self, SlotState};
+use hw_pg::statements;
 use hw_pg::{replication::ReplicationConnection, sql};
 use hw_types::{Diagnostic, TableName};
 use hw_write::schema;
@@ -69,14 +69,14 @@ async fn replication_statements(
         .collect();
     let mut statements = Vec::new();
     match &catalog.publication {
-        None => statements.push(publication::create_statement(name, &missing)),
+        None => statements.push(statements::create_statement(name, &missing)),
         Some(_) => {
             if resolved.needs_actions || resolved.needs_via_root {
-                let sql = publication::settings_statement(name, resolved.needs_via_root);
+                let sql = statements::settings_statement(name, resolved.needs_via_root);
                 statements.push(sql);
             }
             if !missing.is_empty() {
-                statements.push(publication::add_statement(name, &missing));
+                statements.push(statements::add_statement(name, &missing));
             }
         }
     }

@@ -5,7 +5,7 @@
 //! is gone is described by the log alone.
 
 use crate::error::{InputError, Result};
-use crate::source::within;
+use crate::limit::within;
 use hw_pg::catalog::{Catalog, CatalogTable};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;

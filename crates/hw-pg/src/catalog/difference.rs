@@ -7,7 +7,7 @@
 
 use super::code;
 use super::usable::usable;
-use crate::publication::{add_statement, settings_statement};
+use crate::statements::{add_statement, settings_statement};
 use hw_types::facts::{
     Access, Actions, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts, TableFacts,
     TableKind,

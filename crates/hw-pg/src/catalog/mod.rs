@@ -7,6 +7,7 @@
 //! be taken for the state at a log position.
 
 mod difference;
+mod found;
 mod read;
 mod relation;
 mod resolve;
@@ -14,9 +15,11 @@ mod resolve;
 pub(crate) mod samples;
 mod server;
 mod usable;
+mod wanted;
 
 pub use difference::{Difference, Reason, compare, followable, settle};
-pub use read::{Catalog, CatalogTable};
+pub use found::CatalogTable;
+pub use read::Catalog;
 pub use relation::relation;
 pub use resolve::{Refused, Resolved, resolve};
 pub use server::ServerInfo;

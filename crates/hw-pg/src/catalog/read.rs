@@ -9,29 +9,22 @@
 //! Source: PostgreSQL manual, "System Catalogs"; `GetRelationPublications` and `pgoutput.c` for
 //! what ALL TABLES, schemas and partitions mean.
 
+use super::found::{
+    CatalogTable, Found, Keys, Listed, Place, add_size, kind, persistence, published, relation,
+    replica_identity, types_of,
+};
+use super::wanted::{Parameter, WANTED, Wanted, fingerprint_query, members_query, version};
 use crate::error::{Doing as _, PgError, Result};
 use crate::internal::{Char, Xid};
 use crate::types::read_types;
 use foldhash::HashMap;
 use hw_types::facts::{
-    Access, Actions, ColumnFacts, Generated, LeafFacts, Membership, Persistence, PublicationFacts,
-    Published, RowSecurity, SentFacts, TableFacts, TableKind, TypeFacts,
+    Actions, ColumnFacts, Generated, LeafFacts, Persistence, PublicationFacts, TableKind, TypeFacts,
 };
-use hw_types::{RelationId, ReplicaIdentity, TableName, TablePattern};
+use hw_types::{RelationId, TableName, TablePattern};
 use std::collections::BTreeSet;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
-
-/// A table as the catalog has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CatalogTable {
-    /// What its rows depend on.
-    pub facts: TableFacts,
-    /// The planner's estimate of rows in all leaves; `None` before the first ANALYZE.
-    pub estimated_rows: Option<u64>,
-    /// Bytes on disk of all leaves, without indexes, as the last VACUUM or ANALYZE found them.
-    pub bytes: u64,
-}
 
 /// The catalog at one moment, as far as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,108 +102,12 @@ impl Catalog {
     }
 }
 
-async fn version(client: &Client) -> Result<u32> {
-    const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int4";
-    let rows = client.query_typed(VERSION, &[]).await?;
-    let number = rows.first().map(|row| row.try_get::<_, i32>(0)).transpose()?;
-    Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default())
-}
-
-type Parameter<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), Type);
-
-/// Patterns and oids as parameters.
-struct Wanted<'a> {
-    exact: (Vec<&'a str>, Vec<&'a str>),
-    schemas: Vec<&'a str>,
-    any_schema: Vec<bool>,
-    tables: Vec<&'a str>,
-    any_table: Vec<bool>,
-    ids: Vec<u32>,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(patterns: &'a [TablePattern], ids: &[RelationId]) -> Wanted<'a> {
-        let (open, exact): (Vec<_>, Vec<_>) = patterns.iter().partition(|p| p.is_wildcard());
-        let of = |p: &&'a TablePattern| (p.schema.text.as_str(), p.table.text.as_str());
-        Wanted {
-            exact: exact.iter().map(of).unzip(),
-            schemas: open.iter().map(|p| p.schema.text.as_str()).collect(),
-            any_schema: open.iter().map(|p| p.schema.wildcard).collect(),
-            tables: open.iter().map(|p| p.table.text.as_str()).collect(),
-            any_table: open.iter().map(|p| p.table.wildcard).collect(),
-            ids: ids.iter().map(|id| id.0).collect(),
-        }
-    }
-
-    fn parameters(&self) -> Vec<Parameter<'_>> {
-        vec![
-            (&self.exact.0, Type::TEXT_ARRAY),
-            (&self.exact.1, Type::TEXT_ARRAY),
-            (&self.schemas, Type::TEXT_ARRAY),
-            (&self.any_schema, Type::BOOL_ARRAY),
-            (&self.tables, Type::TEXT_ARRAY),
-            (&self.any_table, Type::BOOL_ARRAY),
-            (&self.ids, Type::OID_ARRAY),
-        ]
-    }
-}
-
-/// The oids that are wanted. Names are compared as text: a cast to `name` would cut them.
-const WANTED: &str = "
-wanted(oid) AS (
-  SELECT c.oid
-  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS p(schema, name)
-  JOIN pg_catalog.pg_namespace n ON n.nspname = p.schema
-  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.name
-  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-  UNION
-  SELECT c.oid
-  FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
-                  pg_catalog.unnest($6)) AS p(schema, any_schema, name, any_name)
-  JOIN pg_catalog.pg_namespace n ON CASE WHEN p.any_schema
-    THEN pg_catalog.starts_with(n.nspname::text, p.schema)
-      AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'
-    ELSE n.nspname = p.schema END
-  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND CASE WHEN p.any_name
-    THEN pg_catalog.starts_with(c.relname::text, p.name) ELSE c.relname = p.name END
-  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
-  UNION
-  SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ($7))";
-
 /// A policy's expression that is the constant `true`, as the catalog stores it.
 const CONSTANT_TRUE: &str = r"'^\{CONST :consttype 16 .* :constvalue 1 \[ 1( 0)* \]\}$'";
 
+/// Asks the questions.
 struct Reader<'a> {
     client: &'a Client,
-}
-
-/// What is known of a relation before its parts are.
-struct Found {
-    table: CatalogTable,
-    /// Oid and schema of it and of the partitioned tables above it, nearest first.
-    line: Vec<Place>,
-    is_partition: bool,
-}
-
-/// A relation that may be listed in a publication.
-#[derive(Clone)]
-struct Place {
-    oid: u32,
-    schema: u32,
-    name: TableName,
-    permanent: bool,
-}
-
-/// An entry of `pg_publication_rel`.
-struct Listed {
-    oid: u32,
-    columns: Option<Vec<i16>>,
-    filter: Option<u64>,
-}
-
-struct Keys {
-    primary: Vec<i16>,
-    identity: Vec<i16>,
 }
 
 impl Reader<'_> {
@@ -542,284 +439,8 @@ impl Reader<'_> {
     }
 }
 
-fn relation(row: &Row) -> Result<Found> {
-    let id = RelationId(row.try_get(0)?);
-    let name = TableName::new(row.try_get::<_, &str>(2)?, row.try_get::<_, &str>(3)?);
-    let kind = kind(row.try_get(4)?);
-    let persistence = persistence(row.try_get(5)?);
-    let replica_identity = replica_identity(row.try_get(6)?);
-    let numbers: Option<Vec<i16>> = row.try_get(13)?;
-    let mut table = CatalogTable {
-        facts: TableFacts {
-            id,
-            name: name.clone(),
-            kind,
-            persistence,
-            columns: Vec::new(),
-            types: Vec::new(),
-            replica_identity,
-            primary_key: Vec::new(),
-            identity_index: Vec::new(),
-            leaves: Vec::new(),
-            ancestors: Vec::new(),
-            role: row.try_get(15)?,
-            access: match row.try_get::<_, Char>(12)?.0 {
-                b'a' => Access::All,
-                b'c' => Access::Columns(numbers.unwrap_or_default()),
-                b's' => Access::NoSchema,
-                _ => Access::None,
-            },
-            row_security: match row.try_get::<_, Char>(14)?.0 {
-                b'o' => RowSecurity::Off,
-                b'a' => RowSecurity::ShowsAll,
-                _ => RowSecurity::Hides,
-            },
-            owned: row.try_get(11)?,
-            publication: String::new(),
-            published: Published::No,
-        },
-        estimated_rows: Some(0),
-        bytes: 0,
-    };
-    if kind == TableKind::Ordinary {
-        table.facts.leaves.push(LeafFacts {
-            id,
-            name: name.clone(),
-            kind,
-            persistence,
-            filenode: row.try_get(7)?,
-            attachment: 0,
-            replica_identity,
-            primary_key: Vec::new(),
-            identity_index: Vec::new(),
-        });
-        add_size(&mut table, row.try_get(9)?, row.try_get(10)?);
-    }
-    let place = Place {
-        oid: id.0,
-        schema: row.try_get(1)?,
-        name,
-        permanent: persistence == Persistence::Permanent,
-    };
-    Ok(Found { table, line: vec![place], is_partition: row.try_get(8)? })
-}
-
-/// Adds a leaf's estimates.
-fn add_size(table: &mut CatalogTable, rows: f32, pages: i32) {
-    /// A page of the usual build; only estimates stand on it.
-    const PAGE_BYTES: u64 = 8192;
-    // -1: never analysed. One such leaf makes the sum unknown.
-    let rows = (rows >= 0.0).then_some(rows as u64);
-    table.estimated_rows =
-        table.estimated_rows.zip(rows).map(|(sum, rows)| sum.saturating_add(rows));
-    table.bytes += u64::try_from(pages).unwrap_or_default() * PAGE_BYTES;
-}
-
-/// The types of columns and all that they are made of, by oid.
-fn types_of(columns: &[ColumnFacts], types: &HashMap<u32, TypeFacts>) -> Vec<TypeFacts> {
-    let mut open: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
-    let mut found = BTreeSet::new();
-    while let Some(oid) = open.pop() {
-        let Some(facts) = types.get(&oid) else { continue };
-        if !found.insert(oid) {
-            continue;
-        }
-        open.extend(facts.made.parts());
-    }
-    found.iter().map(|oid| types[oid].clone()).collect()
-}
-
-/// How the publication sends a table.
-fn published(
-    publication: &PublicationFacts,
-    generated: bool,
-    facts: &TableFacts,
-    line: &[Place],
-    (tables, schemas): &(HashMap<u32, Listed>, HashMap<u32, u32>),
-) -> Published {
-    // The first oid that is not the system's.
-    const FIRST_OID: u32 = 16_384;
-    let membership = |place: &Place| {
-        if !place.permanent || place.oid < FIRST_OID {
-            return None;
-        }
-        if publication.all_tables {
-            return Some(Membership::AllTables);
-        }
-        let schema = schemas.get(&place.schema).map(|oid| Membership::Schema(*oid));
-        schema.or_else(|| tables.get(&place.oid).map(|listed| Membership::Listed(listed.oid)))
-    };
-    if !matches!(facts.kind, TableKind::Ordinary | TableKind::Partitioned) {
-        return Published::No;
-    }
-    let (own, above) = line.split_first().expect("a line begins with the table itself");
-    let through = if publication.via_root {
-        if let Some(root) = above.iter().rev().find(|place| membership(place).is_some()) {
-            return Published::Under(root.name.clone());
-        }
-        membership(own)
-    } else if facts.kind == TableKind::Partitioned {
-        None
-    } else {
-        line.iter().find_map(membership)
-    };
-    let Some(through) = through else { return Published::No };
-    // A list and a filter count where the table itself is listed, and not also by its schema.
-    let listed = match membership(own) {
-        Some(Membership::Listed(_)) => tables.get(&own.oid),
-        _ => None,
-    };
-    let is_sent = |column: &&ColumnFacts| match listed.and_then(|listed| listed.columns.as_ref()) {
-        Some(numbers) => numbers.contains(&column.number),
-        None => match column.generated {
-            Generated::No => true,
-            Generated::Stored => generated,
-            Generated::Virtual => false,
-        },
-    };
-    Published::Sent(SentFacts {
-        publication: publication.oid,
-        version: publication.version,
-        membership: through,
-        via_root: publication.via_root,
-        actions: publication.actions,
-        columns: facts.columns.iter().filter(is_sent).map(|column| column.number).collect(),
-        row_filter: listed.and_then(|listed| listed.filter),
-    })
-}
-
-fn kind(letter: Char) -> TableKind {
-    match letter.0 {
-        b'r' => TableKind::Ordinary,
-        b'p' => TableKind::Partitioned,
-        b'v' => TableKind::View,
-        b'm' => TableKind::MaterializedView,
-        b'f' => TableKind::Foreign,
-        _ => TableKind::Other,
-    }
-}
-
-fn persistence(letter: Char) -> Persistence {
-    match letter.0 {
-        b'p' => Persistence::Permanent,
-        b'u' => Persistence::Unlogged,
-        _ => Persistence::Temporary,
-    }
-}
-
-fn replica_identity(letter: Char) -> ReplicaIdentity {
-    match letter.0 {
-        b'd' => ReplicaIdentity::Default,
-        b'i' => ReplicaIdentity::Index,
-        b'f' => ReplicaIdentity::Full,
-        _ => ReplicaIdentity::Nothing,
-    }
-}
-
 /// Decodes an answer of the catalog that the server built as JSON.
 pub(crate) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text)
         .map_err(|error| PgError::protocol(format!("an answer of the catalog: {error}")))
-}
-
-fn members_query(version: u32) -> String {
-    let schemas = match version < 150_000 {
-        true => "",
-        false => {
-            "UNION SELECT c.oid FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_publication_namespace n ON n.pnnspid = c.relnamespace
-             JOIN p ON p.oid = n.pnpubid
-             WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'"
-        }
-    };
-    format!(
-        "
-WITH RECURSIVE p AS (
-  SELECT oid, puballtables FROM pg_catalog.pg_publication WHERE pubname = $1),
-listed(relid) AS (
-  SELECT r.prrelid FROM pg_catalog.pg_publication_rel r JOIN p ON p.oid = r.prpubid
-  {schemas}
-  UNION SELECT c.oid FROM pg_catalog.pg_class c, p
-  WHERE p.puballtables AND c.oid >= 16384 AND c.relpersistence = 'p'
-    AND c.relkind IN ('r', 'p')),
-tree(relid) AS (
-  SELECT relid FROM listed
-  UNION
-  SELECT i.inhrelid FROM tree
-  JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
-  JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid)
-SELECT relid FROM tree ORDER BY relid"
-    )
-}
-
-/// One hash over oid and version of every row of the catalog that decides about the wanted tables.
-fn fingerprint_query(version: u32) -> String {
-    let schemas = match version < 150_000 {
-        true => "",
-        false => {
-            "UNION ALL SELECT 'n', n.pnnspid, 0, n.xmin
-             FROM pg_catalog.pg_publication_namespace n, publication
-             WHERE n.pnpubid = publication.oid"
-        }
-    };
-    format!(
-        "
-WITH RECURSIVE {WANTED},
-publication AS (SELECT p.oid, p.xmin FROM pg_catalog.pg_publication p WHERE p.pubname = $8),
-line(relid) AS (
-  SELECT wanted.oid FROM wanted
-  UNION
-  SELECT i.inhparent FROM line JOIN pg_catalog.pg_inherits i ON i.inhrelid = line.relid),
-tree(relid) AS (
-  SELECT wanted.oid FROM wanted
-  UNION
-  SELECT i.inhrelid FROM tree
-  JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
-  JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid),
-family(relid) AS (SELECT relid FROM line UNION SELECT relid FROM tree),
--- Enums, domains, ranges and composites, whoever uses them: there are few of them, and none
--- changes often.
-parts(kind, a, b, version) AS (
-  SELECT 'c'::text, c.oid, 0, c.xmin FROM family JOIN pg_catalog.pg_class c ON c.oid = relid
-  UNION ALL
-  SELECT 'a', a.attrelid, a.attnum, a.xmin
-  FROM wanted JOIN pg_catalog.pg_attribute a ON a.attrelid = wanted.oid WHERE a.attnum > 0
-  UNION ALL
-  SELECT 'd', d.adrelid, d.adnum, d.xmin
-  FROM wanted JOIN pg_catalog.pg_attrdef d ON d.adrelid = wanted.oid
-  UNION ALL
-  SELECT 'h', i.inhrelid, i.inhseqno, i.xmin
-  FROM family JOIN pg_catalog.pg_inherits i ON i.inhrelid = family.relid
-  UNION ALL
-  SELECT 'i', i.indexrelid, 0, i.xmin
-  FROM tree JOIN pg_catalog.pg_index i ON i.indrelid = tree.relid
-  UNION ALL
-  SELECT 'l', l.oid, 0, l.xmin
-  FROM wanted JOIN pg_catalog.pg_policy l ON l.polrelid = wanted.oid
-  UNION ALL
-  SELECT 's', n.oid, 0, n.xmin FROM pg_catalog.pg_namespace n
-  WHERE n.oid IN (SELECT c.relnamespace FROM family
-                  JOIN pg_catalog.pg_class c ON c.oid = relid)
-  UNION ALL
-  SELECT 'p', p.oid, 0, p.xmin FROM publication p
-  UNION ALL
-  SELECT 'r', r.prrelid, 0, r.xmin FROM pg_catalog.pg_publication_rel r, publication
-  WHERE r.prpubid = publication.oid
-  {schemas}
-  UNION ALL
-  SELECT 't', t.oid, 0, t.xmin FROM pg_catalog.pg_type t
-  WHERE t.typtype IN ('d', 'e', 'r', 'm') AND t.oid >= 16384
-  UNION ALL
-  SELECT 'e', e.oid, 0, e.xmin FROM pg_catalog.pg_enum e
-  UNION ALL
-  SELECT 'f', a.attrelid, a.attnum, a.xmin
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-  WHERE c.relkind = 'c' AND c.oid >= 16384 AND a.attnum > 0
-  UNION ALL
-  SELECT 'm', m.roleid, m.member::int4, m.xmin FROM pg_catalog.pg_auth_members m
-  UNION ALL
-  SELECT 'o', r.oid, r.rolsuper::int4 * 2 + r.rolbypassrls::int4, '0'
-  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
-SELECT coalesce(pg_catalog.bit_xor(pg_catalog.hash_record_extended(parts, 0)), 0) FROM parts"
-    )
 }

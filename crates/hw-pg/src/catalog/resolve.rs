@@ -10,7 +10,8 @@
 
 use super::code;
 use super::difference::{followable, under_root, unreadable};
-use super::read::{Catalog, CatalogTable};
+use super::found::CatalogTable;
+use super::read::Catalog;
 use super::usable::usable;
 use hw_types::facts::{Actions, Published, TableFacts, TableKind};
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
