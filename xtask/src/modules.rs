@@ -34,7 +34,8 @@ const ENGINE: &[&str] = &[
     "held",
     "buckets",
     "compact",
-    "read",
+    "sync_view",
+    "published",
     "publish",
     "definitions",
     "fuzzing",
@@ -55,6 +56,7 @@ const ENGINE: &[&str] = &[
     "replica",
     "sequencer",
     "engine",
+    "testing",
 ];
 
 /// Circles that there are, each to be opened: the crate and its modules. One that grows is a finding,

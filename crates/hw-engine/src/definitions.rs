@@ -13,11 +13,11 @@
 use crate::buckets::Spaces;
 use crate::error::EngineError;
 use crate::overlay::{Overlay, Sink};
-use crate::read::{ActiveSync, LookupSpace, SourceSpaces};
 use crate::state::{
     BuildState, ConfigRecord, Counters, DerivedKind, Dropped, IncarnationRecord, Progress, Record,
     Refused, Serving, keys,
 };
+use crate::sync_view::{ActiveSync, LookupSpace, SourceSpaces};
 use crate::tables::{Bound, Gate, Gates, Planned, TablePlan};
 use hw_expr::sync_config::SyncConfig;
 use hw_store::{Snapshot, Space, Store};

@@ -3,7 +3,7 @@
 use crate::board::{Board, Desired, WriterStatus};
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
-use crate::read::Published;
+use crate::published::Published;
 use crate::replica::Told;
 use crate::sequencer::{self, Outside, Sequencer};
 use crate::status::EngineStatus;
@@ -57,11 +57,11 @@ impl EngineOptions {
 /// The engine's handle. Clones share one engine; it stops with [`Engine::stop`].
 #[derive(Clone)]
 pub struct Engine {
-    store: Store,
-    board: Arc<Board>,
-    publication: Arc<Publication>,
-    inlet: Inlet,
-    driver: Driver,
+    pub(crate) store: Store,
+    pub(crate) board: Arc<Board>,
+    pub(crate) publication: Arc<Publication>,
+    pub(crate) inlet: Inlet,
+    pub(crate) driver: Driver,
 }
 
 impl Engine {

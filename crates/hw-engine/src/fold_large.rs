@@ -379,10 +379,8 @@ fn decode(mut value: &[u8]) -> Option<(u64, Event<'_>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::TableRecord;
-    use crate::tests::node::{relation, row};
+    use crate::testing::{relation, row, table};
     use hw_store::{Simulation, Store};
-    use hw_types::Lsn;
 
     /// Most memory that this process ever used (each test is one), in MB.
     fn peak() -> u64 {
@@ -395,16 +393,7 @@ mod tests {
     fn fd_41_a_wide_row_that_is_rewritten_often_is_held_once() {
         let store = Store::simulated(&Simulation::new());
         let overlay = Overlay::new(store.clone());
-        let record = TableRecord {
-            number: 1,
-            relation: (*relation(1, "t", &["id", "text"])).clone(),
-            boundary: Lsn(0),
-            entered: true,
-            stale: false,
-            layout: 0,
-            facts: Vec::new(),
-        };
-        let table = Arc::new(Table::open(&store, record).unwrap());
+        let table = Arc::new(table(&store, 1, &relation(1, "t", &["id", "text"])));
         let mut fold = LargeFold::new(Sorter::new(store.spool(), 1 << 20), Again::default());
         let text = |n: u64| format!("{n}").repeat(1 << 20);
         for n in 0..200 {

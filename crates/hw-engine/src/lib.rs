@@ -7,7 +7,8 @@
 //! writes to the store.
 //!
 //! Suggested reading order, downhill: [`engine`], [`sequencer`], [`apply`], [`transaction`],
-//! [`interpret`], [`fold`], [`evaluate`], [`buckets`], [`overlay`], [`publish`], [`wake`], [`read`].
+//! [`interpret`], [`fold`], [`evaluate`], [`buckets`], [`overlay`], [`publish`], [`wake`],
+//! [`published`], [`sync_view`].
 //! What is stored where: [`record`], [`state`]; what is removed again and who is waited for:
 //! [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`copies`], [`entering`].
 //! The other direction, from clients to Postgres, is the crate `hw-write`.
@@ -41,15 +42,18 @@ mod lost;
 mod messages;
 mod overlay;
 mod publish;
-pub mod read;
+mod published;
 mod record;
 mod replica;
 mod route;
 mod sequencer;
 mod state;
 pub mod status;
+mod sync_view;
 mod tables;
 mod tail;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod threads;
 mod transaction;
 pub mod wake;
@@ -61,8 +65,9 @@ mod tests;
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
 pub use lease::{Lease, Leases};
-pub use read::{
-    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, Place, Published,
-    ReadLimit, Reading,
+pub use published::Published;
+pub use sync_view::{
+    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, Place, ReadLimit, Reading,
+    SyncView,
 };
 pub use wake::{BucketKey, Changes, LookupKey};

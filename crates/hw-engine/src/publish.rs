@@ -8,8 +8,9 @@
 
 use crate::error::EngineError;
 use crate::lease::Leases;
-use crate::read::{ActiveSync, Published};
+use crate::published::Published;
 use crate::state::Progress;
+use crate::sync_view::ActiveSync;
 use crate::wake::{ChangeRing, Touched};
 use hw_store::{Snapshot, Space, Store};
 use hw_types::{Checkpoint, EndLsn, OpId};

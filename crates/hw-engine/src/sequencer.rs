@@ -105,7 +105,7 @@ impl Sequencer {
     }
 
     /// The same; `recorder` sees every entry before it is applied.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn recording(
         store: Store,
         outside: Outside,
@@ -522,13 +522,13 @@ impl Sequencer {
     }
 
     /// Whether a publication is under way.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_publishing(&self) -> bool {
         !self.publisher.is_idle()
     }
 
     /// The outcome of the last publication.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn published(&mut self) -> Result<(), EngineError> {
         self.publisher.outcome()
     }

@@ -1,41 +1,24 @@
-//! Results at the published position: buckets, their operations, lookups, write checkpoints.
+//! The sync configuration's buckets at a published position: which ones a request has, their totals,
+//! their operations. The view of surfaces that sync ([`crate::published`] gives it).
 //!
-//! Everything is read from one store snapshot, so that data and checksum always agree.
-//! Invariant E-2: a snapshot is published only behind the sync that made it durable.
+//! Everything is read from one store snapshot, so that data and checksum always agree. Who reads
+//! names sources, parameters and lookups of the configuration; where these are stored, only this
+//! file knows.
 
 use crate::error::EngineError;
-use crate::lease::{Lease, Leases};
 use crate::record::{
     BucketRecord, Mark, OpRecord, RowOp, bounded_key, newest_key, op_key, op_of_key, op_of_sum_key,
     sum_key,
 };
-use crate::state::{Record, WriteCheckpoint};
-use crate::wake::{BucketKey, ChangeRing, Changes, LookupKey};
+use crate::wake::{BucketKey, LookupKey};
 use hw_expr::sync_config::{
     Limits, LookupError, LookupReader, Request, Resolution, ResolveError, SyncConfig,
 };
 use hw_store::{Slice, Snapshot, Space};
-use hw_types::{Checkpoint, EndLsn, OpId};
+use hw_types::{EndLsn, OpId};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
-
-/// What all surfaces read: one store snapshot at a transaction boundary, with its position.
-pub struct Published {
-    /// Counts publications of this process, from 0 (the state at start).
-    pub number: u64,
-    /// The position.
-    pub checkpoint: Checkpoint,
-    /// The epoch of op ids and incarnations (`design/engine.md` 5).
-    pub epoch: u64,
-    /// The sync configuration that is served, once one has been built.
-    pub sync: Option<Arc<ActiveSync>>,
-    pub(crate) snapshot: Snapshot,
-    pub(crate) write_floor: u64,
-    pub(crate) write_checkpoints: Space,
-    pub(crate) ring: Arc<ChangeRing>,
-    pub(crate) leases: Arc<Leases>,
-}
 
 /// A sync configuration whose buckets are complete, with the incarnations that hold them.
 pub struct ActiveSync {
@@ -239,20 +222,30 @@ impl ActiveSync {
     }
 }
 
-impl Published {
-    /// A bucket of the active configuration; `None` when it never had a row (then checksum and
+/// The buckets of the sync configuration that is served, at one published position.
+#[derive(Clone, Copy)]
+pub struct SyncView<'a> {
+    pub(crate) sync: &'a ActiveSync,
+    pub(crate) snapshot: &'a Snapshot,
+}
+
+impl SyncView<'_> {
+    /// The configuration, and how its buckets are called.
+    pub fn config(&self) -> &ActiveSync {
+        self.sync
+    }
+
+    /// A bucket of the configuration; `None` when it never had a row (then checksum and
     /// count are 0).
     ///
-    /// - Takes: the source's index in the active configuration, and its parameters as JSON text.
+    /// - Takes: the source's index in the configuration, and its parameters as JSON text.
     /// - Errors: the store's; never for an unknown bucket.
     pub fn bucket(
         &self,
         source: usize,
         parameters: &str,
     ) -> Result<Option<BucketState>, EngineError> {
-        let Some(spaces) = self.sync.as_ref().and_then(|s| s.sources.get(source)) else {
-            return Ok(None);
-        };
+        let Some(spaces) = self.sync.sources.get(source) else { return Ok(None) };
         Ok(self.record(spaces, parameters)?.map(|record| BucketState {
             id: BucketId { source: spaces.number, bucket: record.number },
             count: record.count,
@@ -270,11 +263,6 @@ impl Published {
         let value = self.snapshot.get(&spaces.buckets, &bounded_key(parameters.as_bytes()))?;
         let record = value.map(|value| BucketRecord::decode(&value).ok_or(()));
         record.transpose().map_err(|()| EngineError::damaged("buckets", "bucket totals"))
-    }
-
-    /// Keeps what a reader at this position needs from being compacted away, until it is dropped.
-    pub fn lease(&self) -> Lease {
-        self.leases.take(self.checkpoint.op_id)
     }
 
     /// Operations of a bucket behind `place`, up to `until.last_op`.
@@ -295,60 +283,30 @@ impl Published {
         place: Place,
         limit: ReadLimit,
     ) -> Result<Reading, EngineError> {
-        let Some(spaces) = self.sync.as_ref().and_then(|s| s.sources.get(source)) else {
-            return Ok(Reading::Passed);
-        };
+        let Some(spaces) = self.sync.sources.get(source) else { return Ok(Reading::Passed) };
         let Some(now) = self.record(spaces, parameters)? else { return Ok(Reading::Passed) };
         let id = BucketId { source: spaces.number, bucket: now.number };
         if id != until.id || now.removed_by > until.last_op {
             return Ok(Reading::Passed);
         }
-        let log = Log { snapshot: &self.snapshot, spaces, now, last: until.last_op };
+        let log = Log { snapshot: self.snapshot, spaces, now, last: until.last_op };
         Ok(Reading::Page(log.page(until, place, limit)?))
     }
 
-    /// The greatest write checkpoint of a user key that this position contains for somebody who is
-    /// subscribed to these definitions (by index): one whose writes a definition does not have yet,
-    /// because it stands still before them, is not told (`design/engine.md` 9).
-    pub fn write_checkpoint(
-        &self,
-        user_key: &str,
-        definitions: impl IntoIterator<Item = usize>,
-    ) -> Result<Option<u64>, EngineError> {
-        let floor = (self.write_floor > 0).then_some(self.write_floor);
-        let Some(value) = self.snapshot.get(&self.write_checkpoints, user_key.as_bytes())? else {
-            return Ok(floor);
-        };
-        let stored = WriteCheckpoint::decode(&value)?;
-        let since = |index: usize| *self.sync.as_ref()?.frozen.get(index)?;
-        let waits = definitions.into_iter().filter_map(since).any(|since| since.0 <= stored.at);
-        Ok(if waits { floor } else { floor.max(Some(stored.number)) })
-    }
-
-    /// The buckets of a request, as the active configuration and its lookups give them at this
+    /// The buckets of a request, as the configuration and its lookups give them at this
     /// position; without those of definitions that are not served (see [`ActiveSync::withheld`]).
     pub fn resolve(
         &self,
         request: &Request<'_>,
         limits: &Limits,
     ) -> Result<Resolution, ResolveError> {
-        let Some(sync) = &self.sync else { return Ok(Resolution::default()) };
-        let mut resolution = sync.config.resolve(request, &self.lookup_reader(), limits)?;
+        let sync = self.sync;
+        let mut resolution = sync.config.resolve(request, self, limits)?;
         if sync.withheld.contains(&true) {
             let sources = sync.config.sources();
             resolution.buckets.retain(|bucket| !sync.withheld[sources[bucket.source].definition]);
         }
         Ok(resolution)
-    }
-
-    /// What changed in publications behind `number`, up to this one.
-    pub fn changes_since(&self, number: u64) -> Changes {
-        self.ring.between(number, self.number)
-    }
-
-    /// Reads the lookups of the active configuration at this position.
-    pub fn lookup_reader(&self) -> PublishedLookups<'_> {
-        PublishedLookups { published: self }
     }
 }
 
@@ -500,17 +458,12 @@ impl OperationPage {
     }
 }
 
-/// [`LookupReader`] at a published position.
-pub struct PublishedLookups<'a> {
-    published: &'a Published,
-}
-
-impl LookupReader for PublishedLookups<'_> {
+impl LookupReader for SyncView<'_> {
     fn lookup(&self, lookup: usize, key: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), LookupError> {
-        let Some(space) = self.published.sync.as_ref().and_then(|s| s.lookups.get(lookup)) else {
+        let Some(space) = self.sync.lookups.get(lookup) else {
             return Err(LookupError("this lookup is not built".into()));
         };
-        for entry in self.published.snapshot.prefix(&space.space, &bounded_key(key)) {
+        for entry in self.snapshot.prefix(&space.space, &bounded_key(key)) {
             let (_, value) = entry.map_err(|e| LookupError(e.to_string()))?;
             out.push(value.to_vec());
         }

@@ -20,10 +20,10 @@ use crate::evaluate::Effects;
 use crate::lost::{Lost, numbered};
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
-use crate::read::ActiveSync;
 use crate::state::{
     BuildState, Counters, Day, DerivedKind, Progress, Record, Secret, TableRecord, keys,
 };
+use crate::sync_view::ActiveSync;
 use crate::tables::{Gates, Table, TablePlan, Tables};
 use crate::wake::Touched;
 use hw_input::transactions::Transaction;

@@ -85,7 +85,8 @@ impl View for Published {
         limits: &UserLimits,
         known: &[Known],
     ) -> Result<ResolvedBy<Self>, ResolveError> {
-        let sync = self.sync.as_ref().ok_or(ResolveError::NoConfig)?;
+        let view = self.sync_view().ok_or(ResolveError::NoConfig)?;
+        let sync = view.config();
         let request = Request {
             jwt: &asker.claims,
             parameters: &asker.parameters,
@@ -94,7 +95,7 @@ impl View for Published {
         };
         let limits =
             Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
-        let resolution = Published::resolve(self, &request, &limits).map_err(unresolved)?;
+        let resolution = view.resolve(&request, &limits).map_err(unresolved)?;
         let mut buckets = Vec::with_capacity(resolution.buckets.len());
         for found in resolution.buckets {
             let name = sync.bucket_name(found.source, &found.parameters);
@@ -145,7 +146,8 @@ impl View for Published {
     }
 
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError> {
-        let state = self.bucket(source as usize, parameters)?;
+        let Some(view) = self.sync_view() else { return Ok(Totals::default()) };
+        let state = view.bucket(source as usize, parameters)?;
         Ok(state.map_or_else(Totals::default, |state| Totals {
             incarnation: state.id.source,
             number: state.id.bucket,
@@ -178,7 +180,8 @@ impl View for Published {
         let Place { after, since, sum } = place;
         let place = hw_engine::Place { after, since, sum };
         let (source, parameters) = (bucket.source as usize, bucket.parameters());
-        let reading = Published::operations(self, source, parameters, &state, place, limit)?;
+        let Some(view) = self.sync_view() else { return Ok(None) };
+        let reading = view.operations(source, parameters, &state, place, limit)?;
         let Reading::Page(page) = reading else { return Ok(None) };
         for operation in &page.operations {
             let texts = operation.texts();

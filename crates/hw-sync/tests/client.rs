@@ -5,18 +5,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hw_http::listen::Connections;
+use hw_sync::source::Source;
 use hw_sync::{SyncOptions, SyncState, routes};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::twin::{Twin, token};
+use crate::twin::{Twin, serve, token};
 
-/// A running surface.
-pub struct Server {
-    pub twin: Twin,
-    pub state: SyncState<Twin>,
+/// A running surface, on the twin or on the engine itself.
+pub struct Server<S: Source = Twin> {
+    pub twin: S,
+    pub state: SyncState<S>,
     pub stop: CancellationToken,
     pub address: SocketAddr,
     pub connections: Connections,
@@ -28,8 +29,13 @@ impl Server {
     }
 
     pub async fn start_with(options: SyncOptions) -> Server {
-        let twin = Twin::new();
-        let (state, stop) = twin.serve(options);
+        Server::on(Twin::new(), options).await
+    }
+}
+
+impl<S: Source> Server<S> {
+    pub async fn on(twin: S, options: SyncOptions) -> Server<S> {
+        let (state, stop) = serve(twin.clone(), options);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let patience = Duration::from_secs(60);

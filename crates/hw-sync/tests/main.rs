@@ -1,6 +1,8 @@
-//! The surface over HTTP, on an in-memory twin of the engine.
+//! The surface over HTTP, on an in-memory twin of the engine, and on the engine itself over a
+//! simulated store.
 
 mod client;
+mod engine;
 mod listening;
 mod refusals;
 mod slow;

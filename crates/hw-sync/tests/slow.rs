@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::twin::{Twin, token};
+use crate::twin::{Twin, serve, token};
 
 /// A response whose body is taken chunk by chunk.
 struct Slow {
@@ -69,7 +69,7 @@ fn large(rows: usize) -> Twin {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_says_every_20_seconds_that_it_is_alive() {
-    let (state, _stop) = large(1).serve(SyncOptions::default());
+    let (state, _stop) = serve(large(1), SyncOptions::default());
     let mut amy = Slow::open(&state, "amy").await;
     for _ in 0..3 {
         amy.line().await.unwrap();
@@ -87,7 +87,7 @@ async fn an_idle_stream_says_every_20_seconds_that_it_is_alive() {
 /// E-5, F-41: a client that takes nothing for a minute is cut, with its connection.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_for_a_minute_is_cut() {
-    let (state, _stop) = large(5000).serve(SyncOptions::default());
+    let (state, _stop) = serve(large(5000), SyncOptions::default());
     let mut amy = Slow::open(&state, "amy").await;
     assert!(amy.chunk().await);
     tokio::time::sleep(Duration::from_secs(58)).await;
@@ -103,7 +103,7 @@ async fn a_client_that_takes_nothing_for_a_minute_is_cut() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_is_moved_to_the_newest_checkpoint() {
     let twin = large(3000);
-    let (state, _stop) = twin.serve(SyncOptions::default());
+    let (state, _stop) = serve(twin.clone(), SyncOptions::default());
     let mut amy = Slow::open(&state, "amy").await;
     let first = amy.line().await.unwrap()["checkpoint"]["last_op_id"].clone();
     let newest = twin.put("a", "late", "x");

@@ -173,18 +173,16 @@ impl Twin {
         let (ring, totals_read) = (self.ring.clone(), self.totals_read.clone());
         self.sender.send_replace(Arc::new(TwinView { number, data, ring, totals_read }));
     }
+}
 
-    /// Starts the surface on this twin.
-    pub fn serve(&self, options: SyncOptions) -> (SyncState<Twin>, CancellationToken) {
-        let secret = Some(Secret::parse(SECRET).unwrap());
-        let authenticator =
-            Authenticator::new(AuthConfig { secret, ..AuthConfig::default() }).unwrap();
-        let stop = CancellationToken::new();
-        let health = || Health { started: true, ready: false, touched_at: SystemTime::UNIX_EPOCH };
-        let edge = Edge::new(authenticator, 64 << 20);
-        let state = SyncState::start(self.clone(), edge, options, health, stop.clone());
-        (state, stop)
-    }
+/// Starts the surface on an engine.
+pub fn serve<S: Source>(source: S, options: SyncOptions) -> (SyncState<S>, CancellationToken) {
+    let secret = Some(Secret::parse(SECRET).unwrap());
+    let authenticator = Authenticator::new(AuthConfig { secret, ..AuthConfig::default() }).unwrap();
+    let stop = CancellationToken::new();
+    let health = || Health { started: true, ready: false, touched_at: SystemTime::UNIX_EPOCH };
+    let edge = Edge::new(authenticator, 64 << 20);
+    (SyncState::start(source, edge, options, health, stop.clone()), stop)
 }
 
 impl Source for Twin {

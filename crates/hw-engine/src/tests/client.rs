@@ -1,7 +1,8 @@
 //! A model of the official client: buckets by their operations (`powersync-protocol.md` 6.4),
 //! every checksum checked, tables as the newest operation over all buckets says.
 
-use crate::read::{BucketState, OpKind, OperationPage, Place, Published, ReadLimit, Reading};
+use crate::published::Published;
+use crate::sync_view::{BucketState, OpKind, OperationPage, Place, ReadLimit, Reading, SyncView};
 use hw_expr::sync_config::{Limits, Request};
 use hw_types::OpId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,8 @@ pub(super) struct ClientBucket {
 impl Client {
     /// Syncs with a published state; pages of `rows` operations. Checks every checksum.
     pub fn sync(&mut self, user: &str, published: &Published, rows: usize) {
-        let sync = published.sync.as_ref().expect("a configuration is served");
+        let view = published.sync_view().expect("a configuration is served");
+        let sync = view.sync;
         let jwt = serde_json::json!({ "sub": user });
         let parameters = serde_json::json!({});
         let request = Request {
@@ -32,16 +34,15 @@ impl Client {
             subscriptions: &[],
             include_defaults: true,
         };
-        let reader = published.lookup_reader();
-        let resolution = sync.config.resolve(&request, &reader, &Limits::default()).unwrap();
+        let resolution = sync.config.resolve(&request, &view, &Limits::default()).unwrap();
         let mut seen = BTreeSet::new();
         for bucket in &resolution.buckets {
             let name = sync.bucket_name(bucket.source, &bucket.parameters);
-            let state = published.bucket(bucket.source, &bucket.parameters).unwrap();
+            let state = view.bucket(bucket.source, &bucket.parameters).unwrap();
             let mine = self.buckets.entry(name.clone()).or_default();
             seen.insert(name.clone());
             if let Some(state) = &state {
-                mine.pull(bucket.source, &bucket.parameters, state, published, rows);
+                mine.pull(bucket.source, &bucket.parameters, state, &view, rows);
             }
             let expected = state.map_or(0, |s| s.checksum);
             assert_eq!(mine.checksum(), expected, "checksum of {name} for {user}");
@@ -72,13 +73,13 @@ impl ClientBucket {
         source: usize,
         parameters: &str,
         state: &BucketState,
-        published: &Published,
+        view: &SyncView<'_>,
         rows: usize,
     ) {
         let limit = ReadLimit { rows, bytes: usize::MAX };
         let mut place = Place::brought(OpId(self.after));
         loop {
-            let reading = published.operations(source, parameters, state, place, limit).unwrap();
+            let reading = view.operations(source, parameters, state, place, limit).unwrap();
             let Reading::Page(page) = reading else { panic!("the newest state can be read") };
             self.take(&page);
             place = page.place;

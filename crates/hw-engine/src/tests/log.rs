@@ -2,18 +2,18 @@
 //! place, slow ones, ones that are cut off and come back. One seed is one run.
 
 use super::client::ClientBucket;
-use super::node::{relation, row};
 use crate::buckets::{BucketBook, Spaces};
 use crate::compact::compact_slice;
 use crate::definitions::compile;
 use crate::evaluate::{Effects, FoldedChange};
 use crate::lease::{Lease, Leases};
 use crate::overlay::Overlay;
-use crate::read::{
-    ActiveSync, BucketState, OpKind, Place, Published, ReadLimit, Reading, SourceSpaces,
+use crate::published::Published;
+use crate::sync_view::{
+    ActiveSync, BucketState, OpKind, Place, ReadLimit, Reading, SourceSpaces, SyncView,
 };
-use crate::state::TableRecord;
 use crate::tables::{Bound, Gates, Planned, Table, TablePlan};
+use crate::testing::{relation, row, table};
 use crate::wake::{ChangeRing, Touched};
 use hw_input::entry::CompactSlice;
 use hw_store::{Simulation, Store};
@@ -28,6 +28,10 @@ const PARAMETERS: &str = "[]";
 
 /// A row of the bucket: newest operation and contents.
 type State = BTreeMap<String, (u64, String)>;
+
+fn view(published: &Published) -> SyncView<'_> {
+    published.sync_view().expect("a configuration is served")
+}
 
 /// One bucket with its writer, and what it ought to hold.
 struct Bucket {
@@ -52,16 +56,7 @@ impl Bucket {
         let mut spaces = Spaces::default();
         let (ops, buckets) = spaces.open_source(&store, 1).unwrap();
         let config = compile("sync.yaml", CONFIG).unwrap();
-        let record = TableRecord {
-            number: 1,
-            relation: (*relation(1, "t", &["id", "text"])).clone(),
-            boundary: Lsn(0),
-            entered: true,
-            stale: false,
-            layout: 0,
-            facts: Vec::new(),
-        };
-        let table = Table::open(&store, record).unwrap();
+        let table = table(&store, 1, &relation(1, "t", &["id", "text"]));
         let bound = config.sources()[0].bind(&table.record.relation).unwrap();
         let bound = Arc::new(Bound::Source(bound));
         let plan = TablePlan(vec![Planned { number: 1, bound }]);
@@ -183,7 +178,7 @@ struct Client {
 
 impl Client {
     fn announce(&mut self, published: &Published, leased: bool) {
-        let Some(state) = published.bucket(0, PARAMETERS).unwrap() else { return };
+        let Some(state) = view(published).bucket(0, PARAMETERS).unwrap() else { return };
         let lease = leased.then(|| published.lease());
         self.sending = Some((published.checkpoint.op_id, state, lease));
     }
@@ -195,7 +190,7 @@ impl Client {
             return self.complete(bucket, what);
         }
         let limit = ReadLimit { rows, bytes: usize::MAX };
-        let reading = newest.operations(0, PARAMETERS, state, self.place, limit).unwrap();
+        let reading = view(newest).operations(0, PARAMETERS, state, self.place, limit).unwrap();
         let Reading::Page(page) = reading else {
             assert!(lease.is_none(), "a leased state can be read: {what}");
             self.announce(newest, true);

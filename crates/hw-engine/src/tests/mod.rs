@@ -2,6 +2,6 @@
 
 mod client;
 mod log;
-pub(crate) mod node;
 mod postgres;
 mod simulation;
+mod source;

@@ -1,7 +1,7 @@
 //! The engine against a real Postgres: what a model client ends with equals what SQL answers.
 
 use super::client::Client;
-use crate::{Engine, EngineOptions};
+use crate::{Engine, EngineOptions, Published, SyncView};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreOptions};
 use hw_testkit::{Cluster, ClusterOptions, Stop};
@@ -50,6 +50,11 @@ fn start(url: &str, store: Store, config: &str, fold_bytes: usize) -> Engine {
         Engine::start(options, Some(("sync.yaml".into(), config.into()))).unwrap();
     assert_eq!(findings, []);
     engine
+}
+
+/// The buckets that are served.
+fn view(published: &Published) -> SyncView<'_> {
+    published.sync_view().expect("a configuration is served")
 }
 
 impl World {
@@ -250,7 +255,7 @@ async fn a_table_created_later_enters_without_a_restart() {
         .await;
     let mut watch = world.engine().watch();
     let entered = watch.wait_for(|p| {
-        let Ok(Some(state)) = p.bucket(0, "[\"l1\"]") else { return false };
+        let Ok(Some(state)) = view(p).bucket(0, "[\"l1\"]") else { return false };
         state.live == 1
     });
     tokio::time::timeout(LIMIT, entered).await.expect("the table enters").unwrap();
@@ -327,7 +332,7 @@ async fn a_dropped_slot_is_noticed_and_healed_by_a_compared_copy() {
         .await;
     world.restart(CONFIG).await;
     let operations = |world: &World| {
-        let state = world.engine().published().bucket(0, "[\"l1\"]").unwrap().unwrap();
+        let state = view(&world.engine().published()).bucket(0, "[\"l1\"]").unwrap().unwrap();
         state.count
     };
     world.check(&mut amy, "amy").await;
@@ -390,7 +395,7 @@ async fn a_new_configuration_is_built_from_the_replica_and_an_invalid_one_change
     world.check(&mut amy, "amy").await;
     let name = |world: &World| {
         let published = world.engine().published();
-        let state = published.bucket(0, "[\"l1\"]").unwrap().unwrap();
+        let state = view(&published).bucket(0, "[\"l1\"]").unwrap().unwrap();
         (published.sync.as_ref().unwrap().bucket_name(0, "[\"l1\"]"), state.count, state.checksum)
     };
     let before = name(&world);
@@ -405,7 +410,7 @@ async fn a_new_configuration_is_built_from_the_replica_and_an_invalid_one_change
     let again: i64 = world.client.query_one(scans, &[]).await.unwrap().get(0);
     assert_eq!(again, scanned, "the source is not asked for anything");
     assert_eq!(name(&world), before, "an unchanged bucket keeps its name and operations");
-    let state = world.engine().published().bucket(1, "[]").unwrap().unwrap();
+    let state = view(&world.engine().published()).bucket(1, "[]").unwrap().unwrap();
     assert_eq!(state.live, 500);
     assert!(!world.engine().configure("sync.yaml", &wider).await.unwrap(), "the same text again");
     world.engine().stop().await;

@@ -8,16 +8,16 @@
 //! compared with the rows themselves.
 
 use super::client::Client;
-use super::node::{BEGIN, Node, Recorded, Recording, Source, USERS, World, load_rows};
+use super::source::{BEGIN, Source, USERS, World};
 use crate::apply::Applied;
 use crate::loader::Loader;
-use crate::read::Published;
+use crate::published::Published;
 use crate::state::{Record, keys};
+use crate::testing::{Copy, Node, Recorded, Recording, load_rows};
 use crate::writer::{Bounds, Writer};
 use hw_input::entry::{Behind, Control};
 use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};
-use hw_input::signal::Signal;
 use hw_store::{Simulation, Store};
 use hw_types::row::{Cell, RowBuilder};
 use hw_types::{Change, ChangeKind, CommitLsn, Lsn, OpId, RelationId};
@@ -101,7 +101,7 @@ struct Run {
     /// Transactions of the log that the node was given.
     fed: usize,
     /// The copy that waits for its tables to enter, with its nonce.
-    copy: Option<super::node::Copy>,
+    copy: Option<Copy>,
     recording: Option<Recording>,
     /// What a crash loses: with a recording nothing, so that what was recorded has happened.
     gentle: bool,
@@ -120,7 +120,8 @@ impl Run {
         let store = Store::simulated(&simulation);
         let mut node = Node::recording(store, bound, recording.clone());
         node.configure(CONFIG);
-        node.copy(&source);
+        let (lsn, tables) = source.all();
+        node.copy(lsn, tables);
         node.settle();
         let gentle = recording.is_some();
         let clients = BTreeMap::new();
@@ -202,8 +203,8 @@ impl Run {
                 self.feed();
                 self.source.transact(&mut self.rng, false);
                 let nonce = self.rng.random();
-                let copy =
-                    self.node.load_copy(number, &self.source, &stale, |_| Behind::Marker(nonce));
+                let (lsn, tables) = self.source.copied(&stale);
+                let copy = self.node.load_copy(number, lsn, tables, Behind::Marker(nonce));
                 self.copy = Some(copy);
                 self.source.transact(&mut self.rng, false);
                 let secret = self.node.board.secret();
@@ -470,7 +471,8 @@ fn a_truncate_of_a_large_transaction_that_is_read_again_counts_once() {
         let mut source = Source::new(&mut rng);
         let mut node = Node::open(Store::simulated(&Simulation::new()), fold_bytes);
         node.configure(CONFIG);
-        node.copy(&source);
+        let (lsn, tables) = source.all();
+        node.copy(lsn, tables);
         node.settle();
         let (lists, todos) = (source.lists.clone(), source.todos.clone());
         let mut new = RowBuilder::new();
@@ -516,7 +518,8 @@ fn memory_bounds_do_not_change_a_single_operation() {
             // Op ids begin with the clock; one beginning for all three.
             node.sequencer.writer.progress.op_id = OpId(1 << 50);
             node.configure(CONFIG);
-            node.copy(&source);
+            let (lsn, tables) = source.all();
+            node.copy(lsn, tables);
             node.settle();
             for _ in 0..25 {
                 source.transact(rng, false);
@@ -538,7 +541,8 @@ fn news_of_altered_tables_is_passed_on_and_messages_of_others_are_not() {
     let mut source = Source::new(&mut rng);
     let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
     node.configure(CONFIG);
-    node.copy(&source);
+    let (lsn, tables) = source.all();
+    node.copy(lsn, tables);
     let altered = |node: &Node| node.board.turns.borrow().altered;
     let mut before = altered(&node);
     for (prefix, seen) in [("headwater_ddl", true), ("somebody", false), ("headwater", false)] {
@@ -558,7 +562,8 @@ fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
     let simulation = Simulation::new();
     let mut node = Node::open(Store::simulated(&simulation), 1 << 20);
     node.configure(CONFIG);
-    node.copy(&source);
+    let (lsn, tables) = source.all();
+    node.copy(lsn, tables);
     for _ in 0..5 {
         source.transact(&mut rng, false);
         let (transaction, _) = source.log.last().unwrap().clone();
@@ -566,7 +571,8 @@ fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
     }
     node.settle();
     source.position += 1_000;
-    node.copy(&source);
+    let (lsn, tables) = source.all();
+    node.copy(lsn, tables);
     drop(node);
     let store = simulation.crash();
     let state = store.space("state").unwrap();
@@ -586,13 +592,14 @@ fn fd_27_a_new_epoch_is_told_to_those_who_are_connected() {
     let source = Source::new(&mut rng);
     let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
     node.configure(CONFIG);
-    node.copy(&source);
+    let (lsn, tables) = source.all();
+    node.copy(lsn, tables);
     node.settle();
     let before = node.published();
     let mut client = Client::default();
     client.sync("amy", &before, 3);
     let above = OpId(before.checkpoint.op_id.0 + (5 << 20));
-    node.sequencer.handle(Signal::NewEpoch { above }).unwrap();
+    node.new_epoch(above);
     node.settle();
     let after = node.published();
     assert!(after.checkpoint.op_id > above, "E-3");

@@ -1,0 +1,65 @@
+//! The published state: what all surfaces read, at one position.
+//!
+//! Invariant E-2: a snapshot is published only behind the sync that made it durable. How it is read
+//! stands in a view per kind of reading: [`SyncView`].
+
+use crate::error::EngineError;
+use crate::lease::{Lease, Leases};
+use crate::state::{Record, WriteCheckpoint};
+use crate::sync_view::{ActiveSync, SyncView};
+use crate::wake::{ChangeRing, Changes};
+use hw_store::{Snapshot, Space};
+use hw_types::Checkpoint;
+use std::sync::Arc;
+
+/// What all surfaces read: one store snapshot at a transaction boundary, with its position.
+pub struct Published {
+    /// Counts publications of this process, from 0 (the state at start).
+    pub number: u64,
+    /// The position.
+    pub checkpoint: Checkpoint,
+    /// The epoch of op ids and incarnations (`design/engine.md` 5).
+    pub epoch: u64,
+    /// The sync configuration that is served, once one has been built.
+    pub sync: Option<Arc<ActiveSync>>,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) write_floor: u64,
+    pub(crate) write_checkpoints: Space,
+    pub(crate) ring: Arc<ChangeRing>,
+    pub(crate) leases: Arc<Leases>,
+}
+
+impl Published {
+    /// The buckets of the sync configuration; `None` while none is served.
+    pub fn sync_view(&self) -> Option<SyncView<'_>> {
+        Some(SyncView { sync: self.sync.as_deref()?, snapshot: &self.snapshot })
+    }
+
+    /// Keeps what a reader at this position needs from being compacted away, until it is dropped.
+    pub fn lease(&self) -> Lease {
+        self.leases.take(self.checkpoint.op_id)
+    }
+
+    /// The greatest write checkpoint of a user key that this position contains for somebody who is
+    /// subscribed to these definitions (by index): one whose writes a definition does not have yet,
+    /// because it stands still before them, is not told (`design/engine.md` 9).
+    pub fn write_checkpoint(
+        &self,
+        user_key: &str,
+        definitions: impl IntoIterator<Item = usize>,
+    ) -> Result<Option<u64>, EngineError> {
+        let floor = (self.write_floor > 0).then_some(self.write_floor);
+        let Some(value) = self.snapshot.get(&self.write_checkpoints, user_key.as_bytes())? else {
+            return Ok(floor);
+        };
+        let stored = WriteCheckpoint::decode(&value)?;
+        let since = |index: usize| *self.sync.as_ref()?.frozen.get(index)?;
+        let waits = definitions.into_iter().filter_map(since).any(|since| since.0 <= stored.at);
+        Ok(if waits { floor } else { floor.max(Some(stored.number)) })
+    }
+
+    /// What changed in publications behind `number`, up to this one.
+    pub fn changes_since(&self, number: u64) -> Changes {
+        self.ring.between(number, self.number)
+    }
+}

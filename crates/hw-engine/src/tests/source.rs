@@ -1,0 +1,209 @@
+//! A source for tests that need no Postgres: random transactions with positions, and the tables as
+//! they are at each.
+
+use crate::testing::{Copied, relation, row, transaction};
+use hw_input::markers::MarkerContents;
+use hw_input::transactions::Transaction;
+use hw_types::row::{Cell, RowBuilder};
+use hw_types::{Change, ChangeKind, EndLsn, LogMessage, Lsn, Relation, Row, Xid};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(super) const USERS: [&str; 3] = ["amy", "bob", "cat"];
+pub(super) const BEGIN: u64 = 1_000;
+
+/// The tables as they are, and as they were behind every transaction.
+#[derive(Clone, Default)]
+pub(super) struct World {
+    pub lists: BTreeMap<String, String>,
+    pub todos: BTreeMap<String, (String, String)>,
+    /// Whether todos have a column more, which is `n` in every row.
+    pub note: bool,
+}
+
+impl World {
+    /// The rows of a table, as a copy reads them.
+    fn rows(&self, name: &str) -> Vec<Row> {
+        match name {
+            "lists" => self.lists.iter().map(|(id, o)| row(&[Some(id), Some(o)])).collect(),
+            _ => self.todos.iter().map(|(id, (list, text))| self.todo(id, list, text)).collect(),
+        }
+    }
+
+    fn todo(&self, id: &str, list: &str, text: &str) -> Row {
+        let cells = [Some(id), Some(list), Some(text), Some("n")];
+        row(&cells[..if self.note { 4 } else { 3 }])
+    }
+}
+
+/// A source with its log.
+pub(super) struct Source {
+    pub lists: Arc<Relation>,
+    pub todos: Arc<Relation>,
+    pub world: World,
+    /// Each transaction with the tables behind it.
+    pub log: Vec<(Transaction, World)>,
+    pub position: u64,
+}
+
+impl Source {
+    pub fn new(rng: &mut StdRng) -> Source {
+        let mut world = World::default();
+        for i in 0..4 {
+            world.lists.insert(format!("l{i}"), USERS[rng.random_range(0..3)].into());
+        }
+        for i in 0..10 {
+            let list = format!("l{}", rng.random_range(0..5));
+            world.todos.insert(format!("t{i}"), (list, "first".into()));
+        }
+        Source {
+            lists: relation(1, "lists", &["id", "owner"]),
+            todos: relation(2, "todos", &["id", "list", "text"]),
+            world,
+            log: Vec::new(),
+            position: BEGIN,
+        }
+    }
+
+    pub fn relation(&self, name: &str) -> &Arc<Relation> {
+        if name == "lists" { &self.lists } else { &self.todos }
+    }
+
+    /// Tables with their rows, as a copy reads them now, and where that is.
+    pub fn copied(&self, names: &[&str]) -> (Lsn, Copied) {
+        let table = |name: &&str| (self.relation(name).clone(), self.world.rows(name));
+        (Lsn(self.position), names.iter().map(table).collect())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> (Lsn, Copied) {
+        self.copied(&["lists", "todos"])
+    }
+
+    /// The tables at a position.
+    pub fn world_at(&self, end: EndLsn) -> Option<&World> {
+        self.log.iter().rev().find(|(t, _)| t.end_lsn <= end).map(|(_, world)| world)
+    }
+
+    pub fn commit(&mut self, rng: &mut StdRng, changes: impl FnOnce(Lsn, Xid) -> Vec<Change>) {
+        self.position += rng.random_range(10..100);
+        let commit = self.position;
+        self.position += 40;
+        let xid = Xid(commit as u32);
+        let changes = changes(Lsn(commit - 5), xid);
+        let transaction = transaction(commit, self.position, changes);
+        self.log.push((transaction, self.world.clone()));
+    }
+
+    /// A marker of ours.
+    pub fn mark(&mut self, rng: &mut StdRng, secret: &[u8; 32], contents: &MarkerContents) {
+        self.commit(rng, |lsn, xid| {
+            let content = hw_pg::marker::sign(secret, xid, "1:1:", &contents.encode()).into();
+            let prefix = hw_pg::marker::PREFIX.into();
+            vec![Change::Message(LogMessage { lsn, prefix, content })]
+        });
+    }
+
+    /// A message under a prefix.
+    pub fn say(&mut self, rng: &mut StdRng, prefix: &str) {
+        self.commit(rng, |lsn, _| {
+            let (prefix, content) = (prefix.into(), b"ALTER TABLE"[..].into());
+            vec![Change::Message(LogMessage { lsn, prefix, content })]
+        });
+    }
+
+    /// Todos get a column, or lose it.
+    pub fn alter(&mut self) {
+        self.world.note = !self.world.note;
+        let columns = ["id", "list", "text", "note"];
+        self.todos = relation(2, "todos", &columns[..if self.world.note { 4 } else { 3 }]);
+    }
+
+    /// One transaction of random changes: inserts, moves, key changes, unchanged TOAST values,
+    /// deletes, now and then a TRUNCATE; `altering`, it also alters todos.
+    pub fn transact(&mut self, rng: &mut StdRng, altering: bool) {
+        let mut changes = Vec::new();
+        for _ in 0..rng.random_range(0..4) {
+            self.change(rng, &mut changes);
+        }
+        if altering {
+            self.alter();
+            changes.push(Change::Relation(self.todos.clone()));
+        }
+        for _ in 0..rng.random_range(1..5) {
+            self.change(rng, &mut changes);
+        }
+        self.commit(rng, |_, _| changes);
+    }
+
+    fn change(&mut self, rng: &mut StdRng, changes: &mut Vec<Change>) {
+        let todo = format!("t{}", rng.random_range(0..14));
+        let list = format!("l{}", rng.random_range(0..5));
+        let relation = self.todos.clone();
+        match rng.random_range(0..20) {
+            0 => {
+                let owner = USERS[rng.random_range(0..3)];
+                let known = self.world.lists.insert(list.clone(), owner.into()).is_some();
+                let new = row(&[Some(&list), Some(owner)]);
+                let kind = match known {
+                    true => ChangeKind::Update { old: None, new },
+                    false => ChangeKind::Insert { new },
+                };
+                changes.push(Change::Row { relation: self.lists.clone(), kind });
+            }
+            1 => {
+                if self.world.lists.remove(&list).is_some() {
+                    let old = row(&[Some(&list), None]);
+                    let kind = ChangeKind::Delete { old };
+                    changes.push(Change::Row { relation: self.lists.clone(), kind });
+                }
+            }
+            2 if rng.random_bool(0.2) => {
+                self.world.todos.clear();
+                changes.push(Change::Truncate { relations: vec![relation] });
+            }
+            3 => {
+                // The key changes, the text is an unchanged TOAST value.
+                let to = format!("t{}", rng.random_range(14..18));
+                if let Some((_, text)) = self.world.todos.get(&todo).cloned()
+                    && !self.world.todos.contains_key(&to)
+                {
+                    self.world.todos.remove(&todo);
+                    self.world.todos.insert(to.clone(), (list.clone(), text));
+                    let (to, list) = (Cell::Value(to.as_bytes()), Cell::Value(list.as_bytes()));
+                    let cells = [to, list, Cell::Absent, Cell::Absent];
+                    let mut builder = RowBuilder::new();
+                    cells[..relation.columns.len()].iter().for_each(|cell| builder.push(*cell));
+                    let old = Some(self.todo_key(&todo));
+                    let kind = ChangeKind::Update { old, new: builder.finish() };
+                    changes.push(Change::Row { relation, kind });
+                }
+            }
+            4..8 => {
+                if self.world.todos.remove(&todo).is_some() {
+                    let kind = ChangeKind::Delete { old: self.todo_key(&todo) };
+                    changes.push(Change::Row { relation, kind });
+                }
+            }
+            _ => {
+                let text = format!("v{}", rng.random_range(0..1000));
+                let value = (list.clone(), text.clone());
+                let known = self.world.todos.insert(todo.clone(), value).is_some();
+                let new = self.world.todo(&todo, &list, &text);
+                let kind = match known {
+                    true => ChangeKind::Update { old: None, new },
+                    false => ChangeKind::Insert { new },
+                };
+                changes.push(Change::Row { relation, kind });
+            }
+        }
+    }
+
+    /// What the log says of an old row: its key.
+    fn todo_key(&self, id: &str) -> Row {
+        let cells = [Some(id), None, None, None];
+        row(&cells[..self.todos.columns.len()])
+    }
+}
