@@ -24,7 +24,7 @@ mod publication;
 mod store;
 
 /// How long something may take that takes a second or two.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// An output: its table on the client, and SQL of its rows with `{user}` for whose they are.
 pub type Output = (&'static str, &'static str);
