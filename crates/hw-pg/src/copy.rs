@@ -1,6 +1,6 @@
-//! Copies of whole tables under an exported snapshot.
+//! Copies of tables: whole under an exported snapshot, or a key range under a new one.
 //!
-//! In: the name of a snapshot and a table as it was noted before the snapshot's slot was made.
+//! In: a snapshot and a table as it was noted before the snapshot's slot was made.
 //! Out: its published rows as [`Row`]s, one buffer each, in batches. Invariants (`engine.md`
 //! 6.1): the table has the columns and the storage that were noted, because behind a rewriting
 //! ALTER TABLE or a TRUNCATE an older snapshot reads it as empty, without an error; and no row is
@@ -18,8 +18,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hw_types::facts::{RowSecurity, TableFacts, TableKind};
 use hw_types::relation::{quote_ident, quote_literal};
-use hw_types::text::DamagedValue;
-use hw_types::{Cell, Diagnostic, Relation, Row, RowBuilder};
+use hw_types::text::{DamagedValue, to_text};
+use hw_types::{Cell, Diagnostic, PgSnapshot, Relation, ReplicaIdentity, Row, RowBuilder};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,16 +89,68 @@ impl NotedTable {
             && noted.published == now.published
     }
 
-    /// The query whose rows are copied.
-    fn query(&self) -> (String, Vec<Form>) {
+    /// Whether it can be read in key ranges: its row key is unique, and an index gives its order.
+    pub fn has_ranges(&self) -> bool {
+        let relation = &self.relation;
+        match relation.replica_identity {
+            // The columns of an identity index are known, their order in it is not.
+            ReplicaIdentity::Index => relation.key_columns().len() == 1,
+            _ => !relation.has_multiplicity() && !relation.key_columns().is_empty(),
+        }
+    }
+
+    /// The place in the order of keys at which a row stands.
+    ///
+    /// - Errors: a value of the key that is none of its type.
+    pub fn place(&self, row: &Row) -> Result<KeyPlace> {
+        let damaged = || PgError::protocol("a copied row with a key that is none");
+        let row = row.view();
+        let mut values = Vec::new();
+        for column in self.relation.key_columns() {
+            let bytes = row.get(column).bytes().ok_or_else(damaged)?;
+            let text = to_text(&self.relation.columns[column].pg_type, bytes);
+            values.push(quote_literal(&text.map_err(|_| damaged())?));
+        }
+        Ok(KeyPlace(values.join(", ")))
+    }
+
+    /// The query whose rows are copied: all, or those of a range in the order of keys.
+    fn query(&self, range: Option<Range<'_>>) -> (String, Vec<Form>) {
         let (list, forms) = binary_select_list(&self.relation.columns);
         let only = only(self.catalog.facts.kind);
-        let filter = match &self.row_filter {
-            Some(filter) => format!(" WHERE {filter}"),
-            None => String::new(),
+        let table = self.catalog.facts.name.quoted();
+        let mut conditions: Vec<String> = self.row_filter.iter().cloned().collect();
+        let mut order = String::new();
+        if let Some(Range { behind }) = range {
+            // An output column may have a column's name and be its text.
+            let table = quote_ident(&self.catalog.facts.name.name);
+            let name = |&column: &usize| {
+                format!("{table}.{}", quote_ident(&self.relation.columns[column].name))
+            };
+            let key: Vec<String> = self.relation.key_columns().iter().map(name).collect();
+            let key = key.join(", ");
+            if let Some(KeyPlace(place)) = behind {
+                conditions.push(format!("({key}) > ({place})"));
+            }
+            order = format!(" ORDER BY {key}");
+        }
+        let filter = match conditions.is_empty() {
+            true => String::new(),
+            false => format!(" WHERE {}", conditions.join(" AND ")),
         };
-        (format!("SELECT {list} FROM {only}{}{filter}", self.catalog.facts.name.quoted()), forms)
+        (format!("SELECT {list} FROM {only}{table}{filter}{order}"), forms)
     }
+}
+
+/// A place in the order of a table's keys, as SQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlace(String);
+
+/// A key range of a table, without an end: whoever reads it stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Range<'a> {
+    /// The place behind which it begins; `None` for the first one.
+    pub behind: Option<&'a KeyPlace>,
 }
 
 /// A table's own rows only; those of a partitioned table are in its partitions.
@@ -123,29 +175,59 @@ impl From<tokio_postgres::Error> for CopyError {
     }
 }
 
-/// A session inside a snapshot.
+/// A session inside a snapshot. Dropping it ends the session at once, in the middle of a copy too, so
+/// that the source holds the snapshot no longer.
 pub struct SnapshotReader {
     client: Client,
+    driver: sql::Driver,
+}
+
+impl Drop for SnapshotReader {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 impl SnapshotReader {
     /// Connects and imports a snapshot. The connection that exported it must do nothing before
     /// this has returned.
     pub async fn open(config: &ConnectConfig, snapshot: &str) -> Result<SnapshotReader> {
+        let import = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot));
+        SnapshotReader::begin(config, &import, "import the slot's snapshot").await
+    }
+
+    /// Connects and takes a snapshot of its own, for a key range.
+    pub async fn fresh(config: &ConnectConfig) -> Result<(SnapshotReader, PgSnapshot)> {
+        const WHAT: &str = "take a snapshot";
+        // A sort of the whole table would be read before its first row, by each range anew.
+        let settings = "SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off";
+        let reader = SnapshotReader::begin(config, settings, WHAT).await?;
+        let ask = "SELECT pg_catalog.pg_current_snapshot()::text";
+        let row = reader.client.query_one(ask, &[]).await.doing(WHAT)?;
+        let text: String = row.try_get(0)?;
+        let snapshot = text.parse().map_err(|_| PgError::protocol("a snapshot that is none"))?;
+        Ok((reader, snapshot))
+    }
+
+    async fn begin(
+        config: &ConnectConfig,
+        first: &str,
+        what: &'static str,
+    ) -> Result<SnapshotReader> {
         // A row filter may let nothing through for minutes.
-        let (client, _driver) = sql::connect(&config.with_answer_within(None)).await?;
+        let (client, driver) = sql::connect(&config.with_answer_within(None)).await?;
+        let reader = SnapshotReader { client, driver };
         let sql = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-             SET TRANSACTION SNAPSHOT {}; \
+             {first}; \
              SET LOCAL row_security = off; \
              SET LOCAL lock_timeout = '{}s'; \
              SET LOCAL idle_in_transaction_session_timeout = 0; \
              SET LOCAL statement_timeout = 0",
-            quote_literal(snapshot),
             LOCK_LIMIT.as_secs()
         );
-        client.batch_execute(&sql).await.doing("import the slot's snapshot")?;
-        Ok(SnapshotReader { client })
+        reader.client.batch_execute(&sql).await.doing(what)?;
+        Ok(reader)
     }
 
     /// Locks a table and compares it with what was noted.
@@ -201,7 +283,19 @@ impl SnapshotReader {
 
     /// Starts to copy a table that was checked.
     pub async fn copy(&self, table: &NotedTable) -> Result<TableCopy> {
-        let (query, forms) = table.query();
+        self.start(table, table.query(None)).await
+    }
+
+    /// Starts to copy the rows of a key range of a table that was checked, in the order of their keys.
+    pub async fn copy_range(&self, table: &NotedTable, range: Range<'_>) -> Result<TableCopy> {
+        self.start(table, table.query(Some(range))).await
+    }
+
+    async fn start(
+        &self,
+        table: &NotedTable,
+        (query, forms): (String, Vec<Form>),
+    ) -> Result<TableCopy> {
         let sql = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
         let stream = self.client.copy_out(&sql).await.map_err(|error| {
             let error = PgError::from(error);
@@ -525,9 +619,25 @@ mod tests {
         };
         let mut table =
             NotedTable { catalog, relation: relation(), row_filter: Some("(a > 1)".into()) };
-        assert_eq!(table.query().0, "SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (a > 1)");
+        assert!(!table.has_ranges(), "equal rows may exist more than once");
+        Arc::make_mut(&mut table.relation).columns[0].primary_key = 1;
+        assert!(table.has_ranges());
+        let query = |table: &NotedTable| table.query(None).0;
+        assert_eq!(query(&table), "SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (a > 1)");
+        let range = |table: &NotedTable, behind| table.query(Some(Range { behind })).0;
+        let place =
+            table.place(&decode_chunks(&copied(&[(7, Some("x"))]), 1000).unwrap()[0]).unwrap();
+        assert_eq!(
+            range(&table, Some(&place)),
+            "SELECT \"a\", \"b\" FROM ONLY \"public\".\"t\" WHERE (a > 1) AND (\"t\".\"a\") > ('7') \
+             ORDER BY \"t\".\"a\""
+        );
         table.catalog.facts.kind = TableKind::Partitioned;
         table.row_filter = None;
-        assert_eq!(table.query().0, "SELECT \"a\", \"b\" FROM \"public\".\"t\"");
+        assert_eq!(query(&table), "SELECT \"a\", \"b\" FROM \"public\".\"t\"");
+        assert_eq!(
+            range(&table, None),
+            "SELECT \"a\", \"b\" FROM \"public\".\"t\" ORDER BY \"t\".\"a\""
+        );
     }
 }
