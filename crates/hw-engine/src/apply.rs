@@ -61,7 +61,7 @@ impl Writer {
             Control::Boundary { lsn, tables } => {
                 return Ok(Applied::Loading(self.prepare(lsn, tables)?));
             }
-            Control::Loaded(behind) => self.loaded(behind)?,
+            Control::Loaded { behind, reading } => self.loaded(behind, reading)?,
             Control::CopyFailed => self.drop_copy()?,
             Control::BuildSlice { rows } => self.build_slice(rows)?,
             Control::BuildAll => self.build_at_once()?,

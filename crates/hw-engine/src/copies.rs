@@ -6,18 +6,25 @@
 //! wait in a spool. When the copy is complete and a marker sent behind it has arrived, the
 //! spooled changes with commit position >= X are applied over the loaded rows (there unchanged
 //! TOAST values are found), and the tables enter ([`crate::entering`], `design/engine.md` 6.3).
+//!
+//! A table that was read in key ranges, each under a snapshot of its own behind X, holds rows of
+//! several times (`design/engine.md` 6.4). All its spooled changes are applied over them, in log
+//! order, whatever a range has seen of them: a change says what its row is then, so the last
+//! one of each key decides, and a key without any is as its range shows it. What a change leaves out
+//! ([`Sight`] says when that is known) is the exception.
 
-use crate::copy_spool::{CopySpool, Copying};
+use crate::copy_spool::{Commit, CopySpool, Copying};
 use crate::error::EngineError;
-use crate::fold::{Fold, FoldError};
+use crate::fold::{Fold, FoldError, RowChange};
 use crate::overlay::Sink;
 use crate::state::{Record, TableRecord, Text, keys};
 use crate::tables::{StoredRow, Table, same_shape};
 use crate::writer::{CopyOutcome, Writer};
-use hw_input::entry::{Behind, CopiedTable};
+use hw_input::entry::{Behind, CopiedTable, Reading};
+use hw_input::signal::CopyDropped;
 use hw_input::transactions::Transaction;
 use hw_store::StoreError;
-use hw_types::{Change, Lsn, Relation, RelationId, TableName};
+use hw_types::{Change, Lsn, PgSnapshot, Relation, RelationId, TableName};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,16 +46,19 @@ impl Writer {
             boundary: Lsn::ZERO,
             loading: HashMap::new(),
             spool: CopySpool::new(self.store.spool().clone()),
-            behind: None,
+            loaded: None,
         });
         Ok(())
     }
 
     /// All rows of the copy are loaded.
-    pub(crate) fn loaded(&mut self, behind: Behind) -> Result<(), EngineError> {
+    pub(crate) fn loaded(&mut self, behind: Behind, reading: Reading) -> Result<(), EngineError> {
         let Some(copying) = &mut self.copying else { return Ok(()) };
         let at_once = matches!(behind, Behind::Source(_));
-        copying.behind = Some(behind);
+        let left_out = reading.left_out.iter().filter_map(|id| copying.loading.remove(id));
+        let left_out = left_out.collect();
+        copying.loaded = Some((behind, reading));
+        self.discard(left_out)?;
         if at_once { self.enter_copy() } else { Ok(()) }
     }
 
@@ -93,10 +103,10 @@ impl Writer {
     }
 
     /// Throws an unfinished copy away, and tells whoever waits for it why.
-    fn give_up_copy(&mut self, why: String) -> Result<(), EngineError> {
-        tracing::warn!(why, "the copy is thrown away; its tables are copied again");
+    fn give_up_copy(&mut self, dropped: CopyDropped) -> Result<(), EngineError> {
+        tracing::warn!(why = dropped.why, "the copy is thrown away; its tables are copied again");
         self.drop_copy()?;
-        self.news.copy = Some(CopyOutcome::Dropped(why));
+        self.news.copy = Some(CopyOutcome::Dropped(dropped));
         Ok(())
     }
 
@@ -120,7 +130,7 @@ impl Writer {
         self.copying = Some(copying);
         match outcome {
             Err(EngineError::Store(full @ StoreError::SpoolFull { .. })) => {
-                self.give_up_copy(format!("changes beside the copy do not fit: {full}"))
+                self.give_up_copy(format!("changes beside the copy do not fit: {full}").into())
             }
             outcome => outcome,
         }
@@ -131,7 +141,7 @@ impl Writer {
         spool: &mut CopySpool,
         transaction: &Transaction,
     ) -> Result<(), EngineError> {
-        let mut spooled = spool.transaction(transaction.commit_lsn);
+        let mut spooled = spool.transaction(transaction.commit_lsn, transaction.xid);
         for change in transaction.changes.iter() {
             match change.map_err(|e| EngineError::Source(e.to_string()))? {
                 Change::Row { relation, kind } if self.appliable(relation.id).is_none() => {
@@ -157,7 +167,7 @@ impl Writer {
     /// A marker has arrived; if it is the one behind the copy, the tables enter.
     pub(crate) fn copy_marker(&mut self, nonce: u64) -> Result<(), EngineError> {
         match &self.copying {
-            Some(Copying { behind: Some(Behind::Marker(sent)), .. }) if *sent == nonce => {
+            Some(Copying { loaded: Some((Behind::Marker(sent), _)), .. }) if *sent == nonce => {
                 self.enter_copy()
             }
             _ => Ok(()),
@@ -167,19 +177,20 @@ impl Writer {
     fn enter_copy(&mut self) -> Result<(), EngineError> {
         let Some(copying) = self.copying.take() else { return Ok(()) };
         self.commit()?;
-        let Copying { boundary, loading, spool, behind, .. } = copying;
-        if let Some(why) = self.replay(boundary, &loading, spool)? {
+        let Copying { boundary, loading, spool, loaded, .. } = copying;
+        let Some((behind, reading)) = loaded else { return Ok(()) };
+        if let Err(dropped) = self.replay(boundary, &loading, &reading, spool)? {
             self.discard(loading.into_values().collect())?;
-            return self.give_up_copy(why);
+            return self.give_up_copy(dropped);
         }
         let history = match behind {
-            Some(Behind::Source(identity)) => Some(identity),
-            _ => None,
+            Behind::Source(identity) => Some(identity),
+            Behind::Marker(_) => None,
         };
         self.enter(history, &loading)
     }
 
-    /// Applies the spooled changes behind X to the loaded rows, or says why that cannot be.
+    /// Applies the spooled changes that are not in the loaded rows, or says why that cannot be.
     ///
     /// Nobody reads the rows yet, so that transactions are cut where it suits (E-5); a crash
     /// starts the copy again.
@@ -187,32 +198,60 @@ impl Writer {
         &mut self,
         boundary: Lsn,
         loading: &HashMap<RelationId, Arc<Table>>,
+        reading: &Reading,
         spool: CopySpool,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Result<(), CopyDropped>, EngineError> {
         let mut fold = Fold::default();
         // Descriptions in the log that were found to be those of the copy.
         let mut described: HashMap<RelationId, Arc<Relation>> = HashMap::new();
-        let other = |name: &TableName| Some(format!("{name} was altered while it was copied"));
-        for change in spool.finish(boundary)? {
+        let other = |name: &TableName| {
+            Ok(Err(CopyDropped::from(format!("{name} was altered while it was copied"))))
+        };
+        for change in spool.finish()? {
             self.beat.fetch_add(1, Ordering::Relaxed);
-            match change? {
+            let (commit, change) = change?;
+            let sight = |relation: RelationId| match reading.ranges.get(&relation) {
+                Some(snapshots) => Sight::of(commit, snapshots),
+                None if commit.lsn < boundary => Sight::Whole,
+                None => Sight::Nothing,
+            };
+            match change {
                 Change::Row { relation, kind } => {
                     let Some(table) = loading.get(&relation.id) else { continue };
+                    let sight = sight(relation.id);
+                    if sight == Sight::Whole {
+                        continue;
+                    }
                     let known = described.get(&relation.id);
                     if known.is_none_or(|known| !Arc::ptr_eq(known, &relation)) {
                         if !same_shape(&table.record.relation, &relation) {
-                            return Ok(other(&relation.name));
+                            return other(&relation.name);
                         }
                         described.insert(relation.id, relation.clone());
                     }
-                    match fold.change(table, kind, &self.overlay) {
+                    let change = RowChange::of(table, kind);
+                    let moves = matches!(change, RowChange::Move { .. });
+                    if sight == Sight::Part && moves && change.is_partial() {
+                        return Ok(Err(CopyDropped {
+                            why: format!(
+                                "the key of a row of {} changed between two ranges of its copy, \
+                                 and the log leaves out the row's large values",
+                                relation.name
+                            ),
+                            one_snapshot: Some(relation.id),
+                        }));
+                    }
+                    match fold.row_change(table, change, &self.overlay) {
                         Ok(()) => {}
                         Err(FoldError::Engine(error)) => return Err(error),
+                        // Its range was read when the row had gone, which comes later in the spool.
+                        Err(FoldError::Incomplete(_)) if sight == Sight::Part => {}
                         Err(FoldError::Incomplete(_)) => {
-                            return Ok(Some(format!(
+                            let why = format!(
                                 "a change of {} names a row that its copy does not hold",
                                 relation.name
-                            )));
+                            );
+                            return Ok(Err(why.into()));
                         }
                     }
                 }
@@ -220,8 +259,11 @@ impl Writer {
                     self.keep(&mut fold, loading)?;
                     for relation in relations {
                         let Some(table) = loading.get(&relation.id) else { continue };
+                        if sight(relation.id) == Sight::Whole {
+                            continue;
+                        }
                         if !same_shape(&table.record.relation, &relation) {
-                            return Ok(other(&relation.name));
+                            return other(&relation.name);
                         }
                         self.empty(table)?;
                     }
@@ -234,7 +276,7 @@ impl Writer {
         }
         self.keep(&mut fold, loading)?;
         self.commit()?;
-        Ok(None)
+        Ok(Ok(()))
     }
 
     /// Writes folded changes to the loaded rows.
@@ -273,5 +315,34 @@ impl Writer {
             }
         }
         Ok(())
+    }
+}
+
+/// How much of a transaction the loaded rows of a table hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// All of it. It is passed over.
+    Whole,
+    /// What it did in some key ranges. A row may be of a later time than the change that names it; what
+    /// such a change leaves out is right under the same key, because whatever made the row later
+    /// follows, and unknown under another one.
+    Part,
+    /// Nothing. When its turn comes, every row is as it found it: what a snapshot sees that does not
+    /// see this transaction was done before it, and has been applied.
+    Nothing,
+}
+
+impl Sight {
+    /// What key ranges hold that were read under these snapshots.
+    ///
+    /// Visibility decides and not the commit position: a transaction that waits for a synchronous
+    /// standby has its place in the log and is invisible to snapshots that are taken behind it.
+    fn of(commit: Commit, snapshots: &[PgSnapshot]) -> Sight {
+        let seen = snapshots.iter().filter(|snapshot| snapshot.sees_short(commit.xid)).count();
+        match seen {
+            0 => Sight::Nothing,
+            _ if seen == snapshots.len() => Sight::Whole,
+            _ => Sight::Part,
+        }
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! One recording for the whole copy, in memory while it is small, whatever the size of a
 //! transaction; transactions are told apart by a message in front of each that carries its commit
-//! position. A crash drops the recording with the copy, so it is never read by another process.
+//! position and its id. A crash drops the recording with the copy, so it is never read by another process.
 
 use crate::error::EngineError;
 use crate::tables::Table;
-use hw_input::entry::Behind;
+use hw_input::entry::{Behind, Reading};
 use hw_input::transactions::changes::{ChangesIter, Recorder};
 use hw_store::segment::SpoolDir;
 use hw_types::{Change, CommitLsn, LogMessage, Lsn, RelationId, Xid};
@@ -21,8 +21,8 @@ pub(crate) struct Copying {
     /// The incarnations that are being loaded, by the source's oid.
     pub loading: HashMap<RelationId, Arc<Table>>,
     pub spool: CopySpool,
-    /// What the complete copy waits for; `None` while rows are loaded.
-    pub behind: Option<Behind>,
+    /// What the complete copy waits for, and how it was read; `None` while rows are loaded.
+    pub loaded: Option<(Behind, Reading)>,
 }
 
 /// Memory that a recording may hold before it goes to disk.
@@ -42,9 +42,9 @@ impl CopySpool {
         CopySpool { recorder: Recorder::default(), dir }
     }
 
-    /// Begins with what the transaction at a position did to the tables.
-    pub fn transaction(&mut self, at: CommitLsn) -> Spooled<'_> {
-        Spooled { spool: self, at: Some(at) }
+    /// Begins with what a transaction did to the tables.
+    pub fn transaction(&mut self, commit_lsn: CommitLsn, xid: Xid) -> Spooled<'_> {
+        Spooled { spool: self, at: Some(Commit { lsn: commit_lsn.0, xid }) }
     }
 
     fn push(&mut self, change: Change) -> Result<(), EngineError> {
@@ -55,24 +55,33 @@ impl CopySpool {
         Ok(())
     }
 
-    /// The changes of transactions at or behind `boundary`, in log order.
-    pub fn finish(self, boundary: Lsn) -> Result<SpooledChanges, EngineError> {
-        Ok(SpooledChanges { iter: self.recorder.finish()?.iter(), boundary, passed: true })
+    /// All changes in log order.
+    pub fn finish(self) -> Result<SpooledChanges, EngineError> {
+        let commit = Commit { lsn: Lsn::ZERO, xid: NOBODY };
+        Ok(SpooledChanges { iter: self.recorder.finish()?.iter(), commit })
     }
+}
+
+/// The transaction of a spooled change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Commit {
+    /// Where its commit record starts.
+    pub lsn: Lsn,
+    pub xid: Xid,
 }
 
 /// Takes the changes of one transaction.
 pub(crate) struct Spooled<'a> {
     spool: &'a mut CopySpool,
-    /// The position, until it is written.
-    at: Option<CommitLsn>,
+    /// The transaction, until it is written.
+    at: Option<Commit>,
 }
 
 impl Spooled<'_> {
     pub fn push(&mut self, change: Change) -> Result<(), EngineError> {
-        if let Some(at) = self.at.take() {
-            let (prefix, content) = Default::default();
-            self.spool.push(Change::Message(LogMessage { lsn: at.0, prefix, content }))?;
+        if let Some(Commit { lsn, xid }) = self.at.take() {
+            let content = xid.0.to_be_bytes().to_vec().into();
+            self.spool.push(Change::Message(LogMessage { lsn, prefix: String::new(), content }))?;
         }
         self.spool.push(change)
     }
@@ -81,20 +90,23 @@ impl Spooled<'_> {
 /// The changes of a finished recording.
 pub(crate) struct SpooledChanges {
     iter: ChangesIter,
-    boundary: Lsn,
-    /// Whether the transaction that is read stands before the boundary.
-    passed: bool,
+    /// The transaction that is read.
+    commit: Commit,
 }
 
 impl Iterator for SpooledChanges {
-    type Item = Result<Change, EngineError>;
+    type Item = Result<(Commit, Change), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.iter.next()? {
-                Ok(Change::Message(message)) => self.passed = message.lsn < self.boundary,
-                Ok(_) if self.passed => {}
-                Ok(change) => return Some(Ok(change)),
+                Ok(Change::Message(LogMessage { lsn, content, .. })) => {
+                    let Ok(xid) = <[u8; 4]>::try_from(&content[..]) else {
+                        return Some(Err(EngineError::damaged("spool", "transaction")));
+                    };
+                    self.commit = Commit { lsn, xid: Xid(u32::from_be_bytes(xid)) };
+                }
+                Ok(change) => return Some(Ok((self.commit, change))),
                 Err(error) => return Some(Err(EngineError::Source(error.to_string()))),
             }
         }

@@ -53,7 +53,17 @@ impl Fold {
         kind: ChangeKind,
         base: &Overlay,
     ) -> Result<(), FoldError> {
-        match RowChange::of(table, kind) {
+        self.row_change(table, RowChange::of(table, kind), base)
+    }
+
+    /// Folds one change of a row that was read.
+    pub fn row_change(
+        &mut self,
+        table: &Table,
+        change: RowChange,
+        base: &Overlay,
+    ) -> Result<(), FoldError> {
+        match change {
             RowChange::Add { key, row } => self.insert(table, key, row, base),
             RowChange::Remove { key } => self.remove(table, key, base),
             RowChange::Set { key, row } => {
@@ -179,6 +189,14 @@ pub(crate) enum RowChange {
 }
 
 impl RowChange {
+    /// Whether a value of the new row stands only in the old one.
+    pub fn is_partial(&self) -> bool {
+        match self {
+            RowChange::Set { row, .. } | RowChange::Move { row, .. } => row.view().has_absent(),
+            RowChange::Add { .. } | RowChange::Remove { .. } => false,
+        }
+    }
+
     /// Reads a change of a table.
     pub fn of(table: &Table, kind: ChangeKind) -> RowChange {
         match kind {

@@ -19,7 +19,7 @@ use crate::state::Day;
 use crate::tables::Table;
 use crate::writer::{Bounds, CopyOutcome, Writer};
 use hw_input::entry::{CompactSlice, Control, Entry};
-use hw_input::signal::{CopySignal, Inlet, Signal};
+use hw_input::signal::{CopyDropped, CopySignal, Inlet, Signal};
 use hw_input::transactions::Item;
 use hw_store::Store;
 use hw_types::{CommitLsn, EndLsn, OpId, Xid};
@@ -87,7 +87,7 @@ pub(crate) struct Sequencer {
 }
 
 /// Told that a copy's tables have entered, or why they were dropped.
-type AwaitsCopy = oneshot::Sender<Result<(), String>>;
+type AwaitsCopy = oneshot::Sender<Result<(), CopyDropped>>;
 
 /// A stream of the source.
 struct Stream {
@@ -317,11 +317,11 @@ impl Sequencer {
                     let _ = reply.send(Box::new(self.loader(tables)));
                 }
             }
-            CopySignal::Loaded { copy, behind, done } => {
+            CopySignal::Loaded { copy, behind, reading, done } => {
                 // Without the copy `done` is dropped, and whoever waits begins again.
                 if self.is_under_way(copy) {
                     self.copy = Some((copy, Some(done)));
-                    self.apply(Control::Loaded(behind))?;
+                    self.apply(Control::Loaded { behind, reading })?;
                 }
             }
             CopySignal::Failed => {
@@ -467,7 +467,7 @@ impl Sequencer {
         {
             let _ = done.send(match outcome {
                 CopyOutcome::Entered => Ok(()),
-                CopyOutcome::Dropped(why) => Err(why),
+                CopyOutcome::Dropped(dropped) => Err(dropped),
             });
         }
         board.set_secret(self.writer.secret());

@@ -11,10 +11,10 @@ use crate::writer::Bounds;
 #[cfg(test)]
 use crate::{state::TableRecord, tables::Table};
 use hw_input::Driver;
-use hw_input::entry::{Behind, Control, CopiedTable, Entry};
+use hw_input::entry::{Behind, Control, CopiedTable, Entry, Reading};
 use hw_input::identity::Identity;
 use hw_input::replica::Looked;
-use hw_input::signal::{CopySignal, Inlet, Load, Rows, Signal};
+use hw_input::signal::{CopyDropped, CopySignal, Inlet, Load, Rows, Signal};
 use hw_input::transactions::{Changes, Item, Transaction};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Simulation, Store};
@@ -117,13 +117,18 @@ pub struct Copy {
     number: u64,
     /// X.
     pub(crate) boundary: Lsn,
-    done: oneshot::Receiver<Result<(), String>>,
+    done: oneshot::Receiver<Result<(), CopyDropped>>,
 }
 
 impl Copy {
     /// Whether its tables have entered.
     pub fn has_entered(&mut self) -> bool {
-        matches!(self.done.try_recv(), Ok(Ok(())))
+        matches!(self.outcome(), Some(Ok(())))
+    }
+
+    /// How it ended, once it has; told once.
+    pub(crate) fn outcome(&mut self) -> Option<Result<(), CopyDropped>> {
+        self.done.try_recv().ok()
     }
 }
 
@@ -262,7 +267,13 @@ impl Node {
     }
 
     /// Loads tables as they are at a position; they enter when `behind` has happened.
-    pub fn load_copy(&mut self, number: u64, lsn: Lsn, tables: Copied, behind: Behind) -> Copy {
+    pub fn load_copy(
+        &mut self,
+        number: u64,
+        (lsn, tables): (Lsn, Copied),
+        reading: Reading,
+        behind: Behind,
+    ) -> Copy {
         let (reply, mut loader) = oneshot::channel();
         let copied = |(relation, _): &(Arc<Relation>, Vec<Row>)| CopiedTable {
             relation: (**relation).clone(),
@@ -278,7 +289,7 @@ impl Node {
         }
         load_rows(loader.try_recv().unwrap(), rows);
         let (done, entered) = oneshot::channel();
-        let loaded = CopySignal::Loaded { copy: number, behind, done };
+        let loaded = CopySignal::Loaded { copy: number, behind, reading, done };
         self.sequencer.handle(Signal::Copy(loaded)).unwrap();
         Copy { number, boundary: lsn, done: entered }
     }
@@ -293,7 +304,7 @@ impl Node {
             slot: "slot".into(),
             slot_mark: lsn,
         });
-        let mut copy = self.load_copy(number, lsn, tables, behind);
+        let mut copy = self.load_copy(number, (lsn, tables), Reading::default(), behind);
         assert!(copy.has_entered(), "copy {}", copy.number);
         self.stream(EndLsn(copy.boundary));
     }

@@ -26,6 +26,7 @@ use crate::state::{
 use crate::sync_view::ActiveSync;
 use crate::tables::{Gates, Table, TablePlan, Tables};
 use crate::wake::Touched;
+use hw_input::signal::CopyDropped;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
 use hw_types::{CommitLsn, EndLsn, Lsn, Relation, RelationId, TableName, Xid};
@@ -52,7 +53,7 @@ pub(crate) enum CopyOutcome {
     /// Its tables have entered.
     Entered,
     /// It was thrown away, with the reason; its tables are copied again.
-    Dropped(String),
+    Dropped(CopyDropped),
 }
 
 /// What entries brought about that others must know.

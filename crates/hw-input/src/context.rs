@@ -9,11 +9,12 @@ use crate::source::Source;
 use crate::status::{SourceState, SourceStatus};
 use hw_pg::config::ConnectConfig;
 use hw_store::segment::SpoolDir;
-use hw_types::Diagnostic;
+use hw_types::{Diagnostic, RelationId};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// How the source is followed.
@@ -27,6 +28,8 @@ pub struct DriverOptions {
     pub publication: String,
     /// Tables that are copied at once.
     pub copy_workers: usize,
+    /// How long a copy may hold a snapshot in the source, where it can be helped.
+    pub max_snapshot: Duration,
     /// Whether a person said that the store which used the slot last is gone.
     pub take_over: TakeOver,
 }
@@ -39,9 +42,19 @@ impl DriverOptions {
             instance: "default".into(),
             publication: "headwater".into(),
             copy_workers: 2,
+            max_snapshot: Duration::from_secs(30 * 60),
             take_over: TakeOver::WhenGone,
         }
     }
+}
+
+/// Tables that were found not to fit the usual way of a copy.
+#[derive(Default)]
+pub(crate) struct Ways {
+    /// They take longer than a snapshot may be held.
+    pub ranges: BTreeSet<RelationId>,
+    /// Ranges of them did not fit together.
+    pub one_snapshot: BTreeSet<RelationId>,
 }
 
 /// What the parts of the driver share.
@@ -56,6 +69,8 @@ pub(crate) struct Context {
     pub spool: SpoolDir,
     /// Becomes true when everything ends.
     pub stop: watch::Receiver<bool>,
+    /// How tables are read, as far as this process has learnt.
+    pub ways: Arc<Mutex<Ways>>,
     /// The last number given to a stream or a copy.
     pub numbers: AtomicU64,
 }

@@ -7,22 +7,30 @@
 //! and copied. The stream gives the changes of transactions with commit_lsn >= X, equality
 //! included; all others are in the copy.
 //!
+//! No snapshot is held longer than [`CopyBounds`] say (E-8): a table that is not read by then is left
+//! out, and a later session reads it in ranges of its key, each under a snapshot of its own
+//! (`engine.md` 6.4). Those are taken behind X, so every transaction that was open when the
+//! publication changed, and of which the log gives only a part, is in all of them.
+//!
 //! A table that is not what was noted needs a new X: [`CopySession::open`] tries again a few
 //! times by itself, and a difference that shows up later fails the session.
 
+use crate::entry::Reading;
 use crate::error::{InputError, Result, code};
 use crate::limit::within;
 use crate::source::Source;
-use hw_pg::copy::{LOCK_LIMIT, NotedTable, SnapshotReader};
+use hw_pg::copy::{KeyPlace, LOCK_LIMIT, NotedTable, Range, SnapshotReader, TableCopy};
 use hw_pg::error::PgError;
 use hw_pg::replication::{CreatedSlot, ReplicationConnection, SlotLife};
 use hw_pg::slot;
 use hw_types::{Diagnostic, Lsn, Relation, RelationId, Row, TableName};
-use std::collections::VecDeque;
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 /// How often a new boundary is tried when tables keep changing.
 const TRIES: u32 = 5;
@@ -40,6 +48,35 @@ pub enum SlotChoice {
     },
     /// A slot that goes with the session; the main slot streams already.
     Temporary,
+}
+
+/// How long a copy may hold a snapshot, and for which tables that was found to be too short.
+#[derive(Clone, Debug)]
+pub struct CopyBounds {
+    /// How long; without it everything is read in one snapshot.
+    pub max_snapshot: Option<Duration>,
+    /// Tables that are read in key ranges from the beginning.
+    pub ranges: BTreeSet<RelationId>,
+    /// Tables that are read in one snapshot, however long that takes, although they have ranges.
+    pub one_snapshot: BTreeSet<RelationId>,
+}
+
+impl CopyBounds {
+    /// No bound: everything is read in one snapshot.
+    pub fn none() -> CopyBounds {
+        CopyBounds { max_snapshot: None, ranges: BTreeSet::new(), one_snapshot: BTreeSet::new() }
+    }
+
+    /// The bound for the snapshots of a table; `None` for one that is read in one snapshot.
+    fn of(&self, table: &NotedTable) -> Option<Duration> {
+        let id = table.catalog.facts.id;
+        self.max_snapshot.filter(|_| table.has_ranges() && !self.one_snapshot.contains(&id))
+    }
+
+    /// The same for one that is read in ranges now.
+    fn of_range(&self, table: &NotedTable) -> Option<Duration> {
+        self.of(table).filter(|_| self.ranges.contains(&table.catalog.facts.id))
+    }
 }
 
 /// What a copy delivers.
@@ -78,6 +115,10 @@ pub struct CopyProgress {
     pub source_bytes: u64,
     /// Whether it is complete.
     pub done: bool,
+    /// The key range that is read, from 1; `None` for a table that is read in one snapshot.
+    pub range: Option<u64>,
+    /// Whether its snapshot is held until it is complete, however long that takes.
+    pub one_snapshot: bool,
 }
 
 #[derive(Debug, Default)]
@@ -85,12 +126,15 @@ struct Counters {
     rows: AtomicU64,
     bytes: AtomicU64,
     done: AtomicU64,
+    /// Key ranges that were begun.
+    ranges: AtomicU64,
 }
 
 /// Tells the progress of a copy from anywhere.
 #[derive(Clone, Debug)]
 pub struct ProgressHandle {
     tables: Arc<[(NotedTable, Counters)]>,
+    bounds: Arc<CopyBounds>,
     taken_at: Instant,
 }
 
@@ -104,6 +148,8 @@ impl ProgressHandle {
             estimated_rows: table.catalog.estimated_rows,
             source_bytes: table.catalog.bytes,
             done: counters.done.load(Ordering::Relaxed) > 0,
+            range: Some(counters.ranges.load(Ordering::Relaxed)).filter(|range| *range > 0),
+            one_snapshot: self.bounds.of(table).is_none(),
         });
         entries.collect()
     }
@@ -120,6 +166,7 @@ pub struct CopySession {
     boundary: Lsn,
     readers: Vec<SnapshotReader>,
     tables: Arc<[(NotedTable, Counters)]>,
+    bounds: Arc<CopyBounds>,
     taken_at: Instant,
 }
 
@@ -165,6 +212,11 @@ impl CopySession {
         ))
     }
 
+    /// Bounds how long it holds a snapshot.
+    pub fn bounded(self, bounds: CopyBounds) -> CopySession {
+        CopySession { bounds: Arc::new(bounds), ..self }
+    }
+
     /// The boundary X: the copy holds every transaction with commit_lsn < X and no other.
     pub fn boundary(&self) -> Lsn {
         self.boundary
@@ -182,30 +234,45 @@ impl CopySession {
 
     /// A handle that tells the progress from anywhere.
     pub fn progress(&self) -> ProgressHandle {
-        ProgressHandle { tables: self.tables.clone(), taken_at: self.taken_at }
+        ProgressHandle {
+            tables: self.tables.clone(),
+            bounds: self.bounds.clone(),
+            taken_at: self.taken_at,
+        }
     }
 
-    /// Reads all tables, several at a time, the largest first.
+    /// Reads all tables, several at a time: first those that need the session's snapshot to the end,
+    /// the largest first; then, the smallest first, those that can be left out; then those that are
+    /// read in ranges.
     ///
     /// - Takes: `sink`, a bounded channel; when it is full, the server waits. When its receiver is
     ///   dropped, the copy ends with [`InputError::Closed`].
+    /// - Returns: how they were read.
     /// - Errors: [`InputError::Overtaken`] when a table is not what was noted; those of a
     ///   connection. What was delivered is then worth nothing: a new session has a new X.
-    pub async fn run(self, sink: mpsc::Sender<CopyItem>) -> Result<()> {
-        let CopySession { source, readers, tables, .. } = self;
-        let mut order: Vec<usize> = (0..tables.len()).collect();
-        order.sort_by_key(|&table| std::cmp::Reverse(tables[table].0.catalog.bytes));
-        let queue = Arc::new(Mutex::new(VecDeque::from(order)));
+    pub async fn run(self, sink: mpsc::Sender<CopyItem>) -> Result<Reading> {
+        let CopySession { source, readers, tables, bounds, taken_at, .. } = self;
+        let (in_ranges, mut whole): (Vec<usize>, Vec<usize>) =
+            (0..tables.len()).partition(|&table| bounds.of_range(&tables[table].0).is_some());
+        whole.sort_by_key(|&table| {
+            let bytes = i128::from(tables[table].0.catalog.bytes);
+            let is_bounded = bounds.of(&tables[table].0).is_some();
+            (is_bounded, if is_bounded { bytes } else { -bytes })
+        });
+        let queues =
+            Arc::new(Mutex::new(Queues { whole: whole.into(), in_ranges: in_ranges.into() }));
+        let reading = Arc::<Mutex<Reading>>::default();
         let mut workers = tokio::task::JoinSet::new();
         for reader in readers {
             let worker = Worker {
                 source: source.clone(),
-                reader,
                 tables: tables.clone(),
-                queue: queue.clone(),
+                queues: queues.clone(),
+                bounds: bounds.clone(),
+                reading: reading.clone(),
                 sink: sink.clone(),
             };
-            workers.spawn(worker.run());
+            workers.spawn(worker.run(reader, taken_at));
         }
         drop(sink);
         let mut outcome = Ok(());
@@ -219,7 +286,8 @@ impl CopySession {
                 outcome = Err(error);
             }
         }
-        outcome
+        outcome?;
+        Ok(std::mem::take(&mut *reading.lock()))
     }
 }
 
@@ -269,6 +337,7 @@ async fn attempt_open(
         boundary: created.consistent_point,
         readers,
         tables,
+        bounds: Arc::new(CopyBounds::none()),
         taken_at,
     })
 }
@@ -306,39 +375,148 @@ async fn create_slot(
     }
 }
 
+/// Tables that wait for a worker, by their place.
+struct Queues {
+    /// Read under the session's snapshot.
+    whole: VecDeque<usize>,
+    /// Read in ranges.
+    in_ranges: VecDeque<usize>,
+}
+
 struct Worker {
     source: Source,
-    reader: SnapshotReader,
     tables: Arc<[(NotedTable, Counters)]>,
-    queue: Arc<Mutex<VecDeque<usize>>>,
+    queues: Arc<Mutex<Queues>>,
+    bounds: Arc<CopyBounds>,
+    reading: Arc<Mutex<Reading>>,
     sink: mpsc::Sender<CopyItem>,
 }
 
 impl Worker {
-    async fn run(self) -> Result<()> {
+    async fn run(self, reader: SnapshotReader, taken_at: Instant) -> Result<()> {
         let limit = self.source.options().answer_limit;
         let now = within(limit, "check the tables", self.source.client()).await?;
-        let publication = &self.source.options().publication;
+        let mut reader = Some(reader);
         loop {
-            let next = self.queue.lock().expect("no panic under this lock").pop_front();
-            let Some(number) = next else { return Ok(()) };
-            let (table, counters) = &self.tables[number];
-            let check = async { Ok(self.reader.check(table, publication, &now).await?) };
-            within(limit + LOCK_LIMIT, "check the tables", check).await?;
-            let mut copy = self.reader.copy(table).await?;
-            let mut count = 0;
-            while let Some(batch) = copy.next_batch().await? {
-                count += batch.rows.len() as u64;
-                counters.rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
-                counters.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
-                let item = CopyItem::Rows { table: number, rows: batch.rows, bytes: batch.bytes };
-                self.sink.send(item).await.map_err(|_| InputError::Closed)?;
+            let next = self.queues.lock().whole.pop_front();
+            let Some(number) = next else { break };
+            let (table, _) = &self.tables[number];
+            let until = self.bounds.of(table).map(|max| taken_at + max);
+            let Some(open) = reader.take_if(|_| until.is_none_or(|until| Instant::now() < until))
+            else {
+                self.leave_out(number);
+                continue;
+            };
+            self.check(&open, table, &now).await?;
+            let copy = open.copy(table).await?;
+            match self.pass_on(number, open, copy, until, &mut None).await? {
+                Some(open) => {
+                    open.release().await?;
+                    self.table_is_done(number).await?;
+                    reader = Some(open);
+                }
+                None => self.leave_out(number),
             }
-            drop(copy);
-            self.reader.release().await?;
-            counters.done.store(1, Ordering::Relaxed);
-            let done = CopyItem::TableDone { table: number, rows: count };
-            self.sink.send(done).await.map_err(|_| InputError::Closed)?;
         }
+        drop(reader);
+        loop {
+            let next = self.queues.lock().in_ranges.pop_front();
+            let Some(number) = next else { return Ok(()) };
+            self.read_ranges(number, &now).await?;
+            self.table_is_done(number).await?;
+        }
+    }
+
+    /// Another session reads it, in ranges.
+    fn leave_out(&self, number: usize) {
+        let facts = &self.tables[number].0.catalog.facts;
+        tracing::info!(table = %facts.name, "the table is copied later, in key ranges");
+        self.reading.lock().left_out.insert(facts.id);
+    }
+
+    async fn table_is_done(&self, number: usize) -> Result<()> {
+        let counters = &self.tables[number].1;
+        counters.done.store(1, Ordering::Relaxed);
+        let rows = counters.rows.load(Ordering::Relaxed);
+        let done = CopyItem::TableDone { table: number, rows };
+        self.sink.send(done).await.map_err(|_| InputError::Closed)
+    }
+
+    async fn check(
+        &self,
+        reader: &SnapshotReader,
+        table: &NotedTable,
+        now: &tokio_postgres::Client,
+    ) -> Result<()> {
+        let options = self.source.options();
+        let check = async { Ok(reader.check(table, &options.publication, now).await?) };
+        within(options.answer_limit + LOCK_LIMIT, "check the tables", check).await
+    }
+
+    /// Reads a table range by range: each goes as far as its time allows, and the next one begins
+    /// behind the last row that was read.
+    async fn read_ranges(&self, number: usize, now: &tokio_postgres::Client) -> Result<()> {
+        let (table, counters) = &self.tables[number];
+        let limit = self.source.options().answer_limit;
+        let mut place = None;
+        loop {
+            counters.ranges.fetch_add(1, Ordering::Relaxed);
+            let opening = async { Ok(SnapshotReader::fresh(self.source.config()).await?) };
+            let (reader, snapshot) = within(limit, "take a snapshot", opening).await?;
+            let until = self.bounds.of(table).map(|max| Instant::now() + max);
+            let id = table.catalog.facts.id;
+            self.reading.lock().ranges.entry(id).or_default().push(snapshot);
+            self.check(&reader, table, now).await?;
+            let copy = reader.copy_range(table, Range { behind: place.as_ref() }).await?;
+            if self.pass_on(number, reader, copy, until, &mut place).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes rows on until there are no more, or until the snapshot must be given back; not before
+    /// the first rows, so that there is an end.
+    ///
+    /// - Returns: the reader, when there are no more rows.
+    async fn pass_on(
+        &self,
+        number: usize,
+        reader: SnapshotReader,
+        mut copy: TableCopy,
+        until: Option<Instant>,
+        place: &mut Option<KeyPlace>,
+    ) -> Result<Option<SnapshotReader>> {
+        let (table, counters) = &self.tables[number];
+        let mut batch = copy.next_batch().await?;
+        while let Some(rows) = batch {
+            if let (Some(_), Some(last)) = (until, rows.rows.last()) {
+                *place = Some(table.place(last)?);
+            }
+            counters.rows.fetch_add(rows.rows.len() as u64, Ordering::Relaxed);
+            counters.bytes.fetch_add(rows.bytes, Ordering::Relaxed);
+            let item = CopyItem::Rows { table: number, rows: rows.rows, bytes: rows.bytes };
+            let mut item = Some(item);
+            let step = async {
+                let room = self.sink.reserve().await.map_err(|_| InputError::Closed)?;
+                if let Some(item) = item.take() {
+                    room.send(item);
+                }
+                Ok::<_, InputError>(copy.next_batch().await?)
+            };
+            batch = match until {
+                None => step.await?,
+                Some(until) => match timeout_at(until, step).await {
+                    Ok(next) => next?,
+                    Err(_) => {
+                        drop(reader);
+                        if let Some(item) = item {
+                            self.sink.send(item).await.map_err(|_| InputError::Closed)?;
+                        }
+                        return Ok(None);
+                    }
+                },
+            };
+        }
+        Ok(Some(reader))
     }
 }

@@ -1,12 +1,16 @@
 //! Copies: of everything, through the main slot, and of tables that come later, beside the stream.
 //!
+//! No snapshot is held longer than `max_snapshot`, where that can be helped: what was not read by
+//! then is copied beside the stream, in key ranges. A copy of everything for a replica that serves
+//! tables holds its snapshot to the end, because all of them must enter in one step.
+//!
 //! Rows go from the copy's connections to a thread that loads them, in bounded batches; when all are
 //! loaded, the engine is told what its tables wait for before they enter.
 
 use crate::context::Context;
-use crate::copy_session::{CopyItem, CopySession, ProgressHandle, SlotChoice};
+use crate::copy_session::{CopyBounds, CopyItem, CopySession, ProgressHandle, SlotChoice};
 use crate::ended::Ended;
-use crate::entry::{Behind, CopiedTable};
+use crate::entry::{Behind, CopiedTable, Reading};
 use crate::identity::{Found, Identity};
 use crate::replica::Turns;
 use crate::signal::{CopySignal, Rows, Signal};
@@ -45,7 +49,9 @@ pub(crate) async fn copy_all(
     let session = opened.await?;
     context.enter(SourceState::Copying);
     let boundary = session.boundary();
-    copy(context, number, session).await?;
+    let is_first = context.plan().tables.is_empty();
+    let bounds = if is_first { bounds(context) } else { CopyBounds::none() };
+    let reading = copy(context, number, session.bounded(bounds)).await?;
     let identity = Identity {
         system_id: found.system_id,
         timeline: found.timeline,
@@ -53,7 +59,7 @@ pub(crate) async fn copy_all(
         slot: slot.clone(),
         slot_mark: boundary,
     };
-    loaded(context, number, Behind::Source(identity)).await?.await?;
+    loaded(context, number, Behind::Source(identity), reading).await?.await?;
     // What was durable before the step may be of another history: the first confirmation is that
     // of the state behind it.
     let mut durable = context.replica.durable();
@@ -100,14 +106,24 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     let report = |finding: Diagnostic| finding.log();
     let workers = context.options.copy_workers;
     let opened = CopySession::open(&context.source, tables, SlotChoice::Temporary, workers, report);
-    copy(context, number, opened.await?).await?;
+    let reading = copy(context, number, opened.await?.bounded(bounds(context))).await?;
     let nonce = crate::markers::random();
-    let entered = loaded(context, number, Behind::Marker(nonce)).await?;
+    let entered = loaded(context, number, Behind::Marker(nonce), reading).await?;
     context.markers.mark(nonce).await?;
     // The engine lets them enter when the marker has come back.
     entered.await?;
     context.status.lock().copies.clear();
     Ok(More::Entered)
+}
+
+/// How long a copy may hold a snapshot, with what was learnt of tables.
+fn bounds(context: &Context) -> CopyBounds {
+    let ways = context.ways.lock();
+    CopyBounds {
+        max_snapshot: Some(context.options.max_snapshot),
+        ranges: ways.ranges.clone(),
+        one_snapshot: ways.one_snapshot.clone(),
+    }
 }
 
 /// Lets the engine keep the changes of tables that are not in the replica, from before the
@@ -126,20 +142,26 @@ async fn loaded(
     context: &Context,
     copy: u64,
     behind: Behind,
+    reading: Reading,
 ) -> Result<impl Future<Output = Result<(), Ended>> + use<>, Ended> {
     let (done, outcome) = oneshot::channel();
-    context.send(Signal::Copy(CopySignal::Loaded { copy, behind, done })).await?;
+    let ways = context.ways.clone();
+    ways.lock().ranges.extend(&reading.left_out);
+    context.send(Signal::Copy(CopySignal::Loaded { copy, behind, reading, done })).await?;
     Ok(async move {
         match outcome.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(why)) => Err(Ended::CopyDropped(why)),
+            Ok(Err(dropped)) => {
+                ways.lock().one_snapshot.extend(dropped.one_snapshot);
+                Err(Ended::CopyDropped(dropped.why))
+            }
             Err(_) => Err(Ended::Restarted),
         }
     })
 }
 
-/// Reads a session's tables into their incarnations.
-async fn copy(context: &Context, number: u64, session: CopySession) -> Result<(), Ended> {
+/// Reads a session's tables into their incarnations. Returns how.
+async fn copy(context: &Context, number: u64, session: CopySession) -> Result<Reading, Ended> {
     let relations = session.relations();
     let tables = session.tables().into_iter().map(|table| CopiedTable {
         relation: (*table.relation).clone(),
@@ -195,6 +217,8 @@ fn tell(context: &Context, progress: &ProgressHandle) {
         bytes: table.bytes,
         estimate: table.estimated_rows,
         done: table.done,
+        range: table.range,
+        one_snapshot: table.one_snapshot,
     });
     context.status.lock().copies = copies.collect();
 }

@@ -70,9 +70,18 @@ impl Driver {
         let status = Arc::<Mutex<SourceStatus>>::default();
         let driver =
             Driver { source: source.clone(), markers: markers.clone(), status: status.clone() };
-        let numbers = AtomicU64::new(0);
-        let context =
-            Context { options, source, replica, inlet, markers, status, spool, stop, numbers };
+        let context = Context {
+            options,
+            source,
+            replica,
+            inlet,
+            markers,
+            status,
+            spool,
+            stop,
+            ways: Arc::default(),
+            numbers: AtomicU64::new(0),
+        };
         (driver, Work { context, requests })
     }
 

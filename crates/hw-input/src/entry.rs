@@ -9,8 +9,8 @@
 
 use crate::identity::Identity;
 use crate::transactions::Transaction;
-use hw_types::{EndLsn, Lsn, OpId, Relation, RelationId, TableName};
-use std::collections::BTreeSet;
+use hw_types::{EndLsn, Lsn, OpId, PgSnapshot, Relation, RelationId, TableName};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One input of the writer.
 #[derive(Clone, Debug)]
@@ -61,8 +61,13 @@ pub enum Control {
         /// The tables that are copied.
         tables: Vec<CopiedTable>,
     },
-    /// All rows of the copy are loaded. The tables enter when what stands here has happened.
-    Loaded(Behind),
+    /// All rows of the copy are loaded.
+    Loaded {
+        /// The tables enter when this has happened.
+        behind: Behind,
+        /// How they were read.
+        reading: Reading,
+    },
     /// The copy came to nothing.
     CopyFailed,
     /// The next rows of what is being built.
@@ -165,6 +170,15 @@ impl CompactSlice {
     pub fn new(source: u32, parameters: String, until: OpId) -> CompactSlice {
         CompactSlice { source, parameters, until, operations: 2_000, least_sums: 16 * 1024 }
     }
+}
+
+/// How the tables of a copy were read; those that are not named here in one snapshot, that of X.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Tables that were read in key ranges, with the snapshot of each range. All were taken behind X.
+    pub ranges: BTreeMap<RelationId, Vec<PgSnapshot>>,
+    /// Tables that could not be read while the snapshot was held: another copy reads them, in ranges.
+    pub left_out: BTreeSet<RelationId>,
 }
 
 /// What a complete copy waits for before its tables enter.

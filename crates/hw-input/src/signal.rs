@@ -3,7 +3,7 @@
 //! An item of the log takes room in the queue until it is handled, so a slow store slows the
 //! reading of the log and never grows memory (E-5). Everything else is small and waits for its turn.
 
-use crate::entry::{Behind, Control, CopiedTable};
+use crate::entry::{Behind, Control, CopiedTable, Reading};
 use crate::error::{InputError, Result};
 use crate::transactions::Item;
 use hw_store::StoreError;
@@ -82,11 +82,28 @@ pub enum CopySignal {
         copy: u64,
         /// What the tables wait for.
         behind: Behind,
+        /// How they were read.
+        reading: Reading,
         /// Answered when they have entered, or when the copy was thrown away, with the reason.
-        done: oneshot::Sender<std::result::Result<(), String>>,
+        done: oneshot::Sender<std::result::Result<(), CopyDropped>>,
     },
     /// The copy came to nothing.
     Failed,
+}
+
+/// Why the engine threw a copy away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyDropped {
+    /// The reason.
+    pub why: String,
+    /// A table that cannot be read in key ranges for the time being.
+    pub one_snapshot: Option<RelationId>,
+}
+
+impl From<String> for CopyDropped {
+    fn from(why: String) -> CopyDropped {
+        CopyDropped { why, one_snapshot: None }
+    }
 }
 
 /// Takes the rows of a copy, on a thread of its own.

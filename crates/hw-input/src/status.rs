@@ -37,6 +37,10 @@ pub struct CopyStatus {
     pub estimate: Option<u64>,
     /// Whether all rows are read.
     pub done: bool,
+    /// The key range that is read, from 1; `None` for a table that is read in one snapshot.
+    pub range: Option<u64>,
+    /// Whether its snapshot is held until all rows are read, however long that takes.
+    pub one_snapshot: bool,
 }
 
 /// Where the connection to the source stands.

@@ -168,7 +168,9 @@ fn show_copy(copy: &CopyReport) -> String {
     });
     let read = if copy.read { "read, " } else { "" };
     let (rows, bytes) = (copy.rows, show_bytes(copy.bytes));
-    format!("{}: {read}{rows} rows{of}, {bytes}, for {}", copy.table, show_seconds(copy.seconds))
+    let range = copy.range.map(|range| format!(", key range {range}")).unwrap_or_default();
+    let time = show_seconds(copy.seconds);
+    format!("{}: {read}{rows} rows{of}, {bytes}{range}, for {time}", copy.table)
 }
 
 /// How far behind the source, in bytes and time.
@@ -205,8 +207,9 @@ mod tests {
             rows: 250,
             bytes: 1 << 20,
             estimated_rows: Some(1000),
-            read: false,
+            range: Some(3),
             seconds: 130.0,
+            ..CopyReport::default()
         });
         report.copies.push(CopyReport {
             table: "public.lists".into(),
@@ -225,7 +228,7 @@ mod tests {
             "lag            2 kB, 250 ms\n",
             "retained log   3 MB of 10 GB\n",
             "sync config    none in force\n",
-            "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, for 2 min\n",
+            "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, key range 3, for 2 min\n",
             "copying        public.lists: waits for its turn, about 40 rows\n",
             "copying        public.photos: read, 12 rows, 0 B, for 0 ms\n",
         ] {

@@ -305,7 +305,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "limits.copy_snapshot",
         Kind::Duration,
-        "How long the copy of one table may hold a snapshot in the source before a warning is \
+        "How long a copy may hold a snapshot in the source. A table that takes longer is read in \
+         ranges of its key, each in a snapshot of its own; of one without such a key a warning is \
          logged.",
         "10 min",
     )

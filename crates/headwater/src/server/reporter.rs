@@ -143,6 +143,8 @@ impl Reporter {
                     bytes: copy.bytes,
                     estimated_rows: copy.estimate,
                     read: copy.done,
+                    range: copy.range,
+                    one_snapshot: copy.one_snapshot,
                     seconds: now.duration_since(began).as_secs_f64(),
                 }
             })
@@ -289,7 +291,7 @@ impl Reporter {
                 tracing::warn!("the source keeps {kept} of log for us, limit {limit}");
             }
         }
-        let oldest = report.copies.iter().filter(|copy| !copy.read);
+        let oldest = report.copies.iter().filter(|copy| copy.one_snapshot && !copy.read);
         let oldest = oldest.max_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let long = oldest.filter(|copy| copy.seconds > self.bounds.copy.as_secs_f64());
         if due(&mut memory.copy_alarm, long.is_some())

@@ -272,6 +272,7 @@ fn start_engine(
             instance: config.instance.clone(),
             publication: config.database.publication.clone(),
             copy_workers: config.limits.copy_workers,
+            max_snapshot: config.limits.copy_snapshot,
             take_over: if config.take_over { TakeOver::Now } else { TakeOver::WhenGone },
             ..DriverOptions::new(connect.clone())
         },

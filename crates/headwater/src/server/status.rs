@@ -106,6 +106,10 @@ pub struct CopyReport {
     pub estimated_rows: Option<u64>,
     /// Whether all rows are read and what happened meanwhile is being applied.
     pub read: bool,
+    /// The key range that is read, each in a snapshot of its own; unset while one snapshot is enough.
+    pub range: Option<u64>,
+    /// Whether one snapshot is held until all rows are read.
+    pub one_snapshot: bool,
     /// Seconds since it began.
     pub seconds: f64,
 }

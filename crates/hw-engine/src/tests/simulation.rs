@@ -15,7 +15,7 @@ use crate::published::Published;
 use crate::state::{Record, keys};
 use crate::testing::{Copy, Node, Recorded, Recording, load_rows};
 use crate::writer::{Bounds, Writer};
-use hw_input::entry::{Behind, Control};
+use hw_input::entry::{Behind, Control, Reading};
 use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};
 use hw_store::{Simulation, Store};
@@ -102,6 +102,8 @@ struct Run {
     fed: usize,
     /// The copy that waits for its tables to enter, with its nonce.
     copy: Option<Copy>,
+    /// Whether the next copy may be read in key ranges: the last one could be.
+    ranges_fit: bool,
     recording: Option<Recording>,
     /// What a crash loses: with a recording nothing, so that what was recorded has happened.
     gentle: bool,
@@ -125,8 +127,20 @@ impl Run {
         node.settle();
         let gentle = recording.is_some();
         let clients = BTreeMap::new();
-        let (fed, copy, damage) = (0, None, 0.0);
-        Run { rng, simulation, source, node, clients, fed, copy, recording, gentle, damage }
+        let (fed, copy, ranges_fit, damage) = (0, None, true, 0.0);
+        Run {
+            rng,
+            simulation,
+            source,
+            node,
+            clients,
+            fed,
+            copy,
+            ranges_fit,
+            recording,
+            gentle,
+            damage,
+        }
     }
 
     /// The disk damages a space at random.
@@ -182,11 +196,14 @@ impl Run {
     /// come between.
     fn copy(&mut self) {
         match self.copy.take() {
-            Some(mut copy) => {
-                if !copy.has_entered() {
-                    self.copy = Some(copy);
+            Some(mut copy) => match copy.outcome() {
+                None => self.copy = Some(copy),
+                Some(Ok(())) => {}
+                Some(Err(dropped)) => {
+                    assert!(dropped.one_snapshot.is_some(), "{}", dropped.why);
+                    self.ranges_fit = false;
                 }
-            }
+            },
             None => {
                 let stale: Vec<&str> = ["lists", "todos"]
                     .into_iter()
@@ -200,11 +217,18 @@ impl Run {
                     return;
                 }
                 let number = self.node.begin_copy(false);
+                let ended = self.fed;
                 self.feed();
                 self.source.transact(&mut self.rng, false);
                 let nonce = self.rng.random();
                 let (lsn, tables) = self.source.copied(&stale);
-                let copy = self.node.load_copy(number, lsn, tables, Behind::Marker(nonce));
+                let in_ranges = std::mem::replace(&mut self.ranges_fit, true);
+                let (tables, reading) = match in_ranges && self.rng.random_bool(0.6) {
+                    true => self.source.ranges(&mut self.rng, &stale, ended),
+                    false => (tables, Reading::default()),
+                };
+                let behind = Behind::Marker(nonce);
+                let copy = self.node.load_copy(number, (lsn, tables), reading, behind);
                 self.copy = Some(copy);
                 self.source.transact(&mut self.rng, false);
                 let secret = self.node.board.secret();

@@ -2,10 +2,13 @@
 //! they are at each.
 
 use crate::testing::{Copied, relation, row, transaction};
+use hw_input::entry::Reading;
 use hw_input::markers::MarkerContents;
 use hw_input::transactions::Transaction;
 use hw_types::row::{Cell, RowBuilder};
-use hw_types::{Change, ChangeKind, EndLsn, LogMessage, Lsn, Relation, Row, Xid};
+use hw_types::{
+    Change, ChangeKind, EndLsn, FullXid, LogMessage, Lsn, PgSnapshot, Relation, Row, Xid,
+};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -75,6 +78,39 @@ impl Source {
     pub fn copied(&self, names: &[&str]) -> (Lsn, Copied) {
         let table = |name: &&str| (self.relation(name).clone(), self.world.rows(name));
         (Lsn(self.position), names.iter().map(table).collect())
+    }
+
+    /// Tables as a copy reads them in key ranges, while the source goes on: each range as it is behind
+    /// one of the transactions that are there when it is read, none earlier than the range before.
+    ///
+    /// - Takes: how many transactions of the log every range sees at least. One that has committed and
+    ///   waits for a standby is seen by none.
+    pub fn ranges(&mut self, rng: &mut StdRng, names: &[&str], seen: usize) -> (Copied, Reading) {
+        let altered = self.log.iter().rposition(|(_, world)| world.note != self.world.note);
+        let mut seen = seen.max(altered.map_or(1, |last| last + 2));
+        let mut copied: Copied =
+            names.iter().map(|name| (self.relation(name).clone(), Vec::new())).collect();
+        let mut reading = Reading::default();
+        // Above every key of both tables, so that the last range has no end.
+        let ends = ["l1", "l3", "t12", "t15", "t4", "z"];
+        let mut from = String::new();
+        for end in ends {
+            seen = rng.random_range(seen.min(self.log.len())..=self.log.len()).max(1);
+            let (last, world) = &self.log[seen - 1];
+            let xmax = FullXid(u64::from(last.xid.0) + 1);
+            let snapshot = PgSnapshot { xmin: xmax, xmax, running: Vec::new() };
+            for (name, (relation, rows)) in names.iter().zip(&mut copied) {
+                rows.extend(world.rows(name).into_iter().filter(|row| {
+                    let view = row.view();
+                    let key = view.get(0).bytes().unwrap();
+                    from.as_bytes() <= key && key < end.as_bytes()
+                }));
+                reading.ranges.entry(relation.id).or_default().push(snapshot.clone());
+            }
+            from = end.to_owned();
+            self.transact(rng, false);
+        }
+        (copied, reading)
     }
 
     /// All of them.
@@ -178,6 +214,18 @@ impl Source {
                     cells[..relation.columns.len()].iter().for_each(|cell| builder.push(*cell));
                     let old = Some(self.todo_key(&todo));
                     let kind = ChangeKind::Update { old, new: builder.finish() };
+                    changes.push(Change::Row { relation, kind });
+                }
+            }
+            8 => {
+                // The text is an unchanged TOAST value.
+                if let Some((held, _)) = self.world.todos.get_mut(&todo) {
+                    held.clone_from(&list);
+                    let (id, list) = (Cell::Value(todo.as_bytes()), Cell::Value(list.as_bytes()));
+                    let cells = [id, list, Cell::Absent, Cell::Absent];
+                    let mut builder = RowBuilder::new();
+                    cells[..relation.columns.len()].iter().for_each(|cell| builder.push(*cell));
+                    let kind = ChangeKind::Update { old: None, new: builder.finish() };
                     changes.push(Change::Row { relation, kind });
                 }
             }

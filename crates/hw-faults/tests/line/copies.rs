@@ -1,7 +1,12 @@
-//! Copies beside which something happens (FD-4, FD-23, FD-24).
+//! Copies beside which something happens (FD-4, FD-23, FD-24, FD-25).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hw_testkit::oracle::difference;
-use hw_testkit::{Direction, Fault, FaultProxy};
+use hw_testkit::{Direction, Fault, FaultProxy, HeadwaterProcess};
+use tokio::task::JoinSet;
 
 use super::{Line, Output, loud, soon, streams};
 use crate::rig::{self, Rig};
@@ -177,4 +182,120 @@ async fn fd_24_a_rollback_behind_a_new_history_serves_no_hole() {
     assert!(shown.is_ok(), "a hole was served: {shown:?}");
     line.agree("back to both").await;
     line.stop().await;
+}
+
+/// Writes beside a copy until it is told to stop: rows that come, change and go, keys that move to the
+/// other end of the table and back, and a transaction that is open while others come and go.
+///
+/// - Takes: which of two writers this is; they leave each other's rows alone.
+async fn write(sql: tokio_postgres::Client, writer: i32, open: Duration, stop: Arc<AtomicBool>) {
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        // All over the table, and again and again the same rows.
+        let id = |n: i32| 1 + writer + 2 * ((round * 7_919 + n * 1_013) % 10_000);
+        let (moved, back, changed, gone, large) = (id(0), id(1), id(2), id(3), id(4));
+        let new = 300_000 + 2 * round + writer;
+        let sql_of = [
+            format!("BEGIN; INSERT INTO t VALUES ({new}, 0, 'new'), (-{new}, 0, 'new')"),
+            format!("UPDATE t SET id = 200000 - id WHERE id = {moved} AND doc IS NULL"),
+            format!("UPDATE t SET id = 200000 - id WHERE id = 200000 - {back} AND doc IS NULL"),
+            format!("UPDATE t SET n = n + 1 WHERE id IN ({changed}, 200000 - {changed}, {large})"),
+            format!("UPDATE t SET n = n + 1 WHERE id % 500 = 0 AND id % 2 = 1 - {writer}"),
+            format!("DELETE FROM t WHERE id IN ({gone}, 200000 - {gone})"),
+        ];
+        sql.batch_execute(&sql_of.join("; ")).await.expect("written");
+        tokio::time::sleep(open).await;
+        sql.batch_execute("COMMIT").await.expect("committed");
+    }
+}
+
+/// The key range that is read of `t`, once it is at least this one.
+async fn range(line: &Line, least: u64) -> u64 {
+    soon(&format!("range {least} is read"), line.report(), || async {
+        let status = rig::status(&line.server).await?;
+        let copy = status["copies"].as_array()?.iter().find(|c| c["table"] == "public.t")?.clone();
+        copy["range"].as_u64().filter(|range| *range >= least && copy["read"] == false)
+    })
+    .await
+}
+
+/// A table that is read slowly, a small `limits.copy_snapshot`, and traffic beside it.
+///
+/// - Takes: whether the table is there when the server starts for the first time.
+async fn copied_in_ranges(from_the_start: bool) {
+    let schema = "
+        CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a VALUES (1, 'x');
+        CREATE TABLE t (id int PRIMARY KEY, n int, pad text, doc text);
+        ALTER TABLE t ALTER COLUMN doc SET STORAGE EXTERNAL;
+        INSERT INTO t SELECT i, 0, repeat('x', 300), CASE WHEN i % 500 = 0 THEN repeat('d', 4000) END
+            FROM generate_series(1, 30000) i;
+        ANALYZE";
+    let queries = ["SELECT * FROM a", "SELECT id, n, doc FROM t"];
+    let outputs: &[Output] = &[("a", queries[0]), ("t", queries[1])];
+    let config = streams(if from_the_start { &queries } else { &queries[..1] });
+    let rig = Rig::new(schema, &config).await;
+    let proxy = FaultProxy::start(&format!("127.0.0.1:{}", rig.cluster.port())).await;
+    let url = rig.database.url.replace(&rig.cluster.port().to_string(), &proxy.port().to_string());
+    let options = rig.options_with("limits:\n  copy_snapshot: 800 ms\n");
+    let options = loud(rig::with(options, "DATABASE_URL", &url));
+    let slow = Fault { bytes_per_second: Some(1 << 20), ..Fault::default() };
+    if from_the_start {
+        proxy.set(Direction::ToClient, slow.clone());
+    }
+    let server = HeadwaterProcess::spawn(options);
+    let clients = [("u1", rig::client("u1"))].into();
+    let mut line = Line { rig, server, outputs: outputs[..1].to_vec(), clients };
+    if !from_the_start {
+        line.agree("without the table").await;
+        proxy.set(Direction::ToClient, slow);
+        line.configure(&streams(&queries));
+    }
+    line.outputs = outputs.to_vec();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    for (writer, open) in [(0, 20), (1, 400)] {
+        let sql = line.rig.cluster.client(&line.rig.database.name).await;
+        writers.spawn(write(sql, writer, Duration::from_millis(open), stop.clone()));
+    }
+    for kill in [true, false] {
+        let first = range(&line, 1).await;
+        let next = line.rig.ask("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").await;
+        let next: i64 = next.expect("a number").parse().expect("a number");
+        range(&line, first + 4).await;
+        // What was running when the first range was read is not held back by us any more.
+        let held = "SELECT min(xmin)::text FROM (
+                SELECT backend_xmin::text::int8 AS xmin FROM pg_stat_activity
+                WHERE application_name LIKE 'headwater%'
+                UNION ALL SELECT xmin::text::int8 FROM pg_replication_slots) held
+            WHERE xmin IS NOT NULL";
+        let held = soon("a range is read", line.report(), || line.rig.ask(held)).await;
+        let held: i64 = held.parse().expect("a number");
+        assert!(held > next, "transactions behind {held} are held back, as {next} was");
+        if kill {
+            line.server.kill();
+            line.server.spawn_again();
+        }
+    }
+    proxy.heal();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = writers.join_next().await {
+        ended.expect("the writer ends");
+    }
+    line.agree("entered").await;
+    assert!(!line.server.log().contains("copy is thrown away"), "{}", line.report().await);
+    line.execute("UPDATE t SET n = -1 WHERE id % 100 = 0; DELETE FROM t WHERE id % 100 = 1").await;
+    line.agree("followed").await;
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_25_a_table_that_takes_long_is_copied_in_key_ranges_beside_the_stream() {
+    copied_in_ranges(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_25_a_first_copy_leaves_out_what_takes_long_and_copies_it_in_key_ranges() {
+    copied_in_ranges(true).await;
 }
