@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// How often the catalog is compared with what definitions name.
 const LOOK: Duration = Duration::from_secs(1);
@@ -79,6 +79,9 @@ pub(crate) async fn follow(
     // Pauses between copies that fail, so that what a person must mend is not said every second.
     let mut patience = Backoff::new();
     let mut again_at = Instant::now();
+    // A look is followed by a rest as long as it took, so that a storm of DDL, of which every statement
+    // asks for one, costs the source half of a connection at most.
+    let (mut began, mut rested) = (Instant::now(), Instant::now());
     let mut reminders = interval(REMIND);
     reminders.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = true;
@@ -125,13 +128,19 @@ pub(crate) async fn follow(
                 status.heard_at = now().saturating_sub(positions.silent_for.as_secs());
                 look = true;
             }
+            // What was asked for during the rest.
+            () = sleep_until(rested), if look && beside.is_empty() && Instant::now() < rested => {}
             Some(outcome) = beside.join_next() => {
                 let died = |error: JoinError| match error.is_cancelled() {
                     // By the end of the server's runtime: this thread is about to end as well.
                     true => Ended::Stopping,
                     false => Ended::broken(format!("work beside the stream: {error}")),
                 };
-                match outcome.unwrap_or_else(|error| Err(died(error))) {
+                let outcome = outcome.unwrap_or_else(|error| Err(died(error)));
+                if matches!(outcome, Ok(Beside::Looked(_))) {
+                    rested = Instant::now() + began.elapsed();
+                }
+                match outcome {
                     Ok(Beside::Looked(Look::Complete) | Beside::Reminded) => {}
                     Ok(
                         Beside::Looked(Look::OtherPublication)
@@ -163,8 +172,9 @@ pub(crate) async fn follow(
             passed_on = Instant::now();
             context.inlet.hand_over(session, Item::Progress(end)).await?;
         }
-        if look && beside.is_empty() && Instant::now() >= again_at {
+        if look && beside.is_empty() && Instant::now() >= again_at.max(rested) {
             look = false;
+            began = Instant::now();
             let (context, watch, slot) = (context.clone(), watch.clone(), slot.to_owned());
             beside.spawn_on(async move { look_at_catalog(&watch, &context, &slot).await }, server);
         }
