@@ -1,7 +1,7 @@
 //! What the operating system keeps for this process and its children: identities, open files,
 //! parent-death signals.
 //!
-//! The only file of the binary with `unsafe`: plain system calls without memory of their own.
+//! The only file of this crate with `unsafe`: plain system calls without memory of their own.
 
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -4,7 +4,7 @@
 //! In: the ordered input (the [`sequencer`] makes it from what the driver in `hw-input` signals, and
 //! tells the driver through [`board`] and [`replica`]). Out: [`Engine::published`], a store snapshot
 //! at a transaction boundary, and the wake-up that says what changed. Nothing but the writer thread
-//! writes to the store.
+//! changes what readers see; a loader fills tables that nobody reads yet.
 //!
 //! Suggested reading order, downhill: [`engine`], [`sequencer`], [`apply`], [`transaction`],
 //! [`interpret`], [`fold`], [`evaluate`], [`buckets`], [`overlay`], [`publish`], [`wake`],

@@ -1,4 +1,5 @@
-//! The one typed tree, whatever language an expression was written in, and its evaluator.
+//! The one typed tree for both languages of the sync configuration (bucket definitions and streams),
+//! over SQLite's values, and its evaluator.
 //!
 //! Differences between dialects end in the front end: the tree says exactly which routine is
 //! meant (`->>` with or without the fixed paths, `!=` or NOT of `=`). `R` is what a leaf refers
