@@ -2,6 +2,7 @@
 
 use hw_types::{Diagnostic, EndLsn, TableName};
 use std::fmt;
+use std::time::Instant;
 
 /// A moment's account.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +13,8 @@ pub struct SourceStatus {
     pub end: EndLsn,
     /// Seconds since 1970 at which the source was last heard of.
     pub heard_at: u64,
+    /// When the last look at the source's catalog began that left no question open.
+    pub catalog_at: Option<Instant>,
     /// Copies under way.
     pub copies: Vec<CopyStatus>,
     /// Tables that definitions name and that cannot be replicated, with the reason.

@@ -67,10 +67,16 @@ pub(crate) enum LookError {
 impl Watch {
     /// Compares, and hands what follows to the sequencer.
     pub async fn look(&mut self, context: &Context) -> Result<Look, LookError> {
+        let began = Instant::now();
         let looked = tokio::time::timeout(ANSWER, self.look_unbounded(context));
         let outcome = looked.await.unwrap_or(Err(LookError::Silent));
-        if outcome.is_err() {
-            self.client = None;
+        match outcome {
+            // What is suspected is not known yet.
+            Ok(Look::Complete | Look::Missing) if self.suspected.is_empty() => {
+                context.status.lock().catalog_at = Some(began.into_std());
+            }
+            Ok(_) => {}
+            Err(_) => self.client = None,
         }
         outcome
     }

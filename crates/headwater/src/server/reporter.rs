@@ -183,6 +183,7 @@ impl Reporter {
                 }),
                 retained_bytes: heard.then_some(status.source.retained_bytes),
                 retained_limit_bytes: self.bounds.retained,
+                catalog_seconds: status.source.catalog_at.map(|at| at.elapsed().as_secs_f64()),
             },
             checkpoint: CheckpointReport {
                 op_id: status.published.op_id.0.to_string(),

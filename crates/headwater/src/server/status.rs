@@ -57,6 +57,9 @@ pub struct SourceReport {
     pub retained_bytes: Option<u64>,
     /// Its limit.
     pub retained_limit_bytes: u64,
+    /// Seconds since the catalog was compared with what is known of the tables: what was done to them
+    /// since may not be known yet. Unset until it is.
+    pub catalog_seconds: Option<f64>,
 }
 
 /// The sync configuration in force, and the one that is to follow.

@@ -109,11 +109,10 @@ pub enum Disturbance {
 
 use Disturbance::*;
 
-/// Seed 213 of the kinds of DDL and publication alone shows a state of a definition that reads none of
-/// the altered tables which was never committed; not explained yet.
-const DDL: &str = "E-1 beside altered tables: seed 213 when all of DDL is on";
+const DDL: &str = "a marked table that only a definition which left reads stays in the status: seed \
+                   159 when ColumnList and all that waits for this is on";
 const LISTED: &str =
-    "seeds 35 and 69 when all is on: rows are lost when a column list comes and goes";
+    "what a definition reads of columns that are not sent is NULL, and no status says so";
 const ANEW: &str = "the client here takes buckets of a new epoch for a refused resume";
 const UNTRIED: &str = "not run for long since the oracle mends what it waits behind";
 

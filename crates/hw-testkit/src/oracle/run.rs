@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -128,6 +128,8 @@ struct Run<'a, F> {
     committed: Committed,
     /// Whether the last statement that changes what tables are was executed.
     altered: bool,
+    /// When that was that changed them last since all was settled.
+    altered_at: Option<Instant>,
     /// Whether connections to Postgres carry nothing.
     is_half_open: bool,
     config: usize,
@@ -213,6 +215,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 ..Committed::default()
             },
             altered: false,
+            altered_at: None,
             is_half_open: false,
             config: 0,
         };
@@ -408,6 +411,7 @@ impl<'a, F: Follower> Run<'a, F> {
         for _ in 0..TRIES {
             let Err(error) = self.changer.batch_execute(text).await else {
                 self.altered = true;
+                self.altered_at = Some(Instant::now());
                 break;
             };
             let _ = self.changer.batch_execute("ROLLBACK").await;
@@ -562,6 +566,25 @@ impl<'a, F: Follower> Run<'a, F> {
         .await
     }
 
+    /// Waits until the server has looked at what tables are since they were changed. All may be right
+    /// before that; a table that it then copies again would lag behind what was settled.
+    async fn until_it_knows(&self) -> Result<(), String> {
+        let Some(altered_at) = self.altered_at else { return Ok(()) };
+        let address = self.server.address();
+        bounded_for("the server has looked at the altered tables", BOUND * 2, async {
+            loop {
+                let asked = altered_at.elapsed().as_secs_f64();
+                // Its report is of a moment behind the question.
+                let report = status(address).await.unwrap_or_default();
+                if report["source"]["catalog_seconds"].as_f64().is_some_and(|ago| ago < asked) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
     /// All clients follow from now on.
     fn follow(&mut self) {
         let address = SocketAddr::from(([127, 0, 0, 1], self.clients.port()));
@@ -613,6 +636,7 @@ impl<'a, F: Follower> Run<'a, F> {
             disk.heal();
         }
         self.until_it_listens().await?;
+        self.until_it_knows().await?;
         self.count_poured().await?;
         if self.following.is_empty() {
             self.follow();
@@ -660,6 +684,7 @@ impl<'a, F: Follower> Run<'a, F> {
         let well = |status: &Value| status["state"] == "streaming" && status["trouble"].is_null();
         self.until("nothing is wrong any more", well).await?;
         self.committed.settle();
+        self.altered_at = None;
         self.follow();
         Ok(())
     }
