@@ -19,6 +19,7 @@ use crate::signal::{CopySignal, Inlet, Signal};
 use crate::source::{Backoff, Source, SourceOptions};
 use crate::status::{SourceState, SourceStatus};
 use hw_pg::catalog::{Refused, resolve};
+use hw_pg::publication::out_of_reach;
 use hw_store::segment::SpoolDir;
 use hw_types::{Lsn, TablePattern};
 use parking_lot::Mutex;
@@ -105,7 +106,9 @@ impl Driver {
         let ask = async {
             let client = self.source.client().await.ok()?;
             let catalog = self.source.catalog(&client, patterns, &[]).await.ok()?;
-            Some(resolve(&catalog, patterns).refused)
+            let resolved = resolve(&catalog, patterns);
+            let unreached = out_of_reach(&catalog, &resolved);
+            Some([resolved.refused, unreached].concat())
         };
         tokio::time::timeout(PATIENCE, ask).await.ok()?
     }

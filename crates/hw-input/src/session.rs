@@ -94,7 +94,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
             EndLsn(copy_all(context, found, (before, turns.clone())).await?)
         }
         Verdict::ComparedRecopy { reason, drop_slot } => {
-            tracing::error!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
+            tracing::warn!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
             metrics::counter!("headwater_compared_recopies_total").increment(1);
             if drop_slot {
                 source.drop_slot(&slot).await?;

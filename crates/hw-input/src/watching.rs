@@ -14,6 +14,7 @@ use crate::history::is_another;
 use crate::replica::{Looked, ReplicaTable, Tables};
 use crate::signal::Signal;
 use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, resolve, settle};
+use hw_pg::publication::out_of_reach;
 use hw_pg::slot::SlotState;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -105,7 +106,8 @@ impl Watch {
             return Ok(Look::Complete);
         }
         let catalog = source.catalog(&client, &wanted, &ids).await?;
-        let resolved = resolve(&catalog, &wanted);
+        let mut resolved = resolve(&catalog, &wanted);
+        resolved.refused.extend(out_of_reach(&catalog, &resolved));
         let now = catalog.publication.as_ref().map(|publication| publication.oid);
         if is_another(publication(&known), now) {
             return Ok(Look::OtherPublication);

@@ -201,6 +201,22 @@ fn failed(name: &str, table: &TableFacts, error: &PgError) -> Refused {
     Refused::new(&table.name, finding)
 }
 
+/// The tables that are fit, and that our role may not add to the publication that is there.
+pub fn out_of_reach(catalog: &Catalog, resolved: &Resolved) -> Vec<Refused> {
+    refused_of(catalog, &resolved.to_publish)
+}
+
+/// Those of these tables that are not in the publication, and that our role may not add to it.
+fn refused_of(catalog: &Catalog, ids: &[RelationId]) -> Vec<Refused> {
+    let Some(publication) = &catalog.publication else { return Vec::new() };
+    let tables = ids.iter().filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
+    tables
+        .filter(|table| table.published.sent().is_none())
+        .filter(|table| !publication.owned || !table.owned)
+        .map(|table| not_permitted(&publication.name, table))
+        .collect()
+}
+
 /// What keeps `serve` from making the publication fit, without trying: what [`ensure`] would say.
 ///
 /// - Takes: whether our role may make a publication (CREATE on the database).
@@ -210,19 +226,17 @@ pub fn foreseen(
     name: &str,
     may_create: bool,
 ) -> Vec<Diagnostic> {
-    let tables = || {
-        let ids = resolved.to_publish.iter().chain(&resolved.unreadable);
-        let facts = ids.filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
-        facts.filter(|facts| facts.published.sent().is_none())
-    };
-    let owned = match &catalog.publication {
+    let ids = [&resolved.to_publish[..], &resolved.unreadable].concat();
+    let tables = || ids.iter().filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
+    match &catalog.publication {
         None if !may_create => {
             let names: Vec<TableName> = tables().map(|table| table.name.clone()).collect();
-            return vec![no_publication(name, &names)];
+            vec![no_publication(name, &names)]
         }
-        None => true,
-        Some(publication) => publication.owned,
-    };
-    let refused = tables().filter(|table| !owned || !table.owned);
-    refused.map(|table| not_permitted(name, table).finding).collect()
+        None => {
+            let foreign = tables().filter(|table| !table.owned);
+            foreign.map(|table| not_permitted(name, table).finding).collect()
+        }
+        Some(_) => refused_of(catalog, &ids).into_iter().map(|refused| refused.finding).collect(),
+    }
 }

@@ -17,6 +17,9 @@ use crate::rights::Rights;
 use crate::role::{no_role, owned, role_finding};
 use crate::verdict::Unwritable;
 
+/// The schema of Headwater's own tables.
+const OWN_SCHEMA: &str = "headwater";
+
 /// Findings about the tables of a map, by their names; an error is what refuses every write, a
 /// warning may be meant.
 ///
@@ -70,6 +73,10 @@ pub async fn examine(
                 if table.owned_by_role {
                     findings.push(owned(&role, &mapped.source));
                 }
+                // Records of rejected writes are for clients to read only.
+                if mapped.source.schema == OWN_SCHEMA {
+                    continue;
+                }
                 if let Some(rights) = Rights::read(client, &role, &mapped.source).await? {
                     findings.extend(about(&role, &mapped.source, &rights));
                 }
@@ -113,7 +120,11 @@ fn about(role: &str, table: &TableName, rights: &Rights) -> Option<Diagnostic> {
     );
     if !rights.row_security {
         what.push("no row level security decides whose rows it may write".to_owned());
-        mend.push(format!("ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY; {policy}"));
+        // Enabled by itself it would hide the rows from the login that replicates them.
+        mend.push(format!(
+            "CREATE POLICY … ON {quoted} FOR SELECT TO <Headwater's login, unless it owns the \
+             table> USING (true); ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY; {policy}"
+        ));
     } else if !rights.without_policy.is_empty() {
         what.push(format!("no policy allows {}", rights.without_policy.join(", ")));
         mend.push(policy);

@@ -134,9 +134,8 @@ async fn fd_8_what_happened_to_the_publication_while_we_were_down_loses_nothing(
     line.stop().await;
 }
 
-/// A publication that is not ours to change: what it leaves out is held back and named.
-#[tokio::test(flavor = "multi_thread")]
-async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it_is_back() {
+/// A line as a role that owns neither the tables nor the publication, which sends `published`.
+async fn given(published: &str, config: &str, outputs: &[Output]) -> Line {
     let schema = format!(
         "{SCHEMA}
          DO $$ BEGIN
@@ -145,12 +144,19 @@ async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it
            END IF;
          END $$;
          GRANT SELECT ON ALL TABLES IN SCHEMA public TO app;
-         CREATE PUBLICATION headwater FOR TABLE t, o WITH (publish_via_partition_root = true);"
+         CREATE PUBLICATION headwater FOR TABLE {published}
+           WITH (publish_via_partition_root = true);"
     );
-    let mut rig = rig::Rig::new(&schema, &config()).await;
+    let mut rig = rig::Rig::new(&schema, config).await;
     rig.database.url = rig.cluster.url_as("app", None, &rig.database.name);
     let options = rig.options();
-    let mut line = Line::of(rig, options, &["u1"], OUTPUTS).await;
+    Line::of(rig, options, &["u1"], outputs).await
+}
+
+/// A publication that is not ours to change: what it leaves out is held back and named.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it_is_back() {
+    let mut line = given("t, o", &config(), OUTPUTS).await;
     line.execute("ALTER PUBLICATION headwater DROP TABLE t; INSERT INTO t VALUES (3, 'x', 1)")
         .await;
     line.names("public.t").await;
@@ -158,6 +164,28 @@ async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it
     line.follow("u1", "others flow", |client| client.table("o").contains_key("2")).await;
     line.execute("ALTER PUBLICATION headwater ADD TABLE t").await;
     line.agree("it is back").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// A table that somebody else's publication lacks when a configuration first names it is withheld and
+/// named, not served as if it were empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_22_a_table_that_a_given_publication_lacks_is_withheld_until_it_is_there() {
+    let mut line = given("o", &streams(&["SELECT * FROM o"]), &OUTPUTS[1..]).await;
+    line.configure(&config());
+    line.names("public.t").await;
+    super::soon("its definition is withheld", line.report(), || async {
+        let status = rig::status(&line.server).await?;
+        let withheld = status["sync"]["withheld"].as_array()?;
+        (withheld.len() == 1 && status["sync"]["refused"].as_array()?.len() == 1).then_some(())
+    })
+    .await;
+    line.execute("INSERT INTO o VALUES (2, 'others flow')").await;
+    line.agree("the other table is served").await;
+    line.execute("ALTER PUBLICATION headwater ADD TABLE t").await;
+    line.outputs = OUTPUTS.to_vec();
+    line.agree("it is there").await;
     line.is_well().await;
     line.stop().await;
 }

@@ -900,13 +900,17 @@ fn explain(error: &tokio_postgres::Error, text: &str) -> String {
     format!("{error}: {:?} in\n{text}", error.as_db_error().map(ToString::to_string))
 }
 
-/// Drops the slots of a database as soon as nobody uses them.
+/// Drops the slots of a database, and ends who still uses them: the server's side of a silent
+/// connection learns that the other one is gone after a minute only.
 async fn drop_slots(sql: &Client) -> Result<(), String> {
     bounded("the slots are dropped", async {
+        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
+                   WHERE database = current_database() AND active";
         let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
                     WHERE database = current_database() AND NOT active";
         let left = "SELECT FROM pg_replication_slots WHERE database = current_database()";
         loop {
+            let _ = sql.execute(end, &[]).await;
             let _ = sql.execute(drop, &[]).await;
             if sql.query(left, &[]).await.is_ok_and(|rows| rows.is_empty()) {
                 return;
