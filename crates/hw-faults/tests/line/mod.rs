@@ -23,8 +23,8 @@ mod history;
 mod publication;
 mod store;
 
-/// How long something may take that takes a second or two.
-pub const SOON: Duration = Duration::from_secs(90);
+/// How long something may take that takes a second or two, on a machine that has much to do.
+pub const SOON: Duration = Duration::from_secs(55);
 
 /// An output: its table on the client, and SQL of its rows with `{user}` for whose they are.
 pub type Output = (&'static str, &'static str);

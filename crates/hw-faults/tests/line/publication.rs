@@ -173,7 +173,7 @@ async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_22_a_table_that_a_given_publication_lacks_is_withheld_until_it_is_there() {
     let mut line = given("o", &streams(&["SELECT * FROM o"]), &OUTPUTS[1..]).await;
-    line.configure(&config());
+    line.configure(&streams(&["SELECT * FROM o", "SELECT * FROM t"]));
     line.names("public.t").await;
     super::soon("its definition is withheld", line.report(), || async {
         let status = rig::status(&line.server).await?;
