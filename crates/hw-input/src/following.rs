@@ -73,9 +73,11 @@ pub(crate) async fn follow(
     let mut plan = context.replica.plan();
     let mut clock = interval(LOOK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // A look at the catalog or a copy, one at a time, beside the stream. Aborted when the session
-    // ends.
+    // A look at the catalog and a copy, one of each at a time, beside the stream. Aborted when the
+    // session ends. A copy may take hours, or wait for somebody's lock: meanwhile a permission table
+    // that is gone must be noticed as ever.
     let mut beside: JoinSet<Result<Beside, Ended>> = JoinSet::new();
+    let (mut looking, mut copying) = (false, false);
     // Pauses between copies that fail, so that what a person must mend is not said every second.
     let mut patience = Backoff::new();
     let mut again_at = Instant::now();
@@ -129,34 +131,36 @@ pub(crate) async fn follow(
                 look = true;
             }
             // What was asked for during the rest.
-            () = sleep_until(rested), if look && beside.is_empty() && Instant::now() < rested => {}
+            () = sleep_until(rested), if look && !looking && Instant::now() < rested => {}
             Some(outcome) = beside.join_next() => {
                 let died = |error: JoinError| match error.is_cancelled() {
                     // By the end of the server's runtime: this thread is about to end as well.
                     true => Ended::Stopping,
                     false => Ended::broken(format!("work beside the stream: {error}")),
                 };
-                let outcome = outcome.unwrap_or_else(|error| Err(died(error)));
-                if matches!(outcome, Ok(Beside::Looked(_))) {
-                    rested = Instant::now() + began.elapsed();
-                }
-                match outcome {
-                    Ok(Beside::Looked(Look::Complete) | Beside::Reminded) => {}
-                    Ok(
-                        Beside::Looked(Look::OtherPublication)
-                        | Beside::Copied(More::OtherPublication),
-                    ) => return Err(Ended::OtherPublication),
-                    Ok(Beside::Looked(Look::Missing)) => {
-                        let context = context.clone();
-                        let copying = async move { Ok(Beside::Copied(copy_more(&context).await?)) };
-                        beside.spawn_on(copying, server);
+                match outcome.unwrap_or_else(|error| Err(died(error)))? {
+                    Beside::Reminded => {}
+                    Beside::Looked(Look::OtherPublication)
+                    | Beside::Copied(Ok(More::OtherPublication)) => {
+                        return Err(Ended::OtherPublication);
                     }
-                    Ok(Beside::Copied(More::Entered)) => {
+                    Beside::Looked(found) => {
+                        looking = false;
+                        rested = Instant::now() + began.elapsed();
+                        if found == Look::Missing && !copying && Instant::now() >= again_at {
+                            copying = true;
+                            let context = context.clone();
+                            let copy = async move { Ok(Beside::Copied(copy_more(&context).await)) };
+                            beside.spawn_on(copy, server);
+                        }
+                    }
+                    Beside::Copied(Ok(More::Entered)) => {
+                        (copying, look) = (false, true);
                         patience.reset();
-                        look = true;
                     }
-                    Err(error @ Ended::Stopping) => return Err(error),
-                    Err(error) => {
+                    Beside::Copied(Err(Ended::Stopping)) => return Err(Ended::Stopping),
+                    Beside::Copied(Err(error)) => {
+                        copying = false;
                         again_at = Instant::now() + patience.next_wait();
                         // A copy that fails starts again by itself; the stream goes on.
                         error.diagnostic().log();
@@ -172,11 +176,12 @@ pub(crate) async fn follow(
             passed_on = Instant::now();
             context.inlet.hand_over(session, Item::Progress(end)).await?;
         }
-        if look && beside.is_empty() && Instant::now() >= again_at.max(rested) {
-            look = false;
+        if look && !looking && Instant::now() >= rested {
+            (look, looking) = (false, true);
             began = Instant::now();
             let (context, watch, slot) = (context.clone(), watch.clone(), slot.to_owned());
-            beside.spawn_on(async move { look_at_catalog(&watch, &context, &slot).await }, server);
+            let looked = async move { look_at_catalog(&watch, &context, &slot, copying).await };
+            beside.spawn_on(looked, server);
         }
     }
 }
@@ -185,8 +190,8 @@ pub(crate) async fn follow(
 enum Beside {
     /// A look at the catalog.
     Looked(Look),
-    /// Tables were copied.
-    Copied(More),
+    /// Tables were copied, or not.
+    Copied(Result<More, Ended>),
     /// The source knows that this store uses the slot.
     Reminded,
 }
@@ -206,9 +211,10 @@ async fn look_at_catalog(
     watch: &Mutex<Watch>,
     context: &Context,
     slot: &str,
+    copying: bool,
 ) -> Result<Beside, Ended> {
     let mut watch = watch.lock().await;
-    let outcome = watch.look(context).await;
+    let outcome = watch.look(context, copying).await;
     if let Some(bytes) = watch.retained(slot).await {
         context.status.lock().retained_bytes = bytes;
     }
