@@ -53,36 +53,6 @@ async fn fd_18_a_revoked_user_is_sent_nothing_while_the_permission_table_is_copi
     line.stop().await;
 }
 
-/// A copy that waits, or takes long, keeps nobody from seeing that a permission table is gone.
-#[tokio::test(flavor = "multi_thread")]
-async fn fd_11_a_permission_table_that_goes_while_another_table_is_copied_ends_access() {
-    let schema = format!("{DOCS}; CREATE TABLE p (id text PRIMARY KEY);");
-    let config = streams(&[
-        "SELECT * FROM docs WHERE list IN (SELECT list FROM members WHERE usr = auth.user_id())",
-        "SELECT * FROM o",
-        "SELECT * FROM p",
-    ]);
-    let outputs = [DOCS_OUT, &[("p", "SELECT * FROM p")]].concat();
-    let mut line = Line::start(&schema, &config, &["u1", "u2"], &outputs).await;
-    let open = line.rig.cluster.client(&line.rig.database.name).await;
-    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
-    line.execute("ALTER TABLE o ADD COLUMN note text; INSERT INTO o VALUES ('n', 'x', 'y')").await;
-    line.names("public.o").await;
-    line.execute("DROP TABLE members").await;
-    line.names("public.members").await;
-    line.execute("INSERT INTO docs VALUES ('secret', 'l1', 'secret')").await;
-    line.execute("INSERT INTO p VALUES ('later')").await;
-    line.follow("u1", "what does not depend on them flows", |c| c.table("p").contains_key("later"))
-        .await;
-    for client in [&line.clients["u1"], &fresh(&line.server, "u1").await] {
-        assert!(!client.rows().values().any(|row| row["body"] == "secret"), "{:?}", client.rows());
-    }
-    open.batch_execute("COMMIT").await.expect("ended");
-    line.outputs = vec![("o", "SELECT * FROM o"), ("p", "SELECT * FROM p")];
-    line.agree("the table has entered").await;
-    line.stop().await;
-}
-
 /// A transaction with the change of a table in its middle is shown whole or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_18_nobody_is_shown_half_of_a_transaction_that_alters_a_table() {
