@@ -14,6 +14,8 @@ pub const CONFIG_KEY: u16 = 1005;
 pub const CONFIG_VALUE: u16 = 1006;
 /// A section of the configuration is not a mapping.
 pub const CONFIG_SECTION: u16 = 1007;
+/// An environment variable begins with `HEADWATER_` and is none that is read (a warning).
+pub const ENVIRONMENT_NAME: u16 = 1008;
 /// No database is configured.
 pub const NO_DATABASE: u16 = 1010;
 /// The sync configuration cannot be read.
@@ -58,6 +60,9 @@ pub const ENGINE_START: u16 = 3092;
 pub const SLOT_IN_USE: u16 = 1060;
 /// The data directory is open to other users of the machine (a warning).
 pub const OPEN_DATA_DIR: u16 = 1061;
+/// Something that `headwater teardown` would remove is left, because the role may not. The finding has
+/// the statement and who may run it.
+pub const LEFT_BEHIND: u16 = 1062;
 /// The API token is missing or wrong.
 pub const API_TOKEN: u16 = 4020;
 /// Without an API token nobody may ask on the port of the clients, and on a port of the

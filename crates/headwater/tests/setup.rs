@@ -240,6 +240,45 @@ async fn fd_56_doctor_names_the_login_and_a_strangers_schema_is_not_taken_over()
     assert!(error.as_db_error().expect("an error").message().contains("HW5303"), "{error:?}");
 }
 
+/// What the role that serves may remove goes, a superuser's event trigger with the schema that its
+/// function lies in; what it may not is named with who may, as often as it is asked.
+#[tokio::test]
+async fn teardown_by_the_role_that_serves_removes_what_it_may_and_names_what_is_left() {
+    let cluster = Cluster::start();
+    let database = cluster.create_database().await;
+    let (app, dba) = login(&cluster, &database.name).await;
+    let output = headwater(&["setup", "--yes", "--role", "app"], Some(&database.url));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    dba.batch_execute("CREATE PUBLICATION headwater").await.expect("a publication of a DBA");
+    let left = "SELECT (SELECT count(*) FROM pg_publication) || ' ' ||
+                       (SELECT count(*) FROM pg_event_trigger) || ' ' ||
+                       (SELECT count(*) FROM pg_namespace WHERE nspname = 'headwater')";
+    let left = async || dba.query_one(left, &[]).await.expect("asked").get::<_, String>(0);
+    assert_eq!(left().await, "1 1 1");
+    for _ in 0..2 {
+        let output = headwater(&["teardown", "--yes"], Some(&app));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("error[HW1062]: publication \"headwater\" is left"), "{said}");
+        let mend = "as its owner \"postgres\" or a superuser: DROP PUBLICATION \"headwater\";";
+        assert!(said.contains(mend), "{said}");
+        assert_eq!(left().await, "1 0 0", "{said}");
+    }
+    let output = headwater(&["teardown", "--yes"], Some(&database.url));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(left().await, "0 0 0");
+    // A trigger whose function is elsewhere is its owner's to drop.
+    dba.batch_execute(
+        "CREATE FUNCTION mark() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         CREATE EVENT TRIGGER headwater_ddl ON ddl_command_end EXECUTE FUNCTION mark()",
+    )
+    .await
+    .expect("made");
+    let said = text(&headwater(&["teardown", "--yes"], Some(&app)).stderr);
+    assert!(said.contains("must be owner of event trigger headwater_ddl"), "{said}");
+    assert!(said.contains("a superuser: DROP EVENT TRIGGER IF EXISTS headwater_ddl;"), "{said}");
+}
+
 /// FD-57: the rejected writes are published by whoever sets up, where the configuration reads them.
 #[tokio::test]
 async fn fd_57_rejected_writes_can_be_published_and_read_whole_by_who_serves() {

@@ -2,8 +2,9 @@
 //! removed.
 //!
 //! In: a connection. Out: no slot of this instance, and unless another instance is left no
-//! publication, event trigger or schema of ours. Invariants: nothing is run that was not shown; a
-//! slot that a server reads is not touched.
+//! publication, event trigger or schema of ours; what the role may not remove is named, with who may.
+//! Invariants: nothing is run that was not shown; a slot that a server reads is not touched; running
+//! it again does what is left to do.
 
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::{Doing as _, PgError};
@@ -47,7 +48,8 @@ async fn connect_and_remove(
             .mend("stop the server first"),
         ));
     }
-    let statements = found.statements(config);
+    let removals = found.removals(config);
+    let statements: Vec<String> = removals.iter().map(|removal| removal.sql.clone()).collect();
     if statements.is_empty() {
         report::say(&format!("nothing of instance \"{}\" is left", config.instance));
         return Ok(Exit::Done);
@@ -64,16 +66,43 @@ async fn connect_and_remove(
         report::say("nothing was changed");
         return Ok(Exit::Negative);
     }
-    // One after the other: what a missing right keeps from the end does not keep the slot, which
-    // costs the source its disk.
-    for statement in &statements {
-        client.batch_execute(statement).await.doing(&format!("run {statement}")).map_err(failed)?;
+    // Each by itself: what a missing right keeps here keeps nothing else.
+    let mut refused = Vec::new();
+    for Removal { sql, .. } in &removals {
+        if let Err(error) = client.batch_execute(sql).await {
+            refused.push((sql.clone(), PgError::from(error)));
+        }
     }
-    report::say(&format!(
-        "removed; delete {} too when no other server uses it",
-        config.data_dir.display()
-    ));
-    Ok(Exit::Done)
+    // What one statement was refused another may have taken with it.
+    let left = Found::look(config, &client).await.map_err(failed)?.removals(config);
+    if left.is_empty() {
+        report::say(&format!(
+            "removed; delete {} too when no other server uses it",
+            config.data_dir.display()
+        ));
+        return Ok(Exit::Done);
+    }
+    report::findings(&left.iter().map(|it| it.finding(&refused)).collect::<Vec<_>>(), "");
+    report::say("everything else is removed; run this again when that is done");
+    Ok(Exit::Failed)
+}
+
+/// One thing of ours, and how it goes.
+struct Removal {
+    what: String,
+    sql: String,
+    /// Who may run the statement, beside a superuser.
+    by: String,
+}
+
+impl Removal {
+    /// That it is left.
+    fn finding(&self, refused: &[(String, PgError)]) -> Diagnostic {
+        let why = refused.iter().find(|(sql, _)| *sql == self.sql);
+        let why = why.map_or(String::new(), |(_, error)| format!(": {}", error.diagnostic().what));
+        Diagnostic::error(code::LEFT_BEHIND, format!("{} is left{why}", self.what))
+            .mend(format!("as {} or a superuser: {};", self.by, self.sql))
+    }
 }
 
 /// What there is of ours.
@@ -85,9 +114,10 @@ struct Found {
     reader: Option<i32>,
     /// Slots of other instances on this database.
     others: Vec<String>,
-    publication: bool,
-    event_trigger: bool,
-    schema: bool,
+    /// The owner of each, where it is there.
+    publication: Option<String>,
+    event_trigger: Option<String>,
+    schema: Option<String>,
 }
 
 impl Found {
@@ -95,10 +125,12 @@ impl Found {
         let row = client
             .query_one(
                 "SELECT system_identifier, d.oid, \
-                        EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1), \
-                        EXISTS (SELECT FROM pg_catalog.pg_event_trigger \
-                                WHERE evtname = 'headwater_ddl'), \
-                        EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'headwater') \
+                        (SELECT pg_catalog.pg_get_userbyid(pubowner)::text \
+                         FROM pg_catalog.pg_publication WHERE pubname = $1), \
+                        (SELECT pg_catalog.pg_get_userbyid(evtowner)::text \
+                         FROM pg_catalog.pg_event_trigger WHERE evtname = 'headwater_ddl'), \
+                        (SELECT pg_catalog.pg_get_userbyid(nspowner)::text \
+                         FROM pg_catalog.pg_namespace WHERE nspname = 'headwater') \
                  FROM pg_catalog.pg_control_system(), pg_catalog.pg_database d \
                  WHERE d.datname = pg_catalog.current_database()",
                 &[&config.database.publication],
@@ -129,19 +161,39 @@ impl Found {
         })
     }
 
-    fn statements(&self, config: &Config) -> Vec<String> {
-        let alone = self.others.is_empty();
+    /// The slot first, which costs the source its disk; the schema before the event trigger, whose
+    /// function lies in it: it goes with the schema, which its owner may drop, while the trigger is
+    /// whose superuser made it.
+    fn removals(&self, config: &Config) -> Vec<Removal> {
+        let removal = |what: String, sql: String, by: String| Removal { what, sql, by };
+        let owned = |owner: &Option<String>, what: &str, sql: &str| {
+            let owner = owner.as_ref().filter(|_| self.others.is_empty())?;
+            Some(removal(what.to_owned(), sql.to_owned(), format!("its owner \"{owner}\"")))
+        };
         let publication = quote_ident(&config.database.publication);
-        let drop_slot =
-            format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(&self.slot));
+        let slot = self.there.then(|| {
+            let sql = format!(
+                "SELECT pg_catalog.pg_drop_replication_slot({})",
+                quote_literal(&self.slot)
+            );
+            removal(format!("slot \"{}\"", self.slot), sql, "a role with REPLICATION".to_owned())
+        });
         [
-            (self.there, drop_slot),
-            (alone && self.event_trigger, "DROP EVENT TRIGGER headwater_ddl".to_owned()),
-            (alone && self.publication, format!("DROP PUBLICATION {publication}")),
-            (alone && self.schema, "DROP SCHEMA headwater CASCADE".to_owned()),
+            slot,
+            owned(
+                &self.publication,
+                &format!("publication {publication}"),
+                &format!("DROP PUBLICATION {publication}"),
+            ),
+            owned(&self.schema, "schema headwater", "DROP SCHEMA headwater CASCADE"),
+            owned(
+                &self.event_trigger,
+                "event trigger headwater_ddl",
+                "DROP EVENT TRIGGER IF EXISTS headwater_ddl",
+            ),
         ]
         .into_iter()
-        .filter_map(|(wanted, statement)| wanted.then_some(statement))
+        .flatten()
         .collect()
     }
 }
