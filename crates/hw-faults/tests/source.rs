@@ -121,6 +121,19 @@ async fn f_16_a_second_server_on_the_slot_waits_and_takes_over() {
     let report = rig::status(&second).await.expect("a report");
     let trouble = report["trouble"].as_str().unwrap_or_default();
     assert!(trouble.contains(&holder), "it names the process {holder}: {trouble}");
+    assert!(
+        trouble.contains("HW2120") && second.log().contains("\"code\":\"HW2120\""),
+        "{trouble}"
+    );
+    // One that nobody told to take over has to be mended by somebody.
+    let options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &rig.path("third"));
+    let third = HeadwaterProcess::spawn(rig::allowing(options, &["HW3052"]));
+    rig::until_status("the third waits", &third, |status| {
+        status["trouble"].as_str().is_some_and(|why| why.contains("HW3052"))
+    })
+    .await;
+    assert!(third.log().contains("\"code\":\"HW3052\""), "{}", third.log());
+    drop(third);
     rig.execute("UPDATE todos SET n = 7 WHERE id = 't4'").await;
     rig.check(&mut amy, &first, "amy").await;
     let given = amy.last_op();

@@ -79,9 +79,7 @@ pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
         return Decision { verdict, epoch: Epoch::Keep };
     }
     let other = found.memory.filter(|memory| memory.store != ours.store);
-    let usable_slot = found.slot.as_ref().is_some_and(|slot| !slot.is_lost());
-    let unknown = found.memory.is_none() && stored.is_none() && !ours.made_slot;
-    if usable_slot && (other.is_some() || unknown) && ours.take_over == TakeOver::WhenGone {
+    if is_anothers(stored, ours, found) {
         let seen_ago = other.map(|memory| memory.seen_ago);
         if ours.watched.max(seen_ago.unwrap_or_default()) < LEASE {
             let finding = in_use(found, seen_ago);
@@ -105,6 +103,28 @@ pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
         false => Epoch::Keep,
     };
     Decision { verdict, epoch }
+}
+
+/// The finding for a slot that a process uses: of our own server of a moment ago it will be free soon,
+/// of another store's server it will not.
+///
+/// - Takes: the finding that names the process.
+pub fn held(holder: Diagnostic, stored: Option<&Stored>, ours: &Ours, found: &Found) -> Diagnostic {
+    if !is_anothers(stored, ours, found) {
+        return holder;
+    }
+    let other = found.memory.filter(|memory| memory.store != ours.store);
+    let finding = in_use(found, other.map(|memory| memory.seen_ago));
+    let place = finding.context.clone().unwrap_or_default();
+    finding.at(format!("{place}; {}", holder.what))
+}
+
+/// Whether the slot is another store's, as far as is known, and nobody said that it may be taken.
+fn is_anothers(stored: Option<&Stored>, ours: &Ours, found: &Found) -> bool {
+    let usable_slot = found.slot.as_ref().is_some_and(|slot| !slot.is_lost());
+    let another = found.memory.is_some_and(|memory| memory.store != ours.store);
+    let unknown = found.memory.is_none() && stored.is_none() && !ours.made_slot;
+    usable_slot && (another || unknown) && ours.take_over == TakeOver::WhenGone
 }
 
 /// Whether the publication that is there is not the one through which tables were followed. Whoever
@@ -293,6 +313,21 @@ mod tests {
             assert_eq!(word(&decision.verdict), expected, "{case}");
             assert_eq!(decision.epoch, epoch, "{case}");
         }
+    }
+
+    #[test]
+    fn fd_28_whoever_holds_the_slot_is_told_by_whose_server_it_is() {
+        let holder = Diagnostic::warning(2120, "slot \"headwater_1\" is used by pid 7");
+        let theirs = Found { memory: memory(THEM, 7, 5), ..found() };
+        let finding = held(holder.clone(), None, &ours(), &theirs);
+        assert_eq!(finding.code.0, code::SLOT_OF_ANOTHER_STORE);
+        let place = "database \"shop\"; slot \"headwater_1\" is used by pid 7";
+        assert_eq!(finding.context.as_deref(), Some(place));
+        // Our own, of before the crash; and one that a person said may be taken.
+        let own = Found { memory: memory(US, 7, 5), ..found() };
+        assert_eq!(held(holder.clone(), Some(&stored()), &ours(), &own), holder);
+        let told = Ours { take_over: TakeOver::Now, ..ours() };
+        assert_eq!(held(holder.clone(), None, &told, &theirs), holder);
     }
 
     #[test]

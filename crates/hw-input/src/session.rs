@@ -5,15 +5,16 @@ use crate::context::Context;
 use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
-use crate::history::{Decision, Epoch, Ours, decide};
+use crate::history::{Decision, Epoch, Ours, decide, held};
 use crate::identity::{Recopy, Verdict};
-use crate::replica::Turns;
+use crate::replica::{Kept, Turns};
 use crate::signal::Signal;
 use crate::status::SourceState;
 use crate::transactions::StreamLimits;
 use crate::watching::{Look, LookError, Watch, publication};
-use hw_types::EndLsn;
+use hw_types::{Diagnostic, EndLsn};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::Instant;
@@ -46,21 +47,26 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
         memory.free_since = None;
     }
-    source.wait_for_slot(&slot, |finding| context.wait_for(finding)).await?;
+    let ours = |kept: &Kept, watched: Duration| Ours {
+        store: kept.store,
+        op_id: kept.op_id,
+        publication: publication(&context.plan().tables),
+        made_slot: kept.copying.as_ref().is_some_and(|name| *name == slot),
+        watched,
+        take_over: context.options.take_over,
+    };
+    let before_wait = ours(&kept, Duration::ZERO);
+    let tell = |holder: Diagnostic| {
+        context.wait_for(held(holder, kept.stored.as_ref(), &before_wait, &look.found));
+    };
+    source.wait_for_slot(&slot, tell).await?;
     // The slot may have moved while another process used it.
     let look = source.look().await?;
     let found = &look.found;
     let kept = context.replica.kept()?;
     let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
-    let ours = Ours {
-        store: kept.store,
-        op_id: kept.op_id,
-        publication: publication(&context.plan().tables),
-        made_slot: kept.copying.is_some_and(|name| name == slot),
-        watched: memory.free_since.get_or_insert_with(Instant::now).elapsed(),
-        take_over: context.options.take_over,
-    };
+    let ours = ours(&kept, memory.free_since.get_or_insert_with(Instant::now).elapsed());
     let Decision { verdict, epoch } = decide(kept.stored.as_ref(), &ours, found);
     let verdict = match verdict {
         // What the log says is stronger than what the slot seems to be.

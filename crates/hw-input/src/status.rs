@@ -1,6 +1,6 @@
 //! What the driver is doing, as plain data for the admin surface and metrics.
 
-use hw_types::{Diagnostic, EndLsn, TableName};
+use hw_types::{Code, Diagnostic, EndLsn, TableName};
 use std::fmt;
 use std::time::Instant;
 
@@ -25,6 +25,8 @@ pub struct SourceStatus {
     pub stalled: Option<String>,
     /// A server with another data directory has used the slot since: what is served grows old.
     pub displaced: bool,
+    /// What was last logged of what is waited for; each session comes upon it again.
+    told: Option<Code>,
 }
 
 /// A table that is being copied.
@@ -71,15 +73,36 @@ pub enum SourceState {
 }
 
 impl SourceStatus {
-    /// Notes where the connection stands; a change is logged once.
+    /// Notes where the connection stands; a change is logged once, and what somebody must mend before
+    /// a wait ends once until it has ended.
     pub(crate) fn enter(&mut self, state: SourceState) {
-        if self.state != state {
-            match &state {
-                SourceState::Failed { finding } => finding.log(),
-                other => tracing::info!("source: {other}"),
-            }
-            self.state = state;
+        if self.state == state {
+            return;
         }
+        match &state {
+            SourceState::Failed { finding } => finding.log(),
+            SourceState::Waiting { finding } if self.told == Some(finding.code) => {}
+            SourceState::Waiting { finding } => {
+                self.told = Some(finding.code);
+                match finding.is_error() {
+                    true => finding.log(),
+                    // Passes by itself: what a server that was killed leaves in the source goes.
+                    false => tracing::info!(
+                        code = %finding.code,
+                        "where" = finding.place(),
+                        mend = finding.mend,
+                        "source: {state}"
+                    ),
+                }
+            }
+            other => {
+                if matches!(other, SourceState::Copying | SourceState::Streaming) {
+                    self.told = None;
+                }
+                tracing::info!("source: {other}");
+            }
+        }
+        self.state = state;
     }
 }
 

@@ -330,7 +330,7 @@ fn trouble(status: &EngineStatus) -> Option<String> {
             Some(pooler::IN_SHORT.to_owned())
         }
         SourceState::Waiting { finding } | SourceState::Failed { finding } => {
-            Some(finding.what.clone())
+            Some(format!("{} ({})", finding.what, finding.code))
         }
         _ => None,
     }
