@@ -9,11 +9,16 @@ use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
-/// Whether this process runs as root.
-pub fn is_root() -> bool {
+/// The number of the user that this process runs as.
+pub fn user() -> u32 {
     #[expect(unsafe_code, reason = "geteuid cannot fail and touches no memory")]
     let uid = unsafe { libc::geteuid() };
-    uid == 0
+    uid
+}
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    user() == 0
 }
 
 /// Makes everything that this process creates from now on its owner's alone.

@@ -17,6 +17,7 @@ use tokio_postgres::Client;
 
 use crate::code;
 use crate::config::Config;
+use crate::files;
 
 /// A sync configuration's text and the name that messages give to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +35,13 @@ pub fn read(path: &Path) -> Result<SyncFile, Box<Diagnostic>> {
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(SyncFile { name, text }),
-        Err(error) => Err(Box::new(
-            Diagnostic::error(
-                code::SYNC_FILE,
-                format!("cannot read the sync configuration: {error}"),
-            )
-            .at(format!("file {name}"))
-            .mend("name an existing file with --sync-config or HEADWATER_SYNC_CONFIG"),
-        )),
+        Err(error) => Err(Box::new(files::unreadable(
+            code::SYNC_FILE,
+            "the sync configuration",
+            path,
+            &error,
+            "name an existing file with --sync-config or HEADWATER_SYNC_CONFIG",
+        ))),
     }
 }
 

@@ -38,6 +38,40 @@ fn the_configuration_page_has_every_key() {
     check("configuration.md", &page);
 }
 
+/// What begins like our variables is a setting, or is known as one of our tools'.
+#[test]
+fn every_variable_that_this_repository_names_is_known() {
+    let mut unknown = std::collections::BTreeSet::new();
+    let mut folders = vec![docs().join("..")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("listed").flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let name = name.to_string_lossy();
+            match entry.file_type().expect("a type") {
+                kind if kind.is_dir() => {
+                    if !["target", "node_modules", "dist"].contains(&&*name)
+                        && !name.starts_with('.')
+                    {
+                        folders.push(path);
+                    }
+                }
+                _ => {
+                    let text = std::fs::read_to_string(path).unwrap_or_default();
+                    for part in text.split("HEADWATER_").skip(1) {
+                        let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+                        let rest = part.split(|c: char| !is_part(c)).next().unwrap_or("");
+                        let name = format!("HEADWATER_{rest}");
+                        if !rest.is_empty() && !headwater::config::environment::is_known(&name) {
+                            unknown.insert(name);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
 #[test]
 fn the_schema_of_the_configuration_is_the_settings_table() {
     let schema = serde_json::to_string_pretty(&headwater::config::reference::schema())

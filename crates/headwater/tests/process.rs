@@ -135,3 +135,48 @@ fn nobody_listening_is_an_error_that_names_the_address() {
     assert!(text(&output.stderr).starts_with("error[HW1040]: no answer"));
     assert!(text(&output.stderr).contains(&url));
 }
+
+/// A store that cannot be made says which directory it is, and what to do.
+#[test]
+fn a_data_directory_that_cannot_be_used_is_named_with_how_to_mend_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let output = headwater()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(file.join("data"))
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")
+        .env("HEADWATER_JWT_SECRET", "a secret of thirty-two characters")
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr) + &text(&output.stdout);
+    let line = said.lines().find(|line| line.contains("HW3001")).expect("refused");
+    let line: serde_json::Value = serde_json::from_str(line).expect("one object a line");
+    let place = line["where"].as_str().expect("a place");
+    assert!(place.starts_with(&format!("directory {}", file.join("data").display())), "{line}");
+    assert!(line["mend"].as_str().is_some_and(|mend| mend.contains("configure another data_dir")));
+}
+
+/// A misspelt variable changes nothing, so somebody has to say so.
+#[test]
+fn a_variable_that_nobody_reads_is_warned_of_with_the_nearest_name() {
+    // Not written as one word, since another test looks for all names that there are.
+    let misspelt = format!("HEADWATER_{}", "DATADIR");
+    let warned = |arguments: &[&str]| {
+        let mut command = headwater();
+        command.args(arguments).env(&misspelt, "/tmp").env("HEADWATER_SEEDS", "1");
+        let output = command.output().expect("the program runs");
+        text(&output.stderr) + &text(&output.stdout)
+    };
+    let said = warned(&["check", "/nothing"]);
+    let warning = format!(
+        "warning[HW1008]: environment variable {misspelt} is none that Headwater reads\n  \
+         mend:  did you mean HEADWATER_DATA_DIR?"
+    );
+    assert!(said.contains(&warning), "{said}");
+    assert_eq!(said.matches("HW1008").count(), 1, "{said}");
+    let said = warned(&["serve"]);
+    assert_eq!(said.matches("HW1008").count(), 1, "{said}");
+    assert!(said.contains("\"level\":\"WARN\""), "{said}");
+}

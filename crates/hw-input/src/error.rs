@@ -68,7 +68,7 @@ impl InputError {
     pub fn diagnostic(&self) -> Diagnostic {
         match self {
             InputError::Pg(error) => hw_pg::slot::diagnose(error),
-            InputError::Store(error) => Diagnostic::error(error.code().0, error.to_string()),
+            InputError::Store(error) => error.diagnostic(),
             InputError::Overtaken(_) => {
                 Diagnostic::error(hw_pg::catalog::code::COPY_OVERTAKEN, self.to_string())
             }

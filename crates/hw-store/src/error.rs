@@ -177,6 +177,25 @@ impl StoreError {
 
     fn mend(&self) -> Option<&'static str> {
         Some(match self {
+            StoreError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "let the user that Headwater runs as write to data_dir and everything in it \
+                     (chown -R USER DIRECTORY, chmod -R u+rwX DIRECTORY), enter the directories \
+                     above it, or run as the user that owns it"
+                }
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    "data_dir is on a file system that is mounted read only: mount it for writing \
+                     (after an error of the disk, check it first), or configure another data_dir"
+                }
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                    "a file stands where data_dir, or a directory above it, should be: configure \
+                     another data_dir, or move the file"
+                }
+                _ => {
+                    "check the disk and how data_dir is mounted (dmesg, df); the rows are in \
+                      Postgres too, so an empty data_dir on a good disk is a way out"
+                }
+            },
             StoreError::Full => "free some space; the store goes on by itself",
             StoreError::SpoolFull { .. } => {
                 "raise limits.spool_bytes, or end the transactions and copies that fill the spools"
@@ -252,6 +271,17 @@ mod tests {
              mend:  remove the directory and start again; everything is copied anew from Postgres. \
              To go back, start the version that wrote it"
         );
+    }
+
+    #[test]
+    fn every_refusal_of_the_operating_system_says_how_to_mend_it() {
+        for (errno, mend) in
+            [(libc::EACCES, "chown -R"), (libc::EROFS, "read only"), (libc::EIO, "check the disk")]
+        {
+            let finding = StoreError::io("write")(io::Error::from_raw_os_error(errno)).diagnostic();
+            assert_eq!(finding.code.0, 3001);
+            assert!(finding.mend.as_ref().is_some_and(|it| it.contains(mend)), "{finding}");
+        }
     }
 
     #[test]

@@ -6,10 +6,9 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
-use hw_types::Diagnostic;
-
 use crate::cli::Eval;
 use crate::code;
+use crate::files;
 use crate::report::{self, Exit};
 
 /// Evaluates line by line, so that a program can talk to it through pipes.
@@ -20,10 +19,14 @@ pub fn run(arguments: &Eval) -> Exit {
         Some(path) => match File::open(path) {
             Ok(file) => Box::new(BufReader::new(file)),
             Err(error) => {
-                let finding =
-                    Diagnostic::error(code::CASES_FILE, format!("cannot read the cases: {error}"))
-                        .at(format!("file {}", path.display()));
-                return super::refuse(finding);
+                let another = "name an existing file, or give the cases on standard input";
+                return super::refuse(files::unreadable(
+                    code::CASES_FILE,
+                    "the cases",
+                    path,
+                    &error,
+                    another,
+                ));
             }
         },
     };

@@ -12,6 +12,8 @@ pub mod status;
 pub mod teardown;
 pub mod token;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hw_types::Diagnostic;
@@ -33,22 +35,32 @@ pub fn run(cli: Cli) -> Exit {
     if matches!(cli.command, Command::Serve(_)) {
         process::pass_over_early_hangups();
     }
+    let asked = RefCell::new(BTreeSet::new());
     let sources = Sources {
         file: cli.global.config.clone(),
         flags: cli.flags(),
-        environment: &config::process_environment,
+        environment: &|name| {
+            asked.borrow_mut().insert(name.to_owned());
+            config::process_environment(name)
+        },
     };
-    let config = match config::load(&sources) {
+    let loaded = config::load(&sources);
+    let warnings = config::environment::unread(&asked.borrow());
+    let config = match loaded {
         Ok(config) => config,
         Err(refused) => {
+            let findings = [warnings, refused.findings].concat();
             // What `serve` says is read by machines, from its first line on.
             match cli.command {
-                Command::Serve(_) => serve::refused(&refused.findings, "", &refused.log_format),
-                _ => report::findings(&refused.findings, ""),
+                Command::Serve(_) => serve::refused(&findings, "", &refused.log_format),
+                _ => report::findings(&findings, ""),
             }
             return Exit::Failed;
         }
     };
+    if !matches!(cli.command, Command::Serve(_)) {
+        report::findings(&warnings, "");
+    }
     // The private Postgres of `dev` runs as another user when this is root, and must get at its
     // files; it closes them itself.
     if !(matches!(cli.command, Command::Dev(_)) && process::is_root()) {
@@ -63,7 +75,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Teardown(arguments) => short(teardown::run(&config, arguments)),
         Command::Serve(arguments) => {
             let config = Config { take_over: arguments.take_over, ..config };
-            long(async { (serve::run(&config).await, ()) })
+            long(async { (serve::run(&config, &warnings).await, ()) })
         }
         Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
         Command::Eval(arguments) => eval::run(arguments),

@@ -19,11 +19,14 @@ use crate::telemetry;
 const EXAMINATION: Duration = Duration::from_secs(20);
 
 /// Starts, serves, stops.
-pub async fn run(config: &Config) -> Exit {
+///
+/// - Takes: what was odd about where the configuration came from; it is logged first.
+pub async fn run(config: &Config, warnings: &[Diagnostic]) -> Exit {
     if let Err(why) = begin_telemetry(config) {
         refused(&[*why], "", &config.log.format);
         return Exit::Failed;
     }
+    report::log(warnings, "");
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => {

@@ -4,8 +4,9 @@
 //! `HEADWATER_CONFIG` names. Out: [`Config`], or every finding. Invariant: no part of it prints a
 //! secret, and no message repeats a value of the file or a line of it: a line that is wrong may be
 //! one that was to hold a secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`mod@file`],
-//! [`layers`], [`upload_tables`], this file, [`mod@reference`].
+//! [`layers`], [`upload_tables`], this file, [`environment`], [`mod@reference`].
 
+pub mod environment;
 pub mod file;
 pub mod layers;
 pub mod parse;
@@ -24,6 +25,7 @@ use hw_auth::AddressRange;
 use hw_types::Diagnostic;
 
 use crate::code;
+use crate::files;
 use layers::{Flags, Values};
 use parse::Parsed;
 use secret::Secret;
@@ -207,13 +209,9 @@ pub fn load(sources: &Sources<'_>) -> Result<Config, Refused> {
         None => None,
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {
-                let finding = Diagnostic::error(
-                    code::CONFIG_FILE,
-                    format!("cannot read the configuration: {error}"),
-                );
-                let finding = finding
-                    .at(format!("file {}", path.display()))
-                    .mend("name an existing file with --config or HEADWATER_CONFIG");
+                let another = "name an existing file with --config or HEADWATER_CONFIG";
+                let what = "the configuration";
+                let finding = files::unreadable(code::CONFIG_FILE, what, path, &error, another);
                 refused(vec![finding], None)
             })?;
             let name = path.to_string_lossy();

@@ -132,7 +132,8 @@ Everything else has a default. A value is taken from the first of these that has
 3. the file that `--config` or `HEADWATER_CONFIG` names, usually `headwater.yaml`;
 4. the default.
 
-In the file `!env NAME` stands for the value of a variable; one that is not set is an error. Keys
+A variable that begins with `HEADWATER_`, is not on this page and is not named by the file is warned
+of (`HW1008`). In the file `!env NAME` stands for the value of a variable; one that is not set is an error. Keys
 that are not on this page are refused, with file, line and column, and a suggestion. Paths in the
 file are relative to the file. Sizes count by 1024 (`512 MB`), as in Postgres; lengths of time
 need a unit (`30 s`, `30 min`, `24 h`, `7 d`). Editors check the file against

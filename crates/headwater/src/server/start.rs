@@ -257,7 +257,10 @@ fn open_store(config: &Config) -> Result<Store, Box<Diagnostic>> {
         spool_bytes: config.limits.spool_bytes,
         ..StoreOptions::new(config.store_dir())
     };
-    Store::open(&options).map_err(|error| Box::new(error.diagnostic()))
+    Store::open(&options).map_err(|error| {
+        let directory = std::path::absolute(&options.dir).unwrap_or(options.dir.clone());
+        Box::new(error.diagnostic().at(format!("directory {}", directory.display())))
+    })
 }
 
 fn start_engine(
