@@ -245,7 +245,7 @@ pub struct Status {
     /// Token for the administration routes. (example: --api-token "$HEADWATER_API_TOKEN")
     #[arg(long, value_name = "TOKEN")]
     pub api_token: Option<String>,
-    /// Print the JSON as the server sends it. (example: headwater status --json | jq .lag_bytes)
+    /// Print the JSON as the server sends it. (example: headwater status --json | jq .source.lag_bytes)
     #[arg(long)]
     pub json: bool,
 }
@@ -352,6 +352,24 @@ mod tests {
                 let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("(example: "), "{} {id}: {help}", command.get_name());
             }
+        }
+    }
+
+    /// What an example takes out of the status is there.
+    #[test]
+    fn the_examples_for_jq_name_what_the_status_has() {
+        let report = crate::server::status::StatusReport::default();
+        let report = serde_json::to_value(report).expect("plain data");
+        let page = reference().replace('\n', " ");
+        let paths: Vec<&str> = page
+            .split("status --json | jq ")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', ' ', '`']).next())
+            .collect();
+        assert!(!paths.is_empty());
+        for path in paths {
+            let pointer = path.replace('.', "/");
+            assert!(report.pointer(&pointer).is_some(), "{path} in {report}");
         }
     }
 

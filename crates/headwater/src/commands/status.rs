@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hw_types::Diagnostic;
+use hw_types::{Code, Diagnostic};
 
 use crate::cli::Status;
 use crate::code;
@@ -73,12 +73,32 @@ async fn ask(config: &Config, base: &str) -> Result<String, Box<Diagnostic>> {
     let response = request.send().await.map_err(failed)?;
     let status = response.status();
     if !status.is_success() {
-        let finding =
-            Diagnostic::error(code::STATUS_REFUSED, format!("the server refused: {status}"))
-                .at(base);
-        return Err(Box::new(finding.mend("give its token with HEADWATER_API_TOKEN")));
+        let body = response.text().await.map_err(failed)?;
+        return Err(Box::new(refused(status, &body).at(base)));
     }
     response.text().await.map_err(failed)
+}
+
+/// The finding for a refusal, in the server's own words where it is a Headwater that speaks.
+fn refused(status: reqwest::StatusCode, body: &str) -> Diagnostic {
+    let error = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();
+    let said = |name: &str| error["error"][name].as_str();
+    let (Some(refusal), Some(why)) = (said("code"), said("description")) else {
+        let what = format!("the server refused: {status}");
+        return Diagnostic::error(code::STATUS_REFUSED, what)
+            .mend("name the server with --url, and what is between here and there");
+    };
+    let finding =
+        Diagnostic::error(code::STATUS_REFUSED, format!("the server refused: {why} ({refusal})"));
+    finding.mend(if refusal == Code(code::API_TOKEN).to_string() {
+        "give the server's api_token with --api-token or HEADWATER_API_TOKEN"
+    } else if refusal == Code(code::SAME_MACHINE).to_string() {
+        "set api_token for the server (HEADWATER_API_TOKEN) and give it here; or set admin_listen \
+         for the server (HEADWATER_ADMIN_LISTEN=127.0.0.1:9090) and ask that port on the same \
+         machine: --url http://127.0.0.1:9090"
+    } else {
+        "name the server with --url"
+    })
 }
 
 /// The report as people read it.
@@ -234,6 +254,18 @@ mod tests {
         ] {
             assert!(table.contains(expected), "{expected} in:\n{table}");
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_in_the_words_of_whoever_refused() {
+        let body = r#"{"error":{"code":"HW4021","status":403,"description":"Not on this port"}}"#;
+        let told = refused(reqwest::StatusCode::FORBIDDEN, body).to_string();
+        assert!(told.contains("error[HW1041]: the server refused: Not on this port (HW4021)"));
+        assert!(told.contains("set api_token") && told.contains("admin_listen"), "{told}");
+        let token = refused(reqwest::StatusCode::UNAUTHORIZED, &body.replace("4021", "4020"));
+        assert!(token.mend.is_some_and(|mend| mend.contains("--api-token")));
+        let proxy = refused(reqwest::StatusCode::BAD_GATEWAY, "<html>");
+        assert_eq!(proxy.what, "the server refused: 502 Bad Gateway");
     }
 
     #[test]
