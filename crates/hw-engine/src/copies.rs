@@ -45,6 +45,7 @@ impl Writer {
             whole: whole.is_some(),
             boundary: Lsn::ZERO,
             loading: HashMap::new(),
+            left_out: Vec::new(),
             spool: CopySpool::new(self.store.spool().clone()),
             loaded: None,
         });
@@ -55,11 +56,23 @@ impl Writer {
     pub(crate) fn loaded(&mut self, behind: Behind, reading: Reading) -> Result<(), EngineError> {
         let Some(copying) = &mut self.copying else { return Ok(()) };
         let at_once = matches!(behind, Behind::Source(_));
-        let left_out = reading.left_out.iter().filter_map(|id| copying.loading.remove(id));
-        let left_out = left_out.collect();
+        let left_out: Vec<RelationId> = reading.left_out.iter().copied().collect();
         copying.loaded = Some((behind, reading));
-        self.discard(left_out)?;
+        self.leave_out(&left_out)?;
         if at_once { self.enter_copy() } else { Ok(()) }
+    }
+
+    /// Tables of the copy that will not enter with it.
+    pub(crate) fn leave_out(&mut self, tables: &[RelationId]) -> Result<(), EngineError> {
+        let Some(copying) = &mut self.copying else { return Ok(()) };
+        let left_out = tables.iter().filter_map(|id| copying.loading.remove(id));
+        copying.left_out.extend(left_out);
+        // Their rows may still be written before that.
+        if copying.loaded.is_none() || copying.left_out.is_empty() {
+            return Ok(());
+        }
+        let left_out = std::mem::take(&mut copying.left_out);
+        self.discard(left_out)
     }
 
     /// Gives each relation of the copy an incarnation to be loaded into.
@@ -96,9 +109,10 @@ impl Writer {
 
     /// Throws an unfinished copy away; its tables are copied again under a new X.
     pub(crate) fn drop_copy(&mut self) -> Result<(), EngineError> {
-        let loading = self.copying.take().map(|copying| copying.loading).unwrap_or_default();
         let mut tables = std::mem::take(&mut self.unfinished);
-        tables.extend(loading.into_values());
+        if let Some(Copying { loading, left_out, .. }) = self.copying.take() {
+            tables.extend(loading.into_values().chain(left_out));
+        }
         self.discard(tables)
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Copying {
     pub boundary: Lsn,
     /// The incarnations that are being loaded, by the source's oid.
     pub loading: HashMap<RelationId, Arc<Table>>,
+    /// Incarnations that will not enter. Thrown away when nothing is loaded any more.
+    pub left_out: Vec<Arc<Table>>,
     pub spool: CopySpool,
     /// What the complete copy waits for, and how it was read; `None` while rows are loaded.
     pub loaded: Option<(Behind, Reading)>,

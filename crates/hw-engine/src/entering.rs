@@ -93,6 +93,8 @@ impl Writer {
     pub(crate) fn gone(&mut self, relation: RelationId, reason: &str) -> Result<(), EngineError> {
         let Some(table) = self.tables.of_relation(relation).cloned() else { return Ok(()) };
         tracing::warn!(table = %table.record.relation.name, reason, "the table leaves the replica");
+        // A copy of it that is under way must not bring it back.
+        self.leave_out(&[relation])?;
         self.commit()?;
         self.decided_step(vec![table], Vec::new(), None)
     }

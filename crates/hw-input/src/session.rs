@@ -72,7 +72,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         // What the log says is stronger than what the slot seems to be.
         Verdict::Stream if memory.lost.is_some() => compared(memory.lost.take()),
         Verdict::Stream if kept.moved => compared(Some(Recopy::HistoryMoved)),
-        Verdict::Stream => match watch.lock().await.look(context, false).await {
+        Verdict::Stream => match watch.lock().await.look(context).await {
             Ok(Look::Complete | Look::Missing) => Verdict::Stream,
             // The next session's decision knows it.
             Ok(Look::OtherPublication) => return Err(Ended::OtherPublication),

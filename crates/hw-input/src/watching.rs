@@ -67,12 +67,9 @@ pub(crate) enum LookError {
 
 impl Watch {
     /// Compares, and hands what follows to the sequencer.
-    ///
-    /// - Takes: whether tables are being copied. A stale one is then left to its copy, whatever
-    ///   became of it: what reads it stands still until the copy is through.
-    pub async fn look(&mut self, context: &Context, copying: bool) -> Result<Look, LookError> {
+    pub async fn look(&mut self, context: &Context) -> Result<Look, LookError> {
         let began = Instant::now();
-        let looked = tokio::time::timeout(ANSWER, self.look_unbounded(context, copying));
+        let looked = tokio::time::timeout(ANSWER, self.look_unbounded(context));
         let outcome = looked.await.unwrap_or(Err(LookError::Silent));
         match outcome {
             // What is suspected is not known yet.
@@ -92,11 +89,7 @@ impl Watch {
         Some(asked.ok()?.ok()??.retained_bytes)
     }
 
-    async fn look_unbounded(
-        &mut self,
-        context: &Context,
-        copying: bool,
-    ) -> Result<Look, LookError> {
+    async fn look_unbounded(&mut self, context: &Context) -> Result<Look, LookError> {
         let source = &context.source;
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
@@ -125,7 +118,7 @@ impl Watch {
             .collect();
         let mut controls = Vec::new();
         let before = self.suspected.len();
-        for (id, table) in known.iter().filter(|(_, table)| !(copying && table.stale)) {
+        for (id, table) in known.iter() {
             controls.extend(self.difference(&client, &catalog, &within_reach, *id, table).await);
         }
         let waits = !self.suspected.is_empty() || before > 0;

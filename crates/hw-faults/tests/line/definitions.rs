@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hw_testkit::oracle::SyncClient;
 use hw_testkit::server::http_get;
 use hw_testkit::{Direction, Fault, FaultProxy};
 
@@ -53,6 +54,46 @@ async fn fd_18_a_revoked_user_is_sent_nothing_while_the_permission_table_is_copi
     line.stop().await;
 }
 
+/// A copy that waits, or takes long, keeps nobody from seeing that a permission table is gone, whether
+/// another table is copied or that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_11_a_permission_table_that_goes_while_a_copy_waits_ends_access() {
+    let schema = format!("{DOCS}; CREATE TABLE p (id text PRIMARY KEY);");
+    let config = streams(&[
+        "SELECT * FROM docs WHERE list IN (SELECT list FROM members WHERE usr = auth.user_id())",
+        "SELECT * FROM o",
+        "SELECT * FROM p",
+    ]);
+    let outputs = [DOCS_OUT, &[("p", "SELECT * FROM p")]].concat();
+    for copied in [
+        "ALTER TABLE o ADD COLUMN note text; INSERT INTO o VALUES ('n', 'x', 'y')",
+        "ALTER TABLE members ADD COLUMN note text; INSERT INTO members VALUES (3, 'u3', 'l1', 'x')",
+    ] {
+        let mut line = Line::start(&schema, &config, &["u1", "u2"], &outputs).await;
+        let open = line.rig.cluster.client(&line.rig.database.name).await;
+        open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+        line.execute(copied).await;
+        // The copy waits for the open transaction.
+        line.logs("HW2123").await;
+        line.execute("DROP TABLE members").await;
+        line.logs(r#""the table leaves the replica","table":"public.members""#).await;
+        line.names("public.members").await;
+        line.execute("INSERT INTO docs VALUES ('secret', 'l1', 'secret')").await;
+        line.execute("INSERT INTO p VALUES ('later')").await;
+        for user in ["u1", "u2"] {
+            let ended = |c: &SyncClient| c.table("p").contains_key("later");
+            line.follow(user, "what does not depend on it flows", ended).await;
+            for client in [&line.clients[user], &fresh(&line.server, user).await] {
+                assert_eq!(client.table("docs"), Default::default(), "{copied}: {user}");
+            }
+        }
+        open.batch_execute("COMMIT").await.expect("ended");
+        line.outputs = vec![("o", "SELECT * FROM o"), ("p", "SELECT * FROM p")];
+        line.agree("the copy has ended").await;
+        line.stop().await;
+    }
+}
+
 /// A transaction with the change of a table in its middle is shown whole or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_18_nobody_is_shown_half_of_a_transaction_that_alters_a_table() {
@@ -66,7 +107,7 @@ async fn fd_18_nobody_is_shown_half_of_a_transaction_that_alters_a_table() {
     let mut line = Line::start(schema, config, &["u1"], outputs).await;
     let open = line.rig.cluster.client(&line.rig.database.name).await;
     open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
-    let sum = |client: &hw_testkit::oracle::SyncClient| -> i64 {
+    let sum = |client: &SyncClient| -> i64 {
         client.rows().values().filter_map(|row| row["n"].as_i64()).sum()
     };
     line.execute(

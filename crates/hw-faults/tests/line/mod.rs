@@ -157,6 +157,14 @@ impl Line {
         .await;
     }
 
+    /// The server's log says so.
+    pub async fn logs(&self, text: &str) {
+        soon(&format!("the log says {text:?}"), self.report(), || async {
+            self.server.log().contains(text).then_some(())
+        })
+        .await;
+    }
+
     /// The status has nothing to complain about.
     pub async fn is_well(&self) {
         soon("the status is well again", self.report(), || async {
