@@ -201,7 +201,7 @@ impl Writer {
             Behind::Source(identity) => Some(identity),
             Behind::Marker(_) => None,
         };
-        self.enter(history, &loading)
+        self.enter(history, &loading, &reading.left_out)
     }
 
     /// Applies the spooled changes that are not in the loaded rows, or says why that cannot be.

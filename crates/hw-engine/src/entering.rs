@@ -16,15 +16,18 @@ use crate::writer::{CopyOutcome, Writer};
 use hw_input::identity::Identity;
 use hw_types::row::RowRef;
 use hw_types::{Lsn, Relation, RelationId, Xid};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 impl Writer {
     /// The visible step; with `history` also the beginning of that source's history.
+    ///
+    /// - Takes: the loaded incarnations, and the tables that a later copy reads.
     pub(crate) fn enter(
         &mut self,
         history: Option<Identity>,
         loading: &HashMap<RelationId, Arc<Table>>,
+        left_out: &BTreeSet<RelationId>,
     ) -> Result<(), EngineError> {
         let mut loaded: Vec<Arc<Table>> = loading.values().cloned().collect();
         loaded.sort_by_key(|t| t.record.number);
@@ -53,8 +56,20 @@ impl Writer {
                 *old = take(&|old| old.name == *name);
             }
         }
-        // Under another history a table that is not in the copy is not known any more.
-        let mut gone = if history.is_some() { olds } else { Vec::new() };
+        // Under another history a table that is not in the copy is not known any more. Under the same
+        // one, a table whose name another one of the step has is gone or out of reach.
+        let is_left = |old: &Arc<Table>| {
+            let old = &old.record.relation;
+            let is_taken = pairs.iter().any(|(new, _)| new.record.relation.name == old.name);
+            history.is_some() || (is_taken && !left_out.contains(&old.id))
+        };
+        let mut gone: Vec<Arc<Table>> = olds.into_iter().filter(is_left).collect();
+        for old in &gone {
+            tracing::warn!(
+                table = %old.record.relation.name, id = %old.record.relation.id.0,
+                "the table leaves the replica: it is not among those that enter in its place"
+            );
+        }
         let mut arrivals = Vec::new();
         for (rows, old) in pairs {
             let mut record = rows.record.clone();

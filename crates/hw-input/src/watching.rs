@@ -116,10 +116,19 @@ impl Watch {
             .within_reach(&catalog)
             .map(|table| (table.facts.id, &table.facts.name))
             .collect();
+        let is_there = |(id, name): &(&RelationId, &&TableName)| {
+            known.get(id).is_some_and(|table| !table.stale && table.relation.name == ***name)
+        };
+        let missing: BTreeSet<&TableName> =
+            within_reach.iter().filter(|entry| !is_there(entry)).map(|(_, name)| *name).collect();
         let mut controls = Vec::new();
         let before = self.suspected.len();
         for (id, table) in known.iter() {
-            controls.extend(self.difference(&client, &catalog, &within_reach, *id, table).await);
+            // One that can be had again, or whose name a table has that is still to be copied, is copied
+            // and compared. Its rows stay until then, and what reads it stands still.
+            let comes_again =
+                within_reach.contains_key(id) || missing.contains(&table.relation.name);
+            controls.extend(self.difference(&client, &catalog, comes_again, *id, table).await);
         }
         let waits = !self.suspected.is_empty() || before > 0;
         controls.extend(self.refused(&plan.refused, &resolved));
@@ -127,12 +136,8 @@ impl Watch {
         for control in controls {
             context.send(Signal::Control(control)).await?;
         }
-        let is_there = |(id, name): &(&RelationId, &&TableName)| {
-            known.get(id).is_some_and(|table| !table.stale && table.relation.name == ***name)
-        };
-        let missing = within_reach.iter().filter(|entry| !is_there(entry)).count();
         // A table that was marked just now is missing, too.
-        let missing = missing + usize::from(!settled);
+        let missing = missing.len() + usize::from(!settled);
         context.status.lock().refused = resolved.findings().cloned().collect();
         let found = within_reach.keys().filter(|id| known.contains_key(id)).copied().collect();
         context.replica.looked(Looked { wanted: wanted.clone(), missing, found });
@@ -185,11 +190,14 @@ impl Watch {
     }
 
     /// What follows for a table of the replica.
+    ///
+    /// - Takes: whether one that cannot be followed now is, or its name's new owner will be, within reach
+    ///   of a copy.
     async fn difference(
         &mut self,
         client: &Client,
         catalog: &Catalog,
-        within_reach: &BTreeMap<RelationId, &TableName>,
+        comes_again: bool,
         id: RelationId,
         table: &ReplicaTable,
     ) -> Option<Control> {
@@ -210,12 +218,7 @@ impl Watch {
                 let reason = reason.to_string();
                 (!table.stale).then_some(Control::Stale { table: id, reason })
             }
-            // One that can be had again, or whose name another table has now, is copied and
-            // compared; its rows stay until then, and what reads it stands still.
-            Difference::Gone(finding)
-                if within_reach.contains_key(&id)
-                    || within_reach.values().any(|name| **name == noted.name) =>
-            {
+            Difference::Gone(finding) if comes_again => {
                 let reason = finding.what.clone();
                 (!table.stale).then_some(Control::Stale { table: id, reason })
             }

@@ -266,6 +266,53 @@ async fn fd_12_two_tables_that_exchange_their_names_are_not_mixed() {
     line.stop().await;
 }
 
+/// A table that goes, and whose name another synced table takes, leaves when that one enters.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_12_a_table_that_is_replaced_by_another_synced_table_leaves() {
+    let pair = streams(&["SELECT * FROM a", "SELECT * FROM b"]);
+    let parts = "
+        CREATE TABLE l_1 (id text PRIMARY KEY, v text); INSERT INTO l_1 VALUES ('1', 'new');
+        CREATE TABLE l_2 (id text PRIMARY KEY, v text); INSERT INTO l_2 VALUES ('2', 'old');
+        CREATE TABLE l_3 (id text PRIMARY KEY, v text); INSERT INTO l_3 VALUES ('3', 'oldest')";
+    let wildcard = streams(&["SELECT * FROM \"l_%\" AS l"]);
+    let all = [("l", "SELECT * FROM l_1 UNION ALL SELECT * FROM l_2 UNION ALL SELECT * FROM l_3")];
+    let ways: [(&str, &str, &[Output], &str, &str); 3] = [
+        (PAIR, &pair, PAIR_OUT, "DROP TABLE b; ALTER TABLE a RENAME TO b;", "a"),
+        (
+            PAIR,
+            &pair,
+            PAIR_OUT,
+            "ALTER TABLE a RENAME TO a_old; ALTER TABLE b RENAME TO a; DROP TABLE a_old;",
+            "b",
+        ),
+        (
+            parts,
+            &wildcard,
+            &all,
+            "DROP TABLE l_3; ALTER TABLE l_2 RENAME TO l_3; ALTER TABLE l_1 RENAME TO l_2;",
+            "l_1",
+        ),
+    ];
+    for (schema, config, outputs, change, free) in ways {
+        let mut line = Line::start(schema, config, &["u1"], outputs).await;
+        let again = format!(
+            "CREATE TABLE {free} (id text PRIMARY KEY, v text); INSERT INTO {free} VALUES ('x', 'y')"
+        );
+        line.execute(change).await;
+        line.execute(&again).await;
+        line.agree(change).await;
+        line.is_well().await;
+        line.server.kill();
+        line.execute(&format!("{change} {again}")).await;
+        line.server.spawn_again();
+        line.agree(&format!("while down: {change}")).await;
+        line.is_well().await;
+        line.execute(&format!("UPDATE {free} SET v = 'later'")).await;
+        line.agree("later").await;
+        line.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_13_another_primary_key_under_identity_full_is_noticed() {
     let schema = "
