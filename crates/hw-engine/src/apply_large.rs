@@ -74,7 +74,7 @@ impl Writer {
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
         crate::failpoint::reached("large::before_decision");
         sink.decide(&self.state)?;
-        self.note_truncated(sorted.truncated());
+        self.note_truncated(transaction.xid, sorted.truncated());
         Ok(messages)
     }
 

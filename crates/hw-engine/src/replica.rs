@@ -85,7 +85,7 @@ pub(crate) fn plan(writer: &Writer, told: &Plan) -> Plan {
         let relation = Arc::new(record.relation.clone());
         let facts = table.facts.clone();
         let stale = writer.stale.contains(&record.number);
-        let truncations = writer.truncations.get(&record.number).copied().unwrap_or(0);
+        let truncations = writer.truncations.get(&record.number).cloned().unwrap_or_default();
         (record.relation.id, ReplicaTable { relation, facts, truncations, stale })
     };
     let tables: Tables = writer.tables.all().into_iter().map(table).collect();

@@ -44,7 +44,7 @@ impl Writer {
         };
         match folded {
             Folded::Whole(fold, messages) => {
-                self.note_truncated(fold.truncated.iter().copied());
+                self.note_truncated(transaction.xid, fold.truncated.iter().copied());
                 self.note_transaction(&transaction);
                 let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
                 self.overlay.append(&self.tail, &key, value)?;

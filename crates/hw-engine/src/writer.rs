@@ -39,6 +39,10 @@ use std::sync::atomic::AtomicU64;
 const COMMIT_WRITES: usize = 2_000;
 const COMMIT_BYTES: usize = 4 << 20;
 
+/// As many of a table are remembered. All files of now were made by the last one that the catalog has;
+/// the log may be ahead of a look at it.
+const TRUNCATIONS: usize = 16;
+
 /// Bounds of the writer's memory, in bytes. They change nothing of what it writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -104,9 +108,9 @@ pub(crate) struct Writer {
     pub(crate) stale: BTreeSet<u32>,
     /// Descriptions in the log that were found to be those of the replica, by table number.
     pub(crate) descriptions: HashMap<u32, Arc<Relation>>,
-    /// How often the log has emptied each table since the state was loaded, by table number: its
-    /// files are others then, and its rows are right.
-    pub(crate) truncations: HashMap<u32, u64>,
+    /// Transactions in which the log has emptied each table since the state was loaded, by table
+    /// number, the latest [`TRUNCATIONS`]: its files are others then, and its rows are right.
+    pub(crate) truncations: HashMap<u32, Vec<Xid>>,
     pub(crate) built_rows: u64,
     pub(crate) news: News,
     /// Counts work, so that somebody who waits sees that there is some.
@@ -345,10 +349,13 @@ impl Writer {
         self.unpublished = true;
     }
 
-    /// The log has emptied these tables.
-    pub(crate) fn note_truncated(&mut self, tables: impl Iterator<Item = u32>) {
+    /// The log has emptied these tables in a transaction.
+    pub(crate) fn note_truncated(&mut self, xid: Xid, tables: impl Iterator<Item = u32>) {
         for number in tables {
-            *self.truncations.entry(number).or_default() += 1;
+            let of_table = self.truncations.entry(number).or_default();
+            let surplus = (of_table.len() + 1).saturating_sub(TRUNCATIONS);
+            of_table.drain(..surplus);
+            of_table.push(xid);
             self.news.tables = true;
         }
     }

@@ -10,6 +10,7 @@ use crate::error::InputError;
 use crate::signal::{CopySignal, Signal};
 use crate::source::Backoff;
 use crate::watching::{Look, LookError, Watch};
+use hw_types::Lsn;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -31,6 +32,8 @@ pub(crate) struct Beside {
     /// DDL, of which every statement asks for one, costs the source half of a connection at most.
     rested: Instant,
     copying: bool,
+    /// Whether a place in the log is waited for, behind which a look knows more.
+    awaiting: bool,
     /// Pauses between copies that fail, so that what a person must mend is not said every second.
     patience: Backoff,
     /// When the next copy may begin.
@@ -39,7 +42,10 @@ pub(crate) struct Beside {
 
 /// What came of work beside the stream.
 enum Done {
-    Looked(Look),
+    /// The catalog was looked at; what the next look should wait for.
+    Looked(Look, Option<Lsn>),
+    /// The place in the log was reached.
+    Reached,
     /// Tables were copied, or not.
     Copied(Result<More, Ended>),
     /// The source knows that this store uses the slot.
@@ -68,6 +74,7 @@ impl Beside {
             looking: None,
             rested: now,
             copying: false,
+            awaiting: false,
             patience: Backoff::new(),
             again_at: now,
         }
@@ -110,14 +117,21 @@ impl Beside {
         };
         match outcome.unwrap_or_else(|error| Err(died(error)))? {
             Done::Reminded => {}
-            Done::Looked(Look::OtherPublication) | Done::Copied(Ok(More::OtherPublication)) => {
+            Done::Looked(Look::OtherPublication, _) | Done::Copied(Ok(More::OtherPublication)) => {
                 return Err(Ended::OtherPublication);
             }
-            Done::Looked(found) => {
+            Done::Reached => {
+                self.awaiting = false;
+                self.ask();
+            }
+            Done::Looked(found, awaited) => {
                 let took = self.looking.take().map(|began| began.elapsed()).unwrap_or_default();
                 self.rested = Instant::now() + took;
                 if found == Look::Missing && !self.copying && Instant::now() >= self.again_at {
                     self.copy();
+                }
+                if let Some(place) = awaited.filter(|_| !self.awaiting) {
+                    self.wait_for(place);
                 }
             }
             Done::Copied(Ok(More::Entered)) => {
@@ -142,6 +156,16 @@ impl Beside {
         let (context, watch, slot) = (self.context.clone(), self.watch.clone(), self.slot.clone());
         let look = async move { look_at_catalog(&watch, &context, &slot).await };
         self.tasks.spawn_on(look, &self.server);
+    }
+
+    fn wait_for(&mut self, place: Lsn) {
+        self.awaiting = true;
+        let mut durable = self.context.replica.durable();
+        let reached = async move {
+            let reached = durable.wait_for(|end| end.0 >= place).await;
+            reached.map(|_| Done::Reached).map_err(|_| Ended::Stopping)
+        };
+        self.tasks.spawn_on(reached, &self.server);
     }
 
     fn copy(&mut self) {
@@ -173,12 +197,13 @@ async fn look_at_catalog(
     if let Some(bytes) = watch.retained(slot).await {
         context.status.lock().retained_bytes = bytes;
     }
+    let awaited = watch.awaits();
     match outcome {
-        Ok(look) => Ok(Done::Looked(look)),
+        Ok(look) => Ok(Done::Looked(look, awaited)),
         Err(LookError::Input(InputError::Closed)) => Err(Ended::Stopping),
         Err(error) => {
             tracing::debug!(%error, "the catalog could not be read; the next look asks again");
-            Ok(Done::Looked(Look::Complete))
+            Ok(Done::Looked(Look::Complete, awaited))
         }
     }
 }

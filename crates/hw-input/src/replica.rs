@@ -7,7 +7,7 @@
 
 use crate::identity::Stored;
 use hw_types::facts::TableFacts;
-use hw_types::{Diagnostic, EndLsn, OpId, Relation, RelationId, TableName, TablePattern};
+use hw_types::{Diagnostic, EndLsn, OpId, Relation, RelationId, TableName, TablePattern, Xid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -73,8 +73,8 @@ pub struct ReplicaTable {
     pub relation: Arc<Relation>,
     /// What its rows depend on, as noted; `None` when nothing that can be read is noted.
     pub facts: Option<Arc<TableFacts>>,
-    /// How often the log has emptied it.
-    pub truncations: u64,
+    /// Transactions in which the log has emptied it since the replica was opened, the latest ones.
+    pub truncations: Vec<Xid>,
     /// Whether it must be copied again.
     pub stale: bool,
 }

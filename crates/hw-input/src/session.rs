@@ -77,6 +77,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
             // The next session's decision knows it.
             Ok(Look::OtherPublication) => return Err(Ended::OtherPublication),
             Err(LookError::Input(error)) => return Err(error.into()),
+            Err(LookError::Marker(error)) => return Err(error.into()),
             Err(LookError::Silent) => return Err(Ended::Silent),
         },
         other => other,

@@ -11,12 +11,14 @@ use crate::context::Context;
 use crate::entry::Control;
 use crate::error::InputError;
 use crate::history::is_another;
+use crate::markers::MarkerError;
 use crate::replica::{Looked, ReplicaTable, Tables};
 use crate::signal::Signal;
 use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, resolve, settle};
 use hw_pg::publication::out_of_reach;
 use hw_pg::slot::SlotState;
-use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
+use hw_types::facts::TableFacts;
+use hw_types::{Diagnostic, Lsn, RelationId, TableName, TablePattern, Xid};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +28,6 @@ use tokio_postgres::Client;
 /// How long the catalog may take to answer a look.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long the log may take to come to a TRUNCATE that the catalog shows.
-const MOMENT: Duration = Duration::from_secs(4);
-
 /// Compares the catalog with what is noted.
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -36,12 +35,17 @@ pub(crate) struct Watch {
     client: Option<Client>,
     /// What the last look found nothing to do about: fingerprint, patterns, tables.
     settled: Option<(i64, Arc<Vec<TablePattern>>, Arc<Tables>)>,
-    /// How often the log had emptied each table when its files were last what was noted.
-    unchanged: HashMap<RelationId, u64>,
-    /// Tables whose files are others, and since when: the log may still come to their TRUNCATE.
-    suspected: HashMap<RelationId, Instant>,
+    /// Tables whose files are others: the log may still come to their TRUNCATE.
+    suspected: HashMap<RelationId, Suspicion>,
     /// Tables that cannot be replicated, as the engine was told last.
     refused: Option<BTreeSet<TableName>>,
+}
+
+/// Transactions that gave a table other files, and of which the log has not told that they emptied it.
+struct Suspicion {
+    by: BTreeSet<Xid>,
+    /// A place in the log behind all of them, when one is known.
+    until: Option<Lsn>,
 }
 
 /// What a look came to.
@@ -61,6 +65,9 @@ pub(crate) enum Look {
 pub(crate) enum LookError {
     #[error(transparent)]
     Input(#[from] InputError),
+    /// Where the log is could not be marked.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
     #[error("the catalog does not answer")]
     Silent,
 }
@@ -95,6 +102,8 @@ impl Watch {
             Some(client) => client,
             None => source.client().await?,
         };
+        // Before the plan, which has all that the log told up to there.
+        let durable = context.replica.durable().borrow().0;
         let plan = context.plan();
         let (wanted, known) = (plan.wanted.clone(), plan.tables.clone());
         let ids: Vec<RelationId> = known.keys().copied().collect();
@@ -123,12 +132,13 @@ impl Watch {
             within_reach.iter().filter(|entry| !is_there(entry)).map(|(_, name)| *name).collect();
         let mut controls = Vec::new();
         let before = self.suspected.len();
+        self.suspected.retain(|id, _| known.contains_key(id));
         for (id, table) in known.iter() {
             // One that can be had again, or whose name a table has that is still to be copied, is copied
             // and compared. Its rows stay until then, and what reads it stands still.
             let comes_again =
                 within_reach.contains_key(id) || missing.contains(&table.relation.name);
-            controls.extend(self.difference(&client, &catalog, comes_again, *id, table).await);
+            controls.extend(self.difference(&client, &catalog, comes_again, durable, table).await?);
         }
         let waits = !self.suspected.is_empty() || before > 0;
         controls.extend(self.refused(&plan.refused, &resolved));
@@ -136,6 +146,7 @@ impl Watch {
         for control in controls {
             context.send(Signal::Control(control)).await?;
         }
+        self.mark_suspicions(context).await?;
         // A table that was marked just now is missing, too.
         let missing = missing.len() + usize::from(!settled);
         context.status.lock().refused = resolved.findings().cloned().collect();
@@ -154,27 +165,51 @@ impl Watch {
         Ok(Look::Missing)
     }
 
-    /// A TRUNCATE gives a table other files, too, and then the log tells all that there is to
-    /// know. The catalog may be ahead of the log by what the stream is behind, so that it is given
-    /// a moment to come.
+    /// A TRUNCATE gives a table other files, too, and then the log tells all that there is to know. The
+    /// catalog may be ahead of the log, which is waited for: when it has come past the transactions that
+    /// made the files and has not told that they emptied the table, the table is copied again.
     fn rewritten(
         &mut self,
-        id: RelationId,
+        durable: Lsn,
         table: &ReplicaTable,
         difference: Difference,
     ) -> Difference {
-        if difference != Difference::CopyAgain(Reason::Rewritten) || table.stale {
-            self.suspected.remove(&id);
-            self.unchanged.insert(id, table.truncations);
-            return difference;
+        let id = table.relation.id;
+        let suspected = self.suspected.remove(&id);
+        let Difference::Rewritten(by) = difference else { return difference };
+        if table.stale {
+            return Difference::CopyAgain(Reason::Rewritten);
         }
-        let unchanged = *self.unchanged.entry(id).or_insert(0);
-        if table.truncations > unchanged {
-            self.suspected.remove(&id);
-            return Difference::Adopt;
+        let told = |xid: &Xid| table.truncations.contains(xid);
+        let suspicion = match suspected {
+            Some(Suspicion { by, until: Some(until) }) if until <= durable => {
+                if !by.iter().all(told) {
+                    return Difference::CopyAgain(Reason::Rewritten);
+                }
+                None
+            }
+            suspected => suspected,
+        };
+        let suspicion = suspicion.unwrap_or(Suspicion { by, until: None });
+        self.suspected.insert(id, suspicion);
+        Difference::Same
+    }
+
+    /// Finds out where the log will have told all that the catalog showed.
+    async fn mark_suspicions(&mut self, context: &Context) -> Result<(), LookError> {
+        if self.suspected.values().all(|suspicion| suspicion.until.is_some()) {
+            return Ok(());
         }
-        let since = *self.suspected.entry(id).or_insert_with(Instant::now);
-        if since.elapsed() < MOMENT { Difference::Same } else { difference }
+        let place = context.markers.mark(crate::markers::random()).await?;
+        for suspicion in self.suspected.values_mut() {
+            suspicion.until.get_or_insert(place);
+        }
+        Ok(())
+    }
+
+    /// The place in the log up to which everything must be durable for the next look to know more.
+    pub fn awaits(&self) -> Option<Lsn> {
+        self.suspected.values().filter_map(|suspicion| suspicion.until).min()
     }
 
     /// The tables that exist and cannot be replicated, if they are others than before.
@@ -191,28 +226,30 @@ impl Watch {
 
     /// What follows for a table of the replica.
     ///
-    /// - Takes: whether one that cannot be followed now is, or its name's new owner will be, within reach
-    ///   of a copy.
+    /// - Takes: whether one that cannot be followed as it was comes again with a copy; how far the log
+    ///   is told.
     async fn difference(
         &mut self,
         client: &Client,
         catalog: &Catalog,
         comes_again: bool,
-        id: RelationId,
+        durable: Lsn,
         table: &ReplicaTable,
-    ) -> Option<Control> {
+    ) -> Result<Option<Control>, LookError> {
+        let id = table.relation.id;
         let Some(noted) = &table.facts else {
             let reason = "nothing is noted of it".to_owned();
-            return (!table.stale).then_some(Control::Stale { table: id, reason });
+            return Ok((!table.stale).then_some(Control::Stale { table: id, reason }));
         };
         let now = catalog.table_by_id(id).map(|table| &table.facts);
-        let difference = settle(client, compare(noted, now)).await;
-        let difference = self.rewritten(id, table, difference);
-        match difference {
-            Difference::Same | Difference::Attached(_) => None,
+        let settled = settle(client, compare(noted, now), &table.truncations).await;
+        let difference = self.rewritten(durable, table, settled.map_err(InputError::from)?);
+        Ok(match difference {
+            Difference::Same | Difference::Leaves(_) | Difference::Rewritten(_) => None,
             Difference::Adopt => {
-                let facts = now?.encode();
-                (!table.stale).then_some(Control::Adopt { table: id, facts })
+                let facts = now.map(TableFacts::encode);
+                let adopt = |facts| Control::Adopt { table: id, facts };
+                facts.filter(|_| !table.stale).map(adopt)
             }
             Difference::CopyAgain(reason) => {
                 let reason = reason.to_string();
@@ -226,7 +263,7 @@ impl Watch {
                 finding.log();
                 Some(Control::Gone { table: id, reason: finding.what })
             }
-        }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use hw_pg::catalog::{Catalog, Difference, compare, resolve, settle};
 use hw_pg::{memory, publication};
 use hw_testkit::{Cluster, ClusterOptions};
 use hw_types::facts::TableFacts;
-use hw_types::{OpId, TableName, TablePattern};
+use hw_types::{OpId, TableName, TablePattern, Xid};
 use tokio_postgres::Client;
 
 const PLAIN: &str = "
@@ -98,6 +98,9 @@ const MEMBER: &str = "copied: it left the publication and came back";
 const SETTINGS: &str = "copied: the publication's settings were changed";
 const PARTITIONS: &str = "copied: its partitions have changed";
 
+/// Right if the log told a TRUNCATE.
+const EMPTIED: &str = "emptied, or copied";
+
 /// Since major 15.
 const SINCE_15: &[Case] = &[
     ("ALTER PUBLICATION headwater SET TABLE t (id, a)", MEMBER),
@@ -126,7 +129,8 @@ const OF_PARTITIONS: &[Case] = &[
         PARTITIONS,
     ),
     ("DROP TABLE p_1", PARTITIONS),
-    ("TRUNCATE p_1", "copied: it was rewritten"),
+    ("TRUNCATE p_1", EMPTIED),
+    ("TRUNCATE t", EMPTIED),
     ("ALTER TABLE t ALTER a TYPE text USING a || '!'", "copied: it was rewritten"),
     ("ALTER TABLE p_1 REPLICA IDENTITY NOTHING", "HW2106"),
     ("ALTER PUBLICATION headwater SET (publish_via_partition_root = false)", "HW2103"),
@@ -157,7 +161,8 @@ fn word(difference: Difference) -> String {
     match difference {
         Difference::Same => "same".into(),
         Difference::Adopt => "adopt".into(),
-        Difference::Attached(_) => "not settled".into(),
+        Difference::Leaves(_) => "not settled".into(),
+        Difference::Rewritten(_) => EMPTIED.into(),
         Difference::CopyAgain(reason) => format!("copied: {reason}"),
         Difference::Gone(finding) => finding.code.to_string(),
     }
@@ -185,7 +190,7 @@ async fn run_cases(owner: &Client, reader: &Client, setup: &str, cases: &[Case])
         let after = Catalog::fingerprint(reader, "headwater", &patterns, &ids).await.unwrap();
         let now = Catalog::read(reader, "headwater", &patterns, &ids).await.unwrap();
         let now = now.table_by_id(noted.id).map(|table| &table.facts);
-        let difference = settle(reader, compare(&noted, now)).await;
+        let difference = settle(reader, compare(&noted, now), &[]).await.unwrap();
         if difference != Difference::Same {
             assert_ne!(fingerprint, after, "the fingerprint stayed: {statements}");
         }
@@ -224,11 +229,68 @@ async fn fd_8_fd_9_fd_10_fd_14_each_kind_of_ddl_has_its_verdict_on_every_major()
         let unlogged = &[
             (
                 "ALTER TABLE t SET UNLOGGED\nINSERT INTO t VALUES (1)\nALTER TABLE t SET LOGGED",
-                "copied: it was rewritten",
+                EMPTIED,
             ),
             ("ALTER TABLE t SET UNLOGGED", "HW2105"),
         ];
         run_cases(&sql, &sql, all, unlogged).await;
+    }
+}
+
+/// Other files are those of a TRUNCATE that the log told, where its transaction changed every leaf last.
+#[tokio::test]
+async fn files_of_partitions_are_known_by_the_transaction_that_made_them_on_every_major() {
+    for major in hw_testkit::majors() {
+        let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
+        let cluster = Cluster::start_with(options);
+        let sql = cluster.client("postgres").await;
+        sql.batch_execute(PARTED).await.unwrap();
+        sql.batch_execute("CREATE TABLE p_2 PARTITION OF t FOR VALUES FROM (10) TO (20)")
+            .await
+            .unwrap();
+        let patterns = [TablePattern::new("public", "t")];
+        let read = async || {
+            let mut catalog = Catalog::read(&sql, "headwater", &patterns, &[]).await.unwrap();
+            catalog.tables.remove(0).facts
+        };
+        // Statements, one a line, in a transaction that the log told, and behind it; what follows.
+        for (told, behind, expected) in [
+            ("TRUNCATE t", "INSERT INTO t VALUES (1, 'x')", "adopt"),
+            ("TRUNCATE t", "VACUUM FREEZE pg_catalog.pg_class", "adopt"),
+            ("TRUNCATE t\nTRUNCATE p_1", "VACUUM t", "adopt"),
+            ("TRUNCATE t", "TRUNCATE p_1", EMPTIED),
+            ("TRUNCATE t", "TRUNCATE t", EMPTIED),
+            ("TRUNCATE t", "GRANT SELECT ON p_2 TO PUBLIC", EMPTIED),
+            ("SAVEPOINT one\nTRUNCATE t\nRELEASE one", "SELECT 1", EMPTIED),
+            ("TRUNCATE t", "ALTER TABLE t ALTER a SET NOT NULL", "copied: it was rewritten"),
+            ("TRUNCATE t", "VACUUM FULL p_1", EMPTIED),
+            ("TRUNCATE t", "CREATE TABLE p_3 PARTITION OF t FOR VALUES FROM (20) TO (30)", "adopt"),
+            ("TRUNCATE t", "INSERT INTO p_3 VALUES (21, 'x')\nTRUNCATE p_3", EMPTIED),
+            (
+                "TRUNCATE t",
+                "CREATE TABLE p_4 PARTITION OF t FOR VALUES FROM (30) TO (40)\nTRUNCATE p_4",
+                EMPTIED,
+            ),
+            (
+                "TRUNCATE t",
+                "CREATE TABLE p_5 (id int PRIMARY KEY, a text NOT NULL)
+                 INSERT INTO p_5 VALUES (41, 'x')
+                 ALTER TABLE t ATTACH PARTITION p_5 FOR VALUES FROM (40) TO (50)",
+                PARTITIONS,
+            ),
+        ] {
+            let noted = read().await;
+            sql.batch_execute("BEGIN").await.unwrap();
+            let xid = sql.query_one("SELECT pg_current_xact_id()::xid::text", &[]).await.unwrap();
+            let xid = Xid(xid.get::<_, &str>(0).parse().unwrap());
+            for statement in told.lines().chain(["COMMIT"]).chain(behind.lines()) {
+                sql.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+            }
+            let difference = compare(&noted, Some(&read().await));
+            let others = [Xid(3), xid, Xid(4)];
+            let settled = settle(&sql, difference, &others).await.unwrap();
+            assert_eq!(word(settled), expected, "{major}: {told}; {behind}");
+        }
     }
 }
 

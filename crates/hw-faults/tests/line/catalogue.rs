@@ -44,6 +44,32 @@ async fn fd_10_a_partition_that_is_detached_dropped_or_emptied_takes_its_rows_aw
     follows(PARTITIONED, &streams(&["SELECT * FROM p"]), P, changes).await;
 }
 
+/// The log tells a TRUNCATE of a root, and none of a partition: what follows at once must not be taken for
+/// what was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_10_a_partition_that_is_emptied_right_behind_something_that_is_told_is_noticed() {
+    let again = "INSERT INTO p VALUES (1, 'again'), (11, 'again')";
+    for steps in [
+        &["TRUNCATE p", again, "TRUNCATE p_1"][..],
+        &[
+            "CREATE TABLE p_4 PARTITION OF p FOR VALUES FROM (100) TO (200)",
+            "INSERT INTO p VALUES (101, 'new')",
+            "TRUNCATE p_4",
+        ],
+        // What another transaction than the one in the log did to the catalog is not known as told.
+        &["BEGIN; SAVEPOINT one; TRUNCATE p; RELEASE one; COMMIT", again],
+        &["TRUNCATE p", again, "TRUNCATE p", again],
+    ] {
+        let mut line = Line::start(PARTITIONED, &streams(&["SELECT * FROM p"]), &["u1"], P).await;
+        for step in steps {
+            line.execute(step).await;
+        }
+        line.agree(&format!("{steps:?}")).await;
+        line.is_well().await;
+        line.stop().await;
+    }
+}
+
 const PLAIN: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'glad');
     CREATE TABLE t (id int PRIMARY KEY, n int, m mood);

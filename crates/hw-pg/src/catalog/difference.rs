@@ -7,13 +7,14 @@
 
 use super::code;
 use super::usable::usable;
+use crate::error::{Doing as _, Result};
+use crate::internal;
 use crate::statements::{add_statement, settings_statement};
 use hw_types::facts::{
-    Access, Actions, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts, TableFacts,
-    TableKind,
+    Access, Actions, MadeOf, Membership, Published, RowSecurity, SentFacts, TableFacts, TableKind,
 };
 use hw_types::relation::quote_ident;
-use hw_types::{Diagnostic, RelationId, TableName};
+use hw_types::{Diagnostic, RelationId, TableName, Xid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -27,12 +28,24 @@ pub enum Difference {
     Same,
     /// The rows are right: the new facts take the place of the noted ones.
     Adopt,
-    /// Partitions have come, and nothing else: right if they are empty, which [`settle`] asks.
-    Attached(Vec<LeafFacts>),
+    /// Leaves have other files, or have come, and nothing else: [`settle`] asks more.
+    Leaves(Leaves),
+    /// Leaves have files that these transactions gave them, and nothing else is different: right if the
+    /// log tells that each of them emptied the table, else the table is copied again.
+    Rewritten(BTreeSet<Xid>),
     /// The rows may be wrong: the table is copied again and compared.
     CopyAgain(Reason),
     /// The table cannot be followed any more: its rows leave. The finding names it and its mend.
     Gone(Diagnostic),
+}
+
+/// Leaves of which the facts alone do not tell whether the rows are right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaves {
+    /// They have come: right if they are empty, and what the log told of them is all that happened.
+    pub attached: Vec<RelationId>,
+    /// Their files are not those that were noted, or that a leaf which has come was made with.
+    pub rewritten: Vec<RelationId>,
 }
 
 /// Why a table is copied again. Reads on behind "table public.t is copied again: ".
@@ -248,69 +261,110 @@ fn keys(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
 
 /// Where the rows are.
 fn leaves(noted: &TableFacts, now: &TableFacts) -> Difference {
-    let mut rewritten = false;
+    let mut leaves = Leaves::default();
     for was in &noted.leaves {
         match now.leaves.iter().find(|is| is.id == was.id) {
-            Some(is) if is.attachment == was.attachment => rewritten |= is.filenode != was.filenode,
+            Some(is) if is.attachment == was.attachment => {
+                leaves.rewritten.extend((is.filenode != was.filenode).then_some(is.id));
+            }
             _ => return Difference::CopyAgain(Reason::Partitions),
         }
     }
-    if rewritten && !same_rows(noted, now) {
+    let before: BTreeSet<RelationId> = noted.leaves.iter().map(|leaf| leaf.id).collect();
+    for new in now.leaves.iter().filter(|leaf| !before.contains(&leaf.id)) {
+        leaves.attached.push(new.id);
+        // A file is made under its table's oid. Rows that the log told may have been in another one.
+        leaves.rewritten.extend((new.filenode != new.id.0).then_some(new.id));
+    }
+    if !leaves.rewritten.is_empty() && !same_columns(noted, now) {
         return Difference::CopyAgain(Reason::Rewritten);
     }
-    let before: BTreeSet<RelationId> = noted.leaves.iter().map(|leaf| leaf.id).collect();
-    let new: Vec<LeafFacts> =
-        now.leaves.iter().filter(|leaf| !before.contains(&leaf.id)).cloned().collect();
-    match new.is_empty() {
+    if is_told(now) {
+        leaves.rewritten.clear();
+    }
+    match leaves == Leaves::default() {
         true => Difference::Adopt,
-        false => Difference::Attached(new),
+        false => Difference::Leaves(leaves),
     }
 }
 
-/// Whether a table has another file, but its rows are what the log says: TRUNCATE is in the log,
-/// and VACUUM FULL, CLUSTER, SET TABLESPACE and their like change no row.
-///
-/// What rewrites rows changes a column's row in the catalog. Of a partition neither is in the log
-/// (TRUNCATE of a partition that is sent as its root), nor are its columns known. A table that is
-/// not listed by itself can be made unlogged, written to, and be made logged again.
-fn same_rows(noted: &TableFacts, now: &TableFacts) -> bool {
+/// What rewrites rows changes a column's row in the catalog.
+fn same_columns(noted: &TableFacts, now: &TableFacts) -> bool {
     let versions = |table: &TableFacts| -> Vec<(i16, u32)> {
         table.columns.iter().map(|column| (column.number, column.version)).collect()
     };
+    versions(noted) == versions(now)
+}
+
+/// Whether all that a table's file may have become with the same columns is in the log, or nothing that
+/// matters: TRUNCATE is told, and VACUUM FULL, CLUSTER, SET TABLESPACE and their like change no row.
+///
+/// TRUNCATE of a partition that is sent as its root is not told, and a table that is not listed by itself
+/// can be made unlogged, written to, and be made logged again.
+fn is_told(now: &TableFacts) -> bool {
     let listed =
         now.published.sent().is_some_and(|sent| matches!(sent.membership, Membership::Listed(_)));
-    now.kind == TableKind::Ordinary
-        && now.ancestors.is_empty()
-        && listed
-        && versions(noted) == versions(now)
+    now.kind == TableKind::Ordinary && now.ancestors.is_empty() && listed
 }
 
 /// How long the size of a partition may be waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Settles [`Difference::Attached`]: partitions that are empty are adopted, others came with rows
-/// that the log did not carry, as far as can be told. Everything else stays as it is.
+/// Settles [`Difference::Leaves`], as far as the catalog can. Everything else stays as it is.
+///
+/// - Partitions that are empty are right; others came with rows that the log did not carry, as far as
+///   can be told.
+/// - Files that a TRUNCATE made are right, if the log told it. TRUNCATE of a partition that is sent as
+///   its root is not told; one of the root is, and empties all its partitions. The version of a leaf's
+///   row in the catalog is the transaction that changed it last: where that is another than the one that
+///   made the file, the table is copied again for nothing, and never the other way round. Two things
+///   leave no trace: a file that is emptied in the transaction that made it, and a transaction that has
+///   the number of one that was 2^32 before it, of which nobody remembers the log.
 ///
 /// - Takes: a connection outside of a transaction. A partition that is being rewritten is not
-///   waited for; it counts as one with rows.
-pub async fn settle(client: &Client, difference: Difference) -> Difference {
-    let Difference::Attached(leaves) = difference else { return difference };
-    let oids: Vec<u32> = leaves.iter().map(|leaf| leaf.id.0).collect();
-    let empty = async {
-        const QUERY: &str = "
-            SELECT coalesce(bool_and(pg_catalog.pg_relation_size(oid) = 0), false)
-            FROM pg_catalog.unnest($1) AS l(oid)";
-        let begin = format!("BEGIN READ ONLY; SET LOCAL lock_timeout = {}", PATIENCE.as_millis());
-        client.batch_execute(&begin).await?;
-        let rows = client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await;
-        client.batch_execute("COMMIT").await?;
-        match rows?.first() {
-            Some(row) => row.try_get::<_, bool>(0),
-            None => Ok(false),
-        }
+///   waited for; it counts as one with rows. `told`: the transactions in which the log has emptied
+///   the table, the latest ones.
+/// - Errors: those of a connection.
+pub async fn settle(client: &Client, difference: Difference, told: &[Xid]) -> Result<Difference> {
+    let Difference::Leaves(Leaves { attached, rewritten }) = difference else {
+        return Ok(difference);
     };
-    match empty.await {
-        Ok(true) => Difference::Adopt,
-        Ok(false) | Err(_) => Difference::CopyAgain(Reason::Partitions),
+    if !attached.is_empty() && !matches!(are_empty(client, &attached).await, Ok(true)) {
+        return Ok(Difference::CopyAgain(Reason::Partitions));
     }
+    let by = versions(client, &rewritten).await.doing("look who emptied partitions")?;
+    Ok(match by.into_iter().filter(|xid| !told.contains(xid)).collect::<BTreeSet<Xid>>() {
+        untold if untold.is_empty() => Difference::Adopt,
+        untold => Difference::Rewritten(untold),
+    })
+}
+
+async fn are_empty(client: &Client, leaves: &[RelationId]) -> Result<bool, tokio_postgres::Error> {
+    const QUERY: &str = "
+        SELECT coalesce(bool_and(pg_catalog.pg_relation_size(oid) = 0), false)
+        FROM pg_catalog.unnest($1) AS l(oid)";
+    let oids: Vec<u32> = leaves.iter().map(|leaf| leaf.0).collect();
+    let begin = format!("BEGIN READ ONLY; SET LOCAL lock_timeout = {}", PATIENCE.as_millis());
+    client.batch_execute(&begin).await?;
+    let rows = client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await;
+    client.batch_execute("COMMIT").await?;
+    match rows?.first() {
+        Some(row) => row.try_get(0),
+        None => Ok(false),
+    }
+}
+
+/// The transactions that changed the leaves' rows in `pg_class` last. A leaf that is gone by now has
+/// none: the next look misses it.
+async fn versions(
+    client: &Client,
+    leaves: &[RelationId],
+) -> Result<BTreeSet<Xid>, tokio_postgres::Error> {
+    const QUERY: &str = "SELECT xmin FROM pg_catalog.pg_class WHERE oid = ANY ($1)";
+    if leaves.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let oids: Vec<u32> = leaves.iter().map(|leaf| leaf.0).collect();
+    let rows = client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await?;
+    rows.iter().map(|row| Ok(Xid(row.try_get::<_, internal::Xid>(0)?.0))).collect()
 }

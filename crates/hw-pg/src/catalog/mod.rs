@@ -17,7 +17,7 @@ mod server;
 mod usable;
 mod wanted;
 
-pub use difference::{Difference, Reason, compare, followable, settle};
+pub use difference::{Difference, Leaves, Reason, compare, followable, settle};
 pub use found::CatalogTable;
 pub use read::Catalog;
 pub use relation::relation;
