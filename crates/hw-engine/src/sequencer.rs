@@ -482,8 +482,11 @@ impl Sequencer {
                 true => {}
             }
             status.waiting_version = self.writer.building_version();
+            // What only a definition reads that has left is not copied until that one comes back.
             let stale = plan.tables.values().filter(|table| table.stale);
-            status.stale = stale.map(|table| table.relation.name.clone()).collect();
+            let names = stale.map(|table| &table.relation.name);
+            let copied = names.filter(|name| plan.wanted.iter().any(|p| p.matches(name)));
+            status.stale = copied.cloned().collect();
         }
         board.plan.send_if_modified(|told| {
             let differs = !Arc::ptr_eq(&told.wanted, &plan.wanted)

@@ -261,6 +261,30 @@ async fn fd_21_a_definition_that_is_used_again_is_not_dropped() {
     line.stop().await;
 }
 
+/// What only a definition reads that has left is copied when that one comes back, and not before: no
+/// status says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_21_a_table_that_only_a_definition_which_left_reads_is_no_trouble() {
+    let schema = "
+        CREATE TABLE a (id text PRIMARY KEY, v text); INSERT INTO a VALUES ('1', 'x');
+        CREATE TABLE b (id text PRIMARY KEY, v text); INSERT INTO b VALUES ('2', 'x')";
+    let (a, b) = ("SELECT * FROM a", "SELECT * FROM b");
+    let both: &[Output] = &[("a", a), ("b", b)];
+    let mut line = Line::start(schema, &streams(&[a, b]), &["u1"], both).await;
+    line.configure(&streams(&[a]));
+    line.outputs = vec![("a", a)];
+    line.agree("without the second table").await;
+    line.execute("ALTER TABLE b ADD COLUMN w text; INSERT INTO b VALUES ('3', 'x', 'y')").await;
+    line.execute("INSERT INTO a VALUES ('later', 'x')").await;
+    line.agree("behind a change of the second table").await;
+    line.is_well().await;
+    line.configure(&streams(&[a, b]));
+    line.outputs = both.to_vec();
+    line.agree("with both again").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
 /// A view and a table without a key are refused by name, and never shown as empty.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_22_a_refused_table_is_named_and_never_shown_as_empty() {
