@@ -2,9 +2,10 @@
 //!
 //! A list comes, is given away, and comes back; the user's client is told which bucket came or
 //! went. The clock runs from the moment Postgres has confirmed the commit to the moment the client
-//! has read the bytes of the `checkpoint_diff` line.
+//! has read the bytes of the `checkpoint_diff` line. Between two changes the stream rests for longer
+//! than it pauses between two checkpoints.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::client::{Asking, SyncClient};
@@ -16,6 +17,9 @@ use crate::statistics::median;
 
 /// Changes that are timed; the middle one counts.
 const CHANGES: usize = 21;
+
+/// Between two changes.
+const REST: Duration = Duration::from_millis(50);
 
 /// Measures with three numbers of memberships.
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
@@ -30,6 +34,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         let cpu = server.usage()?.cpu_seconds;
         let mut times = Vec::new();
         for change in 0..CHANGES {
+            tokio::time::sleep(REST).await;
             let owner = if change % 2 == 0 { "somebody" } else { READER };
             let give = format!("UPDATE lists SET owner_id = '{owner}' WHERE id = 0");
             source.sql.execute(&give, &[]).await?;

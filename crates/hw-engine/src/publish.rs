@@ -3,8 +3,8 @@
 //! Invariant E-2: the snapshot is taken *before* the sync starts; one taken behind it would hold
 //! later, undurable transactions. The source is told a position only behind the sync that
 //! covers it. One thread does this, so that the writer evaluates the next transactions while
-//! the disk works; there is no timer: batches grow under load by themselves, and an idle system
-//! pays one sync.
+//! the disk works: batches grow under load by themselves, also where the disk is quick
+//! ([`PACE`]), and an idle system pays one sync.
 
 use crate::error::EngineError;
 use crate::lease::Leases;
@@ -13,11 +13,12 @@ use crate::state::Progress;
 use crate::sync_view::ActiveSync;
 use crate::wake::{ChangeRing, Touched};
 use hw_store::{Snapshot, Space, Store};
-use hw_types::{Checkpoint, EndLsn, OpId};
+use hw_types::{Checkpoint, EndLsn, OpId, Pace};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// What the writer hands over at a transaction boundary.
@@ -128,6 +129,10 @@ impl Publication {
     }
 }
 
+/// How often something is published. Each time is a sync, and a wake-up of all that are concerned: what
+/// is committed in quick succession shares one.
+const PACE: Pace = Pace::new(Duration::from_millis(1), 32);
+
 /// No job is under way.
 const IDLE: u8 = 0;
 /// A job is under way.
@@ -165,9 +170,11 @@ impl Publisher {
         let shared = Arc::new(State::default());
         let state = shared.clone();
         let thread = crate::threads::start("headwater-publish", move || {
+            let mut pace = PACE;
             for job in queue {
                 match publication.publish(job) {
                     Ok(()) => {
+                        std::thread::sleep(pace.spend(Instant::now()));
                         if state.phase.swap(IDLE, Ordering::AcqRel) == AWAITED {
                             wake();
                         }

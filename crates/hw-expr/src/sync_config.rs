@@ -203,5 +203,6 @@ impl SyncConfig {
 
 /// The values of an encoded lookup key or output; none when the bytes are damaged.
 pub(crate) fn stored_values(bytes: &[u8]) -> Vec<crate::value::SqlValue<'static>> {
-    lookup::read_outputs(bytes).unwrap_or_default()
+    let mut values = Vec::new();
+    lookup::read_outputs(bytes, &mut values).map(|()| values).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use hw_engine::{
 };
 use hw_expr::sync_config::{
     ErrorSubject, Limits, Reason as ResolvedReason, Request, ResolveError as Unresolved,
-    ResolvedStream,
+    ResolvedBucket, ResolvedStream,
 };
 use hw_types::OpId;
 use tokio::sync::watch;
@@ -96,35 +96,36 @@ impl View for Published {
         let limits =
             Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
         let resolution = view.resolve(&request, &limits).map_err(unresolved)?;
-        let mut buckets = Vec::with_capacity(resolution.buckets.len());
-        for found in resolution.buckets {
-            let name = sync.bucket_name(found.source, &found.parameters);
-            let parameters_at = name.len() - found.parameters.len();
-            let key = sync.bucket_key(found.source, &found.parameters);
-            let bucket = Bucket {
-                name: name.into(),
-                parameters_at: index(parameters_at),
-                source: index(found.source),
-                priority: found.priority,
-                reasons: found.reasons.iter().map(reason).collect(),
-                totals: Totals::default(),
-                place: Place::default(),
-            };
-            buckets.push((bucket, key));
-        }
-        buckets.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let mut found: Vec<(String, ResolvedBucket)> = resolution
+            .buckets
+            .into_iter()
+            .map(|bucket| (sync.bucket_name(bucket.source, &bucket.parameters), bucket))
+            .collect();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut known = known.iter().peekable();
-        for (bucket, _) in &mut buckets {
-            while known.next_if(|known| known.name < bucket.name).is_some() {}
-            match known.next_if(|known| known.name == bucket.name) {
-                Some(Known { name, totals }) => {
-                    bucket.name = name.clone();
-                    bucket.totals = *totals;
+        let mut buckets = Vec::with_capacity(found.len());
+        let mut keys = Vec::with_capacity(found.len());
+        for (name, bucket) in found {
+            while known.next_if(|known| *known.name < *name).is_some() {}
+            let (source, parameters_at) = (bucket.source, name.len() - bucket.parameters.len());
+            let (name, totals) = match known.next_if(|known| *known.name == *name) {
+                Some(Known { name, totals }) => (name.clone(), *totals),
+                None => {
+                    let totals = View::totals(self, index(source), &bucket.parameters)?;
+                    (name.into(), totals)
                 }
-                None => bucket.totals = View::totals(self, bucket.source, bucket.parameters())?,
-            }
+            };
+            keys.push(sync.bucket_key(source, &bucket.parameters));
+            buckets.push(Bucket {
+                name,
+                parameters_at: index(parameters_at),
+                source: index(source),
+                priority: bucket.priority,
+                reasons: bucket.reasons.iter().map(reason).collect(),
+                totals,
+                place: Place::default(),
+            });
         }
-        let (buckets, keys) = buckets.into_iter().unzip();
         let head = CheckpointHead {
             op_id: self.checkpoint.op_id,
             write_checkpoint: Published::write_checkpoint(

@@ -8,6 +8,7 @@ pub mod change;
 pub mod diagnostic;
 pub mod facts;
 pub mod key;
+pub mod pace;
 pub mod pattern;
 pub mod pgtype;
 pub mod position;
@@ -18,6 +19,7 @@ pub mod varint;
 
 pub use change::{Change, ChangeKind, LogMessage};
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
+pub use pace::Pace;
 pub use pattern::{NamePattern, TablePattern};
 pub use pgtype::PgType;
 pub use position::{Checkpoint, CommitLsn, EndLsn, FullXid, Lsn, OpId, PgSnapshot, Xid};

@@ -85,11 +85,10 @@ impl BoundLookup {
     }
 }
 
-/// Reads the outputs of an entry; `None` when the bytes are damaged.
-pub(super) fn read_outputs(mut value: &[u8]) -> Option<Vec<SqlValue<'static>>> {
-    let mut outputs = Vec::new();
+/// Appends the outputs of an entry; `None` when the bytes are damaged.
+pub(super) fn read_outputs(mut value: &[u8], out: &mut Vec<SqlValue<'static>>) -> Option<()> {
     while !value.is_empty() {
-        outputs.push(SqlValue::read_stored(&mut value)?);
+        out.push(SqlValue::read_stored(&mut value)?);
     }
-    Some(outputs)
+    Some(())
 }

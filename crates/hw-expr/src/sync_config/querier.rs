@@ -126,7 +126,8 @@ impl Querier {
             for row in &rows {
                 partial.extend(component.tuple(self.parameters, request, row)?);
             }
-            let mut seen = HashSet::with_capacity(partial.len());
+            let mut seen: Seen<'_> = HashSet::default();
+            seen.reserve(partial.len());
             let first: Vec<bool> = partial.iter().map(|tuple| seen.insert(tuple)).collect();
             let mut first = first.into_iter();
             partial.retain(|_| first.next().unwrap_or(false));
@@ -162,6 +163,9 @@ impl Querier {
 
 /// Bucket parameters as their JSON texts, which are equal exactly for equal values.
 type Tuple = Vec<Option<String>>;
+
+/// Tuples of which a user may have thousands: hashed quickly, with a seed of the process.
+type Seen<'a> = HashSet<&'a Tuple, foldhash::fast::RandomState>;
 
 /// Natural join: rows that agree on the parameters that both have.
 fn join(left: &[Tuple], right: &[Tuple], meter: &Meter<'_>) -> Result<Vec<Tuple>, ResolveError> {
@@ -257,13 +261,13 @@ impl Component {
                             continue;
                         }
                         for value in meter.lookup(*lookup, bytes, reader)?.iter() {
-                            let found = read_outputs(value)
-                                .filter(|found| found.len() == *outputs)
+                            let mut longer = Vec::with_capacity(row.len() + outputs);
+                            longer.extend_from_slice(&row);
+                            read_outputs(value, &mut longer)
+                                .filter(|()| longer.len() == row.len() + outputs)
                                 .ok_or(ResolveError::Evaluation(EvalError(
                                     "a stored lookup is damaged",
                                 )))?;
-                            let mut longer = row.clone();
-                            longer.extend(found);
                             next.push(longer);
                         }
                     }

@@ -19,7 +19,7 @@ use super::wire::{Socket, Wire, server_error, take_message};
 use crate::config::ConnectConfig;
 use crate::error::{PgError, PgErrorKind, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use hw_types::{EndLsn, Lsn};
+use hw_types::{EndLsn, Lsn, Pace};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,6 +39,10 @@ const FRAME_OVERHEAD: usize = 64;
 /// Acknowledgements are reported at most this often: each report may cost the server a sync of
 /// the slot's file, and the walsender is the bottleneck of the whole path.
 const REPORT_GAP: Duration = Duration::from_millis(50);
+
+/// Reads that find little: the server sends each message of a small transaction by itself, and each read
+/// wakes everybody down to the writer. Those in quick succession are taken together.
+const READS: Pace = Pace::new(Duration::from_millis(1), 32);
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -335,6 +339,8 @@ impl<S: Socket> Pump<S> {
         // Set again only when it must ring earlier: most turns leave it as it is.
         let mut alarm = std::pin::pin!(sleep_until(report_at));
         let mut unheard_bytes = 0;
+        let mut pace = READS;
+        let mut rest = std::pin::pin!(sleep_until(self.reported));
         // Frames that came together with CopyBothResponse.
         self.deliver()?;
         loop {
@@ -345,12 +351,14 @@ impl<S: Socket> Pump<S> {
             if alarm.deadline() != report_at {
                 alarm.as_mut().reset(report_at);
             }
+            let rests = !rest.is_elapsed();
             let event = tokio::select! {
                 () = &mut alarm => Event::Report,
                 () = self.shared.ack.notified() => Event::Acknowledged,
-                read = self.wire.socket.read_buf(&mut self.wire.incoming), if !full => {
+                read = self.wire.socket.read_buf(&mut self.wire.incoming), if !full && !rests => {
                     Event::Read(read)
                 }
+                () = &mut rest, if rests => continue,
                 () = self.shared.room.notified(), if full => Event::Room,
                 () = self.frames.closed() => Event::ConsumerGone,
             };
@@ -360,6 +368,14 @@ impl<S: Socket> Pump<S> {
                 }
                 Event::Read(Ok(bytes)) => {
                     unheard_bytes += bytes;
+                    let is_drained = self.wire.incoming.len() < self.wire.incoming.capacity();
+                    if is_drained {
+                        let now = Instant::now();
+                        let wait = pace.spend(now.into_std());
+                        if !wait.is_zero() {
+                            rest.as_mut().reset(now + wait);
+                        }
+                    }
                     // A server that stops asks again and again until all is confirmed: the gap
                     // keeps that from becoming a storm.
                     let (frames, wish) = self.deliver()?;
