@@ -178,7 +178,9 @@ impl Assembler {
                 }
                 self.push(xid, Change::Truncate { relations })?;
             }
-            Message::Logical { transactional: true, lsn, prefix, content } => {
+            Message::Logical { transactional: true, lsn, prefix, content }
+                if [hw_pg::marker::PREFIX, hw_pg::marker::DDL_PREFIX].contains(&prefix) =>
+            {
                 let message = LogMessage {
                     lsn,
                     prefix: prefix.to_owned(),
@@ -187,9 +189,7 @@ impl Assembler {
                 self.push(xid, Change::Message(message))?;
             }
             // Ours are transactional; others' are nobody's business.
-            Message::Logical { transactional: false, .. }
-            | Message::Origin { .. }
-            | Message::Type { .. } => {}
+            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
             Message::Begin { commit_lsn, xid, .. } => {
                 self.expect(self.current == Current::None, "a transaction begins inside another")?;
                 self.current = Current::Whole { commit_lsn, xid };

@@ -15,7 +15,7 @@
 //! least every `wal_sender_timeout` / 4).
 
 use super::second_look;
-use super::wire::{Socket, Wire, server_error, take_message};
+use super::wire::{Incoming, Socket, Wire, server_error};
 use crate::config::ConnectConfig;
 use crate::error::{PgError, PgErrorKind, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -201,7 +201,9 @@ impl ReplicationStream {
             heard: Mutex::new(Instant::now()),
         });
         let backend_pid = wire.backend_pid;
+        let mut wire = wire;
         let pump = Pump {
+            incoming: Incoming::from(std::mem::take(&mut wire.incoming)),
             wire,
             shared: shared.clone(),
             frames: sender,
@@ -297,6 +299,7 @@ fn report_interval(wal_sender_timeout: Duration) -> Duration {
 /// The task's state: it alone touches the socket.
 struct Pump<S> {
     wire: Wire<S>,
+    incoming: Incoming,
     shared: Arc<Shared>,
     frames: mpsc::UnboundedSender<Result<Vec<Frame>>>,
     budget: usize,
@@ -345,8 +348,9 @@ impl<S: Socket> Pump<S> {
         self.deliver()?;
         loop {
             let full = self.shared.waiting.load(Ordering::Acquire) >= self.budget;
-            if self.wire.incoming.capacity() - self.wire.incoming.len() < READ_BYTES / 8 {
-                self.wire.incoming.reserve(READ_BYTES);
+            let incoming = &mut self.incoming.bytes;
+            if incoming.capacity() - incoming.len() < READ_BYTES / 8 {
+                incoming.reserve(READ_BYTES);
             }
             if alarm.deadline() != report_at {
                 alarm.as_mut().reset(report_at);
@@ -355,7 +359,7 @@ impl<S: Socket> Pump<S> {
             let event = tokio::select! {
                 () = &mut alarm => Event::Report,
                 () = self.shared.ack.notified() => Event::Acknowledged,
-                read = self.wire.socket.read_buf(&mut self.wire.incoming), if !full && !rests => {
+                read = self.wire.socket.read_buf(incoming), if !full && !rests => {
                     Event::Read(read)
                 }
                 () = &mut rest, if rests => continue,
@@ -368,7 +372,7 @@ impl<S: Socket> Pump<S> {
                 }
                 Event::Read(Ok(bytes)) => {
                     unheard_bytes += bytes;
-                    let is_drained = self.wire.incoming.len() < self.wire.incoming.capacity();
+                    let is_drained = self.incoming.bytes.len() < self.incoming.bytes.capacity();
                     if is_drained {
                         let now = Instant::now();
                         let wait = pace.spend(now.into_std());
@@ -449,7 +453,7 @@ impl<S: Socket> Pump<S> {
         let mut end = None;
         loop {
             // Frames in front of a damaged one are delivered; the error follows them.
-            let message = match take_message(&mut self.wire.incoming) {
+            let message = match self.incoming.take() {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
                 Err(error) => {

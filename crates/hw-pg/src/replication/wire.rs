@@ -79,6 +79,60 @@ pub(crate) fn take_message(incoming: &mut BytesMut) -> Result<Option<RawMessage>
     Ok(Some(RawMessage { tag, body }))
 }
 
+/// Bytes of a stream on their way into messages. Messages of the log (`pg_logical_emit_message`) that
+/// are too long to be ours are passed over as they arrive: anybody who may log in can write one of
+/// a gigabyte.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// What has arrived and was not taken.
+    pub bytes: BytesMut,
+    /// Bytes to come of a message that is passed over.
+    passing: usize,
+}
+
+/// Longer messages of the log are nobody's: a marker holds at most 1 MB
+/// ([`crate::marker::emit`]), its signature, and the text of a snapshot.
+const LONGEST_OF_THE_LOG: usize = 2 << 20;
+
+impl From<BytesMut> for Incoming {
+    fn from(bytes: BytesMut) -> Incoming {
+        Incoming { bytes, passing: 0 }
+    }
+}
+
+impl Incoming {
+    /// Takes the next whole message, if there is one.
+    ///
+    /// - Errors: an impossible length.
+    pub fn take(&mut self) -> Result<Option<RawMessage>> {
+        /// Length and tag, then of XLogData its tag, three numbers and the plugin's tag.
+        const HEAD: usize = 5 + 25 + 1;
+        loop {
+            let passed = self.passing.min(self.bytes.len());
+            self.bytes.advance(passed);
+            self.passing -= passed;
+            if self.passing > 0 {
+                return Ok(None);
+            }
+            let Some([b'd', length @ ..]) = self.bytes.first_chunk::<5>() else { break };
+            let length = u32::from_be_bytes(*length) as usize;
+            if !(LONGEST_OF_THE_LOG..=MAX_MESSAGE_BYTES).contains(&length) {
+                break;
+            }
+            let Some(head) = self.bytes.first_chunk::<HEAD>() else {
+                self.bytes.reserve(HEAD);
+                return Ok(None);
+            };
+            if head[5] != b'w' || head[HEAD - 1] != b'M' {
+                break;
+            }
+            tracing::debug!(bytes = length, "a message of the log is too long to be ours");
+            self.passing = length + 1;
+        }
+        take_message(&mut self.bytes)
+    }
+}
+
 /// The error of an ErrorResponse body.
 pub(crate) fn server_error(body: &[u8]) -> PgError {
     PgError::server(ServerError::from_body(body))
@@ -385,6 +439,44 @@ mod tests {
         let message = take_message(&mut incoming).unwrap().unwrap();
         assert_eq!((message.tag, &message.body[..]), (b'd', &b"abc"[..]));
         assert_eq!(&incoming[..], b"d");
+    }
+
+    /// A row of the same length is gathered; its beginning says which it is.
+    #[test]
+    fn a_message_of_the_log_that_is_too_long_to_be_ours_is_passed_over_as_it_arrives() {
+        const LENGTH: usize = 64 << 20;
+        let copy_data = |first: u8, length: usize| {
+            let mut bytes = vec![b'd'];
+            bytes.extend_from_slice(&u32::try_from(length + 29).unwrap().to_be_bytes());
+            bytes.extend_from_slice(b"w");
+            bytes.extend_from_slice(&[0; 24]);
+            bytes.push(first);
+            bytes.resize(5 + 25 + length, first);
+            bytes
+        };
+        for cut in [1, 5, 29, 30, 31, 1000] {
+            let mut incoming = Incoming::default();
+            let mut stream = copy_data(b'M', LENGTH);
+            stream.extend(copy_data(b'I', 10));
+            stream.extend(copy_data(b'M', 10));
+            let (mut most, mut taken) = (0, Vec::new());
+            let (front, rest) = stream.split_at(cut);
+            for chunk in std::iter::once(front).chain(rest.chunks(100_000)) {
+                incoming.bytes.extend_from_slice(chunk);
+                while let Some(message) = incoming.take().unwrap() {
+                    taken.push((message.body.len(), message.body[25]));
+                }
+                most = most.max(incoming.bytes.capacity());
+            }
+            assert_eq!(taken, [(35, b'I'), (35, b'M')], "cut at {cut}");
+            assert!(most < 1 << 20, "{most} bytes are held");
+        }
+        let mut incoming = Incoming::default();
+        let stream = copy_data(b'I', LENGTH);
+        incoming.bytes.extend_from_slice(&stream[..40]);
+        assert!(incoming.take().unwrap().is_none());
+        incoming.bytes.extend_from_slice(&stream[40..]);
+        assert_eq!(incoming.take().unwrap().unwrap().body.len(), LENGTH + 25);
     }
 
     #[test]
