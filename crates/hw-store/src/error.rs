@@ -31,7 +31,8 @@ pub enum StoreError {
     /// HW3003. The spools of one purpose reached their byte limit; nothing of the refused record was
     /// written.
     #[error(
-        "{purpose} hold {used} bytes and may hold {budget}; one of {needed} bytes does not fit"
+        "{purpose} hold {used} bytes and may hold {budget}; {asked} more for one of {needed} bytes do \
+         not fit"
     )]
     SpoolFull {
         /// What they are for.
@@ -40,7 +41,9 @@ pub enum StoreError {
         used: u64,
         /// The configured limit.
         budget: u64,
-        /// Bytes of the whole segment, with those that did not fit.
+        /// Bytes that did not fit: wait for room for them ([`crate::segment::SpoolDir`]).
+        asked: u64,
+        /// Bytes of the whole segment, with those.
         needed: u64,
     },
     /// HW3004. Bytes on disk are not what was written, and it cannot be told which space they

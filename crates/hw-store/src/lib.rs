@@ -28,6 +28,7 @@ mod snapshot;
 pub mod sorter;
 mod space;
 mod store;
+mod suspicion;
 
 pub use ascending::Ascending;
 pub use batch::Batch;

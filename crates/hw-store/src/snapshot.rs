@@ -6,12 +6,13 @@
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fjall::{Readable, Slice};
 
 use crate::simulation::{TwinIter, TwinView};
 use crate::space::{Keyspace, Place, without_prefix};
+use crate::suspicion::Suspicion;
 use crate::{Space, StoreError};
 
 /// All spaces at one moment. Cloning shares it.
@@ -38,7 +39,7 @@ pub(crate) struct Opening {
     pub(crate) mine: u64,
     pub(crate) current: Arc<AtomicU64>,
     /// Set when something read is damaged.
-    pub(crate) suspicion: Arc<AtomicBool>,
+    pub(crate) suspicion: Arc<Suspicion>,
 }
 
 impl Opening {
@@ -56,7 +57,7 @@ impl Opening {
     pub(crate) fn read_failed(&self, space: &Space, error: fjall::Error) -> StoreError {
         let error = space.failed(error);
         if matches!(error, StoreError::SpaceDamaged { .. }) {
-            self.suspicion.store(true, Ordering::Release);
+            self.suspicion.raise(&error);
         }
         error
     }

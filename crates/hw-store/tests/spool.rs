@@ -164,8 +164,8 @@ fn fd_5_what_arrives_never_takes_the_room_that_applying_needs() {
     assert!(error.never_fits());
     assert_eq!(
         error.diagnostic().to_string(),
-        "error[HW3003]: spools of decided writes hold 15144 bytes and may hold 20000; one of 21152 \
-         bytes does not fit\n  \
+        "error[HW3003]: spools of decided writes hold 15144 bytes and may hold 20000; 6008 \
+         more for one of 21152 bytes do not fit\n  \
          mend:  raise limits.spool_bytes, or end the transactions and copies that fill the spools"
     );
     drop((waiting, runs, decided));

@@ -117,6 +117,11 @@ impl Assembler {
         }
     }
 
+    /// Where large open transactions go.
+    pub fn spool(&self) -> &SpoolDir {
+        &self.spool
+    }
+
     /// Bytes of memory that open transactions hold.
     pub fn open_memory(&self) -> usize {
         self.open_memory

@@ -17,14 +17,11 @@ use hw_pg::replication::{Acknowledger, Frame, ReplicationStream, StreamPositions
 use hw_store::StoreError;
 use hw_store::segment::SpoolDir;
 use hw_types::EndLsn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-
-/// How long to wait before a full spool is tried again.
-const SPOOL_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a spool that stays full is complained about.
 const SPOOL_ALARM: Duration = Duration::from_secs(30);
@@ -38,8 +35,8 @@ struct Shared {
     open_memory: AtomicUsize,
     open_transactions: AtomicUsize,
     frames: AtomicU64,
-    /// Milliseconds for which a full spool has held up the stream; 0 when it does not.
-    spool_full_millis: AtomicU64,
+    /// Since when a full spool has held up the stream; `None` when it does not.
+    spool_full_since: Mutex<Option<Instant>>,
 }
 
 /// Where the input stands; for metrics and status.
@@ -70,6 +67,7 @@ impl StatusHandle {
     /// Where the input stands now.
     pub fn status(&self) -> StreamStatus {
         let shared = &self.shared;
+        let full_since = *shared.spool_full_since.lock().expect("no panic under this lock");
         let load = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         StreamStatus {
             positions: self.acknowledger.positions(),
@@ -77,7 +75,7 @@ impl StatusHandle {
             open_bytes: load(&shared.open_memory),
             open_transactions: load(&shared.open_transactions),
             messages: shared.frames.load(Ordering::Relaxed),
-            spool_full_for: Duration::from_millis(shared.spool_full_millis.load(Ordering::Relaxed)),
+            spool_full_for: full_since.map_or(Duration::ZERO, |since| since.elapsed()),
         }
     }
 }
@@ -222,15 +220,16 @@ impl Worker {
     }
 
     async fn message(&mut self, payload: &[u8]) -> Result<Option<Item>> {
-        let mut full_since: Option<Instant> = None;
+        let full_since = &self.shared.spool_full_since;
+        let since = |now| *full_since.lock().expect("no panic under this lock") = now;
         let mut alarmed: Option<Instant> = None;
         let step = loop {
             match self.assembler.message(payload) {
-                Err(InputError::Store(error @ StoreError::SpoolFull { .. })) => {
-                    let since = *full_since.get_or_insert_with(Instant::now);
-                    let for_millis = since.elapsed().as_millis() as u64;
-                    self.shared.spool_full_millis.store(for_millis.max(1), Ordering::Relaxed);
-                    if alarmed.is_none_or(|at| at.elapsed() > SPOOL_ALARM) {
+                Err(InputError::Store(error @ StoreError::SpoolFull { asked, .. })) => {
+                    if alarmed.is_none() {
+                        since(Some(Instant::now()));
+                    }
+                    if alarmed.is_none_or(|at| at.elapsed() >= SPOOL_ALARM) {
                         alarmed = Some(Instant::now());
                         tracing::error!(
                             %error,
@@ -238,16 +237,19 @@ impl Worker {
                              into the spool"
                         );
                     }
+                    let room = self.assembler.spool().reserve_waiting(asked);
                     tokio::select! {
-                        () = tokio::time::sleep(SPOOL_PAUSE) => {}
+                        // What can never fit is only complained about.
+                        Ok(_) = room => {}
+                        () = tokio::time::sleep(SPOOL_ALARM) => {}
                         () = self.items.closed() => return Err(InputError::Closed),
                     }
                 }
                 step => break step?,
             }
         };
-        if full_since.is_some() {
-            self.shared.spool_full_millis.store(0, Ordering::Relaxed);
+        if alarmed.is_some() {
+            since(None);
         }
         match step {
             Step::Nothing => Ok(None),

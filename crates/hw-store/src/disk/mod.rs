@@ -27,7 +27,7 @@ mod removal;
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ use crate::bulk::Loads;
 use crate::home::{Home, free_bytes};
 use crate::snapshot::Opening;
 use crate::space::{Keyspace, SpaceInner};
+use crate::suspicion::Suspicion;
 use crate::{Batch, Snapshot, Space, StoreError, StoreOptions, StoreStatistics};
 
 /// fjall queues a message for every keyspace at opening into a channel of 1,000 places before anybody
@@ -88,7 +89,7 @@ pub(crate) struct Disk {
     /// A [`Failure`]: why nothing may be written any more.
     failure: AtomicU8,
     /// Whether something read was damaged, or a background thread died for a reason unknown.
-    suspicion: Arc<AtomicBool>,
+    suspicion: Arc<Suspicion>,
     /// Entries of the journal since the store was created in this process; `syncing` compares with it.
     entries: AtomicU64,
     /// The sequence number of the newest of them, or one in front of the next.
@@ -193,8 +194,8 @@ impl Disk {
     /// Opens the database and fills the handles. The caller holds `writing` or is the only one.
     fn open_database(&self) -> Result<(), StoreError> {
         let data = self.home.data();
-        if self.suspicion.swap(false, Ordering::AcqRel) {
-            self.mend(Depth::Bytes).inspect_err(|_| self.suspect())?;
+        if self.suspicion.clear() {
+            self.mend(Depth::Bytes).inspect_err(|error| self.suspicion.raise(error))?;
         } else if mend::has_damaged_list(&data)? {
             self.mend(Depth::Lists)?;
         }
@@ -558,10 +559,6 @@ impl Disk {
         end().map_err(|error| self.failed(error.into(), Failure::Write))
     }
 
-    fn suspect(&self) {
-        self.suspicion.store(true, Ordering::Release);
-    }
-
     /// The names of spaces of which nothing can be read.
     pub(crate) fn damaged_spaces(&self) -> Vec<String> {
         let spaces = self.spaces.read();
@@ -570,9 +567,9 @@ impl Disk {
     }
 
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
-        if self.suspicion.load(Ordering::Acquire) && self.failure() == Failure::None {
+        if self.suspicion.is_raised() && self.failure() == Failure::None {
             // A compaction could meet what is damaged at any moment, and spread or end with it.
-            self.failed(StoreError::damaged("something that was read"), Failure::Write);
+            self.failed(self.suspicion.error(), Failure::Write);
         }
         match self.failure() {
             Failure::None => Ok(()),
@@ -600,13 +597,13 @@ impl Disk {
                 .is_ok_and(|free| free < self.options.memtable_bytes.max(LEAST_ROOM))
         };
         if matches!(error, StoreError::Damaged { .. } | StoreError::SpaceDamaged { .. }) {
-            self.suspect();
+            self.suspicion.raise(&error);
         }
         let (kind, error) = match error {
             StoreError::Full => (Failure::Full, StoreError::Full),
             StoreError::Poisoned if starved() => (Failure::Full, StoreError::Full),
             StoreError::Poisoned if self.failure() == Failure::None => {
-                self.suspect();
+                self.suspicion.raise(&StoreError::Poisoned);
                 (kind, StoreError::Poisoned)
             }
             other => (kind, other),

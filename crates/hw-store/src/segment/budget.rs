@@ -104,7 +104,7 @@ impl Budget {
                 state.used = sum;
                 Ok(())
             }
-            None => Err(self.full(state.used, own.saturating_add(bytes))),
+            None => Err(self.full(state.used, bytes, own.saturating_add(bytes))),
         }
     }
 
@@ -122,8 +122,8 @@ impl Budget {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    fn full(&self, used: u64, needed: u64) -> StoreError {
-        StoreError::SpoolFull { purpose: self.0.purpose, used, budget: self.0.max, needed }
+    fn full(&self, used: u64, asked: u64, needed: u64) -> StoreError {
+        StoreError::SpoolFull { purpose: self.0.purpose, used, budget: self.0.max, asked, needed }
     }
 
     fn try_reserve(
@@ -132,7 +132,7 @@ impl Budget {
         bytes: u64,
     ) -> Option<Result<Reservation, StoreError>> {
         if bytes > self.0.max {
-            return Some(Err(self.full(state.used, bytes)));
+            return Some(Err(self.full(state.used, bytes, bytes)));
         }
         let sum = state.used.checked_add(bytes).filter(|sum| *sum <= self.0.max)?;
         state.used = sum;
@@ -142,7 +142,7 @@ impl Budget {
     pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
         let mut state = self.0.state.lock();
         let used = state.used;
-        self.try_reserve(&mut state, bytes).unwrap_or_else(|| Err(self.full(used, bytes)))
+        self.try_reserve(&mut state, bytes).unwrap_or_else(|| Err(self.full(used, bytes, bytes)))
     }
 
     pub(super) fn wait(&self, bytes: u64) -> Result<Reservation, StoreError> {
