@@ -1,8 +1,10 @@
 //! Bytes that many holders together may keep, and whether they are near the bound.
 //!
-//! In: what is kept and given back. Out: whether it is short. Nobody waits here: who reads the
-//! answer makes what he makes smaller, or refuses.
+//! In: what is kept and given back. Out: whether it is short, or whether a user may keep more.
+//! Nobody waits here: who reads the answer makes what he makes smaller, or refuses.
 
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -34,12 +36,6 @@ impl Budget {
         self.limit
     }
 
-    /// Counts bytes until the answer is dropped.
-    pub fn hold(self: &Arc<Budget>, bytes: usize) -> Hold {
-        self.add(bytes);
-        Hold { budget: self.clone(), bytes }
-    }
-
     /// Counts bytes that are held from now on.
     pub fn add(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
@@ -51,15 +47,92 @@ impl Budget {
     }
 }
 
-/// Bytes that count while this lives.
+/// Bytes of a budget that users keep for long, each at most a share: what one keeps takes nothing
+/// from others.
 #[derive(Debug)]
-pub struct Hold {
+pub struct Shares {
     budget: Arc<Budget>,
+    limit: usize,
+    share: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by_user: HashMap<Arc<str>, usize>,
+}
+
+impl Shares {
+    /// Users together keep at most `limit` bytes, each at most `share`. They count in `budget`, too,
+    /// whose bound they do not ask.
+    pub fn new(budget: Arc<Budget>, limit: usize, share: usize) -> Arc<Shares> {
+        Arc::new(Shares { budget, limit, share, held: Mutex::default() })
+    }
+
+    /// Counts bytes for a user until the answer is dropped; `None` when his share, or that of all,
+    /// would be exceeded.
+    pub fn take(self: &Arc<Shares>, user: &str, bytes: usize) -> Option<Share> {
+        {
+            let held = self.held.lock();
+            let own = held.by_user.get(user).copied().unwrap_or(0);
+            if own + bytes > self.share || held.all + bytes > self.limit {
+                return None;
+            }
+        }
+        Some(self.count(user, bytes))
+    }
+
+    /// The same whatever is kept: for what is so small that the number of holders bounds it.
+    pub fn count(self: &Arc<Shares>, user: &str, bytes: usize) -> Share {
+        let user: Arc<str> = user.into();
+        let mut held = self.held.lock();
+        held.all += bytes;
+        *held.by_user.entry(user.clone()).or_default() += bytes;
+        self.budget.add(bytes);
+        Share { shares: self.clone(), user, bytes }
+    }
+}
+
+/// Bytes that count for a user while this lives.
+#[derive(Debug)]
+pub struct Share {
+    shares: Arc<Shares>,
+    user: Arc<str>,
     bytes: usize,
 }
 
-impl Drop for Hold {
+impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        let mut held = self.shares.held.lock();
+        held.all -= self.bytes;
+        if let Some(own) = held.by_user.get_mut(&self.user) {
+            *own -= self.bytes;
+            if *own == 0 {
+                held.by_user.remove(&self.user);
+            }
+        }
+        self.shares.budget.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_takes_his_share_and_nobody_elses() {
+        let budget = Budget::new(100);
+        let shares = Shares::new(budget.clone(), 30, 20);
+        let first = shares.take("amy", 15).expect("there is room");
+        assert!(shares.take("amy", 6).is_none(), "above her share");
+        let second = shares.take("bob", 15).expect("amy took nothing of his");
+        assert!(shares.take("cleo", 1).is_none(), "all together");
+        let small = shares.count("cleo", 1);
+        assert_eq!(budget.held(), 31);
+        drop((first, second, small));
+        assert_eq!(budget.held(), 0);
+        assert!(shares.held.lock().by_user.is_empty());
+        assert!(shares.take("amy", 20).is_some());
     }
 }

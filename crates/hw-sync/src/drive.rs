@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hw_http::budget::Hold;
+use hw_http::budget::Share;
 use hw_http::outbox::Outbox;
 use hw_http::socket::ConnectionCut;
 use tokio::time::Instant;
@@ -113,7 +113,7 @@ struct Driver<S: Source> {
     started: Instant,
     counts: Counts,
     _permit: OpenStream,
-    _memory: Hold,
+    _memory: Share,
 }
 
 #[derive(Default)]

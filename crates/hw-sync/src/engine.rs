@@ -15,6 +15,7 @@ use hw_expr::sync_config::{
     ResolvedBucket, ResolvedStream,
 };
 use hw_types::OpId;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::source::{
@@ -25,6 +26,7 @@ use crate::state::bucket::{Announcement, Bucket, Place, Totals};
 use crate::wire::line::{
     CheckpointHead, ErrorPlace, OperationKind, OperationLine, Reason, StreamLine,
 };
+use crate::wire::request::Subscription;
 
 impl From<EngineError> for SourceError {
     fn from(error: EngineError) -> SourceError {
@@ -89,12 +91,14 @@ impl View for Published {
         let sync = view.config();
         let request = Request {
             jwt: &asker.claims,
-            parameters: &asker.parameters,
-            subscriptions: &asker.subscriptions,
+            parameters: &parameters,
+            subscriptions: &subscriptions,
             include_defaults: asker.include_defaults,
         };
         let limits =
             Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
+        let parameters = Value::Object(asker.parameters.read());
+        let subscriptions: Vec<_> = asker.subscriptions.iter().map(subscription).collect();
         let resolution = view.resolve(&request, &limits).map_err(unresolved)?;
         let mut found: Vec<(String, ResolvedBucket)> = resolution
             .buckets
@@ -260,6 +264,15 @@ fn stream(stream: ResolvedStream) -> StreamLine {
         };
         (place, error.message)
     });
+fn subscription(asked: &Subscription) -> hw_expr::sync_config::Subscription {
+    let Subscription { stream, parameters, override_priority } = asked;
+    hw_expr::sync_config::Subscription {
+        stream: stream.clone(),
+        parameters: parameters.as_ref().map(|parameters| Value::Object(parameters.read())),
+        override_priority: *override_priority,
+    }
+}
+
     StreamLine { name: stream.name, is_default: stream.is_default, errors: errors.collect() }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hw_auth::Principal;
-use hw_http::budget::Hold;
+use hw_http::budget::Share;
 use hw_types::OpId;
 use serde_json::{Map, Value};
 
@@ -18,10 +18,11 @@ use crate::shared::Shared;
 use crate::source::{
     Asker, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, Version, View,
 };
-use crate::state::bucket::Announcement;
+use crate::state::bucket::{Announcement, Place};
+use crate::wire::document::Document;
 use crate::wire::error::ErrorBody;
 use crate::wire::line::DataForm;
-use crate::wire::request::{StreamRequest, Subscription};
+use crate::wire::request::StreamRequest;
 
 /// A stream whose first checkpoint is known.
 pub struct Ready<V: View> {
@@ -44,7 +45,7 @@ pub struct Ready<V: View> {
     /// Already listening for what the first state depends on.
     pub listener: Listener<V>,
     /// The memory of the request, which lives as long as the stream.
-    pub memory: Hold,
+    pub memory: Share,
 }
 
 /// The key of a user's write checkpoints, of `sub` and client id (8.1). Lengths stand before both,
@@ -76,25 +77,20 @@ impl Asker {
         let subscriptions = self.subscriptions.iter().map(|subscription| {
             size_of_val(subscription)
                 + subscription.stream.len()
-                + subscription.parameters.as_ref().map_or(0, weight)
+                + subscription.parameters.as_ref().map_or(0, Document::len)
         });
-        weight(&self.claims) + weight(&self.parameters) + subscriptions.sum::<usize>()
+        weight(&self.claims) + self.parameters.len() + subscriptions.sum::<usize>()
     }
 }
 
 /// Requests up to this weight are let in whatever the memory.
 const LIGHT: usize = 4096;
 
-fn subscription(asked: Subscription) -> hw_expr::sync_config::Subscription {
-    let Subscription { stream, parameters, override_priority } = asked;
-    hw_expr::sync_config::Subscription { stream, parameters, override_priority }
-}
-
 /// Prepares a stream.
 ///
 /// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead, the
-///   server stops or a large request finds no memory, 500 when the store fails (its text goes to
-///   the log).
+///   server stops, or the user's streams keep as much of their requests as they may, 500 when the
+///   store fails (its text goes to the log).
 pub async fn prepare<S: Source>(
     shared: &Shared<S>,
     principal: &Principal,
@@ -102,17 +98,19 @@ pub async fn prepare<S: Source>(
 ) -> Result<Ready<S::View>, ErrorBody> {
     let asker = Arc::new(Asker {
         claims: Value::Object(Map::clone(&principal.claims)),
-        parameters: Value::Object(request.parameters),
-        subscriptions: request.subscriptions.into_iter().map(subscription).collect(),
+        parameters: request.parameters,
+        subscriptions: request.subscriptions,
         include_defaults: request.include_defaults,
         user: principal.key(),
         user_key: user_key(principal, request.client_id.as_deref()),
     });
     let bytes = asker.weight();
-    if bytes > LIGHT && shared.budget.is_short() {
-        return Err(ErrorBody::unavailable("Memory is short and the request is large"));
-    }
-    let memory = shared.budget.hold(bytes);
+    let memory = match bytes > LIGHT {
+        true => shared.requests.take(&asker.user, bytes).ok_or_else(|| {
+            ErrorBody::unavailable("Memory is short and the requests of this user are large")
+        })?,
+        false => shared.requests.count(&asker.user, bytes),
+    };
     let resume: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
     reach(shared, &resume).await?;

@@ -164,7 +164,7 @@ fn log_request(headers: &HeaderMap, principal: &Principal, request: &StreamReque
         user_agent = user_agent(headers),
         held_buckets = request.buckets.len(),
         subscriptions = request.subscriptions.len(),
-        parameters = object_for_log(&request.parameters),
+        parameters = object_for_log(&request.parameters.read()),
         app_metadata = for_log(metadata),
         "sync request"
     );

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::fast::RandomState;
-use hw_http::budget::Budget;
+use hw_http::budget::{Budget, Shares};
 use hw_http::places::Places;
 use hw_http::{Bound, Edge};
 use parking_lot::Mutex;
@@ -56,6 +56,8 @@ pub struct Shared<S: Source> {
     pub(crate) hub: Arc<Hub<S::View>>,
     pub(crate) cache: PageCache,
     pub(crate) budget: Arc<Budget>,
+    /// What open streams keep of their requests; counts in the budget.
+    pub(crate) requests: Arc<Shares>,
     pub(crate) streams: Arc<Places>,
     pub(crate) reads: Arc<Places>,
     pub(crate) checkpoint_requests: Arc<Places>,
@@ -81,6 +83,9 @@ impl<S: Source> SyncState<S> {
         let dispatcher = hub.clone();
         let (engine, until) = (source.clone(), stop.clone());
         tokio::spawn(async move { dispatcher.run(engine, until).await });
+        let budget = Budget::new(options.page_budget_bytes);
+        let of_all = options.page_budget_bytes / 2;
+        let of_one = (of_all / USERS).max(LARGEST_REQUEST);
         let state = SyncState(Arc::new(Shared {
             source,
             edge,
@@ -88,7 +93,8 @@ impl<S: Source> SyncState<S> {
             stop,
             hub,
             cache: PageCache::new(options.page_cache_bytes),
-            budget: Budget::new(options.page_budget_bytes),
+            requests: Shares::new(budget.clone(), of_all, of_one),
+            budget,
             streams: Places::new(options.max_streams, options.max_streams_per_user),
             reads: Places::new(options.max_reads.max(1), options.max_reads_per_user),
             checkpoint_requests: Places::new(
@@ -118,6 +124,13 @@ impl<S: Source> SyncState<S> {
 
 /// How long a data line is kept for others behind the last one who wanted it.
 const PAGES_KEPT: Duration = Duration::from_secs(15);
+
+/// So many users at least must keep as much of their requests as they may before those of others are
+/// refused.
+const USERS: usize = 8;
+
+/// What the largest request keeps: its parameters, and those of as many subscriptions as there may be.
+const LARGEST_REQUEST: usize = 512 << 10;
 
 impl<S: Source> Shared<S> {
     /// Open streams now.

@@ -9,13 +9,14 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use hw_expr::sync_config::Subscription;
 use hw_types::OpId;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::state::bucket::{Announcement, Bucket, Place, Totals};
+use crate::wire::document::Document;
 use crate::wire::line::OperationLine;
+use crate::wire::request::Subscription;
 
 /// A failure below this surface. The text is for the log; clients learn only that it happened.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +62,8 @@ impl Default for UserLimits {
 pub struct Asker {
     /// The token's payload, an object.
     pub claims: Value,
-    /// Connection parameters, an object.
-    pub parameters: Value,
+    /// Connection parameters.
+    pub parameters: Document,
     /// Explicit subscriptions.
     pub subscriptions: Vec<Subscription>,
     /// Whether default streams are included.

@@ -37,7 +37,7 @@ impl Room {
         let view = self.twin.newest();
         let asker = Asker {
             claims: serde_json::json!({ "sub": user }),
-            parameters: serde_json::json!({}),
+            parameters: hw_sync::wire::document::Document::default(),
             subscriptions: vec![],
             include_defaults: true,
             user: user.into(),

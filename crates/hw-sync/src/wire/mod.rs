@@ -5,6 +5,7 @@
 //! encoder beside it. Suggested reading order: [`request`], [`mod@line`], [`ndjson`], [`json`],
 //! [`negotiate`], [`error`].
 
+pub mod document;
 pub mod error;
 pub mod json;
 pub mod line;

@@ -12,8 +12,8 @@ use hw_types::OpId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
+use super::document::Document;
 use super::error::ErrorBody;
 use super::line::DataForm;
 
@@ -31,8 +31,8 @@ pub struct HeldBucket {
 pub struct Subscription {
     /// The stream's name; unknown names are not an error.
     pub stream: String,
-    /// Subscription parameters: an object, if any.
-    pub parameters: Option<Value>,
+    /// Subscription parameters, if any.
+    pub parameters: Option<Document>,
     /// Replaces the stream's priority for this subscription's buckets.
     pub override_priority: Option<u8>,
 }
@@ -47,7 +47,7 @@ pub struct StreamRequest {
     /// Stable per local database; part of the write checkpoint's key.
     pub client_id: Option<String>,
     /// Connection parameters, untrusted.
-    pub parameters: Map<String, Value>,
+    pub parameters: Document,
     /// Whether default streams are included.
     pub include_defaults: bool,
     /// Explicit subscriptions.
@@ -90,7 +90,7 @@ struct BucketField<'a> {
 #[derive(Deserialize)]
 struct SubscriptionField {
     stream: String,
-    parameters: Option<Map<String, Value>>,
+    parameters: Option<Document>,
     override_priority: Option<u8>,
 }
 
@@ -140,7 +140,7 @@ pub fn stream_request(
     let app_metadata = wrong.bounded("app_metadata", MAX_PARAMETER_BYTES, fields.app_metadata);
     let most_bytes = MAX_PARAMETER_BYTES + most_subscriptions * SUBSCRIPTION_BYTES;
     let streams_field = wrong.bounded("streams", most_bytes, fields.streams);
-    let parameters: Option<Map<String, Value>> =
+    let parameters: Option<Document> =
         wrong.field("parameters", "must be object or null", parameters);
     let app_metadata: Option<BTreeMap<String, String>> =
         wrong.field("app_metadata", "must be an object of strings", app_metadata);
@@ -178,7 +178,7 @@ fn streams(raw: Option<&RawValue>, wrong: &mut Wrong) -> (bool, Vec<Subscription
         .into_iter()
         .map(|field| Subscription {
             stream: field.stream,
-            parameters: field.parameters.map(Value::Object),
+            parameters: field.parameters,
             override_priority: field.override_priority,
         })
         .collect();
@@ -353,7 +353,7 @@ mod tests {
         );
         assert_eq!(request.form, DataForm::Text);
         assert_eq!(request.client_id.as_deref(), Some("cd5f663d"));
-        assert_eq!(request.parameters["p"], 1);
+        assert_eq!(request.parameters.read()["p"], 1);
         assert!(!request.include_defaults);
         assert_eq!(request.subscriptions.len(), 2);
         assert_eq!(request.subscriptions[0].override_priority, Some(1));
