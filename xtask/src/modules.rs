@@ -42,6 +42,7 @@ const ENGINE: &[&str] = &[
     "board",
     "loader",
     "writer",
+    "crowds",
     "interpret",
     "frozen",
     "entering",

@@ -80,6 +80,7 @@ impl Writer {
                     tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
                     self.mark_stale(table.record.number)?;
                 }
+            Control::KeepNewest { user } => self.keep_newest(&user)?,
             }
             Control::Adopt { table, facts } => self.adopt(table, facts)?,
             Control::Gone { table, reason } => self.gone(table, &reason)?,

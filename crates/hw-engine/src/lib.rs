@@ -22,6 +22,7 @@ mod build_bulk;
 mod compact;
 mod copies;
 mod copy_spool;
+mod crowds;
 mod definitions;
 pub mod engine;
 mod entering;

@@ -7,11 +7,18 @@ use crate::state::{Day, Record, WriteCheckpoint, keys};
 use crate::writer::Writer;
 use hw_input::markers::MarkerContents;
 use hw_input::transactions::Transaction;
+use hw_types::user_key::owner;
 use hw_types::{LogMessage, Lsn};
+use std::collections::BTreeSet;
 
 /// Write checkpoints that nobody has asked for in so many days are forgotten (FD-43), so that there are
 /// no more than the clients of a month have.
 const KEEP_DAYS: u64 = 30;
+
+/// Of one user so many are kept, those whose markers are the newest: somebody who invents client
+/// databases must not fill the store. A client waits for seconds, and as many others of its user have
+/// to upload in between until its own is forgotten.
+pub(crate) const KEEP_OF_USER: usize = 10_000;
 
 impl Writer {
     /// A transactional message: a marker, or the news that tables were altered. Others are not ours.
@@ -52,6 +59,9 @@ impl Writer {
             Some(stored) => WriteCheckpoint { day, ..stored },
             None => {
                 self.touched.users.insert(user.to_owned());
+                if stored.is_none() {
+                    self.crowds.note(owner(user));
+                }
                 WriteCheckpoint { number, at, day }
             }
         };
@@ -71,14 +81,50 @@ impl Writer {
         self.overlay.put(&self.state, keys::DAY.to_vec(), day.encode())?;
         // A scan of the store sees committed writes only.
         self.commit()?;
+        let (mut last, mut kept) = (String::new(), 0);
         for entry in self.store.snapshot().all(&self.write_checkpoints) {
-            let (user, record) = entry?;
+            let (key, record) = entry?;
             if WriteCheckpoint::decode(&record)?.day + KEEP_DAYS < day.0 {
-                self.overlay.delete(&self.write_checkpoints, user.to_vec())?;
+                self.overlay.delete(&self.write_checkpoints, key.to_vec())?;
+            } else {
+                let key = String::from_utf8_lossy(&key);
+                let user = owner(&key);
+                if user != last {
+                    (last, kept) = (user.to_owned(), 0);
+                }
+                kept += 1;
+                if kept > KEEP_OF_USER {
+                    self.crowds.insert(user);
+                }
             }
             if self.is_full() {
                 self.commit()?;
             }
+        }
+        self.crowds.begin();
+        Ok(())
+    }
+
+    /// Users of whom there may be more write checkpoints than are kept; each told once.
+    pub(crate) fn crowded(&mut self) -> BTreeSet<String> {
+        self.crowds.take()
+    }
+
+    /// Of this user's write checkpoints the newest are kept.
+    pub(crate) fn keep_newest(&mut self, user: &str) -> Result<(), EngineError> {
+        self.commit()?;
+        let mut all = Vec::new();
+        for entry in self.store.snapshot().prefix(&self.write_checkpoints, user.as_bytes()) {
+            let (key, record) = entry?;
+            // The user "u1" is a beginning of "u10", too.
+            if owner(&String::from_utf8_lossy(&key)) == user {
+                all.push((WriteCheckpoint::decode(&record)?.at, key.to_vec()));
+            }
+        }
+        let surplus = all.len().saturating_sub(KEEP_OF_USER);
+        all.sort_unstable();
+        for (_, key) in all.drain(..surplus) {
+            self.overlay.delete(&self.write_checkpoints, key)?;
         }
         Ok(())
     }

@@ -370,6 +370,9 @@ impl Sequencer {
         if self.writer.day < today {
             self.apply(Control::Day(today.0))?;
         }
+        for user in self.writer.crowded() {
+            self.apply(Control::KeepNewest { user })?;
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@
 
 use crate::buckets::{BucketBook, Spaces};
 use crate::copy_spool::Copying;
+use crate::crowds::Crowds;
 use crate::definitions::Definitions;
 use crate::error::EngineError;
 use crate::evaluate::Effects;
@@ -118,6 +119,8 @@ pub(crate) struct Writer {
     /// Signs markers.
     pub(crate) secret: [u8; 32],
     /// The day of the input's clock.
+    /// Who may have too many write checkpoints.
+    pub(crate) crowds: Crowds,
     pub(crate) day: Day,
     /// The source's history is another than the stored one.
     pub(crate) moved: bool,
@@ -196,6 +199,7 @@ impl Writer {
             moved,
             new: stored.is_none(),
             unpublished: false,
+            crowds: Crowds::default(),
             active,
             store,
             state,

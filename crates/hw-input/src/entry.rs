@@ -39,6 +39,11 @@ pub enum Control {
         /// Op ids are given above this one.
         op_id: OpId,
     },
+    /// Of this user's write checkpoints the newest are kept.
+    KeepNewest {
+        /// The user's part of their keys.
+        user: String,
+    },
     /// From here on markers are signed with this secret.
     Secret([u8; 32]),
     /// A sync configuration that compiles is built beside the one that is served.

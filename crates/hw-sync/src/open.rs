@@ -48,13 +48,9 @@ pub struct Ready<V: View> {
     pub memory: Share,
 }
 
-/// The key of a user's write checkpoints, of `sub` and client id (8.1). Lengths stand before both,
-/// so that no two pairs have one key.
+/// The key of a user's write checkpoints, of `sub` and client id (8.1).
 pub fn user_key(principal: &Principal, client_id: Option<&str>) -> String {
-    match client_id {
-        Some(client_id) => format!("{}/{}:{client_id}", principal.key(), client_id.len()),
-        None => principal.key(),
-    }
+    hw_types::user_key::join(&principal.key(), client_id)
 }
 
 /// About how many bytes a value takes in memory.

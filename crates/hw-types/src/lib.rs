@@ -15,6 +15,7 @@ pub mod position;
 pub mod relation;
 pub mod row;
 pub mod text;
+pub mod user_key;
 pub mod varint;
 
 pub use change::{Change, ChangeKind, LogMessage};

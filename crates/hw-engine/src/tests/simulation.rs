@@ -487,6 +487,50 @@ fn fd_43_write_checkpoints_that_nobody_asks_for_are_forgotten() {
     assert!(!is_kept(&mut run, "amy"));
 }
 
+/// One user with ever new client databases does not fill the store; others keep theirs, and he the
+/// newest.
+#[test]
+fn of_one_user_the_newest_write_checkpoints_are_kept() {
+    let mut run = Run::new(1, None);
+    let ask = |run: &mut Run, keys: &mut dyn Iterator<Item = String>| {
+        let asked = |user_key| WriteCheckpoint { user_key, requested: None };
+        let contents = MarkerContents { nonce: 1, write_checkpoints: keys.map(asked).collect() };
+        run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);
+        run.feed();
+        run.node.settle();
+    };
+    let key = |user: &str, client: u32| hw_types::user_key::join(user, Some(&client.to_string()));
+    ask(&mut run, &mut (0..3).map(|client| key("t3:amy", client)));
+    for hundred in 0..120 {
+        let first = hundred * 100;
+        ask(&mut run, &mut (first..first + 100).map(|client| key("t2:am", client)));
+    }
+    let mut now = run.node.sequencer.writer.day.0 * 24 * 3600 + 7;
+    for restart in [false, true] {
+        if restart {
+            run.crash();
+            ask(&mut run, &mut (20_000..20_400).map(|client| key("t2:am", client)));
+            // Counted anew with the day.
+            now += 24 * 3600;
+            run.node.tick(now);
+            now += 1;
+        }
+        run.node.tick(now);
+        run.node.settle();
+        let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+        let space = &run.node.sequencer.writer.write_checkpoints;
+        for entry in run.node.store.snapshot().all(space) {
+            let key = String::from_utf8(entry.unwrap().0.to_vec()).unwrap();
+            *kept.entry(hw_types::user_key::owner(&key).to_owned()).or_default() += 1;
+        }
+        assert_eq!(kept["t3:amy"], 3);
+        assert_eq!(kept["t2:am"], crate::messages::KEEP_OF_USER);
+    }
+    let published = run.node.published();
+    let number = |client| published.write_checkpoint(&key("t2:am", client), []).unwrap();
+    assert!(number(20_399) > number(11_900) && number(11_900) > number(0), "the oldest went");
+}
+
 /// A TRUNCATE counts once, also when its transaction must be read again without a table of it.
 #[test]
 fn a_truncate_of_a_large_transaction_that_is_read_again_counts_once() {
