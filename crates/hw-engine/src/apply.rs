@@ -2,6 +2,7 @@
 
 use crate::error::{EngineError, code};
 use crate::overlay::Sink;
+use crate::runs::Runs;
 use crate::state::{Day, IncarnationRecord, Record, Refused, Secret, TableRecord, keys};
 use crate::tables::Table;
 use crate::writer::Writer;
@@ -46,7 +47,14 @@ impl Writer {
                 self.new = false;
                 self.progress.epoch = self.progress.epoch.max(epoch);
                 self.progress.op_id = self.progress.op_id.max(op_id);
+                self.note_runs(Runs::of_epoch(self.progress.op_id))?;
                 self.serve_anew()?;
+            }
+            Control::Run { op_id, write_base } => {
+                let progress = &mut self.progress;
+                let last = std::mem::replace(&mut progress.op_id, op_id);
+                progress.write_base = write_base;
+                self.note_runs(self.runs.with(last, op_id))?;
             }
             Control::Secret(secret) => {
                 self.overlay.put(&self.state, keys::SECRET.to_vec(), Secret(secret).encode())?;
@@ -72,6 +80,7 @@ impl Writer {
                 self.overlay.put(&self.state, keys::MOVED.to_vec(), Vec::new())?;
             }
             Control::Day(day) => self.new_day(Day(day))?,
+            Control::KeepNewest { user } => self.keep_newest(&user)?,
             Control::TrimTail { below } => {
                 crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
             }
@@ -80,7 +89,6 @@ impl Writer {
                     tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
                     self.mark_stale(table.record.number)?;
                 }
-            Control::KeepNewest { user } => self.keep_newest(&user)?,
             }
             Control::Adopt { table, facts } => self.adopt(table, facts)?,
             Control::Gone { table, reason } => self.gone(table, &reason)?,
@@ -95,6 +103,12 @@ impl Writer {
             Control::Lost { tables, derived } => self.give_up(&tables, derived)?,
         }
         Ok(Applied::Done)
+    }
+
+    fn note_runs(&mut self, runs: Runs) -> Result<(), EngineError> {
+        self.overlay.put(&self.state, keys::RUNS.to_vec(), runs.encode())?;
+        self.runs = Arc::new(runs);
+        Ok(())
     }
 
     /// Compacts a slice of a bucket's log, in a commit of its own.

@@ -206,6 +206,8 @@ impl Engine {
             waiting_version,
             stale,
             lost,
+            began: published.runs().began(),
+            went_back: published.runs().finding(),
             frozen: Vec::new(),
             withheld: Vec::new(),
             tables_missing: self.board.looked.lock().as_ref().map(|looked| looked.missing),

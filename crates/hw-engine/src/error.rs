@@ -13,6 +13,9 @@ pub mod code {
     /// A part of the store is damaged. What it held is copied and built again; until that is done
     /// nothing is served.
     pub const LOST: u16 = 3103;
+    /// Clients hold operations that this store has never had: it was put back to an earlier state,
+    /// perhaps together with the database. They are sent their buckets anew; the others notice nothing.
+    pub const WENT_BACK: u16 = 3104;
 }
 
 /// An error of the engine.

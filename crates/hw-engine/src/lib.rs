@@ -47,6 +47,7 @@ mod published;
 mod record;
 mod replica;
 mod route;
+pub mod runs;
 mod sequencer;
 mod state;
 pub mod status;

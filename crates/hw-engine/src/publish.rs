@@ -9,6 +9,7 @@
 use crate::error::EngineError;
 use crate::lease::Leases;
 use crate::published::Published;
+use crate::runs::Runs;
 use crate::state::Progress;
 use crate::sync_view::ActiveSync;
 use crate::wake::{ChangeRing, Touched};
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 pub(crate) struct PublishJob {
     pub snapshot: Snapshot,
     pub progress: Progress,
+    pub runs: Arc<Runs>,
     pub sync: Option<Arc<ActiveSync>>,
     pub touched: Touched,
     /// Whether clients may see this state. Not while a compared copy is under way.
@@ -48,6 +50,7 @@ impl Publication {
         store: Store,
         write_checkpoints: Space,
         progress: &Progress,
+        runs: Arc<Runs>,
         sync: Option<Arc<ActiveSync>>,
     ) -> Publication {
         let ring = Arc::new(ChangeRing::default());
@@ -58,6 +61,7 @@ impl Publication {
             epoch: progress.epoch,
             sync,
             snapshot: store.snapshot(),
+            runs,
             write_floor: progress.write_floor,
             write_checkpoints: write_checkpoints.clone(),
             ring: ring.clone(),
@@ -114,6 +118,7 @@ impl Publication {
                 epoch: job.progress.epoch,
                 sync: job.sync,
                 snapshot: job.snapshot,
+                runs: job.runs,
                 write_floor: job.progress.write_floor,
                 write_checkpoints: self.write_checkpoints.clone(),
                 ring: self.ring.clone(),

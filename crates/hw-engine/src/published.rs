@@ -5,6 +5,7 @@
 
 use crate::error::EngineError;
 use crate::lease::{Lease, Leases};
+use crate::runs::Runs;
 use crate::state::{Record, WriteCheckpoint};
 use crate::sync_view::{ActiveSync, SyncView};
 use crate::wake::{ChangeRing, Changes};
@@ -23,6 +24,8 @@ pub struct Published {
     /// The sync configuration that is served, once one has been built.
     pub sync: Option<Arc<ActiveSync>>,
     pub(crate) snapshot: Snapshot,
+    /// Op ids that were never given.
+    pub(crate) runs: Arc<Runs>,
     pub(crate) write_floor: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) ring: Arc<ChangeRing>,
@@ -38,6 +41,11 @@ impl Published {
     /// Keeps what a reader at this position needs from being compacted away, until it is dropped.
     pub fn lease(&self) -> Lease {
         self.leases.take(self.checkpoint.op_id)
+    }
+
+    /// Which op ids this store never gave: a client that holds one is sent its bucket anew.
+    pub fn runs(&self) -> &Runs {
+        &self.runs
     }
 
     /// The greatest write checkpoint of a user key that this position contains for somebody who is

@@ -15,7 +15,8 @@ use crate::board::{Board, Desired};
 use crate::error::EngineError;
 use crate::loader::Loader;
 use crate::publish::{Publication, Publisher};
-use crate::state::Day;
+use crate::runs::{self, Start};
+use crate::state::{Day, Progress};
 use crate::tables::Table;
 use crate::writer::{Bounds, CopyOutcome, Writer};
 use hw_input::entry::{CompactSlice, Control, Entry};
@@ -121,10 +122,22 @@ impl Sequencer {
         publication: Option<Arc<Publication>>,
         recorder: Option<Recorder>,
     ) -> Result<Sequencer, EngineError> {
-        let writer = Writer::open(store.clone(), outside.bounds, outside.board.beat.clone())?;
+        let mut recorder = recorder;
+        let mut writer = Writer::open(store.clone(), outside.bounds, outside.board.beat.clone())?;
+        if !writer.is_new() {
+            // Before anything is shown: who is ahead of the store learns it at once.
+            let run = begin_run(writer.progress());
+            if let Some(record) = &mut recorder {
+                record(&run);
+            }
+            writer.apply(run)?;
+            writer.commit()?;
+            store.sync()?;
+        }
         let publication = publication.unwrap_or_else(|| {
             let (space, active) = (writer.write_checkpoints.clone(), writer.active().clone());
-            Arc::new(Publication::new(store.clone(), space, writer.progress(), active))
+            let (progress, runs) = (writer.progress(), writer.runs.clone());
+            Arc::new(Publication::new(store.clone(), space, progress, runs, active))
         });
         let inlet = outside.inlet.clone();
         let publisher = Publisher::start(publication.clone(), move || inlet.wake())?;
@@ -164,8 +177,9 @@ impl Sequencer {
     fn begin_epoch(&mut self, above: OpId) -> Result<(), EngineError> {
         let last = self.writer.progress();
         let above = above.max(last.op_id);
-        let epoch = fresh_epoch(last.epoch, above);
-        self.apply(Control::Epoch { epoch, op_id: OpId(epoch << 20) })?;
+        let clock = clock();
+        let epoch = (clock / 1000).max(last.epoch + 1);
+        self.apply(Control::Epoch { epoch, op_id: runs::op_id_at(clock, above) })?;
         Ok(())
     }
 
@@ -356,6 +370,9 @@ impl Sequencer {
             }
         }
         self.date(now)?;
+        for user in self.writer.crowded() {
+            self.apply(Control::KeepNewest { user })?;
+        }
         if now.is_multiple_of(TRIM_EVERY)
             && let Some(below) = self.writer.tail_surplus()?
         {
@@ -369,9 +386,6 @@ impl Sequencer {
         let today = Day(now / SECONDS_OF_A_DAY);
         if self.writer.day < today {
             self.apply(Control::Day(today.0))?;
-        }
-        for user in self.writer.crowded() {
-            self.apply(Control::KeepNewest { user })?;
         }
         Ok(())
     }
@@ -617,13 +631,17 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// An epoch behind `last`: seconds since 2024, so that op ids, which begin at 2^20 times that,
-/// are above everything that a lost store gave; and above what is known to have been given,
-/// should the clock have gone back (E-3).
-fn fresh_epoch(last: u64, above: OpId) -> u64 {
-    const YEAR_2024: u64 = 1_704_067_200;
-    let clock = now().saturating_sub(YEAR_2024);
-    clock.max(last + 1).max((above.0 >> 20) + 1)
+/// Milliseconds since 2024.
+fn clock() -> u64 {
+    const YEAR_2024: Duration = Duration::from_secs(1_704_067_200);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.saturating_sub(YEAR_2024).as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// The first entry of a process that opens a store.
+fn begin_run(last: &Progress) -> Entry {
+    let Start { op_id, write_base } = runs::start(clock(), last.op_id, last.write_base);
+    Entry::Control(Control::Run { op_id, write_base })
 }
 
 /// 32 random bytes that sign markers.

@@ -190,6 +190,8 @@ pub mod keys {
     pub const COPYING: &[u8] = b"copying";
     /// There while the source's history is another than the stored one.
     pub const MOVED: &[u8] = b"moved";
+    /// [`crate::runs::Runs`].
+    pub const RUNS: &[u8] = b"runs";
     /// [`super::Day`].
     pub const DAY: &[u8] = b"day";
     /// Marks decided writes, see [`crate::large`].

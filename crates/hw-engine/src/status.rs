@@ -1,7 +1,7 @@
 //! What the engine is doing, as plain data for the admin surface and metrics.
 
 pub use hw_input::status::{CopyStatus, SourceState, SourceStatus};
-use hw_types::{Checkpoint, EndLsn, TableName};
+use hw_types::{Checkpoint, Diagnostic, EndLsn, OpId, TableName};
 
 /// A moment's account.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,10 @@ pub struct EngineStatus {
     /// Tables and definitions that the store has lost to damage and that are made again; nothing
     /// is served until they are.
     pub lost: Vec<String>,
+    /// Op ids have been given above this one without gaps, since the start or the last epoch.
+    pub began: OpId,
+    /// What was seen of clients that hold operations which this store has never had.
+    pub went_back: Option<Diagnostic>,
     /// Tables that definitions name and that are not in the replica yet; `None` before the
     /// source was asked.
     pub tables_missing: Option<usize>,

@@ -103,6 +103,15 @@ impl Place {
     pub fn brought(after: OpId) -> Place {
         Place { after, since: after, sum: None }
     }
+
+    /// The place of a client that has something up to a position at which this store never was.
+    pub fn lost(after: OpId) -> Place {
+        Place { after, since: OpId(0), sum: None }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.after > OpId(0) && self.since == OpId(0)
+    }
 }
 
 /// The answer to a reading of a bucket.
@@ -284,7 +293,12 @@ impl SyncView<'_> {
         limit: ReadLimit,
     ) -> Result<Reading, EngineError> {
         let Some(spaces) = self.sync.sources.get(source) else { return Ok(Reading::Passed) };
-        let Some(now) = self.record(spaces, parameters)? else { return Ok(Reading::Passed) };
+        let Some(now) = self.record(spaces, parameters)? else {
+            return Ok(match place.is_lost() && until.last_op == OpId(0) {
+                true => Reading::Page(OperationPage::forgotten(place.after)),
+                false => Reading::Passed,
+            });
+        };
         let id = BucketId { source: spaces.number, bucket: now.number };
         if id != until.id || now.removed_by > until.last_op {
             return Ok(Reading::Passed);
@@ -378,7 +392,7 @@ impl Log<'_> {
 
     fn start(&self, place: Place) -> Result<Start, EngineError> {
         let Place { after, since, sum } = place;
-        if after > OpId(0) && since >= self.now.floor {
+        if after > OpId(0) && since >= self.now.floor && !place.is_lost() {
             let sum = match sum {
                 Some(sum) => sum,
                 None => self.sum_at(after)?,
@@ -445,6 +459,13 @@ impl Log<'_> {
 }
 
 impl OperationPage {
+    /// All of a bucket that never had a row, for a reader that has some.
+    fn forgotten(op_id: OpId) -> OperationPage {
+        let clear = Operation { op_id, kind: OpKind::Clear, checksum: 0, value: None };
+        let place = Place { sum: Some(0), ..Place::default() };
+        OperationPage { operations: vec![clear], has_more: false, place }
+    }
+
     /// Appends what stands for the operations that are left out before a place where the sum of all
     /// is `now`.
     fn skip(&mut self, op_id: OpId, now: u32, sum: &mut u32, clear: &mut bool) {

@@ -21,6 +21,7 @@ use crate::evaluate::Effects;
 use crate::lost::{Lost, numbered};
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
+use crate::runs::Runs;
 use crate::state::{
     BuildState, Counters, Day, DerivedKind, Progress, Record, Secret, TableRecord, keys,
 };
@@ -98,6 +99,8 @@ pub(crate) struct Writer {
     pub(crate) progress: Progress,
     /// The progress that the store holds.
     pub(crate) committed: Progress,
+    /// Op ids that were never given.
+    pub(crate) runs: Arc<Runs>,
     pub(crate) effects: Effects,
     pub(crate) touched: Touched,
     pub(crate) copying: Option<Copying>,
@@ -116,11 +119,11 @@ pub(crate) struct Writer {
     pub(crate) news: News,
     /// Counts work, so that somebody who waits sees that there is some.
     pub(crate) beat: Arc<AtomicU64>,
+    /// Who may have too many write checkpoints.
+    pub(crate) crowds: Crowds,
     /// Signs markers.
     pub(crate) secret: [u8; 32],
     /// The day of the input's clock.
-    /// Who may have too many write checkpoints.
-    pub(crate) crowds: Crowds,
     pub(crate) day: Day,
     /// The source's history is another than the stored one.
     pub(crate) moved: bool,
@@ -161,6 +164,7 @@ impl Writer {
         }
         let stored = Progress::load(&snapshot, &state, keys::PROGRESS)?;
         let progress = stored.unwrap_or_default();
+        let runs = Arc::new(Runs::load(&snapshot, &state, keys::RUNS)?.unwrap_or_default());
         let secret = Secret::load(&snapshot, &state, keys::SECRET)?;
         let secret = secret.map_or([0; 32], |Secret(secret)| secret);
         let moved = snapshot.get(&state, keys::MOVED)?.is_some();
@@ -183,6 +187,7 @@ impl Writer {
             counters,
             progress,
             committed: progress,
+            runs,
             effects: Effects::default(),
             touched: Touched::default(),
             copying: None,
@@ -194,12 +199,12 @@ impl Writer {
             built_rows: 0,
             news: News::default(),
             beat,
+            crowds: Crowds::default(),
             secret,
             day,
             moved,
             new: stored.is_none(),
             unpublished: false,
-            crowds: Crowds::default(),
             active,
             store,
             state,
@@ -331,6 +336,7 @@ impl Writer {
         Ok(PublishJob {
             snapshot: self.store.snapshot(),
             progress: self.progress,
+            runs: self.runs.clone(),
             sync: self.active.clone(),
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },

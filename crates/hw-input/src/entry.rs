@@ -39,6 +39,13 @@ pub enum Control {
         /// Op ids are given above this one.
         op_id: OpId,
     },
+    /// A run of the process begins: numbers are given from places of its own (E-3).
+    Run {
+        /// Op ids are given above this one, which is above all earlier ones.
+        op_id: OpId,
+        /// Added to a marker's position to give a write checkpoint's number; never less than before.
+        write_base: u64,
+    },
     /// Of this user's write checkpoints the newest are kept.
     KeepNewest {
         /// The user's part of their keys.

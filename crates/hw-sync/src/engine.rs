@@ -81,6 +81,14 @@ impl View for Published {
         self.sync.as_ref().is_some_and(|sync| sync.serves_name(name))
     }
 
+    fn is_lost(&self, op_id: OpId) -> bool {
+        self.runs().is_lost(op_id)
+    }
+
+    fn meet_lost(&self) {
+        self.runs().meet();
+    }
+
     fn resolve(
         &self,
         asker: &Asker,
@@ -89,6 +97,8 @@ impl View for Published {
     ) -> Result<ResolvedBy<Self>, ResolveError> {
         let view = self.sync_view().ok_or(ResolveError::NoConfig)?;
         let sync = view.config();
+        let parameters = Value::Object(asker.parameters.read());
+        let subscriptions: Vec<_> = asker.subscriptions.iter().map(subscription).collect();
         let request = Request {
             jwt: &asker.claims,
             parameters: &parameters,
@@ -97,8 +107,6 @@ impl View for Published {
         };
         let limits =
             Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
-        let parameters = Value::Object(asker.parameters.read());
-        let subscriptions: Vec<_> = asker.subscriptions.iter().map(subscription).collect();
         let resolution = view.resolve(&request, &limits).map_err(unresolved)?;
         let mut found: Vec<(String, ResolvedBucket)> = resolution
             .buckets
@@ -256,14 +264,6 @@ fn reason(reason: &ResolvedReason) -> Reason {
     }
 }
 
-fn stream(stream: ResolvedStream) -> StreamLine {
-    let errors = stream.errors.into_iter().map(|error| {
-        let place = match error.subscription {
-            ErrorSubject::Default => ErrorPlace::Default,
-            ErrorSubject::Index(index) => ErrorPlace::Subscription(index),
-        };
-        (place, error.message)
-    });
 fn subscription(asked: &Subscription) -> hw_expr::sync_config::Subscription {
     let Subscription { stream, parameters, override_priority } = asked;
     hw_expr::sync_config::Subscription {
@@ -273,6 +273,14 @@ fn subscription(asked: &Subscription) -> hw_expr::sync_config::Subscription {
     }
 }
 
+fn stream(stream: ResolvedStream) -> StreamLine {
+    let errors = stream.errors.into_iter().map(|error| {
+        let place = match error.subscription {
+            ErrorSubject::Default => ErrorPlace::Default,
+            ErrorSubject::Index(index) => ErrorPlace::Subscription(index),
+        };
+        (place, error.message)
+    });
     StreamLine { name: stream.name, is_default: stream.is_default, errors: errors.collect() }
 }
 

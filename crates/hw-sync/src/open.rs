@@ -28,8 +28,8 @@ use crate::wire::request::StreamRequest;
 pub struct Ready<V: View> {
     /// Who asks.
     pub asker: Arc<Asker>,
-    /// What the client brought along, by bucket name.
-    pub resume: HashMap<String, OpId>,
+    /// Where the client stands, by bucket name.
+    pub resume: HashMap<String, Place>,
     /// How it wants data.
     pub form: DataForm,
     /// How long the token is still valid; zero for one inside the tolerance.
@@ -110,6 +110,7 @@ pub async fn prepare<S: Source>(
     let resume: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
     reach(shared, &resume).await?;
+    let resume = places(shared, &asker.user_key, resume).await?;
 
     // Listening begins before the state is read: nothing can be published unnoticed in between.
     let mut listener = shared.hub.listen(&asker.user_key);
@@ -160,6 +161,35 @@ async fn reach<S: Source>(
         },
         () = shared.stop.cancelled() => Err(ErrorBody::unavailable("Server is stopping")),
     }
+}
+
+/// Where a client stands. One that holds what this server never had is told to forget it, bucket by
+/// bucket; the write checkpoint that it waits for may be lost, too, so it gets one that is not.
+async fn places<S: Source>(
+    shared: &Shared<S>,
+    user_key: &str,
+    resume: HashMap<String, OpId>,
+) -> Result<HashMap<String, Place>, ErrorBody> {
+    let view = shared.source.newest();
+    let mut lost = false;
+    let place = |(name, after): (String, OpId)| {
+        let is_lost = view.serves_name(&name) && view.is_lost(after);
+        lost |= is_lost;
+        (name, if is_lost { Place::lost(after) } else { Place::brought(after) })
+    };
+    let places = resume.into_iter().map(place).collect();
+    if lost {
+        view.meet_lost();
+        let checkpoint = shared.source.write_checkpoint(user_key, None);
+        match tokio::time::timeout(shared.options.ahead_wait, checkpoint).await {
+            Ok(Ok(_)) => {}
+            // It comes again, and holds the same.
+            Ok(Err(_)) | Err(_) => {
+                return Err(ErrorBody::unavailable("The source does not answer"));
+            }
+        }
+    }
+    Ok(places)
 }
 
 /// Resolves a user off the async threads: it may read thousands of keys.

@@ -173,6 +173,11 @@ pub trait View: Sized + Send + Sync + 'static {
     /// Whether a bucket name that a client presents belongs to an incarnation that is served,
     /// and so to this epoch.
     fn serves_name(&self, name: &str) -> bool;
+    /// Whether an operation that a client of this epoch presents was never given, although later ones
+    /// were: the server was put back to an earlier state.
+    fn is_lost(&self, op_id: OpId) -> bool;
+    /// Notes that a client presented such an operation, for the operator.
+    fn meet_lost(&self);
     /// The user's buckets, ascending by name, with their totals and the write checkpoint. The totals
     /// of `known` buckets, ascending by name, are not read again.
     fn resolve(

@@ -250,6 +250,12 @@ impl View for TwinView {
         name.starts_with(&self.data.prefix)
     }
 
+    fn is_lost(&self, _op_id: OpId) -> bool {
+        false
+    }
+
+    fn meet_lost(&self) {}
+
     fn resolve(
         &self,
         asker: &Asker,

@@ -78,24 +78,24 @@ impl Bounds {
     }
 }
 
-/// Counts operations from the ids that are published: they are given without gaps, and a new
-/// epoch starts at a multiple of 2^20 (E-3). A store that has none yet is in epoch 0.
+/// Counts operations from the ids that are published: they are given without gaps above where the run
+/// of the writer, or the epoch, began (E-3).
 #[derive(Debug, Default)]
 struct OperationCount {
-    /// Epoch and newest id at the last look; the first look is at the start.
+    /// Where they began and the newest id, at the last look; the first look is at the start.
     last: Option<(u64, u64)>,
     total: u64,
 }
 
 impl OperationCount {
-    fn look(&mut self, epoch: u64, op_id: u64) -> u64 {
+    fn look(&mut self, began: u64, op_id: u64) -> u64 {
         let from = match self.last {
-            Some((known, last)) if known == epoch => last,
-            Some(_) => epoch << 20,
+            Some((known, last)) if known == began => last,
+            Some(_) => began,
             None => op_id,
         };
         self.total += op_id.saturating_sub(from);
-        self.last = Some((epoch, op_id));
+        self.last = Some((began, op_id));
         self.total
     }
 }
@@ -149,7 +149,7 @@ impl Reporter {
                 }
             })
             .collect();
-        let operations = memory.operations.look(status.epoch, status.published.op_id.0);
+        let operations = memory.operations.look(status.began.0, status.published.op_id.0);
         let bounds = self.bounds_in_use();
         let streams = bounds.iter().filter(|bound| bound.name == "streams");
         let stored = self.store.statistics();
@@ -199,6 +199,7 @@ impl Reporter {
             },
             bounds,
             store: StoreReport {
+                went_back: status.went_back.as_ref().map(|f| format!("{}: {}", f.code, f.what)),
                 bytes: status.store_bytes,
                 memtable_bytes: stored.memtable_bytes,
                 memtable_limit_bytes: self.bounds.memtable,
@@ -363,13 +364,13 @@ mod tests {
     #[test]
     fn operations_are_counted_from_the_start_over_epochs() {
         let mut count = OperationCount::default();
-        assert_eq!(count.look(7, (7 << 20) + 100), 0, "what earlier runs did is not counted");
-        assert_eq!(count.look(7, (7 << 20) + 130), 30);
-        assert_eq!(count.look(9, (9 << 20) + 5), 35);
-        assert_eq!(count.look(9, (9 << 20) + 6), 36);
+        assert_eq!(count.look(7 << 20, (7 << 20) + 100), 0, "what earlier runs did is not counted");
+        assert_eq!(count.look(7 << 20, (7 << 20) + 130), 30);
+        assert_eq!(count.look(9 << 20, (9 << 20) + 5), 35);
+        assert_eq!(count.look(9 << 20, (9 << 20) + 6), 36);
 
         let mut count = OperationCount::default();
-        assert_eq!(count.look(0, 0), 0, "a new store has no epoch before it knows its source");
-        assert_eq!(count.look(7, (7 << 20) + 4), 4);
+        assert_eq!(count.look(0, 0), 0, "a new store has given none");
+        assert_eq!(count.look(7 << 20, (7 << 20) + 4), 4);
     }
 }

@@ -147,6 +147,8 @@ pub struct BoundReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoreReport {
+    /// Code and finding, once a client was there that holds operations which this store has never had.
+    pub went_back: Option<String>,
     /// Bytes of the store.
     pub bytes: u64,
     /// Memory of writes that are not in the store's tables yet.

@@ -73,6 +73,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("headwater_writer_restarts_total", "Restarts of the writer after a failure"),
     ("headwater_source_sessions_ended_total", "Connections to the source that ended"),
     ("headwater_compared_recopies_total", "Times that all tables were copied again and compared"),
+    (
+        "headwater_lost_positions_total",
+        "Streams of clients that hold operations which this store has never had (HW3104)",
+    ),
     ("headwater_foreign_markers_total", "Markers in the log that are not ours"),
 ];
 

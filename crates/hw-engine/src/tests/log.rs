@@ -136,6 +136,7 @@ impl Bucket {
             epoch: 1,
             sync: Some(self.sync.clone()),
             snapshot: self.overlay.store().snapshot(),
+            runs: Arc::default(),
             write_floor: 0,
             write_checkpoints: self.overlay.store().space("wcp").unwrap(),
             ring: Arc::new(ChangeRing::default()),

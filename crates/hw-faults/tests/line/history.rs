@@ -144,3 +144,65 @@ async fn fd_31_log_that_is_gone_without_a_lost_slot_is_a_compared_copy() {
     line.is_well().await;
     line.stop().await;
 }
+
+/// E-3, E-10: data directory and database go back together, so that nothing but the clients knows
+/// more. They come to what SQL answers, no op id is given twice, and the status says what happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_put_back_from_a_snapshot_is_recognised_by_what_clients_hold() {
+    // The second table's bucket has no row in the snapshot.
+    const TABLES: &[Output] = &[("t", "SELECT * FROM t"), ("u", "SELECT * FROM u")];
+    let schema = format!("{SCHEMA} CREATE TABLE u (id int PRIMARY KEY, v text);");
+    let config = streams(&["SELECT * FROM t", "SELECT * FROM u"]);
+    let mut line = Line::start(&schema, &config, &["u1", "u2"], TABLES).await;
+    line.server.stop().await;
+    line.rig.cluster.stop(Stop::Fast);
+    let directory = line.rig.directory.path();
+    let postgres = (line.rig.cluster.data_dir(), directory.join("image"));
+    let store = (directory.join("data"), directory.join("old"));
+    for (from, to) in [&postgres, &store] {
+        copy(from, to);
+    }
+    start(&mut line).await;
+    for row in 10..40 {
+        line.execute(&format!("INSERT INTO t VALUES ({row}, 'lost')")).await;
+    }
+    line.execute("UPDATE t SET v = 'lost'; INSERT INTO u VALUES (1, 'lost')").await;
+    line.agree("in the history that is lost").await;
+    let given = line.clients["u1"].last_op();
+    // Of a write that is lost.
+    let asked = line.clients["u1"].ask_write_checkpoint(line.server.address()).await;
+    let waits_for = asked.expect("a number");
+    // One that was not there in the history that is lost.
+    let mut absent = rig::client("u3");
+    for times in 0..2 {
+        line.server.kill();
+        line.rig.cluster.stop(Stop::Fast);
+        for (to, from) in [&postgres, &store] {
+            copy(from, to);
+        }
+        start(&mut line).await;
+        // Another history, of as many operations and of one.
+        line.execute("INSERT INTO t VALUES (10, 'found')").await;
+        line.agree("put back").await;
+        line.follow("u1", "it waits no longer", |c| c.write_checkpoint >= Some(waits_for)).await;
+        for row in 11..60 {
+            line.execute(&format!("INSERT INTO t VALUES ({row}, 'found')")).await;
+        }
+        line.execute("UPDATE t SET v = 'found' || id").await;
+        line.agree("later").await;
+        rig::caught_up(&mut absent, &line.server).await;
+        assert!(absent.last_op() > given, "E-3: {} is not above {given}", absent.last_op());
+        let status = rig::status(&line.server).await.expect("a report");
+        let said = status["store"]["went_back"].as_str().unwrap_or_default();
+        assert!(said.starts_with("HW3104"), "{times}: {status}");
+        assert!(line.server.log().contains("HW3104"));
+        line.is_well().await;
+    }
+    line.stop().await;
+}
+
+async fn start(line: &mut Line) {
+    line.rig.cluster.start_again();
+    line.rig.sql = line.rig.cluster.client(&line.rig.database.name).await;
+    line.server.spawn_again();
+}

@@ -180,7 +180,10 @@ impl Line {
         let log = self.server.log();
         let lines: Vec<&str> = log.lines().collect();
         let log = lines[lines.len().saturating_sub(12)..].join("\n");
-        format!("state {}, trouble {}\n{log}", status["state"], status["trouble"])
+        let op_id = &status["checkpoint"]["op_id"];
+        let (state, trouble) = (&status["state"], &status["trouble"]);
+        let held: Vec<u64> = self.clients.values().map(SyncClient::last_op).collect();
+        format!("state {state}, trouble {trouble}, at {op_id}, others at {held:?}\n{log}")
     }
 
     /// Stops in order; panics are never in order.

@@ -41,6 +41,15 @@ impl Place {
     pub fn brought(after: OpId) -> Place {
         Place { after, since: after, sum: None }
     }
+
+    /// The place of a client that has something up to a position at which this server never was.
+    pub fn lost(after: OpId) -> Place {
+        Place { after, since: OpId(0), sum: None }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.after > OpId(0) && self.since == OpId(0)
+    }
 }
 
 /// One bucket of a user.
@@ -72,7 +81,7 @@ impl Bucket {
 
     /// Whether operations remain to be sent.
     pub fn unfinished(&self) -> bool {
-        self.place.after < self.totals.last_op
+        self.place.after < self.totals.last_op || self.place.is_lost()
     }
 
     /// How it stands in a checkpoint line.

@@ -194,7 +194,7 @@ pub struct Session {
     streams: Vec<StreamLine>,
     /// What the client brought along; taken at the first checkpoint, because every bucket that
     /// is not in it is deleted by the client.
-    resume: Option<HashMap<String, OpId>>,
+    resume: Option<HashMap<String, Place>>,
     /// Buckets still to send for this checkpoint, the next one last.
     queue: Vec<u32>,
     /// Priority of the group that is being sent.
@@ -218,7 +218,7 @@ impl Session {
     /// A session that waits for its first [`Event::Newest`].
     ///
     /// - Takes: what the client brought along, and the clock of its token.
-    pub fn new(resume: HashMap<String, OpId>, timers: Timers) -> Session {
+    pub fn new(resume: HashMap<String, Place>, timers: Timers) -> Session {
         Session {
             phase: Phase::Asking,
             head: CheckpointHead { op_id: OpId(0), write_checkpoint: None },
@@ -363,7 +363,7 @@ impl Session {
 
     fn announce_first(
         &mut self,
-        resume: HashMap<String, OpId>,
+        resume: HashMap<String, Place>,
         newest: Newest,
         effects: &mut Vec<Effect>,
     ) {
@@ -374,8 +374,8 @@ impl Session {
         self.streams = streams;
         self.buckets = buckets;
         for bucket in &mut self.buckets {
-            if let Some(&after) = resume.get(&*bucket.name) {
-                bucket.place = Place::brought(after);
+            if let Some(&place) = resume.get(&*bucket.name) {
+                bucket.place = place;
             }
         }
         effects.push(Effect::Checkpoint);

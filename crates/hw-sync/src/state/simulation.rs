@@ -225,8 +225,9 @@ struct Client {
 }
 
 impl Client {
-    fn request(&self) -> HashMap<String, OpId> {
-        self.buckets.iter().map(|(name, copy)| (name.clone(), OpId(copy.position))).collect()
+    fn request(&self) -> HashMap<String, Place> {
+        let place = |copy: &Copy| Place::brought(OpId(copy.position));
+        self.buckets.iter().map(|(name, copy)| (name.clone(), place(copy))).collect()
     }
 
     fn number(value: &Value) -> u64 {

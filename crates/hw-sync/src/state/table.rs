@@ -63,8 +63,8 @@ struct Run {
 
 impl Run {
     fn new(resume: &[(&str, u64)]) -> Run {
-        let resume: HashMap<String, OpId> =
-            resume.iter().map(|&(name, after)| (name.to_owned(), OpId(after))).collect();
+        let place = |&(name, after): &(&str, u64)| (name.to_owned(), Place::brought(OpId(after)));
+        let resume: HashMap<String, Place> = resume.iter().map(place).collect();
         let timers = Timers::new(Duration::from_secs(86_400), 1);
         Run { session: Session::new(resume, timers), now: Moment::ZERO }
     }

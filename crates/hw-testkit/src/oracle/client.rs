@@ -397,7 +397,9 @@ impl SyncClient {
         let bucket = self.buckets.get_mut(name).ok_or("invariant: announced buckets are held")?;
         for operation in value["data"].as_array().ok_or("data")? {
             let op_id = number(&operation["op_id"])?;
-            if op_id <= bucket.position || op_id > self.last_op {
+            // Behind a CLEAR the bucket is another one.
+            let begins = operation["op"] == "CLEAR";
+            if (op_id <= bucket.position && !begins) || op_id > self.last_op {
                 return Err(format!(
                     "op {op_id} is not in ({}, {}]",
                     bucket.position, self.last_op
