@@ -173,3 +173,11 @@ async fn after_a_retry_everything_behind_it_waits_untouched() {
     assert_eq!(body["transactions"][1], json!({"id": 3, "verdict": "applied"}), "{body}");
     assert_eq!(impatient.ask("SELECT n FROM lists WHERE name = 'a'").await, "2");
 }
+
+/// Where nobody can have written there is nothing to delete, and nothing to say each hour.
+#[tokio::test]
+async fn a_database_that_is_not_set_up_for_writes_has_no_records_to_delete() {
+    let rig = Rig::start().await;
+    rig.sql.batch_execute("DROP SCHEMA headwater CASCADE").await.unwrap();
+    assert_eq!(rig.uploads.purge().await.unwrap(), 0);
+}

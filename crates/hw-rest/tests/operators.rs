@@ -146,6 +146,55 @@ async fn fd_52_a_missing_right_waits_and_the_statements_that_are_told_beforehand
     assert_eq!(findings(&rig).await, "");
 }
 
+/// A policy runs with the rights of whoever writes, and what it reads is told like the rest.
+#[tokio::test]
+async fn fd_52_what_the_policies_of_a_table_read_and_call_waits_and_is_told_with_its_statements() {
+    let rig = Rig::start().await;
+    rig.sql
+        .batch_execute(
+            "CREATE TABLE notes (id text PRIMARY KEY, a text);
+             CREATE TABLE members (sub text, hidden text); CREATE TABLE teams (sub text);
+             CREATE SCHEMA rules;
+             CREATE FUNCTION rules.open(int, text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+               $$ BEGIN RETURN true; END $$;
+             REVOKE EXECUTE ON FUNCTION rules.open FROM PUBLIC;
+             ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+             ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY mine ON notes USING (EXISTS (SELECT FROM members m WHERE m.sub = 'ada'));
+             CREATE POLICY teams ON members USING (rules.open(1, sub) AND sub IN (SELECT sub FROM teams));
+             INSERT INTO members VALUES ('ada'); INSERT INTO teams VALUES ('ada');
+             GRANT SELECT, INSERT, DELETE ON notes TO headwater_authenticated;
+             GRANT UPDATE (a) ON notes TO headwater_authenticated;
+             GRANT SELECT (hidden) ON members TO headwater_authenticated",
+        )
+        .await
+        .unwrap();
+    let mut map = UploadMap::new(Unknown::Rejected);
+    map.insert("notes", plain("notes", ConflictPolicy::LastWriteWins));
+    rig.uploads.set_map(map);
+    // Columns were chosen, and that is not what is in the way.
+    for op in ["PUT", "PATCH", "DELETE"] {
+        waits(&rig, on("notes", op, 1, json!({"a": "x"})), "HW4301").await;
+    }
+    let told = findings(&rig).await;
+    let mend = told.split("mend:").nth(1).unwrap().trim().to_owned();
+    let role = "\"headwater_authenticated\"";
+    assert_eq!(
+        mend,
+        format!(
+            "GRANT EXECUTE ON FUNCTION rules.open(integer, text) TO {role}; \
+             GRANT SELECT ON public.members TO {role}; GRANT SELECT ON public.teams TO {role};"
+        )
+    );
+    for statement in mend.split_inclusive(';') {
+        waits(&rig, on("notes", "PATCH", 1, json!({"a": "x"})), "HW4301").await;
+        rig.sql.batch_execute(statement).await.unwrap();
+    }
+    applied(&rig, on("notes", "PUT", 1, json!({"a": "x"}))).await;
+    applied(&rig, on("notes", "PATCH", 2, json!({"a": "y"}))).await;
+    assert_eq!(findings(&rig).await, "");
+}
+
 #[tokio::test]
 async fn fd_52_a_right_that_a_trigger_lacks_waits_and_a_policy_or_a_choice_of_columns_rejects() {
     let rig = Rig::start().await;

@@ -33,6 +33,9 @@ pub(crate) struct Rights {
     delete: Reach,
     /// Sequences that defaults of the table draw from and the role may not; quoted.
     sequences: Vec<String>,
+    /// What its policies ask of other objects and the role may not, as it would be granted:
+    /// `SELECT ON "s"."t"`. A policy runs with the rights of whoever writes.
+    of_policies: Vec<String>,
     /// Whether policies decide about its rows.
     pub(crate) row_security: bool,
     /// The commands that no policy lets the role do with any row.
@@ -77,6 +80,7 @@ impl Rights {
             update: reach(5),
             delete: if row.get(7) { Reach::Table } else { Reach::None },
             sequences: row.get(8),
+            of_policies: row.get(14),
             row_security,
             without_policy: without_policy.map(|(_, command)| command).collect(),
         }
@@ -145,12 +149,16 @@ impl Rights {
                 out.push(format!("GRANT USAGE ON SEQUENCE {sequence} TO {role};"));
             }
         }
+        out.extend(self.of_policies.iter().map(|right| format!("GRANT {right} TO {role};")));
         out
     }
 }
 
 // An identity column draws from its sequence by the table's right; a default asks for the
-// sequence's own. A policy is for a role that has the rights of one of the policy's roles.
+// sequence's own. A policy is for a role that has the rights of one of the policy's roles; what it
+// names is noted as its dependencies, with the columns that it reads, and what a table that it reads
+// has policies for is asked by them in turn. Names in it were looked up when it was made, so no
+// right on a schema is needed.
 const RIGHTS: &str = "\
 SELECT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'),
        pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT'),
@@ -177,7 +185,42 @@ SELECT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'),
        ),
        c.relrowsecurity,
        coalesce(p.may_select, false), coalesce(p.may_insert, false),
-       coalesce(p.may_update, false), coalesce(p.may_delete, false)
+       coalesce(p.may_update, false), coalesce(p.may_delete, false),
+       ARRAY(
+         WITH RECURSIVE asked (classid, objid, objsubid) AS (
+           SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, c.oid, 0
+           UNION
+           SELECT d.refclassid, d.refobjid, d.refobjsubid
+           FROM asked
+           JOIN pg_catalog.pg_class t ON t.oid = asked.objid AND t.relrowsecurity
+            AND asked.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+           JOIN pg_catalog.pg_policy p ON p.polrelid = t.oid AND EXISTS (
+             SELECT FROM pg_catalog.unnest(p.polroles) AS role
+             WHERE role = 0 OR pg_catalog.pg_has_role(r.oid, role, 'USAGE'))
+           JOIN pg_catalog.pg_depend d
+             ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+            AND d.refobjid <> t.oid
+         )
+         SELECT pg_catalog.format('SELECT ON %I.%I', tn.nspname, t.relname) AS right_on
+         FROM asked
+         JOIN pg_catalog.pg_class t ON t.oid = asked.objid AND t.oid <> c.oid
+          AND t.relkind IN ('r', 'p', 'v', 'm', 'f')
+         JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+         WHERE asked.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND NOT CASE asked.objsubid
+             WHEN 0 THEN pg_catalog.has_any_column_privilege(r.oid, t.oid, 'SELECT')
+             ELSE pg_catalog.has_column_privilege(r.oid, t.oid, asked.objsubid::int2, 'SELECT')
+           END
+         UNION
+         SELECT pg_catalog.format('EXECUTE ON FUNCTION %I.%I(%s)', fn.nspname, f.proname,
+                  pg_catalog.pg_get_function_identity_arguments(f.oid))
+         FROM asked
+         JOIN pg_catalog.pg_proc f ON f.oid = asked.objid
+         JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
+         WHERE asked.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+           AND NOT pg_catalog.has_function_privilege(r.oid, f.oid, 'EXECUTE')
+         ORDER BY right_on
+       )
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles r ON r.rolname = $1
