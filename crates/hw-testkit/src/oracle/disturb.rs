@@ -116,8 +116,10 @@ const LISTED: &str =
 const ANEW: &str = "the client here takes buckets of a new epoch for a refused resume";
 const UNTRIED: &str = "not run for long since the oracle mends what it waits behind";
 
-/// All kinds, each either on or with the finding that it waits for. At the end nothing waits.
-pub const SWITCHES: &[(Disturbance, Option<&str>)] = &[
+/// All kinds, each either on or with the finding that it waits for. One that waits is run with
+/// `HEADWATER_DISTURB=DropColumn cargo nextest run --workspace -E 'package(hw-faults) and
+/// test(every_client_equals_sql)'`.
+const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (AddColumn, None),
     (AddDefault, None),
     (AddVolatile, Some(DDL)),

@@ -24,7 +24,7 @@ mod traffic;
 mod world;
 
 pub use client::{Line, Part, Rows, Shown, SyncClient, SyncError, fingerprint};
-pub use disturb::{Disturbance, SWITCHES};
+pub use disturb::Disturbance;
 pub use follower::Follower;
 pub use http::{Request, Response};
 pub use plan::{Plan, Size, census};
