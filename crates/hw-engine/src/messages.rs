@@ -4,7 +4,7 @@
 use crate::error::EngineError;
 use crate::overlay::Sink;
 use crate::state::{Day, Record, WriteCheckpoint, keys};
-use crate::writer::Writer;
+use crate::writer::{Writer, kept_write_checkpoints};
 use hw_input::markers::MarkerContents;
 use hw_input::transactions::Transaction;
 use hw_types::user_key::owner;
@@ -65,6 +65,9 @@ impl Writer {
                 WriteCheckpoint { number, at, day }
             }
         };
+        if stored.is_none() {
+            kept_write_checkpoints().increment(1.0);
+        }
         if stored != Some(record) {
             let key = user.as_bytes().to_vec();
             self.overlay.put(&self.write_checkpoints, key, record.encode())?;
@@ -86,6 +89,7 @@ impl Writer {
             let (key, record) = entry?;
             if WriteCheckpoint::decode(&record)?.day + KEEP_DAYS < day.0 {
                 self.overlay.delete(&self.write_checkpoints, key.to_vec())?;
+                kept_write_checkpoints().decrement(1.0);
             } else {
                 let key = String::from_utf8_lossy(&key);
                 let user = owner(&key);
@@ -126,6 +130,7 @@ impl Writer {
         for (_, key) in all.drain(..surplus) {
             self.overlay.delete(&self.write_checkpoints, key)?;
         }
+        kept_write_checkpoints().decrement(surplus as f64);
         Ok(())
     }
 }

@@ -62,13 +62,14 @@ pub(crate) fn start(store: &Store, tail: &Space) -> Result<Option<CommitLsn>, En
     store.snapshot().all(tail).next().map(|entry| position(&entry?.0)).transpose()
 }
 
-/// The oldest record that stays when there are too many.
-pub(crate) fn surplus(store: &Store, tail: &Space) -> Result<Option<Lsn>, EngineError> {
-    let snapshot = store.snapshot();
-    if snapshot.all(tail).count() <= KEEP + SLACK {
-        return Ok(None);
-    }
-    let oldest = snapshot.all(tail).rev().nth(KEEP - 1);
+/// How many records may come before there are too many. Counts all that there are.
+pub(crate) fn room(store: &Store, tail: &Space) -> u64 {
+    (KEEP + SLACK + 1).saturating_sub(store.snapshot().all(tail).count()) as u64
+}
+
+/// The oldest record that stays of too many.
+pub(crate) fn oldest_kept(store: &Store, tail: &Space) -> Result<Option<Lsn>, EngineError> {
+    let oldest = store.snapshot().all(tail).rev().nth(KEEP - 1);
     oldest.map(|entry| Ok(position(&entry?.0)?.0)).transpose()
 }
 
@@ -83,4 +84,38 @@ pub(crate) fn trim(
         overlay.delete(tail, entry?.0.to_vec())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::writer::{Bounds, Writer};
+    use hw_input::entry::{Control, Entry};
+    use hw_store::Simulation;
+
+    #[test]
+    fn a_tail_that_has_passed_its_length_is_cut_to_it_and_counted_no_sooner() {
+        let store = Store::simulated(&Simulation::new());
+        let bounds = Bounds { fold_bytes: 1 << 20, sort_bytes: 1 << 20 };
+        let mut writer = Writer::open(store.clone(), bounds, Default::default()).unwrap();
+        let tail = writer.tail.clone();
+        let put = |writer: &mut Writer, positions: std::ops::Range<usize>| {
+            for n in positions {
+                let (key, value) = record(CommitLsn(Lsn(n as u64)), Xid(1));
+                writer.overlay.append(&tail, &key, value).unwrap();
+            }
+            writer.commit().unwrap();
+        };
+        put(&mut writer, 0..KEEP);
+        assert_eq!(writer.tail_surplus().unwrap(), None);
+        assert_eq!(writer.tail_room, SLACK as u64 + 1);
+        put(&mut writer, KEEP..KEEP + SLACK + 1);
+        assert_eq!(writer.tail_surplus().unwrap(), None, "no transaction was noted");
+        writer.tail_room = 0;
+        let below = writer.tail_surplus().unwrap().expect("a surplus");
+        writer.apply(Entry::Control(Control::TrimTail { below })).unwrap();
+        writer.commit().unwrap();
+        assert_eq!(store.snapshot().all(&tail).count(), KEEP);
+        assert_eq!(start(&store, &tail).unwrap(), Some(CommitLsn(below)));
+    }
 }

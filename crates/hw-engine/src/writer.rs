@@ -86,6 +86,9 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) state: Space,
     pub(crate) tail: Space,
+    /// Transactions that may come before the tail can be too long; 0: it is to be counted again. Never
+    /// more than there is room for, and less where the tail was cut since.
+    pub(crate) tail_room: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) bounds: Bounds,
     pub(crate) overlay: Overlay,
@@ -134,6 +137,11 @@ pub(crate) struct Writer {
     pub(crate) active: Option<Arc<ActiveSync>>,
 }
 
+/// How many write checkpoints are kept: counted when a writer opens, moved with each one.
+pub(crate) fn kept_write_checkpoints() -> metrics::Gauge {
+    metrics::gauge!("headwater_write_checkpoints")
+}
+
 impl Writer {
     /// Loads the store's state and finishes decided writes.
     ///
@@ -146,6 +154,7 @@ impl Writer {
         let mut overlay = Overlay::new(store.clone());
         crate::large::resume(&store, &state, &lost)?;
         let snapshot = store.snapshot();
+        kept_write_checkpoints().set(snapshot.all(&write_checkpoints).count() as f64);
         let mut spaces = Spaces::default();
         let definitions = Definitions::load(&snapshot, &mut overlay, &state, &mut spaces)?;
         let counters = Counters::load(&snapshot, &state, keys::COUNTERS)?.unwrap_or_default();
@@ -209,6 +218,7 @@ impl Writer {
             store,
             state,
             tail,
+            tail_room: 0,
             write_checkpoints,
         };
         writer.replan();
@@ -283,8 +293,14 @@ impl Writer {
     }
 
     /// Up to where the tail is to be trimmed, when it is too long.
-    pub fn tail_surplus(&self) -> Result<Option<Lsn>, EngineError> {
-        crate::tail::surplus(&self.store, &self.tail)
+    pub fn tail_surplus(&mut self) -> Result<Option<Lsn>, EngineError> {
+        if self.tail_room == 0 {
+            self.tail_room = crate::tail::room(&self.store, &self.tail);
+        }
+        match self.tail_room {
+            0 => crate::tail::oldest_kept(&self.store, &self.tail),
+            _ => Ok(None),
+        }
     }
 
     /// Whether a configuration is being built.
@@ -375,6 +391,7 @@ impl Writer {
         self.progress.commit_lsn = transaction.commit_lsn;
         self.progress.xid = transaction.xid;
         self.progress.end_lsn = self.progress.end_lsn.max(transaction.end_lsn);
+        self.tail_room = self.tail_room.saturating_sub(1);
     }
 
     /// The table whose changes are applied now: it has entered and is not to be copied again.

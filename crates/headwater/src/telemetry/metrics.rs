@@ -96,8 +96,8 @@ const LABELLED: &[(&str, &str, &str, &[&str])] = &[
     ),
 ];
 
-/// Gauges that [`StatusReport::record`](crate::server::status::StatusReport::record) sets. What is
-/// bounded stands before its bound. What is not known yet is left out.
+/// Gauges that [`StatusReport::record`](crate::server::status::StatusReport::record) sets, and one of
+/// the engine's. What is bounded stands before its bound. What is not known yet is left out.
 const GAUGES: &[(&str, Unit, &str)] = &[
     (
         "headwater_replication_lag_bytes",
@@ -189,6 +189,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("headwater_copy_rows", Unit::Count, "Rows read by the copies in progress"),
     ("headwater_copy_bytes", Unit::Bytes, "Bytes read by the copies in progress"),
     ("headwater_tables_copying", Unit::Count, "Tables whose copy is in progress"),
+    (
+        "headwater_write_checkpoints",
+        Unit::Count,
+        "Write checkpoints kept: one for each client that asked for one within 30 days",
+    ),
 ];
 
 fn describe() {
