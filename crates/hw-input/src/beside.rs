@@ -199,10 +199,14 @@ async fn look_at_catalog(
     }
     let awaited = watch.awaits();
     match outcome {
-        Ok(look) => Ok(Done::Looked(look, awaited)),
+        Ok(look) => {
+            context.status.lock().catalog_answered();
+            Ok(Done::Looked(look, awaited))
+        }
         Err(LookError::Input(InputError::Closed)) => Err(Ended::Stopping),
         Err(error) => {
             tracing::debug!(%error, "the catalog could not be read; the next look asks again");
+            context.status.lock().catalog_failed(error.diagnostic());
             Ok(Done::Looked(Look::Complete, awaited))
         }
     }

@@ -16,6 +16,9 @@ pub mod code {
     pub const COPY_RESTLESS: u16 = 3051;
     /// The slot belongs to a server with another data directory, which may be alive.
     pub const SLOT_OF_ANOTHER_STORE: u16 = 3052;
+    /// Looks at the source's catalog fail, several in a row: what is done to tables without a trace in the
+    /// log is not noticed until they succeed (a warning).
+    pub const CATALOG_UNREAD: u16 = 3053;
     /// The replication session ended; it is begun again with growing pauses.
     pub const SESSION: u16 = 3100;
 }

@@ -1,5 +1,6 @@
 //! What the driver is doing, as plain data for the admin surface and metrics.
 
+use crate::error::code;
 use hw_types::{Code, Diagnostic, EndLsn, TableName};
 use std::fmt;
 use std::time::Instant;
@@ -15,6 +16,10 @@ pub struct SourceStatus {
     pub heard_at: u64,
     /// When the last look at the source's catalog began that left no question open.
     pub catalog_at: Option<Instant>,
+    /// Why looks at it fail, once several in a row did.
+    pub catalog_trouble: Option<Box<Diagnostic>>,
+    /// How many in a row failed.
+    catalog_failures: u32,
     /// Copies under way.
     pub copies: Vec<CopyStatus>,
     /// Tables that definitions name and that cannot be replicated, with the reason.
@@ -72,7 +77,36 @@ pub enum SourceState {
     },
 }
 
+/// Looks at the catalog that fail in a row before somebody is told: one that is merely cut off or slow
+/// is repeated a second later.
+const FAILURES: u32 = 5;
+
 impl SourceStatus {
+    /// Notes that a look at the catalog was answered.
+    pub(crate) fn catalog_answered(&mut self) {
+        if self.catalog_trouble.take().is_some() {
+            tracing::info!("the source's catalog can be read again");
+        }
+        self.catalog_failures = 0;
+    }
+
+    /// Notes that a look at the catalog failed. Several in a row are trouble, which is logged once.
+    pub(crate) fn catalog_failed(&mut self, why: Diagnostic) {
+        self.catalog_failures = self.catalog_failures.saturating_add(1);
+        if self.catalog_failures < FAILURES || self.catalog_trouble.is_some() {
+            return;
+        }
+        let what = format!(
+            "the source's catalog cannot be read, so tables that are altered, dropped or truncated \
+             may not be noticed: {}",
+            why.what
+        );
+        let finding = Diagnostic::warning(code::CATALOG_UNREAD, what);
+        let finding = Diagnostic { context: why.context, mend: why.mend, ..finding };
+        finding.log();
+        self.catalog_trouble = Some(Box::new(finding));
+    }
+
     /// Notes where the connection stands; a change is logged once, and what somebody must mend before
     /// a wait ends once until it has ended.
     pub(crate) fn enter(&mut self, state: SourceState) {
@@ -116,5 +150,30 @@ impl fmt::Display for SourceState {
             SourceState::Streaming => f.write_str("streaming"),
             SourceState::Failed { finding } => write!(f, "failed: {}", finding.what),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_fail_are_trouble_once_several_did_in_a_row() {
+        let mut status = SourceStatus::default();
+        let why = || Diagnostic::error(2010, "permission denied").mend("GRANT …");
+        for _ in 1..FAILURES {
+            status.catalog_failed(why());
+        }
+        status.catalog_answered();
+        for _ in 1..FAILURES {
+            status.catalog_failed(why());
+            assert_eq!(status.catalog_trouble, None);
+        }
+        status.catalog_failed(why());
+        let told = status.catalog_trouble.clone().expect("trouble");
+        assert_eq!((told.code.0, told.mend.as_deref()), (code::CATALOG_UNREAD, Some("GRANT …")));
+        assert!(told.what.ends_with("permission denied"), "{told}");
+        status.catalog_answered();
+        assert_eq!(status.catalog_trouble, None);
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::context::Context;
 use crate::entry::Control;
-use crate::error::InputError;
+use crate::error::{InputError, code};
 use crate::history::is_another;
 use crate::markers::MarkerError;
 use crate::replica::{Looked, ReplicaTable, Tables};
@@ -70,6 +70,18 @@ pub(crate) enum LookError {
     Marker(#[from] MarkerError),
     #[error("the catalog does not answer")]
     Silent,
+}
+
+impl LookError {
+    /// The finding for a person.
+    pub fn diagnostic(&self) -> Diagnostic {
+        match self {
+            LookError::Input(error) => error.diagnostic(),
+            LookError::Marker(_) => Diagnostic::error(code::SESSION, self.to_string()),
+            LookError::Silent => Diagnostic::error(hw_pg::error::code::TIMEOUT, self.to_string())
+                .mend("see what it waits for: SELECT * FROM pg_stat_activity;"),
+        }
+    }
 }
 
 impl Watch {

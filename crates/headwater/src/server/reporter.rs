@@ -342,6 +342,10 @@ fn trouble(status: &EngineStatus) -> Option<String> {
     })
     .or_else(|| status.source.stalled.clone())
     .or_else(|| {
+        let finding = status.source.catalog_trouble.as_ref()?;
+        Some(format!("{} ({})", finding.what, finding.code))
+    })
+    .or_else(|| {
         let what =
             "damaged parts of the store are made again, and nothing is served until they are";
         (!status.lost.is_empty()).then(|| format!("{what}: {}", status.lost.join(", ")))

@@ -168,6 +168,33 @@ async fn fd_8_a_table_that_left_a_publication_of_somebody_else_is_named_until_it
     line.stop().await;
 }
 
+/// A catalog that our role may not read is trouble, told once, while what the log brings flows on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_cannot_be_read_is_trouble_until_it_can_be() {
+    let mut line = given("t, o", &config(), OUTPUTS).await;
+    line.server.allow_log("HW3053");
+    line.execute("REVOKE SELECT ON pg_catalog.pg_publication FROM PUBLIC").await;
+    let trouble = async |told: bool| {
+        super::soon("what the status says of the catalog", line.report(), || async {
+            let status = rig::status(&line.server).await?;
+            let why = status["trouble"].as_str().unwrap_or_default();
+            (why.contains("HW3053") == told).then_some(())
+        })
+        .await;
+    };
+    trouble(true).await;
+    line.execute("INSERT INTO o VALUES (2, 'others flow')").await;
+    trouble(true).await;
+    line.server.until_log("HW3053").await;
+    let logged = line.server.log().matches("\"code\":\"HW3053\"").count();
+    assert_eq!(logged, 1, "once, not with each look");
+    line.execute("GRANT SELECT ON pg_catalog.pg_publication TO PUBLIC").await;
+    trouble(false).await;
+    line.agree("behind it").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
 /// A table that somebody else's publication lacks when a configuration first names it is withheld and
 /// named, not served as if it were empty.
 #[tokio::test(flavor = "multi_thread")]
