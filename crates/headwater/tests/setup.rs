@@ -279,6 +279,17 @@ async fn teardown_by_the_role_that_serves_removes_what_it_may_and_names_what_is_
     assert!(said.contains("a superuser: DROP EVENT TRIGGER IF EXISTS headwater_ddl;"), "{said}");
 }
 
+/// A role that may not do all of it says which part, and who does the rest.
+#[tokio::test]
+async fn setup_by_a_role_that_may_not_make_roles_says_what_to_give_to_whom() {
+    let cluster = Cluster::start();
+    let database = cluster.create_database().await;
+    let (app, _dba) = login(&cluster, &database.name).await;
+    let said = text(&headwater(&["setup", "--yes"], Some(&app)).stderr);
+    let role = "where: statement: CREATE ROLE \"headwater_authenticated\" NOLOGIN;";
+    assert!(said.contains(role) && said.contains("headwater setup --print > setup.sql"), "{said}");
+}
+
 /// FD-57: the rejected writes are published by whoever sets up, where the configuration reads them.
 #[tokio::test]
 async fn fd_57_rejected_writes_can_be_published_and_read_whole_by_who_serves() {

@@ -131,12 +131,12 @@ $do$";
 /// - Errors: of the statement that failed, with what the role may be missing.
 pub async fn apply(client: &Client, statements: &[String]) -> Result<(), Box<Diagnostic>> {
     let failed = |error: tokio_postgres::Error, statement: &str| {
-        let first = statement.trim().lines().next().unwrap_or_default();
-        let mut finding = PgError::from(error).diagnostic().at(format!("statement: {first}"));
+        let mut finding = PgError::from(error).diagnostic();
+        finding.context = Some(format!("statement: {}", gist(statement)));
         if finding.mend.is_none() {
             finding.mend = Some(
-                "run `headwater setup --print --role …`, where … is the role that serves, and give \
-                 the SQL to a superuser"
+                "give the SQL to a superuser: headwater setup --print > setup.sql; or run it with \
+                 his --database-url and, as --role, the role that serves"
                     .to_owned(),
             );
         }
@@ -151,6 +151,14 @@ pub async fn apply(client: &Client, statements: &[String]) -> Result<(), Box<Dia
         }
     }
     client.batch_execute("COMMIT").await.map_err(|error| failed(error, "COMMIT"))
+}
+
+/// What a statement does, in a line: of a block the first line that is no condition.
+fn gist(statement: &str) -> &str {
+    let frame = ["DO ", "BEGIN", "DECLARE", "IF ", "--"];
+    let mut lines = statement.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.clone().next().unwrap_or_default();
+    lines.find(|line| !frame.iter().any(|word| line.starts_with(word))).unwrap_or(first)
 }
 
 /// Asks a yes-or-no question. Without a terminal to answer on the answer is no.
