@@ -87,16 +87,10 @@ impl LookError {
 impl Watch {
     /// Compares, and hands what follows to the sequencer.
     pub async fn look(&mut self, context: &Context) -> Result<Look, LookError> {
-        let began = Instant::now();
         let looked = tokio::time::timeout(ANSWER, self.look_unbounded(context));
         let outcome = looked.await.unwrap_or(Err(LookError::Silent));
-        match outcome {
-            // What is suspected is not known yet.
-            Ok(Look::Complete | Look::Missing) if self.suspected.is_empty() => {
-                context.status.lock().catalog_at = Some(began.into_std());
-            }
-            Ok(_) => {}
-            Err(_) => self.client = None,
+        if outcome.is_err() {
+            self.client = None;
         }
         outcome
     }
@@ -109,6 +103,8 @@ impl Watch {
     }
 
     async fn look_unbounded(&mut self, context: &Context) -> Result<Look, LookError> {
+        let began = Instant::now();
+        let is_known = || context.status.lock().catalog_at = Some(began.into_std());
         let source = &context.source;
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
@@ -124,6 +120,7 @@ impl Watch {
             *seen == fingerprint && Arc::ptr_eq(patterns, &wanted) && Arc::ptr_eq(tables, &known)
         }) {
             self.client = Some(client);
+            is_known();
             return Ok(Look::Complete);
         }
         let catalog = source.catalog(&client, &wanted, &ids).await?;
@@ -159,6 +156,10 @@ impl Watch {
             context.send(Signal::Control(control)).await?;
         }
         self.mark_suspicions(context).await?;
+        // What follows is not applied yet, and what is suspected is not known.
+        if settled && self.suspected.is_empty() {
+            is_known();
+        }
         // A table that was marked just now is missing, too.
         let missing = missing.len() + usize::from(!settled);
         context.status.lock().refused = resolved.findings().cloned().collect();

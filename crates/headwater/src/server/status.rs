@@ -57,8 +57,8 @@ pub struct SourceReport {
     pub retained_bytes: Option<u64>,
     /// Its limit.
     pub retained_limit_bytes: u64,
-    /// Seconds since the catalog was compared with what is known of the tables: what was done to them
-    /// since may not be known yet. Unset until it is.
+    /// Seconds since the catalog was compared with what is known of the tables, and there was no news:
+    /// what was done to them since may not be known, or not be applied, yet. Unset until it is.
     pub catalog_seconds: Option<f64>,
 }
 

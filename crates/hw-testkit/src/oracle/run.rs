@@ -533,6 +533,8 @@ impl<'a, F: Follower> Run<'a, F> {
         self.free_disk();
         self.until_it_listens().await?;
         self.roll_back().await;
+        // A session that meets another publication lets the slot go for a moment.
+        self.until_it_knows().await?;
         self.until("it streams", |status| status["state"] == "streaming").await?;
         let path = |name: &str| self.dir.join(name).display().to_string();
         let environment = vec![
