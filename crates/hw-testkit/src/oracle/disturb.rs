@@ -109,12 +109,9 @@ pub enum Disturbance {
 
 use Disturbance::*;
 
-const DDL: &str = "a marked table that only a definition which left reads stays in the status: seed \
-                   159 when ColumnList and all that waits for this is on";
 const LISTED: &str =
     "what a definition reads of columns that are not sent is NULL, and no status says so";
 const ANEW: &str = "the client here takes buckets of a new epoch for a refused resume";
-const UNTRIED: &str = "not run for long since the oracle mends what it waits behind";
 
 /// All kinds, each either on or with the finding that it waits for. One that waits is run with
 /// `HEADWATER_DISTURB=DropColumn cargo nextest run --workspace -E 'package(hw-faults) and
@@ -122,33 +119,33 @@ const UNTRIED: &str = "not run for long since the oracle mends what it waits beh
 const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (AddColumn, None),
     (AddDefault, None),
-    (AddVolatile, Some(DDL)),
-    (DropColumn, Some(DDL)),
-    (RenameColumn, Some(DDL)),
-    (ChangeType, Some(DDL)),
+    (AddVolatile, None),
+    (DropColumn, None),
+    (RenameColumn, None),
+    (ChangeType, None),
     (RenameAway, None),
-    (SwapNames, Some(DDL)),
+    (SwapNames, None),
     (MoveSchema, None),
     (DropTable, None),
-    (AttachFilled, Some(DDL)),
-    (Detach, Some(DDL)),
+    (AttachFilled, None),
+    (Detach, None),
     (DropLeaf, None),
     (TruncateLeaf, None),
     (Identity, None),
-    (NoIdentity, Some(DDL)),
-    (NoPrimaryKey, Some(DDL)),
-    (OtherPrimaryKey, Some(DDL)),
-    (RenameLabel, Some(DDL)),
-    (AddAttribute, Some(DDL)),
-    (Unpublish, Some(DDL)),
-    (Actions, Some(DDL)),
-    (ViaRoot, Some(DDL)),
-    (RowFilter, Some(DDL)),
+    (NoIdentity, None),
+    (NoPrimaryKey, None),
+    (OtherPrimaryKey, None),
+    (RenameLabel, None),
+    (AddAttribute, None),
+    (Unpublish, None),
+    (Actions, None),
+    (ViaRoot, None),
+    (RowFilter, None),
     (ColumnList, Some(LISTED)),
-    (Republish, Some(DDL)),
-    (MembersDropped, Some(DDL)),
-    (MembersRenamed, Some(DDL)),
-    (MembersUnpublished, Some(DDL)),
+    (Republish, None),
+    (MembersDropped, None),
+    (MembersRenamed, None),
+    (MembersUnpublished, None),
     (Reconfigure, None),
     (ReconfigureTables, None),
     (Rollback, None),
@@ -160,12 +157,12 @@ const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (CutSource, None),
     (HalfOpenSource, None),
     (SlowSource, None),
-    (FullDisk, Some(UNTRIED)),
-    (DiskError, Some(UNTRIED)),
+    (FullDisk, None),
+    (DiskError, None),
     (SlowDisk, None),
     (OldStore, Some(ANEW)),
     (SecondServer, None),
-    (RestoredImage, Some(UNTRIED)),
+    (RestoredImage, None),
 ];
 
 /// Those that are on; `HEADWATER_DISTURB` (names with commas, or `all`) turns on others.
