@@ -83,7 +83,9 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         other => other,
     };
     if let (Epoch::New { above }, false) = (epoch, matches!(verdict, Verdict::Refuse(_))) {
-        tracing::info!("clients may know more than this store has; their numbers begin anew");
+        tracing::info!(
+            "this store's operations are numbered anew; a client that knows others loads everything once"
+        );
         context.send(Signal::NewEpoch { above }).await?;
     }
     let confirmed = match verdict {
