@@ -110,7 +110,7 @@ pub async fn prepare<S: Source>(
     let resume: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
     reach(shared, &resume).await?;
-    let resume = places(shared, &asker.user_key, resume).await?;
+    let resume = places(shared, &asker, resume).await?;
 
     // Listening begins before the state is read: nothing can be published unnoticed in between.
     let mut listener = shared.hub.listen(&asker.user_key);
@@ -167,7 +167,7 @@ async fn reach<S: Source>(
 /// bucket; the write checkpoint that it waits for may be lost, too, so it gets one that is not.
 async fn places<S: Source>(
     shared: &Shared<S>,
-    user_key: &str,
+    asker: &Asker,
     resume: HashMap<String, OpId>,
 ) -> Result<HashMap<String, Place>, ErrorBody> {
     let view = shared.source.newest();
@@ -180,7 +180,11 @@ async fn places<S: Source>(
     let places = resume.into_iter().map(place).collect();
     if lost {
         view.meet_lost();
-        let checkpoint = shared.source.write_checkpoint(user_key, None);
+        let checkpoint = async {
+            // Whoever invents positions has the places of those who ask, and no more.
+            let _place = shared.checkpoint_requests.wait(&asker.user).await;
+            shared.source.write_checkpoint(&asker.user_key, None).await
+        };
         match tokio::time::timeout(shared.options.ahead_wait, checkpoint).await {
             Ok(Ok(_)) => {}
             // It comes again, and holds the same.
