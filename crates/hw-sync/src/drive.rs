@@ -416,7 +416,11 @@ impl<S: Source> Driver<S> {
             request,
             form: self.form,
         };
-        let page = self.state.cache.page(key, || job.read(left > INLINE_OPERATIONS, gzip)).await?;
+        let read = || job.read(left > INLINE_OPERATIONS, gzip);
+        let page = match key {
+            Some(key) => self.state.cache.page(key, read).await?,
+            None => read().await?,
+        };
         if gzip && page.plain().len() > BURST && !page.has_block() {
             // Made by a client that takes no gzip.
             let page = page.clone();

@@ -190,14 +190,16 @@ pub struct PageKey {
 }
 
 impl PageKey {
-    /// The key of a line of `bucket` while `version` is served.
+    /// The key of a line of `bucket` while `version` is served; `None` for a bucket that never had a
+    /// row, because it has no number that tells it from others. Such a line goes to a client that is
+    /// sent its bucket anew, and to nobody else.
     pub fn new(
         version: Version,
         bucket: &Bucket,
         request: &PageRequest,
         form: DataForm,
-    ) -> PageKey {
-        PageKey {
+    ) -> Option<PageKey> {
+        (bucket.totals.last_op > OpId(0)).then(|| PageKey {
             version,
             incarnation: bucket.totals.incarnation,
             number: bucket.totals.number,
@@ -206,7 +208,7 @@ impl PageKey {
             until: bucket.totals.last_op,
             size: request.size,
             form,
-        }
+        })
     }
 }
 
@@ -329,6 +331,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::state::bucket::Totals;
 
     fn page(budget: &Arc<Budget>, length: usize) -> Arc<Page> {
         Page::of_text(&"x".repeat(length), budget)
@@ -345,6 +348,30 @@ mod tests {
             size: PageSize::Full,
             form: DataForm::Text,
         }
+    }
+
+    /// A line names its bucket, and what is in the name is not for others.
+    #[test]
+    fn buckets_that_never_had_a_row_share_no_line() {
+        let version = Version { epoch: 1, config: 1 };
+        let place = Place::lost(OpId(7));
+        let request = PageRequest { bucket: 0, place, size: PageSize::Small };
+        let of = |name: &str, totals: Totals| {
+            let bucket = Bucket {
+                name: name.into(),
+                parameters_at: 1,
+                source: 0,
+                priority: 3,
+                reasons: Box::new([]),
+                totals,
+                place,
+            };
+            PageKey::new(version, &bucket, &request, DataForm::Text)
+        };
+        assert_eq!(of("a[\"amy\"]", Totals::default()), None);
+        let had = |number| Totals { number, last_op: OpId(9), ..Totals::default() };
+        assert!(of("a[\"amy\"]", had(0)).is_some());
+        assert_ne!(of("a[\"amy\"]", had(0)), of("a[\"bob\"]", had(1)));
     }
 
     #[tokio::test]
