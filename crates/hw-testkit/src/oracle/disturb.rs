@@ -111,8 +111,6 @@ use Disturbance::*;
 
 const LISTED: &str =
     "what a definition reads of columns that are not sent is NULL, and no status says so";
-const ANEW: &str = "the client here takes buckets of a new epoch for a refused resume";
-
 /// All kinds, each either on or with the finding that it waits for. One that waits is run with
 /// `HEADWATER_DISTURB=DropColumn cargo nextest run --workspace -E 'package(hw-faults) and
 /// test(every_client_equals_sql)'`.
@@ -160,7 +158,7 @@ const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (FullDisk, None),
     (DiskError, None),
     (SlowDisk, None),
-    (OldStore, Some(ANEW)),
+    (OldStore, None),
     (SecondServer, None),
     (RestoredImage, None),
 ];
