@@ -15,6 +15,33 @@ fn peak_memory(pid: u32) -> u64 {
     kilobytes.expect("a number") << 10
 }
 
+/// Any login may write a message of the log of up to 1 GB, under any prefix and in any transaction.
+/// None of it is gathered, and what stands beside it arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_message_of_the_log_is_not_gathered() {
+    let rig = Rig::new(SCHEMA, CONFIG).await;
+    let mut server = HeadwaterProcess::start(rig.options()).await;
+    let mut amy = client("amy");
+    rig.execute("INSERT INTO lists (id, owner) VALUES ('1', 'amy')").await;
+    caught_up(&mut amy, &server).await;
+    let before = peak_memory(server.pid());
+    for (number, prefix) in ["theirs", "headwater", "headwater_ddl"].into_iter().enumerate() {
+        rig.execute(&format!(
+            "BEGIN;
+             SELECT pg_logical_emit_message(true, '{prefix}', repeat('x', 200000000));
+             INSERT INTO lists (id, owner) VALUES ('beside {number}', 'amy');
+             COMMIT;
+             SELECT pg_logical_emit_message(false, '{prefix}', repeat('x', 100000000))"
+        ))
+        .await;
+    }
+    caught_up(&mut amy, &server).await;
+    assert_eq!(amy.table("lists").len(), 6, "two of the schema, one before, three beside");
+    let more = peak_memory(server.pid()).saturating_sub(before);
+    assert!(more < 64 << 20, "the process needed {} MB more", more >> 20);
+    server.stop().await;
+}
+
 /// F-19 in short, P2: one UPDATE of every row; whole or not at all, in bounded memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_19_a_huge_transaction_is_one_step_in_bounded_memory() {
