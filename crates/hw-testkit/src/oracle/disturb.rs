@@ -111,6 +111,7 @@ use Disturbance::*;
 
 const LISTED: &str =
     "what a definition reads of columns that are not sent is NULL, and no status says so";
+
 /// All kinds, each either on or with the finding that it waits for. One that waits is run with
 /// `HEADWATER_DISTURB=DropColumn cargo nextest run --workspace -E 'package(hw-faults) and
 /// test(every_client_equals_sql)'`.

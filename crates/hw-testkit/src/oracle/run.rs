@@ -332,6 +332,14 @@ impl<'a, F: Follower> Run<'a, F> {
                 }
             }
             Step::SaveStore | Step::OldStore => {
+                if *step == Step::SaveStore {
+                    // One from before its first copy would be the store of somebody else.
+                    self.heal_source();
+                    self.free_disk();
+                    self.until_it_listens().await?;
+                    self.roll_back().await;
+                    self.until("it streams", |status| status["state"] == "streaming").await?;
+                }
                 self.server.kill();
                 let old = self.dir.join("old");
                 match step {
