@@ -180,17 +180,25 @@ async fn places<S: Source>(
     let places = resume.into_iter().map(place).collect();
     if lost {
         view.meet_lost();
-        let checkpoint = async {
-            // Whoever invents positions has the places of those who ask, and no more.
-            let _place = shared.checkpoint_requests.wait(&asker.user).await;
-            shared.source.write_checkpoint(&asker.user_key, None).await
+        let reached = async {
+            let number = {
+                // Whoever invents positions has the places of those who ask, and no more.
+                let _place = shared.checkpoint_requests.wait(&asker.user).await;
+                shared.source.write_checkpoint(&asker.user_key, None).await.ok()?
+            };
+            // A store that was put back alone has yet to learn what the source has; until then it
+            // would answer from the past (E-10).
+            let has_it = |view: &Arc<S::View>| {
+                let stored = view.write_checkpoint(&asker.user_key);
+                stored.is_ok_and(|stored| stored >= Some(number))
+            };
+            shared.source.watch().wait_for(has_it).await.ok().map(drop)
         };
-        match tokio::time::timeout(shared.options.ahead_wait, checkpoint).await {
-            Ok(Ok(_)) => {}
+        if tokio::time::timeout(shared.options.ahead_wait, reached).await.ok().flatten().is_none() {
             // It comes again, and holds the same.
-            Ok(Err(_)) | Err(_) => {
-                return Err(ErrorBody::unavailable("The source does not answer"));
-            }
+            return Err(ErrorBody::unavailable(
+                "Server has not yet reached what the source has, and this client holds more than it",
+            ));
         }
     }
     Ok(places)
