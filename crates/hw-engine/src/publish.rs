@@ -4,7 +4,7 @@
 //! later, undurable transactions. The source is told a position only behind the sync that
 //! covers it. One thread does this, so that the writer evaluates the next transactions while
 //! the disk works: batches grow under load by themselves, also where the disk is quick
-//! ([`PACE`]), and an idle system pays one sync.
+//! ([`Pace::UNDER_LOAD`]), and an idle system pays one sync.
 
 use crate::error::EngineError;
 use crate::lease::Leases;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// What the writer hands over at a transaction boundary.
@@ -134,10 +134,6 @@ impl Publication {
     }
 }
 
-/// How often something is published. Each time is a sync, and a wake-up of all that are concerned: what
-/// is committed in quick succession shares one.
-const PACE: Pace = Pace::new(Duration::from_millis(1), 32);
-
 /// No job is under way.
 const IDLE: u8 = 0;
 /// A job is under way.
@@ -175,7 +171,7 @@ impl Publisher {
         let shared = Arc::new(State::default());
         let state = shared.clone();
         let thread = crate::threads::start("headwater-publish", move || {
-            let mut pace = PACE;
+            let mut pace = Pace::UNDER_LOAD;
             for job in queue {
                 match publication.publish(job) {
                     Ok(()) => {

@@ -21,8 +21,10 @@ use crate::error::{PgError, PgErrorKind, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hw_types::{EndLsn, Lsn, Pace};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
@@ -39,10 +41,6 @@ const FRAME_OVERHEAD: usize = 64;
 /// Acknowledgements are reported at most this often: each report may cost the server a sync of
 /// the slot's file, and the walsender is the bottleneck of the whole path.
 const REPORT_GAP: Duration = Duration::from_millis(50);
-
-/// Reads that find little: the server sends each message of a small transaction by itself, and each read
-/// wakes everybody down to the writer. Those in quick succession are taken together.
-const READS: Pace = Pace::new(Duration::from_millis(1), 32);
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -315,9 +313,40 @@ struct Pump<S> {
 enum Event {
     Report,
     Acknowledged,
-    Read(std::io::Result<usize>),
+    Read(std::io::Result<Arrived>),
     Room,
     ConsumerGone,
+}
+
+/// What a reading of the socket found.
+struct Arrived {
+    /// 0 at its end.
+    bytes: usize,
+    /// Whether nothing more was there.
+    all: bool,
+}
+
+/// Reads what is there, up to the buffer's capacity, and waits for the first of it. A single read of an
+/// encrypted connection gives one record, and so one message, however much has arrived. Cancel-safe.
+async fn read_all<S: Socket>(socket: &mut S, buffer: &mut BytesMut) -> std::io::Result<Arrived> {
+    let mut bytes = 0;
+    poll_fn(|context| {
+        while bytes == 0 || buffer.len() < buffer.capacity() {
+            let read = std::pin::pin!(socket.read_buf(buffer));
+            match read.poll(context) {
+                // An error or the end comes again with the next reading.
+                Poll::Pending | Poll::Ready(Ok(0) | Err(_)) if bytes > 0 => {
+                    return Poll::Ready(Ok(Arrived { bytes, all: true }));
+                }
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Arrived { bytes, all: true })),
+                Poll::Ready(Ok(more)) => bytes += more,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(Arrived { bytes, all: false }))
+    })
+    .await
 }
 
 impl<S: Socket> Pump<S> {
@@ -342,7 +371,9 @@ impl<S: Socket> Pump<S> {
         // Set again only when it must ring earlier: most turns leave it as it is.
         let mut alarm = std::pin::pin!(sleep_until(report_at));
         let mut unheard_bytes = 0;
-        let mut pace = READS;
+        // The server sends each message of a small transaction by itself, and each reading wakes everybody
+        // down to the writer.
+        let mut pace = Pace::UNDER_LOAD;
         let mut rest = std::pin::pin!(sleep_until(self.reported));
         // Frames that came together with CopyBothResponse.
         self.deliver()?;
@@ -359,7 +390,7 @@ impl<S: Socket> Pump<S> {
             let event = tokio::select! {
                 () = &mut alarm => Event::Report,
                 () = self.shared.ack.notified() => Event::Acknowledged,
-                read = self.wire.socket.read_buf(incoming), if !full && !rests => {
+                read = read_all(&mut self.wire.socket, incoming), if !full && !rests => {
                     Event::Read(read)
                 }
                 () = &mut rest, if rests => continue,
@@ -367,13 +398,12 @@ impl<S: Socket> Pump<S> {
                 () = self.frames.closed() => Event::ConsumerGone,
             };
             match event {
-                Event::Read(Ok(0)) => {
+                Event::Read(Ok(Arrived { bytes: 0, .. })) => {
                     return Err(lost("closed by the server"));
                 }
-                Event::Read(Ok(bytes)) => {
+                Event::Read(Ok(Arrived { bytes, all })) => {
                     unheard_bytes += bytes;
-                    let is_drained = self.incoming.bytes.len() < self.incoming.bytes.capacity();
-                    if is_drained {
+                    if all {
                         let now = Instant::now();
                         let wait = pace.spend(now.into_std());
                         if !wait.is_zero() {
@@ -660,6 +690,61 @@ mod tests {
             assert_eq!(payload.len(), 900);
         }
         assert_eq!(stream.acknowledger().positions().waiting_bytes, 0);
+    }
+
+    /// A socket that gives one message with each read, as an encrypted connection does.
+    struct Records(VecDeque<Vec<u8>>);
+
+    impl tokio::io::AsyncRead for Records {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _context: &mut std::task::Context<'_>,
+            into: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let Some(record) = self.0.pop_front() else { return Poll::Pending };
+            into.put_slice(&record);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl tokio::io::AsyncWrite for Records {
+        fn poll_write(
+            self: std::pin::Pin<&mut Self>,
+            _context: &mut std::task::Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            _context: &mut std::task::Context<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            _context: &mut std::task::Context<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What has arrived over an encrypted connection is taken at once, not a record at a time.
+    #[tokio::test]
+    async fn one_reading_takes_all_records_that_have_arrived() {
+        let records = (0..500).map(|i| data(i, b"x")).collect::<VecDeque<_>>();
+        let all: usize = records.iter().map(Vec::len).sum();
+        let mut socket = Records(records);
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        let arrived = read_all(&mut socket, &mut buffer).await.unwrap();
+        assert_eq!((arrived.bytes, arrived.all, buffer.len()), (all, true, all));
+
+        socket.0 = (0..500).map(|i| data(i, b"x")).collect();
+        let mut small = BytesMut::with_capacity(all / 2);
+        let arrived = read_all(&mut socket, &mut small).await.unwrap();
+        assert!(!arrived.all && arrived.bytes == small.len() && !socket.0.is_empty());
     }
 
     #[tokio::test]
