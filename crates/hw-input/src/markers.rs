@@ -34,6 +34,13 @@ pub struct WriteCheckpoint {
     pub requested: Option<u64>,
 }
 
+impl WriteCheckpoint {
+    /// Bytes that it takes in a marker, with what separates it from the next one.
+    fn encoded_len(&self) -> usize {
+        serde_json::to_vec(self).expect("numbers and texts are JSON").len() + 1
+    }
+}
+
 impl MarkerContents {
     /// Reads verified contents. Contents of a newer version that cannot be read say nothing.
     pub fn decode(contents: &[u8]) -> MarkerContents {
@@ -76,6 +83,10 @@ pub enum MarkerError {
 
 /// Requests that share one marker at most.
 const BATCH: usize = 1_000;
+
+/// Bytes of write checkpoints that share one marker at most, far below
+/// [`hw_pg::marker::MAX_CONTENTS`].
+const BATCH_BYTES: usize = 512 << 10;
 
 /// How long a request waits for the source.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -136,24 +147,42 @@ pub(crate) async fn run(
         if count == 0 {
             return;
         }
-        // A request with a nonce of its own cannot share its marker with another such request.
-        let (alone, shared_ones): (Vec<_>, Vec<_>) =
-            batch.drain(..).partition(|request| request.nonce.is_some());
-        let mut groups: Vec<Vec<Request>> = alone.into_iter().map(|r| vec![r]).collect();
-        if !shared_ones.is_empty() {
-            groups.push(shared_ones);
-        }
-        for group in groups {
-            let nonce = group.iter().find_map(|r| r.nonce).unwrap_or_else(random);
-            let write_checkpoints =
-                group.iter().filter_map(|r| r.write_checkpoint.clone()).collect();
-            let contents = MarkerContents { nonce, write_checkpoints };
+        for group in groups(batch.drain(..)) {
+            let contents = contents(&group);
             let outcome = emit(&config, &replica.secret(), &mut connection, &contents).await;
             for request in group {
                 let _ = request.reply.send(outcome.clone());
             }
         }
     }
+}
+
+/// Requests by the marker that they share.
+fn groups(batch: impl Iterator<Item = Request>) -> Vec<Vec<Request>> {
+    // A request with a nonce of its own cannot share its marker with another such request.
+    let (alone, sharing): (Vec<_>, Vec<_>) = batch.partition(|request| request.nonce.is_some());
+    let mut groups: Vec<Vec<Request>> = alone.into_iter().map(|request| vec![request]).collect();
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    for request in sharing {
+        let more = request.write_checkpoint.as_ref().map_or(0, WriteCheckpoint::encoded_len);
+        if bytes + more > BATCH_BYTES && !group.is_empty() {
+            groups.push(std::mem::take(&mut group));
+            bytes = 0;
+        }
+        bytes += more;
+        group.push(request);
+    }
+    if !group.is_empty() {
+        groups.push(group);
+    }
+    groups
+}
+
+/// What the marker of these requests says.
+fn contents(group: &[Request]) -> MarkerContents {
+    let nonce = group.iter().find_map(|request| request.nonce).unwrap_or_else(random);
+    let asked = group.iter().filter_map(|request| request.write_checkpoint.clone());
+    MarkerContents { nonce, write_checkpoints: asked.collect() }
 }
 
 /// A number that no other marker has.
@@ -206,5 +235,30 @@ mod tests {
         };
         assert_eq!(MarkerContents::decode(&contents.encode()), contents);
         assert_eq!(MarkerContents::decode(b"\xff"), MarkerContents::default());
+    }
+
+    /// Longer ones would be passed over as they come back, and nobody in them would ever be answered.
+    #[test]
+    fn markers_are_never_longer_than_one_may_be() {
+        let client = "\u{1}".repeat(256);
+        let request = |n: usize| {
+            let user_key = format!("{n}:{}/{client}", "\"".repeat(2000));
+            let write_checkpoint = Some(WriteCheckpoint { user_key, requested: None });
+            Request {
+                write_checkpoint,
+                nonce: (n % 100 == 7).then_some(7),
+                reply: oneshot::channel().0,
+            }
+        };
+        let mut keys = Vec::new();
+        for group in groups((0..BATCH).map(request)) {
+            let contents = contents(&group);
+            assert!(contents.encode().len() <= hw_pg::marker::MAX_CONTENTS);
+            assert_eq!(contents.nonce == 7, group.len() == 1 && group[0].nonce.is_some());
+            keys.extend(contents.write_checkpoints.into_iter().map(|asked| asked.user_key));
+        }
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), BATCH);
     }
 }

@@ -23,6 +23,9 @@ pub const PREFIX: &str = "headwater";
 /// messages are not signed: all they can do is make us look at the catalog.
 pub const DDL_PREFIX: &str = "headwater_ddl";
 
+/// The longest contents of a marker, in bytes.
+pub const MAX_CONTENTS: usize = 1 << 20;
+
 const VERSION: u8 = 1;
 const TAG_BYTES: usize = 32;
 
@@ -52,17 +55,27 @@ pub struct Forged;
 
 /// Writes a marker in a transaction of its own: two round trips.
 ///
-/// - Takes: the key that signs it, and at most 1 MB of contents.
+/// - Takes: the key that signs it, and at most [`MAX_CONTENTS`].
 /// - Returns: when the transaction has committed (locally durable).
-/// - Errors: those of a connection; a server in recovery refuses. The marker may be in the log all
+/// - Errors: longer contents, which whoever reads the log would pass over; those of a connection; a
+///   server in recovery refuses. The marker may be in the log all
 ///   the same when the answer was lost; writing another one is harmless.
 pub async fn emit(client: &Client, key: &[u8], contents: &[u8]) -> Result<Emitted> {
+    check(contents)?;
     let written = write(client, key, contents).await.doing("write a marker into the log");
     if written.is_err() {
         // A connection that cannot roll back is closed by its owner.
         let _ = client.batch_execute("ROLLBACK").await;
     }
     written
+}
+
+fn check(contents: &[u8]) -> Result<()> {
+    if contents.len() > MAX_CONTENTS {
+        let bytes = contents.len();
+        return Err(PgError::protocol(format!("a marker of {bytes} bytes is too long")));
+    }
+    Ok(())
 }
 
 async fn write(client: &Client, key: &[u8], contents: &[u8]) -> Result<Emitted> {
@@ -129,6 +142,12 @@ pub fn verify(message: &LogMessage, xid: Xid, key: &[u8]) -> Result<Marker, Forg
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn contents_that_a_reader_would_pass_over_are_refused() {
+        assert!(check(&vec![0; MAX_CONTENTS]).is_ok());
+        assert!(check(&vec![0; MAX_CONTENTS + 1]).is_err());
+    }
 
     #[test]
     fn a_marker_is_worth_nothing_in_another_transaction_or_under_another_key() {

@@ -90,9 +90,9 @@ pub(super) struct Incoming {
     passing: usize,
 }
 
-/// Longer messages of the log are nobody's: a marker holds at most 1 MB
-/// ([`crate::marker::emit`]), its signature, and the text of a snapshot.
-const LONGEST_OF_THE_LOG: usize = 2 << 20;
+/// Longer messages of the log are nobody's: a marker holds its contents, its signature, and the text of
+/// a snapshot, which may name thousands of open transactions.
+const LONGEST_OF_THE_LOG: usize = crate::marker::MAX_CONTENTS + (1 << 20);
 
 impl From<BytesMut> for Incoming {
     fn from(bytes: BytesMut) -> Incoming {
