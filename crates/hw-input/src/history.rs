@@ -5,7 +5,8 @@
 //! case is a line of a table. Invariants: a slot whose store was alive a moment ago is not taken
 //! from it (FD-28); numbers are given anew exactly where the store is behind its clients (E-3):
 //! when it is new, when the slot was confirmed beyond it, when another store used the slot, when
-//! the source remembers a later number of it.
+//! the source remembers a later number of it. The last is so only for a store that was put back where
+//! the clock went back, too: each run of a process begins above the clock.
 
 use crate::error::{InputError, code};
 use crate::identity::{Found, Recopy, Stored, Verdict, check};
@@ -27,7 +28,7 @@ const MARGIN: u64 = 1 << 32;
 pub struct Ours {
     /// The random number that the store was made with.
     pub store: u128,
-    /// The last op id that it has given.
+    /// Its op ids are given above this one, which lies above the clock since the process began.
     pub op_id: OpId,
     /// Oid of the publication that its rows came through; `None` when none is noted.
     pub publication: Option<u32>,

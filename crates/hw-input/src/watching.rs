@@ -68,7 +68,7 @@ pub(crate) enum LookError {
     /// Where the log is could not be marked.
     #[error(transparent)]
     Marker(#[from] MarkerError),
-    #[error("the catalog does not answer")]
+    #[error("the source does not answer a look at its catalog")]
     Silent,
 }
 
