@@ -15,7 +15,7 @@ pub use hw_input::history::TakeOver;
 use hw_input::signal::{Inlet, Signal};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreError};
-use hw_types::{Diagnostic, EndLsn, TablePattern};
+use hw_types::{Diagnostic, EndLsn, Lsn, TablePattern};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -156,8 +156,8 @@ impl Engine {
     /// A write checkpoint for `<sub>/<client id>` or `<sub>`: the number that the first checkpoint
     /// carries which contains everything committed before this call (`powersync-protocol.md` 8).
     pub async fn write_checkpoint(&self, user_key: &str) -> Result<u64, EngineError> {
-        let lsn = self.driver.write_checkpoint(user_key, None).await?;
-        let number = self.board.write_base() + lsn.0;
+        let mark = || self.driver.write_checkpoint(user_key, None);
+        let number = number_of(&self.board, mark).await?;
         // A client's own numbers (8.3) share the record and may be ahead of the log's positions.
         match self.published().write_checkpoint(user_key, [])? {
             Some(stored) if stored > number => {
@@ -207,7 +207,7 @@ impl Engine {
             stale,
             lost,
             began: published.runs().began(),
-            went_back: published.runs().finding(),
+            went_back: published.met.finding(),
             frozen: Vec::new(),
             withheld: Vec::new(),
             tables_missing: self.board.looked.lock().as_ref().map(|looked| looked.missing),
@@ -263,6 +263,21 @@ impl Engine {
     }
 }
 
+/// The number of the marker that `mark` writes. It is asked for again where markers were given other
+/// numbers meanwhile: which of both this one was stored under is not known.
+async fn number_of<E, F>(board: &Board, mark: impl Fn() -> F) -> Result<u64, E>
+where
+    F: Future<Output = Result<Lsn, E>>,
+{
+    loop {
+        let base = board.write_base();
+        let lsn = mark().await?;
+        if board.write_base() == base {
+            return Ok(base + lsn.0);
+        }
+    }
+}
+
 /// Tells the sequencer once a second that time passes.
 async fn tick(inlet: Inlet, mut stop: watch::Receiver<bool>) {
     let mut clock = interval(Duration::from_secs(1));
@@ -275,5 +290,27 @@ async fn tick(inlet: Inlet, mut stop: watch::Receiver<bool>) {
         if inlet.send(Signal::Tick { now: sequencer::now() }).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// The reply of the first marker is late, and meanwhile a run began.
+    #[tokio::test]
+    async fn a_write_checkpoint_has_the_number_under_which_its_marker_is_stored() {
+        let board = Board::default();
+        board.set_write_base(1 << 30);
+        let marks = Cell::new(0);
+        let mark = || async {
+            marks.set(marks.get() + 1);
+            if marks.get() == 1 {
+                board.set_write_base(1 << 40);
+            }
+            Ok::<_, EngineError>(Lsn(marks.get()))
+        };
+        assert_eq!(number_of(&board, mark).await.unwrap(), (1 << 40) + 2);
     }
 }

@@ -15,25 +15,21 @@ use std::collections::BTreeSet;
 /// no more than the clients of a month have.
 const KEEP_DAYS: u64 = 30;
 
-/// Of one user so many are kept, those whose markers are the newest: somebody who invents client
+/// Of one user so many are kept, those whose markers are the newest of the present history: somebody who invents client
 /// databases must not fill the store. A client waits for seconds, and as many others of its user have
 /// to upload in between until its own is forgotten.
 pub(crate) const KEEP_OF_USER: usize = 10_000;
 
 impl Writer {
-    /// A transactional message: a marker, or the news that tables were altered. Others are not ours.
+    /// A transactional message under a prefix of ours: a marker, or the news that tables were altered.
     pub(crate) fn marker(
         &mut self,
         message: &LogMessage,
         transaction: &Transaction,
     ) -> Result<(), EngineError> {
-        match &*message.prefix {
-            hw_pg::marker::PREFIX => {}
-            hw_pg::marker::DDL_PREFIX => {
-                self.news.altered += 1;
-                return Ok(());
-            }
-            _ => return Ok(()),
+        if message.prefix == hw_pg::marker::DDL_PREFIX {
+            self.news.altered += 1;
+            return Ok(());
         }
         match hw_pg::marker::verify(message, transaction.xid, &self.secret) {
             Ok(marker) => {
@@ -117,17 +113,20 @@ impl Writer {
     /// Of this user's write checkpoints the newest are kept.
     pub(crate) fn keep_newest(&mut self, user: &str) -> Result<(), EngineError> {
         self.commit()?;
+        let floor = self.progress.write_floor;
         let mut all = Vec::new();
         for entry in self.store.snapshot().prefix(&self.write_checkpoints, user.as_bytes()) {
             let (key, record) = entry?;
             // The user "u1" is a beginning of "u10", too.
             if owner(&String::from_utf8_lossy(&key)) == user {
-                all.push((WriteCheckpoint::decode(&record)?.at, key.to_vec()));
+                let WriteCheckpoint { number, at, .. } = WriteCheckpoint::decode(&record)?;
+                // What everybody is told anyway goes first: in another history positions were greater.
+                all.push((number > floor, at, key.to_vec()));
             }
         }
         let surplus = all.len().saturating_sub(KEEP_OF_USER);
         all.sort_unstable();
-        for (_, key) in all.drain(..surplus) {
+        for (.., key) in all.drain(..surplus) {
             self.overlay.delete(&self.write_checkpoints, key)?;
         }
         kept_write_checkpoints().decrement(surplus as f64);

@@ -9,7 +9,7 @@
 use crate::error::EngineError;
 use crate::lease::Leases;
 use crate::published::Published;
-use crate::runs::Runs;
+use crate::runs::{Met, Runs};
 use crate::state::Progress;
 use crate::sync_view::ActiveSync;
 use crate::wake::{ChangeRing, Touched};
@@ -40,6 +40,7 @@ pub(crate) struct Publication {
     durable: watch::Sender<EndLsn>,
     ring: Arc<ChangeRing>,
     leases: Arc<Leases>,
+    met: Arc<Met>,
     write_checkpoints: Space,
     store: Store,
 }
@@ -55,6 +56,7 @@ impl Publication {
     ) -> Publication {
         let ring = Arc::new(ChangeRing::default());
         let leases = Arc::new(Leases::default());
+        let met = Arc::<Met>::default();
         let first = Published {
             number: 0,
             checkpoint: Checkpoint { op_id: progress.op_id, end_lsn: progress.end_lsn },
@@ -62,6 +64,7 @@ impl Publication {
             sync,
             snapshot: store.snapshot(),
             runs,
+            met: met.clone(),
             write_floor: progress.write_floor,
             write_checkpoints: write_checkpoints.clone(),
             ring: ring.clone(),
@@ -72,6 +75,7 @@ impl Publication {
             durable: watch::Sender::new(progress.end_lsn),
             ring,
             leases,
+            met,
             write_checkpoints,
             store,
         }
@@ -87,6 +91,12 @@ impl Publication {
     pub fn unread(&self) -> OpId {
         let shown = self.current().checkpoint.op_id;
         self.leases.oldest().map_or(shown, |oldest| oldest.min(shown))
+    }
+
+    /// Whether a store that has come so far holds all that is shown.
+    pub fn is_within(&self, progress: &Progress) -> bool {
+        let shown = self.current().checkpoint;
+        shown.op_id <= progress.op_id && shown.end_lsn <= progress.end_lsn
     }
 
     /// Wakes with every publication.
@@ -119,6 +129,7 @@ impl Publication {
                 sync: job.sync,
                 snapshot: job.snapshot,
                 runs: job.runs,
+                met: self.met.clone(),
                 write_floor: job.progress.write_floor,
                 write_checkpoints: self.write_checkpoints.clone(),
                 ring: self.ring.clone(),

@@ -5,7 +5,7 @@
 
 use crate::error::EngineError;
 use crate::lease::{Lease, Leases};
-use crate::runs::Runs;
+use crate::runs::{Met, Runs};
 use crate::state::{Record, WriteCheckpoint};
 use crate::sync_view::{ActiveSync, SyncView};
 use crate::wake::{ChangeRing, Changes};
@@ -26,6 +26,7 @@ pub struct Published {
     pub(crate) snapshot: Snapshot,
     /// Op ids that were never given.
     pub(crate) runs: Arc<Runs>,
+    pub(crate) met: Arc<Met>,
     pub(crate) write_floor: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) ring: Arc<ChangeRing>,
@@ -46,6 +47,11 @@ impl Published {
     /// Which op ids this store never gave: a client that holds one is sent its bucket anew.
     pub fn runs(&self) -> &Runs {
         &self.runs
+    }
+
+    /// Notes that a stream's client holds an op id that this store never gave.
+    pub fn meet_lost(&self) {
+        self.met.meet();
     }
 
     /// The greatest write checkpoint of a user key that this position contains for somebody who is

@@ -1,11 +1,15 @@
 //! Op ids that this store never gave, although they lie below its newest one (E-3, E-10).
 //!
 //! Each run of the process gives op ids from a place of its own, above the clock. A store that is put
-//! back to an earlier state, alone or together with its source, thus never gives an id that it gave
-//! behind that state, and nobody has to notice that it went back. What lies between the last id of a
+//! back to an earlier state and opened again, alone or together with its source, thus never gives an id
+//! that it gave behind that state, and nobody has to notice that it went back. (A machine that is put
+//! back with its memory goes on in the same run and gives the same ids twice: nothing here sees that.) What lies between the last id of a
 //! run and the first of the next is a *gap*. A client that stands in one holds what the store has lost:
 //! it alone is sent its buckets anew (`design/engine.md` 5). Numbers that a client invents can so
 //! change nothing for others.
+//!
+//! A writer that begins again within the process goes on with its run, unless it finds a store that is
+//! behind what was shown.
 //!
 //! Who changes it: the writer thread, at the beginning of a run. Readers have a copy.
 
@@ -15,7 +19,8 @@ use hw_types::{Diagnostic, OpId, varint};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// So many gaps are kept. Of more, those around the shortest run become one: who stands in that run
-/// is sent his buckets anew, needlessly.
+/// is sent his buckets anew, needlessly. A start in which nothing was given is a run, too; of equally
+/// short ones the oldest goes first.
 const MAX_GAPS: usize = 1024;
 
 /// Op ids begin at 2^20 for each second since 2024, as those of an epoch do: no source writes so many
@@ -35,16 +40,18 @@ struct Gap {
 }
 
 /// The gaps between the runs of a store, in its present epoch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Runs {
     /// Op ids of this run, or of this epoch if it began in this run, are given above this one, without
     /// gaps.
     began: OpId,
     /// Ascending; between two lies what a run gave, at least the position that it began with.
     gaps: Vec<Gap>,
-    /// Streams of this process whose clients stood in a gap.
-    met: AtomicU64,
 }
+
+/// Streams of this process whose clients stood in a gap.
+#[derive(Debug, Default)]
+pub(crate) struct Met(AtomicU64);
 
 /// Where the numbers of a run begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +68,11 @@ pub(crate) fn start(clock: u64, last: OpId, write_base: u64) -> Start {
 }
 
 /// An op id that belongs to this moment and is above `last`. Where the clock has not come to what was
-/// given before (it went back, say) there are again places for each moment, for an hour.
+/// given before (it went back, say) there are again places for each moment, for 4,096 s.
 pub(crate) fn op_id_at(clock: u64, last: OpId) -> OpId {
-    const HOUR: u64 = 1 << (OPS_BITS + 12);
+    const PLACES: u64 = 4096 << OPS_BITS;
     let now = counted(clock, OPS_BITS);
-    OpId(if now > last.0 { now } else { last.0 + 1 + now % HOUR })
+    OpId(if now > last.0 { now } else { last.0 + 1 + now % PLACES })
 }
 
 /// 2^`bits` for each second of `clock`.
@@ -76,7 +83,7 @@ fn counted(clock: u64, bits: u32) -> u64 {
 impl Runs {
     /// An epoch that begins above this op id: no name of a bucket is one of before.
     pub(crate) fn of_epoch(began: OpId) -> Runs {
-        Runs { began, ..Runs::default() }
+        Runs { began, gaps: Vec::new() }
     }
 
     /// Op ids have been given above this one without gaps.
@@ -93,7 +100,7 @@ impl Runs {
             let shortest = (1..gaps.len()).min_by_key(|at| run(*at)).unwrap_or(1);
             gaps[shortest - 1].next = gaps.remove(shortest).next;
         }
-        Runs { began: next, gaps, met: AtomicU64::new(self.met.load(Ordering::Relaxed)) }
+        Runs { began: next, gaps }
     }
 
     /// Whether this op id was never given by this store, although later ones were.
@@ -101,33 +108,29 @@ impl Runs {
         let before = self.gaps.partition_point(|gap| gap.last < op_id);
         before.checked_sub(1).is_some_and(|at| op_id < self.gaps[at].next)
     }
+}
 
+impl Met {
     /// Notes that a stream's client holds what is lost. The first one is told to the operator.
     pub fn meet(&self) {
         metrics::counter!("headwater_lost_positions_total").increment(1);
-        if self.met.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.tell_of_it().log();
+        if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+            Self::tell_of_it().log();
         }
     }
 
     /// What was seen of clients that hold what is lost, once one was there.
     pub fn finding(&self) -> Option<Diagnostic> {
-        (self.met.load(Ordering::Relaxed) > 0).then(|| self.tell_of_it())
+        (self.0.load(Ordering::Relaxed) > 0).then(Self::tell_of_it)
     }
 
-    fn tell_of_it(&self) -> Diagnostic {
+    fn tell_of_it() -> Diagnostic {
         let what = "clients hold operations that this store has never had: it was put back to an \
                     earlier state";
         Diagnostic::warning(code::WENT_BACK, what).mend(
             "nothing is to be done: these clients are sent their buckets anew; what was committed \
              behind that state is gone if the database was put back, too",
         )
-    }
-}
-
-impl PartialEq for Runs {
-    fn eq(&self, other: &Runs) -> bool {
-        (self.began, &self.gaps) == (other.began, &other.gaps)
     }
 }
 
@@ -151,7 +154,7 @@ impl Record for Runs {
         }
         let ordered = gaps.iter().all(|gap| gap.last < gap.next)
             && gaps.windows(2).all(|pair| pair[0].next <= pair[1].last);
-        ordered.then_some(Runs { began, gaps, met: AtomicU64::new(0) })
+        ordered.then_some(Runs { began, gaps })
     }
 }
 

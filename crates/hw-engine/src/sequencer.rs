@@ -72,7 +72,7 @@ pub(crate) type Recorder = Box<dyn FnMut(&Entry) + Send>;
 /// Makes entries, one at a time.
 pub(crate) struct Sequencer {
     pub(crate) writer: Writer,
-    outside: Outside,
+    pub(crate) outside: Outside,
     publication: Arc<Publication>,
     publisher: Publisher,
     /// The stream whose items are taken.
@@ -115,16 +115,28 @@ impl Sequencer {
         Self::over(store, outside, None, recorder)
     }
 
-    /// - Takes: the publication of a sequencer that failed, so that surfaces keep their watch.
+    /// Opens what is durable in place of a sequencer that failed.
+    ///
+    /// - Takes: its publication, so that surfaces keep their watch.
+    pub fn again(
+        store: Store,
+        outside: Outside,
+        publication: Arc<Publication>,
+    ) -> Result<Sequencer, EngineError> {
+        Self::over(store, outside, Some(publication), None)
+    }
+
     fn over(
         store: Store,
         outside: Outside,
         publication: Option<Arc<Publication>>,
-        recorder: Option<Recorder>,
+        mut recorder: Option<Recorder>,
     ) -> Result<Sequencer, EngineError> {
-        let mut recorder = recorder;
         let mut writer = Writer::open(store.clone(), outside.bounds, outside.board.beat.clone())?;
-        if !writer.is_new() {
+        // A writer that begins again gives numbers as before; but not where the disk has lost what it
+        // had said to be durable.
+        let goes_on = publication.as_ref().is_some_and(|kept| kept.is_within(writer.progress()));
+        if !writer.is_new() && !goes_on {
             // Before anything is shown: who is ahead of the store learns it at once.
             let run = begin_run(writer.progress());
             if let Some(record) = &mut recorder {
@@ -595,8 +607,7 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
             }
             let again = || {
                 store.reopen()?;
-                let publication = Some(publication.clone());
-                Sequencer::over(store.clone(), outside.clone(), publication, None)
+                Sequencer::again(store.clone(), outside.clone(), publication.clone())
             };
             match again() {
                 Ok(sequencer) => break sequencer,
@@ -638,7 +649,7 @@ fn clock() -> u64 {
     since.saturating_sub(YEAR_2024).as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-/// The first entry of a process that opens a store.
+/// The first entry of a run.
 fn begin_run(last: &Progress) -> Entry {
     let Start { op_id, write_base } = runs::start(clock(), last.op_id, last.write_base);
     Entry::Control(Control::Run { op_id, write_base })

@@ -158,6 +158,16 @@ impl Node {
         Node { store, board, inlet, queue, sequencer, tables, number: 0, session: 0, recording }
     }
 
+    /// The writer begins again, over what this store holds.
+    #[cfg(test)]
+    pub(crate) fn restart(&mut self, store: Store) {
+        let kept = self.sequencer.publication().clone();
+        let outside = self.sequencer.outside.clone();
+        self.sequencer = Sequencer::again(store.clone(), outside, kept).unwrap();
+        self.sequencer.publish_anew();
+        self.store = store;
+    }
+
     /// The source has these tables; 1 and 2 unless this was said.
     pub fn source_has(&mut self, tables: &[RelationId]) {
         self.tables = tables.iter().copied().collect();

@@ -86,8 +86,9 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) state: Space,
     pub(crate) tail: Space,
-    /// Transactions that may come before the tail can be too long; 0: it is to be counted again. Never
-    /// more than there is room for, and less where the tail was cut since.
+    /// Transactions that may come before the tail is counted again; 0: now. What is committed is
+    /// counted, so that the tail may pass its length by what waited then; where it was cut since, it is
+    /// counted sooner than it must.
     pub(crate) tail_room: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) bounds: Bounds,

@@ -39,7 +39,8 @@ pub enum Control {
         /// Op ids are given above this one.
         op_id: OpId,
     },
-    /// A run of the process begins: numbers are given from places of its own (E-3).
+    /// A run begins, with the process or over a store that lost what was shown: numbers are given from
+    /// places of its own (E-3).
     Run {
         /// Op ids are given above this one, which is above all earlier ones.
         op_id: OpId,

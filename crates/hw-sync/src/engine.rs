@@ -86,7 +86,7 @@ impl View for Published {
     }
 
     fn meet_lost(&self) {
-        self.runs().meet();
+        Published::meet_lost(self);
     }
 
     fn resolve(

@@ -137,6 +137,7 @@ impl Bucket {
             sync: Some(self.sync.clone()),
             snapshot: self.overlay.store().snapshot(),
             runs: Arc::default(),
+            met: Arc::default(),
             write_floor: 0,
             write_checkpoints: self.overlay.store().space("wcp").unwrap(),
             ring: Arc::new(ChangeRing::default()),

@@ -531,6 +531,77 @@ fn of_one_user_the_newest_write_checkpoints_are_kept() {
     assert!(number(20_399) > number(11_900) && number(11_900) > number(0), "the oldest went");
 }
 
+/// Where the positions of a new history are smaller, what an earlier one has left goes first.
+#[test]
+fn of_one_user_the_write_checkpoints_of_the_present_history_are_kept() {
+    let mut run = Run::new(1, None);
+    let key = |client: u32| hw_types::user_key::join("t2:am", Some(&client.to_string()));
+    let ask = |run: &mut Run, clients: std::ops::Range<u32>| {
+        let asked = |client| WriteCheckpoint { user_key: key(client), requested: None };
+        let contents = MarkerContents { nonce: 1, write_checkpoints: clients.map(asked).collect() };
+        run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);
+        run.feed();
+        run.node.settle();
+    };
+    run.source.position += 1 << 20;
+    ask(&mut run, 0..9_900);
+    run.source.position = BEGIN + 1_000;
+    let (lsn, tables) = run.source.all();
+    run.node.copy(lsn, tables);
+    ask(&mut run, 20_000..20_300);
+    run.node.control(Control::KeepNewest { user: "t2:am".into() });
+    run.node.settle();
+    let published = run.node.published();
+    let number = |client| published.write_checkpoint(&key(client), []).unwrap();
+    assert_eq!(number(0), number(9_899), "worth as much as none");
+    assert!((20_000..20_300).all(|client| number(client) > number(0)));
+    let space = &run.node.sequencer.writer.write_checkpoints;
+    let kept = run.node.store.snapshot().all(space).count();
+    assert_eq!(kept, crate::messages::KEEP_OF_USER);
+}
+
+/// A disk that fails for a moment changes no number that clients hold: neither are op ids left out, nor
+/// is a marker that comes again stored under another number than its owner was told.
+#[test]
+fn a_writer_that_begins_again_goes_on_with_the_run_of_its_process() {
+    let mut run = Run::new(1, None);
+    run.crash();
+    run.node.settle();
+    let base = run.node.board.write_base();
+    assert!(base > 0, "the second process has numbers of its own");
+    for _ in 0..3 {
+        let before = run.node.published();
+        let store = run.node.store.clone();
+        run.node.restart(store);
+        run.node.settle();
+        let after = run.node.published();
+        assert_eq!((run.node.board.write_base(), after.runs()), (base, before.runs()));
+        assert_eq!(after.checkpoint, before.checkpoint);
+    }
+}
+
+/// Behind a disk that has lost what it said to be durable, what was shown is never given again.
+#[test]
+fn a_writer_over_a_store_that_is_behind_what_was_shown_begins_a_run() {
+    let mut older = Run::new(1, None);
+    let mut run = Run::new(1, None);
+    older.node.settle();
+    let base = run.node.board.write_base();
+    for _ in 0..5 {
+        run.source.transact(&mut run.rng, false);
+    }
+    run.feed();
+    run.node.settle();
+    let shown = run.node.published();
+    assert!(!shown.runs().is_lost(shown.checkpoint.op_id));
+    run.node.restart(older.node.store.clone());
+    run.node.settle();
+    let now = run.node.published();
+    assert!(now.checkpoint.op_id > shown.checkpoint.op_id, "E-3");
+    assert!(now.runs().is_lost(shown.checkpoint.op_id));
+    assert!(run.node.board.write_base() > base);
+}
+
 /// A TRUNCATE counts once, also when its transaction must be read again without a table of it.
 #[test]
 fn a_truncate_of_a_large_transaction_that_is_read_again_counts_once() {
