@@ -69,7 +69,7 @@ pub use error::EngineError;
 pub use lease::{Lease, Leases};
 pub use published::Published;
 pub use sync_view::{
-    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, Place, ReadLimit, Reading,
+    ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, ReadLimit, Reading,
     SyncView,
 };
 pub use wake::{BucketKey, Changes, LookupKey};

@@ -15,7 +15,7 @@ use hw_expr::sync_config::{
     Limits, LookupError, LookupReader, Request, Resolution, ResolveError, SyncConfig,
 };
 use hw_store::{Slice, Snapshot, Space};
-use hw_types::{EndLsn, OpId};
+use hw_types::{EndLsn, OpId, Place};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -84,34 +84,6 @@ pub struct ReadLimit {
     pub rows: usize,
     /// Stop behind this many bytes of operations.
     pub bytes: usize,
-}
-
-/// Where a reader of a bucket stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The last operation that it has; 0 for one that has nothing.
-    pub after: OpId,
-    /// It holds no row that left the bucket at or before this position: that of the checkpoint at which
-    /// it began to read, or up to which it is complete.
-    pub since: OpId,
-    /// The sum of the checksums that it has, when that is known.
-    pub sum: Option<u32>,
-}
-
-impl Place {
-    /// The place of a client that brings a position along.
-    pub fn brought(after: OpId) -> Place {
-        Place { after, since: after, sum: None }
-    }
-
-    /// The place of a client that has something up to a position at which this store never was.
-    pub fn lost(after: OpId) -> Place {
-        Place { after, since: OpId(0), sum: None }
-    }
-
-    fn is_lost(&self) -> bool {
-        self.after > OpId(0) && self.since == OpId(0)
-    }
 }
 
 /// The answer to a reading of a bucket.
@@ -294,7 +266,7 @@ impl SyncView<'_> {
     ) -> Result<Reading, EngineError> {
         let Some(spaces) = self.sync.sources.get(source) else { return Ok(Reading::Passed) };
         let Some(now) = self.record(spaces, parameters)? else {
-            return Ok(match place.is_lost() && until.last_op == OpId(0) {
+            return Ok(match place.lost && until.last_op == OpId(0) {
                 true => Reading::Page(OperationPage::forgotten(place.after)),
                 false => Reading::Passed,
             });
@@ -391,8 +363,8 @@ impl Log<'_> {
     }
 
     fn start(&self, place: Place) -> Result<Start, EngineError> {
-        let Place { after, since, sum } = place;
-        if after > OpId(0) && since >= self.now.floor && !place.is_lost() {
+        let Place { after, since, sum, lost } = place;
+        if after > OpId(0) && since >= self.now.floor && !lost {
             let sum = match sum {
                 Some(sum) => sum,
                 None => self.sum_at(after)?,

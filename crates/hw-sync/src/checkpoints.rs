@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use hw_auth::Principal;
 
-use crate::open::user_key;
+use crate::open::{arrived, user_key, within};
 use crate::plain::{Head, client_id, json, refuse};
 use crate::shared::SyncState;
 use crate::source::{Source, View};
@@ -64,24 +64,16 @@ pub(crate) async fn oldest<S: Source>(
     let answer = async {
         let principal = state.edge.caller(&parts.headers).await?;
         let key = user_key(&principal, client_id(&parts)?.as_deref());
-        // Each one that waits looks at each publication.
         let _place = state
             .checkpoint_waits
             .take(&principal.key())
             .map_err(|_| ErrorBody::too_many_connections())?;
         let number = issue(&state, &principal, &key, None).await?;
-        let mut watch = state.source.watch();
-        let arrived = watch.wait_for(|view| {
-            view.write_checkpoint(&key).is_ok_and(|stored| stored.is_some_and(|s| s >= number))
-        });
-        tokio::select! {
-            arrived = tokio::time::timeout(OLDEST_WAIT, arrived) => match arrived {
-                Ok(Ok(view)) => Ok(format!(r#"{{"data":{{"checkpoint":"{}"}}}}"#, view.op_id())),
-                Ok(Err(_)) => Err(ErrorBody::unavailable("Server is stopping")),
-                Err(_) => Err(ErrorBody::unavailable("Replication has not caught up in time")),
-            },
-            () = state.stop.cancelled() => Err(ErrorBody::unavailable("Server is stopping")),
-        }
+        let listener = state.hub.listen(&key);
+        let arrived = arrived(&state, &listener, &key, number);
+        let late = "Replication has not caught up in time";
+        let op_id = within(&state, OLDEST_WAIT, late, arrived).await?;
+        Ok(format!(r#"{{"data":{{"checkpoint":"{op_id}"}}}}"#))
     };
     respond(answer.await)
 }

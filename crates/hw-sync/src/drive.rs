@@ -11,6 +11,7 @@ use std::time::Duration;
 use hw_http::budget::Share;
 use hw_http::outbox::Outbox;
 use hw_http::socket::ConnectionCut;
+use hw_types::Place;
 use tokio::time::Instant;
 
 use crate::burst::Burst;
@@ -19,7 +20,7 @@ use crate::open::{Ready, resolve};
 use crate::page::{KindCounts, Page, PageKey};
 use crate::shared::SyncState;
 use crate::source::{Asker, Changes, Known, ResolveError, Source, SourceError, Version, View};
-use crate::state::bucket::{Bucket, Newest};
+use crate::state::bucket::{Bucket, Newest, Totals};
 use crate::state::session::{
     CloseReason, Effect, Event, PageRequest, PageSize, Phase, SLOW_AFTER, Session,
 };
@@ -399,9 +400,7 @@ impl<S: Source> Driver<S> {
         let bucket = &self.session.buckets()[request.bucket];
         let key = PageKey::new(self.version, bucket, request, self.form);
         let gzip = self.burst.is_compressed();
-        // Both bound the operations that are left: the log's length, and the numbers between.
-        let left =
-            bucket.totals.count.min(bucket.totals.last_op.0.saturating_sub(request.place.after.0));
+        let left = left(bucket, request.place);
         if left <= INLINE_OPERATIONS {
             self.counts.inline_reads += 1;
             if self.counts.inline_reads.is_multiple_of(READS_PER_TURN) {
@@ -468,6 +467,17 @@ impl<S: Source> Driver<S> {
         {
             cut.cut();
         }
+    }
+}
+
+/// At most so many operations are walked to read a bucket behind a place.
+fn left(bucket: &Bucket, place: Place) -> u64 {
+    let Totals { count, last_op, .. } = bucket.totals;
+    match place.sum {
+        // The log's length bounds them, and the numbers between.
+        Some(_) => count.min(last_op.0.saturating_sub(place.after.0)),
+        // A place that a client brought may be known no longer: then all of the log is read.
+        None => count,
     }
 }
 

@@ -14,7 +14,7 @@ use hw_expr::sync_config::{
     ErrorSubject, Limits, Reason as ResolvedReason, Request, ResolveError as Unresolved,
     ResolvedBucket, ResolvedStream,
 };
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use crate::source::{
     Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, ResolvedBy, Source,
     SourceError, UserLimits, Version, View,
 };
-use crate::state::bucket::{Announcement, Bucket, Place, Totals};
+use crate::state::bucket::{Announcement, Bucket, Totals};
 use crate::wire::line::{
     CheckpointHead, ErrorPlace, OperationKind, OperationLine, Reason, StreamLine,
 };
@@ -190,8 +190,6 @@ impl View for Published {
         let id = BucketId { source: incarnation, bucket: number };
         let state = BucketState { id, count, live, checksum, last_op };
         let limit = ReadLimit { rows, bytes };
-        let Place { after, since, sum } = place;
-        let place = hw_engine::Place { after, since, sum };
         let (source, parameters) = (bucket.source as usize, bucket.parameters());
         let Some(view) = self.sync_view() else { return Ok(None) };
         let reading = view.operations(source, parameters, &state, place, limit)?;
@@ -209,8 +207,7 @@ impl View for Published {
                 data: texts.and_then(|texts| texts.data).unwrap_or(""),
             });
         }
-        let hw_engine::Place { after, since, sum } = page.place;
-        Ok(Some(PageEnd { has_more: page.has_more, place: Place { after, since, sum } }))
+        Ok(Some(PageEnd { has_more: page.has_more, place: page.place }))
     }
 
     fn changes_since(&self, number: u64) -> hw_engine::Changes {

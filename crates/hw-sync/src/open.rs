@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use hw_auth::Principal;
 use hw_http::budget::Share;
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 use serde_json::{Map, Value};
 
 use crate::hub::Listener;
@@ -18,7 +18,7 @@ use crate::shared::Shared;
 use crate::source::{
     Asker, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, Version, View,
 };
-use crate::state::bucket::{Announcement, Place};
+use crate::state::bucket::Announcement;
 use crate::wire::document::Document;
 use crate::wire::error::ErrorBody;
 use crate::wire::line::DataForm;
@@ -79,13 +79,13 @@ impl Asker {
     }
 }
 
-/// Requests up to this weight are let in whatever the memory.
+/// Requests up to this weight are let in whatever others keep: the number of streams bounds them.
 const LIGHT: usize = 4096;
 
 /// Prepares a stream.
 ///
 /// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead, the
-///   server stops, or the user's streams keep as much of their requests as they may, 500 when the
+///   server stops, or open streams, the user's or all, keep as much of their requests as they may, 500 when the
 ///   store fails (its text goes to the log).
 pub async fn prepare<S: Source>(
     shared: &Shared<S>,
@@ -107,14 +107,12 @@ pub async fn prepare<S: Source>(
         })?,
         false => shared.requests.count(&asker.user, bytes),
     };
-    let resume: HashMap<String, OpId> =
+    let held: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
-    reach(shared, &resume).await?;
-    let resume = places(shared, &asker, resume).await?;
 
     // Listening begins before the state is read: nothing can be published unnoticed in between.
     let mut listener = shared.hub.listen(&asker.user_key);
-    let view = shared.source.newest();
+    let (view, resume) = standing(shared, &asker, &listener, &held).await?;
     let (number, version, lease) = (view.number(), view.version(), view.lease());
     let Resolved { announcement: first, interest } =
         resolve(shared, view, asker.clone(), Vec::new())
@@ -136,72 +134,116 @@ pub async fn prepare<S: Source>(
     })
 }
 
-/// Waits until this server has reached what the client has seen (E-10). Names of other
-/// incarnations, and so of other epochs, say nothing about this server's positions.
-async fn reach<S: Source>(
+/// A state that a client may be shown, and where the client stands in its buckets. Both are of one
+/// state: what is served at another one says nothing about this one's names.
+///
+/// A client that is ahead of this server waits (E-10). One that holds what this server never had is
+/// told to forget it, bucket by bucket, and waits, too: a store that was put back alone has yet to
+/// learn what the source has. The write checkpoint that it asks for here says when that is reached;
+/// the one that it waits for may be lost, so it needs one that is not.
+async fn standing<S: Source>(
     shared: &Shared<S>,
-    resume: &HashMap<String, OpId>,
-) -> Result<(), ErrorBody> {
-    let view = shared.source.newest();
-    let served = resume.iter().filter(|(name, _)| view.serves_name(name));
-    let seen = served.map(|(_, &after)| after).max().unwrap_or_default();
-    if view.op_id() >= seen {
-        return Ok(());
-    }
-    drop(view);
-    let mut watch = shared.source.watch();
-    let reached = async { watch.wait_for(|view| view.op_id() >= seen).await.is_ok() };
-    tokio::select! {
-        reached = tokio::time::timeout(shared.options.ahead_wait, reached) => match reached {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(ErrorBody::unavailable("Server is stopping")),
-            Err(_) => Err(ErrorBody::unavailable(
-                "Server has not yet reached the position that this client has seen",
-            )),
-        },
-        () = shared.stop.cancelled() => Err(ErrorBody::unavailable("Server is stopping")),
+    asker: &Asker,
+    listener: &Listener<S::View>,
+    held: &HashMap<String, OpId>,
+) -> Result<(Arc<S::View>, HashMap<String, Place>), ErrorBody> {
+    let mut has_the_present = false;
+    loop {
+        let view = shared.source.newest();
+        // Names of other incarnations, and so of other epochs, say nothing about this server's
+        // positions.
+        let served = || held.iter().filter(|(name, _)| view.serves_name(name));
+        let seen = served().map(|(_, &after)| after).max().unwrap_or_default();
+        if view.op_id() < seen {
+            drop(view);
+            reach(shared, seen).await?;
+            continue;
+        }
+        let place = |(name, &after): (&String, &OpId)| {
+            let place =
+                if view.is_lost(after) { Place::lost(after) } else { Place::brought(after) };
+            (name.clone(), place)
+        };
+        let places: HashMap<String, Place> = served().map(place).collect();
+        if has_the_present || !places.values().any(|place| place.lost) {
+            return Ok((view, places));
+        }
+        view.meet_lost();
+        drop(view);
+        present(shared, asker, listener).await?;
+        has_the_present = true;
     }
 }
 
-/// Where a client stands. One that holds what this server never had is told to forget it, bucket by
-/// bucket; the write checkpoint that it waits for may be lost, too, so it gets one that is not.
-async fn places<S: Source>(
+/// Waits until this server has reached what a client has seen.
+async fn reach<S: Source>(shared: &Shared<S>, seen: OpId) -> Result<(), ErrorBody> {
+    let mut watch = shared.source.watch();
+    let reached = async {
+        let reached = watch.wait_for(|view| view.op_id() >= seen).await;
+        reached.map(drop).map_err(|_| ErrorBody::stopping())
+    };
+    let late = "Server has not yet reached the position that this client has seen";
+    within(shared, shared.options.ahead_wait, late, reached).await
+}
+
+/// Waits until this server has what the source has now.
+async fn present<S: Source>(
     shared: &Shared<S>,
     asker: &Asker,
-    resume: HashMap<String, OpId>,
-) -> Result<HashMap<String, Place>, ErrorBody> {
-    let view = shared.source.newest();
-    let mut lost = false;
-    let place = |(name, after): (String, OpId)| {
-        let is_lost = view.serves_name(&name) && view.is_lost(after);
-        lost |= is_lost;
-        (name, if is_lost { Place::lost(after) } else { Place::brought(after) })
-    };
-    let places = resume.into_iter().map(place).collect();
-    if lost {
-        view.meet_lost();
-        let reached = async {
-            let number = {
-                // Whoever invents positions has the places of those who ask, and no more.
-                let _place = shared.checkpoint_requests.wait(&asker.user).await;
-                shared.source.write_checkpoint(&asker.user_key, None).await.ok()?
-            };
-            // A store that was put back alone has yet to learn what the source has; until then it
-            // would answer from the past (E-10).
-            let has_it = |view: &Arc<S::View>| {
-                let stored = view.write_checkpoint(&asker.user_key);
-                stored.is_ok_and(|stored| stored >= Some(number))
-            };
-            shared.source.watch().wait_for(has_it).await.ok().map(drop)
+    listener: &Listener<S::View>,
+) -> Result<(), ErrorBody> {
+    // It comes again, and holds the same.
+    let late = "Server has not yet reached what the source has, and this client holds more than it";
+    let reached = async {
+        let number = {
+            // Whoever invents positions has the places of those who ask, and no more.
+            let _place = shared.checkpoint_requests.wait(&asker.user).await;
+            let asked = shared.source.write_checkpoint(&asker.user_key, None).await;
+            asked.map_err(|_| ErrorBody::unavailable(late))?
         };
-        if tokio::time::timeout(shared.options.ahead_wait, reached).await.ok().flatten().is_none() {
-            // It comes again, and holds the same.
-            return Err(ErrorBody::unavailable(
-                "Server has not yet reached what the source has, and this client holds more than it",
-            ));
+        arrived(shared, listener, &asker.user_key, number).await.map(drop)
+    };
+    within(shared, shared.options.ahead_wait, late, reached).await
+}
+
+/// Waits for a state that contains a write checkpoint of the user who is listened for, and returns its
+/// position. No state is held meanwhile.
+pub(crate) async fn arrived<S: Source>(
+    shared: &Shared<S>,
+    listener: &Listener<S::View>,
+    user_key: &str,
+    number: u64,
+) -> Result<OpId, ErrorBody> {
+    loop {
+        // Heard before it is looked: what is published behind the look rings again.
+        listener.bell().heard();
+        {
+            let view = shared.source.newest();
+            let stored = view.write_checkpoint(user_key).map_err(|error| {
+                tracing::error!(user = user_key, %error, "cannot read a write checkpoint");
+                ErrorBody::internal()
+            })?;
+            if stored >= Some(number) {
+                return Ok(view.op_id());
+            }
         }
+        listener.bell().rung().await;
     }
-    Ok(places)
+}
+
+/// What comes of `work` unless the server stops or the time is over before.
+pub(crate) async fn within<S: Source, T>(
+    shared: &Shared<S>,
+    most: Duration,
+    late: &str,
+    work: impl Future<Output = Result<T, ErrorBody>>,
+) -> Result<T, ErrorBody> {
+    tokio::select! {
+        done = tokio::time::timeout(most, work) => {
+            done.unwrap_or_else(|_| Err(ErrorBody::unavailable(late)))
+        }
+        () = shared.stop.cancelled() => Err(ErrorBody::stopping()),
+    }
 }
 
 /// Resolves a user off the async threads: it may read thousands of keys.

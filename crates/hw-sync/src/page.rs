@@ -18,12 +18,12 @@ use tokio::sync::OnceCell;
 
 use crate::source::{PageEnd, SourceError, Version, View};
 use crate::state::bucket::Bucket;
-#[cfg(test)]
-use crate::state::bucket::Place;
 use crate::state::session::{PageRead, PageRequest, PageSize};
 use crate::wire::line::{DataForm, OperationKind};
 use crate::wire::ndjson::DataLine;
 use hw_types::OpId;
+#[cfg(test)]
+use hw_types::Place;
 
 /// Operations by kind, for the log line at the end of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,6 +184,7 @@ pub struct PageKey {
     number: u32,
     after: OpId,
     since: OpId,
+    lost: bool,
     until: OpId,
     size: PageSize,
     form: DataForm,
@@ -205,6 +206,7 @@ impl PageKey {
             number: bucket.totals.number,
             after: request.place.after,
             since: request.place.since,
+            lost: request.place.lost,
             until: bucket.totals.last_op,
             size: request.size,
             form,
@@ -344,6 +346,7 @@ mod tests {
             number: 1,
             after: OpId(after),
             since: OpId(after),
+            lost: false,
             until: OpId(99),
             size: PageSize::Full,
             form: DataForm::Text,
@@ -372,6 +375,26 @@ mod tests {
         let had = |number| Totals { number, last_op: OpId(9), ..Totals::default() };
         assert!(of("a[\"amy\"]", had(0)).is_some());
         assert_ne!(of("a[\"amy\"]", had(0)), of("a[\"bob\"]", had(1)));
+    }
+
+    /// Who is told to forget what he has is not sent the line of one who stands at the same number.
+    #[test]
+    fn a_place_that_is_lost_shares_no_line_with_one_that_is_known() {
+        let totals = Totals { number: 1, last_op: OpId(9), ..Totals::default() };
+        let [lost, known] = [Place::lost(OpId(7)), Place::brought(OpId(7))].map(|place| {
+            let bucket = Bucket {
+                name: "a[]".into(),
+                parameters_at: 1,
+                source: 0,
+                priority: 3,
+                reasons: Box::new([]),
+                totals,
+                place,
+            };
+            let request = PageRequest { bucket: 0, place, size: PageSize::Small };
+            PageKey::new(Version { epoch: 1, config: 1 }, &bucket, &request, DataForm::Text)
+        });
+        assert_ne!(lost, known);
     }
 
     #[tokio::test]

@@ -9,11 +9,11 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::state::bucket::{Announcement, Bucket, Place, Totals};
+use crate::state::bucket::{Announcement, Bucket, Totals};
 use crate::wire::document::Document;
 use crate::wire::line::OperationLine;
 use crate::wire::request::Subscription;

@@ -1,9 +1,12 @@
 //! What is refused, with which status and words, and the routes beside the stream.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hw_sync::SyncOptions;
+use hw_sync::source::Source;
 use hw_testkit::poll_until;
 use serde_json::{Value, json};
 
@@ -223,6 +226,100 @@ async fn a_client_that_stays_ahead_is_turned_away() {
     let body = r#"{"buckets":[{"name":"0.7#list[\"a\"]","after":"99999"}]}"#;
     let taken = server.send("POST", "/sync/stream", &[bearer("amy")], body).await;
     assert_eq!(taken.status, 200);
+}
+
+/// A server whose store was put back behind what the client holds of list `a`, and what it sends.
+async fn put_back(user: &str, options: SyncOptions) -> (Server, &'static str) {
+    let server = Server::start_with(options).await;
+    server.twin.join(user, "a");
+    for n in 0..300 {
+        server.twin.put("a", &format!("t{n}"), "x");
+    }
+    server.twin.begin_run(1000);
+    server.twin.publish();
+    (server, r#"{"buckets":[{"name":"1.1#list[\"a\"]","after":"999"}],"raw_data":true}"#)
+}
+
+/// Who holds what was lost is sent all of it anew: a large read, although he stands at a high number.
+#[tokio::test]
+async fn what_a_client_holds_that_was_lost_is_read_with_the_large_reads() {
+    let (server, body) = put_back("amy", SyncOptions::default()).await;
+    let mut amy = server.send("POST", "/sync/stream", &[bearer("amy")], body).await;
+    let lines = amy.until_complete().await;
+    let first = &lines.iter().find_map(|line| line.get("data")).unwrap()["data"][0];
+    assert_eq!(first["op"], "CLEAR");
+    assert_eq!(operations_of(&lines), 301);
+    let read_on = server.twin.probe.read_on.lock();
+    let here = std::thread::current().id();
+    assert!(!read_on.is_empty() && read_on[0] != here, "inline");
+}
+
+fn operations_of(lines: &[Value]) -> usize {
+    let data = lines.iter().filter_map(|line| line.get("data"));
+    data.map(|data| data["data"].as_array().unwrap().len()).sum()
+}
+
+/// A client that waits for what the source has holds no state of the store, and a stop ends its wait.
+#[tokio::test]
+async fn a_client_that_waits_for_the_present_holds_nothing_and_stops_with_the_server() {
+    let options = SyncOptions { ahead_wait: Duration::from_secs(3600), ..SyncOptions::default() };
+    let (server, body) = put_back("patient", options).await;
+    let old = Arc::downgrade(&server.twin.newest());
+    let headers = [bearer("patient")];
+    let (answer, ()) = tokio::join!(server.send("POST", "/sync/stream", &headers, body), async {
+        let probe = &server.twin.probe;
+        poll_until("it has asked", || async {
+            (probe.asked.load(Ordering::Relaxed) > 0).then_some(())
+        })
+        .await;
+        server.twin.publish();
+        poll_until("the old state is let go", || async { old.upgrade().is_none().then_some(()) })
+            .await;
+        server.stop.cancel();
+    });
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json().await["error"]["description"], "Server is stopping");
+}
+
+/// While it is looked whether a write checkpoint has arrived, others publish.
+#[tokio::test]
+async fn who_looks_for_a_write_checkpoint_keeps_nobody_from_publishing() {
+    let (server, body) = put_back("amy", SyncOptions::default()).await;
+    for (method, path, body) in
+        [("POST", "/sync/stream", body), ("GET", "/write-checkpoint.json", "")]
+    {
+        let (published, all) = std::sync::mpsc::channel();
+        let twin = server.twin.clone();
+        *server.twin.probe.at_look.lock() = Some(Box::new(move || {
+            let (done, publisher) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                twin.publish();
+                let _ = done.send(());
+            });
+            let _ = published.send(publisher.recv_timeout(Duration::from_secs(20)).is_ok());
+        }));
+        let answer = server.send(method, path, &[bearer("amy")], body).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(all.try_recv(), Ok(true), "{path}");
+    }
+}
+
+/// Where a client stands is decided of the state that it is shown: a bucket of an incarnation that
+/// begins to be served meanwhile is either not shown, or told to be forgotten.
+#[tokio::test]
+async fn a_place_is_lost_in_the_state_that_is_shown() {
+    for look in 1..=6 {
+        let (server, body) = put_back("amy", SyncOptions::default()).await;
+        let before = server.twin.probe.rebuild_at_look(look);
+        let body = body.replace("1.1#", "1.2#");
+        let mut amy = server.send("POST", "/sync/stream", &[bearer("amy")], &body).await;
+        let lines = amy.until_complete().await;
+        let shown = &lines[0]["checkpoint"]["buckets"][0]["bucket"];
+        let first = &lines.iter().find_map(|line| line.get("data")).unwrap()["data"][0];
+        if shown == "1.2#list[\"a\"]" {
+            assert_eq!(first["op"], "CLEAR", "at look {look} behind {before}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ThreadId;
 use std::time::{Duration, SystemTime};
 
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
@@ -13,10 +14,10 @@ use hw_sync::source::{
     Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, Source, SourceError,
     UserLimits, Version, View,
 };
-use hw_sync::state::bucket::{Announcement, Bucket, Place, Totals};
+use hw_sync::state::bucket::{Announcement, Bucket, Totals};
 use hw_sync::wire::line::{CheckpointHead, OperationKind, OperationLine, Reason, StreamLine};
 use hw_sync::{Health, SyncOptions, SyncState};
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,32 @@ struct Data {
     members: BTreeMap<String, BTreeSet<String>>,
     write_checkpoints: BTreeMap<String, u64>,
     op_id: u64,
+    /// Op ids that were never given, from and to.
+    lost: Option<(u64, u64)>,
+}
+
+/// What tests see of those who read, and do to them.
+#[derive(Default)]
+pub struct Probe {
+    /// Threads on which operations were read.
+    pub read_on: Mutex<Vec<ThreadId>>,
+    /// How often a write checkpoint was asked for.
+    pub asked: AtomicU64,
+    /// Done at the next look at a write checkpoint.
+    pub at_look: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// How often the newest state was taken.
+    looks: AtomicU64,
+    /// The look at which another incarnation is served; 0 for none.
+    rebuild_at: AtomicU64,
+}
+
+impl Probe {
+    /// Serves another incarnation from the n-th look on; returns how many there were before.
+    pub fn rebuild_at_look(&self, n: u64) -> u64 {
+        let looks = self.looks.load(Ordering::Relaxed);
+        self.rebuild_at.store(looks + n, Ordering::Relaxed);
+        looks
+    }
 }
 
 #[derive(Clone, Default)]
@@ -66,6 +93,7 @@ pub struct TwinView {
     data: Data,
     ring: Arc<Mutex<BTreeMap<u64, Touched>>>,
     totals_read: Arc<AtomicU64>,
+    probe: Arc<Probe>,
 }
 
 /// The engine. `publish` makes what was done since the last one visible.
@@ -76,6 +104,7 @@ pub struct Twin {
     sender: Arc<watch::Sender<Arc<TwinView>>>,
     /// How often a bucket's totals were read.
     pub totals_read: Arc<AtomicU64>,
+    pub probe: Arc<Probe>,
 }
 
 #[derive(Default)]
@@ -96,18 +125,28 @@ impl Twin {
         };
         let ring = Arc::<Mutex<BTreeMap<u64, Touched>>>::default();
         let totals_read = Arc::<AtomicU64>::default();
+        let probe = Arc::<Probe>::default();
         let first = Arc::new(TwinView {
             number: 0,
             data: data.clone(),
             ring: ring.clone(),
             totals_read: totals_read.clone(),
+            probe: probe.clone(),
         });
         Twin {
             inner: Arc::new(Mutex::new(Pending { data, ..Pending::default() })),
             ring,
             sender: Arc::new(watch::Sender::new(first)),
             totals_read,
+            probe,
         }
+    }
+
+    /// Gives op ids above this one from now on, as a store does that was put back.
+    pub fn begin_run(&self, op_id: u64) {
+        let data = &mut self.inner.lock().data;
+        data.lost = Some((data.op_id + 1, op_id - 1));
+        data.op_id = op_id;
     }
 
     pub fn put(&self, bucket: &str, id: &str, text: &str) -> u64 {
@@ -171,7 +210,9 @@ impl Twin {
         self.ring.lock().insert(inner.number, touched);
         let (number, data) = (inner.number, inner.data.clone());
         let (ring, totals_read) = (self.ring.clone(), self.totals_read.clone());
-        self.sender.send_replace(Arc::new(TwinView { number, data, ring, totals_read }));
+        let probe = self.probe.clone();
+        let view = TwinView { number, data, ring, totals_read, probe };
+        self.sender.send_replace(Arc::new(view));
     }
 }
 
@@ -189,6 +230,11 @@ impl Source for Twin {
     type View = TwinView;
 
     fn newest(&self) -> Arc<TwinView> {
+        let look = self.probe.looks.fetch_add(1, Ordering::Relaxed) + 1;
+        if look == self.probe.rebuild_at.load(Ordering::Relaxed) {
+            self.rebuild();
+            self.publish();
+        }
         self.sender.borrow().clone()
     }
 
@@ -203,6 +249,11 @@ impl Source for Twin {
     ) -> Result<u64, SourceError> {
         if user_key.contains("unlucky") {
             return Err(SourceError("connection refused".into()));
+        }
+        self.probe.asked.fetch_add(1, Ordering::Relaxed);
+        if user_key.contains("patient") {
+            // The source has it, and is far ahead.
+            return Ok(u64::MAX);
         }
         let number = {
             let mut inner = self.inner.lock();
@@ -250,8 +301,8 @@ impl View for TwinView {
         name.starts_with(&self.data.prefix)
     }
 
-    fn is_lost(&self, _op_id: OpId) -> bool {
-        false
+    fn is_lost(&self, op_id: OpId) -> bool {
+        self.data.lost.is_some_and(|(from, to)| (from..=to).contains(&op_id.0))
     }
 
     fn meet_lost(&self) {}
@@ -319,6 +370,10 @@ impl View for TwinView {
     }
 
     fn write_checkpoint(&self, user_key: &str) -> Result<Option<u64>, SourceError> {
+        let act = self.probe.at_look.lock().take();
+        if let Some(act) = act {
+            act();
+        }
         Ok(self.data.write_checkpoints.get(user_key).copied())
     }
 
@@ -330,10 +385,23 @@ impl View for TwinView {
         each: &mut dyn FnMut(&OperationLine<'_>),
     ) -> Result<Option<PageEnd>, SourceError> {
         let [name]: [String; 1] = serde_json::from_str(bucket.parameters()).unwrap();
+        self.probe.read_on.lock().push(std::thread::current().id());
         let log = &self.data.logs[&name];
+        let mut place = place;
+        if place.lost {
+            each(&OperationLine {
+                op_id: OpId(1),
+                kind: OperationKind::Clear,
+                checksum: 0,
+                object_type: "",
+                object_id: "",
+                subkey: "",
+                data: "",
+            });
+            place = Place::default();
+        }
         let wanted = place.after.0 + 1..=bucket.totals.last_op.0;
         let mut sent = (0, 0);
-        let mut place = place;
         for op in log.iter().filter(|op| wanted.contains(&op.op_id)) {
             if sent.0 >= rows || sent.1 >= bytes {
                 return Ok(Some(PageEnd { has_more: true, place }));

@@ -23,6 +23,6 @@ pub use diagnostic::{Code, Diagnostic, Severity, Span};
 pub use pace::Pace;
 pub use pattern::{NamePattern, TablePattern};
 pub use pgtype::PgType;
-pub use position::{Checkpoint, CommitLsn, EndLsn, FullXid, Lsn, OpId, PgSnapshot, Xid};
+pub use position::{Checkpoint, CommitLsn, EndLsn, FullXid, Lsn, OpId, PgSnapshot, Place, Xid};
 pub use relation::{Column, Relation, RelationId, ReplicaIdentity, TableName};
 pub use row::{Cell, Row, RowBuilder, RowRef};

@@ -158,6 +158,37 @@ pub struct Checkpoint {
     pub end_lsn: EndLsn,
 }
 
+/// Where a reader of a bucket's log stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The last operation that it has; 0 for one that has nothing.
+    pub after: OpId,
+    /// It holds no row that left the bucket at or before this position: that of the checkpoint at which
+    /// it began to read, or up to which it is complete.
+    pub since: OpId,
+    /// The sum of the checksums that it has, when that is known.
+    pub sum: Option<u32>,
+    /// Whether the store never was at `after`, so that the reader must forget what it has.
+    pub lost: bool,
+}
+
+impl Place {
+    /// The place of a client that brings a position along.
+    pub fn brought(after: OpId) -> Place {
+        Place { after, since: after, sum: None, lost: false }
+    }
+
+    /// The place of a client that has something up to a position at which the store never was.
+    pub fn lost(after: OpId) -> Place {
+        Place { lost: true, ..Place::brought(after) }
+    }
+
+    /// The place of a reader that has all up to its last operation, whose checksums have this sum.
+    pub fn complete(after: OpId, sum: u32) -> Place {
+        Place { sum: Some(sum), ..Place::brought(after) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,9 @@
 //! every checksum checked, tables as the newest operation over all buckets says.
 
 use crate::published::Published;
-use crate::sync_view::{BucketState, OpKind, OperationPage, Place, ReadLimit, Reading, SyncView};
+use crate::sync_view::{BucketState, OpKind, OperationPage, ReadLimit, Reading, SyncView};
 use hw_expr::sync_config::{Limits, Request};
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Follows buckets as the official client does.

@@ -10,14 +10,14 @@ use crate::lease::{Lease, Leases};
 use crate::overlay::Overlay;
 use crate::published::Published;
 use crate::sync_view::{
-    ActiveSync, BucketState, OpKind, Place, ReadLimit, Reading, SourceSpaces, SyncView,
+    ActiveSync, BucketState, OpKind, ReadLimit, Reading, SourceSpaces, SyncView,
 };
 use crate::tables::{Bound, Gates, Planned, Table, TablePlan};
 use crate::testing::{relation, row, table};
 use crate::wake::{ChangeRing, Touched};
 use hw_input::entry::CompactSlice;
 use hw_store::{Simulation, Store};
-use hw_types::{Checkpoint, EndLsn, Lsn, OpId};
+use hw_types::{Checkpoint, EndLsn, Lsn, OpId, Place};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 
 use crate::wire::line::{BucketLine, CheckpointHead, Reason, StreamLine};
 
@@ -22,34 +22,6 @@ pub struct Totals {
     pub checksum: u32,
     /// Its newest operation.
     pub last_op: OpId,
-}
-
-/// Where a client stands in a bucket's log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The last operation that this connection has sent, or that the client brought along; 0 for a
-    /// client that has nothing.
-    pub after: OpId,
-    /// The client holds no row that left the bucket at or before this position.
-    pub since: OpId,
-    /// The sum of the checksums that the client has, when this connection knows it.
-    pub sum: Option<u32>,
-}
-
-impl Place {
-    /// The place of a client that brings a position along.
-    pub fn brought(after: OpId) -> Place {
-        Place { after, since: after, sum: None }
-    }
-
-    /// The place of a client that has something up to a position at which this server never was.
-    pub fn lost(after: OpId) -> Place {
-        Place { after, since: OpId(0), sum: None }
-    }
-
-    fn is_lost(&self) -> bool {
-        self.after > OpId(0) && self.since == OpId(0)
-    }
 }
 
 /// One bucket of a user.
@@ -81,7 +53,7 @@ impl Bucket {
 
     /// Whether operations remain to be sent.
     pub fn unfinished(&self) -> bool {
-        self.place.after < self.totals.last_op || self.place.is_lost()
+        self.place.after < self.totals.last_op || self.place.lost
     }
 
     /// How it stands in a checkpoint line.

@@ -20,10 +20,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Diff, Newest, Place, Totals, replace, update};
+use super::bucket::{Announcement, Bucket, Diff, Newest, Totals, replace, update};
 use super::timers::{Due, Timers};
 use crate::wire::line::{CheckpointHead, StreamLine};
 
@@ -403,7 +403,7 @@ impl Session {
         let Totals { last_op, checksum, .. } = bucket.totals;
         bucket.place = match page.has_more {
             true => page.next,
-            false => Place { after: last_op, since: last_op, sum: Some(checksum) },
+            false => Place::complete(last_op, checksum),
         };
     }
 

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 use serde_json::Value;
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Newest, Place, Totals};
+use super::bucket::{Announcement, Bucket, Newest, Totals};
 use super::session::{CloseReason, Effect, Event, PageRead, PageRequest, Phase, Session};
 use super::timers::Timers;
 use crate::wire::line::{

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hw_types::OpId;
+use hw_types::{OpId, Place};
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Newest, Place, Totals};
+use super::bucket::{Announcement, Bucket, Newest, Totals};
 use super::session::{
     CloseReason, Effect, Event, INTERRUPT_AFTER_OPERATIONS, PageRead, PageRequest, PageSize, Phase,
     SLOW_AFTER, Session,
@@ -110,7 +110,7 @@ fn read(bucket: usize, after: u64) -> Effect {
 /// The reading of a bucket that was complete at `op_id`.
 fn read_on(bucket: usize, op_id: u64) -> Effect {
     let after = OpId(op_id);
-    read_at(bucket, Place { after, since: after, sum: Some(totals(op_id).checksum) })
+    read_at(bucket, Place::complete(after, totals(op_id).checksum))
 }
 
 /// An event and its name.

@@ -114,6 +114,11 @@ impl ErrorBody {
         ErrorBody::new(503, "PSYNC_S2003", "ServiceUnavailable", description)
     }
 
+    /// 503: the server ends.
+    pub fn stopping() -> ErrorBody {
+        ErrorBody::unavailable("Server is stopping")
+    }
+
     /// 500: anything unexpected. What it was goes to the log only.
     pub fn internal() -> ErrorBody {
         ErrorBody::new(500, "PSYNC_S2001", "InternalServerError", "Something went wrong")
