@@ -47,8 +47,8 @@ impl Budget {
     }
 }
 
-/// Bytes of a budget that users keep for long, each at most a share: what one keeps takes nothing
-/// from others.
+/// Bytes of a budget that users keep for long, each at most a share and all together at most a limit:
+/// one alone takes nothing from others.
 #[derive(Debug)]
 pub struct Shares {
     budget: Arc<Budget>,
@@ -63,56 +63,69 @@ struct Held {
     by_user: HashMap<Arc<str>, usize>,
 }
 
+/// Whose bytes leave no room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The user's own.
+    Own,
+    /// Those of all users.
+    All,
+}
+
 impl Shares {
-    /// Users together keep at most `limit` bytes, each at most `share`. They count in `budget`, too,
+    /// Users together take at most `limit` bytes, each at most `share`. They count in `budget`, too,
     /// whose bound they do not ask.
     pub fn new(budget: Arc<Budget>, limit: usize, share: usize) -> Arc<Shares> {
         Arc::new(Shares { budget, limit, share, held: Mutex::default() })
     }
 
-    /// Counts bytes for a user until the answer is dropped; `None` when his share, or that of all,
-    /// would be exceeded.
-    pub fn take(self: &Arc<Shares>, user: &str, bytes: usize) -> Option<Share> {
-        {
-            let held = self.held.lock();
-            let own = held.by_user.get(user).copied().unwrap_or(0);
-            if own + bytes > self.share || held.all + bytes > self.limit {
-                return None;
-            }
+    /// Counts bytes for a user until the answer is dropped.
+    ///
+    /// - Errors: his share, or that of all, would be exceeded.
+    pub fn take(self: &Arc<Shares>, user: &str, bytes: usize) -> Result<Share, Full> {
+        let mut held = self.held.lock();
+        let own = held.by_user.get(user).copied().unwrap_or(0) + bytes;
+        if own > self.share {
+            return Err(Full::Own);
         }
-        Some(self.count(user, bytes))
+        if held.all + bytes > self.limit {
+            return Err(Full::All);
+        }
+        let user: Arc<str> = user.into();
+        held.all += bytes;
+        held.by_user.insert(user.clone(), own);
+        self.budget.add(bytes);
+        Ok(Share { shares: self.clone(), user: Some(user), bytes })
     }
 
-    /// The same whatever is kept: for what is so small that the number of holders bounds it.
-    pub fn count(self: &Arc<Shares>, user: &str, bytes: usize) -> Share {
-        let user: Arc<str> = user.into();
-        let mut held = self.held.lock();
-        held.all += bytes;
-        *held.by_user.entry(user.clone()).or_default() += bytes;
+    /// Counts bytes in the budget alone: for what is so small that the number of holders bounds it.
+    pub fn count(self: &Arc<Shares>, bytes: usize) -> Share {
         self.budget.add(bytes);
-        Share { shares: self.clone(), user, bytes }
+        Share { shares: self.clone(), user: None, bytes }
     }
 }
 
-/// Bytes that count for a user while this lives.
+/// Bytes that count while this lives.
 #[derive(Debug)]
 pub struct Share {
     shares: Arc<Shares>,
-    user: Arc<str>,
+    /// Whose share they take from; `None` for nobody's.
+    user: Option<Arc<str>>,
     bytes: usize,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
+        self.shares.budget.give_back(self.bytes);
+        let Some(user) = &self.user else { return };
         let mut held = self.shares.held.lock();
         held.all -= self.bytes;
-        if let Some(own) = held.by_user.get_mut(&self.user) {
+        if let Some(own) = held.by_user.get_mut(user) {
             *own -= self.bytes;
             if *own == 0 {
-                held.by_user.remove(&self.user);
+                held.by_user.remove(user);
             }
         }
-        self.shares.budget.give_back(self.bytes);
     }
 }
 
@@ -125,14 +138,25 @@ mod tests {
         let budget = Budget::new(100);
         let shares = Shares::new(budget.clone(), 30, 20);
         let first = shares.take("amy", 15).expect("there is room");
-        assert!(shares.take("amy", 6).is_none(), "above her share");
+        assert_eq!(shares.take("amy", 6).err(), Some(Full::Own));
         let second = shares.take("bob", 15).expect("amy took nothing of his");
-        assert!(shares.take("cleo", 1).is_none(), "all together");
-        let small = shares.count("cleo", 1);
-        assert_eq!(budget.held(), 31);
-        drop((first, second, small));
+        assert_eq!(shares.take("cleo", 1).err(), Some(Full::All));
+        assert_eq!(budget.held(), 30);
+        drop((first, second));
         assert_eq!(budget.held(), 0);
         assert!(shares.held.lock().by_user.is_empty());
-        assert!(shares.take("amy", 20).is_some());
+        assert!(shares.take("amy", 20).is_ok());
+    }
+
+    #[test]
+    fn what_is_small_takes_nothing_from_what_is_large() {
+        let budget = Budget::new(100);
+        let shares = Shares::new(budget.clone(), 30, 20);
+        let small: Vec<Share> = (0..40).map(|_| shares.count(1)).collect();
+        assert_eq!(budget.held(), 40);
+        let large = shares.take("amy", 20).expect("there is room");
+        assert_eq!(budget.held(), 60);
+        drop((small, large));
+        assert_eq!(budget.held(), 0);
     }
 }

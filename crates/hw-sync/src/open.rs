@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hw_auth::Principal;
-use hw_http::budget::Share;
+use hw_http::budget::{Full, Share};
 use hw_types::{OpId, Place};
 use serde_json::{Map, Value};
 
@@ -102,10 +102,13 @@ pub async fn prepare<S: Source>(
     });
     let bytes = asker.weight();
     let memory = match bytes > LIGHT {
-        true => shared.requests.take(&asker.user, bytes).ok_or_else(|| {
-            ErrorBody::unavailable("Memory is short and the requests of this user are large")
+        true => shared.requests.take(&asker.user, bytes).map_err(|full| {
+            ErrorBody::unavailable(match full {
+                Full::Own => "The open streams of this user keep as much as those of one user may",
+                Full::All => "The open streams of all users keep as much as they may",
+            })
         })?,
-        false => shared.requests.count(&asker.user, bytes),
+        false => shared.requests.count(bytes),
     };
     let held: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();

@@ -17,6 +17,7 @@ use crate::page::PageCache;
 use crate::source::{Source, SourceError, View};
 use crate::state::bucket::{Bucket, Totals};
 use crate::telemetry::Metrics;
+use crate::wire::request::{SUBSCRIPTION_BYTES, Subscription};
 
 /// How the process is, for the probes (`powersync-protocol.md` 2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +85,9 @@ impl<S: Source> SyncState<S> {
         let (engine, until) = (source.clone(), stop.clone());
         tokio::spawn(async move { dispatcher.run(engine, until).await });
         let budget = Budget::new(options.page_budget_bytes);
-        let of_all = options.page_budget_bytes / 2;
-        let of_one = (of_all / USERS).max(LARGEST_REQUEST);
+        let largest = most_kept_bytes(&options);
+        let of_all = (options.page_budget_bytes / 2).max(largest);
+        let of_one = (of_all / USERS).max(largest);
         let state = SyncState(Arc::new(Shared {
             source,
             edge,
@@ -126,11 +128,20 @@ impl<S: Source> SyncState<S> {
 const PAGES_KEPT: Duration = Duration::from_secs(15);
 
 /// So many users at least must keep as much of their requests as they may before those of others are
-/// refused.
+/// refused, unless the largest request takes more than the share that each then has.
 const USERS: usize = 8;
 
-/// What the largest request keeps: its parameters, and those of as many subscriptions as there may be.
-const LARGEST_REQUEST: usize = 512 << 10;
+/// A stream keeps at most so much beside its subscriptions: the claims of its token, which has at most
+/// 64 kB, three quarters of them JSON that takes up to sixteen times as much in memory, and its
+/// parameters.
+const MOST_BESIDE: usize = 1 << 20;
+
+/// What a stream keeps of the largest request that is let in.
+fn most_kept_bytes(options: &SyncOptions) -> usize {
+    let subscriptions = options.user.max_buckets;
+    let texts = (subscriptions * SUBSCRIPTION_BYTES).min(options.max_body_bytes);
+    MOST_BESIDE + texts + subscriptions * size_of::<Subscription>()
+}
 
 impl<S: Source> Shared<S> {
     /// Open streams now.

@@ -259,8 +259,9 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Bytes(1 << 20),
         "Memory of data lines that are kept for other clients or on their way to sockets, and of \
          what open streams keep of their requests. Above it new lines become small. Requests \
-         together keep at most half of it, and those of one user an eighth of that (512 KB at \
-         least): above it his large requests are answered with 503.",
+         together keep at most half of it, and those of one user an eighth of that, or as much as \
+         one request with `buckets_per_client` subscriptions may take (1 MB, and 320 bytes for each \
+         subscription) where that is more: above it large requests are answered with 503.",
         "256 MB",
     )
     .default("96 MB"),

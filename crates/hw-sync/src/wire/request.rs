@@ -100,7 +100,7 @@ pub const MAX_CLIENT_ID_BYTES: usize = 256;
 const MAX_PARAMETER_BYTES: usize = 64 * 1024;
 /// Room in the JSON text of the subscriptions for each that there may be, beside
 /// [`MAX_PARAMETER_BYTES`] for all together.
-const SUBSCRIPTION_BYTES: usize = 256;
+pub const SUBSCRIPTION_BYTES: usize = 256;
 
 /// Parses the body of `POST /sync/stream`. An empty body counts as `{}`.
 ///
