@@ -25,7 +25,7 @@ pub(crate) enum Ended {
     #[error("the source's history moved")]
     Moved,
     /// The catalog could not be compared before the stream.
-    #[error("the source's catalog does not answer")]
+    #[error("the source does not answer a look at its catalog")]
     Silent,
     /// A copy was thrown away by the engine.
     #[error("a copy begins again: {0}")]
