@@ -11,7 +11,7 @@ use hw_pg::catalog::{self, Catalog, CatalogTable, Refused, ServerInfo};
 use hw_pg::error::PgError;
 use hw_pg::publication;
 use hw_pg::types::TypeCatalog;
-use hw_types::facts::{ColumnFacts, Generated, SentFacts, TableKind};
+use hw_types::facts::{ColumnFacts, Generated, TableKind};
 use hw_types::{Diagnostic, Severity, TablePattern};
 use tokio_postgres::Client;
 
@@ -122,7 +122,7 @@ impl Source {
         let known = catalog.tables.iter().map(|CatalogTable { facts, .. }| {
             let types = TypeCatalog::from_facts(&facts.types);
             let columns = facts.columns.iter().map(|column| CatalogColumn {
-                withheld: withheld(column, facts.published.sent()),
+                withheld: (!catalog.sends(facts, column)).then(|| withheld(column)),
                 labels: labels.get(&column.type_oid).cloned().unwrap_or_default(),
                 ..CatalogColumn::new(&column.name, types.resolve(column.type_oid))
             });
@@ -150,7 +150,7 @@ impl Source {
             let readers: Vec<String> = config
                 .definitions()
                 .iter()
-                .filter(|d| d.tables.iter().any(|pattern| pattern.matches(name)))
+                .filter(|definition| definition.reads_table(name))
                 .map(|definition| format!("\"{}\"", definition.name))
                 .collect();
             finding.at(format!("table {name}, read by {}", readers.join(", ")))
@@ -170,12 +170,10 @@ impl Source {
 }
 
 /// Why the log does not carry a column.
-fn withheld(column: &ColumnFacts, sent: Option<&SentFacts>) -> Option<Withheld> {
-    match sent {
-        Some(sent) if sent.columns.contains(&column.number) => None,
-        _ if column.generated != Generated::No => Some(Withheld::Generated),
-        Some(_) => Some(Withheld::Unpublished),
-        None => None,
+fn withheld(column: &ColumnFacts) -> Withheld {
+    match column.generated {
+        Generated::No => Withheld::Unpublished,
+        Generated::Stored | Generated::Virtual => Withheld::Generated,
     }
 }
 

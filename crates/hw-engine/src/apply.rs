@@ -168,7 +168,7 @@ impl Writer {
         self.overlay.put(&self.state, key, record.encode())?;
         self.tables.insert(Table::open(&self.store, record)?);
         self.news.tables = true;
-        Ok(())
+        self.columns_changed()
     }
 
     fn retire(&mut self, before: u64) -> Result<(), EngineError> {

@@ -14,13 +14,15 @@ use crate::buckets::Spaces;
 use crate::error::EngineError;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{
-    BuildState, ConfigRecord, Counters, DerivedKind, Dropped, IncarnationRecord, Progress, Record,
-    Refused, Serving, keys,
+    BuildState, ConfigRecord, Counters, DerivedKind, Dropped, IncarnationRecord, Lacking, Progress,
+    Record, Refused, Serving, keys,
 };
 use crate::sync_view::{ActiveSync, LookupSpace, SourceSpaces};
-use crate::tables::{Bound, Gate, Gates, Planned, TablePlan};
-use hw_expr::sync_config::SyncConfig;
+use crate::tables::{Bound, Gate, Gates, Planned, TablePlan, Tables};
+use hw_expr::sync_config::{Definition, SyncConfig};
+use hw_pg::catalog::unsent;
 use hw_store::{Snapshot, Space, Store};
+use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, Relation, TableName, TablePattern};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -41,6 +43,21 @@ impl Incarnation {
             DerivedKind::Lookup => self.config.lookups()[index].bind(relation).map(Bound::Lookup),
         }
     }
+
+    /// The columns that it needs of a table.
+    fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
+        let index = self.record.index as usize;
+        match self.record.kind {
+            DerivedKind::Source => self.config.sources()[index].columns_of(table),
+            DerivedKind::Lookup => self.config.lookups()[index].columns_of(table),
+        }
+    }
+}
+
+/// The tables of which something is not sent.
+fn incomplete(tables: &Tables) -> Vec<Arc<TableFacts>> {
+    let facts = tables.all().into_iter().filter_map(|table| table.facts.clone());
+    facts.filter(|facts| facts.sent_columns().count() < facts.columns.len()).collect()
 }
 
 /// A compiled configuration with the incarnations that hold its parts.
@@ -75,6 +92,8 @@ pub(crate) struct Definitions {
     pub derived: BTreeMap<u32, Incarnation>,
     /// Tables that exist and cannot be replicated.
     pub refused: BTreeSet<TableName>,
+    /// Incarnations that hold what was evaluated without a column that they read.
+    pub lacking: BTreeSet<u32>,
 }
 
 /// Compiles a configuration, or says everything that is wrong with it.
@@ -108,7 +127,8 @@ impl Definitions {
     ) -> Result<Definitions, EngineError> {
         let store = overlay.store().clone();
         let refused = Refused::load(snapshot, state, keys::REFUSED)?.unwrap_or_default().0;
-        let mut definitions = Definitions { refused, ..Definitions::default() };
+        let lacking = Lacking::load(snapshot, state, keys::LACKING)?.unwrap_or_default().0;
+        let mut definitions = Definitions { refused, lacking, ..Definitions::default() };
         let serving = Serving::load(snapshot, state, keys::SERVING)?.unwrap_or_default();
         let mut configs = BTreeMap::new();
         for record in ConfigRecord::load_all(snapshot, state, keys::CONFIG)? {
@@ -472,8 +492,7 @@ impl Definitions {
         let (Some(active), false) = (&self.active, tables.is_empty()) else { return held };
         let mut free: Vec<usize> = (0..active.config.definitions().len()).collect();
         let reads = |definition: usize| {
-            let patterns = &active.config.definitions()[definition].tables;
-            patterns.iter().any(|pattern| tables.iter().any(|table| pattern.matches(table)))
+            tables.iter().any(|table| active.config.definitions()[definition].reads_table(table))
         };
         loop {
             let before = free.len();
@@ -491,11 +510,35 @@ impl Definitions {
         }
     }
 
+    /// The incarnations that hold what was evaluated without a column that they read: those that read one
+    /// now that is not sent, and of those that stand still the ones that did.
+    pub fn lacking_now(&self, tables: &Tables) -> BTreeSet<u32> {
+        let incomplete = incomplete(tables);
+        let lacks = |(number, incarnation): &(&u32, &Incarnation)| {
+            let stands_still = matches!(incarnation.record.state, BuildState::Frozen { .. });
+            let reads = |facts: &Arc<TableFacts>| {
+                unsent(facts, &incarnation.columns_of(&facts.name)).is_some()
+            };
+            (stands_still && self.lacking.contains(*number)) || incomplete.iter().any(reads)
+        };
+        self.derived.iter().filter(lacks).map(|(number, _)| *number).collect()
+    }
+
+    /// The columns that what is served reads and that are not sent: a finding for each table.
+    fn unsent(&self, active: &Configured, tables: &Tables) -> Vec<Diagnostic> {
+        let of_table = |facts: Arc<TableFacts>| {
+            let used = active.numbers().filter_map(|number| self.derived.get(&number));
+            unsent(&facts, &used.flat_map(|used| used.columns_of(&facts.name)).collect())
+        };
+        incomplete(tables).into_iter().filter_map(of_table).collect()
+    }
+
     /// What surfaces read: the active configuration with its spaces.
     pub fn active_sync(
         &self,
         store: &Store,
         progress: &Progress,
+        tables: &Tables,
     ) -> Result<Option<Arc<ActiveSync>>, EngineError> {
         let Some(active) = &self.active else { return Ok(None) };
         let mut sources = Vec::new();
@@ -513,16 +556,13 @@ impl Definitions {
             let space = store.space(&format!("lookups.{number}"))?;
             lookups.push(LookupSpace { number: *number, space });
         }
-        let refused = |definition: &hw_expr::sync_config::Definition| {
-            let refuses = |table: &TableName| {
-                definition
-                    .tables
-                    .iter()
-                    .any(|pattern| !pattern.is_wildcard() && pattern.matches(table))
-            };
-            self.refused.iter().any(refuses)
+        let withheld = |(index, definition): (usize, &Definition)| {
+            let mut exact = definition.reads.iter().filter_map(|read| read.table.exact());
+            exact.any(|table| self.refused.contains(&table))
+                || active.numbers_of(index).any(|number| self.lacking.contains(&number))
         };
-        let withheld = active.config.definitions().iter().map(refused).collect();
+        let withheld = active.config.definitions().iter().enumerate().map(withheld).collect();
+        let unsent = self.unsent(active, tables);
         let since = |number: u32| match self.derived[&number].record.state {
             BuildState::Frozen { since } => Some(since),
             _ => None,
@@ -530,7 +570,8 @@ impl Definitions {
         let frozen = |definition| active.numbers_of(definition).filter_map(since).min();
         let frozen = (0..active.config.definitions().len()).map(frozen).collect();
         let (config, version) = (active.config.clone(), active.record.version);
-        Ok(Some(Arc::new(ActiveSync { config, version, sources, lookups, frozen, withheld })))
+        let sync = ActiveSync { config, version, sources, lookups, frozen, withheld, unsent };
+        Ok(Some(Arc::new(sync)))
     }
 }
 

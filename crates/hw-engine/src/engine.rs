@@ -11,11 +11,12 @@ use crate::writer::Bounds;
 use hw_expr::sync_config::SyncConfig;
 use hw_input::Driver;
 pub use hw_input::driver::DriverOptions;
+use hw_input::driver::Foreseen;
 pub use hw_input::history::TakeOver;
 use hw_input::signal::{Inlet, Signal};
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreError};
-use hw_types::{Diagnostic, EndLsn, Lsn, TablePattern};
+use hw_types::{Diagnostic, EndLsn, Lsn, TableName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -138,8 +139,8 @@ impl Engine {
     ///
     /// - Returns: whether anything changed.
     /// - Errors: the findings, when it does not compile, or when a definition that is served would
-    ///   not be any more, because a table that it reads now cannot be replicated; the old one keeps
-    ///   serving (E-7).
+    ///   not be any more, because a table that it reads now cannot be replicated, or a column is not
+    ///   sent; the old one keeps serving (E-7).
     pub async fn configure(&self, file: &str, text: &str) -> Result<bool, Vec<Diagnostic>> {
         let config = crate::definitions::compile(file, text)?;
         self.would_lose(&config).await?;
@@ -222,6 +223,7 @@ impl Engine {
             let names = |names: BTreeSet<&str>| names.into_iter().map(String::from).collect();
             status.frozen = names(sync.frozen());
             status.withheld = names(sync.withheld());
+            status.source.refused.extend(sync.unsent.iter().cloned());
         }
         status
     }
@@ -234,29 +236,38 @@ impl Engine {
     }
 
     /// Refuses a configuration that would take a definition from clients, because a table that it
-    /// reads now cannot be replicated: an empty table in place of a full one is no answer (FD-22).
+    /// reads now cannot be replicated, or a column is not sent: an empty table in place of a full
+    /// one is no answer (FD-22).
     ///
-    /// A source that does not answer is no reason to refuse: the definition then waits.
+    /// A source that does not answer is no reason to refuse: the definition then waits. Neither is what the
+    /// definition that is served lacks as well.
     async fn would_lose(&self, config: &SyncConfig) -> Result<(), Vec<Diagnostic>> {
         let published = self.published();
         let Some(active) = &published.sync else { return Ok(()) };
         let withheld = active.withheld();
-        let served: BTreeSet<&str> =
-            active.config.definitions().iter().map(|definition| &*definition.name).collect();
-        let Some(refused) = self.driver.refused(&config.tables()).await else { return Ok(()) };
+        let Some(Foreseen { refused, catalog }) = self.driver.foresee(&config.tables()).await
+        else {
+            return Ok(());
+        };
         let mut findings = Vec::new();
         for definition in config.definitions() {
             let name = &*definition.name;
-            if !served.contains(name) || withheld.contains(name) {
-                continue;
-            }
-            for table in definition.tables.iter().filter_map(TablePattern::exact) {
-                for refused in refused.iter().filter(|r| r.table.as_ref() == Some(&table)) {
-                    let mut finding = refused.finding.clone();
-                    finding.what =
-                        format!("\"{name}\" could not be served any more: {}", finding.what);
-                    findings.push(finding);
-                }
+            let served = active.config.definitions().iter().find(|served| served.name == name);
+            let Some(served) = served.filter(|_| !withheld.contains(name)) else { continue };
+            let new = |table: &TableName| !served.reads_table(table);
+            let exact: Vec<TableName> =
+                definition.reads.iter().filter_map(|read| read.table.exact()).collect();
+            let is_meant = |table: &TableName| exact.contains(table) && new(table);
+            let of_tables = refused.iter().filter(|r| r.table.as_ref().is_some_and(is_meant));
+            let of_columns = catalog.tables.iter().filter_map(|table| {
+                let name = &table.facts.name;
+                let (mut columns, before) = (definition.columns_of(name), served.columns_of(name));
+                columns.retain(|column| !before.contains(column));
+                catalog.unsent(&table.facts, &columns)
+            });
+            for mut finding in of_tables.map(|r| r.finding.clone()).chain(of_columns) {
+                finding.what = format!("\"{name}\" could not be served any more: {}", finding.what);
+                findings.push(finding);
             }
         }
         if findings.is_empty() { Ok(()) } else { Err(findings) }

@@ -158,7 +158,7 @@ impl Writer {
         }
         self.replan();
         self.note_commit();
-        Ok(())
+        self.columns_changed()
     }
 
     /// The position behind a copy of everything: what is before X is in it, what comes at or

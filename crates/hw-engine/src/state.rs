@@ -140,6 +140,11 @@ pub struct Dropped(pub u32);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused(pub BTreeSet<TableName>);
 
+/// Incarnations that hold what was evaluated while a column that they read was not sent, and so was NULL.
+/// What uses them is not served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking(pub BTreeSet<u32>);
+
 /// A text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(pub String);
@@ -186,6 +191,8 @@ pub mod keys {
     pub const DROPPED: &[u8] = b"dropped/";
     /// [`super::Refused`].
     pub const REFUSED: &[u8] = b"refused";
+    /// [`super::Lacking`].
+    pub const LACKING: &[u8] = b"lacking";
     /// [`super::Text`]: the slot of a copy of everything that has begun and not entered.
     pub const COPYING: &[u8] = b"copying";
     /// There while the source's history is another than the stored one.
@@ -377,6 +384,21 @@ impl Record for Refused {
             names.insert(TableName { schema: take_text(input)?, name: take_text(input)? });
         }
         Some(Refused(names))
+    }
+}
+
+impl Record for Lacking {
+    fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.0.len() as u64);
+        self.0.iter().for_each(|number| varint::put(out, u64::from(*number)));
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let mut numbers = BTreeSet::new();
+        for _ in 0..varint::take(input)? {
+            numbers.insert(take_u32(input)?);
+        }
+        Some(Lacking(numbers))
     }
 }
 
@@ -737,6 +759,7 @@ mod tests {
         });
         round_trip(Dropped(5));
         round_trip(Refused(BTreeSet::from([TableName::new("public", "v")])));
+        round_trip(Lacking(BTreeSet::from([1, 300])));
         round_trip(Text("headwater_x".into()));
         round_trip(WriteCheckpoint { number: u64::MAX, at: Lsn(1 << 41), day: 20_000 });
         round_trip(Day(20_000));

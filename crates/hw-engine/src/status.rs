@@ -26,7 +26,8 @@ pub struct EngineStatus {
     pub stale: Vec<TableName>,
     /// Definitions that stand still, because a table that they read cannot be followed.
     pub frozen: Vec<String>,
-    /// Definitions that are not served, because a table that they read cannot be replicated.
+    /// Definitions that are not served, because a table that they read cannot be replicated, or a column
+    /// is not sent.
     pub withheld: Vec<String>,
     /// Tables and definitions that the store has lost to damage and that are made again; nothing
     /// is served until they are.

@@ -12,10 +12,10 @@ use crate::record::{
 };
 use crate::wake::{BucketKey, LookupKey};
 use hw_expr::sync_config::{
-    Limits, LookupError, LookupReader, Request, Resolution, ResolveError, SyncConfig,
+    Limits, LookupError, LookupReader, Reason, Request, Resolution, ResolveError, SyncConfig,
 };
 use hw_store::{Slice, Snapshot, Space};
-use hw_types::{EndLsn, OpId, Place};
+use hw_types::{Diagnostic, EndLsn, OpId, Place};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -31,8 +31,11 @@ pub struct ActiveSync {
     /// Per definition up to where it stands still, while it does: a table that it reads cannot be
     /// followed at the moment.
     pub(crate) frozen: Vec<Option<EndLsn>>,
-    /// Per definition whether it is not served: it reads a table that cannot be replicated.
+    /// Per definition whether it is not served: it reads a table that cannot be replicated, or a column that
+    /// is not sent.
     pub(crate) withheld: Vec<bool>,
+    /// The columns that definitions read and that are not sent, one finding for each table.
+    pub(crate) unsent: Vec<Diagnostic>,
 }
 
 /// Where a bucket source of a configuration is stored.
@@ -173,7 +176,7 @@ impl ActiveSync {
     }
 
     /// Names of the definitions that are not served, because a table that they read cannot be
-    /// replicated.
+    /// replicated, or a column is not sent.
     pub fn withheld(&self) -> BTreeSet<&str> {
         let definitions = self.config.definitions().iter().zip(&self.withheld);
         definitions.filter(|(_, withheld)| **withheld).map(|(d, _)| &*d.name).collect()
@@ -289,8 +292,20 @@ impl SyncView<'_> {
         let sync = self.sync;
         let mut resolution = sync.config.resolve(request, self, limits)?;
         if sync.withheld.contains(&true) {
-            let sources = sync.config.sources();
-            resolution.buckets.retain(|bucket| !sync.withheld[sources[bucket.source].definition]);
+            // Definitions share buckets, so it counts which of them have found one.
+            let definitions = sync.config.definitions();
+            let is_served = |reason: &Reason| match *reason {
+                Reason::Default(stream) => !sync.withheld[resolution.streams[stream].definition],
+                Reason::Subscription(index) => {
+                    let name = &request.subscriptions[index].stream;
+                    let place = definitions.iter().position(|d| d.name == *name);
+                    place.is_some_and(|place| !sync.withheld[place])
+                }
+            };
+            resolution.buckets.retain_mut(|bucket| {
+                bucket.reasons.retain(is_served);
+                !bucket.reasons.is_empty()
+            });
         }
         Ok(resolution)
     }

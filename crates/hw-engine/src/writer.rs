@@ -23,7 +23,7 @@ use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::runs::Runs;
 use crate::state::{
-    BuildState, Counters, Day, DerivedKind, Progress, Record, Secret, TableRecord, keys,
+    BuildState, Counters, Day, DerivedKind, Lacking, Progress, Record, Secret, TableRecord, keys,
 };
 use crate::sync_view::ActiveSync;
 use crate::tables::{Gates, Table, TablePlan, Tables};
@@ -31,7 +31,7 @@ use crate::wake::Touched;
 use hw_input::signal::CopyDropped;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
-use hw_types::{CommitLsn, EndLsn, Lsn, Relation, RelationId, TableName, Xid};
+use hw_types::{CommitLsn, Diagnostic, EndLsn, Lsn, Relation, RelationId, TableName, Xid};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -143,6 +143,28 @@ pub(crate) fn kept_write_checkpoints() -> metrics::Gauge {
     metrics::gauge!("headwater_write_checkpoints")
 }
 
+/// Brings up to date which incarnations lack a column.
+fn note_lacking(
+    definitions: &mut Definitions,
+    tables: &Tables,
+    overlay: &mut Overlay,
+    state: &Space,
+) -> Result<(), EngineError> {
+    let now = definitions.lacking_now(tables);
+    if now != definitions.lacking {
+        overlay.put(state, keys::LACKING.to_vec(), Lacking(now.clone()).encode())?;
+        definitions.lacking = now;
+    }
+    Ok(())
+}
+
+/// Logs which columns are missed that were not before.
+fn tell_unsent(before: Option<&ActiveSync>, now: Option<&ActiveSync>) {
+    let of = |sync: Option<&ActiveSync>| sync.map_or(Vec::new(), |sync| sync.unsent.clone());
+    let known = of(before);
+    of(now).iter().filter(|finding| !known.contains(finding)).for_each(Diagnostic::log);
+}
+
 impl Writer {
     /// Loads the store's state and finishes decided writes.
     ///
@@ -157,7 +179,7 @@ impl Writer {
         let snapshot = store.snapshot();
         kept_write_checkpoints().set(snapshot.all(&write_checkpoints).count() as f64);
         let mut spaces = Spaces::default();
-        let definitions = Definitions::load(&snapshot, &mut overlay, &state, &mut spaces)?;
+        let mut definitions = Definitions::load(&snapshot, &mut overlay, &state, &mut spaces)?;
         let counters = Counters::load(&snapshot, &state, keys::COUNTERS)?.unwrap_or_default();
         let mut tables = Tables::default();
         let (mut stale, mut unfinished) = (BTreeSet::new(), Vec::new());
@@ -179,11 +201,13 @@ impl Writer {
         let secret = secret.map_or([0; 32], |Secret(secret)| secret);
         let moved = snapshot.get(&state, keys::MOVED)?.is_some();
         let day = Day::load(&snapshot, &state, keys::DAY)?.unwrap_or_default();
+        note_lacking(&mut definitions, &tables, &mut overlay, &state)?;
         overlay.commit()?;
         store.sync()?;
         let named = |number| unfinished.iter().any(|t: &Arc<Table>| t.record.number == number);
         sweep_spaces(&store, |number| tables.get(number).is_some() || named(number), &definitions)?;
-        let active = definitions.active_sync(&store, &progress)?;
+        let active = definitions.active_sync(&store, &progress, &tables)?;
+        tell_unsent(None, active.as_deref());
         let gates = definitions.gates();
         let mut writer = Writer {
             bounds,
@@ -363,11 +387,23 @@ impl Writer {
 
     /// What is served is another, or stands elsewhere: every client looks at everything again.
     pub(crate) fn serve_anew(&mut self) -> Result<(), EngineError> {
-        self.active = self.definitions.active_sync(&self.store, &self.progress)?;
+        note_lacking(&mut self.definitions, &self.tables, &mut self.overlay, &self.state)?;
+        let now = self.definitions.active_sync(&self.store, &self.progress, &self.tables)?;
+        tell_unsent(self.active.as_deref(), now.as_deref());
+        self.active = now;
         self.touched.everything = true;
         self.unpublished = true;
         self.news.tables = true;
         Ok(())
+    }
+
+    /// Other columns of tables are sent, or other tables are there: what lacks one is not served, and what
+    /// has all of them is.
+    pub(crate) fn columns_changed(&mut self) -> Result<(), EngineError> {
+        match self.definitions.lacking_now(&self.tables) == self.definitions.lacking {
+            true => Ok(()),
+            false => self.serve_anew(),
+        }
     }
 
     /// Shows the loaded state to surfaces that kept their watch over a restart of the writer.

@@ -61,21 +61,18 @@ pub mod code {
     pub const IGNORED: u16 = 1223;
     /// A priority is not an integer from 0 to 3.
     pub const PRIORITY: u16 = 1224;
-    /// A column that clients are sent is not in the source's log: generated, or not published
-    /// (a warning).
+    /// A column that is read is not in the source's log: generated, or not published. What reads it is not
+    /// served (a warning, an error of `check` with a database).
     pub const WITHHELD: u16 = 1225;
-    /// A column that decides who gets which rows is not in the source's log (a warning, an error of
-    /// `check` with a database).
-    pub const WITHHELD_DECIDES: u16 = 1226;
     /// An enum is compared with a text that is none of its labels (a warning).
     pub const UNKNOWN_LABEL: u16 = 1227;
 }
 
 /// Warnings that are errors to somebody who checks a configuration against the source that it is
-/// for: what they are about syncs nothing, or merges all rows into one. While a server loads a
+/// for: what they are about syncs nothing, or merges all rows into one, or is not served. While a server loads a
 /// configuration they refuse nothing, because the schema may change before it is read.
 const WRONG_FOR_THE_SOURCE: [u16; 4] =
-    [code::UNKNOWN_COLUMN, code::UNKNOWN_TABLE, code::ID, code::WITHHELD_DECIDES];
+    [code::UNKNOWN_COLUMN, code::UNKNOWN_TABLE, code::ID, code::WITHHELD];
 
 /// The finding as it is for somebody who has named the source that the configuration is for.
 pub fn checked_against_source(finding: Diagnostic) -> Diagnostic {

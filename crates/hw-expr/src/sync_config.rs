@@ -35,12 +35,13 @@ pub use resolve::{
     ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
     ResolvedBucket, ResolvedStream, StreamError,
 };
-pub use table::{CatalogColumn, CatalogKind, CatalogTable, Withheld};
+pub use table::{CatalogColumn, CatalogKind, CatalogTable, TableRead, Withheld};
 
 use data::DataQuery;
-use hw_types::{Relation, TablePattern};
+use hw_types::{Relation, TableName, TablePattern};
 use querier::Querier;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 
 /// Version of everything that turns a row into bytes. A change of the output of any query raises
 /// it, which makes all fingerprints new and builds all buckets again.
@@ -67,8 +68,21 @@ pub struct Definition {
     pub priority: u8,
     /// Whether every client is subscribed; always so for bucket definitions.
     pub auto_subscribe: bool,
-    /// The tables that it reads, for data and for lookups.
-    pub tables: Vec<TablePattern>,
+    /// What it reads, for data and for lookups.
+    pub reads: Vec<TableRead>,
+}
+
+impl Definition {
+    /// Whether it reads this table.
+    pub fn reads_table(&self, table: &TableName) -> bool {
+        self.reads.iter().any(|read| read.table.matches(table))
+    }
+
+    /// The columns that it needs of a table (see [`TableRead::columns`]).
+    pub fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
+        let reads = self.reads.iter().filter(|read| read.table.matches(table));
+        reads.flat_map(|read| read.columns.iter().cloned()).collect()
+    }
 }
 
 /// The two kinds of definition.
@@ -108,9 +122,10 @@ impl BucketSource {
         (!queries.is_empty()).then_some(BoundSource { queries })
     }
 
-    /// The tables that it reads.
-    pub fn tables(&self) -> impl Iterator<Item = &TablePattern> {
-        self.queries.iter().map(|query| &query.table)
+    /// The columns that it needs of a table (see [`TableRead::columns`]).
+    pub fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
+        let queries = self.queries.iter().filter(|query| query.table.matches(table));
+        queries.flat_map(|query| query.reads().columns).collect()
     }
 
     fn write_canonical(&self, out: &mut String) {
@@ -175,7 +190,7 @@ impl SyncConfig {
         let mut tables: Vec<TablePattern> = self
             .sources
             .iter()
-            .flat_map(BucketSource::tables)
+            .flat_map(|source| source.queries.iter().map(|query| &query.table))
             .chain(self.lookups.iter().map(|lookup| &lookup.table))
             .cloned()
             .collect();
@@ -184,8 +199,17 @@ impl SyncConfig {
         tables
     }
 
-    /// Computes the fingerprints, once all parts are there.
+    /// Computes what is read and the fingerprints, once all parts are there.
     fn seal(&mut self) {
+        for querier in &self.queriers {
+            let reads = &mut self.definitions[querier.definition].reads;
+            reads.extend(self.sources[querier.source].queries.iter().map(DataQuery::reads));
+            reads.extend(querier.lookups().map(|lookup| self.lookups[lookup].reads()));
+        }
+        for definition in &mut self.definitions {
+            definition.reads.sort();
+            definition.reads.dedup();
+        }
         let mut prefix = format!("evaluator {EVALUATOR_VERSION}\n");
         self.options.values().write_canonical(&mut prefix);
         prefix.push('\n');

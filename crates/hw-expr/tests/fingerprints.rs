@@ -55,6 +55,6 @@ fn equal_indexes_are_shared_by_all_definitions() {
     assert_eq!(config.lookups().len(), 1);
     let tables: Vec<String> = config.tables().iter().map(ToString::to_string).collect();
     assert_eq!(tables, ["public.m", "public.t", "public.u"]);
-    let of = |i: usize| config.definitions()[i].tables.iter().map(ToString::to_string);
+    let of = |i: usize| config.definitions()[i].reads.iter().map(|read| read.table.to_string());
     assert_eq!(of(1).collect::<Vec<_>>(), ["public.m", "public.u"]);
 }

@@ -64,25 +64,21 @@ const COMPUTE: &str = "compute it here from the columns that it is made of, or, 
      and for a stored one, publish it: ALTER PUBLICATION … SET (publish_generated_columns = stored)";
 
 #[test]
-fn fd_63_a_generated_column_is_warned_about_where_it_is_sent_and_named_where_it_decides() {
-    let sent: &str = &format!(
-        "warning HW1225: column \"g\" of public.t is generated and not in the log: clients never \
-         get a value → {COMPUTE}"
-    );
-    let decides: &str = &format!(
-        "warning HW1226: column \"g\" of public.t is generated and not in the log: it is NULL \
-         here, and decides which rows are synced → {COMPUTE}"
+fn fd_63_a_generated_column_is_named_where_it_is_read() {
+    let read: &str = &format!(
+        "warning HW1225: column \"g\" of public.t is generated and not in the log: what reads it is \
+         not served → {COMPUTE}"
     );
     for (text, expected) in [
-        ("SELECT * FROM t", vec![sent]),
-        ("SELECT id, g FROM t", vec![sent]),
-        ("SELECT id, upper(g) AS up FROM t", vec![sent]),
+        ("SELECT * FROM t", vec![]),
+        ("SELECT id, g FROM t", vec![read]),
+        ("SELECT id, upper(g) AS up FROM t", vec![read]),
         ("SELECT t.*, t.a AS g FROM t", vec![]),
-        ("SELECT id, a FROM t WHERE g = '4'", vec![decides]),
-        ("SELECT id FROM t WHERE g = auth.parameter('n')", vec![decides]),
-        ("SELECT g AS id FROM t", vec![decides]),
-        ("SELECT id FROM u WHERE id IN (SELECT g FROM t)", vec![decides]),
-        ("SELECT u.id FROM u JOIN t ON t.g = u.id", vec![decides]),
+        ("SELECT id, a FROM t WHERE g = '4'", vec![read]),
+        ("SELECT id FROM t WHERE g = auth.parameter('n')", vec![read]),
+        ("SELECT g AS id FROM t", vec![read]),
+        ("SELECT id FROM u WHERE id IN (SELECT g FROM t)", vec![read]),
+        ("SELECT u.id FROM u JOIN t ON t.g = u.id", vec![read]),
         ("SELECT id, a FROM t", vec![]),
     ] {
         assert_eq!(checked(text), expected, "{text}");
@@ -94,20 +90,48 @@ fn fd_63_a_generated_column_is_warned_about_where_it_is_sent_and_named_where_it_
         said(&yaml, Some(&catalog()))
     };
     let own = "SELECT request.user_id() AS u";
-    assert_eq!(classic(own, "SELECT * FROM t WHERE a = bucket.u"), [sent]);
-    assert_eq!(classic(own, "SELECT id FROM t WHERE g = bucket.u"), [decides]);
+    assert_eq!(classic(own, "SELECT * FROM t WHERE a = bucket.u"), Vec::<String>::new());
+    assert_eq!(classic(own, "SELECT id FROM t WHERE g = bucket.u"), [read]);
     let through = "SELECT g AS u FROM t WHERE a = request.user_id()";
-    assert_eq!(classic(through, "SELECT id FROM u WHERE id = bucket.u"), [decides]);
+    assert_eq!(classic(through, "SELECT id FROM u WHERE id = bucket.u"), [read]);
 }
 
 #[test]
 fn fd_63_a_column_that_the_publication_leaves_out_is_named_like_a_generated_one() {
     assert_eq!(
-        checked("SELECT * FROM u"),
+        checked("SELECT id, secret FROM u"),
         ["warning HW1225: column \"secret\" of public.u is left out by the publication's column \
-          list: clients never get a value → add it to the column list, or publish the table \
+          list: what reads it is not served → add it to the column list, or publish the table \
           without one"]
     );
+    assert_eq!(checked("SELECT * FROM u"), Vec::<String>::new());
+    let without_id = [CatalogTable {
+        columns: vec![CatalogColumn {
+            withheld: Some(Withheld::Unpublished),
+            ..CatalogColumn::new("id", PgType::TEXT)
+        }],
+        ..catalog().remove(1)
+    }];
+    let all = said(&stream("SELECT * FROM u"), Some(&without_id));
+    assert!(all[0].starts_with("warning HW1225: column \"id\" of public.u"), "{all:?}");
+}
+
+#[test]
+fn a_definition_knows_which_columns_it_needs_of_which_table() {
+    let columns = |query: &str, table: &str| -> Vec<String> {
+        let config =
+            SyncConfig::load(&stream(query), "sync.yaml", None).config.expect("it compiles");
+        let table = TableName::new("public", table);
+        config.definitions()[0].columns_of(&table).into_iter().collect()
+    };
+    let through = "SELECT id, upper(a) AS up FROM t WHERE list IN (SELECT l FROM members WHERE usr = \
+                   auth.user_id() AND hidden IS NULL) AND n = 1";
+    assert_eq!(columns(through, "t"), ["a", "id", "list", "n"]);
+    assert_eq!(columns(through, "members"), ["hidden", "l", "usr"]);
+    assert_eq!(columns("SELECT * FROM t WHERE n = 1", "t"), ["id", "n"]);
+    assert_eq!(columns("SELECT *, key AS id FROM t", "t"), ["key"]);
+    assert_eq!(columns("SELECT * FROM \"t_%\" AS t", "t_1"), ["id"]);
+    assert_eq!(columns("SELECT * FROM t", "u"), Vec::<String>::new());
 }
 
 /// With `ctes` under `with:` and one stream over projects.

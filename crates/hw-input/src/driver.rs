@@ -18,7 +18,7 @@ use crate::session::{Memory, session};
 use crate::signal::{CopySignal, Inlet, Signal};
 use crate::source::{Backoff, Source, SourceOptions};
 use crate::status::{SourceState, SourceStatus};
-use hw_pg::catalog::{Refused, resolve};
+use hw_pg::catalog::{Catalog, Refused, resolve};
 use hw_pg::publication::out_of_reach;
 use hw_store::segment::SpoolDir;
 use hw_types::{Lsn, TablePattern};
@@ -100,18 +100,27 @@ impl Driver {
         self.markers.write_checkpoint(user_key, requested).await
     }
 
-    /// Tables that patterns mean and that cannot be replicated; `None` when the source does not
-    /// answer.
-    pub async fn refused(&self, patterns: &[TablePattern]) -> Option<Vec<Refused>> {
+    /// What becomes of the tables that patterns mean; `None` when the source does not answer.
+    pub async fn foresee(&self, patterns: &[TablePattern]) -> Option<Foreseen> {
         let ask = async {
             let client = self.source.client().await.ok()?;
             let catalog = self.source.catalog(&client, patterns, &[]).await.ok()?;
             let resolved = resolve(&catalog, patterns);
             let unreached = out_of_reach(&catalog, &resolved);
-            Some([resolved.refused, unreached].concat())
+            let refused = [resolved.refused, unreached].concat();
+            Some(Foreseen { refused, catalog })
         };
         tokio::time::timeout(PATIENCE, ask).await.ok()?
     }
+}
+
+/// What becomes of tables that are to be replicated.
+#[derive(Debug)]
+pub struct Foreseen {
+    /// Those that cannot be.
+    pub refused: Vec<Refused>,
+    /// All of them, and how the publication sends them.
+    pub catalog: Catalog,
 }
 
 impl Work {

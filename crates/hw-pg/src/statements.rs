@@ -29,6 +29,25 @@ pub fn add_statement(name: &str, tables: &[TableName]) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {};", quote_ident(name), list(tables))
 }
 
+/// The statements that make it send these columns of a table that it sends others of, in one transaction.
+///
+/// - Takes: whether it sends only rows for which a condition holds, which must be said again.
+pub fn list_columns_statement(
+    name: &str,
+    table: &TableName,
+    columns: &[&str],
+    is_filtered: bool,
+) -> String {
+    let (name, table) = (quote_ident(name), list(std::slice::from_ref(table)));
+    let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
+    let columns = columns.join(", ");
+    let filter = if is_filtered { " WHERE (…)" } else { "" };
+    format!(
+        "BEGIN; ALTER PUBLICATION {name} DROP TABLE {table}; \
+         ALTER PUBLICATION {name} ADD TABLE {table} ({columns}){filter}; COMMIT;"
+    )
+}
+
 /// The statement that makes it send every kind of change, and partitions as their root if asked.
 pub fn settings_statement(name: &str, via_root: bool) -> String {
     let via_root = if via_root { ", publish_via_partition_root = true" } else { "" };

@@ -237,6 +237,8 @@ pub struct PublicationFacts {
     pub owned: bool,
     /// Whether it is FOR ALL TABLES.
     pub all_tables: bool,
+    /// Whether it sends stored generated columns of tables without a column list.
+    pub generated: bool,
     /// Whether changes of partitions are sent as those of the root.
     pub via_root: bool,
     /// The kinds of change that it sends.

@@ -72,9 +72,11 @@ pub struct SyncReport {
     pub stale_tables: Vec<String>,
     /// Definitions that stand still until these tables have entered again.
     pub frozen: Vec<String>,
-    /// Definitions that are not served, because a table that they read cannot be replicated.
+    /// Definitions that are not served, because a table that they read cannot be replicated, or a column
+    /// is not sent.
     pub withheld: Vec<String>,
-    /// Tables that definitions name and that cannot be replicated, each with the reason.
+    /// Tables that definitions name and that cannot be replicated, or of which a column that is read is
+    /// not sent, each with the reason.
     pub refused: Vec<String>,
     /// Tables and definitions that the store has lost to damage and that are copied and built again;
     /// nothing is served until they are.

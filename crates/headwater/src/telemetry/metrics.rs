@@ -135,7 +135,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Tables that are copied again and compared, because their changes could not be followed",
     ),
-    ("headwater_tables_refused", Unit::Count, "Tables that cannot be replicated"),
+    (
+        "headwater_tables_refused",
+        Unit::Count,
+        "Tables that cannot be replicated, or lack a column that is read",
+    ),
     (
         "headwater_definitions_frozen",
         Unit::Count,
@@ -144,7 +148,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (
         "headwater_definitions_withheld",
         Unit::Count,
-        "Definitions that are not served, because a table that they read cannot be replicated",
+        "Definitions that are not served, because a table that they read cannot be replicated, or a column is not sent",
     ),
     ("headwater_clients", Unit::Count, "Open connections of clients"),
     (

@@ -68,6 +68,7 @@ impl Bucket {
             lookups: vec![],
             frozen: vec![None],
             withheld: vec![false],
+            unsent: vec![],
         };
         Bucket {
             overlay: Overlay::new(store),

@@ -162,17 +162,6 @@ pub struct Item {
     pub alias: Option<Ident>,
 }
 
-impl Item {
-    /// The column's name, if it is given by the alias or by the column that is named.
-    pub fn name(&self) -> Option<&str> {
-        match (&self.alias, &self.value.kind) {
-            (Some(alias), _) => Some(&alias.name),
-            (None, AstKind::Name(parts)) => parts.last().map(|part| part.name.as_str()),
-            _ => None,
-        }
-    }
-}
-
 /// One member of FROM.
 #[derive(Clone, Debug, PartialEq)]
 pub struct From {

@@ -5,7 +5,8 @@
 //! bucket and one payload per query; plain columns go from canonical bytes to JSON without a
 //! value in between.
 
-use super::plan::{Binder, BoundColumn, BoundPlan, RowName, RowPlan, RowScope, Slot};
+use super::plan::{Binder, BoundColumn, BoundPlan, RowName, RowPlan, RowScope, Slot, columns};
+use super::table::TableRead;
 use crate::expr::{EvalError, Expr};
 use crate::json::write_string;
 use crate::values::{ValueOptions, write_row_id, write_value_json};
@@ -47,6 +48,24 @@ pub enum StarRule {
 }
 
 impl DataQuery {
+    /// What it reads.
+    pub(super) fn reads(&self) -> TableRead {
+        let plans = self.plans.iter().flat_map(RowPlan::expressions);
+        let named = self.items.iter().filter_map(|item| match item {
+            OutputItem::Named(_, value) => Some(value),
+            OutputItem::Star => None,
+        });
+        let mut columns = columns(plans.chain(named));
+        let gives = |name: &str| {
+            self.items.iter().any(|item| matches!(item, OutputItem::Named(n, _) if n == name))
+        };
+        let has_star = self.items.iter().any(|item| matches!(item, OutputItem::Star));
+        if has_star && !gives("id") {
+            columns.insert("id".to_owned());
+        }
+        TableRead { table: self.table.clone(), columns }
+    }
+
     /// Appends an unambiguous text of everything that decides which rows this query puts where,
     /// and with which bytes.
     pub fn write_canonical(&self, out: &mut String) {

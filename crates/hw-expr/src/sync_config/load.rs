@@ -158,7 +158,7 @@ impl Loader<'_, '_> {
             kind,
             priority: 3,
             auto_subscribe: kind == DefinitionKind::Classic,
-            tables: Vec::new(),
+            reads: Vec::new(),
         });
         Some(self.config.definitions.len() - 1)
     }
@@ -308,16 +308,6 @@ fn compile(
         loader.error(node, code::NOT_YET, "event_definitions are not supported by Headwater yet");
     }
     let Loader { mut config, .. } = loader;
-    for querier in &config.queriers {
-        let lookups = querier.lookups().map(|lookup| &config.lookups[lookup].table);
-        let tables: Vec<_> =
-            config.sources[querier.source].tables().chain(lookups).cloned().collect();
-        config.definitions[querier.definition].tables.extend(tables);
-    }
-    for definition in &mut config.definitions {
-        definition.tables.sort();
-        definition.tables.dedup();
-    }
     config.seal();
     Some(config)
 }

@@ -3,11 +3,13 @@
 //! Equal values give equal keys (1 = 1.0), keys are self-delimiting, and an entry holds the
 //! outputs that later steps of a querier use.
 
-use super::plan::{Binder, BoundColumn, BoundPlan, RowPlan, RowScope};
+use super::plan::{Binder, BoundColumn, BoundPlan, RowPlan, RowScope, columns};
+use super::table::TableRead;
 use crate::expr::EvalError;
 use crate::value::SqlValue;
 use crate::values::ValueOptions;
-use hw_types::{Relation, RowRef, TablePattern};
+use hw_types::{Relation, RowRef, TableName, TablePattern};
+use std::collections::BTreeSet;
 
 /// A parameter index.
 #[derive(Clone, Debug)]
@@ -38,6 +40,17 @@ pub struct BoundLookup {
 }
 
 impl LookupDef {
+    /// The columns that it needs of a table (see [`TableRead::columns`]).
+    pub fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
+        if self.table.matches(table) { self.reads().columns } else { BTreeSet::new() }
+    }
+
+    /// What it reads.
+    pub(super) fn reads(&self) -> TableRead {
+        let columns = columns(self.plans.iter().flat_map(RowPlan::expressions));
+        TableRead { table: self.table.clone(), columns }
+    }
+
     /// Appends an unambiguous text of what decides the index's contents.
     pub(super) fn write_canonical(&self, out: &mut String) {
         out.push_str(&format!("index of {}\n", self.table));

@@ -10,6 +10,7 @@ use crate::json::Json;
 use crate::value::SqlValue;
 use crate::values::{Decoder, ValueOptions};
 use hw_types::{Relation, RowRef};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A reference to a row while it is bound to no table yet.
@@ -53,6 +54,19 @@ impl fmt::Display for RowName {
     }
 }
 
+/// The columns that expressions name.
+pub fn columns<'e>(expressions: impl Iterator<Item = &'e Expr<RowName>>) -> BTreeSet<String> {
+    let mut columns = BTreeSet::new();
+    for expression in expressions {
+        expression.visit(&mut |name| {
+            if let RowName::Column(column) = name {
+                columns.insert(column.clone());
+            }
+        });
+    }
+    columns
+}
+
 /// How a row becomes combinations of values.
 #[derive(Clone, Debug, Default)]
 pub struct RowPlan {
@@ -90,6 +104,12 @@ impl RowPlan {
             }
         }
         out.push('\n');
+    }
+
+    /// Every expression of it.
+    pub fn expressions(&self) -> impl Iterator<Item = &Expr<RowName>> {
+        let keys = self.keys.iter().flatten();
+        self.each.iter().chain(&self.filters).chain(keys).chain(&self.outputs)
     }
 
     /// The plan for the columns of one table.

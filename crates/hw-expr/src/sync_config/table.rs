@@ -5,6 +5,7 @@
 use crate::sql::ast::Ident;
 use hw_types::pgtype::PgType;
 use hw_types::{TableName, TablePattern};
+use std::collections::BTreeSet;
 
 /// A table of the source as `check` and the suggestions need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +47,23 @@ impl CatalogColumn {
     }
 }
 
-/// Why the log does not carry a column: to every query it is NULL for ever.
+/// Why the log does not carry a column: what reads it is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withheld {
     /// It is generated, and the publication does not publish generated columns.
     Generated,
     /// The publication has a column list without it.
     Unpublished,
+}
+
+/// What is read of the tables that a pattern means.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableRead {
+    /// The tables.
+    pub table: TablePattern,
+    /// The columns that must be there for it to mean what it says, as far as a table has them: those that it
+    /// names, and `id` where `*` gives it. All others of `*` are those that there are.
+    pub columns: BTreeSet<String>,
 }
 
 /// The pattern of `schema.name`; without a schema it is `default_schema`.

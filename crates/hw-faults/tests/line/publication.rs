@@ -136,8 +136,13 @@ async fn fd_8_what_happened_to_the_publication_while_we_were_down_loses_nothing(
 
 /// A line as a role that owns neither the tables nor the publication, which sends `published`.
 async fn given(published: &str, config: &str, outputs: &[Output]) -> Line {
+    given_over(SCHEMA, published, config, outputs).await
+}
+
+/// The same over other tables.
+async fn given_over(schema: &str, published: &str, config: &str, outputs: &[Output]) -> Line {
     let schema = format!(
-        "{SCHEMA}
+        "{schema}
          DO $$ BEGIN
            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN
              CREATE ROLE app LOGIN REPLICATION;
@@ -214,6 +219,128 @@ async fn fd_22_a_table_that_a_given_publication_lacks_is_withheld_until_it_is_th
     line.outputs = OUTPUTS.to_vec();
     line.agree("it is there").await;
     line.is_well().await;
+    line.stop().await;
+}
+
+/// The status says that these are not served.
+async fn withholds(line: &Line, names: &[&str]) {
+    super::soon(&format!("{names:?} are withheld"), line.report(), || async {
+        let status = rig::status(&line.server).await?;
+        let withheld = status["sync"]["withheld"].as_array()?.iter().map(|name| name.as_str());
+        withheld.eq(names.iter().copied().map(Some)).then_some(())
+    })
+    .await;
+}
+
+/// A column that a publication does not send is not NULL: what reads it is not served and named, at a
+/// start, behind a change, at a reload; `*` gives the columns that there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_22_what_reads_a_column_that_is_not_sent_is_withheld_until_it_is_sent() {
+    let queries = [
+        "SELECT id, a FROM t",
+        "SELECT * FROM t AS every",
+        "SELECT id, b FROM t AS part",
+        "SELECT id, a FROM t AS chosen WHERE b IS NULL",
+    ];
+    let without: &[Output] = &[("t", "SELECT id, a FROM t"), ("every", "SELECT id, a FROM t")];
+    let with: &[Output] = &[
+        ("t", "SELECT id, a FROM t"),
+        ("every", "SELECT * FROM t"),
+        ("part", "SELECT id, b FROM t"),
+        ("chosen", "SELECT id, a FROM t WHERE b IS NULL"),
+    ];
+    let mut line = given("t (id, a), o", &streams(&queries), without).await;
+    withholds(&line, &["s2", "s3"]).await;
+    line.names("of public.t: what reads it is not served").await;
+    line.execute("INSERT INTO t VALUES (3, 'later', NULL)").await;
+    line.agree("what reads no such column goes on").await;
+
+    line.execute("ALTER PUBLICATION headwater SET TABLE t, o").await;
+    line.outputs = with.to_vec();
+    line.agree("all columns are sent").await;
+    withholds(&line, &[]).await;
+    line.is_well().await;
+
+    line.execute("ALTER PUBLICATION headwater SET TABLE t (id, a), o").await;
+    line.execute("INSERT INTO t VALUES (4, 'later', NULL), (5, 'later', 5)").await;
+    line.outputs = without.to_vec();
+    line.agree("they are not sent any more").await;
+    withholds(&line, &["s2", "s3"]).await;
+
+    // What is served stays, in place of what would not be.
+    line.configure(&streams(&["SELECT id, a, b FROM t", queries[1], queries[2], queries[3]]));
+    line.logs("could not be served any more").await;
+    line.execute("INSERT INTO t VALUES (6, 'later', NULL)").await;
+    line.agree("the reload is refused").await;
+    line.configure(&streams(&queries));
+
+    line.server.kill();
+    line.execute("INSERT INTO t VALUES (7, 'while away', NULL)").await;
+    line.server.spawn_again();
+    line.agree("at a start").await;
+    withholds(&line, &["s2", "s3"]).await;
+
+    // As the finding says.
+    line.execute(
+        "BEGIN; ALTER PUBLICATION \"headwater\" DROP TABLE ONLY \"public\".\"t\";
+         ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"t\" (\"id\", \"a\", \"b\"); COMMIT;",
+    )
+    .await;
+    line.outputs = with.to_vec();
+    line.agree("mended").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// A permission of which a column is not sent grants nothing, also where another definition has the same
+/// buckets.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_22_a_permission_without_one_of_its_columns_grants_nothing() {
+    let schema = "
+        CREATE TABLE members (usr text, list text, hidden boolean, PRIMARY KEY (usr, list));
+        CREATE TABLE docs (id text PRIMARY KEY, list text);
+        INSERT INTO members VALUES ('u1', 'l1', true), ('u1', 'l2', NULL);
+        INSERT INTO docs VALUES ('own', 'u1'), ('hidden', 'l1'), ('shown', 'l2');";
+    let config = streams(&[
+        "SELECT * FROM docs WHERE list = auth.user_id()",
+        "SELECT * FROM docs WHERE list IN \
+         (SELECT list FROM members WHERE usr = auth.user_id() AND hidden IS NULL)",
+    ]);
+    let own: &[Output] = &[("docs", "SELECT * FROM docs WHERE list = {user}")];
+    let all: &[Output] = &[(
+        "docs",
+        "SELECT * FROM docs WHERE list = {user} OR list IN
+         (SELECT list FROM members WHERE usr = {user} AND hidden IS NULL)",
+    )];
+    let mut line = given_over(schema, "docs, members (usr, list)", &config, own).await;
+    withholds(&line, &["s1"]).await;
+    line.execute("ALTER PUBLICATION headwater SET TABLE docs, members").await;
+    line.outputs = all.to_vec();
+    line.agree("the column is sent").await;
+    line.execute("ALTER PUBLICATION headwater SET TABLE docs, members (usr, list)").await;
+    line.outputs = own.to_vec();
+    line.agree("and is not any more").await;
+    line.stop().await;
+}
+
+/// Generated columns are not sent by a publication of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_22_what_reads_a_generated_column_is_withheld_and_takes_nobodys_place() {
+    let schema = "
+        CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'one');
+        CREATE TABLE gen (id int PRIMARY KEY, a int, g int GENERATED ALWAYS AS (a * 2) STORED);
+        INSERT INTO gen VALUES (1, 21);";
+    let served = "SELECT id, a FROM t";
+    let t: Output = ("t", "SELECT * FROM t");
+    let mut line = Line::start(schema, &streams(&[served]), &["u1"], &[t]).await;
+    line.configure(&streams(&["SELECT id, g FROM gen"]));
+    line.logs("could not be served any more").await;
+    line.agree("the reload is refused").await;
+    line.configure(&streams(&[served, "SELECT id, g FROM gen AS part", "SELECT * FROM gen"]));
+    line.outputs = vec![t, ("gen", "SELECT id, a FROM gen")];
+    line.agree("what can be served is").await;
+    withholds(&line, &["s1"]).await;
+    line.names("of public.gen: what reads it is not served").await;
     line.stop().await;
 }
 

@@ -139,10 +139,22 @@ pub(super) fn types_of(columns: &[ColumnFacts], types: &HashMap<u32, TypeFacts>)
     found.iter().map(|oid| types[oid].clone()).collect()
 }
 
+/// Whether a publication sends a column of a table for which it has no column list; without one, whether
+/// the one that we make will.
+pub(super) fn is_sent_unlisted(
+    publication: Option<&PublicationFacts>,
+    column: &ColumnFacts,
+) -> bool {
+    match column.generated {
+        Generated::No => true,
+        Generated::Stored => publication.is_some_and(|publication| publication.generated),
+        Generated::Virtual => false,
+    }
+}
+
 /// How the publication sends a table.
 pub(super) fn published(
     publication: &PublicationFacts,
-    generated: bool,
     facts: &TableFacts,
     line: &[Place],
     (tables, schemas): &(HashMap<u32, Listed>, HashMap<u32, u32>),
@@ -181,11 +193,7 @@ pub(super) fn published(
     };
     let is_sent = |column: &&ColumnFacts| match listed.and_then(|listed| listed.columns.as_ref()) {
         Some(numbers) => numbers.contains(&column.number),
-        None => match column.generated {
-            Generated::No => true,
-            Generated::Stored => generated,
-            Generated::Virtual => false,
-        },
+        None => is_sent_unlisted(Some(publication), column),
     };
     Published::Sent(SentFacts {
         publication: publication.oid,

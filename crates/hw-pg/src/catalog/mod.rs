@@ -14,6 +14,7 @@ mod resolve;
 #[cfg(test)]
 pub(crate) mod samples;
 mod server;
+mod unsent;
 mod usable;
 mod wanted;
 
@@ -23,6 +24,7 @@ pub use read::Catalog;
 pub use relation::relation;
 pub use resolve::{Refused, Resolved, resolve};
 pub use server::ServerInfo;
+pub use unsent::unsent;
 pub use usable::usable;
 
 pub(crate) use read::from_json;
@@ -62,6 +64,8 @@ pub mod code {
     pub const KEY_NOT_PUBLISHED: u16 = 2114;
     /// A table was renamed, or moved to another schema.
     pub const RENAMED: u16 = 2115;
+    /// The publication leaves out a column that a definition reads, which is not served.
+    pub const COLUMN_NOT_PUBLISHED: u16 = 2116;
     /// Our role may not read a table, or not all of what is published of it.
     pub const NOT_READABLE: u16 = 2144;
     /// The slot is used by another process.

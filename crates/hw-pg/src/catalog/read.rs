@@ -119,10 +119,7 @@ impl Reader<'_> {
     ) -> Result<Catalog> {
         let version = version(self.client).await?;
         let name = publication;
-        let (publication, generated) = match self.publication(name).await? {
-            Some((publication, generated)) => (Some(publication), generated),
-            None => (None, false),
-        };
+        let publication = self.publication(name).await?;
         let mut found = self.relations(patterns, ids).await?;
         let oids: Vec<u32> = found.iter().map(|found| found.table.facts.id.0).collect();
         self.leaves(&mut found).await?;
@@ -155,8 +152,7 @@ impl Reader<'_> {
                     (found.primary.clone(), found.identity.clone());
             }
             if let Some(publication) = &publication {
-                facts.published =
-                    published(publication, generated, facts, &found.line, &membership);
+                facts.published = published(publication, facts, &found.line, &membership);
             }
             table
         });
@@ -164,8 +160,7 @@ impl Reader<'_> {
         Ok(Catalog { version, publication, tables })
     }
 
-    /// The publication, and whether it sends stored generated columns that are not listed.
-    async fn publication(&self, name: &str) -> Result<Option<(PublicationFacts, bool)>> {
+    async fn publication(&self, name: &str) -> Result<Option<PublicationFacts>> {
         const QUERY: &str = "
             SELECT p.oid, p.xmin, p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate,
                    p.pubdelete, p.pubtruncate,
@@ -183,6 +178,7 @@ impl Reader<'_> {
             name: name.to_owned(),
             version: row.try_get::<_, Xid>(1)?.0,
             all_tables: row.try_get(2)?,
+            generated: row.try_get(8)?,
             via_root: row.try_get(3)?,
             actions: Actions {
                 insert: row.try_get(4)?,
@@ -192,7 +188,7 @@ impl Reader<'_> {
             },
             owned: row.try_get(9)?,
         };
-        Ok(Some((facts, row.try_get(8)?)))
+        Ok(Some(facts))
     }
 
     async fn relations(&self, patterns: &[TablePattern], ids: &[RelationId]) -> Result<Vec<Found>> {

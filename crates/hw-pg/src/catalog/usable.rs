@@ -44,9 +44,9 @@ fn check(table: &TableFacts) -> Result<(), Diagnostic> {
     for column in numbers.iter().filter_map(|number| table.column_numbered(*number)) {
         if !column.deterministic {
             let what = format!(
-                "key column \"{}\" has a nondeterministic collation: equal keys may have \
+                "key column \"{}\" of {} has a nondeterministic collation: equal keys may have \
                  different bytes",
-                column.name
+                column.name, table.name
             );
             return Err(Diagnostic::error(code::KEY_COLLATION, what).mend(
                 "use a key column with a deterministic collation, or REPLICA IDENTITY USING \
@@ -54,7 +54,10 @@ fn check(table: &TableFacts) -> Result<(), Diagnostic> {
             ));
         }
         if sent.is_some_and(|numbers| !numbers.contains(&column.number)) {
-            let what = format!("the publication leaves out key column \"{}\"", column.name);
+            let what = format!(
+                "the publication leaves out key column \"{}\" of {}",
+                column.name, table.name
+            );
             return Err(Diagnostic::error(code::KEY_NOT_PUBLISHED, what)
                 .mend("name the key's columns in the publication's column list, or no columns"));
         }
@@ -67,8 +70,8 @@ fn check(table: &TableFacts) -> Result<(), Diagnostic> {
             .find(|c| c.generated == Generated::No && !numbers.contains(&c.number))
     {
         let what = format!(
-            "REPLICA IDENTITY FULL needs every column, and the publication leaves out \"{}\"",
-            column.name
+            "REPLICA IDENTITY FULL of {} needs every column, and the publication leaves out \"{}\"",
+            table.name, column.name
         );
         return Err(Diagnostic::error(code::KEY_NOT_PUBLISHED, what)
             .mend("publish the table without a column list"));

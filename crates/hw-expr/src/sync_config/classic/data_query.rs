@@ -87,8 +87,6 @@ fn compile_in(
             items.push(OutputItem::Star);
             continue;
         }
-        // The id decides which rows are one.
-        scope.selecting = item.name() != Some("id");
         let tree = lower(&item.value, scope)?;
         check(&tree, &item.value, Mode::Data)?;
         let mut bucket = None;
@@ -134,11 +132,8 @@ fn compile_in(
             .warnings
             .push(Problem::warning(code::ID, message, place).mend("select the primary key AS id"));
     }
-    if has_star {
-        let named = |column: &str| {
-            items.iter().any(|item| matches!(item, OutputItem::Named(name, _) if name == column))
-        };
-        scope.warnings.extend(withheld_in_star(scope.catalog, &table, named, place));
+    if has_star && !has_id {
+        scope.warnings.extend(withheld_in_star(scope.catalog, &table, place));
     }
     let output = match &from.alias {
         Some(alias) => Some(alias.name.clone()),

@@ -40,8 +40,6 @@ pub struct Scope<'a> {
     pub rules: JsonRules,
     pub catalog: Catalog<'a>,
     pub source: Source,
-    /// Whether the columns that clients see are being compiled.
-    pub selecting: bool,
     pub warnings: Vec<Problem>,
 }
 
@@ -54,7 +52,6 @@ impl<'a> Scope<'a> {
             rules: loader.options.json,
             catalog: loader.catalog,
             source: Source::Nothing,
-            selecting: false,
             warnings: Vec::new(),
         }
     }
@@ -130,13 +127,10 @@ pub fn unknown_table(
 }
 
 /// The warning about a column that none of the tables has, or that the log does not carry.
-///
-/// `selected`: it stands in a SELECT that clients see, and decides nothing.
 pub fn unknown_column(
     catalog: Catalog<'_>,
     pattern: &TablePattern,
     column: &Ident,
-    selected: bool,
 ) -> Option<Problem> {
     let tables = catalog.tables(pattern)?;
     let columns = || tables.iter().flat_map(|t| &t.columns).map(|c| c.name.as_str());
@@ -144,42 +138,28 @@ pub fn unknown_column(
         return None;
     }
     if columns().any(|name| name == column.name) {
-        return withheld_column(&tables, column, selected);
+        return withheld(&tables, &column.name, column.place);
     }
     let message = format!("relation {pattern} has no column \"{}\"", column.name);
     let problem = Problem::warning(code::UNKNOWN_COLUMN, message, column.place);
     Some(problem.suggest(&column.name, columns()))
 }
 
-/// The warning about a column that is always NULL, because the log does not carry it.
-fn withheld_column(tables: &[&CatalogTable], column: &Ident, selected: bool) -> Option<Problem> {
-    let (table, why) = tables.iter().find_map(|table| {
-        let found = table.columns.iter().find(|c| c.name == column.name)?;
-        Some((table, found.withheld?))
-    })?;
-    let name = format!("\"{}\" of {}", column.name, table.name);
-    Some(withheld(&name, why, selected, column.place))
-}
-
-/// The warning that `*` sends columns as NULL because the log does not carry them.
+/// The warning that `*` gives no `id` because the log does not carry it.
 pub fn withheld_in_star(
     catalog: Catalog<'_>,
     pattern: &TablePattern,
-    named: impl Fn(&str) -> bool,
     place: Place,
-) -> Vec<Problem> {
-    let tables = catalog.tables(pattern).unwrap_or_default();
-    let columns = tables.iter().flat_map(|table| table.columns.iter().map(move |c| (table, c)));
-    columns
-        .filter(|(_, column)| !named(&column.name))
-        .filter_map(|(table, column)| {
-            let name = format!("\"{}\" of {}", column.name, table.name);
-            Some(withheld(&name, column.withheld?, column.name != "id", place))
-        })
-        .collect()
+) -> Option<Problem> {
+    withheld(&catalog.tables(pattern)?, "id", place)
 }
 
-fn withheld(name: &str, why: Withheld, selected: bool, place: Place) -> Problem {
+/// The warning about a column that the log does not carry.
+fn withheld(tables: &[&CatalogTable], column: &str, place: Place) -> Option<Problem> {
+    let (table, why) = tables.iter().find_map(|table| {
+        let found = table.columns.iter().find(|c| c.name == column)?;
+        Some((table, found.withheld?))
+    })?;
     let (what, mend) = match why {
         Withheld::Generated => (
             "generated and not in the log",
@@ -191,11 +171,9 @@ fn withheld(name: &str, why: Withheld, selected: bool, place: Place) -> Problem 
             "add it to the column list, or publish the table without one",
         ),
     };
-    let (code, effect) = match selected {
-        true => (code::WITHHELD, "clients never get a value"),
-        false => (code::WITHHELD_DECIDES, "it is NULL here, and decides which rows are synced"),
-    };
-    Problem::warning(code, format!("column {name} is {what}: {effect}"), place).mend(mend)
+    let message =
+        format!("column \"{column}\" of {} is {what}: what reads it is not served", table.name);
+    Some(Problem::warning(code::WITHHELD, message, place).mend(mend))
 }
 
 impl Names for Scope<'_> {
@@ -244,7 +222,7 @@ impl Names for Scope<'_> {
                     if suffix {
                         return Ok(leaf(Name::Table(0, TablePart::Suffix), place));
                     }
-                    let warning = unknown_column(self.catalog, pattern, column, self.selecting);
+                    let warning = unknown_column(self.catalog, pattern, column);
                     self.warnings.extend(warning);
                     Ok(leaf(Name::Column(0, column.name.clone()), place))
                 }

@@ -66,9 +66,7 @@ fn select(
         Some(filter) => Pred::And(vec![joins, scope.predicate(filter)?]),
         None => joins,
     };
-    scope.selecting = true;
     let columns = Columns::read(&select, scope)?;
-    scope.selecting = false;
     let Some(primary) = columns.primary else {
         let message = "Must have a result column selecting from a table";
         return Err(Problem::error(code::STATEMENT, message, columns.place));
@@ -79,7 +77,9 @@ fn select(
     };
     let (pattern, output) = (pattern.clone(), output.clone());
     columns.check_id(settings.dialect, &pattern, scope)?;
-    columns.check_withheld(&pattern, scope);
+    if columns.has_star && !columns.has_id {
+        scope.warnings.extend(withheld_in_star(scope.catalog, &pattern, columns.place));
+    }
     warn_alias(&select, settings.dialect, output.as_deref(), scope);
 
     let place = select.filter.as_ref().map_or(select.place, |f| f.place);
@@ -244,8 +244,6 @@ impl Columns {
 
     fn column(&mut self, item: &Item, scope: &mut Scope<'_>) -> Result<(), Problem> {
         let place = item.value.place;
-        // The id decides which rows are one.
-        scope.selecting = item.name() != Some("id");
         let tree = lower(&item.value, scope)?;
         let mut problem = None;
         tree.visit(&mut |leaf: &Leaf| {
@@ -331,21 +329,6 @@ impl Columns {
             }
         }
         Ok(())
-    }
-
-    /// A column that the log does not carry is NULL on clients; as `id` it makes all rows one.
-    fn check_withheld(&self, pattern: &hw_types::TablePattern, scope: &mut Scope<'_>) {
-        use super::super::plan::RowName;
-        let named = |column: &str| {
-            self.items.iter().any(|item| {
-                matches!(item, OutputItem::Named(name, value) if name == column
-                    || matches!(value, Expr::Ref(RowName::Column(c)) if c == column))
-            })
-        };
-        if self.has_star {
-            let found = withheld_in_star(scope.catalog, pattern, named, self.place);
-            scope.warnings.extend(found);
-        }
     }
 
     /// Every row needs an `id`. Edition 3 only warns, as deployed configurations may lack it.

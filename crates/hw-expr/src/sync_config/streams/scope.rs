@@ -84,8 +84,6 @@ pub struct Scope<'a> {
     /// Names, in lower case, of common table expressions that cannot be seen from here, because
     /// this is one itself.
     pub siblings: &'a [String],
-    /// Whether the columns that clients see are being compiled.
-    pub selecting: bool,
     /// Numbers of the common table expressions that were used.
     pub used: Vec<usize>,
     pub sources: Vec<Source>,
@@ -120,7 +118,6 @@ impl<'a> Scope<'a> {
             default_schema: loader.default_schema,
             ctes,
             siblings: &[],
-            selecting: false,
             used: Vec::new(),
             sources: Vec::new(),
             warnings: Vec::new(),
@@ -533,7 +530,7 @@ impl<'a> Scope<'a> {
                         .error(code::UNDEFINED, message, column.place)
                         .mend("use table_suffix() of the table's alias: FROM \"t_%\" AS t WHERE t.table_suffix() = …"));
                 }
-                let warning = unknown_column(self.catalog, pattern, column, self.selecting);
+                let warning = unknown_column(self.catalog, pattern, column);
                 self.warnings.extend(warning.map(|w| self.moved(w)));
                 warn_folded(self, column);
                 Ok(leaf(Name::Column(source, column.name.clone()), place))

@@ -1,0 +1,104 @@
+//! Columns that definitions read and that the publication does not send: they would be NULL in every row.
+//!
+//! A table that lacks one can be followed all the same; what reads the column is not served.
+
+use super::code;
+use super::found::is_sent_unlisted;
+use super::read::Catalog;
+use crate::statements::list_columns_statement;
+use hw_types::Diagnostic;
+use hw_types::facts::{ColumnFacts, Generated, TableFacts};
+use hw_types::relation::quote_ident;
+use std::collections::BTreeSet;
+
+/// Which of these columns the publication does not send of a table that it sends, as a finding.
+///
+/// A column that the table does not have is not meant.
+pub fn unsent(table: &TableFacts, columns: &BTreeSet<String>) -> Option<Diagnostic> {
+    let sent = table.published.sent()?;
+    finding(table, columns, |column| sent.columns.contains(&column.number))
+}
+
+impl Catalog {
+    /// [`unsent`], also of a table that the publication does not send yet: as it would be added.
+    pub fn unsent(&self, table: &TableFacts, columns: &BTreeSet<String>) -> Option<Diagnostic> {
+        finding(table, columns, |column| self.sends(table, column))
+    }
+
+    /// Whether a column is sent; of a table that is not in the publication, whether it would be.
+    pub fn sends(&self, table: &TableFacts, column: &ColumnFacts) -> bool {
+        match table.published.sent() {
+            Some(sent) => sent.columns.contains(&column.number),
+            None => is_sent_unlisted(self.publication.as_ref(), column),
+        }
+    }
+}
+
+fn finding(
+    table: &TableFacts,
+    columns: &BTreeSet<String>,
+    is_sent: impl Fn(&ColumnFacts) -> bool,
+) -> Option<Diagnostic> {
+    let is_unsent = |column: &&ColumnFacts| columns.contains(&column.name) && !is_sent(column);
+    let unsent: Vec<&ColumnFacts> = table.columns.iter().filter(is_unsent).collect();
+    let names: Vec<String> = unsent.iter().map(|column| format!("\"{}\"", column.name)).collect();
+    let columns = match &names[..] {
+        [] => return None,
+        [name] => format!("column {name}"),
+        names => format!("columns {}", names.join(", ")),
+    };
+    let publication = &table.publication;
+    let what = format!(
+        "publication \"{publication}\" does not send {columns} of {}: what reads it is not served",
+        table.name
+    );
+    let finding = Diagnostic::error(code::COLUMN_NOT_PUBLISHED, what);
+    let finding = finding.at(format!("table {}", table.name));
+    if unsent.iter().any(|column| column.generated != Generated::No) {
+        return Some(finding.mend(format!(
+            "compute what is generated in the definition, or, with Postgres 18 and for a stored column of a \
+             table without a column list: ALTER PUBLICATION {} SET (publish_generated_columns = stored);",
+            quote_ident(publication)
+        )));
+    }
+    let wanted = |column: &&ColumnFacts| is_sent(column) || is_unsent(column);
+    let listed = table.columns.iter().filter(wanted).map(|column| column.name.as_str());
+    let listed: Vec<&str> = listed.collect();
+    let is_filtered = table.published.sent().is_some_and(|sent| sent.row_filter.is_some());
+    Some(finding.mend(list_columns_statement(publication, &table.name, &listed, is_filtered)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{sent, table};
+    use super::*;
+
+    fn said(table: &TableFacts, columns: &[&str]) -> Option<String> {
+        let finding = unsent(table, &columns.iter().map(|name| (*name).to_owned()).collect())?;
+        Some(format!("{} | {}", finding.what, finding.mend.expect("it has one")))
+    }
+
+    #[test]
+    fn columns_that_are_read_and_not_sent_are_named_with_the_statement_that_sends_them() {
+        assert_eq!(
+            said(&sent(table(), &[1]), &["a", "b", "no_such"]).as_deref(),
+            Some(
+                "publication \"headwater\" does not send column \"b\" of public.t: what reads it is \
+                 not served | BEGIN; ALTER PUBLICATION \"headwater\" DROP TABLE ONLY \
+                 \"public\".\"t\"; ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \
+                 \"public\".\"t\" (\"a\", \"b\"); COMMIT;"
+            )
+        );
+        assert_eq!(said(&sent(table(), &[1]), &["a"]), None);
+        assert_eq!(said(&sent(table(), &[1, 2]), &["a", "b"]), None);
+        assert_eq!(said(&table(), &["a", "b"]), None, "what is not published has its own finding");
+    }
+
+    #[test]
+    fn a_generated_column_is_mended_in_the_definition_or_by_a_setting() {
+        let mut table = sent(table(), &[1]);
+        table.columns[1].generated = Generated::Stored;
+        let said = said(&table, &["b"]).expect("it is not sent");
+        assert!(said.contains("publish_generated_columns = stored"), "{said}");
+    }
+}
