@@ -68,7 +68,6 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ("hw-expr", &["json", "number", "value"]),
     ("hw-expr", &["nested", "values"]),
     ("hw-expr", &["report", "sql"]),
-    ("hw-expr", &["expr", "routines"]),
     ("hw-store", &["simulation", "snapshot", "space"]),
     ("hw-store", &["bulk", "disk"]),
 ];

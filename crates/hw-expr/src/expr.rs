@@ -6,6 +6,7 @@
 //! to: a column by name while compiling, a column by index when bound to a table, a value of the
 //! request. Evaluation is pure.
 
+use crate::error::EvalError;
 use crate::routines::{Routine, TypeSet};
 use crate::value::SqlValue;
 use smallvec::SmallVec;
@@ -29,11 +30,6 @@ pub enum Expr<R> {
     /// An operator, cast or function of the table in [`crate::routines`].
     Call(&'static Routine, Vec<Expr<R>>),
 }
-
-/// A row or a request cannot be evaluated. The text names what failed, never a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct EvalError(pub &'static str);
 
 /// Where the leaves of an expression get their values.
 pub trait Scope<'v, R> {

@@ -9,6 +9,7 @@
 //! Postgres values, `report` the findings.
 
 mod datetime;
+mod error;
 pub mod eval;
 mod expr;
 mod json;
@@ -22,4 +23,4 @@ mod value;
 mod values;
 mod yaml;
 
-pub use expr::EvalError;
+pub use error::EvalError;

@@ -9,7 +9,7 @@ mod operators;
 mod text;
 mod time;
 
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::value::SqlValue;
 
 pub use operators::fixed;

@@ -19,7 +19,6 @@ use std::time::Duration;
 use hw_types::Diagnostic;
 
 use crate::cli::{Cli, Command};
-use crate::code;
 use crate::config::{self, Config, Sources};
 use crate::process;
 use crate::report::{self, Exit};
@@ -120,14 +119,4 @@ fn short(work: impl Future<Output = Exit>) -> Exit {
 pub(crate) fn refuse(finding: Diagnostic) -> Exit {
     report::findings(&[finding], "");
     Exit::Failed
-}
-
-/// The connection string, or the finding that there is none.
-pub(crate) fn database_url(config: &Config) -> Result<&str, Box<Diagnostic>> {
-    config.database.url.as_ref().map(|url| url.expose()).ok_or_else(|| {
-        Box::new(
-            Diagnostic::error(code::NO_DATABASE, "no database is configured")
-                .mend("set DATABASE_URL, or database.url in the file, or give --database-url"),
-        )
-    })
 }

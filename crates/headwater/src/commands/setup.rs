@@ -14,7 +14,6 @@ use hw_types::{Diagnostic, TableName};
 use hw_write::schema;
 use tokio_postgres::Client;
 
-use super::database_url;
 use crate::cli::Setup;
 use crate::config::Config;
 use crate::doctor::{pooler, writes};
@@ -30,7 +29,7 @@ pub async fn run(config: &Config, arguments: &Setup) -> Exit {
 }
 
 async fn connect_and_apply(config: &Config, arguments: &Setup) -> Result<Exit, Box<Diagnostic>> {
-    let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
+    let (connect, warnings) = ConnectConfig::parse(config.database_url()?).map_err(Box::new)?;
     report::findings(&warnings, "");
     let connected = sql::connect(&connect.with_application_name("headwater setup")).await;
     let (client, _driver) =

@@ -13,7 +13,7 @@ use hw_types::Diagnostic;
 use hw_types::relation::{quote_ident, quote_literal};
 use tokio_postgres::Client;
 
-use super::{database_url, setup};
+use super::setup;
 use crate::cli::Teardown;
 use crate::code;
 use crate::config::Config;
@@ -32,7 +32,7 @@ async fn connect_and_remove(
     config: &Config,
     arguments: &Teardown,
 ) -> Result<Exit, Box<Diagnostic>> {
-    let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
+    let (connect, warnings) = ConnectConfig::parse(config.database_url()?).map_err(Box::new)?;
     report::findings(&warnings, "");
     let connected = sql::connect(&connect.with_application_name("headwater teardown")).await;
     let (client, _driver) =

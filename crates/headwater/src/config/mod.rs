@@ -361,6 +361,16 @@ impl Reader {
 }
 
 impl Config {
+    /// The connection string, or the finding that there is none.
+    pub fn database_url(&self) -> Result<&str, Box<Diagnostic>> {
+        self.database.url.as_ref().map(|url| url.expose()).ok_or_else(|| {
+            Box::new(
+                Diagnostic::error(code::NO_DATABASE, "no database is configured")
+                    .mend("set DATABASE_URL, or database.url in the file, or give --database-url"),
+            )
+        })
+    }
+
     /// Directory of the store.
     pub fn store_dir(&self) -> PathBuf {
         self.data_dir.join("store")

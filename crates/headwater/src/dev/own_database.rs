@@ -12,7 +12,7 @@ use hw_types::{Diagnostic, TableName};
 use hw_write::schema;
 use tokio_postgres::Client;
 
-use crate::commands::{database_url, setup};
+use crate::commands::setup;
 use crate::config::Config;
 use crate::doctor::pooler;
 use crate::report;
@@ -23,7 +23,7 @@ use crate::sync_config;
 /// - Takes: `yes`, the answer to every question, given beforehand.
 /// - Returns: false when the person said no to what replication needs.
 pub async fn prepare(config: &Config, yes: bool) -> Result<bool, Box<Diagnostic>> {
-    let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
+    let (connect, warnings) = ConnectConfig::parse(config.database_url()?).map_err(Box::new)?;
     report::findings(&warnings, "");
     let failed = |error: hw_pg::error::PgError| Box::new(pooler::finding_or(&connect, &error));
     let (client, _driver) = sql::connect(&connect).await.map_err(failed)?;

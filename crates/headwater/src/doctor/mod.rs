@@ -24,7 +24,6 @@ use tokio_postgres::Client;
 
 use crate::authentication;
 use crate::code;
-use crate::commands::database_url;
 use crate::config::Config;
 use crate::sync_config;
 
@@ -44,7 +43,7 @@ pub struct Examination {
 /// - Errors: the finding that stopped the examination: no database configured, a connection string
 ///   that cannot be read, no connection.
 pub async fn examine(config: &Config) -> Result<Examination, Box<Diagnostic>> {
-    let (connect, warnings) = ConnectConfig::parse(database_url(config)?).map_err(Box::new)?;
+    let (connect, warnings) = ConnectConfig::parse(config.database_url()?).map_err(Box::new)?;
     let mut examination = Examination { findings: warnings, ..Examination::default() };
     examination.findings.extend(authentication::findings(config));
     examination.findings.extend(open_directory(&config.data_dir));

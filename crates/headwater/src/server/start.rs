@@ -22,7 +22,6 @@ use super::router;
 use super::surfaces;
 use crate::authentication;
 use crate::code;
-use crate::commands::database_url;
 use crate::config::Config;
 use crate::process;
 use crate::report;
@@ -85,7 +84,7 @@ pub struct Server {
 /// - Errors: findings, of which each says how to mend it. Nothing is left running.
 pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, StartRefused> {
     let authenticator = authentication::authenticator(config)?;
-    let (connect, warnings) = ConnectConfig::parse(database_url(config)?)?;
+    let (connect, warnings) = ConnectConfig::parse(config.database_url()?)?;
     report::log(&warnings, "");
     let connect = connect.with_answer_within(Some(ANSWER_WITHIN));
     let sync = sync_config::configured(config)?;

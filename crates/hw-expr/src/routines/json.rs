@@ -3,7 +3,7 @@
 //! Source: `sync-rules.md` 7, 8.
 
 use super::{Available, JsonRules, OnNull, Routine, TypeRule, TypeSet, entry};
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::json::{self, Json};
 use crate::value::SqlValue;
 

@@ -1,7 +1,7 @@
 //! Comparison, arithmetic, concatenation, casts and the forms that the compiler makes calls of.
 
 use super::{Available, Body, OnNull, Routine, TypeRule, TypeSet, entry};
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::json::Json;
 use crate::value::{CastType, SqlValue};
 use std::cmp::Ordering;

@@ -2,7 +2,7 @@
 //! reference does. Source: `sync-rules.md` 7.
 
 use super::{OnNull, Routine, TypeRule, TypeSet, entry};
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::value::SqlValue;
 use std::borrow::Cow;
 

@@ -2,7 +2,7 @@
 
 use super::{OnNull, Routine, TypeRule, TypeSet, entry};
 use crate::datetime::{civil_from_days, days_from_civil};
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::value::SqlValue;
 use std::fmt::Write;
 

@@ -7,7 +7,8 @@
 
 use super::plan::{Binder, BoundColumn, BoundPlan, RowName, RowPlan, RowScope, Slot, columns};
 use super::table::TableRead;
-use crate::expr::{EvalError, Expr};
+use crate::error::EvalError;
+use crate::expr::Expr;
 use crate::json::write_string;
 use crate::values::{ValueOptions, write_row_id, write_value_json};
 use hw_types::{Cell, Relation, RowRef, TablePattern};

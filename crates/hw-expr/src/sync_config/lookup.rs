@@ -5,7 +5,7 @@
 
 use super::plan::{Binder, BoundColumn, BoundPlan, RowPlan, RowScope, columns};
 use super::table::TableRead;
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::value::SqlValue;
 use crate::values::ValueOptions;
 use hw_types::{Relation, RowRef, TableName, TablePattern};

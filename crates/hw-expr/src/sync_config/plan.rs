@@ -5,7 +5,8 @@
 //! `json_each` over the row, filters, and gives keys and outputs. NULL and BLOB are never a key
 //! or an output: such a combination does not exist (`sync-rules.md` 10.4, 17.3).
 
-use crate::expr::{EvalError, Expr, Scope};
+use crate::error::EvalError;
+use crate::expr::{Expr, Scope};
 use crate::json::Json;
 use crate::value::SqlValue;
 use crate::values::{Decoder, ValueOptions};

@@ -1,7 +1,7 @@
 //! What a client brings: its token's claims, connection parameters and subscriptions, and how
 //! expressions see them. Source: `sync-rules.md` 12.
 
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::json::Json;
 use crate::routines::json_member;
 use crate::value::SqlValue;

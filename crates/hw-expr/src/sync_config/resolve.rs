@@ -6,7 +6,7 @@
 use super::querier::Querier;
 use super::request::{Request, RequestValues, SubscriptionValues, object};
 use super::{DefinitionKind, SyncConfig};
-use crate::expr::EvalError;
+use crate::error::EvalError;
 use crate::json::Json;
 use std::collections::HashMap;
 use std::rc::Rc;
