@@ -110,6 +110,9 @@ pub enum Disturbance {
 
 use Disturbance::*;
 
+const PUT_BACK: &str = "a store that is put back alone although the server has run since answers from its own state until \
+                        the source was asked and the copy has entered (`docs/operations.md`); what clients held comes anew";
+
 /// All kinds, each either on or with the finding that it waits for. One that waits is run with
 /// `HEADWATER_DISTURB=DropColumn cargo nextest run --workspace -E 'package(hw-faults) and
 /// test(every_client_equals_sql)'`.
@@ -157,7 +160,7 @@ const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (FullDisk, None),
     (DiskError, None),
     (SlowDisk, None),
-    (OldStore, None),
+    (OldStore, Some(PUT_BACK)),
     (SecondServer, None),
     (RestoredImage, None),
 ];
