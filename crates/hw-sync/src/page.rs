@@ -200,7 +200,7 @@ impl PageKey {
         request: &PageRequest,
         form: DataForm,
     ) -> Option<PageKey> {
-        (bucket.totals.last_op > OpId(0)).then(|| PageKey {
+        (bucket.totals.last_op > OpId(0)).then_some(PageKey {
             version,
             incarnation: bucket.totals.incarnation,
             number: bucket.totals.number,

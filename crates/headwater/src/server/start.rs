@@ -107,7 +107,7 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     };
     let given = watch::Sender::new(sync.as_ref().and_then(compiled));
     let store = open_store(config)?;
-    let engine = start_engine(config, &store, connect.clone(), sync)?;
+    let engine = start_engine(config, &store, connect.clone(), sync).await?;
     let stop = CancellationToken::new();
     let connections = Connections::new(most_clients, config.limits.reader_patience, stop.clone());
     let reporter = Arc::new(Reporter {
@@ -175,9 +175,7 @@ impl Server {
         if cut > 0 {
             tracing::info!("cut {cut} connections that did not end by themselves");
         }
-        if tokio::time::timeout(ENGINE_PATIENCE, self.engine.stop()).await.is_err() {
-            tracing::info!("what the engine had not committed comes again at the next start");
-        }
+        stop_engine(&self.engine).await;
     }
 
     /// Reads the sync configuration again (SIGHUP). An invalid one leaves the old one serving.
@@ -203,6 +201,12 @@ impl Server {
                 );
             }
         }
+    }
+}
+
+async fn stop_engine(engine: &Engine) {
+    if tokio::time::timeout(ENGINE_PATIENCE, engine.stop()).await.is_err() {
+        tracing::info!("what the engine had not committed comes again at the next start");
     }
 }
 
@@ -262,7 +266,7 @@ fn open_store(config: &Config) -> Result<Store, Box<Diagnostic>> {
     })
 }
 
-fn start_engine(
+async fn start_engine(
     config: &Config,
     store: &Store,
     connect: ConnectConfig,
@@ -294,6 +298,7 @@ fn start_engine(
     if findings.iter().any(Diagnostic::is_error) {
         if engine.status().sync_version.is_none() {
             // Nothing older could serve instead.
+            stop_engine(&engine).await;
             return Err(StartRefused { findings, text });
         }
         report::log(&findings, &text);
