@@ -353,24 +353,25 @@ mod tests {
         }
     }
 
+    /// The key of a bucket's first line for a client that stands there.
+    fn key_of(name: &str, totals: Totals, place: Place) -> Option<PageKey> {
+        let bucket = Bucket {
+            name: name.into(),
+            parameters_at: 1,
+            source: 0,
+            priority: 3,
+            reasons: Box::new([]),
+            totals,
+            place,
+        };
+        let request = PageRequest { bucket: 0, place, size: PageSize::Small };
+        PageKey::new(Version { epoch: 1, config: 1 }, &bucket, &request, DataForm::Text)
+    }
+
     /// A line names its bucket, and what is in the name is not for others.
     #[test]
     fn buckets_that_never_had_a_row_share_no_line() {
-        let version = Version { epoch: 1, config: 1 };
-        let place = Place::lost(OpId(7));
-        let request = PageRequest { bucket: 0, place, size: PageSize::Small };
-        let of = |name: &str, totals: Totals| {
-            let bucket = Bucket {
-                name: name.into(),
-                parameters_at: 1,
-                source: 0,
-                priority: 3,
-                reasons: Box::new([]),
-                totals,
-                place,
-            };
-            PageKey::new(version, &bucket, &request, DataForm::Text)
-        };
+        let of = |name: &str, totals: Totals| key_of(name, totals, Place::lost(OpId(7)));
         assert_eq!(of("a[\"amy\"]", Totals::default()), None);
         let had = |number| Totals { number, last_op: OpId(9), ..Totals::default() };
         assert!(of("a[\"amy\"]", had(0)).is_some());
@@ -381,19 +382,8 @@ mod tests {
     #[test]
     fn a_place_that_is_lost_shares_no_line_with_one_that_is_known() {
         let totals = Totals { number: 1, last_op: OpId(9), ..Totals::default() };
-        let [lost, known] = [Place::lost(OpId(7)), Place::brought(OpId(7))].map(|place| {
-            let bucket = Bucket {
-                name: "a[]".into(),
-                parameters_at: 1,
-                source: 0,
-                priority: 3,
-                reasons: Box::new([]),
-                totals,
-                place,
-            };
-            let request = PageRequest { bucket: 0, place, size: PageSize::Small };
-            PageKey::new(Version { epoch: 1, config: 1 }, &bucket, &request, DataForm::Text)
-        });
+        let places = [Place::lost(OpId(7)), Place::brought(OpId(7))];
+        let [lost, known] = places.map(|place| key_of("a[]", totals, place));
         assert_ne!(lost, known);
     }
 
