@@ -309,6 +309,9 @@ async fn attempt_open(
     let connecting = async { Ok(ReplicationConnection::connect(config).await?) };
     let connecting = within(source.options().answer_limit, "make a slot", connecting);
     let mut connection = connecting.await.map_err(before)?;
+    // A type may have been altered since the stream was told of it: from the boundary on it reads
+    // values as the copy does, or the check below fails.
+    source.describe_again(tables.iter().map(|table| table.catalog.facts.id));
     let created = create_slot(source, &mut connection, choice, report).await;
     let created = created.map_err(|error| before(error.into()))?;
     let taken_at = Instant::now();

@@ -8,7 +8,7 @@
 use crate::error::Result;
 use crate::identity::Found;
 use crate::limit::within;
-use crate::transactions::{Describer, StreamLimits, TransactionStream, Values};
+use crate::transactions::{Describer, Outdated, StreamLimits, TransactionStream, Values};
 use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
@@ -90,12 +90,13 @@ pub struct Source {
     options: SourceOptions,
     /// Set when a stream met a column that has no binary form; binary is not tried again.
     text_only: Arc<AtomicBool>,
+    outdated: Outdated,
 }
 
 impl Source {
     /// A source; nothing is connected yet.
     pub fn new(config: ConnectConfig, options: SourceOptions) -> Source {
-        Source { config, options, text_only: Arc::default() }
+        Source { config, options, text_only: Arc::default(), outdated: Outdated::default() }
     }
 
     /// Where it is.
@@ -246,8 +247,15 @@ impl Source {
     ) -> Result<TransactionStream> {
         let limit = self.options.answer_limit;
         let (stream, values) = within(limit, "start to stream", self.open_stream(slot)).await?;
-        let describer = Describer::new(self.config.clone(), values, self.text_only.clone(), limit);
+        let (text_only, outdated) = (self.text_only.clone(), self.outdated.clone());
+        let describer = Describer::new(self.config.clone(), values, text_only, outdated, limit);
         Ok(TransactionStream::start(stream, describer, spool, limits))
+    }
+
+    /// Lets a stream that runs describe tables again, before it reads anything that is committed from
+    /// now on.
+    pub fn describe_again(&self, tables: impl IntoIterator<Item = RelationId>) {
+        self.outdated.extend(tables);
     }
 
     async fn open_stream(&self, slot: &str) -> Result<(ReplicationStream, Values)> {

@@ -277,6 +277,34 @@ impl Assembler {
         }
     }
 
+    /// How a table is described: to all, and to open transactions that were told something else.
+    pub fn descriptions(&self, id: RelationId) -> Vec<Arc<Relation>> {
+        let told = self.streamed.values().map(|open| &open.told);
+        let mut all: Vec<Arc<Relation>> = Vec::new();
+        for known in std::iter::once(&self.relations).chain(told).filter_map(|of| of.get(&id)) {
+            if !all.iter().any(|relation| Arc::ptr_eq(relation, &known.relation)) {
+                all.push(known.relation.clone());
+            }
+        }
+        all
+    }
+
+    /// Puts a description in the place of one whose types were read before.
+    pub fn describe_again(&mut self, old: &Arc<Relation>, new: Relation) {
+        if **old == new {
+            return;
+        }
+        let new = Arc::new(new);
+        let told = self.streamed.values_mut().map(|open| &mut open.told);
+        for relations in std::iter::once(&mut self.relations).chain(told) {
+            if let Some(known) = relations.get_mut(&new.id)
+                && Arc::ptr_eq(&known.relation, old)
+            {
+                (known.relation, known.announced) = (new.clone(), Announced::No);
+            }
+        }
+    }
+
     fn expect(&self, holds: bool, what: &str) -> Result<()> {
         if holds { Ok(()) } else { Err(stream(what)) }
     }

@@ -134,6 +134,31 @@ fn texts(changes: &Changes) -> Vec<String> {
 }
 
 #[test]
+fn fd_15_a_table_that_is_described_again_is_so_in_open_transactions_too() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([wire::begin(90, 6), wire::relation(1, None), wire::insert(1, "v", None)]);
+    bench.feed_all([wire::commit(90), wire::stream_start(7, true), wire::relation(1, Some(7))]);
+    bench.feed_all([wire::insert(1, "x", Some(7)), wire::stream_stop()]);
+    let descriptions = bench.assembler.descriptions(RelationId(1));
+    assert_eq!(descriptions.len(), 2);
+    for old in descriptions {
+        bench.assembler.describe_again(&old, (*old).clone());
+        let mut new = (*old).clone();
+        new.columns[0].pg_type = PgType::Json;
+        bench.assembler.describe_again(&old, new);
+    }
+    bench.feed_all([wire::begin(95, 8), wire::insert(1, "w", None), wire::commit(95)]);
+    bench.feed_all([wire::stream_start(7, false), wire::insert(1, "y", Some(7))]);
+    bench.feed_all([wire::stream_stop(), wire::stream_commit(7, 100)]);
+    bench.feed_all([wire::begin(110, 9), wire::insert(1, "z", None), wire::commit(110)]);
+    let told =
+        [vec!["t1", "t1:v"], vec!["t1", "t1:w"], vec!["t1", "t1:x", "t1", "t1:y"], vec!["t1:z"]];
+    assert_eq!(bench.texts(), told);
+    let of_now = bench.assembler.descriptions(RelationId(1));
+    assert_eq!(of_now[0].columns[0].pg_type, PgType::Json);
+}
+
+#[test]
 fn a_transaction_is_delivered_at_its_commit_with_both_positions() {
     let mut bench = Bench::new(1 << 20);
     bench.feed_all([wire::begin(100, 7), wire::relation(1, None), wire::insert(1, "x", None)]);

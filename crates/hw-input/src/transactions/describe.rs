@@ -10,7 +10,8 @@ use hw_pg::catalog::{Catalog, CatalogTable};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
-use hw_types::{Relation, ReplicaIdentity};
+use hw_types::{Relation, RelationId, ReplicaIdentity};
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,12 +27,30 @@ pub enum Values {
     Text,
 }
 
+/// Tables that a stream must describe again before its next message. The log does not tell that a
+/// type was altered: a copy that reads a table with its types of now says so here, before its
+/// boundary, and the stream reads the changes behind it with the same types. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Outdated(Arc<Mutex<BTreeSet<RelationId>>>);
+
+impl Outdated {
+    /// Adds tables.
+    pub fn extend(&self, tables: impl IntoIterator<Item = RelationId>) {
+        self.0.lock().extend(tables);
+    }
+
+    fn take(&self) -> BTreeSet<RelationId> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
 /// Asks the catalog about relations, over a connection of its own that is made when needed.
 pub struct Describer {
     config: ConnectConfig,
     client: Option<Client>,
     values: Values,
     text_only: Arc<AtomicBool>,
+    outdated: Outdated,
     answer_limit: Duration,
 }
 
@@ -39,15 +58,22 @@ impl Describer {
     /// A describer for a stream that sends `values` in this form.
     ///
     /// - Takes: `text_only`, which is set when a binary stream meets a type that has no binary
-    ///   form, so that the next stream asks for text; `answer_limit`, how long the catalog may
-    ///   take to answer, during which the stream stands still.
+    ///   form, so that the next stream asks for text; `outdated`, where it is said what must be
+    ///   described again; `answer_limit`, how long the catalog may take to answer, during which the
+    ///   stream stands still.
     pub fn new(
         config: ConnectConfig,
         values: Values,
         text_only: Arc<AtomicBool>,
+        outdated: Outdated,
         answer_limit: Duration,
     ) -> Describer {
-        Describer { config, client: None, values, text_only, answer_limit }
+        Describer { config, client: None, values, text_only, outdated, answer_limit }
+    }
+
+    /// The tables that must be described again, each once.
+    pub fn take_outdated(&self) -> BTreeSet<RelationId> {
+        self.outdated.take()
     }
 
     /// Completes a relation as the log described it.

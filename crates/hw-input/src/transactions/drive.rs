@@ -191,7 +191,10 @@ impl Worker {
             };
             let taken = match frame {
                 Ok(Frame::Keepalive { wal_end }) => Ok(self.assembler.keepalive(wal_end)),
-                Ok(Frame::Data { payload }) => self.message(&payload).await,
+                Ok(Frame::Data { payload }) => match self.describe_again().await {
+                    Ok(()) => self.message(&payload).await,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(InputError::Pg(error)),
             };
             // Frames that wait already would otherwise keep the socket's task from this thread.
@@ -217,6 +220,17 @@ impl Worker {
         // The spools of open transactions go with the assembler.
         drop(self.assembler);
         self.stream.close().await;
+    }
+
+    /// Describes again what must be.
+    async fn describe_again(&mut self) -> Result<()> {
+        for table in self.describer.take_outdated() {
+            for old in self.assembler.descriptions(table) {
+                let new = self.describer.describe((*old).clone()).await?;
+                self.assembler.describe_again(&old, new);
+            }
+        }
+        Ok(())
     }
 
     async fn message(&mut self, payload: &[u8]) -> Result<Option<Item>> {

@@ -16,7 +16,7 @@ mod describe;
 mod drive;
 
 pub use changes::{Changes, ChangesIter};
-pub use describe::{Describer, Values};
+pub use describe::{Describer, Outdated, Values};
 pub use drive::{StatusHandle, StreamStatus, TransactionStream};
 
 use hw_types::{CommitLsn, EndLsn, Xid};

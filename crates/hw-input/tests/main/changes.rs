@@ -2,6 +2,7 @@
 
 use crate::bench::{Bench, caught_up, told};
 use hw_input::InputError;
+use hw_input::copy_session::{CopySession, SlotChoice};
 use hw_input::transactions::{Item, Transaction, TransactionStream};
 use hw_pg::error::Policy;
 use hw_testkit::{Cluster, ClusterOptions, Stop};
@@ -368,6 +369,55 @@ async fn fd_15_a_composite_type_altered_while_the_server_is_behind_is_read_as_fa
             assert_eq!(last.changes.misfits(), [table], "{extra}");
             assert_eq!(told(last), ["+t(4,(),{()},)"], "{extra}");
         }
+    })
+    .await;
+}
+
+/// The log does not tell that a type was altered; a copy beside the stream finds it out for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_15_the_stream_reads_types_as_the_copy_beside_it_does() {
+    on_every_major(|bench| async move {
+        bench
+            .run(
+                "CREATE TYPE addr AS (street text, zip int);
+                 CREATE DOMAIN home AS addr;
+                 CREATE TYPE span AS RANGE (subtype = addr);
+                 CREATE TYPE mood AS ENUM ('low');
+                 CREATE TABLE t (a serial PRIMARY KEY, one addr, many addr[], lives home,
+                   ways span, feels mood);",
+            )
+            .await;
+        let mut stream = bench.streaming(&["t"]).await;
+        for (alter, value) in [
+            ("SELECT", "(x,1)"),
+            ("ALTER TYPE addr ADD ATTRIBUTE country text", "(x,1,de)"),
+            ("ALTER TYPE addr RENAME ATTRIBUTE country TO land", "(x,1,de)"),
+            ("ALTER TYPE addr DROP ATTRIBUTE land, ADD ATTRIBUTE since date", "(x,1,2026-01-01)"),
+            ("ALTER TYPE addr DROP ATTRIBUTE street", "(1,2026-01-01)"),
+            ("ALTER TYPE mood ADD VALUE 'high'", "(1,2026-01-01)"),
+            ("ALTER DOMAIN home ADD CHECK (true)", "(1,2026-01-01)"),
+        ] {
+            bench.run(alter).await;
+            let covered = bench.cover(&["t"]).await;
+            let choice = SlotChoice::Temporary;
+            let opened = CopySession::open(&bench.source, covered.tables, choice, 1, |_| {}).await;
+            let copied = opened.unwrap().relations()[0].clone();
+            let insert = format!(
+                "INSERT INTO t (one, many, lives, ways, feels)
+                 VALUES ('{value}', '{{\"{value}\"}}', '{value}', '[\"{value}\",)', 'low')"
+            );
+            bench.run(&insert).await;
+            let found = caught_up(&bench, &mut stream).await;
+            let [transaction] = found.as_slice() else { panic!("{alter}: {found:?}") };
+            assert_eq!(transaction.changes.misfits(), [], "{alter}");
+            let changes = transaction.changes.iter().map(Result::unwrap);
+            let relations = changes.filter_map(|change| match change {
+                Change::Row { relation, .. } => Some(relation),
+                _ => None,
+            });
+            assert_eq!(relations.collect::<Vec<_>>(), [copied], "{alter}");
+        }
+        stream.close().await;
     })
     .await;
 }
