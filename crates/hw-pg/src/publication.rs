@@ -25,6 +25,9 @@ const DUPLICATE_OBJECT: &str = "42710";
 /// Another session has just committed the same entry into the catalog.
 const UNIQUE_VIOLATION: &str = "23505";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// A table is gone, or its schema.
+const UNDEFINED_TABLE: &str = "42P01";
+const UNDEFINED_SCHEMA: &str = "3F000";
 
 /// What [`ensure`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,9 +174,10 @@ async fn run(client: &Client, sql: &str) -> Result<()> {
     Err(PgError::from(error))
 }
 
-/// Whether another session has done the same meanwhile.
+/// Whether another session has done the same meanwhile, or dropped the table: the catalog is read again.
 fn is_raced(error: &PgError) -> bool {
-    matches!(error.sqlstate(), Some(DUPLICATE_OBJECT | UNIQUE_VIOLATION))
+    let raced = [DUPLICATE_OBJECT, UNIQUE_VIOLATION, UNDEFINED_TABLE, UNDEFINED_SCHEMA];
+    error.sqlstate().is_some_and(|state| raced.contains(&state))
 }
 
 fn no_publication(name: &str, tables: &[TableName]) -> Diagnostic {

@@ -176,3 +176,60 @@ async fn two_instances_that_add_tables_at_the_same_time_both_succeed() {
     assert!(found.publication.unwrap().via_root);
     assert_eq!(resolve(&Catalog { publication: None, ..found }, &patterns).missing, []);
 }
+
+/// Drops `t` while `look` waits for a system catalog that it needs behind its first question, so that
+/// its snapshot is of before.
+async fn dropped_while<T>(cluster: &Cluster, catalog: &str, look: impl Future<Output = T>) -> T {
+    let other = cluster.client("postgres").await;
+    other.batch_execute(&format!("BEGIN; LOCK pg_catalog.{catalog}")).await.unwrap();
+    let watcher = cluster.client("postgres").await;
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    let drop = async {
+        while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
+        other.batch_execute("DROP TABLE t; COMMIT").await.unwrap();
+    };
+    tokio::join!(look, drop).0
+}
+
+#[tokio::test]
+async fn a_table_that_is_dropped_in_the_middle_of_a_look_is_gone_and_not_unreadable() {
+    let cluster = Cluster::start();
+    let sql = cluster.client("postgres").await;
+    sql.batch_execute("CREATE ROLE reader LOGIN").await.unwrap();
+    let reader = cluster.client("postgres").await;
+    reader.batch_execute("SET ROLE reader").await.unwrap();
+    for (grant, looker) in [
+        ("SELECT", &sql),
+        ("GRANT SELECT ON t TO reader", &reader),
+        ("GRANT SELECT (a) ON t TO reader", &reader),
+    ] {
+        let table = "CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE other (a int PRIMARY KEY);";
+        sql.batch_execute(&format!("{table} {grant}")).await.unwrap();
+        let patterns = [TablePattern::new("public", "t"), TablePattern::new("public", "other")];
+        let looked = Catalog::read(looker, "headwater", &patterns, &[]);
+        let found = dropped_while(&cluster, "pg_publication", looked).await.unwrap();
+        let names: Vec<&str> = found.tables.iter().map(|t| t.facts.name.name.as_str()).collect();
+        assert_eq!(names, ["other"], "{grant}");
+        let resolved = resolve(&found, &patterns);
+        assert_eq!(resolved.missing[0].finding.what, "there is no table public.t", "{grant}");
+        sql.batch_execute("DROP TABLE other").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_dropped_while_it_is_published_is_missing_and_refuses_no_other() {
+    let cluster = Cluster::start();
+    let sql = cluster.client("postgres").await;
+    sql.batch_execute(
+        "CREATE PUBLICATION headwater WITH (publish_via_partition_root = true);
+         CREATE TABLE t (a int PRIMARY KEY); CREATE TABLE other (a int PRIMARY KEY)",
+    )
+    .await
+    .unwrap();
+    let patterns = [TablePattern::new("public", "t"), TablePattern::new("public", "other")];
+    let ensured = publication::ensure(&sql, "headwater", &patterns, &[]);
+    let ensured = dropped_while(&cluster, "pg_publication_rel", ensured).await.unwrap();
+    assert_eq!(ensured.resolved.refused, []);
+    assert_eq!(ensured.resolved.missing.len(), 1);
+    assert_eq!(ensured.added, [TableName::new("public", "other")]);
+}
