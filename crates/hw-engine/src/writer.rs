@@ -42,8 +42,9 @@ const COMMIT_WRITES: usize = 2_000;
 const COMMIT_BYTES: usize = 4 << 20;
 
 /// As many of a table are remembered. All files of now were made by the last one that the catalog has;
-/// the log may be ahead of a look at it.
-const TRUNCATIONS: usize = 16;
+/// the log may be ahead of a look at it, by as many as come from one look to the next. One that is
+/// forgotten counts as untold, and the table is copied again.
+const TRUNCATIONS: usize = 4096;
 
 /// Bounds of the writer's memory, in bytes. They change nothing of what it writes.
 #[derive(Clone, Copy, Debug)]

@@ -12,10 +12,14 @@ use crate::source::Backoff;
 use crate::watching::{Look, LookError, Watch};
 use hw_types::Lsn;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+
+/// How often the catalog is compared with what definitions name, unless somebody asks.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// Does the work, in the server's runtime. What is under way is aborted when this is dropped.
 pub(crate) struct Beside {
@@ -28,9 +32,10 @@ pub(crate) struct Beside {
     asked: bool,
     /// Since when a look is under way.
     looking: Option<Instant>,
-    /// When the next look may begin. One is followed by a rest as long as it took, so that a storm of
-    /// DDL, of which every statement asks for one, costs the source half of a connection at most.
+    /// When the next look may begin, as [`rest`] says.
     rested: Instant,
+    /// How many looks in a row, up to the last one, found something new.
+    eventful: u32,
     copying: bool,
     /// Whether a place in the log is waited for, behind which a look knows more.
     awaiting: bool,
@@ -42,14 +47,32 @@ pub(crate) struct Beside {
 
 /// What came of work beside the stream.
 enum Done {
-    /// The catalog was looked at; what the next look should wait for.
-    Looked(Look, Option<Lsn>),
+    /// The catalog was looked at.
+    Looked(Looking),
     /// The place in the log was reached.
     Reached,
     /// Tables were copied, or not.
     Copied(Result<More, Ended>),
     /// The source knows that this store uses the slot.
     Reminded,
+}
+
+/// A look that has ended.
+struct Looking {
+    found: Look,
+    /// What the next one should wait for.
+    awaits: Option<Lsn>,
+    /// Whether it found something new.
+    is_eventful: bool,
+}
+
+/// How long a look is followed by a rest: as long as it took, so that DDL, of which every statement asks
+/// for one, costs the source half of a connection at most. In a storm, where one after the other finds
+/// something new, it becomes twice as long each time, until there are no more of them than without
+/// anybody's asking: what happens meanwhile shares the next one.
+fn rest(took: Duration, eventful: u32) -> Duration {
+    let longer = took.saturating_mul(1 << eventful.saturating_sub(1).min(16));
+    longer.min(took.max(LOOK))
 }
 
 /// Something that happened beside the stream, to be given to [`Beside::take`].
@@ -73,6 +96,7 @@ impl Beside {
             asked: false,
             looking: None,
             rested: now,
+            eventful: 0,
             copying: false,
             awaiting: false,
             patience: Backoff::new(),
@@ -117,20 +141,20 @@ impl Beside {
         };
         match outcome.unwrap_or_else(|error| Err(died(error)))? {
             Done::Reminded => {}
-            Done::Looked(Look::OtherPublication, _) | Done::Copied(Ok(More::OtherPublication)) => {
-                return Err(Ended::OtherPublication);
-            }
+            Done::Looked(Looking { found: Look::OtherPublication, .. })
+            | Done::Copied(Ok(More::OtherPublication)) => return Err(Ended::OtherPublication),
             Done::Reached => {
                 self.awaiting = false;
                 self.ask();
             }
-            Done::Looked(found, awaited) => {
+            Done::Looked(Looking { found, awaits, is_eventful }) => {
                 let took = self.looking.take().map(|began| began.elapsed()).unwrap_or_default();
-                self.rested = Instant::now() + took;
+                self.eventful = if is_eventful { self.eventful + 1 } else { 0 };
+                self.rested = Instant::now() + rest(took, self.eventful);
                 if found == Look::Missing && !self.copying && Instant::now() >= self.again_at {
                     self.copy();
                 }
-                if let Some(place) = awaited.filter(|_| !self.awaiting) {
+                if let Some(place) = awaits.filter(|_| !self.awaiting) {
                     self.wait_for(place);
                 }
             }
@@ -197,17 +221,34 @@ async fn look_at_catalog(
     if let Some(bytes) = watch.retained(slot).await {
         context.status.lock().retained_bytes = bytes;
     }
-    let awaited = watch.awaits();
+    let awaits = watch.awaits();
     match outcome {
-        Ok(look) => {
+        Ok(found) => {
             context.status.lock().catalog_answered();
-            Ok(Done::Looked(look, awaited))
+            Ok(Done::Looked(Looking { found, awaits, is_eventful: watch.is_eventful() }))
         }
         Err(LookError::Input(InputError::Closed)) => Err(Ended::Stopping),
         Err(error) => {
             tracing::debug!(%error, "the catalog could not be read; the next look asks again");
             context.status.lock().catalog_failed(error.diagnostic());
-            Ok(Done::Looked(Look::Complete, awaited))
+            Ok(Done::Looked(Looking { found: Look::Complete, awaits, is_eventful: false }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_find_something_new_one_after_the_other_become_as_rare_as_those_of_the_clock() {
+        let took = Duration::from_millis(20);
+        assert_eq!(rest(took, 0), took);
+        assert_eq!(rest(took, 1), took);
+        assert_eq!(rest(took, 2), 2 * took);
+        assert_eq!(rest(took, 3), 4 * took);
+        assert_eq!(rest(took, 7), LOOK);
+        assert_eq!(rest(took, u32::MAX), LOOK);
+        assert_eq!(rest(3 * LOOK, 9), 3 * LOOK);
     }
 }

@@ -1,7 +1,7 @@
 //! Following: the stream's items go to the engine, what is durable is confirmed, and what happens asks
 //! for work beside the stream ([`crate::beside`]).
 
-use crate::beside::Beside;
+use crate::beside::{Beside, LOOK};
 use crate::context::{Context, now};
 use crate::ended::Ended;
 use crate::history::REMIND;
@@ -16,9 +16,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-
-/// How often the catalog is compared with what definitions name.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// A full spool that holds the stream up for so long is named.
 const STALLED: Duration = Duration::from_secs(2);

@@ -37,6 +37,8 @@ pub(crate) struct Watch {
     settled: Option<(i64, Arc<Vec<TablePattern>>, Arc<Tables>)>,
     /// Tables whose files are others: the log may still come to their TRUNCATE.
     suspected: HashMap<RelationId, Suspicion>,
+    /// Whether the last look found something new.
+    eventful: bool,
     /// Tables that cannot be replicated, as the engine was told last.
     refused: Option<BTreeSet<TableName>>,
 }
@@ -104,6 +106,7 @@ impl Watch {
 
     async fn look_unbounded(&mut self, context: &Context) -> Result<Look, LookError> {
         let began = Instant::now();
+        self.eventful = false;
         let is_known = || context.status.lock().catalog_at = Some(began.into_std());
         let source = &context.source;
         let client = match self.client.take().filter(|client| !client.is_closed()) {
@@ -152,6 +155,7 @@ impl Watch {
         let waits = !self.suspected.is_empty() || before > 0;
         controls.extend(self.refused(&plan.refused, &resolved));
         let settled = controls.is_empty();
+        self.eventful = !settled || self.suspected.values().any(|s| s.until.is_none());
         for control in controls {
             context.send(Signal::Control(control)).await?;
         }
@@ -218,6 +222,11 @@ impl Watch {
             suspicion.until.get_or_insert(place);
         }
         Ok(())
+    }
+
+    /// Whether the last look found something that no look before it had.
+    pub fn is_eventful(&self) -> bool {
+        self.eventful
     }
 
     /// The place in the log up to which everything must be durable for the next look to know more.

@@ -75,7 +75,8 @@ pub struct Column {
     pub pg_type: PgType,
     /// Whether the log marks the column as part of the replica identity.
     pub identity: bool,
-    /// Place in the primary key from 1, 0 outside of it. From the catalog, not from the log.
+    /// Place in the primary key from 1, 0 outside of it. The catalog tells it, the log does not: 0 in
+    /// what the log describes.
     pub primary_key: u16,
 }
 

@@ -484,3 +484,28 @@ async fn every_replica_identity_is_right_or_refused_by_name() {
     assert!(refused.iter().any(|f| f.to_string().contains("nobody")), "{refused:?}");
     world.engine().stop().await;
 }
+
+/// The log describes a table again behind each TRUNCATE, and each gives its partitions other files.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_22_a_storm_of_truncates_shares_looks_at_the_catalog() {
+    let schema = SCHEMA.replace("body text);", "body text) PARTITION BY HASH (id);").replace(
+        "INSERT INTO lists",
+        "CREATE TABLE todos_0 PARTITION OF todos FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE todos_1 PARTITION OF todos FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         INSERT INTO lists",
+    );
+    let log = ClusterOptions { settings: &[("log_statement", "all")], ..ClusterOptions::default() };
+    let world = World::with(&schema, CONFIG, 24 << 20, log).await;
+    let mut amy = Client::default();
+    world.check(&mut amy, "amy").await;
+    let readings = || world.cluster.log().matches("BEGIN ISOLATION LEVEL REPEATABLE READ").count();
+    let (before, storm) = (readings(), 150);
+    for n in 0..storm {
+        let insert = format!("INSERT INTO todos VALUES ('x{n}', 'l1', 'one')");
+        world.sql(&format!("TRUNCATE todos; {insert}")).await;
+    }
+    world.check(&mut amy, "amy").await;
+    let readings = readings() - before;
+    assert!(readings < storm / 3, "{readings} readings of the catalog for {storm} statements");
+    assert!(!world.cluster.log().contains("headwater_copy_"), "nothing had to be copied again");
+}

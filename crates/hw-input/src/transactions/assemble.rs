@@ -27,8 +27,7 @@ use std::sync::Arc;
 /// An owned Relation message: what the catalog must be asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
-    /// The relation as the log describes it; types and the places in the primary key are still to
-    /// be found.
+    /// The relation as the log describes it; its types are still to be found.
     pub relation: Relation,
 }
 

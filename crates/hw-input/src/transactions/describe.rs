@@ -1,16 +1,17 @@
-//! What the columns of a relation mean: types and places in the primary key, from the catalog.
+//! What the columns of a relation mean: the log names types by oid, and the catalog says what these
+//! are made of.
 //!
-//! The log names types by oid and does not tell the primary key's order. The catalog is of *now*,
-//! ahead of the log: where the two disagree about the key, the log's flags hold, and a table that
-//! is gone is described by the log alone.
+//! The catalog is of *now*, ahead of the log, and is asked once for each type: the log describes a
+//! table again whenever something about it may have changed, each TRUNCATE included, and the stream
+//! stands still for every question. That a type was altered is found out beside the stream, by whoever
+//! copies its tables again ([`Outdated`]).
 
 use crate::error::{InputError, Result};
 use crate::limit::within;
-use hw_pg::catalog::{Catalog, CatalogTable};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
-use hw_types::{Relation, RelationId, ReplicaIdentity};
+use hw_types::{Relation, RelationId};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,10 +45,12 @@ impl Outdated {
     }
 }
 
-/// Asks the catalog about relations, over a connection of its own that is made when needed.
+/// Asks the catalog about types, over a connection of its own that is made when needed.
 pub struct Describer {
     config: ConnectConfig,
     client: Option<Client>,
+    /// Those that were asked for, as they were then.
+    types: TypeCatalog,
     values: Values,
     text_only: Arc<AtomicBool>,
     outdated: Outdated,
@@ -68,36 +71,32 @@ impl Describer {
         outdated: Outdated,
         answer_limit: Duration,
     ) -> Describer {
-        Describer { config, client: None, values, text_only, outdated, answer_limit }
+        let (client, types) = (None, TypeCatalog::new());
+        Describer { config, client, types, values, text_only, outdated, answer_limit }
     }
 
-    /// The tables that must be described again, each once.
-    pub fn take_outdated(&self) -> BTreeSet<RelationId> {
-        self.outdated.take()
+    /// The tables that must be described again, each once. All types are asked for anew.
+    pub fn take_outdated(&mut self) -> BTreeSet<RelationId> {
+        let outdated = self.outdated.take();
+        if !outdated.is_empty() {
+            self.types = TypeCatalog::new();
+        }
+        outdated
     }
 
-    /// Completes a relation as the log described it.
+    /// Completes a relation as the log described it: its columns get their types.
     ///
     /// - Errors: [`InputError::NeedsText`] when the stream is binary and a type is not; those of
     ///   a connection.
-    pub async fn describe(&mut self, relation: Relation) -> Result<Relation> {
-        let limit = self.answer_limit;
-        within(limit, "describe a table of the stream", self.describe_unbounded(relation)).await
-    }
-
-    async fn describe_unbounded(&mut self, mut relation: Relation) -> Result<Relation> {
-        let client = match &self.client {
-            Some(client) if !client.is_closed() => client,
-            _ => {
-                let (client, _driver) = sql::connect(&self.config).await?;
-                self.client.insert(client)
-            }
-        };
-        // Loaded anew each time: a message repeats when something about the table has changed.
-        let oids: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
-        let types = TypeCatalog::load(client, &oids).await?;
+    pub async fn describe(&mut self, mut relation: Relation) -> Result<Relation> {
+        let oids = relation.columns.iter().map(|column| column.type_oid);
+        let unknown: Vec<u32> = oids.filter(|oid| self.types.get(*oid).is_none()).collect();
+        if !unknown.is_empty() {
+            let limit = self.answer_limit;
+            within(limit, "describe a table of the stream", self.ask(&unknown)).await?;
+        }
         for column in &mut relation.columns {
-            column.pg_type = types.resolve(column.type_oid);
+            column.pg_type = self.types.resolve(column.type_oid);
             if self.values == Values::Binary && !column.pg_type.has_binary() {
                 self.text_only.store(true, Ordering::Relaxed);
                 return Err(InputError::NeedsText {
@@ -106,80 +105,18 @@ impl Describer {
                 });
             }
         }
-        let catalog = Catalog::read(client, "", &[], &[relation.id]).await?;
-        let key: Vec<String> = catalog
-            .tables
-            .first()
-            .map(|CatalogTable { facts, .. }| {
-                let names = facts.primary_key.iter().filter_map(|n| facts.column_numbered(*n));
-                names.map(|column| column.name.clone()).collect()
-            })
-            .unwrap_or_default();
-        place_primary_key(&mut relation, &key);
         Ok(relation)
     }
-}
 
-/// Writes the key's order into the columns.
-///
-/// - Takes: the names of the key's columns in its order, as the catalog has them now.
-pub(crate) fn place_primary_key(relation: &mut Relation, key: &[String]) {
-    let flagged: BTreeSet<&String> =
-        relation.columns.iter().filter(|c| c.identity).map(|c| &c.name).collect();
-    let named: BTreeSet<&String> = key.iter().collect();
-    let published = key.iter().all(|name| relation.column(name).is_some());
-    let trusted = match relation.replica_identity {
-        // The log flags exactly the primary key's columns.
-        ReplicaIdentity::Default => named == flagged,
-        _ => published,
-    };
-    let order: Vec<String> = match (trusted, relation.replica_identity) {
-        (true, _) => key.to_vec(),
-        (false, ReplicaIdentity::Default) => {
-            relation.columns.iter().filter(|c| c.identity).map(|c| c.name.clone()).collect()
-        }
-        (false, _) => Vec::new(),
-    };
-    for column in &mut relation.columns {
-        let place = order.iter().position(|name| *name == column.name);
-        column.primary_key = place.map_or(0, |place| place as u16 + 1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hw_types::{Column, PgType, RelationId, TableName};
-
-    fn check(identity: ReplicaIdentity, flagged: &[&str], key: &[&str], expected: [u16; 3]) {
-        let column = |name: &str| Column {
-            name: name.into(),
-            type_oid: 25,
-            type_modifier: -1,
-            pg_type: PgType::TEXT,
-            identity: flagged.contains(&name),
-            primary_key: 0,
+    async fn ask(&mut self, types: &[u32]) -> Result<()> {
+        let client = match &self.client {
+            Some(client) if !client.is_closed() => client,
+            _ => {
+                let (client, _driver) = sql::connect(&self.config).await?;
+                self.client.insert(client)
+            }
         };
-        let mut relation = Relation {
-            id: RelationId(1),
-            name: TableName::new("public", "t"),
-            replica_identity: identity,
-            columns: vec![column("a"), column("b"), column("c")],
-        };
-        let key: Vec<String> = key.iter().map(|name| name.to_string()).collect();
-        place_primary_key(&mut relation, &key);
-        let places: Vec<u16> = relation.columns.iter().map(|c| c.primary_key).collect();
-        assert_eq!(places, expected);
-    }
-
-    #[test]
-    fn the_key_has_its_own_order_and_the_log_decides_what_it_is() {
-        use ReplicaIdentity::{Default, Full, Index};
-        check(Default, &["a", "b"], &["b", "a"], [2, 1, 0]);
-        check(Default, &["a", "b"], &["c"], [1, 2, 0]);
-        check(Default, &["a", "b"], &[], [1, 2, 0]);
-        check(Full, &["a", "b", "c"], &["c", "a"], [2, 0, 1]);
-        check(Full, &["a", "b", "c"], &["gone"], [0, 0, 0]);
-        check(Index, &["b"], &["a"], [1, 0, 0]);
+        self.types.extend(TypeCatalog::load(client, types).await?);
+        Ok(())
     }
 }

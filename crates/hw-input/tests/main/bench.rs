@@ -10,6 +10,7 @@ use hw_testkit::{Cluster, TestDatabase};
 use hw_types::TablePattern;
 use hw_types::{Change, ChangeKind, EndLsn, Lsn, Relation, Row};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio_postgres::Client;
 
 /// A database with an SQL session and a [`Source`] for it.
@@ -169,7 +170,7 @@ pub fn told(transaction: &Transaction) -> Vec<String> {
 pub struct Replica {
     /// Table, key, row. The key of a table with multiplicity ends in a number.
     tables: BTreeMap<String, BTreeMap<String, Row>>,
-    relations: BTreeMap<String, std::sync::Arc<Relation>>,
+    relations: BTreeMap<String, Arc<Relation>>,
     pub boundary: Lsn,
 }
 
@@ -197,6 +198,17 @@ impl Replica {
         }
         running.await.unwrap().unwrap();
         replica
+    }
+
+    /// A relation of the log with the primary key of the one that was copied.
+    fn keyed(&self, relation: &Relation) -> Relation {
+        let mut keyed = relation.clone();
+        for column in &mut keyed.columns {
+            let copied = self.relations.get(&relation.name.name);
+            let copied = copied.and_then(|r| r.columns.iter().find(|c| c.name == column.name));
+            column.primary_key = copied.map_or(0, |copied| copied.primary_key);
+        }
+        keyed
     }
 
     fn key(relation: &Relation, row: &Row) -> String {
@@ -235,6 +247,7 @@ impl Replica {
             match change.unwrap() {
                 Change::Message(_) => {}
                 Change::Relation(relation) => {
+                    let relation = Arc::new(self.keyed(&relation));
                     self.relations.insert(relation.name.name.clone(), relation);
                 }
                 Change::Truncate { relations } => {
@@ -242,16 +255,19 @@ impl Replica {
                         self.tables.insert(relation.name.name.clone(), BTreeMap::new());
                     }
                 }
-                Change::Row { relation, kind } => match kind {
-                    ChangeKind::Insert { new } => self.insert(&relation, new),
-                    ChangeKind::Delete { old } => {
-                        self.remove(&relation, &old);
+                Change::Row { relation, kind } => {
+                    let relation = self.keyed(&relation);
+                    match kind {
+                        ChangeKind::Insert { new } => self.insert(&relation, new),
+                        ChangeKind::Delete { old } => {
+                            self.remove(&relation, &old);
+                        }
+                        ChangeKind::Update { old, new } => {
+                            let before = self.remove(&relation, old.as_ref().unwrap_or(&new));
+                            self.insert(&relation, filled(&before, &new));
+                        }
                     }
-                    ChangeKind::Update { old, new } => {
-                        let before = self.remove(&relation, old.as_ref().unwrap_or(&new));
-                        self.insert(&relation, filled(&before, &new));
-                    }
-                },
+                }
             }
         }
     }
@@ -264,6 +280,13 @@ impl Replica {
         rows.sort();
         rows
     }
+}
+
+/// What the log says of a relation: all but the places in the primary key.
+pub fn as_logged(relation: &Relation) -> Relation {
+    let mut logged = relation.clone();
+    logged.columns.iter_mut().for_each(|column| column.primary_key = 0);
+    logged
 }
 
 /// The new row with its absent values from the old one.

@@ -1,6 +1,6 @@
 //! Every kind of change, on every major: what the log tells arrives as it was done.
 
-use crate::bench::{Bench, caught_up, told};
+use crate::bench::{Bench, as_logged, caught_up, told};
 use hw_input::InputError;
 use hw_input::copy_session::{CopySession, SlotChoice};
 use hw_input::transactions::{Item, Transaction, TransactionStream};
@@ -158,7 +158,8 @@ async fn the_relation_of_the_log_equals_the_one_noted_from_the_catalog() {
             .await;
         let names = ["plain", "full_", "keyed", "parted"];
         let session = bench.main_session(&names).await;
-        let mut noted = session.relations();
+        let noted = session.relations();
+        let mut noted: Vec<_> = noted.iter().map(|relation| as_logged(relation)).collect();
         drop(session);
         let mut stream = bench.stream().await;
         bench
@@ -173,7 +174,7 @@ async fn the_relation_of_the_log_equals_the_one_noted_from_the_catalog() {
         for transaction in caught_up(&bench, &mut stream).await {
             for change in &transaction.changes {
                 if let Change::Relation(relation) = change.unwrap() {
-                    logged.push(relation);
+                    logged.push((*relation).clone());
                 }
             }
         }
@@ -401,7 +402,7 @@ async fn fd_15_the_stream_reads_types_as_the_copy_beside_it_does() {
             let covered = bench.cover(&["t"]).await;
             let choice = SlotChoice::Temporary;
             let opened = CopySession::open(&bench.source, covered.tables, choice, 1, |_| {}).await;
-            let copied = opened.unwrap().relations()[0].clone();
+            let copied = as_logged(&opened.unwrap().relations()[0]);
             let insert = format!(
                 "INSERT INTO t (one, many, lives, ways, feels)
                  VALUES ('{value}', '{{\"{value}\"}}', '{value}', '[\"{value}\",)', 'low')"
@@ -412,7 +413,7 @@ async fn fd_15_the_stream_reads_types_as_the_copy_beside_it_does() {
             assert_eq!(transaction.changes.misfits(), [], "{alter}");
             let changes = transaction.changes.iter().map(Result::unwrap);
             let relations = changes.filter_map(|change| match change {
-                Change::Row { relation, .. } => Some(relation),
+                Change::Row { relation, .. } => Some((*relation).clone()),
                 _ => None,
             });
             assert_eq!(relations.collect::<Vec<_>>(), [copied], "{alter}");

@@ -124,6 +124,11 @@ impl TypeCatalog {
         TypeCatalog { types: types.iter().map(resolve).collect() }
     }
 
+    /// Adds types, in the place of those that were known before.
+    pub fn extend(&mut self, others: TypeCatalog) {
+        self.types.extend(others.types);
+    }
+
     /// A type, if it is built in or was loaded.
     pub fn get(&self, oid: u32) -> Option<PgType> {
         built_in(oid).or_else(|| self.types.get(&oid).cloned())
