@@ -12,7 +12,8 @@ use crate::record::{
 };
 use crate::wake::{BucketKey, LookupKey};
 use hw_expr::sync_config::{
-    Limits, LookupError, LookupReader, Reason, Request, Resolution, ResolveError, SyncConfig,
+    Entries, Limits, LookupError, LookupReader, Reason, Request, Resolution, ResolveError,
+    SyncConfig,
 };
 use hw_store::{Slice, Snapshot, Space};
 use hw_types::{Diagnostic, EndLsn, OpId, Place};
@@ -467,13 +468,13 @@ impl OperationPage {
 }
 
 impl LookupReader for SyncView<'_> {
-    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), LookupError> {
+    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Entries) -> Result<(), LookupError> {
         let Some(space) = self.sync.lookups.get(lookup) else {
             return Err(LookupError("this lookup is not built".into()));
         };
         for entry in self.snapshot.prefix(&space.space, &bounded_key(key)) {
             let (_, value) = entry.map_err(|e| LookupError(e.to_string()))?;
-            out.push(value.to_vec());
+            out.push(&value);
         }
         Ok(())
     }

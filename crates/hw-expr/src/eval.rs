@@ -9,8 +9,8 @@ mod rows;
 
 use crate::json::Json;
 use crate::sync_config::{
-    CatalogTable, Limits, LookupError, LookupReader, LookupRow, Reason, Request, Resolution,
-    Subscription, SyncConfig,
+    CatalogTable, Entries, Limits, LookupError, LookupReader, LookupRow, Reason, Request,
+    Resolution, Subscription, SyncConfig,
 };
 use rows::{CaseRow, case_row, catalog};
 use std::collections::{BTreeSet, HashMap};
@@ -122,8 +122,9 @@ struct World<'a> {
 }
 
 impl LookupReader for World<'_> {
-    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), LookupError> {
-        out.extend(self.lookups.get(&(lookup, key.to_vec())).into_iter().flatten().cloned());
+    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Entries) -> Result<(), LookupError> {
+        let entries = self.lookups.get(&(lookup, key.to_vec()));
+        entries.into_iter().flatten().for_each(|value| out.push(value));
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub use options::SyncOptions;
 pub use outputs::{OutputColumn, OutputOrigin, OutputPart, OutputStar, OutputTable};
 pub use request::{Request, Subscription};
 pub use resolve::{
-    ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
+    Entries, ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
     ResolvedBucket, ResolvedStream, StreamError,
 };
 pub use table::{CatalogColumn, CatalogKind, CatalogTable, TableRead, Withheld};

@@ -1,8 +1,8 @@
 //! What a request may cost.
 
 use hw_expr::sync_config::{
-    Limits, LookupError, LookupReader, Reason, Request, Resolution, ResolveError, Subscription,
-    SyncConfig,
+    Entries, Limits, LookupError, LookupReader, Reason, Request, Resolution, ResolveError,
+    Subscription, SyncConfig,
 };
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 struct Nothing;
 
 impl LookupReader for Nothing {
-    fn lookup(&self, _: usize, _: &[u8], _: &mut Vec<Vec<u8>>) -> Result<(), LookupError> {
+    fn lookup(&self, _: usize, _: &[u8], _: &mut Entries) -> Result<(), LookupError> {
         Ok(())
     }
 }

@@ -108,7 +108,8 @@ impl Querier {
         components.iter().for_each(|c| out.push_str(c));
     }
 
-    /// The parameters of every bucket that the request may read, each once, as JSON array text.
+    /// The parameters of every bucket that the request may read, as JSON array text; one that is
+    /// found in two ways perhaps twice.
     pub(super) fn run(
         &self,
         request: SubscriptionValues<'_>,
@@ -120,12 +121,30 @@ impl Querier {
                 return Ok(Vec::new());
             }
         }
+        let mut given = Given::new(self.parameters);
+        if let [component] = self.components.as_slice() {
+            let rows = component.run(request, reader, meter)?;
+            let mut found = Vec::with_capacity(rows.count);
+            for row in rows.iter() {
+                if component.give(request, row, &mut given)? {
+                    found.push(given.text());
+                }
+            }
+            if meter.check_buckets(found.len()).is_err() {
+                let mut seen: HashSet<String, foldhash::fast::RandomState> = HashSet::default();
+                found.retain(|text| seen.insert(text.clone()));
+                meter.check_buckets(found.len())?;
+            }
+            return Ok(found);
+        }
         let mut tuples: Vec<Tuple> = vec![vec![None; self.parameters]];
         for (index, component) in self.components.iter().enumerate() {
             let rows = component.run(request, reader, meter)?;
-            let mut partial: Vec<Tuple> = Vec::with_capacity(rows.len());
-            for row in &rows {
-                partial.extend(component.tuple(self.parameters, request, row)?);
+            let mut partial: Vec<Tuple> = Vec::with_capacity(rows.count);
+            for row in rows.iter() {
+                if component.give(request, row, &mut given)? {
+                    partial.push(given.tuple());
+                }
             }
             let mut seen: Seen<'_> = HashSet::default();
             seen.reserve(partial.len());
@@ -143,23 +162,24 @@ impl Querier {
                 break;
             }
         }
-        Ok(tuples
-            .into_iter()
-            .map(|tuple| {
-                let length = tuple.iter().flatten().map(String::len).sum::<usize>();
-                let mut text = String::with_capacity(length + tuple.len() + 2);
-                text.push('[');
-                for (index, value) in tuple.iter().enumerate() {
-                    if index > 0 {
-                        text.push(',');
-                    }
-                    text.push_str(value.as_deref().unwrap_or("null"));
-                }
-                text.push(']');
-                text
-            })
-            .collect())
+        Ok(tuples.iter().map(|tuple| array(tuple.iter().map(Option::as_deref))).collect())
     }
+}
+
+/// The JSON array of parameters, each as its JSON text; what is not given is null.
+fn array<'a>(values: impl Iterator<Item = Option<&'a str>> + Clone) -> String {
+    let texts = values.map(|value| value.unwrap_or("null"));
+    let mut text =
+        String::with_capacity(texts.clone().map(|text| text.len() + 1).sum::<usize>() + 2);
+    text.push('[');
+    for (index, value) in texts.enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(value);
+    }
+    text.push(']');
+    text
 }
 
 /// Bucket parameters as their JSON texts, which are equal exactly for equal values.
@@ -224,35 +244,33 @@ impl Component {
         out
     }
 
-    /// Rows of slots, without duplicates.
+    /// The rows of slots that the steps give.
     fn run(
         &self,
         request: SubscriptionValues<'_>,
         reader: &dyn LookupReader,
         meter: &mut Meter<'_>,
-    ) -> Result<Vec<Vec<SqlValue<'static>>>, ResolveError> {
-        let mut rows: Vec<Vec<SqlValue<'static>>> = vec![Vec::new()];
+    ) -> Result<Rows, ResolveError> {
+        let mut rows = Rows { width: 0, count: 1, slots: Vec::new() };
         for step in &self.steps {
-            let mut next = Vec::new();
-            for row in rows {
-                let scope = QueryScope { request, slots: &row };
+            let width = rows.width + step.outputs();
+            let mut next = Rows { width, count: 0, slots: Vec::new() };
+            for row in rows.iter() {
+                let scope = QueryScope { request, slots: row };
                 match step {
                     Step::Filter(filter) => {
                         if filter.holds(&scope)? {
-                            next.push(row);
+                            next.push(row, |_| {});
                         }
                     }
                     Step::Each(input) => {
                         let elements = elements_of(&input.evaluate(&scope)?)?;
-                        meter.check_elements(next.len(), elements.len())?;
+                        meter.check_elements(next.count, elements.len())?;
                         for element in elements {
-                            let mut longer = row.clone();
-                            longer.push(element.key);
-                            longer.push(element.value);
-                            next.push(longer);
+                            next.push(row, |slots| slots.extend([element.key, element.value]));
                         }
                     }
-                    Step::Lookup { lookup, key, outputs } => {
+                    Step::Lookup { lookup, key, .. } => {
                         let mut bytes = Vec::new();
                         let mut usable = true;
                         for e in key {
@@ -261,15 +279,13 @@ impl Component {
                         if !usable {
                             continue;
                         }
-                        for value in meter.lookup(*lookup, bytes, reader)?.iter() {
-                            let mut longer = Vec::with_capacity(row.len() + outputs);
-                            longer.extend_from_slice(&row);
-                            read_outputs(value, &mut longer)
-                                .filter(|()| longer.len() == row.len() + outputs)
-                                .ok_or(ResolveError::Evaluation(EvalError(
-                                    "a stored lookup is damaged",
-                                )))?;
-                            next.push(longer);
+                        let entries = meter.lookup(*lookup, bytes, reader)?;
+                        next.slots.reserve(entries.len() * width);
+                        for value in entries.iter() {
+                            let read = next.push(row, |slots| read_outputs(value, slots));
+                            read.filter(|()| next.is_whole()).ok_or(ResolveError::Evaluation(
+                                EvalError("a stored lookup is damaged"),
+                            ))?;
                         }
                     }
                 }
@@ -279,27 +295,97 @@ impl Component {
         Ok(rows)
     }
 
-    /// The parameters that a row of slots gives; `None` when one is NULL or a BLOB, or when two
-    /// expressions for one parameter differ.
-    fn tuple(
+    /// Evaluates the parameters that a row of slots gives. `false` when one is NULL or a BLOB, or when
+    /// two expressions for one parameter differ.
+    fn give(
         &self,
-        parameters: usize,
         request: SubscriptionValues<'_>,
         slots: &[SqlValue<'static>],
-    ) -> Result<Option<Tuple>, EvalError> {
-        let mut tuple: Tuple = vec![None; parameters];
+        given: &mut Given,
+    ) -> Result<bool, EvalError> {
+        given.is_given.fill(false);
         for (parameter, e) in &self.gives {
             let value = e.evaluate(&QueryScope { request, slots })?;
-            let mut text = String::new();
-            if !is_key(&value) || !value.write_parameter(&mut text) {
-                return Ok(None);
+            given.value.clear();
+            if !is_key(&value) || !value.write_parameter(&mut given.value) {
+                return Ok(false);
             }
-            match &tuple[*parameter] {
-                Some(other) if *other != text => return Ok(None),
-                _ => tuple[*parameter] = Some(text),
+            let text = &mut given.texts[*parameter];
+            match std::mem::replace(&mut given.is_given[*parameter], true) {
+                true if *text != given.value => return Ok(false),
+                true => {}
+                false => std::mem::swap(text, &mut given.value),
             }
         }
-        Ok(Some(tuple))
+        Ok(true)
+    }
+}
+
+impl Step {
+    /// How many slots it appends.
+    fn outputs(&self) -> usize {
+        match self {
+            Step::Each(_) => 2,
+            Step::Lookup { outputs, .. } => *outputs,
+            Step::Filter(_) => 0,
+        }
+    }
+}
+
+/// Rows of slots, one behind the other: a user may have thousands.
+struct Rows {
+    /// Slots of a row, perhaps none.
+    width: usize,
+    count: usize,
+    slots: Vec<SqlValue<'static>>,
+}
+
+impl Rows {
+    fn iter(&self) -> impl Iterator<Item = &[SqlValue<'static>]> {
+        (0..self.count).map(|row| &self.slots[row * self.width..(row + 1) * self.width])
+    }
+
+    /// Appends a row that begins as `row`.
+    fn push<T>(
+        &mut self,
+        row: &[SqlValue<'static>],
+        rest: impl FnOnce(&mut Vec<SqlValue<'static>>) -> T,
+    ) -> T {
+        self.slots.extend_from_slice(row);
+        self.count += 1;
+        rest(&mut self.slots)
+    }
+
+    /// Whether every row has its slots.
+    fn is_whole(&self) -> bool {
+        self.slots.len() == self.count * self.width
+    }
+}
+
+/// The bucket parameters of a row as JSON texts. Made once, and used for all rows.
+struct Given {
+    texts: Vec<String>,
+    is_given: Vec<bool>,
+    value: String,
+}
+
+impl Given {
+    fn new(parameters: usize) -> Given {
+        let texts = vec![String::new(); parameters];
+        Given { texts, is_given: vec![false; parameters], value: String::new() }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Option<&str>> + Clone {
+        let texts = self.texts.iter().zip(&self.is_given);
+        texts.map(|(text, is_given)| is_given.then_some(text.as_str()))
+    }
+
+    fn tuple(&self) -> Tuple {
+        self.iter().map(|text| text.map(str::to_owned)).collect()
+    }
+
+    fn text(&self) -> String {
+        array(self.iter())
     }
 }
 

@@ -14,7 +14,31 @@ use std::rc::Rc;
 /// Reads parameter indexes at one moment.
 pub trait LookupReader {
     /// Appends the values of all entries of `lookups()[lookup]` under `key`.
-    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Vec<Vec<u8>>) -> Result<(), LookupError>;
+    fn lookup(&self, lookup: usize, key: &[u8], out: &mut Entries) -> Result<(), LookupError>;
+}
+
+/// Values of entries of an index, one behind the other: a key may have thousands.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Entries {
+    /// Appends the value of an entry.
+    pub fn push(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+    }
 }
 
 /// An index could not be read. The text is for the log.
@@ -149,7 +173,7 @@ pub(super) struct Meter<'a> {
     /// Elements looked at and buckets found, over all subscriptions.
     work: usize,
     by_definition: Vec<usize>,
-    cache: HashMap<LookupKey, Rc<[Vec<u8>]>>,
+    cache: HashMap<LookupKey, Rc<Entries>>,
     used: Vec<LookupKey>,
 }
 
@@ -167,14 +191,14 @@ impl Meter<'_> {
         lookup: usize,
         key: Vec<u8>,
         reader: &dyn LookupReader,
-    ) -> Result<Rc<[Vec<u8>]>, ResolveError> {
+    ) -> Result<Rc<Entries>, ResolveError> {
         let id = (lookup, key);
         let values = match self.cache.get(&id) {
             Some(values) => values.clone(),
             None => {
-                let mut values = Vec::new();
+                let mut values = Entries::default();
                 reader.lookup(lookup, &id.1, &mut values)?;
-                let values: Rc<[Vec<u8>]> = values.into();
+                let values = Rc::new(values);
                 self.used.push(id.clone());
                 self.cache.insert(id, values.clone());
                 values
