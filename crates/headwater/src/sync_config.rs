@@ -69,7 +69,7 @@ pub fn check(file: &SyncFile, source: Option<&Source>) -> Checked {
     let mut findings: Vec<Diagnostic> =
         diagnostics.into_iter().map(sync_config::checked_against_source).collect();
     findings.extend(config.iter().flat_map(|config| source.unfit(config)));
-    findings.extend(config.iter().flat_map(|config| source.out_of_reach(config)));
+    findings.extend(config.iter().flat_map(|config| source.unmakable(config)));
     Checked { findings, notes: notes(config.as_ref()) }
 }
 
@@ -109,8 +109,8 @@ pub struct Source {
     catalog: Catalog,
     /// The publication's name, whether it exists or not.
     publication: String,
-    /// Whether this role may make one.
-    may_create: bool,
+    /// What this role may do there.
+    server: ServerInfo,
 }
 
 impl Source {
@@ -133,8 +133,8 @@ impl Source {
             }
         });
         let (known, publication) = (known.collect(), publication.to_owned());
-        let may_create = ServerInfo::read(client).await?.may_create;
-        Ok(Source { known, catalog, publication, may_create })
+        let server = ServerInfo::read(client).await?;
+        Ok(Source { known, catalog, publication, server })
     }
 
     /// The tables that the configuration reads and that cannot be replicated, each once.
@@ -153,20 +153,27 @@ impl Source {
                 .filter(|definition| definition.reads_table(name))
                 .map(|definition| format!("\"{}\"", definition.name))
                 .collect();
-            finding.at(format!("table {name}, read by {}", readers.join(", ")))
+            let finding = finding.at(format!("table {name}, read by {}", readers.join(", ")));
+            match finding.code.0 == catalog::code::NOT_PUBLISHED {
+                true => of_this_role(finding),
+                false => finding,
+            }
         });
         findings.collect()
     }
 
-    /// Tables that this role may not put into the publication: what reads them would wait for them.
-    /// Warnings, because `serve` may have another role than whoever checks.
-    fn out_of_reach(&self, config: &SyncConfig) -> Vec<Diagnostic> {
+    /// What keeps this role from making the publication, if there is none.
+    fn unmakable(&self, config: &SyncConfig) -> Vec<Diagnostic> {
         let resolved = catalog::resolve(&self.catalog, &config.tables());
         let foreseen =
-            publication::foreseen(&self.catalog, &resolved, &self.publication, self.may_create);
-        let warning = |finding| Diagnostic { severity: Severity::Warning, ..finding };
-        foreseen.into_iter().map(warning).collect()
+            publication::foreseen(&self.catalog, &resolved, &self.publication, &self.server);
+        foreseen.into_iter().map(of_this_role).collect()
     }
+}
+
+/// A warning for what this role may not do: `serve` may have another one than whoever checks.
+fn of_this_role(finding: Diagnostic) -> Diagnostic {
+    Diagnostic { severity: Severity::Warning, ..finding }
 }
 
 /// Why the log does not carry a column.

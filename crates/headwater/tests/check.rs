@@ -284,7 +284,7 @@ async fn fd_20_a_table_that_this_role_may_not_publish_is_said_before_anything_wa
         said,
         [
             "warning[HW2103]: publication \"headwater\" lacks public.other and this role may not \
-             add it | table public.other | ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \
+             add it | table public.other, read by \"s1\" | ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \
              \"public\".\"other\";",
             "sync.yaml: 0 errors, 1 warning",
         ]

@@ -19,7 +19,6 @@ use crate::signal::{CopySignal, Inlet, Signal};
 use crate::source::{Backoff, Source, SourceOptions};
 use crate::status::{SourceState, SourceStatus};
 use hw_pg::catalog::{Catalog, Refused, resolve};
-use hw_pg::publication::out_of_reach;
 use hw_store::segment::SpoolDir;
 use hw_types::{Lsn, TablePattern};
 use parking_lot::Mutex;
@@ -105,10 +104,7 @@ impl Driver {
         let ask = async {
             let client = self.source.client().await.ok()?;
             let catalog = self.source.catalog(&client, patterns, &[]).await.ok()?;
-            let resolved = resolve(&catalog, patterns);
-            let unreached = out_of_reach(&catalog, &resolved);
-            let refused = [resolved.refused, unreached].concat();
-            Some(Foreseen { refused, catalog })
+            Some(Foreseen { refused: resolve(&catalog, patterns).refused, catalog })
         };
         tokio::time::timeout(PATIENCE, ask).await.ok()?
     }

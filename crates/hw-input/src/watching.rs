@@ -15,7 +15,6 @@ use crate::markers::MarkerError;
 use crate::replica::{Looked, ReplicaTable, Tables};
 use crate::signal::Signal;
 use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, resolve, settle};
-use hw_pg::publication::out_of_reach;
 use hw_pg::slot::SlotState;
 use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, Lsn, RelationId, TableName, TablePattern, Xid};
@@ -127,8 +126,7 @@ impl Watch {
             return Ok(Look::Complete);
         }
         let catalog = source.catalog(&client, &wanted, &ids).await?;
-        let mut resolved = resolve(&catalog, &wanted);
-        resolved.refused.extend(out_of_reach(&catalog, &resolved));
+        let resolved = resolve(&catalog, &wanted);
         let now = catalog.publication.as_ref().map(|publication| publication.oid);
         if is_another(publication(&known), now) {
             return Ok(Look::OtherPublication);

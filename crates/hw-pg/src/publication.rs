@@ -5,10 +5,11 @@
 //! somebody else is never touched; no table's refusal keeps another one out; nothing here removes
 //! a table, a filter or a column list.
 
-use crate::catalog::{Catalog, Refused, Resolved, code, resolve};
+use crate::catalog::{Catalog, Refused, Resolved, ServerInfo, code, not_permitted, resolve};
 use crate::error::{PgError, Result};
 use crate::statements::{add_statement, create_statement, settings_statement};
 use hw_types::facts::TableFacts;
+use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
 use tokio_postgres::Client;
 
@@ -107,7 +108,6 @@ impl Work<'_> {
             .collect();
         let Some(publication) = &catalog.publication else { return self.make(&missing).await };
         if !publication.owned {
-            self.refused.extend(missing.iter().map(|table| not_permitted(self.name, table)));
             return Ok(Step::Done);
         }
         if resolved.needs_actions || resolved.needs_via_root {
@@ -125,9 +125,10 @@ impl Work<'_> {
             Ok(()) => self.made = true,
             Err(error) if is_raced(&error) => {}
             Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
-                let names: Vec<TableName> = missing.iter().map(|t| t.name.clone()).collect();
-                let finding = no_publication(self.name, &names);
-                self.refused.extend(names.iter().map(|name| Refused::new(name, finding.clone())));
+                let database = database(self.client).await?;
+                let finding = no_publication(self.name, missing, &database);
+                let refused = |table: &&TableFacts| Refused::new(&table.name, finding.clone());
+                self.refused.extend(missing.iter().map(refused));
                 return Ok(Step::Done);
             }
             Err(error) => return Err(error.doing("make the publication")),
@@ -136,25 +137,22 @@ impl Work<'_> {
     }
 
     async fn add(&mut self, missing: &[&TableFacts]) -> Result<Step> {
-        let (own, foreign): (Vec<&TableFacts>, Vec<&TableFacts>) =
-            missing.iter().partition(|table| table.owned);
-        self.refused.extend(foreign.iter().map(|table| not_permitted(self.name, table)));
-        if own.is_empty() {
+        if missing.is_empty() {
             return Ok(Step::Done);
         }
-        let names: Vec<TableName> = own.iter().map(|table| table.name.clone()).collect();
+        let names: Vec<TableName> = missing.iter().map(|table| table.name.clone()).collect();
         if run(self.client, &add_statement(self.name, &names)).await.is_ok() {
             self.added.extend(names);
             return Ok(Step::Changed);
         }
         // One of them is in the way. Which one, each by itself will tell.
-        for table in own {
+        for table in missing {
             let sql = add_statement(self.name, std::slice::from_ref(&table.name));
             match run(self.client, &sql).await {
                 Ok(()) => self.added.push(table.name.clone()),
                 Err(error) if is_raced(&error) => {}
                 Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
-                    self.refused.push(not_permitted(self.name, table));
+                    self.refused.push(Refused::new(&table.name, not_permitted(self.name, table)));
                 }
                 Err(error) if error.sqlstate().is_some() => {
                     self.refused.push(failed(self.name, table, &error));
@@ -164,6 +162,12 @@ impl Work<'_> {
         }
         Ok(Step::Changed)
     }
+}
+
+/// The name of the database that we are connected to.
+async fn database(client: &Client) -> Result<String> {
+    const QUERY: &str = "SELECT pg_catalog.current_database()::text";
+    Ok(client.query_typed_one(QUERY, &[]).await?.try_get(0)?)
 }
 
 /// Runs a statement that waits for no lock for long.
@@ -180,17 +184,21 @@ fn is_raced(error: &PgError) -> bool {
     error.sqlstate().is_some_and(|state| raced.contains(&state))
 }
 
-fn no_publication(name: &str, tables: &[TableName]) -> Diagnostic {
+/// The finding for a publication that is not there. A role that owns the tables lacks one right only, with
+/// which it makes it and keeps it right; another one needs it to be made.
+fn no_publication(name: &str, tables: &[&TableFacts], database: &str) -> Diagnostic {
     let what = format!("publication \"{name}\" does not exist and this role may not create it");
-    Diagnostic::error(code::NO_PUBLICATION, what).mend(create_statement(name, tables))
-}
-
-fn not_permitted(name: &str, table: &TableFacts) -> Refused {
-    let what = format!("publication \"{name}\" lacks {} and this role may not add it", table.name);
-    let sql = add_statement(name, std::slice::from_ref(&table.name));
-    let finding =
-        Diagnostic::error(code::NOT_PUBLISHED, what).at(format!("table {}", table.name)).mend(sql);
-    Refused::new(&table.name, finding)
+    let mend = match tables {
+        [table, ..] if tables.iter().all(|table| table.owned) => {
+            let (database, role) = (quote_ident(database), quote_ident(&table.role));
+            format!("GRANT CREATE ON DATABASE {database} TO {role};")
+        }
+        _ => {
+            let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+            create_statement(name, &names)
+        }
+    };
+    Diagnostic::error(code::NO_PUBLICATION, what).mend(mend)
 }
 
 fn failed(name: &str, table: &TableFacts, error: &PgError) -> Refused {
@@ -205,42 +213,23 @@ fn failed(name: &str, table: &TableFacts, error: &PgError) -> Refused {
     Refused::new(&table.name, finding)
 }
 
-/// The tables that are fit, and that our role may not add to the publication that is there.
-pub fn out_of_reach(catalog: &Catalog, resolved: &Resolved) -> Vec<Refused> {
-    refused_of(catalog, &resolved.to_publish)
-}
-
-/// Those of these tables that are not in the publication, and that our role may not add to it.
-fn refused_of(catalog: &Catalog, ids: &[RelationId]) -> Vec<Refused> {
-    let Some(publication) = &catalog.publication else { return Vec::new() };
-    let tables = ids.iter().filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
-    tables
-        .filter(|table| table.published.sent().is_none())
-        .filter(|table| !publication.owned || !table.owned)
-        .map(|table| not_permitted(&publication.name, table))
-        .collect()
-}
-
-/// What keeps `serve` from making the publication fit, without trying: what [`ensure`] would say.
-///
-/// - Takes: whether our role may make a publication (CREATE on the database).
+/// What keeps `serve` from making a publication that is not there, without trying: what [`ensure`] would
+/// say. What keeps it from adding to one that is there, [`resolve`] says.
 pub fn foreseen(
     catalog: &Catalog,
     resolved: &Resolved,
     name: &str,
-    may_create: bool,
+    server: &ServerInfo,
 ) -> Vec<Diagnostic> {
-    let ids = [&resolved.to_publish[..], &resolved.unreadable].concat();
-    let tables = || ids.iter().filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
-    match &catalog.publication {
-        None if !may_create => {
-            let names: Vec<TableName> = tables().map(|table| table.name.clone()).collect();
-            vec![no_publication(name, &names)]
+    if catalog.publication.is_some() {
+        return Vec::new();
+    }
+    let ids = resolved.to_publish.iter().chain(&resolved.unreadable);
+    let tables = ids.filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
+    match server.may_create {
+        false => vec![no_publication(name, &tables.collect::<Vec<_>>(), &server.database)],
+        true => {
+            tables.filter(|table| !table.owned).map(|table| not_permitted(name, table)).collect()
         }
-        None => {
-            let foreign = tables().filter(|table| !table.owned);
-            foreign.map(|table| not_permitted(name, table).finding).collect()
-        }
-        Some(_) => refused_of(catalog, &ids).into_iter().map(|refused| refused.finding).collect(),
     }
 }

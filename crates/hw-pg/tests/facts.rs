@@ -1,7 +1,7 @@
 //! What becomes of a table under every kind of DDL, on every major: the facts before and behind a
 //! statement, and the fingerprint that says when to read them again.
 
-use hw_pg::catalog::{Catalog, Difference, compare, resolve, settle};
+use hw_pg::catalog::{Catalog, Difference, ServerInfo, compare, resolve, settle};
 use hw_pg::{memory, publication};
 use hw_testkit::{Cluster, ClusterOptions};
 use hw_types::facts::TableFacts;
@@ -461,7 +461,43 @@ async fn fd_8_fd_20_a_publication_of_ours_is_mended_and_one_table_refuses_no_oth
         let codes: Vec<u16> =
             ensured.resolved.refused.iter().map(|refused| refused.finding.code.0).collect();
         assert_eq!(codes, [2104, 2103, 2103]);
+        // Whoever only looks says the same.
+        assert_eq!(resolve(&ensured.catalog, &patterns), ensured.resolved);
+        app.batch_execute("ALTER TABLE locked ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+            .await
+            .unwrap();
+        let hidden = Catalog::read(&app, "headwater", &patterns, &[]).await.unwrap();
+        let locked = TableName::new("public", "locked");
+        let refused = resolve(&hidden, &patterns).refused.into_iter();
+        let of_locked = refused.filter(|refused| refused.table.as_ref() == Some(&locked));
+        let codes: Vec<u16> = of_locked.map(|refused| refused.finding.code.0).collect();
+        assert_eq!(codes, [2131, 2103], "all that is missing is said at once");
     }
+}
+
+#[tokio::test]
+async fn a_role_that_owns_the_tables_is_told_the_one_right_that_it_lacks() {
+    let cluster = Cluster::start();
+    let sql = cluster.client("postgres").await;
+    sql.batch_execute(
+        "CREATE ROLE app LOGIN; CREATE TABLE mine (id int PRIMARY KEY); ALTER TABLE mine OWNER TO app",
+    )
+    .await
+    .unwrap();
+    let app = hw_testkit::cluster::connect(&cluster.url_as("app", None, "postgres")).await;
+    let patterns = [TablePattern::new("public", "mine")];
+    let refused = publication::ensure(&app, "headwater", &patterns, &[]).await.unwrap();
+    let refused = refused.resolved.refused;
+    let server = ServerInfo::read(&app).await.unwrap();
+    let catalog = Catalog::read(&app, "headwater", &patterns, &[]).await.unwrap();
+    let resolved = resolve(&catalog, &patterns);
+    let foreseen = publication::foreseen(&catalog, &resolved, "headwater", &server);
+    assert_eq!(foreseen, [refused[0].finding.clone()]);
+    let mend = refused[0].finding.mend.clone().unwrap();
+    assert_eq!(mend, "GRANT CREATE ON DATABASE \"postgres\" TO \"app\";");
+    sql.batch_execute(&mend).await.unwrap();
+    let ensured = publication::ensure(&app, "headwater", &patterns, &[]).await.unwrap();
+    assert_eq!((ensured.made, ensured.added.len()), (true, 1));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The tables that the sync configuration reads: there, published, readable, identified.
 
-use hw_pg::catalog::{self, Catalog, ServerInfo};
+use hw_pg::catalog::{self, Catalog, Refused, ServerInfo, code};
 use hw_pg::error::PgError;
 use hw_pg::publication;
 use hw_types::{Diagnostic, Severity, TablePattern};
@@ -32,8 +32,9 @@ pub async fn check(
             examination.findings.push(refused.finding.clone());
         }
     }
-    let foreseen = publication::foreseen(&catalog, &resolved, name, server.may_create);
-    if foreseen.is_empty() {
+    let foreseen = publication::foreseen(&catalog, &resolved, name, server);
+    let is_out_of_reach = |refused: &Refused| refused.finding.code.0 == code::NOT_PUBLISHED;
+    if foreseen.is_empty() && !resolved.refused.iter().any(is_out_of_reach) {
         examination.facts.extend(plan(&catalog, &resolved, name));
     }
     examination.findings.extend(foreseen.into_iter().map(|finding| match finding.context {

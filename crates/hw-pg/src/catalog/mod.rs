@@ -28,6 +28,7 @@ pub use unsent::unsent;
 pub use usable::usable;
 
 pub(crate) use read::from_json;
+pub(crate) use resolve::not_permitted;
 
 /// Stable codes of the findings about the source.
 pub mod code {

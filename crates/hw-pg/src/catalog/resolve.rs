@@ -13,6 +13,7 @@ use super::difference::{followable, under_root, unreadable};
 use super::found::CatalogTable;
 use super::read::Catalog;
 use super::usable::usable;
+use crate::statements::add_statement;
 use hw_types::facts::{Actions, Published, TableFacts, TableKind};
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
 use std::collections::BTreeSet;
@@ -38,7 +39,7 @@ impl Refused {
 pub struct Resolved {
     /// The tables that can be replicated as they are published now.
     pub tables: Vec<RelationId>,
-    /// The tables that could be, were they in the publication.
+    /// The tables that could be, were they in the publication. If there is one, our role may add them.
     pub to_publish: Vec<RelationId>,
     /// The tables that would be fit, could our role read them whole; refused as well.
     pub unreadable: Vec<RelationId>,
@@ -48,7 +49,8 @@ pub struct Resolved {
     pub needs_actions: bool,
     /// Names that mean no table.
     pub missing: Vec<Refused>,
-    /// Tables that cannot be replicated.
+    /// Tables that cannot be replicated; those that our role may not add to the publication that is
+    /// there are among them.
     pub refused: Vec<Refused>,
 }
 
@@ -58,10 +60,9 @@ impl Resolved {
         &'a self,
         catalog: &'a Catalog,
     ) -> impl Iterator<Item = &'a CatalogTable> {
-        let ours = catalog.publication.as_ref().is_none_or(|publication| publication.owned);
         let table = |id: &RelationId| catalog.table_by_id(*id);
         let publishable = self.to_publish.iter().filter_map(table);
-        let publishable = publishable.filter(move |table| ours && table.facts.owned);
+        let publishable = publishable.filter(|table| table.facts.owned);
         self.tables.iter().filter_map(table).chain(publishable)
     }
 
@@ -153,11 +154,18 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
         }
         let all: Vec<i16> = facts.columns.iter().map(|column| column.number).collect();
         let sent = facts.published.sent();
-        let findings = unreadable(facts, sent.map_or(&all, |sent| &sent.columns));
+        let mut findings = unreadable(facts, sent.map_or(&all, |sent| &sent.columns));
+        if !findings.is_empty() {
+            resolved.unreadable.push(facts.id);
+        }
+        if let (None, Some(publication)) = (sent, publication)
+            && !(publication.owned && facts.owned)
+        {
+            findings.push(not_permitted(&publication.name, facts));
+        }
         if !findings.is_empty() {
             let refused = findings.into_iter().map(|finding| Refused::new(&facts.name, finding));
             resolved.refused.extend(refused);
-            resolved.unreadable.push(facts.id);
             continue;
         }
         match sent {
@@ -171,6 +179,15 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
         }
     }
     resolved
+}
+
+/// The finding for a table that is fit, and that our role may not add to the publication.
+pub(crate) fn not_permitted(publication: &str, table: &TableFacts) -> Diagnostic {
+    let what =
+        format!("publication \"{publication}\" lacks {} and this role may not add it", table.name);
+    Diagnostic::error(code::NOT_PUBLISHED, what)
+        .at(format!("table {}", table.name))
+        .mend(add_statement(publication, std::slice::from_ref(&table.name)))
 }
 
 /// Names and wildcards that mean nothing.
