@@ -46,6 +46,7 @@ const ENGINE: &[&str] = &[
     "writer",
     "interpret",
     "frozen",
+    "withdraw",
     "entering",
     "copies",
     "build",

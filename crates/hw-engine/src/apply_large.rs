@@ -20,9 +20,9 @@ impl Writer {
         self.commit()?;
         let before = self.progress;
         let base = Overlay::new(self.store.clone());
-        let messages = loop {
+        let (messages, aside) = loop {
             match self.decide_large(transaction, &base) {
-                Ok(messages) => break messages,
+                Ok(decided) => break decided,
                 Err(FoldError::Engine(error)) => return Err(error),
                 Err(FoldError::Incomplete(table)) => {
                     // Nothing is decided: everything is as it was, but for the mark.
@@ -35,19 +35,28 @@ impl Writer {
         };
         self.committed = self.progress;
         self.note_commit();
+        // Behind the step: a copy that is given up for it commits, and may commit no part of it.
+        if aside {
+            self.spool(transaction)?;
+        }
         for message in messages {
             self.marker(&message, transaction)?;
         }
         Ok(())
     }
 
-    /// Evaluates the transaction whole and decides its writes.
+    /// Evaluates the transaction whole and decides its writes. Returns its messages, and whether there is
+    /// something of tables that are not applied.
     fn decide_large(
         &mut self,
         transaction: &Transaction,
         base: &Overlay,
-    ) -> Result<Vec<LogMessage>, FoldError> {
+    ) -> Result<(Vec<LogMessage>, bool), FoldError> {
         let (mut sorted, messages, aside) = self.sort_large(transaction, base)?;
+        if aside {
+            self.withdraw(transaction)?;
+            self.commit()?;
+        }
         self.note_transaction(transaction);
         let mut sink = DecidedSink::new(base)?;
         let mut rows = 0u64;
@@ -64,9 +73,6 @@ impl Writer {
                 Ok(self.apply_row(&mut sink, table, key, row)?)
             },
         )?;
-        if aside {
-            self.spool(transaction)?;
-        }
         metrics::counter!("headwater_rows_replicated_total").increment(rows);
         let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
         sink.append(&self.tail, &key, value)?;
@@ -75,7 +81,7 @@ impl Writer {
         crate::failpoint::reached("large::before_decision");
         sink.decide(&self.state)?;
         self.note_truncated(transaction.xid, sorted.truncated());
-        Ok(messages)
+        Ok((messages, aside))
     }
 
     /// Sorts the transaction's changes; reads it again while rows move in ways that need it, and

@@ -553,8 +553,9 @@ impl Definitions {
         }
         let mut lookups = Vec::new();
         for number in &active.lookups {
+            let is_shut = self.derived[number].record.state.is_shut();
             let space = store.space(&format!("lookups.{number}"))?;
-            lookups.push(LookupSpace { number: *number, space });
+            lookups.push(LookupSpace { number: *number, space: (!is_shut).then_some(space) });
         }
         let withheld = |(index, definition): (usize, &Definition)| {
             let mut exact = definition.reads.iter().filter_map(|read| read.table.exact());
@@ -564,7 +565,7 @@ impl Definitions {
         let withheld = active.config.definitions().iter().enumerate().map(withheld).collect();
         let unsent = self.unsent(active, tables);
         let since = |number: u32| match self.derived[&number].record.state {
-            BuildState::Frozen { since } => Some(since),
+            BuildState::Frozen { since, .. } => Some(since),
             _ => None,
         };
         let frozen = |definition| active.numbers_of(definition).filter_map(since).min();

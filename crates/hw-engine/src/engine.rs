@@ -210,6 +210,7 @@ impl Engine {
             began: published.runs().began(),
             went_back: published.met.finding(),
             frozen: Vec::new(),
+            shut: Vec::new(),
             withheld: Vec::new(),
             tables_missing: self.board.looked.lock().as_ref().map(|looked| looked.missing),
             queue_bytes: self.inlet.waiting() as u64,
@@ -222,6 +223,7 @@ impl Engine {
         if let Some(sync) = &published.sync {
             let names = |names: BTreeSet<&str>| names.into_iter().map(String::from).collect();
             status.frozen = names(sync.frozen());
+            status.shut = sync.shut().into_iter().collect();
             status.withheld = names(sync.withheld());
             status.source.refused.extend(sync.unsent.iter().cloned());
         }

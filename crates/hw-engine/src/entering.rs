@@ -11,7 +11,7 @@ use crate::evaluate::FoldedChange;
 use crate::large::DecidedSink;
 use crate::overlay::Sink;
 use crate::state::{Record, keys};
-use crate::tables::{StoredRow, Table};
+use crate::tables::{StoredRow, Table, same_identity};
 use crate::writer::{CopyOutcome, Writer};
 use hw_input::identity::Identity;
 use hw_types::row::RowRef;
@@ -269,18 +269,6 @@ struct Arrival {
     rows: Arc<Table>,
     /// The table as it will be.
     table: Arc<Table>,
-}
-
-/// Whether row keys of two incarnations mean the same.
-fn same_identity(old: &Table, new: &Table) -> bool {
-    let columns = |t: &Table| -> Vec<(String, hw_types::PgType)> {
-        let columns = &t.record.relation.columns;
-        t.key_columns
-            .iter()
-            .map(|&i| (columns[i].name.clone(), columns[i].pg_type.clone()))
-            .collect()
-    };
-    old.multiple == new.multiple && columns(old) == columns(new)
 }
 
 fn same_columns(old: Option<&Arc<Table>>, new: Option<&Arc<Table>>) -> bool {

@@ -54,6 +54,15 @@ pub(crate) struct Effects {
     lookups_after: Vec<LookupRow>,
 }
 
+/// Which entries of a lookup there are before a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    /// Those of the row's state before.
+    AsBefore,
+    /// Some of them.
+    Perhaps,
+}
+
 /// A change of one row between two transaction boundaries.
 pub(crate) struct FoldedChange<'a> {
     /// Number of the table's incarnation.
@@ -73,6 +82,22 @@ impl Effects {
     /// - Order: sources by number, then bucket parameters, output table, output id; lookups by
     ///   number, then as evaluated, removals before entries.
     pub fn evaluate(&mut self, plans: [&TablePlan; 2], gates: &Gates, change: &FoldedChange<'_>) {
+        self.differences(plans, gates, change, Existing::AsBefore);
+    }
+
+    /// The same for incarnations that stood still: every lookup entry of the state after is written,
+    /// because it may have been withdrawn meanwhile.
+    pub fn evaluate_anew(&mut self, plans: [&TablePlan; 2], change: &FoldedChange<'_>) {
+        self.differences(plans, &Gates::default(), change, Existing::Perhaps);
+    }
+
+    fn differences(
+        &mut self,
+        plans: [&TablePlan; 2],
+        gates: &Gates,
+        change: &FoldedChange<'_>,
+        existing: Existing,
+    ) {
         self.ops.clear();
         self.lookups.clear();
         self.held.clear();
@@ -96,7 +121,7 @@ impl Effects {
                 Some(Bound::Lookup(_)) => {
                     entries(was, &change.before, change.name, &mut self.lookups_before);
                     entries(is, &change.after, change.name, &mut self.lookups_after);
-                    self.lookup_difference(number);
+                    self.lookup_difference(number, existing);
                 }
                 None => {}
             }
@@ -123,11 +148,29 @@ impl Effects {
         }
     }
 
-    fn lookup_difference(&mut self, lookup: u32) {
+    /// Adds the removal of what a row gave to a lookup that stands still, and does not give now.
+    ///
+    /// - Takes: the row as it was when that began, with how the lookup reads it; the same for the
+    ///   state behind the change.
+    pub fn withdraw(
+        &mut self,
+        lookup: u32,
+        was: (Option<&Bound>, &Option<RowRef<'_>>),
+        is: (Option<&Bound>, &Option<RowRef<'_>>),
+        table: &TableName,
+    ) {
+        entries(was.0, was.1, table, &mut self.lookups_before);
+        entries(is.0, is.1, table, &mut self.lookups_after);
+        for (row, ordinal) in number(&mut self.lookups_before) {
+            if !self.lookups_after.contains(&row) {
+                self.lookups.push(LookupEffect { lookup, key: row.key, ordinal, value: None });
+            }
+        }
+    }
+
+    fn lookup_difference(&mut self, lookup: u32, existing: Existing) {
         let (before, after) = (&mut self.lookups_before, &mut self.lookups_after);
-        if before.len() == after.len()
-            && before.iter().zip(after.iter()).all(|(b, a)| b.key == a.key && b.value == a.value)
-        {
+        if existing == Existing::AsBefore && before == after {
             return;
         }
         let gone = number(before).into_iter().map(|(row, ordinal)| (row, ordinal, false));

@@ -1,9 +1,11 @@
 //! Definitions that stand still while a table that they read cannot be followed.
 //!
 //! A table is *stale* from the moment on which its changes are passed over until a compared copy of
-//! it has entered. What is served of every definition that reads it stays as it was then, lookups
-//! included; the replica's other tables, and all other definitions, go on. So nobody is shown a part
-//! of what a transaction did, and nobody who lost access in the stale table is sent what came later.
+//! it has entered. The buckets of every definition that reads it stay as they were then; the replica's
+//! other tables, and all other definitions, go on. So nobody is shown a part of what a transaction did.
+//! Its lookups go on losing what rows no longer give, and gain nothing: whoever loses access loses it
+//! at once (E-4), by changes of tables that are followed ([`crate::interpret`]) and of those that are
+//! not ([`crate::withdraw`]).
 //!
 //! For each incarnation that stands still it is kept what a row was at its first change since
 //! ([`crate::held`]). When every table can be followed again, the incarnation is given the difference
@@ -16,7 +18,7 @@ use crate::held::{HeldRow, ROW, damaged, layout_key, space_name, split_key};
 use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{BuildState, Record, TableRecord, keys};
-use crate::tables::{Gates, Planned, StoredRow, TablePlan};
+use crate::tables::{Planned, StoredRow, TablePlan};
 use crate::writer::Writer;
 use hw_store::Space;
 use hw_types::row::RowRef;
@@ -51,7 +53,7 @@ impl Writer {
         if freezing.is_empty() {
             return Ok(());
         }
-        let to = BuildState::Frozen { since: self.progress.end_lsn };
+        let to = BuildState::Frozen { since: self.progress.end_lsn, shut: false };
         self.definitions.set_state(&freezing, &to, &mut self.overlay, &self.state)?;
         self.gates = self.definitions.gates();
         self.serve_anew()
@@ -162,7 +164,7 @@ impl Writer {
                 before: before.as_ref().map(|row| row.view()),
                 after: after.map(RowRef::new),
             };
-            self.effects.evaluate(plans, &Gates::default(), &change);
+            self.effects.evaluate_anew(plans, &change);
             self.book.append(
                 &self.spaces,
                 sink,

@@ -7,11 +7,11 @@
 
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
-use crate::overlay::Sink;
+use crate::overlay::{Overlay, Sink};
 use crate::record::take;
 use crate::state::Record;
 use crate::tables::Table;
-use hw_types::{Row, varint};
+use hw_types::{Relation, Row, varint};
 
 /// Keys of a `held` space begin with one of these.
 pub(crate) const ROW: u8 = b'r';
@@ -62,31 +62,42 @@ pub(crate) fn space_name(number: u32) -> String {
     format!("held.{number}")
 }
 
-/// Keeps what a row was before a change, for incarnations that stand still, unless an earlier
-/// change has done so.
+/// Keeps what a row was before a change, for an incarnation that stands still, unless an earlier
+/// change has done so. Returns what is kept.
 ///
 /// - Takes: the table as the state before was stored.
 pub(crate) fn hold<S: Sink>(
-    numbers: &[u32],
+    number: u32,
     sink: &mut S,
     table: &Table,
     change: &FoldedChange<'_>,
-) -> Result<(), EngineError> {
-    for number in numbers {
-        let space = sink.base().store().space(&space_name(*number))?;
-        let key = row_key(change.table, change.key);
-        if sink.base().get(&space, &key)?.is_some() {
-            continue;
-        }
-        let layout = table.record.layout;
-        let row = change.before.as_ref().map(|row| Row::from_encoded(row.as_bytes()));
-        let columns = layout_key(change.table, layout);
-        if row.is_some() && sink.base().get(&space, &columns)?.is_none() {
-            sink.put(&space, columns, table.record.relation.encode())?;
-        }
-        sink.put(&space, key, HeldRow { layout, row }.encode())?;
+) -> Result<HeldRow, EngineError> {
+    let space = sink.base().store().space(&space_name(number))?;
+    let key = row_key(change.table, change.key);
+    if let Some(held) = sink.base().get(&space, &key)? {
+        return HeldRow::decode(&held);
     }
-    Ok(())
+    let layout = table.record.layout;
+    let row = change.before.as_ref().map(|row| Row::from_encoded(row.as_bytes()));
+    let columns = layout_key(change.table, layout);
+    if row.is_some() && sink.base().get(&space, &columns)?.is_none() {
+        sink.put(&space, columns, table.record.relation.encode())?;
+    }
+    let held = HeldRow { layout, row };
+    sink.put(&space, key, held.encode())?;
+    Ok(held)
+}
+
+/// The columns that held rows of a table had.
+pub(crate) fn columns(
+    base: &Overlay,
+    number: u32,
+    table: u32,
+    layout: u32,
+) -> Result<Relation, EngineError> {
+    let space = base.store().space(&space_name(number))?;
+    let columns = base.get(&space, &layout_key(table, layout))?;
+    Relation::decode(&columns.ok_or_else(|| damaged("columns"))?)
 }
 
 pub(crate) fn split_key(key: &[u8]) -> Option<(u32, &[u8])> {

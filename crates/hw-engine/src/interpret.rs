@@ -4,8 +4,9 @@
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::fold::FoldedRow;
+use crate::held;
 use crate::overlay::Sink;
-use crate::tables::{StoredRow, Table, TablePlan};
+use crate::tables::{Bound, StoredRow, Table, TablePlan};
 use crate::writer::Writer;
 use std::sync::Arc;
 
@@ -42,8 +43,8 @@ impl Writer {
         }
     }
 
-    /// Evaluates a change, numbers its operations, and keeps what the row was for incarnations
-    /// that stand still.
+    /// Evaluates a change, numbers its operations, and for incarnations that stand still keeps what the
+    /// row was, and withdraws what it no longer gives.
     ///
     /// - Takes: the table as the state before was stored.
     pub(crate) fn interpret<S: Sink>(
@@ -54,9 +55,11 @@ impl Writer {
         change: &FoldedChange<'_>,
     ) -> Result<(), EngineError> {
         self.effects.evaluate(plans, &self.gates, change);
-        if !self.effects.held.is_empty() {
-            crate::held::hold(&self.effects.held, sink, was, change)?;
+        let held = std::mem::take(&mut self.effects.held);
+        for number in &held {
+            self.hold(*number, sink, plans, was, change)?;
         }
+        self.effects.held = held;
         self.book.append(
             &self.spaces,
             sink,
@@ -65,5 +68,35 @@ impl Writer {
             &mut self.progress.op_id,
             &mut self.touched,
         )
+    }
+    /// Keeps what a row was for an incarnation that stands still. A lookup loses what the row gave it
+    /// then and does not give now: whoever loses access does so at once, whatever is waited for (E-4).
+    fn hold<S: Sink>(
+        &mut self,
+        number: u32,
+        sink: &mut S,
+        plans: [&TablePlan; 2],
+        was: &Table,
+        change: &FoldedChange<'_>,
+    ) -> Result<(), EngineError> {
+        let held = held::hold(number, sink, was, change)?;
+        let [before, after] = plans.map(|plan| plan.find(number));
+        if !matches!(after.or(before), Some(Bound::Lookup(_))) {
+            return Ok(());
+        }
+        let Some(row) = &held.row else { return Ok(()) };
+        // It may have been held with other columns than the table has now.
+        let bound;
+        let before = match held.layout == was.record.layout {
+            true => before,
+            false => {
+                let columns = held::columns(sink.base(), number, change.table, held.layout)?;
+                bound = self.definitions.derived.get(&number).and_then(|i| i.bind(&columns));
+                bound.as_ref()
+            }
+        };
+        let (held, now) = ((before, &Some(row.view())), (after, &change.after));
+        self.effects.withdraw(number, held, now, change.name);
+        Ok(())
     }
 }

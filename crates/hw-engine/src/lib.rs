@@ -59,6 +59,7 @@ pub mod testing;
 mod threads;
 mod transaction;
 pub mod wake;
+mod withdraw;
 mod writer;
 
 #[cfg(test)]

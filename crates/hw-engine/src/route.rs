@@ -30,6 +30,7 @@ impl Writer {
             Change::Message(message) => Route::Message(message),
             Change::Relation(relation) => match self.appliable(relation.id) {
                 Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
+                None if self.takes_a_name(&relation)? => Route::Stale,
                 _ => Route::Nothing,
             },
             Change::Row { relation, kind } => match self.appliable(relation.id) {
@@ -70,6 +71,21 @@ impl Writer {
         tracing::warn!(table = %relation.name, "the table's description changed; it is copied again and compared");
         self.mark_stale(number)?;
         Ok(false)
+    }
+
+    /// Whether a table that is not applied has the name of one that is. That one is marked: it was
+    /// renamed or dropped, and whoever reads the name reads the other.
+    fn takes_a_name(&mut self, relation: &Relation) -> Result<bool, EngineError> {
+        let is_taken = |table: &Arc<Table>| {
+            let own = &table.record.relation;
+            own.name == relation.name
+                && own.id != relation.id
+                && !self.stale.contains(&table.record.number)
+        };
+        let Some(table) = self.tables.all().into_iter().find(is_taken) else { return Ok(false) };
+        tracing::warn!(table = %relation.name, "another table has the name; it is copied in place of the first");
+        self.mark_stale(table.record.number)?;
+        Ok(true)
     }
 
     /// The replica does not hold what the log changes.

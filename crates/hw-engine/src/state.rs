@@ -87,7 +87,16 @@ pub enum BuildState {
     Frozen {
         /// Everything before this position is in it.
         since: EndLsn,
+        /// Of a lookup: nobody is answered. What was taken away since cannot be told row by row.
+        shut: bool,
     },
+}
+
+impl BuildState {
+    /// Whether it is a lookup that answers nobody.
+    pub fn is_shut(&self) -> bool {
+        matches!(self, BuildState::Frozen { shut: true, .. })
+    }
 }
 
 /// An incarnation of something that is derived from rows.
@@ -480,8 +489,8 @@ impl Record for IncarnationRecord {
                 varint::put(out, u64::from(*table));
                 varint::put_bytes(out, key);
             }
-            BuildState::Frozen { since } => {
-                out.push(2);
+            BuildState::Frozen { since, shut } => {
+                out.push(if *shut { 3 } else { 2 });
                 varint::put(out, since.0.0);
             }
         }
@@ -506,7 +515,9 @@ impl Record for IncarnationRecord {
                     table: take_u32(input)?,
                     key: varint::take_bytes(input)?.to_vec(),
                 },
-                [2] => BuildState::Frozen { since: EndLsn(take_lsn(input)?) },
+                [kind @ (2 | 3)] => {
+                    BuildState::Frozen { since: EndLsn(take_lsn(input)?), shut: *kind == 3 }
+                }
                 _ => return None,
             },
             retired_at: varint::take(input)?,
@@ -715,7 +726,8 @@ mod tests {
         for (kind, state) in [
             (DerivedKind::Source, BuildState::Live),
             (DerivedKind::Lookup, BuildState::Building { table: 4, key: vec![1, 2] }),
-            (DerivedKind::Lookup, BuildState::Frozen { since: EndLsn(Lsn(1 << 40)) }),
+            (DerivedKind::Source, BuildState::Frozen { since: EndLsn(Lsn(1 << 40)), shut: false }),
+            (DerivedKind::Lookup, BuildState::Frozen { since: EndLsn(Lsn(1 << 40)), shut: true }),
         ] {
             let fingerprint = [7; 32];
             round_trip(IncarnationRecord {

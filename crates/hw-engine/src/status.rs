@@ -26,6 +26,9 @@ pub struct EngineStatus {
     pub stale: Vec<TableName>,
     /// Definitions that stand still, because a table that they read cannot be followed.
     pub frozen: Vec<String>,
+    /// Tables by which nobody has access until they have entered again: what was removed from them cannot
+    /// be told row by row.
+    pub shut: Vec<String>,
     /// Definitions that are not served, because a table that they read cannot be replicated, or a column
     /// is not sent.
     pub withheld: Vec<String>,

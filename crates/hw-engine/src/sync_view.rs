@@ -53,7 +53,8 @@ pub(crate) struct SourceSpaces {
 #[derive(Clone)]
 pub(crate) struct LookupSpace {
     pub number: u32,
-    pub space: Space,
+    /// `None` of one that answers nobody for now.
+    pub space: Option<Space>,
 }
 
 /// Identifies a bucket within this store.
@@ -169,6 +170,14 @@ impl ActiveSync {
     pub fn frozen(&self) -> BTreeSet<&str> {
         let definitions = self.config.definitions().iter().zip(&self.frozen);
         definitions.filter(|(_, since)| since.is_some()).map(|(d, _)| &*d.name).collect()
+    }
+
+    /// The tables by which nobody has access, until what reads them goes on: what was removed from them
+    /// cannot be told row by row.
+    pub fn shut(&self) -> BTreeSet<String> {
+        let lookups = self.config.lookups().iter().zip(&self.lookups);
+        let shut = lookups.filter(|(_, lookup)| lookup.space.is_none());
+        shut.map(|(lookup, _)| lookup.table.to_string()).collect()
     }
 
     /// Whether any definition stands still.
@@ -469,10 +478,11 @@ impl OperationPage {
 
 impl LookupReader for SyncView<'_> {
     fn lookup(&self, lookup: usize, key: &[u8], out: &mut Entries) -> Result<(), LookupError> {
-        let Some(space) = self.sync.lookups.get(lookup) else {
+        let Some(LookupSpace { space, .. }) = self.sync.lookups.get(lookup) else {
             return Err(LookupError("this lookup is not built".into()));
         };
-        for entry in self.snapshot.prefix(&space.space, &bounded_key(key)) {
+        let Some(space) = space else { return Ok(()) };
+        for entry in self.snapshot.prefix(space, &bounded_key(key)) {
             let (_, value) = entry.map_err(|e| LookupError(e.to_string()))?;
             out.push(&value);
         }

@@ -7,7 +7,7 @@ use hw_expr::sync_config::{BoundLookup, BoundSource};
 use hw_store::{Space, Store};
 use hw_types::facts::TableFacts;
 use hw_types::row::{Row, RowRef};
-use hw_types::{Relation, RelationId, key, varint};
+use hw_types::{PgType, Relation, RelationId, key, varint};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -162,6 +162,24 @@ impl Table {
         Ok(Table { record, rows, facts, key_columns, multiple })
     }
 
+    /// The table with the columns that a description in the log gives its rows. The primary key's
+    /// places are not in the log and are taken from the stored relation; `None` when a column of it is
+    /// not there, or is not part of what the log says of an old row.
+    pub fn described(&self, seen: &Relation) -> Option<Table> {
+        let mut relation = seen.clone();
+        for key in self.record.relation.columns.iter().filter(|column| column.primary_key > 0) {
+            let column = relation.columns.iter_mut().find(|column| column.name == key.name)?;
+            column.primary_key = key.primary_key;
+        }
+        let key_columns = relation.key_columns();
+        if !key_columns.iter().all(|&index| relation.columns[index].identity) {
+            return None;
+        }
+        let multiple = relation.has_multiplicity();
+        let record = TableRecord { relation, ..self.record.clone() };
+        Some(Table { record, rows: self.rows.clone(), facts: None, key_columns, multiple })
+    }
+
     /// The row key.
     pub fn key(&self, row: &RowRef<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(24);
@@ -232,6 +250,18 @@ pub(crate) fn same_shape(stored: &Relation, seen: &Relation) -> bool {
                 && a.identity == b.identity
                 && a.pg_type == b.pg_type
         })
+}
+
+/// Whether row keys of two incarnations mean the same.
+pub(crate) fn same_identity(old: &Table, new: &Table) -> bool {
+    let columns = |t: &Table| -> Vec<(String, PgType)> {
+        let columns = &t.record.relation.columns;
+        t.key_columns
+            .iter()
+            .map(|&i| (columns[i].name.clone(), columns[i].pg_type.clone()))
+            .collect()
+    };
+    old.multiple == new.multiple && columns(old) == columns(new)
 }
 
 #[cfg(test)]

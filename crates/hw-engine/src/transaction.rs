@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// Whether a transaction was folded in memory.
 enum Folded {
-    /// With the messages in it.
-    Whole(Fold, Vec<LogMessage>),
+    /// With the messages in it, and whether there is something of tables that are not applied.
+    Whole(Fold, Vec<LogMessage>, bool),
     /// It does not fit.
     TooLarge,
     /// A table of it was marked: it must be read again.
@@ -43,7 +43,11 @@ impl Writer {
             }
         };
         match folded {
-            Folded::Whole(fold, messages) => {
+            Folded::Whole(fold, messages, aside) => {
+                if aside {
+                    self.spool(&transaction)?;
+                    self.withdraw(&transaction)?;
+                }
                 self.note_truncated(transaction.xid, fold.truncated.iter().copied());
                 self.note_transaction(&transaction);
                 let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
@@ -98,11 +102,8 @@ impl Writer {
                 return Ok(Folded::TooLarge);
             }
         }
-        if aside {
-            self.spool(transaction)?;
-        }
         metrics::counter!("headwater_rows_replicated_total").increment(rows);
-        Ok(Folded::Whole(fold, messages))
+        Ok(Folded::Whole(fold, messages, aside))
     }
 
     /// Adds a truncated table's stored rows to the fold; false when they do not fit.

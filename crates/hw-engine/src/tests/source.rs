@@ -123,6 +123,22 @@ impl Source {
         self.log.iter().rev().find(|(t, _)| t.end_lsn <= end).map(|(_, world)| world)
     }
 
+    /// Whether a change of a transaction says that a list is not this user's.
+    pub fn takes_away(&self, transaction: &Transaction, list: &str, user: &str) -> bool {
+        let cell = |row: &Row, index| row.view().get(index).bytes().map(<[u8]>::to_vec);
+        let is_list = |row: &Row| cell(row, 0).is_some_and(|id| id == list.as_bytes());
+        transaction.changes.iter().any(|change| match change.unwrap() {
+            Change::Truncate { relations } => relations.iter().any(|r| r.id == self.lists.id),
+            Change::Row { relation, kind } if relation.id == self.lists.id => match kind {
+                ChangeKind::Delete { old } => is_list(&old),
+                ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
+                    is_list(&new) && cell(&new, 1).is_none_or(|owner| owner != user.as_bytes())
+                }
+            },
+            _ => false,
+        })
+    }
+
     pub fn commit(&mut self, rng: &mut StdRng, changes: impl FnOnce(Lsn, Xid) -> Vec<Change>) {
         self.position += rng.random_range(10..100);
         let commit = self.position;
@@ -199,6 +215,10 @@ impl Source {
             2 if rng.random_bool(0.2) => {
                 self.world.todos.clear();
                 changes.push(Change::Truncate { relations: vec![relation] });
+            }
+            2 if rng.random_bool(0.2) => {
+                self.world.lists.clear();
+                changes.push(Change::Truncate { relations: vec![self.lists.clone()] });
             }
             3 => {
                 // The key changes, the text is an unchanged TOAST value.

@@ -21,6 +21,7 @@ mod copies;
 mod definitions;
 mod history;
 mod publication;
+mod revocations;
 mod store;
 
 /// How long something may take that takes a second or two, on a machine that has much to do.

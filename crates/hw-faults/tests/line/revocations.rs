@@ -1,0 +1,222 @@
+//! Access that goes while something is copied again does not wait for it (E-4, FD-18).
+
+use hw_testkit::oracle::SyncClient;
+use hw_testkit::poll_until;
+use tokio_postgres::Client;
+
+use super::{Line, Output, fresh, streams};
+use crate::rig::Rig;
+
+const SCHEMA: &str = "
+    CREATE TABLE members (id int PRIMARY KEY, usr text, list text, pad text);
+    CREATE TABLE docs (id text PRIMARY KEY, list text, v int);
+    CREATE TABLE etl (v text);
+    INSERT INTO members VALUES (1, 'u1', 'l1'), (2, 'u2', 'l1');
+    INSERT INTO docs VALUES ('d1', 'l1', 1);
+";
+
+const QUERY: &str =
+    "SELECT * FROM docs WHERE list IN (SELECT list FROM members WHERE usr = auth.user_id())";
+const OUT: &[Output] =
+    &[("docs", "SELECT * FROM docs WHERE list IN (SELECT list FROM members WHERE usr = {user})")];
+
+/// The data table is copied again.
+const DATA: &str = "ALTER TABLE docs ALTER v TYPE bigint; INSERT INTO docs VALUES ('d2', 'l1', 2)";
+/// The permission table is copied again.
+const PERMISSIONS: &str =
+    "ALTER TABLE members ADD COLUMN note text; INSERT INTO members VALUES (3, 'u3', 'l1', '', 'x')";
+
+/// A line on which something is copied again as soon as a transaction ends that is none of its
+/// business.
+async fn waiting(line: Line, altered: &str, table: &str) -> (Line, Client) {
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    line.execute(altered).await;
+    line.names(table).await;
+    (line, open)
+}
+
+async fn start(altered: &str, table: &str) -> (Line, Client) {
+    waiting(Line::start(SCHEMA, &streams(&[QUERY]), &["u1", "u2"], OUT).await, altered, table).await
+}
+
+/// Who is connected and who comes anew have lost what they had.
+async fn lose(line: &mut Line, users: &[&str], when: &str) {
+    for user in users {
+        let what = format!("{when}: {user} has lost what he had");
+        line.follow(user, &what, |client| client.table("docs").is_empty()).await;
+        assert!(fresh(&line.server, user).await.table("docs").is_empty(), "{what}, a fresh client");
+    }
+}
+
+/// Who is connected and who comes anew have what they had when the copy began to wait.
+async fn keep(line: &Line, users: &[&str], when: &str) {
+    let had = |client: &SyncClient| client.table("docs").into_keys().collect::<Vec<_>>();
+    for user in users {
+        assert_eq!(had(&line.clients[user]), ["d1"], "{when}: {user}");
+        assert_eq!(had(&fresh(&line.server, user).await), ["d1"], "{when}: {user}, a fresh client");
+    }
+}
+
+/// The transaction ends, the table enters, and everybody has what SQL answers.
+async fn end(mut line: Line, open: &Client, when: &str) {
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.agree(&format!("{when}: the table has entered")).await;
+    line.execute("INSERT INTO members VALUES (11, 'u1', 'l1')").await;
+    line.agree(&format!("{when}: access comes again")).await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_while_the_data_table_is_copied_again_goes_at_once() {
+    for revoked in [
+        "DELETE FROM members WHERE id = 1",
+        "UPDATE members SET list = 'l9' WHERE id = 1",
+        "UPDATE members SET id = 9, usr = 'u9' WHERE id = 1",
+    ] {
+        let (mut line, open) = start(DATA, "public.docs").await;
+        line.execute(revoked).await;
+        lose(&mut line, &["u1"], revoked).await;
+        keep(&line, &["u2"], revoked).await;
+        // What comes again is given when the table has entered: nobody is shown later rows before.
+        line.execute("INSERT INTO members VALUES (21, 'u1', 'l1')").await;
+        end(line, &open, revoked).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_while_the_permission_table_is_copied_again_goes_at_once() {
+    for revoked in [
+        "DELETE FROM members WHERE id = 1",
+        "UPDATE members SET list = 'l9' WHERE id = 1",
+        "UPDATE members SET id = 9, usr = 'u9' WHERE id = 1",
+    ] {
+        let (mut line, open) = start(PERMISSIONS, "public.members").await;
+        // What still gives the same takes nothing away, whatever its columns are.
+        line.execute("UPDATE members SET note = 'x', pad = 'y' WHERE id = 2").await;
+        line.execute(revoked).await;
+        lose(&mut line, &["u1"], revoked).await;
+        keep(&line, &["u2"], revoked).await;
+        end(line, &open, revoked).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_a_truncate_takes_all_access_whatever_is_copied_again() {
+    for (altered, table) in [(DATA, "public.docs"), (PERMISSIONS, "public.members")] {
+        let (mut line, open) = start(altered, table).await;
+        line.execute("TRUNCATE members").await;
+        line.execute("INSERT INTO members VALUES (2, 'u2', 'l1')").await;
+        lose(&mut line, &["u1", "u2"], altered).await;
+        end(line, &open, altered).await;
+    }
+}
+
+/// A table that took the name of the permission table is read in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_in_a_table_that_took_the_permission_tables_name_goes_at_once() {
+    let rotated = "
+        BEGIN; CREATE TABLE members_new (LIKE members INCLUDING ALL);
+        INSERT INTO members_new SELECT * FROM members; ALTER TABLE members RENAME TO members_old;
+        ALTER TABLE members_new RENAME TO members; COMMIT";
+    let (mut line, open) = start(rotated, "public.members").await;
+    poll_until("the new table is published", || async {
+        let sql = "SELECT 1 FROM pg_publication_rel WHERE prrelid = 'members'::regclass";
+        line.rig.ask(sql).await
+    })
+    .await;
+    line.execute("UPDATE members SET pad = 'y' WHERE id = 2; DELETE FROM members WHERE id = 1")
+        .await;
+    lose(&mut line, &["u1"], "rotated").await;
+    keep(&line, &["u2"], "rotated").await;
+    end(line, &open, "rotated").await;
+}
+
+/// The log may show what another table does under the name before anybody has looked at the catalog.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_a_table_that_takes_the_permission_tables_name_in_the_log_takes_away_at_once() {
+    let schema = format!("{SCHEMA} CREATE PUBLICATION headwater FOR ALL TABLES");
+    let rig = Rig::new(&schema, &streams(&[QUERY])).await;
+    let options = rig.options();
+    let mut line = Line::of(rig, options, &["u1", "u2"], OUT).await;
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    line.execute(
+        "BEGIN; CREATE TABLE members_new (LIKE members INCLUDING ALL);
+         INSERT INTO members_new SELECT * FROM members; ALTER TABLE members RENAME TO members_old;
+         ALTER TABLE members_new RENAME TO members; DELETE FROM members WHERE id = 1; COMMIT",
+    )
+    .await;
+    lose(&mut line, &["u1"], "rotated").await;
+    keep(&line, &["u2"], "rotated").await;
+    end(line, &open, "rotated").await;
+}
+
+/// With keys of another type nobody can tell whose access went, so everybody's has.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_where_it_cannot_be_told_whose_access_went_nobody_has_it() {
+    let altered = "ALTER TABLE members ALTER id TYPE bigint";
+    let (mut line, open) = start(altered, "public.members").await;
+    line.execute("INSERT INTO members VALUES (5, 'u5', 'l1')").await;
+    keep(&line, &["u1", "u2"], "a row that comes takes nothing away").await;
+    line.execute("DELETE FROM members WHERE id = 1").await;
+    lose(&mut line, &["u1", "u2"], altered).await;
+    line.server.kill();
+    line.server.spawn_again();
+    lose(&mut line, &["u1", "u2"], "behind a crash").await;
+    end(line, &open, altered).await;
+}
+
+/// Permissions that are read through two tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_through_two_tables_goes_at_once_whichever_row_goes() {
+    let schema = format!(
+        "{SCHEMA} CREATE TABLE grants (id int PRIMARY KEY, grp text, list text);
+         INSERT INTO grants VALUES (1, 'l1', 'l1'), (2, 'g2', 'l1');
+         UPDATE members SET list = 'g2' WHERE id = 2"
+    );
+    let query = "SELECT * FROM docs WHERE list IN (SELECT list FROM grants WHERE grp IN \
+                 (SELECT list FROM members WHERE usr = auth.user_id()))";
+    let outputs: &[Output] = &[(
+        "docs",
+        "SELECT * FROM docs WHERE list IN (SELECT list FROM grants WHERE grp IN
+         (SELECT list FROM members WHERE usr = {user}))",
+    )];
+    let stale_grants =
+        "ALTER TABLE grants ADD COLUMN note text; INSERT INTO grants VALUES (3, 'x', 'x', 'x')";
+    for (altered, table) in
+        [(DATA, "docs"), (PERMISSIONS, "public.members"), (stale_grants, "public.grants")]
+    {
+        for revoked in ["DELETE FROM members WHERE id = 1", "DELETE FROM grants WHERE id = 1"] {
+            let line = Line::start(&schema, &streams(&[query]), &["u1", "u2"], outputs).await;
+            let (mut line, open) = waiting(line, altered, table).await;
+            line.execute(revoked).await;
+            lose(&mut line, &["u1"], &format!("{altered}, {revoked}")).await;
+            keep(&line, &["u2"], &format!("{altered}, {revoked}")).await;
+            end(line, &open, altered).await;
+        }
+    }
+}
+
+/// In a transaction that does not fit in memory, and for good: a crash gives nothing back.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_with_many_others_is_gone_behind_a_crash() {
+    let schema = format!(
+        "{SCHEMA} INSERT INTO members
+         SELECT i, 'u' || i, 'l1', repeat('x', 300) FROM generate_series(100, 12000) i;"
+    );
+    for (altered, table) in [(DATA, "public.docs"), (PERMISSIONS, "public.members")] {
+        let rig = Rig::new(&schema, &streams(&[QUERY])).await;
+        let options = rig.options_with("limits:\n  transaction_memory: 1 MB\n");
+        let line = Line::of(rig, options, &["u1", "u2"], OUT).await;
+        let (mut line, open) = waiting(line, altered, table).await;
+        line.execute("UPDATE members SET usr = usr || 'x' WHERE id <> 2").await;
+        lose(&mut line, &["u1"], altered).await;
+        line.server.kill();
+        line.server.spawn_again();
+        lose(&mut line, &["u1"], "behind a crash").await;
+        keep(&line, &["u2"], "behind a crash").await;
+        end(line, &open, altered).await;
+    }
+}
