@@ -22,7 +22,7 @@ use crate::source::Source;
 use hw_pg::copy::{KeyPlace, LOCK_LIMIT, NotedTable, Range, SnapshotReader, TableCopy};
 use hw_pg::error::PgError;
 use hw_pg::replication::{CreatedSlot, ReplicationConnection, SlotLife};
-use hw_pg::slot;
+use hw_pg::slot::{self, Session};
 use hw_types::{Diagnostic, Lsn, Relation, RelationId, Row, TableName};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, VecDeque};
@@ -174,8 +174,8 @@ impl CopySession {
     /// Makes the slot and takes its snapshot.
     ///
     /// - Takes: tables from [`Source::cover`], whose publication change is therefore committed;
-    ///   `workers`, the number of connections that copy (at least 1); `report`, called with a
-    ///   finding that names the transactions which hold back the slot (F-18), as long as they do.
+    ///   `workers`, the number of connections that copy (at least 1); `report`, called each second
+    ///   with those whose transactions hold back the slot (F-18), as long as they do.
     /// - Returns: when all workers are inside the snapshot and no table was rewritten meanwhile.
     /// - Errors: no slot is free (F-17); tables that keep changing; those of a connection. No
     ///   temporary slot is left behind, and a main slot that was made is dropped again.
@@ -184,7 +184,7 @@ impl CopySession {
         tables: Vec<NotedTable>,
         choice: SlotChoice,
         workers: usize,
-        mut report: impl FnMut(Diagnostic),
+        mut report: impl FnMut(&[Session]),
     ) -> Result<CopySession> {
         let ids: Vec<RelationId> = tables.iter().map(|table| table.catalog.facts.id).collect();
         let mut tables = tables;
@@ -301,7 +301,7 @@ async fn attempt_open(
     tables: Vec<NotedTable>,
     choice: &SlotChoice,
     workers: usize,
-    report: &mut impl FnMut(Diagnostic),
+    report: &mut impl FnMut(&[Session]),
 ) -> Result<CopySession, Failed> {
     let before = |error: InputError| Failed { error, slot_was_made: false };
     let behind = |error: InputError| Failed { error, slot_was_made: true };
@@ -350,7 +350,7 @@ async fn create_slot(
     source: &Source,
     connection: &mut ReplicationConnection,
     choice: &SlotChoice,
-    report: &mut impl FnMut(Diagnostic),
+    report: &mut impl FnMut(&[Session]),
 ) -> Result<CreatedSlot, PgError> {
     let pid = connection.backend_pid();
     let (name, life) = match choice {
@@ -360,18 +360,20 @@ async fn create_slot(
     };
     let creating = connection.create_slot(&name, life);
     tokio::pin!(creating);
-    let mut reported = Vec::new();
+    let mut asking = None;
     loop {
         match tokio::time::timeout(BLOCKED_AFTER, &mut creating).await {
             Ok(created) => return created,
             Err(_) => {
                 // The answer to this question must not end the wait.
-                let Ok(client) = source.client().await else { continue };
-                let blockers = slot::blockers(&client, pid).await.unwrap_or_default();
-                let pids: Vec<_> = blockers.iter().map(|session| session.pid).collect();
-                if !blockers.is_empty() && pids != reported {
-                    report(slot::blocked(&blockers));
-                    reported = pids;
+                if asking.is_none() {
+                    asking = source.client().await.ok();
+                }
+                let Some(client) = &asking else { continue };
+                match slot::blockers(client, pid).await {
+                    Ok(blockers) if blockers.is_empty() => {}
+                    Ok(blockers) => report(&blockers),
+                    Err(_) => asking = None,
                 }
             }
         }

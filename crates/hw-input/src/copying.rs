@@ -16,6 +16,7 @@ use crate::replica::Turns;
 use crate::signal::{CopySignal, Rows, Signal};
 use crate::source::Covered;
 use crate::status::{CopyStatus, SourceState};
+use hw_pg::slot::{self, Session};
 use hw_types::{Diagnostic, Lsn};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -43,7 +44,7 @@ pub(crate) async fn copy_all(
     let covered = context.source.cover(&wanted).await?;
     context.status.lock().refused = findings(&covered);
     let choice = SlotChoice::Main { name: slot.clone() };
-    let report = |finding: Diagnostic| context.wait_for(finding);
+    let report = |blockers: &[Session]| context.wait_for(slot::blocked(blockers));
     let workers = context.options.copy_workers;
     let opened = CopySession::open(&context.source, covered.tables, choice, workers, report);
     let session = opened.await?;
@@ -103,10 +104,13 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     }
     let names: Vec<String> = tables.iter().map(|t| t.catalog.facts.name.to_string()).collect();
     tracing::info!(tables = %names.join(", "), "tables are copied");
-    let report = |finding: Diagnostic| finding.log();
+    let mut waits = Waits { context, told: Vec::new() };
+    let report = |blockers: &[Session]| waits.tell(blockers);
     let workers = context.options.copy_workers;
     let opened = CopySession::open(&context.source, tables, SlotChoice::Temporary, workers, report);
-    let reading = copy(context, number, opened.await?.bounded(bounds(context))).await?;
+    let session = opened.await;
+    drop(waits);
+    let reading = copy(context, number, session?.bounded(bounds(context))).await?;
     let nonce = crate::markers::random();
     let entered = loaded(context, number, Behind::Marker(nonce), reading).await?;
     context.markers.mark(nonce).await?;
@@ -114,6 +118,32 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     entered.await?;
     context.status.lock().copies.clear();
     Ok(More::Entered)
+}
+
+/// A copy that cannot begin yet. Nothing is waited for any more when this is dropped.
+struct Waits<'a> {
+    context: &'a Context,
+    /// Whose transactions the log has named.
+    told: Vec<Option<u32>>,
+}
+
+impl Waits<'_> {
+    /// Notes whose transactions are waited for; the log is told when they are others.
+    fn tell(&mut self, blockers: &[Session]) {
+        let finding = slot::blocked(blockers);
+        let pids: Vec<_> = blockers.iter().map(|session| session.pid).collect();
+        if self.told != pids {
+            finding.log();
+            self.told = pids;
+        }
+        self.context.status.lock().copy_waits = Some(Box::new(finding));
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.context.status.lock().copy_waits = None;
+    }
 }
 
 /// How long a copy may hold a snapshot, with what was learnt of tables.

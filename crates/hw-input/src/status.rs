@@ -22,6 +22,8 @@ pub struct SourceStatus {
     catalog_failures: u32,
     /// Copies under way.
     pub copies: Vec<CopyStatus>,
+    /// What keeps the next copy from beginning, as of a second ago.
+    pub copy_waits: Option<Box<Diagnostic>>,
     /// Tables that definitions name and that cannot be replicated, with the reason.
     pub refused: Vec<Diagnostic>,
     /// Bytes of log that the slot retains, as last asked.

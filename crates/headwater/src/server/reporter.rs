@@ -352,13 +352,26 @@ fn trouble(status: &EngineStatus) -> Option<String> {
     })
     .or_else(|| {
         let stale = status.stale.first()?;
-        let still = match status.frozen.is_empty() {
-            true => String::new(),
-            false => format!("; until then these stand still: {}", status.frozen.join(", ")),
+        let mut what = format!("table {stale} is copied again and compared");
+        let mut add = |names: &[String], text: &str| {
+            if !names.is_empty() {
+                what.push_str(&format!("; {text}: {}", names.join(", ")));
+            }
         };
-        Some(format!("table {stale} is copied again and compared{still}"))
+        add(&status.frozen, "until then these stand still");
+        add(&status.shut, "and nobody has access by");
+        let waits = waiting_copy(status).into_iter().collect::<Vec<_>>();
+        add(&waits, "it has not begun");
+        Some(what)
     })
+    .or_else(|| waiting_copy(status))
     .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
+}
+
+/// Whose open transaction keeps a copy from beginning.
+fn waiting_copy(status: &EngineStatus) -> Option<String> {
+    let finding = status.source.copy_waits.as_ref()?;
+    Some(format!("{} ({})", finding.what, finding.code))
 }
 
 #[cfg(test)]

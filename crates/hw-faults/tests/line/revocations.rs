@@ -220,3 +220,21 @@ async fn e_4_access_that_goes_with_many_others_is_gone_behind_a_crash() {
         end(line, &open, altered).await;
     }
 }
+
+/// Whoever waits for a copy learns whom to ask, and for how long that one has been at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_18_the_status_names_who_keeps_a_copy_from_beginning_and_since_when() {
+    let (line, open) = start(DATA, "public.docs").await;
+    let pid: i32 = open.query_one("SELECT pg_backend_pid()", &[]).await.expect("asked").get(0);
+    let pid = format!("pid {pid} ");
+    let age = || async {
+        let trouble = crate::rig::status(&line.server).await?["trouble"].as_str()?.to_owned();
+        let (before, rest) = trouble.split_once(&pid)?;
+        assert!(before.contains("table public.docs is copied again"), "{trouble}");
+        Some(rest.split_once("open for ")?.1.split_once(" s")?.0.to_owned())
+    };
+    let first = poll_until("the status names the process", age).await;
+    poll_until("its age grows", || async { age().await.filter(|now| *now != first) }).await;
+    assert_eq!(line.server.log().matches("HW2123").count(), 1, "{}", line.server.log());
+    end(line, &open, "named").await;
+}

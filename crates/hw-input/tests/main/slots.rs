@@ -3,7 +3,7 @@
 use crate::bench::Bench;
 use hw_input::copy_session::{CopySession, SlotChoice};
 use hw_input::identity::{self, Identity, Recopy, Stored, Verdict};
-use hw_pg::slot;
+use hw_pg::slot::{self, Session};
 use hw_testkit::{Cluster, ClusterOptions, poll_until};
 use hw_types::Diagnostic;
 use std::sync::{Arc, Mutex};
@@ -109,7 +109,8 @@ async fn f_18_a_transaction_that_holds_back_the_slot_is_named_and_its_end_heals(
     let opening = {
         let (source, reports) = (bench.source.clone(), reports.clone());
         tokio::spawn(async move {
-            let report = |finding| reports.lock().unwrap().push(finding);
+            let report =
+                |blockers: &[Session]| reports.lock().unwrap().push(slot::blocked(blockers));
             CopySession::open(&source, covered.tables, SlotChoice::Temporary, 1, report).await
         })
     };
