@@ -4,7 +4,7 @@
 //! or wait for somebody's lock: meanwhile a permission table that is gone must be noticed as ever.
 
 use crate::context::Context;
-use crate::copying::{More, copy_more};
+use crate::copying::{More, copy_more, publish};
 use crate::ended::Ended;
 use crate::error::InputError;
 use crate::signal::{CopySignal, Signal};
@@ -37,6 +37,8 @@ pub(crate) struct Beside {
     /// How many looks in a row, up to the last one, found something new.
     eventful: u32,
     copying: bool,
+    /// Whether tables are published that another copy will read.
+    publishing: bool,
     /// Whether a place in the log is waited for, behind which a look knows more.
     awaiting: bool,
     /// Pauses between copies that fail, so that what a person must mend is not said every second.
@@ -53,6 +55,8 @@ enum Done {
     Reached,
     /// Tables were copied, or not.
     Copied(Result<More, Ended>),
+    /// The publication was changed.
+    Published,
     /// The source knows that this store uses the slot.
     Reminded,
 }
@@ -98,6 +102,7 @@ impl Beside {
             rested: now,
             eventful: 0,
             copying: false,
+            publishing: false,
             awaiting: false,
             patience: Backoff::new(),
             again_at: now,
@@ -151,13 +156,17 @@ impl Beside {
                 let took = self.looking.take().map(|began| began.elapsed()).unwrap_or_default();
                 self.eventful = if is_eventful { self.eventful + 1 } else { 0 };
                 self.rested = Instant::now() + rest(took, self.eventful);
-                if found == Look::Missing && !self.copying && Instant::now() >= self.again_at {
-                    self.copy();
+                let is_due = !self.copying && Instant::now() >= self.again_at;
+                match found {
+                    Look::Missing | Look::Unpublished if is_due => self.copy(),
+                    Look::Unpublished if !self.publishing => self.publish(),
+                    _ => {}
                 }
                 if let Some(place) = awaits.filter(|_| !self.awaiting) {
                     self.wait_for(place);
                 }
             }
+            Done::Published => self.publishing = false,
             Done::Copied(Ok(More::Entered)) => {
                 self.copying = false;
                 self.patience.reset();
@@ -197,6 +206,13 @@ impl Beside {
         let context = self.context.clone();
         let copy = async move { Ok(Done::Copied(copy_more(&context).await)) };
         self.tasks.spawn_on(copy, &self.server);
+    }
+
+    fn publish(&mut self) {
+        self.publishing = true;
+        let context = self.context.clone();
+        let publish = async move { publish(&context).await.map(|()| Done::Published) };
+        self.tasks.spawn_on(publish, &self.server);
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Context {
     pub stop: watch::Receiver<bool>,
     /// How tables are read, as far as this process has learnt.
     pub ways: Arc<Mutex<Ways>>,
+    /// Held while the publication is changed beside the stream.
+    pub covering: tokio::sync::Mutex<()>,
     /// The last number given to a stream or a copy.
     pub numbers: AtomicU64,
 }

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::copy_session::{CopyBounds, CopyItem, CopySession, ProgressHandle, SlotChoice};
 use crate::ended::Ended;
 use crate::entry::{Behind, CopiedTable, Reading};
+use crate::error::InputError;
 use crate::identity::{Found, Identity};
 use crate::replica::Turns;
 use crate::signal::{CopySignal, Rows, Signal};
@@ -82,9 +83,7 @@ pub(crate) enum More {
 /// Copies tables that came later, or that must be copied again, beside the running stream.
 pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     let number = begin(context, None).await?;
-    let wanted = context.plan().wanted.clone();
-    let covered = context.source.cover(&wanted).await?;
-    context.status.lock().refused = findings(&covered);
+    let covered = cover(context).await?;
     let known = context.plan().tables.clone();
     let tables: Vec<_> = covered
         .tables
@@ -118,6 +117,29 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     entered.await?;
     context.status.lock().copies.clear();
     Ok(More::Entered)
+}
+
+/// Publishes tables that are to be copied while another copy is under way, so that the log tells at once
+/// what goes in them: who loses access by it does not wait for either copy.
+pub(crate) async fn publish(context: &Context) -> Result<(), Ended> {
+    match cover(context).await {
+        Ok(covered) if covered.made => Err(Ended::OtherPublication),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The copy itself tries again, and says it.
+            tracing::debug!(%error, "tables could not be published beside a copy");
+            Ok(())
+        }
+    }
+}
+
+/// Makes the publication send what definitions name. One at a time.
+async fn cover(context: &Context) -> Result<Covered, InputError> {
+    let _one = context.covering.lock().await;
+    let wanted = context.plan().wanted.clone();
+    let covered = context.source.cover(&wanted).await?;
+    context.status.lock().refused = findings(&covered);
+    Ok(covered)
 }
 
 /// A copy that cannot begin yet. Nothing is waited for any more when this is dropped.

@@ -80,6 +80,7 @@ impl Driver {
             spool,
             stop,
             ways: Arc::default(),
+            covering: tokio::sync::Mutex::default(),
             numbers: AtomicU64::new(0),
         };
         (driver, Work { context, requests })

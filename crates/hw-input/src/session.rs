@@ -73,7 +73,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         Verdict::Stream if memory.lost.is_some() => compared(memory.lost.take()),
         Verdict::Stream if kept.moved => compared(Some(Recopy::HistoryMoved)),
         Verdict::Stream => match watch.lock().await.look(context).await {
-            Ok(Look::Complete | Look::Missing) => Verdict::Stream,
+            Ok(Look::Complete | Look::Missing | Look::Unpublished) => Verdict::Stream,
             // The next session's decision knows it.
             Ok(Look::OtherPublication) => return Err(Ended::OtherPublication),
             Err(LookError::Input(error)) => return Err(error.into()),

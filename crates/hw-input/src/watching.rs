@@ -56,6 +56,8 @@ pub(crate) enum Look {
     Complete,
     /// There are tables to copy.
     Missing,
+    /// The same, and the publication does not send all of them yet.
+    Unpublished,
     /// The publication is not the one through which the tables were followed: what was streamed
     /// through it may have holes.
     OtherPublication,
@@ -162,6 +164,10 @@ impl Watch {
         if settled && self.suspected.is_empty() {
             is_known();
         }
+        let are_sent = within_reach.keys().all(|id| {
+            let table = catalog.table_by_id(*id);
+            table.is_some_and(|table| table.facts.published.sent().is_some())
+        });
         // A table that was marked just now is missing, too.
         let missing = missing.len() + usize::from(!settled);
         context.status.lock().refused = resolved.findings().cloned().collect();
@@ -177,7 +183,7 @@ impl Watch {
             return Ok(Look::Complete);
         }
         self.settled = None;
-        Ok(Look::Missing)
+        Ok(if are_sent { Look::Missing } else { Look::Unpublished })
     }
 
     /// A TRUNCATE gives a table other files, too, and then the log tells all that there is to know. The

@@ -113,24 +113,35 @@ async fn e_4_a_truncate_takes_all_access_whatever_is_copied_again() {
     }
 }
 
-/// A table that took the name of the permission table is read in its place.
+const ROTATED: &str = "
+    BEGIN; CREATE TABLE members_new (LIKE members INCLUDING ALL);
+    INSERT INTO members_new SELECT * FROM members; ALTER TABLE members RENAME TO members_old;
+    ALTER TABLE members_new RENAME TO members; COMMIT";
+
+/// A table that took the name of the permission table is read in its place, also while the copy of
+/// another table waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn e_4_access_that_goes_in_a_table_that_took_the_permission_tables_name_goes_at_once() {
-    let rotated = "
-        BEGIN; CREATE TABLE members_new (LIKE members INCLUDING ALL);
-        INSERT INTO members_new SELECT * FROM members; ALTER TABLE members RENAME TO members_old;
-        ALTER TABLE members_new RENAME TO members; COMMIT";
-    let (mut line, open) = start(rotated, "public.members").await;
-    poll_until("the new table is published", || async {
-        let sql = "SELECT 1 FROM pg_publication_rel WHERE prrelid = 'members'::regclass";
-        line.rig.ask(sql).await
-    })
-    .await;
-    line.execute("UPDATE members SET pad = 'y' WHERE id = 2; DELETE FROM members WHERE id = 1")
+    for before in [None, Some(DATA)] {
+        let line = Line::start(SCHEMA, &streams(&[QUERY]), &["u1", "u2"], OUT).await;
+        let first = before.unwrap_or(ROTATED);
+        let table = if before.is_some() { "public.docs" } else { "public.members" };
+        let (mut line, open) = waiting(line, first, table).await;
+        if before.is_some() {
+            line.logs("HW2123").await;
+            line.execute(ROTATED).await;
+        }
+        poll_until("the new table is published", || async {
+            let sql = "SELECT 1 FROM pg_publication_rel WHERE prrelid = 'members'::regclass";
+            line.rig.ask(sql).await
+        })
         .await;
-    lose(&mut line, &["u1"], "rotated").await;
-    keep(&line, &["u2"], "rotated").await;
-    end(line, &open, "rotated").await;
+        line.execute("UPDATE members SET pad = 'y' WHERE id = 2").await;
+        line.execute("DELETE FROM members WHERE id = 1").await;
+        lose(&mut line, &["u1"], first).await;
+        keep(&line, &["u2"], first).await;
+        end(line, &open, first).await;
+    }
 }
 
 /// The log may show what another table does under the name before anybody has looked at the catalog.
