@@ -200,10 +200,11 @@ impl Run {
         self.copy = None;
         // At each connect the catalog is compared: what it showed before may have been lost.
         let known = self.node.board.plan.borrow().tables.clone();
-        let todos = known.get(&self.source.todos.id);
-        if todos.is_some_and(|t| t.relation.columns != self.source.todos.columns) {
-            let (table, reason) = (self.source.todos.id, "altered".into());
-            self.node.control(Control::Stale { table, reason });
+        for now in [&self.source.lists, &self.source.todos] {
+            if known.get(&now.id).is_some_and(|table| table.relation.columns != now.columns) {
+                let (table, reason) = (now.id, "altered".into());
+                self.node.control(Control::Stale { table, reason });
+            }
         }
         self.node.stream(acknowledged);
         let durable = |(t, _): &&(_, World)| {
@@ -292,8 +293,12 @@ impl Run {
         }
         if self.rng.random_bool(0.03) {
             self.feed();
-            self.node.control(Control::Stale { table: RelationId(2), reason: "altered".into() });
-            self.source.alter();
+            let table = RelationId(self.rng.random_range(1..3));
+            self.node.control(Control::Stale { table, reason: "altered".into() });
+            match table.0 {
+                1 => self.source.widen(),
+                _ => self.source.alter(),
+            }
             self.source.say(&mut self.rng, "headwater_ddl");
         }
         if self.rng.random_bool(0.3) {

@@ -24,14 +24,23 @@ pub(super) struct World {
     pub todos: BTreeMap<String, (String, String)>,
     /// Whether todos have a column more, which is `n` in every row.
     pub note: bool,
+    /// Whether lists have one before their owner.
+    pub wide: bool,
 }
 
 impl World {
     /// The rows of a table, as a copy reads them.
     fn rows(&self, name: &str) -> Vec<Row> {
         match name {
-            "lists" => self.lists.iter().map(|(id, o)| row(&[Some(id), Some(o)])).collect(),
+            "lists" => self.lists.iter().map(|(id, owner)| self.list(id, owner)).collect(),
             _ => self.todos.iter().map(|(id, (list, text))| self.todo(id, list, text)).collect(),
+        }
+    }
+
+    fn list(&self, id: &str, owner: &str) -> Row {
+        match self.wide {
+            true => row(&[Some(id), Some("n"), Some(owner)]),
+            false => row(&[Some(id), Some(owner)]),
         }
     }
 
@@ -86,7 +95,9 @@ impl Source {
     /// - Takes: how many transactions of the log every range sees at least. One that has committed and
     ///   waits for a standby is seen by none.
     pub fn ranges(&mut self, rng: &mut StdRng, names: &[&str], seen: usize) -> (Copied, Reading) {
-        let altered = self.log.iter().rposition(|(_, world)| world.note != self.world.note);
+        let columns = |world: &World| (world.note, world.wide);
+        let altered =
+            self.log.iter().rposition(|(_, world)| columns(world) != columns(&self.world));
         let mut seen = seen.max(altered.map_or(1, |last| last + 2));
         let mut copied: Copied =
             names.iter().map(|name| (self.relation(name).clone(), Vec::new())).collect();
@@ -132,7 +143,8 @@ impl Source {
             Change::Row { relation, kind } if relation.id == self.lists.id => match kind {
                 ChangeKind::Delete { old } => is_list(&old),
                 ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
-                    is_list(&new) && cell(&new, 1).is_none_or(|owner| owner != user.as_bytes())
+                    let owner = cell(&new, relation.columns.len() - 1);
+                    is_list(&new) && owner.is_none_or(|owner| owner != user.as_bytes())
                 }
             },
             _ => false,
@@ -173,14 +185,25 @@ impl Source {
         self.todos = relation(2, "todos", &columns[..if self.world.note { 4 } else { 3 }]);
     }
 
+    /// Lists get a column, or lose it.
+    pub fn widen(&mut self) {
+        self.world.wide = !self.world.wide;
+        let columns: &[&str] =
+            if self.world.wide { &["id", "note", "owner"] } else { &["id", "owner"] };
+        self.lists = relation(1, "lists", columns);
+    }
+
     /// One transaction of random changes: inserts, moves, key changes, unchanged TOAST values,
-    /// deletes, now and then a TRUNCATE; `altering`, it also alters todos.
+    /// deletes, now and then a TRUNCATE; `altering`, it also alters todos or lists.
     pub fn transact(&mut self, rng: &mut StdRng, altering: bool) {
         let mut changes = Vec::new();
         for _ in 0..rng.random_range(0..4) {
             self.change(rng, &mut changes);
         }
-        if altering {
+        if altering && rng.random_bool(0.5) {
+            self.widen();
+            changes.push(Change::Relation(self.lists.clone()));
+        } else if altering {
             self.alter();
             changes.push(Change::Relation(self.todos.clone()));
         }
@@ -198,7 +221,7 @@ impl Source {
             0 => {
                 let owner = USERS[rng.random_range(0..3)];
                 let known = self.world.lists.insert(list.clone(), owner.into()).is_some();
-                let new = row(&[Some(&list), Some(owner)]);
+                let new = self.world.list(&list, owner);
                 let kind = match known {
                     true => ChangeKind::Update { old: None, new },
                     false => ChangeKind::Insert { new },
@@ -207,7 +230,8 @@ impl Source {
             }
             1 => {
                 if self.world.lists.remove(&list).is_some() {
-                    let old = row(&[Some(&list), None]);
+                    let cells = [Some(list.as_str()), None, None];
+                    let old = row(&cells[..self.lists.columns.len()]);
                     let kind = ChangeKind::Delete { old };
                     changes.push(Change::Row { relation: self.lists.clone(), kind });
                 }
