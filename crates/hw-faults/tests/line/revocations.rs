@@ -173,9 +173,11 @@ async fn e_4_where_it_cannot_be_told_whose_access_went_nobody_has_it() {
     keep(&line, &["u1", "u2"], "a row that comes takes nothing away").await;
     line.execute("DELETE FROM members WHERE id = 1").await;
     lose(&mut line, &["u1", "u2"], altered).await;
+    line.names("nobody has access by: public.members").await;
     line.server.kill();
     line.server.spawn_again();
     lose(&mut line, &["u1", "u2"], "behind a crash").await;
+    line.names("nobody has access by: public.members").await;
     end(line, &open, altered).await;
 }
 
