@@ -75,10 +75,8 @@ impl Writer {
             Control::BuildAll => self.build_at_once()?,
             Control::Switch { now } => self.switch(now)?,
             Control::Retire { before } => self.retire(before)?,
-            Control::HistoryMoved => {
-                self.moved = true;
-                self.overlay.put(&self.state, keys::MOVED.to_vec(), Vec::new())?;
-            }
+            Control::HistoryMoved => self.history_moves(false)?,
+            Control::Behind => self.history_moves(true)?,
             Control::Day(day) => self.new_day(Day(day))?,
             Control::KeepNewest { user } => self.keep_newest(&user)?,
             Control::TrimTail { below } => {

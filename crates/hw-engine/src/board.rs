@@ -6,7 +6,7 @@ use hw_input::replica::{Looked, Plan, Turns};
 use hw_types::{Diagnostic, TableName};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{oneshot, watch};
 
 /// The places.
@@ -23,6 +23,9 @@ pub(crate) struct Board {
     pub desired: Mutex<Option<Desired>>,
     /// How the writer is.
     pub writer: Mutex<WriterStatus>,
+    /// Whether the source was asked for what clients were shown, or does not answer: before that nobody
+    /// is answered from what the store held when the process began.
+    pub asked: AtomicBool,
     /// Grows while the writer works or waits for work; stands still when it hangs.
     pub beat: Arc<AtomicU64>,
     /// Becomes true when everything ends.
@@ -59,6 +62,10 @@ impl Board {
 
     pub fn set_write_base(&self, base: u64) {
         self.write_base.store(base, Ordering::Release);
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -3,7 +3,7 @@
 use crate::board::{Board, Desired, WriterStatus};
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
-use crate::published::Published;
+use crate::published::{Published, Withheld};
 use crate::replica::Told;
 use crate::sequencer::{self, Outside, Sequencer};
 use crate::status::EngineStatus;
@@ -209,6 +209,7 @@ impl Engine {
             lost,
             began: published.runs().began(),
             went_back: published.met.finding(),
+            behind: published.withheld.and_then(Withheld::finding),
             frozen: Vec::new(),
             shut: Vec::new(),
             withheld: Vec::new(),

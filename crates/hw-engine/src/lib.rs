@@ -68,7 +68,7 @@ mod tests;
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
 pub use lease::{Lease, Leases};
-pub use published::Published;
+pub use published::{Published, Withheld};
 pub use sync_view::{
     ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, ReadLimit, Reading,
     SyncView,

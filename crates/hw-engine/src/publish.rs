@@ -8,7 +8,7 @@
 
 use crate::error::EngineError;
 use crate::lease::Leases;
-use crate::published::Published;
+use crate::published::{Published, Withheld};
 use crate::runs::{Met, Runs};
 use crate::state::Progress;
 use crate::sync_view::ActiveSync;
@@ -31,11 +31,17 @@ pub(crate) struct PublishJob {
     pub touched: Touched,
     /// Whether clients may see this state. Not while a compared copy is under way.
     pub show: bool,
+    /// Why nobody is answered from it, if so; as long as that has not changed since.
+    pub withheld: Option<Withheld>,
+    /// [`Publication::changes`] when that was said.
+    pub changes: u64,
 }
 
 /// The publisher's side that surfaces and the driver share.
 pub(crate) struct Publication {
     sender: watch::Sender<Arc<Published>>,
+    /// How often it was changed from whom answers are withheld. Held while what is published changes.
+    changes: Mutex<u64>,
     /// Everything up to here is durable: the driver confirms it to the source.
     durable: watch::Sender<EndLsn>,
     ring: Arc<ChangeRing>,
@@ -53,6 +59,7 @@ impl Publication {
         progress: &Progress,
         runs: Arc<Runs>,
         sync: Option<Arc<ActiveSync>>,
+        withheld: Option<Withheld>,
     ) -> Publication {
         let ring = Arc::new(ChangeRing::default());
         let leases = Arc::new(Leases::default());
@@ -62,6 +69,7 @@ impl Publication {
             checkpoint: Checkpoint { op_id: progress.op_id, end_lsn: progress.end_lsn },
             epoch: progress.epoch,
             sync,
+            withheld,
             snapshot: store.snapshot(),
             runs,
             met: met.clone(),
@@ -72,6 +80,7 @@ impl Publication {
         };
         Publication {
             sender: watch::Sender::new(Arc::new(first)),
+            changes: Mutex::default(),
             durable: watch::Sender::new(progress.end_lsn),
             ring,
             leases,
@@ -114,12 +123,34 @@ impl Publication {
         self.durable.subscribe()
     }
 
+    /// How often [`Publication::withhold`] was called.
+    pub fn changes(&self) -> u64 {
+        *self.changes.lock()
+    }
+
+    /// Lets clients be answered from what is published, or not, from now on; whatever is on its way to be
+    /// published.
+    pub fn withhold(&self, withheld: Option<Withheld>) {
+        let mut changes = self.changes.lock();
+        *changes += 1;
+        let previous = self.current();
+        if previous.withheld == withheld {
+            return;
+        }
+        let number = previous.number + 1;
+        self.ring.push(number, Touched { everything: true, ..Touched::default() });
+        self.sender.send_replace(Arc::new(Published { number, withheld, ..(*previous).clone() }));
+    }
+
     /// Syncs, then shows. On an error nothing is shown and nothing is told to be durable.
     pub fn publish(&self, job: PublishJob) -> Result<(), EngineError> {
         self.store.sync()?;
         let end_lsn = job.progress.end_lsn;
+        let changes = self.changes.lock();
         let previous = self.current();
         if job.show {
+            let is_of_now = job.changes == *changes;
+            let withheld = if is_of_now { job.withheld } else { previous.withheld };
             let number = previous.number + 1;
             self.ring.push(number, job.touched);
             let next = Published {
@@ -127,6 +158,7 @@ impl Publication {
                 checkpoint: Checkpoint { op_id: job.progress.op_id, end_lsn },
                 epoch: job.progress.epoch,
                 sync: job.sync,
+                withheld,
                 snapshot: job.snapshot,
                 runs: job.runs,
                 met: self.met.clone(),
@@ -238,5 +270,22 @@ impl Publisher {
 impl Drop for Publisher {
     fn drop(&mut self) {
         let _ = self.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Node;
+
+    #[test]
+    fn fd_27_what_is_on_its_way_to_be_published_does_not_end_what_is_withheld() {
+        let mut node = Node::simulated();
+        node.settle();
+        let on_its_way = node.sequencer.writer.publication().unwrap();
+        let publication = node.publication();
+        publication.withhold(Some(Withheld::Behind));
+        publication.publish(on_its_way).unwrap();
+        assert_eq!(publication.current().withheld, Some(Withheld::Behind));
     }
 }

@@ -3,17 +3,46 @@
 //! Invariant E-2: a snapshot is published only behind the sync that made it durable. How it is read
 //! stands in a view per kind of reading: [`SyncView`].
 
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use crate::lease::{Lease, Leases};
 use crate::runs::{Met, Runs};
 use crate::state::{Record, WriteCheckpoint};
 use crate::sync_view::{ActiveSync, SyncView};
 use crate::wake::{ChangeRing, Changes};
 use hw_store::{Snapshot, Space};
-use hw_types::Checkpoint;
+use hw_types::{Checkpoint, Diagnostic};
 use std::sync::Arc;
 
+/// Why nobody is answered from a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The source has not been asked yet whether clients were shown more than it holds.
+    Unasked,
+    /// They were: the store was put back to an earlier state, and everything is being compared.
+    Behind,
+}
+
+impl Withheld {
+    /// Whether the store was put back, and whether the source was asked or does not answer.
+    pub(crate) fn new(behind: bool, asked: bool) -> Option<Withheld> {
+        match (behind, asked) {
+            (true, _) => Some(Withheld::Behind),
+            (false, false) => Some(Withheld::Unasked),
+            (false, true) => None,
+        }
+    }
+
+    /// What there is to say of it to a person.
+    pub(crate) fn finding(self) -> Option<Diagnostic> {
+        let what = "the store was put back to an earlier state than clients were shown: everything is \
+                    copied again and compared, and nobody is answered until that is done";
+        let finding = Diagnostic::warning(code::BEHIND, what).mend("nothing is to be done");
+        (self == Withheld::Behind).then_some(finding)
+    }
+}
+
 /// What all surfaces read: one store snapshot at a transaction boundary, with its position.
+#[derive(Clone)]
 pub struct Published {
     /// Counts publications of this process, from 0 (the state at start).
     pub number: u64,
@@ -23,6 +52,8 @@ pub struct Published {
     pub epoch: u64,
     /// The sync configuration that is served, once one has been built.
     pub sync: Option<Arc<ActiveSync>>,
+    /// Why nobody is answered from it, if so.
+    pub withheld: Option<Withheld>,
     pub(crate) snapshot: Snapshot,
     /// Op ids that were never given.
     pub(crate) runs: Arc<Runs>,
@@ -34,8 +65,11 @@ pub struct Published {
 }
 
 impl Published {
-    /// The buckets of the sync configuration; `None` while none is served.
+    /// The buckets of the sync configuration; `None` while none is served, or nobody is answered.
     pub fn sync_view(&self) -> Option<SyncView<'_>> {
+        if self.withheld.is_some() {
+            return None;
+        }
         Some(SyncView { sync: self.sync.as_deref()?, snapshot: &self.snapshot })
     }
 

@@ -14,7 +14,8 @@ use crate::apply::Applied;
 use crate::board::{Board, Desired};
 use crate::error::EngineError;
 use crate::loader::Loader;
-use crate::publish::{Publication, Publisher};
+use crate::publish::{Publication, PublishJob, Publisher};
+use crate::published::Withheld;
 use crate::runs::{self, Start};
 use crate::state::{Day, Progress};
 use crate::tables::Table;
@@ -23,7 +24,7 @@ use hw_input::entry::{CompactSlice, Control, Entry};
 use hw_input::signal::{CopyDropped, CopySignal, Inlet, Signal};
 use hw_input::transactions::Item;
 use hw_store::Store;
-use hw_types::{CommitLsn, EndLsn, OpId, Xid};
+use hw_types::{CommitLsn, Diagnostic, EndLsn, OpId, Xid};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -149,7 +150,8 @@ impl Sequencer {
         let publication = publication.unwrap_or_else(|| {
             let (space, active) = (writer.write_checkpoints.clone(), writer.active().clone());
             let (progress, runs) = (writer.progress(), writer.runs.clone());
-            Arc::new(Publication::new(store.clone(), space, progress, runs, active))
+            let withheld = Withheld::new(writer.behind, outside.board.is_asked());
+            Arc::new(Publication::new(store.clone(), space, progress, runs, active, withheld))
         });
         let inlet = outside.inlet.clone();
         let publisher = Publisher::start(publication.clone(), move || inlet.wake())?;
@@ -245,12 +247,39 @@ impl Sequencer {
                 self.hold(room);
                 self.item(item)
             }
-            Signal::NewEpoch { above } => self.begin_epoch(above),
+            Signal::Asked => {
+                self.asked();
+                Ok(())
+            }
+            Signal::NewEpoch { above, behind, done } => {
+                self.begin_epoch(above)?;
+                if behind {
+                    self.apply(Control::Behind)?;
+                    self.withheld().and_then(Withheld::finding).inspect(Diagnostic::log);
+                }
+                self.asked();
+                self.writer.commit()?;
+                self.writer.store.sync()?;
+                let _ = done.send(());
+                Ok(())
+            }
             Signal::Copy(signal) => self.copy_signal(signal),
             Signal::Control(control) => self.apply(control).map(drop),
             Signal::Tick { now } => self.tick(now),
             Signal::Wake | Signal::Stop => Ok(()),
         }
+    }
+
+    /// The source was asked, or does not answer: clients are answered from what the store holds, unless it
+    /// was put back to an earlier state.
+    fn asked(&self) {
+        self.outside.board.asked.store(true, Ordering::Release);
+        self.publication.withhold(self.withheld());
+    }
+
+    /// Why nobody is answered from what the store holds, if so.
+    fn withheld(&self) -> Option<Withheld> {
+        Withheld::new(self.writer.behind, self.outside.board.is_asked())
     }
 
     /// Keeps an item's room in the queue until the commit.
@@ -548,7 +577,11 @@ impl Sequencer {
         if !self.publisher.is_idle() {
             return Ok(());
         }
-        let job = self.writer.publication()?;
+        let job = PublishJob {
+            withheld: self.withheld(),
+            changes: self.publication.changes(),
+            ..self.writer.publication()?
+        };
         self.held = None;
         self.publisher.submit(job)
     }

@@ -204,8 +204,11 @@ pub mod keys {
     pub const LACKING: &[u8] = b"lacking";
     /// [`super::Text`]: the slot of a copy of everything that has begun and not entered.
     pub const COPYING: &[u8] = b"copying";
-    /// There while the source's history is another than the stored one.
+    /// There while the source's history is another than the stored one; [`BEHIND`] where the store was
+    /// put back to an earlier state.
     pub const MOVED: &[u8] = b"moved";
+    /// What [`MOVED`] says of a store that nobody is answered from.
+    pub const BEHIND: &[u8] = b"behind";
     /// [`crate::runs::Runs`].
     pub const RUNS: &[u8] = b"runs";
     /// [`super::Day`].

@@ -39,6 +39,8 @@ pub struct EngineStatus {
     pub began: OpId,
     /// What was seen of clients that hold operations which this store has never had.
     pub went_back: Option<Diagnostic>,
+    /// Said while nobody is answered, because the store was put back to an earlier state.
+    pub behind: Option<Diagnostic>,
     /// Tables that definitions name and that are not in the replica yet; `None` before the
     /// source was asked.
     pub tables_missing: Option<usize>,

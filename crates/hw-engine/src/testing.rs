@@ -26,6 +26,7 @@ use hw_types::{
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -146,6 +147,8 @@ impl Node {
     /// A node whose entries are recorded.
     pub fn recording(store: Store, fold_bytes: usize, recording: Option<Recording>) -> Node {
         let board = Arc::<Board>::default();
+        // No driver asks.
+        board.asked.store(true, Ordering::Relaxed);
         let (inlet, queue) = Inlet::new(1 << 20);
         let bounds = Bounds { fold_bytes, sort_bytes: 4096 };
         let retention = Duration::from_secs(24 * 3600);
@@ -240,7 +243,8 @@ impl Node {
 
     /// Numbers that clients are given begin anew, above this one.
     pub fn new_epoch(&mut self, above: OpId) {
-        self.sequencer.handle(Signal::NewEpoch { above }).unwrap();
+        let (done, _) = oneshot::channel();
+        self.sequencer.handle(Signal::NewEpoch { above, behind: false, done }).unwrap();
     }
 
     /// Publishes what there is and finishes what is being built. Blocks: not for an async context.

@@ -132,6 +132,8 @@ pub(crate) struct Writer {
     pub(crate) day: Day,
     /// The source's history is another than the stored one.
     pub(crate) moved: bool,
+    /// The store was put back to an earlier state, from which nobody is answered.
+    pub(crate) behind: bool,
     /// The store had no state.
     pub(crate) new: bool,
     /// Committed but not handed to the publisher.
@@ -200,7 +202,9 @@ impl Writer {
         let runs = Arc::new(Runs::load(&snapshot, &state, keys::RUNS)?.unwrap_or_default());
         let secret = Secret::load(&snapshot, &state, keys::SECRET)?;
         let secret = secret.map_or([0; 32], |Secret(secret)| secret);
-        let moved = snapshot.get(&state, keys::MOVED)?.is_some();
+        let moved = snapshot.get(&state, keys::MOVED)?;
+        let behind = moved.as_deref() == Some(keys::BEHIND);
+        let moved = moved.is_some();
         let day = Day::load(&snapshot, &state, keys::DAY)?.unwrap_or_default();
         note_lacking(&mut definitions, &tables, &mut overlay, &state)?;
         overlay.commit()?;
@@ -238,6 +242,7 @@ impl Writer {
             secret,
             day,
             moved,
+            behind,
             new: stored.is_none(),
             unpublished: false,
             active,
@@ -306,9 +311,16 @@ impl Writer {
         self.moved
     }
 
+    /// The source's history is another than the stored one from here on.
+    pub(crate) fn history_moves(&mut self, behind: bool) -> Result<(), EngineError> {
+        (self.moved, self.behind) = (true, self.behind || behind);
+        let value = if self.behind { keys::BEHIND.to_vec() } else { Vec::new() };
+        self.overlay.put(&self.state, keys::MOVED.to_vec(), value)
+    }
+
     /// The source's history is the stored one again.
     pub(crate) fn history_begins(&mut self, sink: &mut impl Sink) -> Result<(), EngineError> {
-        self.moved = false;
+        (self.moved, self.behind) = (false, false);
         sink.delete(&self.state, keys::MOVED.to_vec())
     }
 
@@ -383,6 +395,8 @@ impl Writer {
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
             show,
+            withheld: None,
+            changes: 0,
         })
     }
 

@@ -70,6 +70,17 @@ pub struct Decision {
     pub epoch: Epoch,
 }
 
+impl Decision {
+    /// Whether the store was put back to an earlier state: clients were shown what it lacks, and nothing
+    /// brings that but a comparison.
+    ///
+    /// - Takes: what it holds.
+    pub fn is_behind(&self, stored: Option<&Stored>) -> bool {
+        let is_compared = matches!(self.verdict, Verdict::ComparedRecopy { .. });
+        stored.is_some() && is_compared && matches!(self.epoch, Epoch::New { .. })
+    }
+}
+
 /// Decides how to go on with this source.
 ///
 /// - Takes: `None` for a store that holds no rows yet. Whether the slot is in use is not asked
@@ -313,6 +324,7 @@ mod tests {
             let decision = decide(stored.as_ref(), &ours, &found);
             assert_eq!(word(&decision.verdict), expected, "{case}");
             assert_eq!(decision.epoch, epoch, "{case}");
+            assert_eq!(decision.is_behind(stored.as_ref()), case == "hole", "{case}");
         }
     }
 

@@ -5,10 +5,11 @@ use crate::context::Context;
 use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
-use crate::history::{Decision, Epoch, Ours, decide, held};
+use crate::history::{Epoch, Ours, decide, held};
 use crate::identity::{Recopy, Verdict};
 use crate::replica::{Kept, Turns};
 use crate::signal::Signal;
+use crate::source;
 use crate::status::SourceState;
 use crate::transactions::StreamLimits;
 use crate::watching::{Look, LookError, Watch, publication};
@@ -26,6 +27,38 @@ pub(crate) struct Memory {
     free_since: Option<Instant>,
     /// Why the last session's stream could not go on, if that is a matter of history.
     pub lost: Option<Recopy>,
+    /// Whether the store was found to have been put back to an earlier state.
+    behind: bool,
+}
+
+/// A source that lets wait longer for its first answer keeps nobody from what is stored.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks at the source. One that does not answer says nothing about what is stored, which is then shown.
+async fn look(context: &Context, memory: &Memory) -> Result<source::Look, Ended> {
+    let looked = context.source.look();
+    tokio::pin!(looked);
+    let first = tokio::time::timeout(PATIENCE, &mut looked).await;
+    if !matches!(first, Ok(Ok(_))) && !memory.behind {
+        context.send(Signal::Asked).await?;
+    }
+    match first {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Ok(looked.await?),
+    }
+}
+
+/// Lets the engine know what was decided about its store. Returns when that is durable.
+async fn tell(context: &Context, epoch: Epoch, behind: bool) -> Result<(), Ended> {
+    let Epoch::New { above } = epoch else {
+        return Ok(context.send(Signal::Asked).await?);
+    };
+    tracing::info!(
+        "this store's operations are numbered anew; a client that knows others loads everything once"
+    );
+    let (done, is_done) = oneshot::channel();
+    context.send(Signal::NewEpoch { above, behind, done }).await?;
+    is_done.await.map_err(|_| Ended::Restarted)
 }
 
 /// A compared copy of everything, through a new slot.
@@ -39,7 +72,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let source = &context.source;
     let mut turns = context.replica.turns();
     let before = *turns.borrow_and_update();
-    let look = source.look().await?;
+    let look = look(context, memory).await?;
     let slot = look.found.slot_name.clone();
     let kept = context.replica.kept()?;
     let others = look.found.memory.is_some_and(|memory| memory.store != kept.store);
@@ -56,10 +89,16 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         take_over: context.options.take_over,
     };
     let before_wait = ours(&kept, Duration::ZERO);
-    let tell = |holder: Diagnostic| {
-        context.wait_for(held(holder, kept.stored.as_ref(), &before_wait, &look.found));
+    // The wait may be long.
+    let stored = kept.stored.as_ref();
+    memory.behind = decide(stored, &before_wait, &look.found).is_behind(stored);
+    if !memory.behind {
+        context.send(Signal::Asked).await?;
+    }
+    let report = |holder: Diagnostic| {
+        context.wait_for(held(holder, stored, &before_wait, &look.found));
     };
-    source.wait_for_slot(&slot, tell).await?;
+    source.wait_for_slot(&slot, report).await?;
     // The slot may have moved while another process used it.
     let look = source.look().await?;
     let found = &look.found;
@@ -67,8 +106,9 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
     let ours = ours(&kept, memory.free_since.get_or_insert_with(Instant::now).elapsed());
-    let Decision { verdict, epoch } = decide(kept.stored.as_ref(), &ours, found);
-    let verdict = match verdict {
+    let decision = decide(kept.stored.as_ref(), &ours, found);
+    memory.behind = decision.is_behind(kept.stored.as_ref());
+    let verdict = match decision.verdict {
         // What the log says is stronger than what the slot seems to be.
         Verdict::Stream if memory.lost.is_some() => compared(memory.lost.take()),
         Verdict::Stream if kept.moved => compared(Some(Recopy::HistoryMoved)),
@@ -82,12 +122,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         },
         other => other,
     };
-    if let (Epoch::New { above }, false) = (epoch, matches!(verdict, Verdict::Refuse(_))) {
-        tracing::info!(
-            "this store's operations are numbered anew; a client that knows others loads everything once"
-        );
-        context.send(Signal::NewEpoch { above }).await?;
-    }
+    tell(context, decision.epoch, memory.behind).await?;
     let confirmed = match verdict {
         Verdict::Stream => confirmed.unwrap_or_default(),
         Verdict::Refuse(finding) => return Err(Ended::Finding(Box::new(finding))),

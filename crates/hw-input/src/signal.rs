@@ -32,10 +32,18 @@ pub enum Signal {
         /// The room that it takes in the queue until it is handled.
         room: Option<OwnedSemaphorePermit>,
     },
+    /// The source was asked, or does not answer: nothing says that the store lacks what clients were
+    /// shown, and they are answered from what it holds.
+    Asked,
     /// Numbers that clients are given begin anew.
     NewEpoch {
         /// Above this one.
         above: OpId,
+        /// Whether the store was put back to an earlier state: nobody is answered from it, until
+        /// everything has been copied and compared.
+        behind: bool,
+        /// Answered when that is durable.
+        done: oneshot::Sender<()>,
     },
     /// From a table copy.
     Copy(CopySignal),

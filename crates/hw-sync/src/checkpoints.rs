@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use hw_auth::Principal;
 
-use crate::open::{arrived, user_key, within};
+use crate::open::{arrived, nothing_served, settled, user_key, within};
 use crate::plain::{Head, client_id, json, refuse};
 use crate::shared::SyncState;
 use crate::source::{Source, View};
@@ -84,12 +84,13 @@ async fn issue<S: Source>(
     key: &str,
     requested: Option<u64>,
 ) -> Result<u64, ErrorBody> {
+    settled(state).await?;
     let _place = state
         .checkpoint_requests
         .take(&principal.key())
         .map_err(|_| ErrorBody::too_many_connections())?;
     if state.source.newest().version().is_none() {
-        return Err(ErrorBody::no_sync_config());
+        return Err(nothing_served(state));
     }
     state.source.write_checkpoint(key, requested).await.map_err(|error| {
         tracing::warn!(user = key, %error, "cannot issue a write checkpoint");

@@ -69,8 +69,13 @@ impl View for Published {
         self.checkpoint.op_id
     }
 
+    fn is_withheld(&self) -> bool {
+        self.withheld.is_some()
+    }
+
     fn version(&self) -> Option<Version> {
-        self.sync.as_ref().map(|sync| Version { epoch: self.epoch, config: sync.version })
+        let served = self.sync.as_ref().filter(|_| self.withheld.is_none());
+        served.map(|sync| Version { epoch: self.epoch, config: sync.version })
     }
 
     fn stands_still(&self) -> bool {

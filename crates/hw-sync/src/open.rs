@@ -85,7 +85,7 @@ const LIGHT: usize = 4096;
 /// Prepares a stream.
 ///
 /// - Errors: 500 without a configuration, 400 above a limit, 503 when the client stays ahead, the
-///   server stops, or open streams, the user's or all, keep as much of their requests as they may, 500 when the
+///   server's state stays withheld, it stops, or open streams, the user's or all, keep as much of their requests as they may, 500 when the
 ///   store fails (its text goes to the log).
 pub async fn prepare<S: Source>(
     shared: &Shared<S>,
@@ -113,6 +113,7 @@ pub async fn prepare<S: Source>(
     let held: HashMap<String, OpId> =
         request.buckets.into_iter().map(|held| (held.name, held.after)).collect();
 
+    settled(shared).await?;
     // Listening begins before the state is read: nothing can be published unnoticed in between.
     let mut listener = shared.hub.listen(&asker.user_key);
     let (view, resume) = standing(shared, &asker, &listener, &held).await?;
@@ -120,7 +121,7 @@ pub async fn prepare<S: Source>(
     let Resolved { announcement: first, interest } =
         resolve(shared, view, asker.clone(), Vec::new())
             .await
-            .map_err(|error| outer(&asker, &error))?;
+            .map_err(|error| outer(shared, &asker, &error))?;
     listener.attend(number, interest);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Ready {
@@ -130,7 +131,7 @@ pub async fn prepare<S: Source>(
         token_remaining: Duration::from_secs(principal.expires_at).saturating_sub(now),
         first,
         number,
-        version: version.ok_or_else(ErrorBody::no_sync_config)?,
+        version: version.ok_or_else(|| nothing_served(shared))?,
         lease,
         listener,
         memory,
@@ -175,6 +176,28 @@ async fn standing<S: Source>(
         drop(view);
         present(shared, asker, listener).await?;
         has_the_present = true;
+    }
+}
+
+/// What is said while clients may have been shown more than the server holds.
+const WITHHELD: &str = "Server has yet to compare what it holds with the source";
+
+/// Waits until somebody may be answered from what this server holds: not before it has asked the source
+/// whether it was put back to an earlier state, and then not before that has been compared.
+pub(crate) async fn settled<S: Source>(shared: &Shared<S>) -> Result<(), ErrorBody> {
+    let mut watch = shared.source.watch();
+    let settled = async {
+        let settled = watch.wait_for(|view| !view.is_withheld()).await;
+        settled.map(drop).map_err(|_| ErrorBody::stopping())
+    };
+    within(shared, shared.options.ahead_wait, WITHHELD, settled).await
+}
+
+/// Why nothing is served.
+pub(crate) fn nothing_served<S: Source>(shared: &Shared<S>) -> ErrorBody {
+    match shared.source.newest().is_withheld() {
+        true => ErrorBody::unavailable(WITHHELD),
+        false => ErrorBody::no_sync_config(),
     }
 }
 
@@ -265,13 +288,13 @@ pub(crate) async fn resolve<S: Source>(
     })
 }
 
-fn outer(asker: &Asker, error: &ResolveError) -> ErrorBody {
+fn outer<S: Source>(shared: &Shared<S>, asker: &Asker, error: &ResolveError) -> ErrorBody {
     match error {
         ResolveError::TooMuch { description, details } => {
             tracing::warn!(user = asker.user_key, details, "{description}");
             ErrorBody::too_much(description)
         }
-        ResolveError::NoConfig => ErrorBody::no_sync_config(),
+        ResolveError::NoConfig => nothing_served(shared),
         ResolveError::Failed(error) => {
             tracing::error!(user = asker.user_key, %error, "cannot resolve buckets");
             ErrorBody::internal()

@@ -168,6 +168,8 @@ pub trait View: Sized + Send + Sync + 'static {
     fn number(&self) -> u64;
     /// The last operation contained.
     fn op_id(&self) -> OpId;
+    /// Whether nobody may be answered from it, because clients may have been shown more than it holds.
+    fn is_withheld(&self) -> bool;
     /// What is served; `None` while nothing is.
     fn version(&self) -> Option<Version>;
     /// Whether a bucket name that a client presents belongs to an incarnation that is served,

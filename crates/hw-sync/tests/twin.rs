@@ -289,6 +289,10 @@ impl View for TwinView {
         OpId(self.data.op_id)
     }
 
+    fn is_withheld(&self) -> bool {
+        false
+    }
+
     fn version(&self) -> Option<Version> {
         self.data.version.map(|config| Version { epoch: 1, config })
     }

@@ -261,7 +261,8 @@ impl Reporter {
     pub fn health(&self) -> hw_sync::Health {
         hw_sync::Health {
             started: true,
-            ready: self.engine.published().sync.is_some() && !self.engine.status().source.displaced,
+            ready: self.engine.published().sync_view().is_some()
+                && !self.engine.status().source.displaced,
             touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
         }
     }
@@ -325,6 +326,9 @@ fn due(last: &mut Option<Instant>, holds: bool) -> bool {
 fn trouble(status: &EngineStatus) -> Option<String> {
     if let Some(error) = &status.store_error {
         return Some(error.clone());
+    }
+    if let Some(finding) = &status.behind {
+        return Some(format!("{} ({})", finding.what, finding.code));
     }
     match &status.source.state {
         SourceState::Failed { finding } if finding.code.0 == pg_code::POOLER => {

@@ -136,6 +136,7 @@ impl Bucket {
             checkpoint: Checkpoint { op_id: self.last, end_lsn: EndLsn(Lsn(1)) },
             epoch: 1,
             sync: Some(self.sync.clone()),
+            withheld: None,
             snapshot: self.overlay.store().snapshot(),
             runs: Arc::default(),
             met: Arc::default(),

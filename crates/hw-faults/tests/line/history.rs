@@ -89,6 +89,65 @@ async fn fd_27_an_older_copy_of_the_store_begins_above_everything_given() {
     line.stop().await;
 }
 
+/// E-10: what the store lacks is compared, which waits here for somebody's transaction. Nobody is answered
+/// meanwhile, whatever he holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_27_nobody_is_answered_from_an_older_copy_of_the_store() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    line.server.stop().await;
+    let directory = line.rig.directory.path();
+    let (data, old) = (directory.join("data"), directory.join("old"));
+    copy(&data, &old);
+    line.server.spawn_again();
+    line.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'three')").await;
+    line.agree("further than the copy").await;
+    line.server.stop().await;
+    copy(&old, &data);
+    // It has a number, so the copy waits for it.
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+    for start in 0..2 {
+        line.server.spawn_again();
+        // Another process of the same store does not forget it.
+        line.names("HW3105").await;
+        let address = line.server.address();
+        for mut client in [rig::client("u2"), rig::client("u1")] {
+            let answer = client.connect(address).await;
+            let refused = answer.expect_err("nobody is answered").to_string();
+            assert!(refused.contains("503"), "{start}: {refused}");
+        }
+        let ready = http_get(address, "/probes/readiness", &[]).await.expect("answered");
+        assert_eq!(ready.status, 400);
+        line.server.kill();
+    }
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.server.spawn_again();
+    line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
+    line.agree("compared").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// Whether the store is an older one nobody can say then.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_9_a_server_that_starts_while_the_source_is_away_serves_what_it_holds() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    line.server.kill();
+    line.rig.cluster.stop(Stop::Fast);
+    line.server.spawn_again();
+    line.server.until_ready().await;
+    let mut client = rig::client("u2");
+    client.connect(line.server.address()).await.expect("it is answered");
+    while client.table("t").is_empty() {
+        client.step().await.expect("a state");
+    }
+    assert_eq!(client.table("t").len(), 2);
+    line.rig.cluster.start_again();
+    line.rig.sql = line.rig.cluster.client(&line.rig.database.name).await;
+    line.agree("with the source").await;
+    line.stop().await;
+}
+
 /// E-10: who lost the slot while it was paused is not ready, and its streams do not go on as if.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_30_a_server_that_lost_its_slot_while_it_was_paused_is_not_ready() {

@@ -110,9 +110,6 @@ pub enum Disturbance {
 
 use Disturbance::*;
 
-const PUT_BACK: &str = "a store that is put back alone although the server has run since answers from its own state until \
-                        the source was asked and the copy has entered (`docs/operations.md`); what clients held comes anew";
-
 /// All kinds, each either on or with the finding that it waits for. One that waits is run with
 /// `HEADWATER_DISTURB=DropColumn cargo nextest run --workspace -E 'package(hw-faults) and
 /// test(every_client_equals_sql)'`.
@@ -160,7 +157,7 @@ const SWITCHES: &[(Disturbance, Option<&str>)] = &[
     (FullDisk, None),
     (DiskError, None),
     (SlowDisk, None),
-    (OldStore, Some(PUT_BACK)),
+    (OldStore, None),
     (SecondServer, None),
     (RestoredImage, None),
 ];
@@ -492,7 +489,9 @@ pub(super) fn sequence(
         SlowDisk => {
             (vec![Step::SlowDisk { milliseconds: 100 }], vec![Step::SlowDisk { milliseconds: 0 }])
         }
-        OldStore => (vec![Step::SaveStore], vec![Step::OldStore]),
+        OldStore => {
+            (vec![Step::SaveStore], vec![Step::OldStore { confirmed: rng.random_bool(0.7) }])
+        }
         SecondServer => (vec![Step::SecondServer], Vec::new()),
         RestoredImage => (vec![Step::SaveImage], vec![Step::OldImage]),
     };

@@ -14,6 +14,10 @@ pub trait Follower: Sized + Send + 'static {
     /// A client of a user that holds nothing.
     fn new(user: &User, token: &str, number: usize) -> Self;
 
+    /// From now on it accepts that what it holds is sent anew under other names: by a server whose store
+    /// was put back to an earlier state.
+    fn accept_anew(&mut self);
+
     /// A position that contains everything committed before the call, in the terms of the surface.
     ///
     /// - Errors: what no retry mends. A server that is down is waited for.
@@ -52,6 +56,10 @@ impl Follower for SyncClient {
         client.subscriptions = user.subscriptions.clone();
         client.gzip = number % 2 == 1;
         client
+    }
+
+    fn accept_anew(&mut self) {
+        self.accepts_anew = true;
     }
 
     async fn barrier(&self, server: SocketAddr) -> Result<u64, String> {

@@ -56,8 +56,8 @@ pub(super) enum Step {
     SlowDisk { milliseconds: u32 },
     /// The directory of the store is copied while the server stands still.
     SaveStore,
-    /// That copy is put back.
-    OldStore,
+    /// That copy is put back; where that was waited for, after the source was told of more than it holds.
+    OldStore { confirmed: bool },
     /// A second server wants the slot, is told to wait, and goes away.
     SecondServer,
     /// Postgres's directory is copied while it is stopped.

@@ -228,7 +228,10 @@ impl<'a, F: Follower> Run<'a, F> {
         run.note().await?;
         for (number, user) in plan.world.users.iter().enumerate() {
             let token = (oracle.issue)(&user.name, &user.claims);
-            let client = F::new(user, &token, number);
+            let mut client = F::new(user, &token, number);
+            if has(|step| matches!(step, Step::OldStore { .. })) {
+                client.accept_anew();
+            }
             run.seats.push(Seat { user: number, client, place: Place::default() });
         }
         run.follow();
@@ -331,14 +334,17 @@ impl<'a, F: Follower> Run<'a, F> {
                     disk.slow_syncs(*milliseconds);
                 }
             }
-            Step::SaveStore | Step::OldStore => {
-                if *step == Step::SaveStore {
+            Step::SaveStore | Step::OldStore { .. } => {
+                if *step != (Step::OldStore { confirmed: false }) {
                     // One from before its first copy would be the store of somebody else.
                     self.heal_source();
                     self.free_disk();
                     self.until_it_listens().await?;
                     self.roll_back().await;
                     self.until("it streams", |status| status["state"] == "streaming").await?;
+                }
+                if *step == (Step::OldStore { confirmed: true }) {
+                    self.until_confirmed().await?;
                 }
                 self.server.kill();
                 let old = self.dir.join("old");
@@ -574,6 +580,27 @@ impl<'a, F: Follower> Run<'a, F> {
         let address = self.server.address();
         bounded(what, async {
             while status(address).await.is_none_or(|status| !is(&status)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
+    /// Waits until the source was told that everything committed before is kept.
+    async fn until_confirmed(&self) -> Result<(), String> {
+        const MARK: &str = "SELECT pg_logical_emit_message(true, 'oracle', '')";
+        const CONFIRMED: &str =
+            "SELECT bool_and(confirmed_flush_lsn > $1) FROM pg_replication_slots
+                                 WHERE database = current_database() AND NOT temporary";
+        let observer = &self.observer;
+        let place = observer.query_one(MARK, &[]).await.map_err(|e| e.to_string())?;
+        let place: tokio_postgres::types::PgLsn = place.get(0);
+        bounded("the source knows that it is kept", async {
+            loop {
+                let row = observer.query_one(CONFIRMED, &[&place]).await;
+                if row.is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
+                    return;
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
