@@ -1,6 +1,7 @@
 //! Messages in the log: markers, which complete write checkpoints and copies, and the news that
 //! tables were altered.
 
+use crate::crowds::KEEP_OF_USER;
 use crate::error::EngineError;
 use crate::overlay::Sink;
 use crate::state::{Day, Record, WriteCheckpoint, keys};
@@ -14,11 +15,6 @@ use std::collections::BTreeSet;
 /// Write checkpoints that nobody has asked for in so many days are forgotten (FD-43), so that there are
 /// no more than the clients of a month have.
 const KEEP_DAYS: u64 = 30;
-
-/// Of one user so many are kept, those whose markers are the newest of the present history: somebody who invents client
-/// databases must not fill the store. A client waits for seconds, and as many others of its user have
-/// to upload in between until its own is forgotten.
-pub(crate) const KEEP_OF_USER: usize = 10_000;
 
 impl Writer {
     /// A transactional message under a prefix of ours: a marker, or the news that tables were altered.
@@ -130,6 +126,7 @@ impl Writer {
             self.overlay.delete(&self.write_checkpoints, key)?;
         }
         kept_write_checkpoints().decrement(surplus as f64);
+        self.crowds.counted(user, all.len());
         Ok(())
     }
 }

@@ -551,7 +551,7 @@ fn of_one_user_the_newest_write_checkpoints_are_kept() {
             *kept.entry(hw_types::user_key::owner(&key).to_owned()).or_default() += 1;
         }
         assert_eq!(kept["t3:amy"], 3);
-        assert_eq!(kept["t2:am"], crate::messages::KEEP_OF_USER);
+        assert_eq!(kept["t2:am"], crate::crowds::KEEP_OF_USER);
     }
     let published = run.node.published();
     let number = |client| published.write_checkpoint(&key("t2:am", client), []).unwrap();
@@ -584,7 +584,7 @@ fn of_one_user_the_write_checkpoints_of_the_present_history_are_kept() {
     assert!((20_000..20_300).all(|client| number(client) > number(0)));
     let space = &run.node.sequencer.writer.write_checkpoints;
     let kept = run.node.store.snapshot().all(space).count();
-    assert_eq!(kept, crate::messages::KEEP_OF_USER);
+    assert_eq!(kept, crate::crowds::KEEP_OF_USER);
 }
 
 /// A disk that fails for a moment changes no number that clients hold: neither are op ids left out, nor
