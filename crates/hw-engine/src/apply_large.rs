@@ -73,7 +73,7 @@ impl Writer {
                 Ok(self.apply_row(&mut sink, table, key, row)?)
             },
         )?;
-        metrics::counter!("headwater_rows_replicated_total").increment(rows);
+        self.counted.rows.increment(rows);
         let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
         sink.append(&self.tail, &key, value)?;
         self.book.flush(&self.spaces, &mut sink)?;

@@ -87,10 +87,11 @@ pub fn op_of_key(key: &[u8]) -> Option<OpId> {
 }
 
 /// Names a row within a bucket: a hash of what the client tells rows apart by.
-pub type RowName = [u8; 16];
+pub type RowName = [u8; 12];
 
 /// The name of the row that an operation is about. SHA-256, because ids are chosen by users: two rows
-/// under one name would hide one another.
+/// under one name would hide one another. Its first 96 bits: nobody finds another id under the name of
+/// a given row, and a chance of two among 10 million rows of a bucket is one in 10^15.
 pub fn row_name(object_type: &str, object_id: &str, subkey: &str) -> RowName {
     let mut hasher = Sha256::new();
     for part in [object_type, object_id] {
@@ -98,14 +99,14 @@ pub fn row_name(object_type: &str, object_id: &str, subkey: &str) -> RowName {
         hasher.update(part);
     }
     hasher.update(subkey);
-    let mut name = [0; 16];
-    name.copy_from_slice(&hasher.finalize()[..16]);
+    let mut name = RowName::default();
+    name.copy_from_slice(&hasher.finalize()[..12]);
     name
 }
 
 /// Key in a `buckets` space of a row's newest operation.
-pub fn newest_key(bucket: u32, row: &RowName) -> [u8; 21] {
-    let mut key = [b'r'; 21];
+pub fn newest_key(bucket: u32, row: &RowName) -> [u8; 17] {
+    let mut key = [b'r'; 17];
     key[1..5].copy_from_slice(&bucket.to_be_bytes());
     key[5..].copy_from_slice(row);
     key
@@ -321,7 +322,7 @@ mod tests {
     #[test]
     fn what_a_buckets_space_holds_for_a_bucket_is_told_apart_by_its_first_byte() {
         let keys: [&[u8]; 4] =
-            [b"[\"a\"]", b"next", &newest_key(1, &[7; 16]), &sum_key(1, OpId(3))];
+            [b"[\"a\"]", b"next", &newest_key(1, &[7; 12]), &sum_key(1, OpId(3))];
         let first: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
         assert_eq!(first.len(), keys.len());
         assert_eq!(op_of_sum_key(keys[3]), Some(OpId(3)));

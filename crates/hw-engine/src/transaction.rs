@@ -25,7 +25,7 @@ impl Writer {
     /// Applies a transaction behind the last one.
     pub(crate) fn transaction(&mut self, transaction: Transaction) -> Result<(), EngineError> {
         debug_assert!(transaction.commit_lsn > self.progress.commit_lsn);
-        metrics::counter!("headwater_transactions_total").increment(1);
+        self.counted.transactions.increment(1);
         // Values that had another shape than their type has now: rows of before are not right.
         for relation in transaction.changes.misfits() {
             if let Some(table) = self.appliable(*relation) {
@@ -102,7 +102,7 @@ impl Writer {
                 return Ok(Folded::TooLarge);
             }
         }
-        metrics::counter!("headwater_rows_replicated_total").increment(rows);
+        self.counted.rows.increment(rows);
         Ok(Folded::Whole(fold, messages, aside))
     }
 

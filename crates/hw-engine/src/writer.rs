@@ -139,6 +139,22 @@ pub(crate) struct Writer {
     /// Committed but not handed to the publisher.
     unpublished: bool,
     pub(crate) active: Option<Arc<ActiveSync>>,
+    pub(crate) counted: Counted,
+}
+
+/// What the writer counts for the metrics. Looked up by name once, not with each transaction.
+pub(crate) struct Counted {
+    pub transactions: metrics::Counter,
+    pub rows: metrics::Counter,
+}
+
+impl Counted {
+    fn new() -> Counted {
+        Counted {
+            transactions: metrics::counter!("headwater_transactions_total"),
+            rows: metrics::counter!("headwater_rows_replicated_total"),
+        }
+    }
 }
 
 /// How many write checkpoints are kept: counted when a writer opens, moved with each one.
@@ -246,6 +262,7 @@ impl Writer {
             new: stored.is_none(),
             unpublished: false,
             active,
+            counted: Counted::new(),
             store,
             state,
             tail,

@@ -2,7 +2,7 @@
 
 use fjall::Slice;
 
-use crate::space::PREFIX_BYTES;
+use crate::space::{PREFIX_BYTES, prefix_len};
 use crate::{Space, StoreError};
 
 /// The longest key: the database's limit without what the store puts in front of it.
@@ -73,7 +73,7 @@ impl Batch {
     /// Keys that the backends cannot hold are refused before anything is written.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         for write in &self.writes {
-            check_key_length(write.key.len().saturating_sub(PREFIX_BYTES))?;
+            check_key_length(write.key.len() - prefix_len(&write.key))?;
         }
         match self.spaces.iter().find(|space| space.is_dropped()) {
             Some(gone) => Err(gone.missing()),

@@ -267,10 +267,10 @@ mod tests {
 
     #[test]
     fn a_format_of_another_version_is_refused_with_a_way_out() {
-        let error = StoreError::Format { dir: "/srv/hw".into(), found: "1".into(), expected: 2 };
+        let error = StoreError::Format { dir: "/srv/hw".into(), found: "1".into(), expected: 3 };
         assert_eq!(
             error.diagnostic().to_string(),
-            "error[HW3005]: store in /srv/hw has format 1, this version reads format 2\n  \
+            "error[HW3005]: store in /srv/hw has format 1, this version reads format 3\n  \
              mend:  remove the directory and start again; everything is copied anew from Postgres. \
              To go back, start the version that wrote it"
         );

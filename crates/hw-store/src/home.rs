@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! LOCK      flock, held as long as a store is open; holds the owner's process id
-//! FORMAT    "headwater store 2"
+//! FORMAT    "headwater store 3"
 //! CLOSED    what the journal is, while no store is open and the last one was closed well
 //! data/     the database
 //! spool/    segments
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::StoreError;
 
 /// The format this version reads and writes. A change of any stored byte raises it.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// The length of fjall's version marker.
 const VERSION_MARKER_BYTES: u64 = 4;

@@ -15,8 +15,15 @@ use fjall::Slice;
 use crate::StoreError;
 use crate::simulation::TwinSpace;
 
-/// Bytes of a space's number in front of each of its keys.
+/// The longest that a space's number is in front of each of its keys.
 pub(crate) const PREFIX_BYTES: usize = 4;
+
+/// Numbers below this one are two bytes long: most stores never have as many spaces, and keys of up to
+/// 20 bytes, which most are then, lie in the memory tables themselves instead of behind a pointer.
+const SHORT: u32 = 1 << 15;
+
+/// The first number that no space can have.
+pub(crate) const NUMBERS: u32 = 1 << 31;
 
 /// A handle of one space. Cheap to clone. It stays valid when the store is reopened; after
 /// [`crate::Store::drop_space`] older snapshots can still be read through it, but nothing written.
@@ -131,7 +138,7 @@ impl Space {
     }
 
     /// What stands in front of all its keys.
-    pub(crate) fn prefix(&self) -> [u8; PREFIX_BYTES] {
+    pub(crate) fn prefix(&self) -> Prefix {
         prefix(self.0.number)
     }
 
@@ -147,25 +154,58 @@ impl Space {
         end: Bound<&[u8]>,
     ) -> (Bound<Slice>, Bound<Slice>) {
         let start = match start {
-            Bound::Unbounded => Bound::Included(Slice::from(self.prefix())),
+            Bound::Unbounded => Bound::Included(Slice::from(&*self.prefix())),
             bound => bound.map(|key| self.stored(key)),
         };
         let end = match end {
-            Bound::Unbounded => Bound::Excluded(Slice::from(prefix(self.0.number + 1))),
+            Bound::Unbounded => Bound::Excluded(Slice::from(&*prefix(self.0.number + 1))),
             bound => bound.map(|key| self.stored(key)),
         };
         (start, end)
     }
 }
 
+/// What stands in front of the keys of a space: its number, big-endian, in two bytes, or in four of which
+/// the first bit is set. Prefixes sort as numbers do, and none begins another.
+#[derive(Clone, Copy)]
+pub(crate) struct Prefix {
+    bytes: [u8; PREFIX_BYTES],
+    len: usize,
+}
+
+impl std::ops::Deref for Prefix {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// What stands in front of the keys of space `number`.
-pub(crate) fn prefix(number: u32) -> [u8; PREFIX_BYTES] {
-    number.to_be_bytes()
+pub(crate) fn prefix(number: u32) -> Prefix {
+    match number < SHORT {
+        true => Prefix { bytes: (number << 16).to_be_bytes(), len: 2 },
+        false => Prefix { bytes: (number | NUMBERS).to_be_bytes(), len: PREFIX_BYTES },
+    }
+}
+
+/// The number in front of a stored key; `None` when there is none.
+pub(crate) fn number(stored: &[u8]) -> Option<u32> {
+    match stored.first()? & 0x80 {
+        0 => stored.first_chunk().map(|short| u32::from(u16::from_be_bytes(*short))),
+        _ => stored.first_chunk().map(|long| u32::from_be_bytes(*long) & !NUMBERS),
+    }
+}
+
+/// How long the number in front of a stored key is.
+pub(crate) fn prefix_len(stored: &[u8]) -> usize {
+    if stored.first().is_some_and(|first| first & 0x80 != 0) { PREFIX_BYTES } else { 2 }
 }
 
 /// The key that was stored, without the space's number.
 pub(crate) fn without_prefix(stored: Slice) -> Slice {
-    ByteView::from(stored).slice(PREFIX_BYTES..).into()
+    let len = prefix_len(&stored);
+    ByteView::from(stored).slice(len..).into()
 }
 
 impl PartialEq for Space {
@@ -179,5 +219,25 @@ impl Eq for Space {}
 impl fmt::Debug for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Space").field(&self.name()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_front_of_keys_sort_as_they_are_and_are_read_back() {
+        let numbers = [0, 1, 255, 256, SHORT - 1, SHORT, SHORT + 1, 1 << 24, NUMBERS - 1];
+        let prefixes: Vec<Vec<u8>> = numbers.iter().map(|n| prefix(*n).to_vec()).collect();
+        assert!(prefixes.is_sorted());
+        for (number_in, bytes) in numbers.iter().zip(&prefixes) {
+            let stored = [bytes, b"key".as_slice()].concat();
+            assert_eq!(number(&stored), Some(*number_in));
+            assert_eq!(&*without_prefix(Slice::from(stored)), b"key");
+            assert_eq!(prefixes.iter().filter(|other| other.starts_with(bytes)).count(), 1);
+        }
+        assert_eq!(number(&[]), None);
+        assert_eq!(number(&[0x80, 1, 2]), None);
     }
 }

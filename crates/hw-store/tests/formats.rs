@@ -13,10 +13,10 @@ fn a_store_of_format_1_is_refused_with_the_way_out_and_left_as_it_is() {
     let store = dir.path().join("store");
     copy_dir(&fixture, &store);
     let error = Store::open(&small(&store)).unwrap_err();
-    assert!(matches!(error, StoreError::Format { expected: 2, .. }));
+    assert!(matches!(error, StoreError::Format { expected: 3, .. }));
     assert_eq!(
         error.diagnostic().to_string().replace(&dir.path().display().to_string(), ""),
-        "error[HW3005]: store in /store has format 1, this version reads format 2\n  \
+        "error[HW3005]: store in /store has format 1, this version reads format 3\n  \
          mend:  remove the directory and start again; everything is copied anew from Postgres. To \
          go back, start the version that wrote it"
     );

@@ -24,6 +24,7 @@ use super::removal::MARK;
 use super::{Disk, StoreOptions, entries, mending_database};
 use crate::StoreError;
 use crate::home::sync_dir;
+use crate::space;
 
 /// The directory of the database's own records of keyspaces.
 const OWN_RECORDS: u64 = 0;
@@ -139,8 +140,7 @@ fn give_up(data: &Path, options: &StoreOptions, damages: &[Damage]) -> Result<()
 }
 
 fn number(key: &[u8]) -> Result<u32, StoreError> {
-    let number = key.first_chunk().map(|number| u32::from_be_bytes(*number));
-    number.ok_or_else(|| StoreError::damaged("a key without the number of its space"))
+    space::number(key).ok_or_else(|| StoreError::damaged("a key without the number of its space"))
 }
 
 fn set_aside(data: &Path, aside: &Path, keyspace: u64) -> io::Result<()> {

@@ -50,7 +50,7 @@ use crate::batch::Write;
 use crate::bulk::Loads;
 use crate::home::{Home, free_bytes};
 use crate::snapshot::Opening;
-use crate::space::{Keyspace, SpaceInner};
+use crate::space::{Keyspace, NUMBERS, SpaceInner};
 use crate::suspicion::Suspicion;
 use crate::{Batch, Snapshot, Space, StoreError, StoreOptions, StoreStatistics};
 
@@ -347,7 +347,7 @@ impl Disk {
         self.check_writable()?;
         let number = self.spaces.read().next;
         // The last number stays free: the range of a space ends where the next one begins.
-        if number == u32::MAX {
+        if number >= NUMBERS - 1 {
             return Err(StoreError::damaged("all numbers of spaces are used up"));
         }
         let mut entry = Entry { number, keyspace: catalogue::shared_keyspace(name) };
@@ -399,7 +399,7 @@ impl Disk {
         if catalogue::is_own(here.tree.name())
             || own >= MAX_OWN
             || place.written.load(Ordering::Acquire)
-            || here.tree.prefix(space.prefix()).next().is_some()
+            || here.tree.prefix(&*space.prefix()).next().is_some()
         {
             return Ok(here);
         }

@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{Disk, Failure, catalogue};
 use crate::StoreError;
-use crate::space::{Keyspace, PREFIX_BYTES, prefix};
+use crate::space::{self, Keyspace, prefix};
 
 /// Keys that one commit of a removal deletes.
 const PIECE_KEYS: usize = 1000;
@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// What the store itself writes into a shared keyspace: the last number removed from it. Tables that
 /// were dropped may have held the newest sequence number of their keyspace, and fjall keeps each
 /// journal file until something newer than it was flushed.
-pub(super) const MARK: [u8; PREFIX_BYTES + 1] = [0, 0, 0, 0, b'r'];
+pub(super) const MARK: [u8; 3] = [0, 0, b'r'];
 
 #[derive(Default)]
 pub(super) struct Removals {
@@ -145,7 +145,7 @@ impl Disk {
                 return Ok(());
             };
             let key = pair.key()?;
-            let Some(number) = key.first_chunk().map(|number| u32::from_be_bytes(*number)) else {
+            let Some(number) = space::number(&key) else {
                 return Err(StoreError::damaged("a key without the number of its space"));
             };
             if !self.spaces.read().numbers.contains(&number) {
@@ -184,12 +184,12 @@ impl Disk {
                     self.failed(fjall::Error::from(error).into(), Failure::Write)
                 })?;
             }
-            removal.behind = Some(start.into());
+            removal.behind = Some(Slice::from(&*start));
             return Ok(true);
         };
         let rest = (
             Bound::Excluded(behind.clone()),
-            Bound::Excluded(Slice::from(prefix(removal.number + 1))),
+            Bound::Excluded(Slice::from(&*prefix(removal.number + 1))),
         );
         let keys = keyspace.tree.range(rest).take(PIECE_KEYS).map(|pair| pair.key());
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
@@ -213,7 +213,7 @@ impl Disk {
         {
             let _writing = self.writing.lock();
             self.check_writable()?;
-            let mark = (Slice::from(MARK), Some(Slice::from(prefix(number))));
+            let mark = (Slice::from(MARK), Some(Slice::from(&*prefix(number))));
             let deletions = keys.into_iter().map(|key| (key, None)).chain([mark]);
             self.append(deletions.map(|(key, value)| (&keyspace.tree, key, value)))?;
         }
