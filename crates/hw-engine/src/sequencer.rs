@@ -628,8 +628,9 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
             return;
         }
         note(&error);
-        tracing::error!(%error, "the writer stops and starts again from the durable state");
-        board.writer.lock().store_error = Some(error.to_string());
+        let what = said(&store, &error);
+        tracing::error!(error = what, "the writer stops and starts again from the durable state");
+        board.writer.lock().store_error = Some(what);
         metrics::counter!("headwater_writer_restarts_total").increment(1);
         drop(sequencer);
         sequencer = loop {
@@ -646,8 +647,9 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
                 Ok(sequencer) => break sequencer,
                 Err(error) => {
                     note(&error);
-                    tracing::warn!(%error, "the store cannot be written yet");
-                    board.writer.lock().store_error = Some(error.to_string());
+                    let what = said(&store, &error);
+                    tracing::warn!(error = what, "the store cannot be written yet");
+                    board.writer.lock().store_error = Some(what);
                 }
             }
         };
@@ -661,6 +663,14 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
         // state.
         board.turns.send_modify(|turns| turns.restarts += 1);
     }
+}
+
+/// A failure of the writer in one sentence: one of the store with its code and where the store is.
+fn said(store: &Store, error: &EngineError) -> String {
+    let EngineError::Store(error) = error else { return error.to_string() };
+    let finding = store.finding(error);
+    let place = finding.place().map(|place| format!(", {place}")).unwrap_or_default();
+    format!("store: {} ({}){place}", finding.what, finding.code)
 }
 
 /// So often a process starts its writer again although the store is damaged in a way that nothing

@@ -112,7 +112,12 @@ async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
         .await;
     }
     let end = wait::current_lsn(&rig.sql).await;
-    rig::until_status("somebody is told", &server, |s| !s["trouble"].is_null()).await;
+    let store = disk.path("data/store");
+    rig::until_status("somebody is told which directory it is", &server, |status| {
+        let trouble = status["trouble"].as_str().unwrap_or_default();
+        trouble.contains("(HW3002)") && trouble.contains(&store.display().to_string())
+    })
+    .await;
     let confirmed = format!(
         "SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = '{slot}'"
     );

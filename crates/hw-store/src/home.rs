@@ -63,6 +63,11 @@ impl Home {
         Ok(Home { dir, _lock: lock })
     }
 
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the database lies.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")

@@ -8,6 +8,7 @@ use crate::disk::{Disk, Upkeep};
 use crate::segment::SpoolDir;
 use crate::simulation::{Simulation, Twin};
 use crate::{Batch, BulkLoad, Snapshot, Space, StoreError, StoreOptions};
+use hw_types::Diagnostic;
 
 /// An open store. Cloning shares it; the last clone that is dropped closes it.
 ///
@@ -225,6 +226,15 @@ impl Store {
     /// [`SpoolDir::of`].
     pub fn spool(&self) -> &SpoolDir {
         &self.0.spool
+    }
+
+    /// A failure of this store for a person: what happened, in which directory, and how to mend it.
+    pub fn finding(&self, error: &StoreError) -> Diagnostic {
+        let finding = error.diagnostic();
+        match &self.0.backend {
+            Backend::Disk(disk) => finding.at(format!("directory {}", disk.home().dir().display())),
+            Backend::Twin(_) => finding,
+        }
     }
 
     /// Bytes on disk: journal, tables and spools.
