@@ -91,10 +91,7 @@ async fn f_45_changed_claims_take_away_what_they_no_longer_give() {
 /// F-45, E-4: a user whose membership is revoked in mid-stream loses the rows in that very state.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_45_a_revoked_membership_removes_its_rows_before_anything_later_is_shown() {
-    let rig = Rig::new(SCHEMA, CONFIG).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (rig, mut server, mut amy) = rig::served(SCHEMA, CONFIG).await;
     rig.execute("DELETE FROM lists WHERE id = 'l2'").await;
     rig.execute("INSERT INTO todos VALUES ('later', 'l2', 'not for amy', 1)").await;
     rig.execute("INSERT INTO todos VALUES ('seen', 'l1', 'for amy', 1)").await;
@@ -108,10 +105,7 @@ async fn f_45_a_revoked_membership_removes_its_rows_before_anything_later_is_sho
 /// E-10: a client ahead of the server waits for it, and is answered when it has come so far.
 #[tokio::test(flavor = "multi_thread")]
 async fn e_10_a_client_that_is_ahead_waits_and_is_answered_when_it_is_reached() {
-    let rig = Rig::new(SCHEMA, CONFIG).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (rig, mut server, _amy) = rig::served(SCHEMA, CONFIG).await;
     let mut ahead = client("amy");
     caught_up(&mut ahead, &server).await;
     ahead.disconnect();
@@ -129,10 +123,7 @@ async fn e_10_a_client_that_is_ahead_waits_and_is_answered_when_it_is_reached() 
 /// E-10: it is never answered from the past; after ten seconds it is told to come again.
 #[tokio::test(flavor = "multi_thread")]
 async fn e_10_a_client_that_is_far_ahead_is_told_to_come_again() {
-    let rig = Rig::new(SCHEMA, CONFIG).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (_rig, mut server, mut amy) = rig::served(SCHEMA, CONFIG).await;
     amy.disconnect();
     amy.pretend_position(amy.last_op() + 1_000_000);
     match wait::within_limit("an answer", amy.connect(server.address())).await {

@@ -3,7 +3,7 @@
 use hw_testkit::oracle::SyncClient;
 use serde_json::Value;
 
-use crate::rig::{CONFIG, Rig, SCHEMA, caught_up, client};
+use crate::rig::{self, CONFIG, Rig, SCHEMA, caught_up, client};
 
 /// F-22: clients are emptied in one state, also by CASCADE and RESTART IDENTITY.
 #[tokio::test(flavor = "multi_thread")]
@@ -14,10 +14,7 @@ async fn f_22_truncate_empties_clients_atomically() {
          INSERT INTO parts SELECT 'p' || i, 'l1', 't' || i FROM generate_series(1, 50) i;"
     );
     let config = format!("{CONFIG}      - SELECT * FROM parts WHERE list = bucket.list\n");
-    let rig = Rig::new(&schema, &config).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (rig, mut server, mut amy) = rig::served(&schema, &config).await;
     assert_eq!(amy.table("parts").len(), 50);
     amy.history.clear();
     let completed = amy.completed;

@@ -153,10 +153,7 @@ async fn fd_39_connections_whose_clients_take_nothing_are_cut() {
 /// FD-2, FD-43: requests whose keys cannot be stored are refused, and nothing stops for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_2_and_fd_43_requests_that_no_key_can_hold_stop_nobody() {
-    let rig = Rig::new(SCHEMA, CONFIG).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (rig, mut server, mut amy) = rig::served(SCHEMA, CONFIG).await;
     let ask = async |sub: &str, path: &str| {
         let token = format!("Bearer {}", issue(sub, &Map::new()));
         let answer = http_get(server.address(), path, &[("authorization", &token)]).await;

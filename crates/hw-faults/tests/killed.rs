@@ -16,10 +16,7 @@ const REACHED: &str = "failpoint reached";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f_1_killed_while_idle_clients_resume_without_a_refetch() {
-    let rig = Rig::new(SCHEMA, CONFIG).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (rig, mut server, mut amy) = rig::served(SCHEMA, CONFIG).await;
     for round in 0..3 {
         let (held, received) = (amy.bucket_names(), amy.operations);
         server.kill();

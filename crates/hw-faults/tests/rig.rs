@@ -165,6 +165,15 @@ impl Rig {
     }
 }
 
+/// A database, its server, and amy, who has all that is hers.
+pub async fn served(schema: &str, config: &str) -> (Rig, HeadwaterProcess, SyncClient) {
+    let rig = Rig::new(schema, config).await;
+    let server = rig.start().await;
+    let mut amy = client("amy");
+    rig.check(&mut amy, &server, "amy").await;
+    (rig, server, amy)
+}
+
 /// The first column of the first row, as text.
 pub async fn ask(sql: &Client, query: &str) -> Option<String> {
     let rows = sql.simple_query(query).await.unwrap_or_else(|error| panic!("{query}: {error}"));

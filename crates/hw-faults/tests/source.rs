@@ -242,10 +242,7 @@ async fn f_18_an_idle_transaction_that_blocks_the_slot_is_named_and_waited_for()
 /// E-8, F-68 in short: a busy database whose published tables are idle; the slot advances.
 #[tokio::test(flavor = "multi_thread")]
 async fn e_8_the_slot_of_an_idle_source_advances() {
-    let rig = Rig::new(SCHEMA, CONFIG).await;
-    let mut server = rig.start().await;
-    let mut amy = client("amy");
-    rig.check(&mut amy, &server, "amy").await;
+    let (rig, mut server, mut amy) = rig::served(SCHEMA, CONFIG).await;
     let slot = rig.ask(SLOT).await.expect("our slot");
     rig.execute("CREATE TABLE elsewhere (id int8, body text)").await;
     for _ in 0..3 {
