@@ -10,6 +10,10 @@
 //!   an earlier stream left in the queue when the writer began again is passed over, whole.
 //! - What the source repeats must be what the tail has, all of it; nothing is acknowledged before.
 
+mod restart;
+
+pub(crate) use self::restart::run;
+
 use crate::apply::Applied;
 use crate::board::{Board, Desired};
 use crate::error::EngineError;
@@ -606,79 +610,6 @@ impl Sequencer {
         Ok(())
     }
 }
-
-/// Runs the writer; after a failure of the store opens it anew from what is durable. The queue is
-/// kept: what it holds of the stream that was is passed over because its beginning is not in it.
-pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
-    let (outside, publication) = (sequencer.outside.clone(), sequencer.publication.clone());
-    let store = sequencer.writer.store.clone();
-    let board = &outside.board;
-    let mut damages = 0;
-    let mut note = |error: &EngineError| {
-        damages += u32::from(error.is_damage());
-        if damages == MAX_DAMAGES
-            && let Some(finding) = error.finding()
-        {
-            crate::threads::refuse(&finding);
-        }
-    };
-    loop {
-        let Err(error) = sequencer.run(&mut queue) else { return };
-        if board.is_stopping() {
-            return;
-        }
-        note(&error);
-        let what = said(&store, &error);
-        tracing::error!(error = what, "the writer stops and starts again from the durable state");
-        board.writer.lock().store_error = Some(what);
-        metrics::counter!("headwater_writer_restarts_total").increment(1);
-        drop(sequencer);
-        sequencer = loop {
-            std::thread::sleep(RESTART_PAUSE);
-            board.beat.fetch_add(1, Ordering::Relaxed);
-            if board.is_stopping() {
-                return;
-            }
-            let again = || {
-                store.reopen()?;
-                Sequencer::again(store.clone(), outside.clone(), publication.clone())
-            };
-            match again() {
-                Ok(sequencer) => break sequencer,
-                Err(error) => {
-                    note(&error);
-                    let what = said(&store, &error);
-                    tracing::warn!(error = what, "the store cannot be written yet");
-                    board.writer.lock().store_error = Some(what);
-                }
-            }
-        };
-        {
-            let mut status = board.writer.lock();
-            status.store_error = None;
-            status.restarts += 1;
-        }
-        sequencer.publish_anew();
-        // What the old writer had in memory is gone; the stream begins again behind the durable
-        // state.
-        board.turns.send_modify(|turns| turns.restarts += 1);
-    }
-}
-
-/// A failure of the writer in one sentence: one of the store with its code and where the store is.
-fn said(store: &Store, error: &EngineError) -> String {
-    let EngineError::Store(error) = error else { return error.to_string() };
-    let finding = store.finding(error);
-    let place = finding.place().map(|place| format!(", {place}")).unwrap_or_default();
-    format!("store: {} ({}){place}", finding.what, finding.code)
-}
-
-/// So often a process starts its writer again although the store is damaged in a way that nothing
-/// mends: a disk that fails for a moment may look like that.
-const MAX_DAMAGES: u32 = 3;
-
-/// Between a failure of the store and the next try.
-const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
