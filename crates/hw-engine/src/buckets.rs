@@ -190,7 +190,7 @@ impl BucketBook {
             let mut value = Vec::new();
             record.encode(op_id, &mut value);
             sink.append(&space.ops, &op_key(total.number, op_id), value)?;
-            sink.put(&space.buckets, key.to_vec(), Mark { op_id, sum }.encode())?;
+            sink.put(&space.buckets, key, Mark { op_id, sum }.encode())?;
             if total.stale >= worth_compacting(total) {
                 self.due.insert((effect.source, name));
             }

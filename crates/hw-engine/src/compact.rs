@@ -110,7 +110,7 @@ fn raise_floor(
         let newest = overlay.get(&space.buckets, &row)?.and_then(|value| Mark::decode(&value));
         if newest.is_some_and(|newest| newest.op_id == op_id) {
             overlay.delete(&space.ops, op_key(number, op_id).to_vec())?;
-            overlay.delete(&space.buckets, row.to_vec())?;
+            overlay.delete(&space.buckets, row)?;
             total.named -= 1;
         }
     }

@@ -48,6 +48,10 @@ fn fd_37_what_all_subscriptions_cost_together_is_bounded() {
     let resolved = resolve(query, 100, some).unwrap();
     assert_eq!(resolved.buckets.len(), 50);
     assert_eq!(resolved.buckets[0].reasons.len(), 100);
+    // One bucket that is found a thousand times is one.
+    let same = json!({"xs": vec![1; 1000]});
+    let resolved = resolve(query, 40, same).unwrap();
+    assert_eq!((resolved.buckets.len(), resolved.buckets[0].reasons.len()), (1, 40));
     let many = json!({"xs": (0..1000).collect::<Vec<_>>()});
     let refused = resolve(query, 1000, many).unwrap_err();
     assert_eq!(refused.to_string(), "Too many parameter query results (limit of 1000)");

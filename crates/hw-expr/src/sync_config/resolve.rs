@@ -325,8 +325,8 @@ impl SyncConfig {
                     }
                     Err(error) => return Err(error),
                 };
-                meter.count(found.len())?;
                 places.reserve(found.len());
+                let mut distinct = 0;
                 let priority = active.priority.or(querier.priority).unwrap_or(definition.priority);
                 for parameters in found {
                     let place = *places.entry((querier.source, parameters)).or_insert_with(|| {
@@ -344,8 +344,10 @@ impl SyncConfig {
                     // the last one.
                     if bucket.reasons.last() != Some(&active.reason) {
                         bucket.reasons.push(active.reason);
+                        distinct += 1;
                     }
                 }
+                meter.count(distinct)?;
             }
         }
         if out.buckets.len() > limits.max_buckets {
