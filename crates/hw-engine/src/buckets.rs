@@ -119,10 +119,12 @@ pub(crate) struct BucketBook {
 
 #[derive(Default)]
 struct SourceBook {
-    buckets: HashMap<Arc<str>, Total>,
+    buckets: HashMap<Arc<str>, Total, foldhash::fast::RandomState>,
     dirty: Vec<Arc<str>>,
     /// Number for the next new bucket; read from the store at the first need.
     next: Option<u32>,
+    /// Whether it was given since it was written.
+    counted: bool,
 }
 
 struct Total {
@@ -226,7 +228,7 @@ impl BucketBook {
                     sink.put(&space.buckets, key, total.record.encode())?;
                 }
             }
-            if let Some(next) = book.next {
+            if let Some(next) = book.next.filter(|_| std::mem::take(&mut book.counted)) {
                 sink.put(&space.buckets, NEXT_KEY.to_vec(), next.to_be_bytes().to_vec())?;
             }
         }
@@ -321,6 +323,7 @@ impl SourceBook {
         self.next = Some(number.checked_add(1).ok_or_else(|| {
             EngineError::damaged("buckets", "a source cannot have more than 2^32 buckets")
         })?);
+        self.counted = true;
         Ok(number)
     }
 }
