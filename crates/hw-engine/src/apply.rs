@@ -82,10 +82,15 @@ impl Writer {
             Control::TrimTail { below } => {
                 crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
             }
-            Control::Stale { table, reason } => {
-                if let Some(table) = self.appliable(table) {
+            Control::Stale { table: relation, reason, rekeyed } => {
+                if let Some(table) = self.appliable(relation) {
                     tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
                     self.mark_stale(table.record.number)?;
+                }
+                if let Some(table) = self.tables.of_relation(relation).filter(|_| rekeyed).cloned()
+                {
+                    // Also of what was applied before somebody looked it cannot be told whose it was.
+                    self.shut(&table)?;
                 }
             }
             Control::Adopt { table, facts } => self.adopt(table, facts)?,

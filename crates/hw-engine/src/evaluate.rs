@@ -168,6 +168,18 @@ impl Effects {
         }
     }
 
+    /// Whether two rows, each as a lookup reads it, give it the same.
+    pub fn is_same(
+        &mut self,
+        one: (Option<&Bound>, &Option<RowRef<'_>>),
+        other: (Option<&Bound>, &Option<RowRef<'_>>),
+        table: &TableName,
+    ) -> bool {
+        entries(one.0, one.1, table, &mut self.lookups_before);
+        entries(other.0, other.1, table, &mut self.lookups_after);
+        self.lookups_before == self.lookups_after
+    }
+
     fn lookup_difference(&mut self, lookup: u32, existing: Existing) {
         let (before, after) = (&mut self.lookups_before, &mut self.lookups_after);
         if existing == Existing::AsBefore && before == after {

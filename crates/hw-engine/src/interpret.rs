@@ -69,6 +69,7 @@ impl Writer {
             &mut self.touched,
         )
     }
+
     /// Keeps what a row was for an incarnation that stands still. A lookup loses what the row gave it
     /// then and does not give now: whoever loses access does so at once, whatever is waited for (E-4).
     fn hold<S: Sink>(

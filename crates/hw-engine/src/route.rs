@@ -88,11 +88,11 @@ impl Writer {
         Ok(true)
     }
 
-    /// The replica does not hold what the log changes.
-    pub(crate) fn incomplete(&mut self, table: u32) -> Result<(), EngineError> {
-        if let Some(table) = self.tables.get(table) {
-            tracing::error!(table = %table.record.relation.name, "the replica does not hold a row that the log changes; the table is copied again");
-        }
-        self.mark_stale(table)
+    /// The replica does not hold what the log changes: its rows may have other keys than those of the log.
+    pub(crate) fn incomplete(&mut self, number: u32) -> Result<(), EngineError> {
+        let Some(table) = self.tables.get(number).cloned() else { return Ok(()) };
+        tracing::error!(table = %table.record.relation.name, "the replica does not hold a row that the log changes; the table is copied again");
+        self.mark_stale(number)?;
+        self.shut(&table)
     }
 }

@@ -48,6 +48,15 @@ impl TablePlan {
         self.0.is_empty()
     }
 
+    /// The lookups that read nothing of a row that the log leaves out.
+    pub fn evaluable(&self, row: &RowRef<'_>) -> TablePlan {
+        let is_whole = |planned: &&Planned| match &*planned.bound {
+            Bound::Lookup(bound) => bound.has_all_of(row),
+            Bound::Source(_) => false,
+        };
+        TablePlan(self.0.iter().filter(is_whole).cloned().collect())
+    }
+
     /// How an incarnation reads the table.
     pub fn find(&self, number: u32) -> Option<&Bound> {
         let place = self.0.binary_search_by_key(&number, |p| p.number).ok()?;

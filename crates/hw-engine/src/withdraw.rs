@@ -6,9 +6,12 @@
 //! itself: nothing is gained back by a later one, not even of the same transaction.
 //!
 //! A change belongs to the table whose oid it has, and to the one whose name it has: a table that took
-//! the name of another one is read in its place. Its rows are those of the replica if they have the same
-//! key. Where a change can take something away and it cannot be told from which row, the lookups answer
-//! nobody until they go on.
+//! the name of another one is read in its place. A row of the log is that of the replica with the same key
+//! only where it is the same table with the same key columns: another table may have made its keys anew,
+//! and there a row is known only by what it gives, if the log has the whole of it. That the keys of a table
+//! were written anew under their own type is not in the log; a look at the catalog tells it
+//! ([`hw_input::entry::Control::Stale`]). Where a change can take something away and it cannot be told from
+//! which row, the lookups answer nobody until they go on.
 
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
@@ -19,7 +22,7 @@ use crate::tables::{Bound, Gate, Planned, StoredRow, Table, TablePlan, same_iden
 use crate::writer::Writer;
 use hw_input::transactions::Transaction;
 use hw_types::row::RowRef;
-use hw_types::{Change, ChangeKind, Relation, Row};
+use hw_types::{Change, ChangeKind, Relation, ReplicaIdentity, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +33,8 @@ struct Reading {
     stored: Arc<Table>,
     /// Its rows as the log has them; `None` when their keys are others.
     seen: Option<Table>,
+    /// Whether rows with the same key are the same.
+    by_key: bool,
     /// How the lookups that stand still read the stored rows, and how those of the log.
     plans: [TablePlan; 2],
 }
@@ -58,7 +63,7 @@ impl Writer {
                 Change::Truncate { relations } => {
                     for relation in relations {
                         for reading in self.readings(&relation, &mut known) {
-                            self.shut(&reading)?;
+                            self.shut(&reading.stored)?;
                         }
                     }
                 }
@@ -86,26 +91,37 @@ impl Writer {
         if own.id != relation.id && own.name != relation.name {
             return None;
         }
-        let is_shown = |planned: &&Planned| {
-            matches!(*planned.bound, Bound::Lookup(_))
-                && self.gates.0.get(&planned.number) == Some(&Gate::Frozen)
-        };
-        let plan = self.plans.get(&stored.record.number)?;
-        let plan = TablePlan(plan.0.iter().filter(is_shown).cloned().collect());
+        let plan = self.standing_lookups(stored.record.number);
         let bind = |planned: &Planned| {
             let bound = self.definitions.derived.get(&planned.number)?.bind(relation)?;
             Some(Planned { number: planned.number, bound: Arc::new(bound) })
         };
         let after = TablePlan(plan.0.iter().filter_map(bind).collect());
-        let seen = stored.described(relation).filter(|seen| same_identity(stored, seen));
-        (!plan.is_empty()).then(|| Reading { stored: stored.clone(), seen, plans: [plan, after] })
+        let seen = stored.described(relation).filter(|seen| same_keys(stored, seen));
+        let (stored, by_key) = (stored.clone(), own.id == relation.id);
+        (!plan.is_empty()).then(|| Reading { stored, seen, by_key, plans: [plan, after] })
+    }
+
+    /// The lookups that stand still and read a table.
+    fn standing_lookups(&self, table: u32) -> TablePlan {
+        let is_standing = |planned: &&Planned| {
+            matches!(*planned.bound, Bound::Lookup(_))
+                && self.gates.0.get(&planned.number) == Some(&Gate::Frozen)
+        };
+        let planned = self.plans.get(&table).into_iter().flat_map(|plan| &plan.0);
+        TablePlan(planned.filter(is_standing).cloned().collect())
     }
 
     fn withdraw_row(&mut self, reading: &Reading, kind: ChangeKind) -> Result<(), EngineError> {
-        let Some(seen) = &reading.seen else {
+        let seen = match (&reading.seen, &kind) {
+            (Some(seen), _) if reading.by_key => seen,
             // A row that comes takes nothing away.
-            let adds = matches!(kind, ChangeKind::Insert { .. });
-            return if adds { Ok(()) } else { self.shut(reading) };
+            (_, ChangeKind::Insert { .. }) => return Ok(()),
+            (
+                Some(seen),
+                ChangeKind::Delete { old } | ChangeKind::Update { old: Some(old), .. },
+            ) if self.is_known(reading, seen, old)? => seen,
+            _ => return self.shut(&reading.stored),
         };
         let states = match RowChange::of(seen, kind) {
             RowChange::Remove { key } => [Some((key, None)), None],
@@ -136,8 +152,16 @@ impl Writer {
         let Some(row) = overlay.get(&stored.rows, key)?.map(|value| value.to_vec()) else {
             return Ok(());
         };
-        // A large value that the log leaves out is known only of rows that are followed.
-        let now = now.filter(|row| !row.view().has_absent());
+        // A large value that the log leaves out is known only of rows that are followed: a lookup that
+        // reads it finds nothing.
+        let whole;
+        let after = match &now {
+            Some(row) if row.view().has_absent() => {
+                whole = after.evaluable(&row.view());
+                &whole
+            }
+            _ => after,
+        };
         let change = FoldedChange {
             table: stored.record.number,
             name: &stored.record.relation.name,
@@ -148,15 +172,36 @@ impl Writer {
         self.interpret(overlay, [before, after], stored, &change)
     }
 
-    /// From here on the lookups that read a table answer nobody.
-    fn shut(&mut self, reading: &Reading) -> Result<(), EngineError> {
+    /// Whether a row whose key may be another's gave in every lookup what the stored one with this key
+    /// gives. Then it makes no difference which of them goes.
+    fn is_known(
+        &mut self,
+        reading: &Reading,
+        seen: &Table,
+        old: &Row,
+    ) -> Result<bool, EngineError> {
+        let Reading { stored, plans: [before, after], .. } = reading;
+        if seen.record.relation.replica_identity != ReplicaIdentity::Full {
+            return Ok(false);
+        }
+        let row = self.overlay.get(&stored.rows, &seen.key(&old.view()))?;
+        let row = row.as_deref().map(StoredRow::split).transpose()?;
+        let row = row.map(|(_, row)| RowRef::new(row));
+        let (name, old) = (&stored.record.relation.name, Some(old.view()));
+        Ok(before.0.iter().all(|Planned { number, bound }| {
+            self.effects.is_same((Some(bound), &row), (after.find(*number), &old), name)
+        }))
+    }
+
+    /// From here on the lookups that stand still and read a table answer nobody.
+    pub(crate) fn shut(&mut self, table: &Table) -> Result<(), EngineError> {
         let mut has_shut = false;
-        for Planned { number, .. } in &reading.plans[0].0 {
-            let incarnation = self.definitions.derived.get(number);
+        for Planned { number, .. } in self.standing_lookups(table.record.number).0 {
+            let incarnation = self.definitions.derived.get(&number);
             let state = incarnation.map(|incarnation| incarnation.record.state.clone());
             if let Some(BuildState::Frozen { since, shut: false }) = state {
                 let to = BuildState::Frozen { since, shut: true };
-                let numbers = [*number].into();
+                let numbers = [number].into();
                 self.definitions.set_state(&numbers, &to, &mut self.overlay, &self.state)?;
                 has_shut = true;
             }
@@ -165,10 +210,19 @@ impl Writer {
             return Ok(());
         }
         tracing::warn!(
-            table = %reading.stored.record.relation.name,
-            "rows of a table that is copied again were removed and cannot be told apart; nobody has \
-             access by it until it has entered"
+            table = %table.record.relation.name,
+            "what the log says of a table that is copied again cannot be told row by row; nobody has access \
+             by it until it has entered"
         );
         self.serve_anew()
     }
+}
+
+/// Whether row keys of a table and of its rows in the log mean the same, as far as the log tells.
+fn same_keys(stored: &Table, seen: &Table) -> bool {
+    let types = |table: &Table| -> Vec<u32> {
+        let columns = &table.record.relation.columns;
+        table.key_columns.iter().map(|&index| columns[index].type_oid).collect()
+    };
+    same_identity(stored, seen) && types(stored) == types(seen)
 }

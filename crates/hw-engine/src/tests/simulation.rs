@@ -203,7 +203,7 @@ impl Run {
         for now in [&self.source.lists, &self.source.todos] {
             if known.get(&now.id).is_some_and(|table| table.relation.columns != now.columns) {
                 let (table, reason) = (now.id, "altered".into());
-                self.node.control(Control::Stale { table, reason });
+                self.node.control(Control::Stale { table, reason, rekeyed: false });
             }
         }
         self.node.stream(acknowledged);
@@ -289,12 +289,12 @@ impl Run {
             // The catalog shows something that the log does not.
             let table = RelationId(self.rng.random_range(1..3));
             let reason = "a test says so".into();
-            self.node.control(Control::Stale { table, reason });
+            self.node.control(Control::Stale { table, reason, rekeyed: false });
         }
         if self.rng.random_bool(0.03) {
             self.feed();
             let table = RelationId(self.rng.random_range(1..3));
-            self.node.control(Control::Stale { table, reason: "altered".into() });
+            self.node.control(Control::Stale { table, reason: "altered".into(), rekeyed: false });
             match table.0 {
                 1 => self.source.widen(),
                 _ => self.source.alter(),
@@ -458,7 +458,11 @@ fn the_entries_of_one_node_give_another_node_the_same_bytes() {
 fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
     let mut run = Run::new(1, None);
     run.feed();
-    run.node.control(Control::Stale { table: RelationId(2), reason: "altered".into() });
+    run.node.control(Control::Stale {
+        table: RelationId(2),
+        reason: "altered".into(),
+        rekeyed: false,
+    });
     let write_checkpoints = vec![WriteCheckpoint { user_key: "amy".into(), requested: None }];
     let contents = MarkerContents { nonce: 1, write_checkpoints };
     run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);

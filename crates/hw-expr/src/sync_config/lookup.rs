@@ -8,6 +8,7 @@ use super::table::TableRead;
 use crate::error::EvalError;
 use crate::value::SqlValue;
 use crate::values::ValueOptions;
+use hw_types::row::Cell;
 use hw_types::{Relation, RowRef, TableName, TablePattern};
 use std::collections::BTreeSet;
 
@@ -71,6 +72,11 @@ impl LookupDef {
 }
 
 impl BoundLookup {
+    /// Whether a row has all that the index reads: the log leaves out large values that did not change.
+    pub fn has_all_of(&self, row: &RowRef<'_>) -> bool {
+        !self.columns.iter().any(|column| matches!(row.get(column.index), Cell::Absent))
+    }
+
     /// Appends the entries of a row, without duplicates. `out` is not cleared.
     ///
     /// - Errors: the row cannot be evaluated; nothing is appended. The caller logs it and goes

@@ -11,10 +11,11 @@ use crate::error::{Doing as _, Result};
 use crate::internal;
 use crate::statements::{add_statement, settings_statement};
 use hw_types::facts::{
-    Access, Actions, MadeOf, Membership, Published, RowSecurity, SentFacts, TableFacts, TableKind,
+    Access, Actions, ColumnFacts, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts,
+    TableFacts, TableKind,
 };
 use hw_types::relation::quote_ident;
-use hw_types::{Diagnostic, RelationId, TableName, Xid};
+use hw_types::{Diagnostic, RelationId, ReplicaIdentity, TableName, Xid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -231,17 +232,22 @@ fn columns(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
 
 /// Enums may get labels; nothing else that a type is made of may change under stored values.
 fn types(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
-    let (before, after) = (sent_types(noted), sent_types(now));
-    let same = before.iter().all(|(oid, was)| match (was, after.get(oid)) {
-        (MadeOf::Enum(was), Some(MadeOf::Enum(is))) => was.iter().all(|label| is.contains(label)),
-        (was, is) => Some(was) == is,
-    });
-    (!same).then_some(Reason::Types)
+    let sent =
+        |table| types_of(table, TableFacts::sent_columns(table).map(|column| column.type_oid));
+    (!keeps_values(&sent(noted), &sent(now))).then_some(Reason::Types)
 }
 
-/// The types of the columns that are sent, all the way down.
-fn sent_types(table: &TableFacts) -> BTreeMap<u32, &MadeOf> {
-    let mut open: Vec<u32> = table.sent_columns().map(|column| column.type_oid).collect();
+/// Whether values of these types are what they were.
+fn keeps_values(before: &BTreeMap<u32, &MadeOf>, after: &BTreeMap<u32, &MadeOf>) -> bool {
+    before.iter().all(|(oid, was)| match (was, after.get(oid)) {
+        (MadeOf::Enum(was), Some(MadeOf::Enum(is))) => was.iter().all(|label| is.contains(label)),
+        (was, is) => Some(was) == is,
+    })
+}
+
+/// These types, all the way down.
+fn types_of(table: &TableFacts, types: impl Iterator<Item = u32>) -> BTreeMap<u32, &MadeOf> {
+    let mut open: Vec<u32> = types.collect();
     let mut found = BTreeMap::new();
     while let Some(oid) = open.pop() {
         let Some(facts) = table.types.iter().find(|facts| facts.oid == oid) else { continue };
@@ -257,6 +263,43 @@ fn keys(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
         (table.replica_identity, table.primary_key.clone(), table.identity_index.clone())
     };
     (key(noted) != key(now)).then_some(Reason::Key)
+}
+
+/// Whether a row that has the key of a row of then is the same one: false where keys may have been written
+/// anew without a trace in the log. Key columns of another name or type are described in the log.
+pub fn same_keys(noted: &TableFacts, now: &TableFacts) -> bool {
+    let was = key_columns(noted);
+    let as_described = |was: &&ColumnFacts| {
+        now.columns.iter().find(|is| is.name == was.name && is.type_oid == was.type_oid)
+    };
+    let Some(is) = was.iter().map(as_described).collect::<Option<Vec<_>>>() else { return true };
+    let leaf = |id| now.leaves.iter().find(|leaf| leaf.id == id);
+    let goes = noted.leaves.iter().any(|was| leaf(was.id).is_none());
+    // Where there is no partition, the table itself stands for them.
+    let has_come = |id| id != now.id && noted.leaves.iter().all(|was| was.id != id);
+    let comes = now.leaves.iter().any(|is| has_come(is.id));
+    let stays = |was: &LeafFacts| leaf(was.id).is_none_or(|is| is.attachment == was.attachment);
+    if goes && comes || !noted.leaves.iter().all(stays) {
+        return false;
+    }
+    let is_file = |was: &LeafFacts| leaf(was.id).is_none_or(|is| is.filenode == was.filenode);
+    let are_files = noted.leaves.iter().all(is_file);
+    // What writes a column anew changes its row in the catalog, and the table's files.
+    let is_column = |(was, is): (&&ColumnFacts, &&ColumnFacts)| {
+        was.number == is.number && (are_files || was.version == is.version)
+    };
+    let types = |table| types_of(table, was.iter().map(|column| column.type_oid));
+    was.iter().zip(&is).all(is_column) && keeps_values(&types(noted), &types(now))
+}
+
+/// The columns by which the log names a row that has a key.
+fn key_columns(table: &TableFacts) -> Vec<&ColumnFacts> {
+    let numbers = match table.replica_identity {
+        ReplicaIdentity::Default | ReplicaIdentity::Full => &table.primary_key[..],
+        ReplicaIdentity::Index => &table.identity_index[..],
+        ReplicaIdentity::Nothing => &[],
+    };
+    numbers.iter().filter_map(|number| table.column_numbered(*number)).collect()
 }
 
 /// Where the rows are.
