@@ -16,8 +16,9 @@ pub mod code {
     /// Clients hold operations that this store has never had: it was put back to an earlier state,
     /// perhaps together with the database. They are sent their buckets anew; the others notice nothing.
     pub const WENT_BACK: u16 = 3104;
-    /// The store was put back to an earlier state alone, although the server has run since. Everything is
-    /// copied again and compared, and nobody is answered until that is done.
+    /// The store was put back to an earlier state alone, although the server has run since, or a server
+    /// with another data directory was in its place. Everything is copied again and compared, and nobody
+    /// is answered until that is done.
     pub const BEHIND: u16 = 3105;
 }
 

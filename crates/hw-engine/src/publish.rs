@@ -123,17 +123,20 @@ impl Publication {
         self.durable.subscribe()
     }
 
-    /// How often [`Publication::withhold`] was called.
+    /// How often [`Publication::withhold`] said something else than what was on its way to be published.
     pub fn changes(&self) -> u64 {
         *self.changes.lock()
     }
 
     /// Lets clients be answered from what is published, or not, from now on; whatever is on its way to be
-    /// published.
+    /// published. A state that lacks what clients were shown is never shown: the next one ends that.
     pub fn withhold(&self, withheld: Option<Withheld>) {
         let mut changes = self.changes.lock();
-        *changes += 1;
         let previous = self.current();
+        if withheld.is_none() && previous.withheld == Some(Withheld::Behind) {
+            return;
+        }
+        *changes += 1;
         if previous.withheld == withheld {
             return;
         }
@@ -282,10 +285,26 @@ mod tests {
     fn fd_27_what_is_on_its_way_to_be_published_does_not_end_what_is_withheld() {
         let mut node = Node::simulated();
         node.settle();
-        let on_its_way = node.sequencer.writer.publication().unwrap();
+        let now = node.publication().changes();
+        let on_its_way = node.sequencer.writer.publication(None, now).unwrap();
         let publication = node.publication();
         publication.withhold(Some(Withheld::Behind));
         publication.publish(on_its_way).unwrap();
         assert_eq!(publication.current().withheld, Some(Withheld::Behind));
+    }
+
+    #[test]
+    fn fd_27_nothing_but_another_state_ends_that_one_is_withheld_which_lacks_what_was_shown() {
+        let mut node = Node::simulated();
+        node.settle();
+        node.publication().withhold(Some(Withheld::Behind));
+        let now = node.publication().changes();
+        let compared = node.sequencer.writer.publication(None, now).unwrap();
+        let publication = node.publication();
+        // The source is asked once more before that is shown.
+        publication.withhold(None);
+        assert_eq!(publication.current().withheld, Some(Withheld::Behind));
+        publication.publish(compared).unwrap();
+        assert_eq!(publication.current().withheld, None);
     }
 }

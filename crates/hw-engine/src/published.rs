@@ -18,12 +18,13 @@ use std::sync::Arc;
 pub enum Withheld {
     /// The source has not been asked yet whether clients were shown more than it holds.
     Unasked,
-    /// They were: the store was put back to an earlier state, and everything is being compared.
+    /// They were: the store was put back to an earlier state, or another one was in its place, and
+    /// everything is being compared.
     Behind,
 }
 
 impl Withheld {
-    /// Whether the store was put back, and whether the source was asked or does not answer.
+    /// Whether the store lacks what clients were shown, and whether the source was asked or does not answer.
     pub(crate) fn new(behind: bool, asked: bool) -> Option<Withheld> {
         match (behind, asked) {
             (true, _) => Some(Withheld::Behind),
@@ -34,8 +35,9 @@ impl Withheld {
 
     /// What there is to say of it to a person.
     pub(crate) fn finding(self) -> Option<Diagnostic> {
-        let what = "the store was put back to an earlier state than clients were shown: everything is \
-                    copied again and compared, and nobody is answered until that is done";
+        let what = "the store was put back to an earlier state than clients were shown, or another one \
+                    was in its place: everything is copied again and compared, and nobody is answered \
+                    until that is done";
         let finding = Diagnostic::warning(code::BEHIND, what).mend("nothing is to be done");
         (self == Withheld::Behind).then_some(finding)
     }

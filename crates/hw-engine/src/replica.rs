@@ -10,7 +10,7 @@ use hw_input::identity::{Identity, Stored};
 use hw_input::replica::{Kept, Looked, Plan, Replica, ReplicaTable, Tables, Turns};
 use hw_input::signal::Inlet;
 use hw_store::Store;
-use hw_types::{Diagnostic, EndLsn};
+use hw_types::{Diagnostic, EndLsn, OpId};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -54,6 +54,11 @@ impl Replica for Told {
             let stopping = || Diagnostic::error(code::STOPPING, error.to_string());
             Box::new(error.finding().unwrap_or_else(stopping))
         })
+    }
+
+    fn lacks(&self, op_id: OpId) -> bool {
+        let published = self.publication.current();
+        op_id > published.checkpoint.op_id || published.runs().is_lost(op_id)
     }
 
     fn secret(&self) -> [u8; 32] {

@@ -18,7 +18,7 @@ use crate::apply::Applied;
 use crate::board::{Board, Desired};
 use crate::error::EngineError;
 use crate::loader::Loader;
-use crate::publish::{Publication, PublishJob, Publisher};
+use crate::publish::{Publication, Publisher};
 use crate::published::Withheld;
 use crate::runs::{self, Start};
 use crate::state::{Day, Progress};
@@ -176,6 +176,7 @@ impl Sequencer {
             sequencer.writer.commit()?;
             store.sync()?;
         }
+        sequencer.withheld().and_then(Withheld::finding).inspect(Diagnostic::log);
         // Before anything is asked for: what is noted with an old day would be forgotten at once.
         sequencer.date(now())?;
         if let Some(lost) = sequencer.writer.lost.take() {
@@ -255,15 +256,14 @@ impl Sequencer {
                 self.asked();
                 Ok(())
             }
-            Signal::NewEpoch { above, behind, done } => {
+            Signal::Behind { done } => {
+                self.behind()?;
+                let _ = done.send(());
+                Ok(())
+            }
+            Signal::NewEpoch { above, done } => {
                 self.begin_epoch(above)?;
-                if behind {
-                    self.apply(Control::Behind)?;
-                    self.withheld().and_then(Withheld::finding).inspect(Diagnostic::log);
-                }
-                self.asked();
-                self.writer.commit()?;
-                self.writer.store.sync()?;
+                self.make_durable()?;
                 let _ = done.send(());
                 Ok(())
             }
@@ -279,6 +279,26 @@ impl Sequencer {
     fn asked(&self) {
         self.outside.board.asked.store(true, Ordering::Release);
         self.publication.withhold(self.withheld());
+    }
+
+    /// Clients were shown what the store lacks. Should that not become durable, the source counts as not
+    /// asked: a writer that begins again must not show what it finds.
+    fn behind(&mut self) -> Result<(), EngineError> {
+        self.outside.board.asked.store(false, Ordering::Release);
+        self.publication.withhold(Some(Withheld::Behind));
+        if !self.writer.behind {
+            self.apply(Control::Behind)?;
+            self.withheld().and_then(Withheld::finding).inspect(Diagnostic::log);
+        }
+        self.make_durable()?;
+        self.asked();
+        Ok(())
+    }
+
+    /// Commits and syncs what waits.
+    fn make_durable(&mut self) -> Result<(), EngineError> {
+        self.writer.commit()?;
+        Ok(self.writer.store.sync()?)
     }
 
     /// Why nobody is answered from what the store holds, if so.
@@ -581,11 +601,8 @@ impl Sequencer {
         if !self.publisher.is_idle() {
             return Ok(());
         }
-        let job = PublishJob {
-            withheld: self.withheld(),
-            changes: self.publication.changes(),
-            ..self.writer.publication()?
-        };
+        let (withheld, changes) = (self.withheld(), self.publication.changes());
+        let job = self.writer.publication(withheld, changes)?;
         self.held = None;
         self.publisher.submit(job)
     }
@@ -605,9 +622,7 @@ impl Sequencer {
     /// Commits and syncs what waits, before the process ends.
     fn finish_up(&mut self) -> Result<(), EngineError> {
         self.publisher.finish()?;
-        self.writer.commit()?;
-        self.writer.store.sync()?;
-        Ok(())
+        self.make_durable()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::board::Board;
 use crate::engine::{DriverOptions, Engine};
+use crate::error::EngineError;
 use crate::publish::Publication;
 use crate::published::Published;
 use crate::replica::Told;
@@ -244,7 +245,15 @@ impl Node {
     /// Numbers that clients are given begin anew, above this one.
     pub fn new_epoch(&mut self, above: OpId) {
         let (done, _) = oneshot::channel();
-        self.sequencer.handle(Signal::NewEpoch { above, behind: false, done }).unwrap();
+        self.sequencer.handle(Signal::NewEpoch { above, done }).unwrap();
+    }
+
+    /// Clients were shown what the store lacks.
+    ///
+    /// - Errors: the store's.
+    pub fn behind(&mut self) -> Result<(), EngineError> {
+        let (done, _) = oneshot::channel();
+        self.sequencer.handle(Signal::Behind { done })
     }
 
     /// Publishes what there is and finishes what is being built. Blocks: not for an async context.

@@ -21,6 +21,7 @@ use crate::evaluate::Effects;
 use crate::lost::{Lost, numbered};
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
+use crate::published::Withheld;
 use crate::runs::Runs;
 use crate::state::{
     BuildState, Counters, Day, DerivedKind, Lacking, Progress, Record, Secret, TableRecord, keys,
@@ -132,7 +133,7 @@ pub(crate) struct Writer {
     pub(crate) day: Day,
     /// The source's history is another than the stored one.
     pub(crate) moved: bool,
-    /// The store was put back to an earlier state, from which nobody is answered.
+    /// Clients were shown what the store lacks: nobody is answered from it.
     pub(crate) behind: bool,
     /// The store had no state.
     pub(crate) new: bool,
@@ -400,7 +401,15 @@ impl Writer {
     }
 
     /// Commits what waits and gives what is to be published.
-    pub fn publication(&mut self) -> Result<PublishJob, EngineError> {
+    ///
+    /// - Takes: why nobody is to be answered from it, and [`Publication::changes`] as that was said.
+    ///
+    /// [`Publication::changes`]: crate::publish::Publication::changes
+    pub fn publication(
+        &mut self,
+        withheld: Option<Withheld>,
+        changes: u64,
+    ) -> Result<PublishJob, EngineError> {
         self.commit()?;
         self.unpublished = false;
         let show = !self.hidden();
@@ -412,8 +421,8 @@ impl Writer {
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
             show,
-            withheld: None,
-            changes: 0,
+            withheld,
+            changes,
         })
     }
 

@@ -103,7 +103,7 @@ pub enum Control {
     /// The source's history is not the stored one: nothing of it is applied until everything has
     /// been copied and compared.
     HistoryMoved,
-    /// The same of a store that was put back to an earlier state: what it holds is not served until then.
+    /// The same of a store that lacks what clients were shown: what it holds is not served until then.
     Behind,
     /// A new day has begun: write checkpoints that nobody has asked for in 30 days are forgotten.
     Day(

@@ -3,10 +3,10 @@
 //!
 //! In: what the store knows, what the source shows and remembers. Out: a [`Decision`]. Pure: every
 //! case is a line of a table. Invariants: a slot whose store was alive a moment ago is not taken
-//! from it (FD-28); numbers are given anew exactly where the store is behind its clients (E-3):
-//! when it is new, when the slot was confirmed beyond it, when another store used the slot, when
-//! the source remembers a later number of it. The last is so only for a store that was put back where
-//! the clock went back, too: each run of a process begins above the clock.
+//! from it (FD-28); numbers are given anew exactly where the store is new or behind its clients
+//! (E-3). It is behind when the slot was confirmed beyond it, when another store used the slot, or when
+//! the source remembers a number that it never gave; whatever else is the case, and also while the
+//! slot is not ours to take: nobody is answered from it then, and it is compared (FD-27, FD-30).
 
 use crate::error::{InputError, code};
 use crate::identity::{Found, Recopy, Stored, Verdict, check};
@@ -28,8 +28,8 @@ const MARGIN: u64 = 1 << 32;
 pub struct Ours {
     /// The random number that the store was made with.
     pub store: u128,
-    /// Its op ids are given above this one, which lies above the clock since the process began.
-    pub op_id: OpId,
+    /// Whether it never gave the number that the source remembers, if any: it was put back.
+    pub lacks: bool,
     /// Oid of the publication that its rows came through; `None` when none is noted.
     pub publication: Option<u32>,
     /// Whether this store made the slot that is there, for a first copy that was interrupted.
@@ -68,17 +68,9 @@ pub struct Decision {
     pub verdict: Verdict,
     /// The numbers; written before anything that uses them.
     pub epoch: Epoch,
-}
-
-impl Decision {
-    /// Whether the store was put back to an earlier state: clients were shown what it lacks, and nothing
-    /// brings that but a comparison.
-    ///
-    /// - Takes: what it holds.
-    pub fn is_behind(&self, stored: Option<&Stored>) -> bool {
-        let is_compared = matches!(self.verdict, Verdict::ComparedRecopy { .. });
-        stored.is_some() && is_compared && matches!(self.epoch, Epoch::New { .. })
-    }
+    /// Whether clients were shown what the store lacks, and nothing brings that but a comparison:
+    /// nobody is answered until then, refused or not.
+    pub behind: bool,
 }
 
 /// Decides how to go on with this source.
@@ -87,34 +79,34 @@ impl Decision {
 ///   here: wait for it before (F-16).
 pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
     let mut verdict = check(stored, found);
-    if matches!(verdict, Verdict::Refuse(_)) {
-        return Decision { verdict, epoch: Epoch::Keep };
-    }
     let other = found.memory.filter(|memory| memory.store != ours.store);
-    if is_anothers(stored, ours, found) {
+    let hole = matches!(verdict, Verdict::ComparedRecopy { reason: Recopy::Hole, .. });
+    let behind = stored.is_some() && (hole || other.is_some() || ours.lacks);
+    if !matches!(verdict, Verdict::Refuse(_)) && is_anothers(stored, ours, found) {
         let seen_ago = other.map(|memory| memory.seen_ago);
         if ours.watched.max(seen_ago.unwrap_or_default()) < LEASE {
-            let finding = in_use(found, seen_ago);
-            return Decision { verdict: Verdict::Refuse(finding), epoch: Epoch::Keep };
+            verdict = Verdict::Refuse(in_use(found, seen_ago));
         }
     }
+    if matches!(verdict, Verdict::Refuse(_)) {
+        return Decision { verdict, epoch: Epoch::Keep, behind };
+    }
     // What streams through another publication than before has a hole where there was none.
-    if verdict == Verdict::Stream && is_another(ours.publication, found.publication) {
-        let reason = Recopy::OtherPublication;
+    let moved = match behind {
+        true => Some(Recopy::StoreMovedBack),
+        false => {
+            is_another(ours.publication, found.publication).then_some(Recopy::OtherPublication)
+        }
+    };
+    if let (Verdict::Stream, Some(reason)) = (&verdict, moved) {
         verdict = Verdict::ComparedRecopy { reason, drop_slot: found.slot.is_some() };
     }
-    let hole = matches!(verdict, Verdict::ComparedRecopy { reason: Recopy::Hole, .. });
-    let remembered = found.memory.map(|memory| memory.op_id);
-    let behind = stored.is_none()
-        || hole
-        || other.is_some()
-        || remembered.is_some_and(|remembered| remembered > ours.op_id);
-    let above = remembered.map_or(0, |remembered| remembered.0.saturating_add(MARGIN));
-    let epoch = match behind {
+    let above = found.memory.map_or(0, |memory| memory.op_id.0.saturating_add(MARGIN));
+    let epoch = match stored.is_none() || behind {
         true => Epoch::New { above: OpId(above.min(OpId::LIMIT - 1)) },
         false => Epoch::Keep,
     };
-    Decision { verdict, epoch }
+    Decision { verdict, epoch, behind }
 }
 
 /// The finding for a slot that a process uses: of our own server of a moment ago it will be free soon,
@@ -202,7 +194,7 @@ mod tests {
     fn ours() -> Ours {
         Ours {
             store: US,
-            op_id: OpId(500),
+            lacks: false,
             publication: Some(9),
             made_slot: false,
             watched: Duration::ZERO,
@@ -244,6 +236,26 @@ mod tests {
         let publication = |oid| Found { publication: oid, ..with(memory(US, 400, 1), here()) };
         let hole = "compare: the slot was confirmed beyond what is stored";
         let other = "compare: the publication is another one than before";
+        let gone = "compare: the slot was dropped";
+        let back_again = "compare: the store was put back, or another one was in its place";
+        let lacks = Ours { lacks: true, ..ours() };
+        let taken = Found { slot: Some(slot(2501)), ..with(memory(THEM, 700, 5), None) };
+        let mut standby = with(memory(US, 501, 5), here());
+        standby.in_recovery = true;
+        // Those of which the store is behind its clients.
+        let behind = [
+            "overtaken",
+            "overtaken, slot confirmed beyond",
+            "overtaken, and back",
+            "overtaken, and lost the slot",
+            "hole",
+            "an older store on a quiet source",
+            "slot gone, remembered in a gap",
+            "slot lost, remembered in a gap",
+            "another timeline, remembered in a gap",
+            "publication made again, remembered in a gap",
+            "a standby, remembered in a gap",
+        ];
         type Case<'a> = (&'a str, &'a Option<Stored>, Ours, Found, &'a str, Epoch);
         let cases: Vec<Case<'_>> = vec![
             // Nothing has happened.
@@ -275,7 +287,7 @@ mod tests {
                 "a lost slot is nobody's",
                 &none,
                 ours(),
-                with(memory(THEM, 7, 5), Some(lost)),
+                with(memory(THEM, 7, 5), Some(lost.clone())),
                 "copy, drop true",
                 new(7 + MARGIN),
             ),
@@ -286,7 +298,16 @@ mod tests {
                 &full,
                 told,
                 with(memory(THEM, 700, 5), here()),
-                "stream",
+                back_again,
+                new(700 + MARGIN),
+            ),
+            ("overtaken, slot confirmed beyond", &full, ours(), taken, "HW3052", Epoch::Keep),
+            (
+                "overtaken, and lost the slot",
+                &full,
+                ours(),
+                with(memory(THEM, 700, 5), None),
+                gone,
                 new(700 + MARGIN),
             ),
             // FD-27: an older copy of the store.
@@ -294,18 +315,51 @@ mod tests {
             (
                 "an older store on a quiet source",
                 &full,
-                ours(),
+                lacks.clone(),
                 with(memory(US, 501, 5), here()),
-                "stream",
+                back_again,
                 new(501 + MARGIN),
             ),
+            (
+                "slot gone, remembered in a gap",
+                &full,
+                lacks.clone(),
+                with(memory(US, 501, 5), None),
+                gone,
+                new(501 + MARGIN),
+            ),
+            (
+                "slot lost, remembered in a gap",
+                &full,
+                lacks.clone(),
+                with(memory(US, 501, 5), Some(lost)),
+                "compare: the source gave up the log that the slot needed",
+                new(501 + MARGIN),
+            ),
+            (
+                "another timeline, remembered in a gap",
+                &full,
+                lacks.clone(),
+                Found { timeline: 2, ..with(memory(US, 501, 5), here()) },
+                "compare: the source is on another timeline than before",
+                new(501 + MARGIN),
+            ),
+            (
+                "publication made again, remembered in a gap",
+                &full,
+                lacks.clone(),
+                publication(Some(10)),
+                back_again,
+                new(400 + MARGIN),
+            ),
+            ("a standby, remembered in a gap", &full, lacks, standby, "HW2110", Epoch::Keep),
             // F-14, FD-26: the store is not behind its clients.
             (
                 "slot dropped by hand",
                 &full,
                 ours(),
                 with(memory(US, 400, 5), None),
-                "compare: the slot was dropped",
+                gone,
                 Epoch::Keep,
             ),
             (
@@ -324,7 +378,7 @@ mod tests {
             let decision = decide(stored.as_ref(), &ours, &found);
             assert_eq!(word(&decision.verdict), expected, "{case}");
             assert_eq!(decision.epoch, epoch, "{case}");
-            assert_eq!(decision.is_behind(stored.as_ref()), case == "hole", "{case}");
+            assert_eq!(decision.behind, behind.contains(&case), "{case}");
         }
     }
 

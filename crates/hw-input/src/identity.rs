@@ -93,6 +93,8 @@ pub enum Recopy {
     HistoryMoved,
     /// The publication was dropped, and perhaps made again (FD-9).
     OtherPublication,
+    /// The store was put back to an earlier state, or another one used its slot (FD-27, FD-30).
+    StoreMovedBack,
 }
 
 impl fmt::Display for Recopy {
@@ -110,6 +112,7 @@ impl fmt::Display for Recopy {
             Recopy::LogRemoved => "the log that the slot needs was removed",
             Recopy::HistoryMoved => "it repeated other transactions than those that were applied",
             Recopy::OtherPublication => "the publication is another one than before",
+            Recopy::StoreMovedBack => "the store was put back, or another one was in its place",
         })
     }
 }

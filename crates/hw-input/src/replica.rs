@@ -19,6 +19,9 @@ pub trait Replica: Send + Sync {
     /// - Errors: the store cannot be read, or a record in it is damaged.
     fn kept(&self) -> Result<Kept, Box<Diagnostic>>;
 
+    /// Whether this store never gave an op id that the source remembers of it: it was put back.
+    fn lacks(&self, op_id: OpId) -> bool;
+
     /// Signs markers.
     fn secret(&self) -> [u8; 32];
 

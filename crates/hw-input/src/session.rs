@@ -6,7 +6,7 @@ use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
 use crate::history::{Epoch, Ours, decide, held};
-use crate::identity::{Recopy, Verdict};
+use crate::identity::{Found, Recopy, Verdict};
 use crate::replica::{Kept, Turns};
 use crate::signal::Signal;
 use crate::source;
@@ -27,7 +27,7 @@ pub(crate) struct Memory {
     free_since: Option<Instant>,
     /// Why the last session's stream could not go on, if that is a matter of history.
     pub lost: Option<Recopy>,
-    /// Whether the store was found to have been put back to an earlier state.
+    /// Whether the store was found to lack what clients were shown.
     behind: bool,
 }
 
@@ -48,16 +48,25 @@ async fn look(context: &Context, memory: &Memory) -> Result<source::Look, Ended>
     }
 }
 
-/// Lets the engine know what was decided about its store. Returns when that is durable.
-async fn tell(context: &Context, epoch: Epoch, behind: bool) -> Result<(), Ended> {
-    let Epoch::New { above } = epoch else {
+/// Lets the engine know whether its store lacks what clients were shown. Returns when that is durable.
+async fn answer(context: &Context, memory: &mut Memory, behind: bool) -> Result<(), Ended> {
+    memory.behind = behind;
+    if !behind {
         return Ok(context.send(Signal::Asked).await?);
-    };
+    }
+    let (done, is_done) = oneshot::channel();
+    context.send(Signal::Behind { done }).await?;
+    is_done.await.map_err(|_| Ended::Restarted)
+}
+
+/// Lets the engine know what becomes of its numbers. Returns when that is durable.
+async fn number(context: &Context, epoch: Epoch) -> Result<(), Ended> {
+    let Epoch::New { above } = epoch else { return Ok(()) };
     tracing::info!(
         "this store's operations are numbered anew; a client that knows others loads everything once"
     );
     let (done, is_done) = oneshot::channel();
-    context.send(Signal::NewEpoch { above, behind, done }).await?;
+    context.send(Signal::NewEpoch { above, done }).await?;
     is_done.await.map_err(|_| Ended::Restarted)
 }
 
@@ -75,26 +84,21 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let look = look(context, memory).await?;
     let slot = look.found.slot_name.clone();
     let kept = context.replica.kept()?;
-    let others = look.found.memory.is_some_and(|memory| memory.store != kept.store);
-    context.status.lock().displaced = others && kept.stored.is_some();
     if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
         memory.free_since = None;
     }
-    let ours = |kept: &Kept, watched: Duration| Ours {
+    let ours = |kept: &Kept, found: &Found, watched: Duration| Ours {
         store: kept.store,
-        op_id: kept.op_id,
+        lacks: found.memory.is_some_and(|memory| context.replica.lacks(memory.op_id)),
         publication: publication(&context.plan().tables),
         made_slot: kept.copying.as_ref().is_some_and(|name| *name == slot),
         watched,
         take_over: context.options.take_over,
     };
-    let before_wait = ours(&kept, Duration::ZERO);
+    let before_wait = ours(&kept, &look.found, Duration::ZERO);
     // The wait may be long.
     let stored = kept.stored.as_ref();
-    memory.behind = decide(stored, &before_wait, &look.found).is_behind(stored);
-    if !memory.behind {
-        context.send(Signal::Asked).await?;
-    }
+    answer(context, memory, decide(stored, &before_wait, &look.found).behind).await?;
     let report = |holder: Diagnostic| {
         context.wait_for(held(holder, stored, &before_wait, &look.found));
     };
@@ -105,9 +109,9 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let kept = context.replica.kept()?;
     let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
-    let ours = ours(&kept, memory.free_since.get_or_insert_with(Instant::now).elapsed());
+    let ours = ours(&kept, found, memory.free_since.get_or_insert_with(Instant::now).elapsed());
     let decision = decide(kept.stored.as_ref(), &ours, found);
-    memory.behind = decision.is_behind(kept.stored.as_ref());
+    answer(context, memory, decision.behind).await?;
     let verdict = match decision.verdict {
         // What the log says is stronger than what the slot seems to be.
         Verdict::Stream if memory.lost.is_some() => compared(memory.lost.take()),
@@ -122,7 +126,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         },
         other => other,
     };
-    tell(context, decision.epoch, memory.behind).await?;
+    number(context, decision.epoch).await?;
     let confirmed = match verdict {
         Verdict::Stream => confirmed.unwrap_or_default(),
         Verdict::Refuse(finding) => return Err(Ended::Finding(Box::new(finding))),
@@ -146,7 +150,6 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
             EndLsn(copy_all(context, found, (before, turns.clone())).await?)
         }
     };
-    context.status.lock().displaced = false;
     let ended = stream(context, watch, slot, confirmed, (before, turns)).await;
     context.status.lock().copies.clear();
     ended

@@ -35,13 +35,16 @@ pub enum Signal {
     /// The source was asked, or does not answer: nothing says that the store lacks what clients were
     /// shown, and they are answered from what it holds.
     Asked,
+    /// Clients were shown what the store lacks: nobody is answered from it, until everything has been
+    /// copied and compared.
+    Behind {
+        /// Answered when that is durable.
+        done: oneshot::Sender<()>,
+    },
     /// Numbers that clients are given begin anew.
     NewEpoch {
         /// Above this one.
         above: OpId,
-        /// Whether the store was put back to an earlier state: nobody is answered from it, until
-        /// everything has been copied and compared.
-        behind: bool,
         /// Answered when that is durable.
         done: oneshot::Sender<()>,
     },

@@ -30,8 +30,6 @@ pub struct SourceStatus {
     pub retained_bytes: u64,
     /// Why the stream stands still, while a transaction does not fit into the spool.
     pub stalled: Option<String>,
-    /// A server with another data directory has used the slot since: what is served grows old.
-    pub displaced: bool,
     /// What was last logged of what is waited for; each session comes upon it again.
     told: Option<Code>,
 }

@@ -261,8 +261,7 @@ impl Reporter {
     pub fn health(&self) -> hw_sync::Health {
         hw_sync::Health {
             started: true,
-            ready: self.engine.published().sync_view().is_some()
-                && !self.engine.status().source.displaced,
+            ready: self.engine.published().sync_view().is_some(),
             touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
         }
     }
@@ -328,8 +327,43 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         return Some(error.clone());
     }
     if let Some(finding) = &status.behind {
-        return Some(format!("{} ({})", finding.what, finding.code));
+        let said = format!("{} ({})", finding.what, finding.code);
+        return Some(match disconnected(status).or_else(|| waiting_copy(status)) {
+            Some(waits) => format!("{said}; it has not begun: {waits}"),
+            None => said,
+        });
     }
+    disconnected(status)
+        .or_else(|| status.source.stalled.clone())
+        .or_else(|| {
+            let finding = status.source.catalog_trouble.as_ref()?;
+            Some(format!("{} ({})", finding.what, finding.code))
+        })
+        .or_else(|| {
+            let what =
+                "damaged parts of the store are made again, and nothing is served until they are";
+            (!status.lost.is_empty()).then(|| format!("{what}: {}", status.lost.join(", ")))
+        })
+        .or_else(|| {
+            let stale = status.stale.first()?;
+            let mut what = format!("table {stale} is copied again and compared");
+            let mut add = |names: &[String], text: &str| {
+                if !names.is_empty() {
+                    what.push_str(&format!("; {text}: {}", names.join(", ")));
+                }
+            };
+            add(&status.frozen, "until then these stand still");
+            add(&status.shut, "and nobody has access by");
+            let waits = waiting_copy(status).into_iter().collect::<Vec<_>>();
+            add(&waits, "it has not begun");
+            Some(what)
+        })
+        .or_else(|| waiting_copy(status))
+        .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
+}
+
+/// Why the source is not followed.
+fn disconnected(status: &EngineStatus) -> Option<String> {
     match &status.source.state {
         SourceState::Failed { finding } if finding.code.0 == pg_code::POOLER => {
             Some(pooler::IN_SHORT.to_owned())
@@ -339,37 +373,6 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         }
         _ => None,
     }
-    .or_else(|| {
-        let what = "a server with another data directory has used the slot since; what is served \
-                    here grows old";
-        status.source.displaced.then(|| what.to_owned())
-    })
-    .or_else(|| status.source.stalled.clone())
-    .or_else(|| {
-        let finding = status.source.catalog_trouble.as_ref()?;
-        Some(format!("{} ({})", finding.what, finding.code))
-    })
-    .or_else(|| {
-        let what =
-            "damaged parts of the store are made again, and nothing is served until they are";
-        (!status.lost.is_empty()).then(|| format!("{what}: {}", status.lost.join(", ")))
-    })
-    .or_else(|| {
-        let stale = status.stale.first()?;
-        let mut what = format!("table {stale} is copied again and compared");
-        let mut add = |names: &[String], text: &str| {
-            if !names.is_empty() {
-                what.push_str(&format!("; {text}: {}", names.join(", ")));
-            }
-        };
-        add(&status.frozen, "until then these stand still");
-        add(&status.shut, "and nobody has access by");
-        let waits = waiting_copy(status).into_iter().collect::<Vec<_>>();
-        add(&waits, "it has not begun");
-        Some(what)
-    })
-    .or_else(|| waiting_copy(status))
-    .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
 }
 
 /// Whose open transaction keeps a copy from beginning.

@@ -11,13 +11,14 @@ use super::client::Client;
 use super::source::{BEGIN, Source, USERS, World};
 use crate::apply::Applied;
 use crate::loader::Loader;
-use crate::published::Published;
+use crate::published::{Published, Withheld};
 use crate::state::{Record, keys};
 use crate::testing::{Copy, Node, Recorded, Recording, load_rows};
 use crate::writer::{Bounds, Writer};
 use hw_input::entry::{Behind, Control, Reading};
 use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};
+use hw_input::signal::{CopySignal, Signal};
 use hw_store::{Simulation, Store};
 use hw_types::row::{Cell, RowBuilder};
 use hw_types::{Change, ChangeKind, CommitLsn, Lsn, OpId, RelationId};
@@ -215,6 +216,26 @@ impl Run {
         self.feed();
     }
 
+    /// The source says that clients were shown more: nobody is answered until a copy of everything has
+    /// entered, whatever crashes.
+    fn behind(&mut self) {
+        if self.copy.take().is_some() {
+            self.node.sequencer.handle(Signal::Copy(CopySignal::Failed)).unwrap();
+        }
+        self.node.behind().unwrap();
+        if self.rng.random_bool(0.5) {
+            self.crash();
+        }
+        assert_eq!(self.node.published().withheld, Some(Withheld::Behind));
+        let above = self.node.published().checkpoint.op_id;
+        self.node.new_epoch(OpId(above.0 + (5 << 20)));
+        let (lsn, tables) = self.source.all();
+        self.node.copy(lsn, tables);
+        self.fed = self.source.log.len();
+        self.node.settle();
+        assert_eq!(self.node.published().withheld, None);
+    }
+
     /// Tables that must be copied again are, one at a time or together, in stages that anything may
     /// come between.
     fn copy(&mut self) {
@@ -320,6 +341,9 @@ impl Run {
         }
         if self.rng.random_bool(0.12) {
             self.crash();
+        }
+        if self.rng.random_bool(0.03) {
+            self.behind();
         }
         if self.rng.random_bool(0.5) {
             self.check(what);
@@ -608,6 +632,25 @@ fn a_writer_that_begins_again_goes_on_with_the_run_of_its_process() {
         let after = run.node.published();
         assert_eq!((run.node.board.write_base(), after.runs()), (base, before.runs()));
         assert_eq!(after.checkpoint, before.checkpoint);
+    }
+}
+
+/// FD-27: what could not be noted is no reason to show what the source said is old.
+#[test]
+fn fd_27_nobody_is_answered_by_a_writer_that_could_not_note_what_the_source_said() {
+    for fail in [Simulation::fail_commit, Simulation::fail_sync] {
+        let mut run = Run::new(1, None);
+        assert_eq!(run.node.published().withheld, None);
+        fail(&run.simulation, 1);
+        run.node.behind().unwrap_err();
+        let store = run.node.store.clone();
+        store.reopen().unwrap();
+        run.node.restart(store);
+        run.node.settle();
+        assert!(run.node.published().withheld.is_some());
+        run.node.behind().unwrap();
+        run.node.settle();
+        assert_eq!(run.node.published().withheld, Some(Withheld::Behind));
     }
 }
 

@@ -90,38 +90,77 @@ async fn fd_27_an_older_copy_of_the_store_begins_above_everything_given() {
 }
 
 /// E-10: what the store lacks is compared, which waits here for somebody's transaction. Nobody is answered
-/// meanwhile, whatever he holds.
+/// meanwhile, whatever he holds and whatever became of the slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_27_nobody_is_answered_from_an_older_copy_of_the_store() {
+    const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+        WHERE database = current_database()";
+    for slot in ["", DROP] {
+        let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+        line.server.stop().await;
+        let directory = line.rig.directory.path();
+        let (data, old) = (directory.join("data"), directory.join("old"));
+        copy(&data, &old);
+        line.server.spawn_again();
+        line.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'three')").await;
+        line.agree("further than the copy").await;
+        line.server.stop().await;
+        line.execute(slot).await;
+        copy(&old, &data);
+        // It has a number, so the copy waits for it.
+        let open = line.rig.cluster.client(&line.rig.database.name).await;
+        open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+        for start in 0..2 {
+            line.server.spawn_again();
+            // Another process of the same store does not forget it.
+            nobody_is_answered(&line, &format!("{slot} {start}")).await;
+            line.server.kill();
+        }
+        open.batch_execute("COMMIT").await.expect("ended");
+        line.server.spawn_again();
+        line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
+        line.agree("compared").await;
+        line.is_well().await;
+        line.stop().await;
+    }
+}
+
+/// The store was put back, or another one was in its place: everything is to be compared.
+async fn nobody_is_answered(line: &Line, what: &str) {
+    line.names("HW3105").await;
+    let address = line.server.address();
+    for mut client in [rig::client("u2"), rig::client("u1")] {
+        let answer = client.connect(address).await;
+        let refused = answer.expect_err("nobody is answered").to_string();
+        assert!(refused.contains("503"), "{what}: {refused}");
+    }
+    let ready = http_get(address, "/probes/readiness", &[]).await.expect("answered");
+    assert_eq!(ready.status, 400, "{what}");
+}
+
+/// E-10: a store in whose place another one was answers nobody either, also while the slot is not its own
+/// to take.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_27_nobody_is_answered_from_a_store_that_another_one_has_followed() {
     let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
     line.server.stop().await;
-    let directory = line.rig.directory.path();
-    let (data, old) = (directory.join("data"), directory.join("old"));
-    copy(&data, &old);
-    line.server.spawn_again();
-    line.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'three')").await;
-    line.agree("further than the copy").await;
-    line.server.stop().await;
-    copy(&old, &data);
-    // It has a number, so the copy waits for it.
-    let open = line.rig.cluster.client(&line.rig.database.name).await;
-    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+    let mut options = rig::with(line.rig.options(), "HEADWATER_DATA_DIR", &line.rig.path("other"));
+    options.arguments.push("--take-over".into());
+    let mut second = HeadwaterProcess::spawn(loud(options));
+    second.until_ready().await;
+    line.execute("DELETE FROM t WHERE id = 1").await;
+    let mut client = rig::client("u2");
+    rig::caught_up(&mut client, &second).await;
+    second.stop().await;
     for start in 0..2 {
         line.server.spawn_again();
-        // Another process of the same store does not forget it.
-        line.names("HW3105").await;
-        let address = line.server.address();
-        for mut client in [rig::client("u2"), rig::client("u1")] {
-            let answer = client.connect(address).await;
-            let refused = answer.expect_err("nobody is answered").to_string();
-            assert!(refused.contains("503"), "{start}: {refused}");
-        }
-        let ready = http_get(address, "/probes/readiness", &[]).await.expect("answered");
-        assert_eq!(ready.status, 400);
+        nobody_is_answered(&line, &start.to_string()).await;
+        line.names("HW3052").await;
         line.server.kill();
     }
-    open.batch_execute("COMMIT").await.expect("ended");
-    line.server.spawn_again();
+    let mut options = line.rig.options();
+    options.arguments.push("--take-over".into());
+    line.server = HeadwaterProcess::spawn(loud(options));
     line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
     line.agree("compared").await;
     line.is_well().await;
@@ -169,6 +208,8 @@ async fn fd_30_a_server_that_lost_its_slot_while_it_was_paused_is_not_ready() {
     .await;
     let status = rig::status(&line.server).await.expect("a report");
     assert!(!status["trouble"].is_null(), "{status}");
+    // What it has is not what clients are shown by the second.
+    nobody_is_answered(&line, "overtaken").await;
     second.stop().await;
     line.stop().await;
 }
