@@ -19,8 +19,8 @@ use crate::state::{
 };
 use crate::sync_view::{ActiveSync, LookupSpace, SourceSpaces};
 use crate::tables::{Bound, Gate, Gates, Planned, TablePlan, Tables};
-use hw_expr::sync_config::{Definition, SyncConfig};
-use hw_pg::catalog::unsent;
+use hw_expr::sync_config::{Definition, SyncConfig, TableRead};
+use hw_pg::catalog::{absent, unsent};
 use hw_store::{Snapshot, Space, Store};
 use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, Relation, TableName, TablePattern};
@@ -32,9 +32,20 @@ use std::sync::Arc;
 pub(crate) struct Incarnation {
     pub record: IncarnationRecord,
     pub config: Arc<SyncConfig>,
+    /// What it reads.
+    reads: Vec<TableRead>,
 }
 
 impl Incarnation {
+    fn new(record: IncarnationRecord, config: Arc<SyncConfig>) -> Incarnation {
+        let index = record.index as usize;
+        let reads = match record.kind {
+            DerivedKind::Source => config.sources()[index].reads(),
+            DerivedKind::Lookup => vec![config.lookups()[index].reads()],
+        };
+        Incarnation { record, config, reads }
+    }
+
     /// How it reads a table, if it does.
     pub fn bind(&self, relation: &Relation) -> Option<Bound> {
         let index = self.record.index as usize;
@@ -43,22 +54,46 @@ impl Incarnation {
             DerivedKind::Lookup => self.config.lookups()[index].bind(relation).map(Bound::Lookup),
         }
     }
+}
 
-    /// The columns that it needs of a table.
-    fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
-        let index = self.record.index as usize;
-        match self.record.kind {
-            DerivedKind::Source => self.config.sources()[index].columns_of(table),
-            DerivedKind::Lookup => self.config.lookups()[index].columns_of(table),
+/// What the catalog said of the tables.
+struct Known {
+    by_name: HashMap<TableName, Arc<TableFacts>>,
+    /// Those of which something is not sent.
+    incomplete: Vec<Arc<TableFacts>>,
+}
+
+impl Known {
+    fn of(tables: &Tables) -> Known {
+        let facts = tables.all().into_iter().filter_map(|table| table.facts.clone());
+        let by_name: HashMap<_, _> = facts.map(|facts| (facts.name.clone(), facts)).collect();
+        let lacks = |facts: &&Arc<TableFacts>| facts.sent_columns().count() < facts.columns.len();
+        let incomplete = by_name.values().filter(lacks).cloned().collect();
+        Known { by_name, incomplete }
+    }
+
+    /// Which columns of these readings do not come, a finding for each table and reason.
+    fn lacking<'a>(&self, reads: impl Iterator<Item = &'a TableRead>) -> Vec<Diagnostic> {
+        let (mut required, mut wanted) = (ByTable::new(), ByTable::new());
+        for read in reads {
+            if let Some(facts) = read.table.exact().and_then(|name| self.by_name.get(&name)) {
+                let columns =
+                    &mut required.entry(&facts.name).or_insert((facts, BTreeSet::new())).1;
+                columns.extend(read.required().cloned());
+            }
+            for facts in self.incomplete.iter().filter(|facts| read.table.matches(&facts.name)) {
+                let columns = &mut wanted.entry(&facts.name).or_insert((facts, BTreeSet::new())).1;
+                columns.extend(read.columns.iter().cloned());
+            }
         }
+        let absent = required.values().filter_map(|(facts, columns)| absent(facts, columns));
+        let unsent = wanted.values().filter_map(|(facts, columns)| unsent(facts, columns));
+        absent.chain(unsent).collect()
     }
 }
 
-/// The tables of which something is not sent.
-fn incomplete(tables: &Tables) -> Vec<Arc<TableFacts>> {
-    let facts = tables.all().into_iter().filter_map(|table| table.facts.clone());
-    facts.filter(|facts| facts.sent_columns().count() < facts.columns.len()).collect()
-}
+/// Columns that are read of tables.
+type ByTable<'k> = BTreeMap<&'k TableName, (&'k Arc<TableFacts>, BTreeSet<String>)>;
 
 /// A compiled configuration with the incarnations that hold its parts.
 pub(crate) struct Configured {
@@ -155,7 +190,7 @@ impl Definitions {
             match found {
                 Some(config) => {
                     spaces.open(&store, record.kind, record.number)?;
-                    definitions.derived.insert(record.number, Incarnation { record, config });
+                    definitions.derived.insert(record.number, Incarnation::new(record, config));
                 }
                 None => remove(&record, overlay, state)?,
             }
@@ -238,7 +273,7 @@ impl Definitions {
                     index: index as u32,
                 };
                 overlay.put(state, keys::numbered(keys::DERIVED, number), record.encode())?;
-                self.derived.insert(number, Incarnation { record, config: config.clone() });
+                self.derived.insert(number, Incarnation::new(record, config.clone()));
             }
             self.building = self.resolve(record, config);
             overlay.put(state, keys::COUNTERS.to_vec(), counters.encode())?;
@@ -341,7 +376,7 @@ impl Definitions {
         let used = self.used();
         let mut given_up = Vec::new();
         for number in lost {
-            let Some(Incarnation { record, config }) = self.derived.remove(number) else {
+            let Some(Incarnation { record, config, .. }) = self.derived.remove(number) else {
                 continue;
             };
             remove(&record, overlay, state)?;
@@ -356,7 +391,7 @@ impl Definitions {
                     ..record.clone()
                 };
                 overlay.put(state, keys::numbered(keys::DERIVED, number), record.encode())?;
-                self.derived.insert(number, Incarnation { record, config });
+                self.derived.insert(number, Incarnation::new(record, config));
             }
             given_up.push(record);
         }
@@ -511,26 +546,21 @@ impl Definitions {
     }
 
     /// The incarnations that hold what was evaluated without a column that they read: those that read one
-    /// now that is not sent, and of those that stand still the ones that did.
+    /// now that is not there or not sent, and of those that stand still the ones that did.
     pub fn lacking_now(&self, tables: &Tables) -> BTreeSet<u32> {
-        let incomplete = incomplete(tables);
+        let known = Known::of(tables);
         let lacks = |(number, incarnation): &(&u32, &Incarnation)| {
             let stands_still = matches!(incarnation.record.state, BuildState::Frozen { .. });
-            let reads = |facts: &Arc<TableFacts>| {
-                unsent(facts, &incarnation.columns_of(&facts.name)).is_some()
-            };
-            (stands_still && self.lacking.contains(*number)) || incomplete.iter().any(reads)
+            (stands_still && self.lacking.contains(*number))
+                || !known.lacking(incarnation.reads.iter()).is_empty()
         };
         self.derived.iter().filter(lacks).map(|(number, _)| *number).collect()
     }
 
-    /// The columns that what is served reads and that are not sent: a finding for each table.
+    /// The columns that what is served reads and that are not there or not sent.
     fn unsent(&self, active: &Configured, tables: &Tables) -> Vec<Diagnostic> {
-        let of_table = |facts: Arc<TableFacts>| {
-            let used = active.numbers().filter_map(|number| self.derived.get(&number));
-            unsent(&facts, &used.flat_map(|used| used.columns_of(&facts.name)).collect())
-        };
-        incomplete(tables).into_iter().filter_map(of_table).collect()
+        let used = active.numbers().filter_map(|number| self.derived.get(&number));
+        Known::of(tables).lacking(used.flat_map(|used| &used.reads))
     }
 
     /// What surfaces read: the active configuration with its spaces.

@@ -14,6 +14,7 @@ pub use hw_input::driver::DriverOptions;
 use hw_input::driver::Foreseen;
 pub use hw_input::history::TakeOver;
 use hw_input::signal::{Inlet, Signal};
+use hw_pg::catalog::absent;
 use hw_pg::config::ConnectConfig;
 use hw_store::{Store, StoreError};
 use hw_types::{Diagnostic, EndLsn, Lsn, TableName};
@@ -264,9 +265,11 @@ impl Engine {
             let of_tables = refused.iter().filter(|r| r.table.as_ref().is_some_and(is_meant));
             let of_columns = catalog.tables.iter().filter_map(|table| {
                 let name = &table.facts.name;
-                let (mut columns, before) = (definition.columns_of(name), served.columns_of(name));
-                columns.retain(|column| !before.contains(column));
-                catalog.unsent(&table.facts, &columns)
+                let new = |columns: BTreeSet<String>, before: BTreeSet<String>| &columns - &before;
+                let required = new(definition.required_of(name), served.required_of(name));
+                let columns = new(definition.columns_of(name), served.columns_of(name));
+                let absent = absent(&table.facts, &required);
+                absent.or_else(|| catalog.unsent(&table.facts, &columns))
             });
             for mut finding in of_tables.map(|r| r.finding.clone()).chain(of_columns) {
                 finding.what = format!("\"{name}\" could not be served any more: {}", finding.what);

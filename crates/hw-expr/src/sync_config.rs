@@ -83,6 +83,12 @@ impl Definition {
         let reads = self.reads.iter().filter(|read| read.table.matches(table));
         reads.flat_map(|read| read.columns.iter().cloned()).collect()
     }
+
+    /// The columns that a table must have (see [`TableRead::required`]).
+    pub fn required_of(&self, table: &TableName) -> BTreeSet<String> {
+        let reads = self.reads.iter().filter(|read| read.table.matches(table));
+        reads.flat_map(|read| read.required().cloned()).collect()
+    }
 }
 
 /// The two kinds of definition.
@@ -122,10 +128,9 @@ impl BucketSource {
         (!queries.is_empty()).then_some(BoundSource { queries })
     }
 
-    /// The columns that it needs of a table (see [`TableRead::columns`]).
-    pub fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
-        let queries = self.queries.iter().filter(|query| query.table.matches(table));
-        queries.flat_map(|query| query.reads().columns).collect()
+    /// What it reads, for each of its queries.
+    pub fn reads(&self) -> Vec<TableRead> {
+        self.queries.iter().map(DataQuery::reads).collect()
     }
 
     fn write_canonical(&self, out: &mut String) {

@@ -105,7 +105,9 @@ impl Driver {
         let ask = async {
             let client = self.source.client().await.ok()?;
             let catalog = self.source.catalog(&client, patterns, &[]).await.ok()?;
-            Some(Foreseen { refused: resolve(&catalog, patterns).refused, catalog })
+            let resolved = resolve(&catalog, patterns);
+            let refused = resolved.refused.into_iter().chain(resolved.missing).collect();
+            Some(Foreseen { refused, catalog })
         };
         tokio::time::timeout(PATIENCE, ask).await.ok()?
     }
@@ -114,7 +116,7 @@ impl Driver {
 /// What becomes of tables that are to be replicated.
 #[derive(Debug)]
 pub struct Foreseen {
-    /// Those that cannot be.
+    /// Those that cannot be, and those that are not there.
     pub refused: Vec<Refused>,
     /// All of them, and how the publication sends them.
     pub catalog: Catalog,

@@ -61,10 +61,8 @@ impl DataQuery {
             self.items.iter().any(|item| matches!(item, OutputItem::Named(n, _) if n == name))
         };
         let has_star = self.items.iter().any(|item| matches!(item, OutputItem::Star));
-        if has_star && !gives("id") {
-            columns.insert("id".to_owned());
-        }
-        TableRead { table: self.table.clone(), columns }
+        let id_of_star = has_star && !gives("id") && columns.insert("id".to_owned());
+        TableRead { table: self.table.clone(), columns, id_of_star }
     }
 
     /// Appends an unambiguous text of everything that decides which rows this query puts where,

@@ -9,8 +9,7 @@ use crate::error::EvalError;
 use crate::value::SqlValue;
 use crate::values::ValueOptions;
 use hw_types::row::Cell;
-use hw_types::{Relation, RowRef, TableName, TablePattern};
-use std::collections::BTreeSet;
+use hw_types::{Relation, RowRef, TablePattern};
 
 /// A parameter index.
 #[derive(Clone, Debug)]
@@ -41,15 +40,10 @@ pub struct BoundLookup {
 }
 
 impl LookupDef {
-    /// The columns that it needs of a table (see [`TableRead::columns`]).
-    pub fn columns_of(&self, table: &TableName) -> BTreeSet<String> {
-        if self.table.matches(table) { self.reads().columns } else { BTreeSet::new() }
-    }
-
     /// What it reads.
-    pub(super) fn reads(&self) -> TableRead {
+    pub fn reads(&self) -> TableRead {
         let columns = columns(self.plans.iter().flat_map(RowPlan::expressions));
-        TableRead { table: self.table.clone(), columns }
+        TableRead { table: self.table.clone(), columns, id_of_star: false }
     }
 
     /// Appends an unambiguous text of what decides the index's contents.

@@ -64,6 +64,18 @@ pub struct TableRead {
     /// The columns that must be there for it to mean what it says, as far as a table has them: those that it
     /// names, and `id` where `*` gives it. All others of `*` are those that there are.
     pub columns: BTreeSet<String>,
+    /// Whether `id` is one of them by `*` alone.
+    pub id_of_star: bool,
+}
+
+impl TableRead {
+    /// Of the columns those without which a table that is named as a whole says something else: a condition
+    /// over NULL holds for other rows. Of the tables that a wildcard means each may lack some.
+    pub fn required(&self) -> impl Iterator<Item = &String> {
+        let is_meant = |column: &&String| !(self.id_of_star && *column == "id");
+        let columns = self.columns.iter().filter(is_meant);
+        columns.filter(|_| !self.table.is_wildcard())
+    }
 }
 
 /// The pattern of `schema.name`; without a schema it is `default_schema`.

@@ -24,7 +24,7 @@ pub use read::Catalog;
 pub use relation::relation;
 pub use resolve::{Refused, Resolved, resolve};
 pub use server::ServerInfo;
-pub use unsent::unsent;
+pub use unsent::{absent, unsent};
 pub use usable::usable;
 
 pub(crate) use read::from_json;
@@ -67,6 +67,8 @@ pub mod code {
     pub const RENAMED: u16 = 2115;
     /// The publication leaves out a column that a definition reads, which is not served.
     pub const COLUMN_NOT_PUBLISHED: u16 = 2116;
+    /// A table does not have a column that a definition reads, which is not served.
+    pub const NO_COLUMN: u16 = 2117;
     /// Our role may not read a table, or not all of what is published of it.
     pub const NOT_READABLE: u16 = 2144;
     /// The slot is used by another process.

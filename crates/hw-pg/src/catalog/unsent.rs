@@ -1,4 +1,5 @@
-//! Columns that definitions read and that the publication does not send: they would be NULL in every row.
+//! Columns that definitions read and that do not come: the table does not have them, or the publication
+//! does not send them. They would be NULL in every row.
 //!
 //! A table that lacks one can be followed all the same; what reads the column is not served.
 
@@ -10,6 +11,28 @@ use hw_types::Diagnostic;
 use hw_types::facts::{ColumnFacts, Generated, TableFacts};
 use hw_types::relation::quote_ident;
 use std::collections::BTreeSet;
+
+/// Which of these columns a table does not have, as a finding.
+pub fn absent(table: &TableFacts, columns: &BTreeSet<String>) -> Option<Diagnostic> {
+    let has = |name: &String| table.columns.iter().any(|column| column.name == *name);
+    let absent: Vec<&str> = columns.iter().filter(|name| !has(name)).map(String::as_str).collect();
+    let columns = listed(&absent)?;
+    let what = format!("{} has no {columns}: what reads it is not served", table.name);
+    Some(Diagnostic::error(code::NO_COLUMN, what).at(format!("table {}", table.name)).mend(
+        "name a column that it has in the sync configuration; or add it, and what reads it is served at \
+         once",
+    ))
+}
+
+/// Columns as a text; `None` of none.
+fn listed(columns: &[&str]) -> Option<String> {
+    let names: Vec<String> = columns.iter().map(|column| format!("\"{column}\"")).collect();
+    match &names[..] {
+        [] => None,
+        [name] => Some(format!("column {name}")),
+        names => Some(format!("columns {}", names.join(", "))),
+    }
+}
 
 /// Which of these columns the publication does not send of a table that it sends, as a finding.
 ///
@@ -41,12 +64,8 @@ fn finding(
 ) -> Option<Diagnostic> {
     let is_unsent = |column: &&ColumnFacts| columns.contains(&column.name) && !is_sent(column);
     let unsent: Vec<&ColumnFacts> = table.columns.iter().filter(is_unsent).collect();
-    let names: Vec<String> = unsent.iter().map(|column| format!("\"{}\"", column.name)).collect();
-    let columns = match &names[..] {
-        [] => return None,
-        [name] => format!("column {name}"),
-        names => format!("columns {}", names.join(", ")),
-    };
+    let names: Vec<&str> = unsent.iter().map(|column| column.name.as_str()).collect();
+    let columns = listed(&names)?;
     let publication = &table.publication;
     let what = format!(
         "publication \"{publication}\" does not send {columns} of {}: what reads it is not served",
@@ -92,6 +111,15 @@ mod tests {
         assert_eq!(said(&sent(table(), &[1]), &["a"]), None);
         assert_eq!(said(&sent(table(), &[1, 2]), &["a", "b"]), None);
         assert_eq!(said(&table(), &["a", "b"]), None, "what is not published has its own finding");
+    }
+
+    #[test]
+    fn columns_that_are_read_and_not_there_are_named() {
+        let read = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let finding = absent(&table(), &read(&["a", "secrt", "x"])).expect("some are not there");
+        let what = "public.t has no columns \"secrt\", \"x\": what reads it is not served";
+        assert_eq!((finding.what.as_str(), finding.code.0), (what, code::NO_COLUMN));
+        assert_eq!(absent(&table(), &read(&["a", "b"])), None);
     }
 
     #[test]
