@@ -136,11 +136,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Keeps the changes of tables that are not applied, when a copy waits for them.
+    /// Keeps the changes of tables that are not applied, when a copy waits for them: what another one will
+    /// read takes no room from this one.
     pub(crate) fn spool(&mut self, transaction: &Transaction) -> Result<(), EngineError> {
         // Taken out, so that tables can be asked about meanwhile.
         let Some(mut copying) = self.copying.take() else { return Ok(()) };
-        let outcome = self.spool_into(&mut copying.spool, transaction);
+        let outcome = self.spool_into(&mut copying, transaction);
         self.copying = Some(copying);
         match outcome {
             Err(EngineError::Store(full @ StoreError::SpoolFull { .. })) => {
@@ -152,17 +153,21 @@ impl Writer {
 
     fn spool_into(
         &self,
-        spool: &mut CopySpool,
+        copying: &mut Copying,
         transaction: &Transaction,
     ) -> Result<(), EngineError> {
+        let Copying { boundary, loading, spool, .. } = copying;
+        // Until it is known what it reads, it may be any of them.
+        let is_read = |id| *boundary == Lsn::ZERO || loading.contains_key(&id);
+        let is_kept = |id: RelationId| is_read(id) && self.appliable(id).is_none();
         let mut spooled = spool.transaction(transaction.commit_lsn, transaction.xid);
         for change in transaction.changes.iter() {
             match change.map_err(|e| EngineError::Source(e.to_string()))? {
-                Change::Row { relation, kind } if self.appliable(relation.id).is_none() => {
+                Change::Row { relation, kind } if is_kept(relation.id) => {
                     spooled.push(Change::Row { relation, kind })?;
                 }
                 Change::Truncate { mut relations } => {
-                    relations.retain(|relation| self.appliable(relation.id).is_none());
+                    relations.retain(|relation| is_kept(relation.id));
                     if !relations.is_empty() {
                         spooled.push(Change::Truncate { relations })?;
                     }

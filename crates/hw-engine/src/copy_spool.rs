@@ -17,6 +17,7 @@ use std::sync::Arc;
 pub(crate) struct Copying {
     /// Nothing is shown until it is complete: the source's history moved.
     pub whole: bool,
+    /// X; zero until it is known, with what is loaded.
     pub boundary: Lsn,
     /// The incarnations that are being loaded, by the source's oid.
     pub loading: HashMap<RelationId, Arc<Table>>,

@@ -1,6 +1,7 @@
 //! The engine as a whole: under a simulated store, and against a real Postgres.
 
 mod client;
+mod copies;
 mod log;
 mod postgres;
 mod simulation;

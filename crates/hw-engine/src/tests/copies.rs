@@ -1,0 +1,63 @@
+//! Copies beside a log that goes on.
+
+use super::source::Source;
+use crate::testing::{Node, row};
+use hw_input::entry::{Behind, Control, Reading};
+use hw_input::markers::MarkerContents;
+use hw_store::{Simulation, Store};
+use hw_types::{Change, ChangeKind, RelationId};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+const CONFIG: &str = "
+bucket_definitions:
+  lists:
+    parameters: SELECT id AS list FROM lists WHERE owner = request.user_id()
+    data:
+      - SELECT * FROM todos WHERE list = bucket.list
+";
+
+/// A node over a store whose spool holds so much, with all tables of the source.
+fn node(rng: &mut StdRng, spool: u64) -> (Source, Node) {
+    let simulation = Simulation::new();
+    drop(Store::simulated(&simulation));
+    simulation.spool_limit(spool);
+    let source = Source::new(rng);
+    let mut node = Node::open(simulation.crash(), 1 << 20);
+    node.configure(CONFIG);
+    let (lsn, tables) = source.all();
+    node.copy(lsn, tables);
+    node.settle();
+    (source, node)
+}
+
+/// A table that another copy will read may change as much as it likes while a copy waits to enter.
+#[test]
+fn changes_of_a_table_that_a_copy_does_not_read_take_none_of_its_room() {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let (mut source, mut node) = node(rng, 4 << 20);
+    let stale = |table| Control::Stale {
+        table: RelationId(table),
+        reason: "altered".into(),
+        rekeyed: false,
+    };
+    node.control(stale(2));
+    let number = node.begin_copy(false);
+    let behind = Behind::Marker(7);
+    let copied = source.copied(&["todos"]);
+    let mut copy = node.load_copy(number, copied, Reading::default(), behind);
+    node.control(stale(1));
+    let large = "x".repeat(1 << 20);
+    for _ in 0..16 {
+        let new = row(&[Some("l1"), Some(&large)]);
+        let kind = ChangeKind::Update { old: None, new };
+        let change = Change::Row { relation: source.lists.clone(), kind };
+        source.commit(rng, |_, _| vec![change]);
+        node.feed(&source.log.last().unwrap().0);
+    }
+    let contents = MarkerContents { nonce: 7, write_checkpoints: Vec::new() };
+    source.mark(rng, &node.board.secret(), &contents);
+    node.feed(&source.log.last().unwrap().0);
+    let outcome = copy.outcome().map(|ended| ended.map_err(|dropped| dropped.why));
+    assert_eq!(outcome, Some(Ok(())));
+}
