@@ -120,7 +120,7 @@ pub(crate) struct Writer {
     pub(crate) descriptions: HashMap<u32, Arc<Relation>>,
     /// Transactions in which the log has emptied each table since the state was loaded, by table
     /// number, the latest [`TRUNCATIONS`]: its files are others then, and its rows are right.
-    pub(crate) truncations: HashMap<u32, Vec<Xid>>,
+    pub(crate) truncations: HashMap<u32, Arc<Vec<Xid>>>,
     pub(crate) built_rows: u64,
     pub(crate) news: News,
     /// Counts work, so that somebody who waits sees that there is some.
@@ -456,7 +456,7 @@ impl Writer {
     /// The log has emptied these tables in a transaction.
     pub(crate) fn note_truncated(&mut self, xid: Xid, tables: impl Iterator<Item = u32>) {
         for number in tables {
-            let of_table = self.truncations.entry(number).or_default();
+            let of_table = Arc::make_mut(self.truncations.entry(number).or_default());
             let surplus = (of_table.len() + 1).saturating_sub(TRUNCATIONS);
             of_table.drain(..surplus);
             of_table.push(xid);

@@ -76,8 +76,9 @@ pub struct ReplicaTable {
     pub relation: Arc<Relation>,
     /// What its rows depend on, as noted; `None` when nothing that can be read is noted.
     pub facts: Option<Arc<TableFacts>>,
-    /// Transactions in which the log has emptied it since the replica was opened, the latest ones.
-    pub truncations: Vec<Xid>,
+    /// Transactions in which the log has emptied it since the replica was opened, the latest ones. Shared
+    /// until there is another, so that those of one table cost nothing when something else is told.
+    pub truncations: Arc<Vec<Xid>>,
     /// Whether it must be copied again.
     pub stale: bool,
 }

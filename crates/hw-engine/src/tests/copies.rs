@@ -8,6 +8,7 @@ use hw_store::{Simulation, Store};
 use hw_types::{Change, ChangeKind, RelationId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::sync::Arc;
 
 const CONFIG: &str = "
 bucket_definitions:
@@ -60,4 +61,24 @@ fn changes_of_a_table_that_a_copy_does_not_read_take_none_of_its_room() {
     node.feed(&source.log.last().unwrap().0);
     let outcome = copy.outcome().map(|ended| ended.map_err(|dropped| dropped.why));
     assert_eq!(outcome, Some(Ok(())));
+}
+
+/// What the log has told of one table is not gone through because of another.
+#[test]
+fn the_truncates_of_a_table_are_told_again_only_with_another_one_of_it() {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let (mut source, mut node) = node(rng, 1 << 20);
+    let (lists, todos) = (source.lists.clone(), source.todos.clone());
+    let mut truncate = |relation: &Arc<hw_types::Relation>| {
+        let relations = vec![relation.clone()];
+        source.commit(rng, |_, _| vec![Change::Truncate { relations }]);
+        node.feed(&source.log.last().unwrap().0);
+        let tables = node.board.plan.borrow().tables.clone();
+        [1, 2].map(|table| tables[&RelationId(table)].truncations.clone())
+    };
+    truncate(&todos);
+    let [_, before] = truncate(&lists);
+    let [lists, after] = truncate(&lists);
+    assert!(Arc::ptr_eq(&before, &after));
+    assert_eq!((lists.len(), after.len()), (2, 1));
 }
