@@ -19,8 +19,8 @@ use hw_pg::pgoutput::{Datum, Decoder, Message, OldTuple, RelationMessage, Tuple}
 use hw_pg::types::{Fit, Form, decode};
 use hw_store::segment::SpoolDir;
 use hw_types::{
-    Cell, Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Relation, RelationId, Row, RowBuilder,
-    Xid,
+    Cell, Change, ChangeKind, CommitLsn, EndLsn, LogMessage, Lsn, Relation, RelationId, Row,
+    RowBuilder, Xid,
 };
 use std::sync::Arc;
 
@@ -67,9 +67,14 @@ type Relations = HashMap<RelationId, Known>;
 #[derive(Debug, Default)]
 struct Open {
     recorder: Recorder,
+    /// How many messages under our prefixes were kept.
+    messages: u32,
     /// What this transaction was told; used by streamed ones only.
     told: Relations,
 }
+
+/// So often one transaction is heard to say that something was altered.
+const MOST_ALTERATIONS: u32 = 64;
 
 /// Whose changes arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,15 +187,8 @@ impl Assembler {
                 }
                 self.push(xid, Change::Truncate { relations })?;
             }
-            Message::Logical { transactional: true, lsn, prefix, content }
-                if [hw_pg::marker::PREFIX, hw_pg::marker::DDL_PREFIX].contains(&prefix) =>
-            {
-                let message = LogMessage {
-                    lsn,
-                    prefix: prefix.to_owned(),
-                    content: Bytes::copy_from_slice(content),
-                };
-                self.push(xid, Change::Message(message))?;
+            Message::Logical { transactional: true, lsn, prefix, content } => {
+                self.message_of(xid, lsn, prefix, content)?;
             }
             // Ours are transactional; others' are nobody's business.
             Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
@@ -366,13 +364,7 @@ impl Assembler {
         let table = relation.id;
         self.push(xid, Change::Row { relation, kind })?;
         if fit == Fit::OtherTime {
-            let open = match self.current {
-                Current::Streamed(top) => self.streamed.get_mut(&top),
-                _ => Some(&mut self.whole),
-            };
-            if let Some(open) = open {
-                open.recorder.note_misfit(table);
-            }
+            self.open()?.recorder.note_misfit(table);
         }
         Ok(())
     }
@@ -407,6 +399,40 @@ impl Assembler {
             }
         }
         pushed
+    }
+
+    /// Keeps a message under one of our prefixes, of which anybody who may log in can write as many as
+    /// he likes into one transaction (E-5).
+    fn message_of(
+        &mut self,
+        xid: Option<Xid>,
+        lsn: Lsn,
+        prefix: &str,
+        content: &[u8],
+    ) -> Result<()> {
+        // A marker of ours stands alone in its transaction. That something was altered is enough to
+        // know; what a cut subtransaction took along, the look of each second finds.
+        let (most, content) = match prefix {
+            hw_pg::marker::PREFIX => (1, Bytes::copy_from_slice(content)),
+            hw_pg::marker::DDL_PREFIX => (MOST_ALTERATIONS, Bytes::new()),
+            _ => return Ok(()),
+        };
+        if self.open()?.messages >= most {
+            metrics::counter!("headwater_foreign_markers_total").increment(1);
+            return Ok(());
+        }
+        let message = LogMessage { lsn, prefix: prefix.to_owned(), content };
+        self.push(xid, Change::Message(message))?;
+        self.open()?.messages += 1;
+        Ok(())
+    }
+
+    /// The transaction whose changes arrive.
+    fn open(&mut self) -> Result<&mut Open> {
+        match self.current {
+            Current::Streamed(top) => self.streamed.get_mut(&top).ok_or_else(|| stream(UNKNOWN)),
+            _ => Ok(&mut self.whole),
+        }
     }
 
     fn push(&mut self, xid: Option<Xid>, change: Change) -> Result<()> {

@@ -52,6 +52,16 @@ mod wire {
         out
     }
 
+    pub fn message(prefix: &str, content: &str, stream: Option<u32>) -> Vec<u8> {
+        let mut out = inside(b'M', stream);
+        out.push(1);
+        out.extend(9u64.to_be_bytes());
+        name(&mut out, prefix);
+        out.extend((content.len() as u32).to_be_bytes());
+        out.extend(content.as_bytes());
+        out
+    }
+
     pub fn stream_start(xid: u32, first: bool) -> Vec<u8> {
         let mut out = vec![b'S'];
         out.extend(xid.to_be_bytes());
@@ -131,6 +141,32 @@ fn texts(changes: &Changes) -> Vec<String> {
             other => panic!("unexpected {other:?}"),
         })
         .collect()
+}
+
+/// FD-43, E-5: anybody who may log in can write them, and a transaction is read as often as the server
+/// starts.
+#[test]
+fn fd_43_messages_of_a_stranger_are_not_gathered_however_many_a_transaction_has() {
+    for (prefix, most) in [("headwater", 1), ("headwater_ddl", 64), ("another", 0)] {
+        for stream in [None, Some(7)] {
+            let mut bench = Bench::new(1 << 20);
+            bench
+                .feed_all([stream.map_or(wire::begin(90, 7), |xid| wire::stream_start(xid, true))]);
+            let messages = || wire::message(prefix, &"x".repeat(100_000), stream);
+            bench.feed_all(std::iter::repeat_with(messages).take(200));
+            bench.feed_all([wire::relation(1, stream), wire::insert(1, "v", stream)]);
+            bench.feed_all(match stream {
+                None => vec![wire::commit(90)],
+                Some(xid) => vec![wire::stream_stop(), wire::stream_commit(xid, 90)],
+            });
+            let [Item::Transaction(transaction)] = &bench.delivered[..] else { panic!("one") };
+            let is_message = |change: &Change| matches!(change, Change::Message(_));
+            let kept =
+                transaction.changes.iter().filter(|c| is_message(c.as_ref().unwrap())).count();
+            assert_eq!((kept, transaction.changes.iter().count()), (most, most + 2));
+            assert!(transaction.changes.bytes() < 200_000, "{}", transaction.changes.bytes());
+        }
+    }
 }
 
 #[test]
