@@ -46,7 +46,7 @@ impl Metrics {
         );
         metrics::describe_counter!(
             "headwater_sync_slow_readers_total",
-            "Sync streams cut because their client took no line for 60 s"
+            "Sync streams cut because their client took nothing for too long (`limits.reader_patience`)"
         );
         Arc::new(Metrics {
             operations: metrics::counter!("headwater_sync_operations_total"),
