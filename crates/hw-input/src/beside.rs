@@ -39,6 +39,10 @@ pub(crate) struct Beside {
     copying: bool,
     /// Whether tables are published that another copy will read.
     publishing: bool,
+    /// Pauses between attempts to publish them: each may wait for locks that others wait behind.
+    publish_patience: Backoff,
+    /// When the next attempt may begin.
+    publish_at: Instant,
     /// Whether a place in the log is waited for, behind which a look knows more.
     awaiting: bool,
     /// Pauses between copies that fail, so that what a person must mend is not said every second.
@@ -55,8 +59,8 @@ enum Done {
     Reached,
     /// Tables were copied, or not.
     Copied(Result<More, Ended>),
-    /// The publication was changed.
-    Published,
+    /// The publication was changed, as far as it could be, or not.
+    Published(Result<(), Ended>),
     /// The source knows that this store uses the slot.
     Reminded,
 }
@@ -103,6 +107,8 @@ impl Beside {
             eventful: 0,
             copying: false,
             publishing: false,
+            publish_patience: Backoff::new(),
+            publish_at: now,
             awaiting: false,
             patience: Backoff::new(),
             again_at: now,
@@ -156,17 +162,29 @@ impl Beside {
                 let took = self.looking.take().map(|began| began.elapsed()).unwrap_or_default();
                 self.eventful = if is_eventful { self.eventful + 1 } else { 0 };
                 self.rested = Instant::now() + rest(took, self.eventful);
-                let is_due = !self.copying && Instant::now() >= self.again_at;
+                let now = Instant::now();
+                let is_due = !self.copying && now >= self.again_at;
+                let may_publish = !self.publishing && now >= self.publish_at;
                 match found {
                     Look::Missing | Look::Unpublished if is_due => self.copy(),
-                    Look::Unpublished if !self.publishing => self.publish(),
-                    _ => {}
+                    Look::Unpublished if may_publish => self.publish(),
+                    Look::Unpublished => {}
+                    _ => self.publish_patience.reset(),
                 }
                 if let Some(place) = awaits.filter(|_| !self.awaiting) {
                     self.wait_for(place);
                 }
             }
-            Done::Published => self.publishing = false,
+            Done::Published(Err(ended @ (Ended::OtherPublication | Ended::Stopping))) => {
+                return Err(ended);
+            }
+            Done::Published(outcome) => {
+                self.publishing = false;
+                self.publish_at = Instant::now() + self.publish_patience.next_wait();
+                if let Err(error) = outcome {
+                    error.diagnostic().log();
+                }
+            }
             Done::Copied(Ok(More::Entered)) => {
                 self.copying = false;
                 self.patience.reset();
@@ -211,7 +229,7 @@ impl Beside {
     fn publish(&mut self) {
         self.publishing = true;
         let context = self.context.clone();
-        let publish = async move { publish(&context).await.map(|()| Done::Published) };
+        let publish = async move { Ok(Done::Published(publish(&context).await)) };
         self.tasks.spawn_on(publish, &self.server);
     }
 }

@@ -122,14 +122,14 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
 /// Publishes tables that are to be copied while another copy is under way, so that the log tells at once
 /// what goes in them: who loses access by it does not wait for either copy.
 pub(crate) async fn publish(context: &Context) -> Result<(), Ended> {
-    match cover(context).await {
-        Ok(covered) if covered.made => Err(Ended::OtherPublication),
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // The copy itself tries again, and says it.
-            tracing::debug!(%error, "tables could not be published beside a copy");
-            Ok(())
-        }
+    let known = context.status.lock().refused.clone();
+    let covered = cover(context).await?;
+    // What keeps a table out only now, such as somebody's lock.
+    let news = covered.refused.iter().filter(|refused| !known.contains(&refused.finding));
+    news.for_each(|refused| refused.finding.log());
+    match covered.made {
+        true => Err(Ended::OtherPublication),
+        false => Ok(()),
     }
 }
 

@@ -318,3 +318,20 @@ async fn f_18_the_status_names_who_keeps_a_copy_from_beginning_and_since_when() 
     assert_eq!(line.server.log().matches("HW2123").count(), 1, "{}", line.server.log());
     end(line, &open, "named").await;
 }
+
+/// What keeps a table out of the publication is said, and not tried with each look: whoever uses the table
+/// waits behind every attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_18_a_table_that_cannot_be_published_beside_a_copy_is_named() {
+    let (line, open) = start(DATA, "public.docs").await;
+    line.logs("HW2123").await;
+    line.execute("CREATE TABLE members_new (LIKE members INCLUDING ALL)").await;
+    let locker = line.rig.cluster.client(&line.rig.database.name).await;
+    let rename = "BEGIN; LOCK TABLE members_new IN SHARE UPDATE EXCLUSIVE MODE;
+        ALTER TABLE members RENAME TO members_old; ALTER TABLE members_new RENAME TO members; COMMIT;
+        BEGIN; LOCK TABLE members IN SHARE UPDATE EXCLUSIVE MODE";
+    locker.batch_execute(rename).await.expect("renamed and locked");
+    line.logs("public.members cannot be added to publication").await;
+    locker.batch_execute("COMMIT").await.expect("unlocked");
+    end(line, &open, "unlocked").await;
+}
