@@ -50,7 +50,7 @@ fn changes_of_a_table_that_a_copy_does_not_read_take_none_of_its_room() {
     node.control(stale(1));
     let large = "x".repeat(1 << 20);
     for _ in 0..16 {
-        let new = row(&[Some("l1"), Some(&large)]);
+        let new = row(&[Some("k1"), Some("l1"), Some(&large)]);
         let kind = ChangeKind::Update { old: None, new };
         let change = Change::Row { relation: source.lists.clone(), kind };
         source.commit(rng, |_, _| vec![change]);

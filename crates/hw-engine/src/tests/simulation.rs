@@ -1,5 +1,6 @@
 //! The engine's core under a simulated store: random transactions, crashes at random moments,
-//! tables that cannot be followed for a while, and an oracle. One seed is one run; a failing seed
+//! tables that cannot be followed for a while or that others take the place of, keys that become others,
+//! and an oracle. One seed is one run; a failing seed
 //! is printed.
 //!
 //! The input is a list of transactions with positions; after a crash it is given again from the
@@ -76,7 +77,10 @@ fn compare(client: &Client, user: &str, published: &Published, source: &Source, 
         source.log.iter().filter(|(t, _)| since < t.end_lsn && t.end_lsn <= end)
     {
         most.retain(|list| world.lists.get(list).is_some_and(|owner| owner == user));
-        least.retain(|list| !source.takes_away(transaction, list, user));
+        least.retain(|list| !source.takes_away(transaction, list, user, todos));
+    }
+    if source.rekeyed.iter().any(|at| *at >= since.0.0) {
+        least.clear();
     }
     least.retain(|list| most.contains(list));
     let note = if todos.note { ",\"note\":\"n\"" } else { "" };
@@ -125,6 +129,8 @@ struct Run {
     fed: usize,
     /// The copy that waits for its tables to enter, with its nonce.
     copy: Option<Copy>,
+    /// How often the keys of lists had been made anew when a copy was read that has this place.
+    keys: BTreeMap<Lsn, usize>,
     /// Whether the next copy may be read in key ranges: the last one could be.
     ranges_fit: bool,
     recording: Option<Recording>,
@@ -146,6 +152,7 @@ impl Run {
         let mut node = Node::recording(store, bound, recording.clone());
         node.configure(CONFIG);
         let (lsn, tables) = source.all();
+        let keys = BTreeMap::from([(lsn, 0)]);
         node.copy(lsn, tables);
         node.settle();
         let gentle = recording.is_some();
@@ -159,6 +166,7 @@ impl Run {
             clients,
             fed,
             copy,
+            keys,
             ranges_fit,
             recording,
             gentle,
@@ -175,6 +183,7 @@ impl Run {
     }
 
     fn feed(&mut self) {
+        self.node.source_has(&[self.source.lists.id, self.source.todos.id]);
         while self.fed < self.source.log.len() {
             self.node.feed(&self.source.log[self.fed].0);
             self.fed += 1;
@@ -207,6 +216,20 @@ impl Run {
                 self.node.control(Control::Stale { table, reason, rekeyed: false });
             }
         }
+        let lists = &self.source.lists;
+        let renamed =
+            known.values().find(|t| t.relation.name == lists.name && t.relation.id != lists.id);
+        if let Some(renamed) = renamed {
+            let (table, reason) = (renamed.relation.id, "renamed".into());
+            self.node.control(Control::Stale { table, reason, rekeyed: false });
+        }
+        let table = self.node.sequencer.writer.tables.of_relation(lists.id);
+        let keys = table.map(|table| self.keys[&table.record.boundary]);
+        if keys.is_some_and(|keys| keys != self.source.world.keys) {
+            let (table, reason) = (lists.id, "rewritten".into());
+            self.source.rekeyed.push(self.source.position);
+            self.node.control(Control::Stale { table, reason, rekeyed: true });
+        }
         self.node.stream(acknowledged);
         let durable = |(t, _): &&(_, World)| {
             let t: &hw_input::transactions::Transaction = t;
@@ -230,6 +253,7 @@ impl Run {
         let above = self.node.published().checkpoint.op_id;
         self.node.new_epoch(OpId(above.0 + (5 << 20)));
         let (lsn, tables) = self.source.all();
+        self.keys.insert(lsn, self.source.world.keys);
         self.node.copy(lsn, tables);
         self.fed = self.source.log.len();
         self.node.settle();
@@ -266,6 +290,7 @@ impl Run {
                 self.source.transact(&mut self.rng, false);
                 let nonce = self.rng.random();
                 let (lsn, tables) = self.source.copied(&stale);
+                self.keys.insert(lsn, self.source.world.keys);
                 let in_ranges = std::mem::replace(&mut self.ranges_fit, true);
                 let (tables, reading) = match in_ranges && self.rng.random_bool(0.6) {
                     true => self.source.ranges(&mut self.rng, &stale, ended),
@@ -300,6 +325,11 @@ impl Run {
         }
     }
 
+    /// Lists or todos.
+    fn any_table(&mut self) -> RelationId {
+        [self.source.lists.id, self.source.todos.id][self.rng.random_range(0..2)]
+    }
+
     fn step(&mut self, step: usize, what: &str) {
         let altering = self.rng.random_bool(0.05);
         self.source.transact(&mut self.rng, altering);
@@ -308,17 +338,19 @@ impl Run {
         }
         if self.rng.random_bool(0.06) {
             // The catalog shows something that the log does not.
-            let table = RelationId(self.rng.random_range(1..3));
+            let table = self.any_table();
             let reason = "a test says so".into();
             self.node.control(Control::Stale { table, reason, rekeyed: false });
         }
         if self.rng.random_bool(0.03) {
             self.feed();
-            let table = RelationId(self.rng.random_range(1..3));
-            self.node.control(Control::Stale { table, reason: "altered".into(), rekeyed: false });
-            match table.0 {
-                1 => self.source.widen(),
-                _ => self.source.alter(),
+            let table = self.any_table();
+            let rekeyed = table == self.source.lists.id && self.rng.random_bool(0.5);
+            self.node.control(Control::Stale { table, reason: "altered".into(), rekeyed });
+            match table == self.source.todos.id {
+                true => self.source.alter(),
+                false if rekeyed => self.source.rekey(),
+                false => self.source.widen(),
             }
             self.source.say(&mut self.rng, "headwater_ddl");
         }

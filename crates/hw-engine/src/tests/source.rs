@@ -26,7 +26,16 @@ pub(super) struct World {
     pub note: bool,
     /// Whether lists have one before their owner.
     pub wide: bool,
+    /// The oid of lists: another one behind a rotation.
+    pub table: u32,
+    /// How often the keys of lists were made anew.
+    pub keys: usize,
+    /// Which of [`KEYS`] is the key of lists.
+    pub key: usize,
 }
+
+/// Name and type of a key column.
+const KEYS: [(&str, u32); 3] = [("key", 25), ("code", 25), ("key", 1043)];
 
 impl World {
     /// The rows of a table, as a copy reads them.
@@ -38,10 +47,27 @@ impl World {
     }
 
     fn list(&self, id: &str, owner: &str) -> Row {
+        let key = self.list_key(id);
         match self.wide {
-            true => row(&[Some(id), Some("n"), Some(owner)]),
-            false => row(&[Some(id), Some(owner)]),
+            true => row(&[Some(&key), Some(id), Some("n"), Some(owner)]),
+            false => row(&[Some(&key), Some(id), Some(owner)]),
         }
+    }
+
+    /// The key of a list: behind a rotation it may be that of another one.
+    fn list_key(&self, id: &str) -> String {
+        let number: usize = id[1..].parse().unwrap();
+        format!("k{}", (number + self.keys) % 5)
+    }
+
+    /// Lists as the log describes them.
+    fn lists(&self) -> Arc<Relation> {
+        let (key, type_oid) = KEYS[self.key];
+        let columns: &[&str] =
+            if self.wide { &[key, "id", "note", "owner"] } else { &[key, "id", "owner"] };
+        let mut lists = relation(self.table, "lists", columns);
+        Arc::make_mut(&mut lists).columns[0].type_oid = type_oid;
+        lists
     }
 
     fn todo(&self, id: &str, list: &str, text: &str) -> Row {
@@ -58,11 +84,13 @@ pub(super) struct Source {
     /// Each transaction with the tables behind it.
     pub log: Vec<(Transaction, World)>,
     pub position: u64,
+    /// Where the catalog told that the keys of lists were written anew.
+    pub rekeyed: Vec<u64>,
 }
 
 impl Source {
     pub fn new(rng: &mut StdRng) -> Source {
-        let mut world = World::default();
+        let mut world = World { table: 1, ..World::default() };
         for i in 0..4 {
             world.lists.insert(format!("l{i}"), USERS[rng.random_range(0..3)].into());
         }
@@ -71,11 +99,12 @@ impl Source {
             world.todos.insert(format!("t{i}"), (list, "first".into()));
         }
         Source {
-            lists: relation(1, "lists", &["id", "owner"]),
+            lists: world.lists(),
             todos: relation(2, "todos", &["id", "list", "text"]),
             world,
             log: Vec::new(),
             position: BEGIN,
+            rekeyed: Vec::new(),
         }
     }
 
@@ -95,7 +124,7 @@ impl Source {
     /// - Takes: how many transactions of the log every range sees at least. One that has committed and
     ///   waits for a standby is seen by none.
     pub fn ranges(&mut self, rng: &mut StdRng, names: &[&str], seen: usize) -> (Copied, Reading) {
-        let columns = |world: &World| (world.note, world.wide);
+        let columns = |world: &World| (world.note, world.wide, world.table, world.keys, world.key);
         let altered =
             self.log.iter().rposition(|(_, world)| columns(world) != columns(&self.world));
         let mut seen = seen.max(altered.map_or(1, |last| last + 2));
@@ -103,7 +132,7 @@ impl Source {
             names.iter().map(|name| (self.relation(name).clone(), Vec::new())).collect();
         let mut reading = Reading::default();
         // Above every key of both tables, so that the last range has no end.
-        let ends = ["l1", "l3", "t12", "t15", "t4", "z"];
+        let ends = ["k1", "k3", "t12", "t15", "t4", "z"];
         let mut from = String::new();
         for end in ends {
             seen = rng.random_range(seen.min(self.log.len())..=self.log.len()).max(1);
@@ -134,13 +163,31 @@ impl Source {
         self.log.iter().rev().find(|(t, _)| t.end_lsn <= end).map(|(_, world)| world)
     }
 
-    /// Whether a change of a transaction says that a list is not this user's.
-    pub fn takes_away(&self, transaction: &Transaction, list: &str, user: &str) -> bool {
+    /// Whether a change of a transaction says that a list is not this user's, or may say it.
+    ///
+    /// - Takes: the tables as they were when everything that reads lists stood still.
+    pub fn takes_away(
+        &self,
+        transaction: &Transaction,
+        list: &str,
+        user: &str,
+        was: &World,
+    ) -> bool {
         let cell = |row: &Row, index| row.view().get(index).bytes().map(<[u8]>::to_vec);
-        let is_list = |row: &Row| cell(row, 0).is_some_and(|id| id == list.as_bytes());
+        let key = was.list_key(list);
+        let is_list = |row: &Row| cell(row, 0).is_some_and(|found| found == key.as_bytes());
+        let of = |relation: &Relation| {
+            let column = &relation.columns[0];
+            (relation.id, column.name.clone(), column.type_oid)
+        };
+        let is_known = |relation: &Relation| of(relation) == of(&was.lists());
+        let is_lists = |relation: &Arc<Relation>| relation.name == self.lists.name;
         transaction.changes.iter().any(|change| match change.unwrap() {
-            Change::Truncate { relations } => relations.iter().any(|r| r.id == self.lists.id),
-            Change::Row { relation, kind } if relation.id == self.lists.id => match kind {
+            Change::Truncate { relations } => relations.iter().any(is_lists),
+            Change::Row { relation, kind } if is_lists(&relation) => match kind {
+                ChangeKind::Delete { .. } | ChangeKind::Update { .. } if !is_known(&relation) => {
+                    true
+                }
                 ChangeKind::Delete { old } => is_list(&old),
                 ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
                     let owner = cell(&new, relation.columns.len() - 1);
@@ -188,9 +235,27 @@ impl Source {
     /// Lists get a column, or lose it.
     pub fn widen(&mut self) {
         self.world.wide = !self.world.wide;
-        let columns: &[&str] =
-            if self.world.wide { &["id", "note", "owner"] } else { &["id", "owner"] };
-        self.lists = relation(1, "lists", columns);
+        self.lists = self.world.lists();
+    }
+
+    /// Lists become others: another table takes their name, with keys that are made anew or not, or their
+    /// key is another column, or of another type.
+    fn replace(&mut self, rng: &mut StdRng) {
+        match rng.random_range(0..3) {
+            0 => self.widen(),
+            1 => self.world.key = rng.random_range(0..KEYS.len()),
+            _ => {
+                self.world.table += 10;
+                self.world.keys += rng.random_range(0..3);
+            }
+        }
+        self.lists = self.world.lists();
+    }
+
+    /// The keys of lists are written anew, of which the log says nothing.
+    pub fn rekey(&mut self) {
+        self.world.keys += 1;
+        self.rekeyed.push(self.position);
     }
 
     /// One transaction of random changes: inserts, moves, key changes, unchanged TOAST values,
@@ -200,8 +265,8 @@ impl Source {
         for _ in 0..rng.random_range(0..4) {
             self.change(rng, &mut changes);
         }
-        if altering && rng.random_bool(0.5) {
-            self.widen();
+        if altering && rng.random_bool(0.7) {
+            self.replace(rng);
             changes.push(Change::Relation(self.lists.clone()));
         } else if altering {
             self.alter();
@@ -230,7 +295,8 @@ impl Source {
             }
             1 => {
                 if self.world.lists.remove(&list).is_some() {
-                    let cells = [Some(list.as_str()), None, None];
+                    let key = self.world.list_key(&list);
+                    let cells = [Some(key.as_str()), None, None, None];
                     let old = row(&cells[..self.lists.columns.len()]);
                     let kind = ChangeKind::Delete { old };
                     changes.push(Change::Row { relation: self.lists.clone(), kind });
