@@ -175,7 +175,7 @@ impl CopySession {
     ///
     /// - Takes: tables from [`Source::cover`], whose publication change is therefore committed;
     ///   `workers`, the number of connections that copy (at least 1); `report`, called each second
-    ///   with those whose transactions hold back the slot (F-18), as long as they do.
+    ///   of a wait for the slot with those whose transactions hold it back then (F-18), perhaps none.
     /// - Returns: when all workers are inside the snapshot and no table was rewritten meanwhile.
     /// - Errors: no slot is free (F-17); tables that keep changing; those of a connection. No
     ///   temporary slot is left behind, and a main slot that was made is dropped again.
@@ -371,7 +371,6 @@ async fn create_slot(
                 }
                 let Some(client) = &asking else { continue };
                 match slot::blockers(client, pid).await {
-                    Ok(blockers) if blockers.is_empty() => {}
                     Ok(blockers) => report(&blockers),
                     Err(_) => asking = None,
                 }

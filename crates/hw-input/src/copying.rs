@@ -45,7 +45,10 @@ pub(crate) async fn copy_all(
     let covered = context.source.cover(&wanted).await?;
     context.status.lock().refused = findings(&covered);
     let choice = SlotChoice::Main { name: slot.clone() };
-    let report = |blockers: &[Session]| context.wait_for(slot::blocked(blockers));
+    let report = |blockers: &[Session]| match blockers {
+        [] => context.enter(SourceState::Copying),
+        _ => context.wait_for(slot::blocked(blockers)),
+    };
     let workers = context.options.copy_workers;
     let opened = CopySession::open(&context.source, covered.tables, choice, workers, report);
     let session = opened.await?;
@@ -152,13 +155,13 @@ struct Waits<'a> {
 impl Waits<'_> {
     /// Notes whose transactions are waited for; the log is told when they are others.
     fn tell(&mut self, blockers: &[Session]) {
-        let finding = slot::blocked(blockers);
+        let finding = (!blockers.is_empty()).then(|| slot::blocked(blockers));
         let pids: Vec<_> = blockers.iter().map(|session| session.pid).collect();
         if self.told != pids {
-            finding.log();
+            finding.iter().for_each(Diagnostic::log);
             self.told = pids;
         }
-        self.context.status.lock().copy_waits = Some(Box::new(finding));
+        self.context.status.lock().copy_waits = finding.map(Box::new);
     }
 }
 

@@ -6,6 +6,7 @@ use hw_input::identity::{self, Identity, Recopy, Stored, Verdict};
 use hw_pg::slot::{self, Session};
 use hw_testkit::{Cluster, ClusterOptions, poll_until};
 use hw_types::Diagnostic;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 async fn slots(bench: &Bench) -> Vec<String> {
@@ -105,23 +106,37 @@ async fn f_18_a_transaction_that_holds_back_the_slot_is_named_and_its_end_heals(
     let pid: i32 = blocker.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     blocker.batch_execute("BEGIN; INSERT INTO other VALUES (1)").await.unwrap();
 
-    let reports: Arc<Mutex<Vec<Diagnostic>>> = Arc::default();
+    let reports: Arc<Mutex<Vec<Vec<Session>>>> = Arc::default();
     let opening = {
         let (source, reports) = (bench.source.clone(), reports.clone());
         tokio::spawn(async move {
-            let report =
-                |blockers: &[Session]| reports.lock().unwrap().push(slot::blocked(blockers));
+            let report = |blockers: &[Session]| reports.lock().unwrap().push(blockers.to_vec());
             CopySession::open(&source, covered.tables, SlotChoice::Temporary, 1, report).await
         })
     };
     poll_until("the blocking process was reported", || async {
         let reports = reports.lock().unwrap();
-        reports.iter().any(|f| f.what.contains(&format!("pid {pid} "))).then_some(())
+        let named = reports.iter().flatten().any(|session| session.pid == Some(pid as u32));
+        named.then_some(())
     })
     .await;
     assert!(!opening.is_finished());
+    // Nobody is waited for any more, although the server has not come to make the slot.
+    let walsender = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walsender'";
+    let walsender: i32 = blocker.query_one(walsender, &[]).await.unwrap().get(0);
+    signal("STOP", walsender);
     blocker.batch_execute("COMMIT").await.unwrap();
+    poll_until("nobody is named any more", || async {
+        reports.lock().unwrap().last().is_some_and(Vec::is_empty).then_some(())
+    })
+    .await;
+    signal("CONT", walsender);
     opening.await.unwrap().unwrap();
+}
+
+fn signal(name: &str, pid: i32) {
+    let done = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "{name} to {pid}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
