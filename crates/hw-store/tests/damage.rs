@@ -1,12 +1,12 @@
 //! Damaged files (FD-7): nothing that was not written is ever read; a damaged space is named and the
 //! others are read on, or opening is refused with the way out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hw_store::{Batch, Store, StoreError};
 
-use crate::{copy_dir, files_below, small};
+use crate::{copy_dir, files_below, small, use_up_short_numbers};
 
 /// What the spaces hold.
 type Content = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -138,6 +138,10 @@ fn fate(dir: &Path, content: &Content) -> Fate {
     Fate::Named(lost)
 }
 
+fn is_table(file: &Path) -> bool {
+    file.parent().is_some_and(|dir| dir.ends_with("tables"))
+}
+
 fn is_journal(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "jnl")
 }
@@ -198,9 +202,32 @@ fn damage(which: impl Fn(&Path) -> bool) -> Vec<(PathBuf, String, Fate)> {
 
 #[test]
 fn fd_7_a_damaged_table_costs_the_spaces_in_it_and_no_other() {
-    let fates = damage(|file| file.parent().is_some_and(|dir| dir.ends_with("tables")));
+    let fates = damage(is_table);
     let named = fates.iter().filter(|(.., fate)| matches!(fate, Fate::Named(_))).count();
     assert!(named > fates.len() / 2, "{fates:#?}");
+}
+
+/// The first spaces have numbers of two bytes, the others of four.
+#[test]
+fn fd_7_a_damaged_table_costs_the_spaces_in_it_where_numbers_become_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole_dir, copy) = (dir.path().join("whole"), dir.path().join("copy"));
+    use_up_short_numbers(&whole_dir);
+    let content = whole(&whole_dir);
+    let mut lost = BTreeSet::new();
+    for file in files_below(&whole_dir.join("data")).into_iter().filter(|file| is_table(file)) {
+        copy_dir(&whole_dir, &copy);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        std::fs::write(copy.join(file.strip_prefix(&whole_dir).unwrap()), bytes).unwrap();
+        match fate(&copy, &content) {
+            Fate::Named(names) => lost.extend(names),
+            // It holds nothing of a space, or the catalogue.
+            Fate::Harmless | Fate::Refused => {}
+        }
+        std::fs::remove_dir_all(&copy).unwrap();
+    }
+    assert!(lost.contains("rows.1") && lost.contains("rows.3"), "{lost:?}");
 }
 
 #[test]

@@ -30,6 +30,17 @@ fn both() -> Vec<(Store, Option<TempDir>)> {
     vec![(disk, Some(dir)), (Store::simulated(&Simulation::new()), None)]
 }
 
+/// Gives spaces their numbers until the next ones are short, and those of two later ones are long.
+fn use_up_short_numbers(dir: &Path) {
+    let store = Store::open(&small(dir)).unwrap();
+    for _ in 0..(1 << 15) - 4 {
+        store.space("gone").unwrap();
+        store.drop_space("gone").unwrap();
+    }
+    store.finish_removals().unwrap();
+    store.sync().unwrap();
+}
+
 /// All files below a directory.
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -2,7 +2,7 @@
 
 use hw_store::{Batch, Space, Store, StoreError, StoreOptions};
 
-use crate::small;
+use crate::{small, use_up_short_numbers};
 
 fn put(store: &Store, space: &Space, pairs: u32, len: usize) {
     for n in 0..pairs {
@@ -74,6 +74,71 @@ fn the_bytes_of_a_dropped_space_are_removed_from_a_keyspace_that_others_use() {
     assert_eq!(store.snapshot().all(&again).count(), 3);
     assert_eq!(store.snapshot().all(&kept).count(), 10);
     assert!(matches!(store.snapshot().get(&gone, b"k"), Err(StoreError::NoSpace { .. })));
+}
+
+/// Numbers of two bytes and of four, in one keyspace and in keyspaces of their own.
+#[test]
+fn spaces_are_kept_apart_where_their_numbers_become_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    use_up_short_numbers(dir.path());
+    let store = Store::open(&small(dir.path())).unwrap();
+    let name = |n: usize| format!("rows.{n}");
+    let mut expected: Vec<usize> = (0..10).map(|n| 40 + n).collect();
+    for (n, pairs) in expected.iter_mut().enumerate() {
+        let space = store.space(&name(n)).unwrap();
+        match n {
+            // Each in a keyspace of its own, loaded twice.
+            0 | 8 => (0..2).for_each(|_| load(&store, &space, *pairs as u32)),
+            _ => put(&store, &space, *pairs as u32, 1000),
+        }
+        if n == 1 || n == 7 {
+            // Into the keyspace that others share.
+            *pairs *= 2;
+            load(&store, &space, *pairs as u32);
+        }
+    }
+    let check = |store: &Store, expected: &[usize]| {
+        let snapshot = store.snapshot();
+        for (n, pairs) in expected.iter().enumerate() {
+            let space = store.existing_space(&name(n));
+            assert_eq!(space.is_some(), *pairs > 0, "{n}");
+            let Some(space) = space else { continue };
+            let keys: Vec<Vec<u8>> =
+                snapshot.all(&space).map(|pair| pair.unwrap().0.to_vec()).collect();
+            let all: Vec<Vec<u8>> =
+                (0..*pairs as u32).map(|key| key.to_be_bytes().to_vec()).collect();
+            assert_eq!(keys, all, "{n}");
+            assert!(snapshot.get(&space, &7u32.to_be_bytes()).unwrap().is_some(), "{n}");
+        }
+    };
+    check(&store, &expected);
+    for n in [2, 3, 8] {
+        store.drop_space(&name(n)).unwrap();
+        expected[n] = 0;
+    }
+    store.finish_removals().unwrap();
+    check(&store, &expected);
+    store.sync().unwrap();
+    store.reopen().unwrap();
+    check(&store, &expected);
+    // What the next opening finds of them is removed, and nothing else.
+    for n in [1, 6] {
+        store.drop_space(&name(n)).unwrap();
+        expected[n] = 0;
+    }
+    store.sync().unwrap();
+    drop(store);
+    let store = Store::open(&small(dir.path())).unwrap();
+    store.finish_removals().unwrap();
+    check(&store, &expected);
+    // Numbers go on behind them.
+    for n in [1, 2] {
+        let space = store.space(&name(n)).unwrap();
+        assert_eq!(store.snapshot().all(&space).count(), 0, "{n}");
+        expected[n] = 20;
+        put(&store, &space, 20, 10);
+    }
+    check(&store, &expected);
 }
 
 /// A load of more than one commit takes: the space gets a keyspace of its own.
