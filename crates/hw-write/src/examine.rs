@@ -15,10 +15,8 @@ use crate::key;
 use crate::map::{MappedTable, TableTarget, UploadMap};
 use crate::rights::Rights;
 use crate::role::{no_role, owned, role_finding};
+use crate::schema;
 use crate::verdict::Unwritable;
-
-/// The schema of Headwater's own tables.
-const OWN_SCHEMA: &str = "headwater";
 
 /// Findings about the tables of a map, by their names; an error is what refuses every write, a
 /// warning may be meant.
@@ -74,7 +72,7 @@ pub async fn examine(
                     findings.push(owned(&role, &mapped.source));
                 }
                 // Records of rejected writes are for clients to read only.
-                if mapped.source.schema == OWN_SCHEMA {
+                if mapped.source.schema == schema::OWN {
                     continue;
                 }
                 if let Some(rights) = Rights::read(client, &role, &mapped.source).await? {

@@ -15,6 +15,9 @@ use tokio_postgres::types::Type;
 use crate::catalog::USUAL_ROLES;
 use crate::code;
 
+/// The schema of Headwater's own tables.
+pub(crate) const OWN: &str = "headwater";
+
 /// Who writes, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setup {

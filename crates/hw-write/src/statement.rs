@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::catalog::{Column, Table};
 use crate::key::{self, KeyColumn};
 use crate::map::{ConflictPolicy, ID, MappedTable, Target};
+use crate::schema;
 use crate::transaction::{Fields, OperationKind, UploadOperation};
 use crate::value::{self, Unfit};
 use crate::verdict::{Rejection, Unwritable};
@@ -169,6 +170,11 @@ pub(crate) fn build(
     mapping: &MappedTable,
     table: &Table,
 ) -> Result<Statement, Unwritable> {
+    if mapping.source.schema == schema::OWN {
+        // No grant that a retry could wait for would be right.
+        let what = "it is Headwater's own, and clients only read it";
+        return Err(Rejection::ours("42501", what).into());
+    }
     let key = key::read(&key::parts(mapping, table)?, &operation.id)?;
     let builder = Builder { operation, mapping, table, key, parameters: Vec::new() };
     match operation.kind {

@@ -75,8 +75,9 @@ impl Rig {
         let url = cluster.url_as(LOGIN, None, "postgres");
         let uploads = Uploads::connect(&url, 2, UploadConfig::default()).unwrap();
         let mut map = UploadMap::new(Unknown::Rejected);
-        for table in ["events", "audit", "rooms", "visits"] {
-            let source = TableName::new("public", table);
+        let ours = ["events", "audit", "rooms", "visits"].map(|table| ("public", table));
+        for (schema, table) in ours.into_iter().chain([("headwater", "rejected_writes")]) {
+            let source = TableName::new(schema, table);
             map.insert(table, TableTarget::Table(MappedTable::plain(source, conflict)));
         }
         uploads.set_map(map);
@@ -172,6 +173,16 @@ async fn users_of_one_subject_have_records_of_their_own() {
     }
     let kept = "SELECT count(*)::text FROM headwater.rejected_writes WHERE sub = '7'";
     assert_eq!(rig.ask(kept).await, "2", "each has lost the same write");
+}
+
+/// P5: who dismisses a rejection on the device holds up nothing that comes behind it.
+#[tokio::test]
+async fn a_write_to_a_table_of_ours_is_rejected_and_not_tried_again() {
+    let rig = Rig::start(ConflictPolicy::default()).await;
+    let dismissed = put(1, "rejected_writes", "1", &[("message", "seen")]);
+    let message = "table \"rejected_writes\" cannot be written: it is Headwater's own, and clients only read it";
+    let expected = rejection(1, "rejected_writes", "42501", message);
+    assert_eq!(rejected(rig.write("ann", &[dismissed]).await), expected);
 }
 
 #[tokio::test]
