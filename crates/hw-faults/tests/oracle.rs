@@ -38,7 +38,11 @@ fn read(path: &Path) -> Plan {
 
 /// Seeds that find a fault that is known and open, each with its finding. Not run with the others; alone
 /// by `HEADWATER_SEED`.
-const OPEN: &[u64] = &[];
+///
+/// 16: a TRUNCATE of a partitioned table within a savepoint makes files under a number that the log does
+/// not tell, so that it is taken for a rewrite: the table is copied again for nothing, and what reads it
+/// stands still meanwhile.
+const OPEN: &[u64] = &[16];
 
 /// The plans of one part.
 fn plans(part: u64) -> Vec<(String, Plan)> {
