@@ -140,8 +140,8 @@ impl Engine {
     ///
     /// - Returns: whether anything changed.
     /// - Errors: the findings, when it does not compile, or when a definition that is served would
-    ///   not be any more, because a table that it reads now cannot be replicated, or a column is not
-    ///   sent; the old one keeps serving (E-7).
+    ///   not be any more, because a table that it reads now is not there or cannot be replicated, or a
+    ///   column is not there or not sent; the old one keeps serving (E-7).
     pub async fn configure(&self, file: &str, text: &str) -> Result<bool, Vec<Diagnostic>> {
         let config = crate::definitions::compile(file, text)?;
         self.would_lose(&config).await?;
@@ -240,8 +240,8 @@ impl Engine {
     }
 
     /// Refuses a configuration that would take a definition from clients, because a table that it
-    /// reads now cannot be replicated, or a column is not sent: an empty table in place of a full
-    /// one is no answer (FD-22).
+    /// reads now is not there or cannot be replicated, or a column is not there or not sent: an empty
+    /// table in place of a full one is no answer (FD-22).
     ///
     /// A source that does not answer is no reason to refuse: the definition then waits. Neither is what the
     /// definition that is served lacks as well.

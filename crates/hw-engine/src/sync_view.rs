@@ -12,12 +12,12 @@ use crate::record::{
 };
 use crate::wake::{BucketKey, LookupKey};
 use hw_expr::sync_config::{
-    Entries, Limits, LookupError, LookupReader, Reason, Request, Resolution, ResolveError,
-    SyncConfig,
+    DefinitionKind, Entries, Limits, LookupError, LookupReader, Reason, Request, Resolution,
+    ResolveError, ResolvedStream, SyncConfig,
 };
 use hw_store::{Slice, Snapshot, Space};
 use hw_types::{Diagnostic, EndLsn, OpId, Place};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -33,9 +33,10 @@ pub struct ActiveSync {
     /// followed at the moment.
     pub(crate) frozen: Vec<Option<EndLsn>>,
     /// Per definition whether it is not served: it reads a table that cannot be replicated, or a column that
-    /// is not sent.
+    /// is not there or not sent.
     pub(crate) withheld: Vec<bool>,
-    /// The columns that definitions read and that are not sent, one finding for each table.
+    /// The columns that definitions read and that are not there or not sent, a finding for each table and
+    /// reason.
     pub(crate) unsent: Vec<Diagnostic>,
 }
 
@@ -186,7 +187,7 @@ impl ActiveSync {
     }
 
     /// Names of the definitions that are not served, because a table that they read cannot be
-    /// replicated, or a column is not sent.
+    /// replicated, or a column is not there or not sent.
     pub fn withheld(&self) -> BTreeSet<&str> {
         let definitions = self.config.definitions().iter().zip(&self.withheld);
         definitions.filter(|(_, withheld)| **withheld).map(|(d, _)| &*d.name).collect()
@@ -303,14 +304,21 @@ impl SyncView<'_> {
         let mut resolution = sync.config.resolve(request, self, limits)?;
         if sync.withheld.contains(&true) {
             // Definitions share buckets, so it counts which of them have found one.
-            let definitions = sync.config.definitions();
+            let streams = resolution.streams.iter();
+            let is_stream_served = |stream: &ResolvedStream| !sync.withheld[stream.definition];
+            // A subscription is of a stream, never of a bucket definition of the same name.
+            let kind = |s: &ResolvedStream| sync.config.definitions()[s.definition].kind;
+            let is_meant = |s: &&ResolvedStream| kind(s) == DefinitionKind::Stream;
+            let served: HashSet<&str> = streams
+                .filter(|stream| is_meant(stream) && is_stream_served(stream))
+                .map(|stream| &*stream.name)
+                .collect();
+            // A user may have thousands of buckets, each for one of a few reasons.
+            let subscribed: Vec<bool> =
+                request.subscriptions.iter().map(|s| served.contains(&*s.stream)).collect();
             let is_served = |reason: &Reason| match *reason {
-                Reason::Default(stream) => !sync.withheld[resolution.streams[stream].definition],
-                Reason::Subscription(index) => {
-                    let name = &request.subscriptions[index].stream;
-                    let place = definitions.iter().position(|d| d.name == *name);
-                    place.is_some_and(|place| !sync.withheld[place])
-                }
+                Reason::Default(stream) => is_stream_served(&resolution.streams[stream]),
+                Reason::Subscription(index) => subscribed[index],
             };
             resolution.buckets.retain_mut(|bucket| {
                 bucket.reasons.retain(is_served);

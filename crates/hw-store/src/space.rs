@@ -191,9 +191,9 @@ pub(crate) fn prefix(number: u32) -> Prefix {
 
 /// The number in front of a stored key; `None` when there is none.
 pub(crate) fn number(stored: &[u8]) -> Option<u32> {
-    match stored.first()? & 0x80 {
-        0 => stored.first_chunk().map(|short| u32::from(u16::from_be_bytes(*short))),
-        _ => stored.first_chunk().map(|long| u32::from_be_bytes(*long) & !NUMBERS),
+    match prefix_len(stored) {
+        PREFIX_BYTES => stored.first_chunk().map(|long| u32::from_be_bytes(*long) & !NUMBERS),
+        _ => stored.first_chunk().map(|short| u32::from(u16::from_be_bytes(*short))),
     }
 }
 

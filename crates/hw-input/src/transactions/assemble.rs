@@ -418,7 +418,9 @@ impl Assembler {
             _ => return Ok(()),
         };
         if self.open()?.messages >= most {
-            metrics::counter!("headwater_foreign_markers_total").increment(1);
+            if prefix == hw_pg::marker::PREFIX {
+                metrics::counter!("headwater_foreign_markers_total").increment(1);
+            }
             return Ok(());
         }
         let message = LogMessage { lsn, prefix: prefix.to_owned(), content };
