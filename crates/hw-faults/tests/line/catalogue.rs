@@ -321,15 +321,19 @@ async fn fd_12_a_table_that_is_replaced_by_another_synced_table_leaves() {
     ];
     for (schema, config, outputs, change, free) in ways {
         let mut line = Line::start(schema, config, &["u1"], outputs).await;
-        let again = format!(
-            "CREATE TABLE {free} (id text PRIMARY KEY, v text); INSERT INTO {free} VALUES ('x', 'y')"
-        );
+        // Each time another id: two tables of one output must not have one row name between them.
+        let again = |id: &str| {
+            format!(
+                "CREATE TABLE {free} (id text PRIMARY KEY, v text); \
+                 INSERT INTO {free} VALUES ('{id}', 'y')"
+            )
+        };
         line.execute(change).await;
-        line.execute(&again).await;
+        line.execute(&again("x")).await;
         line.agree(change).await;
         line.is_well().await;
         line.server.kill();
-        line.execute(&format!("{change} {again}")).await;
+        line.execute(&format!("{change} {}", again("z"))).await;
         line.server.spawn_again();
         line.agree(&format!("while down: {change}")).await;
         line.is_well().await;

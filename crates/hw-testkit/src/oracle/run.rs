@@ -526,15 +526,18 @@ impl<'a, F: Follower> Run<'a, F> {
         Ok(())
     }
 
-    /// As a supervisor does: a server that could not begin, because a call failed, begins again.
+    /// As a supervisor does: a server that has ended, because a call failed, begins again.
+    fn supervise(&mut self) {
+        if self.server.has_ended() {
+            self.server.kill();
+            self.server.spawn_again();
+        }
+    }
+
     async fn until_it_listens(&mut self) -> Result<(), String> {
-        let server = &mut self.server;
         bounded("the server listens", async {
-            while !is_listening(server.address()) {
-                if server.has_ended() {
-                    server.kill();
-                    server.spawn_again();
-                }
+            while !is_listening(self.server.address()) {
+                self.supervise();
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
@@ -576,10 +579,11 @@ impl<'a, F: Follower> Run<'a, F> {
     }
 
     /// Waits until the server's report satisfies a condition.
-    async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<(), String> {
+    async fn until(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Result<(), String> {
         let address = self.server.address();
         bounded(what, async {
             while status(address).await.is_none_or(|status| !is(&status)) {
+                self.supervise();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
@@ -609,7 +613,7 @@ impl<'a, F: Follower> Run<'a, F> {
 
     /// Waits until the server has looked at what tables are since they were changed. All may be right
     /// before that; a table that it then copies again would lag behind what was settled.
-    async fn until_it_knows(&self) -> Result<(), String> {
+    async fn until_it_knows(&mut self) -> Result<(), String> {
         let Some(altered_at) = self.altered_at else { return Ok(()) };
         let address = self.server.address();
         bounded_for("the server has looked at the altered tables", BOUND * 2, async {
@@ -620,6 +624,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 if report["source"]["catalog_seconds"].as_f64().is_some_and(|ago| ago < asked) {
                     return;
                 }
+                self.supervise();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
