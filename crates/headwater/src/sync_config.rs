@@ -7,9 +7,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use hw_expr::sync_config::{self, CatalogColumn, CatalogKind, Loaded, SyncConfig, Withheld};
-use hw_pg::catalog::{self, Catalog, CatalogTable, Refused, ServerInfo};
+use hw_pg::catalog::{self, Catalog, CatalogTable, Refused};
 use hw_pg::error::PgError;
-use hw_pg::publication;
 use hw_pg::types::TypeCatalog;
 use hw_types::facts::{ColumnFacts, Generated, TableKind};
 use hw_types::{Diagnostic, Severity, TablePattern};
@@ -69,7 +68,6 @@ pub fn check(file: &SyncFile, source: Option<&Source>) -> Checked {
     let mut findings: Vec<Diagnostic> =
         diagnostics.into_iter().map(sync_config::checked_against_source).collect();
     findings.extend(config.iter().flat_map(|config| source.unfit(config)));
-    findings.extend(config.iter().flat_map(|config| source.unmakable(config)));
     Checked { findings, notes: notes(config.as_ref()) }
 }
 
@@ -107,10 +105,6 @@ pub struct Source {
     known: Vec<sync_config::CatalogTable>,
     /// As the catalog describes them, for what makes a table fit to be replicated.
     catalog: Catalog,
-    /// The publication's name, whether it exists or not.
-    publication: String,
-    /// What this role may do there.
-    server: ServerInfo,
 }
 
 impl Source {
@@ -132,9 +126,7 @@ impl Source {
                 columns: columns.collect(),
             }
         });
-        let (known, publication) = (known.collect(), publication.to_owned());
-        let server = ServerInfo::read(client).await?;
-        Ok(Source { known, catalog, publication, server })
+        Ok(Source { known: known.collect(), catalog })
     }
 
     /// The tables that the configuration reads and that cannot be replicated, each once.
@@ -146,28 +138,28 @@ impl Source {
             let table = self.catalog.table(table.as_ref()?)?;
             (kind(table.facts.kind) == CatalogKind::Table).then_some((&table.facts.name, finding))
         });
-        let findings = tables.map(|(name, finding)| {
+        let mut findings = Vec::new();
+        for (name, finding) in tables {
             let readers: Vec<String> = config
                 .definitions()
                 .iter()
                 .filter(|definition| definition.reads_table(name))
                 .map(|definition| format!("\"{}\"", definition.name))
                 .collect();
-            let finding = finding.at(format!("table {name}, read by {}", readers.join(", ")));
-            match finding.code.0 == catalog::code::NOT_PUBLISHED {
-                true => of_this_role(finding),
-                false => finding,
+            let place = format!("table {name}, read by {}", readers.join(", "));
+            let finding = match finding.code.0 {
+                // The same for every table.
+                catalog::code::NO_PUBLICATION => {
+                    Diagnostic { context: None, ..of_this_role(finding) }
+                }
+                catalog::code::NOT_PUBLISHED => of_this_role(finding.at(place)),
+                _ => finding.at(place),
+            };
+            if !findings.contains(&finding) {
+                findings.push(finding);
             }
-        });
-        findings.collect()
-    }
-
-    /// What keeps this role from making the publication, if there is none.
-    fn unmakable(&self, config: &SyncConfig) -> Vec<Diagnostic> {
-        let resolved = catalog::resolve(&self.catalog, &config.tables());
-        let foreseen =
-            publication::foreseen(&self.catalog, &resolved, &self.publication, &self.server);
-        foreseen.into_iter().map(of_this_role).collect()
+        }
+        findings
     }
 }
 

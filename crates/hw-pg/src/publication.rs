@@ -5,11 +5,10 @@
 //! somebody else is never touched; no table's refusal keeps another one out; nothing here removes
 //! a table, a filter or a column list.
 
-use crate::catalog::{Catalog, Refused, Resolved, ServerInfo, code, not_permitted, resolve};
+use crate::catalog::{Catalog, Refused, Resolved, code, not_permitted, resolve};
 use crate::error::{PgError, Result};
 use crate::statements::{add_statement, create_statement, settings_statement};
 use hw_types::facts::TableFacts;
-use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
 use tokio_postgres::Client;
 
@@ -106,9 +105,10 @@ impl Work<'_> {
             .filter(|id| !refused(id))
             .filter_map(|id| catalog.table_by_id(*id).map(|table| &table.facts))
             .collect();
-        let Some(publication) = &catalog.publication else { return self.make(&missing).await };
-        if !publication.owned {
-            return Ok(Step::Done);
+        match &catalog.publication {
+            None if catalog.may_create => return self.make().await,
+            Some(publication) if publication.owned => {}
+            None | Some(_) => return Ok(Step::Done),
         }
         if resolved.needs_actions || resolved.needs_via_root {
             let sql = settings_statement(self.name, resolved.needs_via_root);
@@ -120,17 +120,10 @@ impl Work<'_> {
     }
 
     /// Makes it empty: a table that cannot be added then keeps no other one out.
-    async fn make(&mut self, missing: &[&TableFacts]) -> Result<Step> {
+    async fn make(&mut self) -> Result<Step> {
         match run(self.client, &create_statement(self.name, &[])).await {
             Ok(()) => self.made = true,
             Err(error) if is_raced(&error) => {}
-            Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
-                let database = database(self.client).await?;
-                let finding = no_publication(self.name, missing, &database);
-                let refused = |table: &&TableFacts| Refused::new(&table.name, finding.clone());
-                self.refused.extend(missing.iter().map(refused));
-                return Ok(Step::Done);
-            }
             Err(error) => return Err(error.doing("make the publication")),
         }
         Ok(Step::Changed)
@@ -152,7 +145,7 @@ impl Work<'_> {
                 Ok(()) => self.added.push(table.name.clone()),
                 Err(error) if is_raced(&error) => {}
                 Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
-                    self.refused.push(Refused::new(&table.name, not_permitted(self.name, table)));
+                    self.refused.push(Refused::new(&table.name, not_permitted(table)));
                 }
                 Err(error) if error.sqlstate().is_some() => {
                     self.refused.push(failed(self.name, table, &error));
@@ -162,12 +155,6 @@ impl Work<'_> {
         }
         Ok(Step::Changed)
     }
-}
-
-/// The name of the database that we are connected to.
-async fn database(client: &Client) -> Result<String> {
-    const QUERY: &str = "SELECT pg_catalog.current_database()::text";
-    Ok(client.query_typed_one(QUERY, &[]).await?.try_get(0)?)
 }
 
 /// Runs a statement that waits for no lock for long.
@@ -184,23 +171,6 @@ fn is_raced(error: &PgError) -> bool {
     error.sqlstate().is_some_and(|state| raced.contains(&state))
 }
 
-/// The finding for a publication that is not there. A role that owns the tables lacks one right only, with
-/// which it makes it and keeps it right; another one needs it to be made.
-fn no_publication(name: &str, tables: &[&TableFacts], database: &str) -> Diagnostic {
-    let what = format!("publication \"{name}\" does not exist and this role may not create it");
-    let mend = match tables {
-        [table, ..] if tables.iter().all(|table| table.owned) => {
-            let (database, role) = (quote_ident(database), quote_ident(&table.role));
-            format!("GRANT CREATE ON DATABASE {database} TO {role};")
-        }
-        _ => {
-            let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
-            create_statement(name, &names)
-        }
-    };
-    Diagnostic::error(code::NO_PUBLICATION, what).mend(mend)
-}
-
 fn failed(name: &str, table: &TableFacts, error: &PgError) -> Refused {
     let why = match error.sqlstate() {
         Some(LOCK_NOT_AVAILABLE) => "somebody holds a lock on it; it is tried again".to_owned(),
@@ -211,25 +181,4 @@ fn failed(name: &str, table: &TableFacts, error: &PgError) -> Refused {
         .at(format!("table {}", table.name))
         .mend(add_statement(name, std::slice::from_ref(&table.name)));
     Refused::new(&table.name, finding)
-}
-
-/// What keeps `serve` from making a publication that is not there, without trying: what [`ensure`] would
-/// say. What keeps it from adding to one that is there, [`resolve`] says.
-pub fn foreseen(
-    catalog: &Catalog,
-    resolved: &Resolved,
-    name: &str,
-    server: &ServerInfo,
-) -> Vec<Diagnostic> {
-    if catalog.publication.is_some() {
-        return Vec::new();
-    }
-    let ids = resolved.to_publish.iter().chain(&resolved.unreadable);
-    let tables = ids.filter_map(|id| catalog.table_by_id(*id)).map(|table| &table.facts);
-    match server.may_create {
-        false => vec![no_publication(name, &tables.collect::<Vec<_>>(), &server.database)],
-        true => {
-            tables.filter(|table| !table.owned).map(|table| not_permitted(name, table)).collect()
-        }
-    }
 }

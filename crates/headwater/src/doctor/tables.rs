@@ -2,8 +2,7 @@
 
 use hw_pg::catalog::{self, Catalog, Refused, ServerInfo, code};
 use hw_pg::error::PgError;
-use hw_pg::publication;
-use hw_types::{Diagnostic, Severity, TablePattern};
+use hw_types::{Severity, TablePattern};
 use tokio_postgres::Client;
 
 use super::Examination;
@@ -25,22 +24,18 @@ pub async fn check(
         finding.severity = Severity::Warning;
         examination.findings.push(finding);
     }
-    for refused in &resolved.refused {
+    for finding in resolved.refused.iter().map(|refused| &refused.finding) {
         // What is wrong with the publication is wrong for every table of it.
-        let same = |found: &Diagnostic| found.what == refused.finding.what;
-        if !examination.findings.iter().any(same) {
-            examination.findings.push(refused.finding.clone());
+        if !examination.findings.iter().any(|found| found.what == finding.what) {
+            examination.findings.push(finding.clone());
         }
     }
-    let foreseen = publication::foreseen(&catalog, &resolved, name, server);
-    let is_out_of_reach = |refused: &Refused| refused.finding.code.0 == code::NOT_PUBLISHED;
-    if foreseen.is_empty() && !resolved.refused.iter().any(is_out_of_reach) {
+    let is_out_of_reach = |refused: &Refused| {
+        [code::NO_PUBLICATION, code::NOT_PUBLISHED].contains(&refused.finding.code.0)
+    };
+    if !resolved.refused.iter().any(is_out_of_reach) {
         examination.facts.extend(plan(&catalog, &resolved, name));
     }
-    examination.findings.extend(foreseen.into_iter().map(|finding| match finding.context {
-        Some(_) => finding,
-        None => finding.at(place()),
-    }));
     let ids = resolved.tables.iter().chain(&resolved.to_publish);
     let fit: Vec<_> = ids.filter_map(|id| catalog.table_by_id(*id)).collect();
     if !fit.is_empty() {

@@ -141,6 +141,17 @@ async fn given(published: &str, config: &str, outputs: &[Output]) -> Line {
 
 /// The same over other tables.
 async fn given_over(schema: &str, published: &str, config: &str, outputs: &[Output]) -> Line {
+    given_on(rig::cluster(), schema, published, config, outputs).await
+}
+
+/// The same on a cluster of one's own.
+async fn given_on(
+    cluster: Cluster,
+    schema: &str,
+    published: &str,
+    config: &str,
+    outputs: &[Output],
+) -> Line {
     let schema = format!(
         "{schema}
          DO $$ BEGIN
@@ -152,7 +163,7 @@ async fn given_over(schema: &str, published: &str, config: &str, outputs: &[Outp
          CREATE PUBLICATION headwater FOR TABLE {published}
            WITH (publish_via_partition_root = true);"
     );
-    let mut rig = rig::Rig::new(&schema, config).await;
+    let mut rig = rig::Rig::on(cluster, &schema, config).await;
     rig.database.url = rig.cluster.url_as("app", None, &rig.database.name);
     let options = rig.options();
     Line::of(rig, options, &["u1"], outputs).await
@@ -393,11 +404,19 @@ async fn fd_22_what_reads_a_generated_column_is_withheld_and_takes_nobodys_place
     line.stop().await;
 }
 
+/// A cluster of this major.
+fn cluster_of(major: u32) -> Cluster {
+    let settings = &[("max_slot_wal_keep_size", "20GB")];
+    Cluster::start_with(ClusterOptions {
+        major: Some(major),
+        settings,
+        ..ClusterOptions::default()
+    })
+}
+
 /// On the oldest and the newest major, where the server answers a missing publication differently.
 async fn on_major(major: u32, change: &str) {
-    let settings = &[("max_slot_wal_keep_size", "20GB")];
-    let options = ClusterOptions { major: Some(major), settings, ..ClusterOptions::default() };
-    let mut line = Line::on(Cluster::start_with(options), SCHEMA, &config(), OUTPUTS).await;
+    let mut line = Line::on(cluster_of(major), SCHEMA, &config(), OUTPUTS).await;
     line.execute(change).await;
     line.agree(&format!("Postgres {major}: {change}")).await;
     line.execute("INSERT INTO t VALUES (9, 'later', 1); INSERT INTO o VALUES (9, 'later')").await;
@@ -433,5 +452,29 @@ async fn fd_9_a_publication_that_is_dropped_is_made_again() {
              UPDATE o SET a = 'changed'",
         )
         .await;
+    }
+}
+
+/// A publication of somebody else that is gone: what it sent is not shown, and named by table, until there
+/// is one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_9_a_given_publication_that_was_dropped_is_named_until_there_is_one_again() {
+    for major in hw_testkit::majors() {
+        let mut line = given_on(cluster_of(major), SCHEMA, "t, o", &config(), OUTPUTS).await;
+        line.execute("DROP PUBLICATION headwater; INSERT INTO t VALUES (3, 'unseen', 1)").await;
+        line.outputs.clear();
+        line.agree(&format!("Postgres {major}: nothing is vouched for")).await;
+        line.execute("INSERT INTO o VALUES (2, 'unseen as well')").await;
+        line.names("does not exist and this role may not create it").await;
+        super::soon("both tables are refused", line.report(), || async {
+            let status = rig::status(&line.server).await?;
+            (status["sync"]["refused"].as_array()?.len() == 2).then_some(())
+        })
+        .await;
+        line.execute("CREATE PUBLICATION headwater FOR TABLE t, o").await;
+        line.outputs = OUTPUTS.to_vec();
+        line.agree(&format!("Postgres {major}: there is one again")).await;
+        line.is_well().await;
+        line.stop().await;
     }
 }

@@ -437,6 +437,7 @@ async fn a_publication_that_we_may_not_change_names_the_statement() {
     assert_eq!(
         finding.to_string(),
         "error[HW2102]: publication \"headwater\" does not exist and this role may not create it\n  \
+         where: table public.t\n  \
          mend:  CREATE PUBLICATION \"headwater\" FOR TABLE ONLY \"public\".\"t\" WITH \
          (publish_via_partition_root = true);"
     );

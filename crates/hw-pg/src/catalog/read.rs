@@ -31,6 +31,10 @@ use tokio_postgres::types::Type;
 pub struct Catalog {
     /// `server_version_num`.
     pub version: u32,
+    /// Name of the database.
+    pub database: String,
+    /// Whether our role may create objects in the database, such as a publication.
+    pub may_create: bool,
     /// The publication, if there is one of that name.
     pub publication: Option<PublicationFacts>,
     /// The tables, by oid; those that do not exist are left out.
@@ -119,6 +123,7 @@ impl Reader<'_> {
     ) -> Result<Catalog> {
         let version = version(self.client).await?;
         let name = publication;
+        let (database, may_create) = self.database().await?;
         let publication = self.publication(name).await?;
         let mut found = self.relations(patterns, ids).await?;
         let oids: Vec<u32> = found.iter().map(|found| found.table.facts.id.0).collect();
@@ -157,7 +162,16 @@ impl Reader<'_> {
             table
         });
         let tables = tables.collect();
-        Ok(Catalog { version, publication, tables })
+        Ok(Catalog { version, database, may_create, publication, tables })
+    }
+
+    /// The database's name, and whether our role may create objects in it.
+    async fn database(&self) -> Result<(String, bool)> {
+        const QUERY: &str = "
+            SELECT pg_catalog.current_database()::text,
+                   pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')";
+        let row = self.client.query_typed_one(QUERY, &[]).await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
     async fn publication(&self, name: &str) -> Result<Option<PublicationFacts>> {

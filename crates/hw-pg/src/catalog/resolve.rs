@@ -13,8 +13,9 @@ use super::difference::{followable, under_root, unreadable};
 use super::found::CatalogTable;
 use super::read::Catalog;
 use super::usable::usable;
-use crate::statements::add_statement;
+use crate::statements::{add_statement, create_statement};
 use hw_types::facts::{Actions, Published, TableFacts, TableKind};
+use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
 use std::collections::BTreeSet;
 
@@ -39,18 +40,16 @@ impl Refused {
 pub struct Resolved {
     /// The tables that can be replicated as they are published now.
     pub tables: Vec<RelationId>,
-    /// The tables that could be, were they in the publication. If there is one, our role may add them.
+    /// The tables that could be, were they in the publication. Our role may add them, and make it if there
+    /// is none.
     pub to_publish: Vec<RelationId>,
-    /// The tables that would be fit, could our role read them whole; refused as well.
-    pub unreadable: Vec<RelationId>,
     /// Whether the publication must send partitions as their root, and does not.
     pub needs_via_root: bool,
     /// Whether the publication must send every kind of change, and does not.
     pub needs_actions: bool,
     /// Names that mean no table.
     pub missing: Vec<Refused>,
-    /// Tables that cannot be replicated; those that our role may not add to the publication that is
-    /// there are among them.
+    /// Tables that cannot be replicated; those that our role may not publish are among them.
     pub refused: Vec<Refused>,
 }
 
@@ -61,9 +60,7 @@ impl Resolved {
         catalog: &'a Catalog,
     ) -> impl Iterator<Item = &'a CatalogTable> {
         let table = |id: &RelationId| catalog.table_by_id(*id);
-        let publishable = self.to_publish.iter().filter_map(table);
-        let publishable = publishable.filter(|table| table.facts.owned);
-        self.tables.iter().filter_map(table).chain(publishable)
+        self.tables.iter().chain(&self.to_publish).filter_map(table)
     }
 
     /// Every finding.
@@ -82,8 +79,8 @@ struct Meant<'a> {
 /// Resolves patterns.
 ///
 /// - Takes: a catalog that was read with these patterns. A publication that is not there will be
-///   made by us; one that belongs to our role can be mended (`needs_…`, `to_publish`), another
-///   one is taken as it is.
+///   made by us, if our role may; one that belongs to our role can be mended (`needs_…`,
+///   `to_publish`), another one is taken as it is.
 pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
     let mut resolved = Resolved::default();
     let mut meant = Vec::new();
@@ -115,6 +112,9 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
     let via_root = via_root_now || resolved.needs_via_root;
     resolved.needs_actions =
         ours && publication.is_some_and(|publication| publication.actions != Actions::ALL);
+    let is_unmakable = publication.is_none() && !catalog.may_create;
+    // Fit but for the publication that cannot be made.
+    let mut unpublished: Vec<&TableFacts> = Vec::new();
 
     for Meant { table, exact } in &meant {
         let facts = &table.facts;
@@ -155,15 +155,12 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
         let all: Vec<i16> = facts.columns.iter().map(|column| column.number).collect();
         let sent = facts.published.sent();
         let mut findings = unreadable(facts, sent.map_or(&all, |sent| &sent.columns));
-        if !findings.is_empty() {
-            resolved.unreadable.push(facts.id);
+        if is_unmakable {
+            unpublished.push(facts);
+        } else if sent.is_none() && !(ours && facts.owned) {
+            findings.push(not_permitted(facts));
         }
-        if let (None, Some(publication)) = (sent, publication)
-            && !(publication.owned && facts.owned)
-        {
-            findings.push(not_permitted(&publication.name, facts));
-        }
-        if !findings.is_empty() {
+        if is_unmakable || !findings.is_empty() {
             let refused = findings.into_iter().map(|finding| Refused::new(&facts.name, finding));
             resolved.refused.extend(refused);
             continue;
@@ -178,11 +175,36 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
             },
         }
     }
+    if let Some(finding) = no_publication(catalog, &unpublished) {
+        resolved.refused.extend(unpublished.iter().map(|TableFacts { name, .. }| {
+            Refused::new(name, finding.clone().at(format!("table {name}")))
+        }));
+    }
     resolved
 }
 
+/// The finding for a publication that is not there and that our role may not make. A role that owns the
+/// tables lacks one right only, with which it makes it and keeps it right; another one needs it to be made.
+fn no_publication(catalog: &Catalog, tables: &[&TableFacts]) -> Option<Diagnostic> {
+    let first = tables.first()?;
+    let name = &first.publication;
+    let what = format!("publication \"{name}\" does not exist and this role may not create it");
+    let mend = match tables.iter().all(|table| table.owned) {
+        true => {
+            let (database, role) = (quote_ident(&catalog.database), quote_ident(&first.role));
+            format!("GRANT CREATE ON DATABASE {database} TO {role};")
+        }
+        false => {
+            let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+            create_statement(name, &names)
+        }
+    };
+    Some(Diagnostic::error(code::NO_PUBLICATION, what).mend(mend))
+}
+
 /// The finding for a table that is fit, and that our role may not add to the publication.
-pub(crate) fn not_permitted(publication: &str, table: &TableFacts) -> Diagnostic {
+pub(crate) fn not_permitted(table: &TableFacts) -> Diagnostic {
+    let publication = &table.publication;
     let what =
         format!("publication \"{publication}\" lacks {} and this role may not add it", table.name);
     Diagnostic::error(code::NOT_PUBLISHED, what)

@@ -28,8 +28,6 @@ pub struct ServerInfo {
     pub user: String,
     /// Whether that role may use replication connections and slots.
     pub may_replicate: bool,
-    /// Whether that role may create objects in the database.
-    pub may_create: bool,
     /// Up to where the log is on disk (in recovery: up to where it is replayed).
     pub flush_lsn: EndLsn,
     /// `wal_level`.
@@ -53,7 +51,6 @@ struct Answer {
     encoding: String,
     user: String,
     may_replicate: bool,
-    may_create: bool,
     flush_lsn: Option<String>,
     wal_level: String,
     slots: u32,
@@ -70,7 +67,6 @@ SELECT pg_catalog.json_build_object(
   'encoding', pg_catalog.pg_encoding_to_char(d.encoding),
   'user', r.rolname,
   'may_replicate', r.rolreplication OR r.rolsuper,
-  'may_create', pg_catalog.has_database_privilege(d.oid, 'CREATE'),
   'flush_lsn', CASE WHEN pg_catalog.pg_is_in_recovery()
                THEN pg_catalog.pg_last_wal_replay_lsn()
                ELSE pg_catalog.pg_current_wal_flush_lsn() END,
@@ -108,7 +104,6 @@ impl ServerInfo {
             encoding: answer.encoding,
             user: answer.user,
             may_replicate: answer.may_replicate,
-            may_create: answer.may_create,
             flush_lsn: EndLsn(
                 answer.flush_lsn.and_then(|lsn| lsn.parse().ok()).unwrap_or(Lsn::ZERO),
             ),
@@ -196,7 +191,6 @@ mod tests {
             encoding: "UTF8".into(),
             user: "app".into(),
             may_replicate: true,
-            may_create: true,
             flush_lsn: EndLsn(Lsn(1)),
             wal_level: "logical".into(),
             max_replication_slots: 10,

@@ -174,7 +174,10 @@ parts(kind, a, b, version) AS (
   SELECT 'm', m.roleid, m.member::int4, m.xmin FROM pg_catalog.pg_auth_members m
   UNION ALL
   SELECT 'o', r.oid, r.rolsuper::int4 * 2 + r.rolbypassrls::int4, '0'
-  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
+  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+  UNION ALL
+  SELECT 'b', d.oid, pg_catalog.has_database_privilege(d.oid, 'CREATE')::int4, '0'
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 SELECT coalesce(pg_catalog.bit_xor(pg_catalog.hash_record_extended(parts, 0)), 0) FROM parts"
     )
 }
