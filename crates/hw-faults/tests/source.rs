@@ -260,3 +260,46 @@ async fn e_8_the_slot_of_an_idle_source_advances() {
     assert!(!server.log().contains("copied again"), "{}", server.log());
     server.stop().await;
 }
+
+/// P6: a walsender that has not come to what is committed is behind, whether it says something or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn p_6_lag_grows_while_the_walsender_is_behind_the_log() {
+    let (rig, mut server, mut amy) = rig::served(SCHEMA, CONFIG).await;
+    let walsender = "SELECT active_pid FROM pg_replication_slots WHERE active";
+    let pid = rig.ask(walsender).await.and_then(|pid| pid.parse().ok()).expect("a walsender");
+    rig.cluster.signal_process(pid, libc::SIGSTOP);
+    rig.execute("UPDATE todos SET body = 'not decoded yet'").await;
+    rig::until_status("lag grows", &server, |status| {
+        let source = &status["source"];
+        let seconds = source["lag_seconds"].as_f64().unwrap_or(0.0);
+        status["state"] == "streaming" && seconds > 1.0 && source["lag_bytes"] != 0
+    })
+    .await;
+    rig.cluster.signal_process(pid, libc::SIGCONT);
+    rig.check(&mut amy, &server, "amy").await;
+    rig::until_status("nothing is left", &server, |s| s["source"]["lag_bytes"] == 0).await;
+    server.stop().await;
+}
+
+/// P6: a Postgres that hangs is named, from the start and later, with the moment it was heard last.
+#[tokio::test(flavor = "multi_thread")]
+async fn p_6_a_source_that_does_not_answer_is_named_and_waited_for() {
+    let rig = Rig::new(SCHEMA, CONFIG).await;
+    let mut server = HeadwaterProcess::start(rig::allowing(rig.options(), AWAY)).await;
+    let mut amy = client("amy");
+    rig.check(&mut amy, &server, "amy").await;
+    let is_named = |status: &serde_json::Value| {
+        let trouble = status["trouble"].as_str().unwrap_or_default();
+        status["state"] == "waiting" && trouble.contains("has not answered since")
+    };
+    rig.cluster.signal_all(libc::SIGSTOP);
+    rig::until_status("it is named while it is followed", &server, is_named).await;
+    server.kill();
+    server.spawn_again();
+    rig::until_status("it is named from the start", &server, is_named).await;
+    rig.cluster.signal_all(libc::SIGCONT);
+    rig::until_status("it is followed", &server, |status| status["state"] == "streaming").await;
+    rig.execute("INSERT INTO todos VALUES ('back', 'l1', 'x', 1)").await;
+    rig.check(&mut amy, &server, "amy").await;
+    server.stop().await;
+}

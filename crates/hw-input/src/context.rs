@@ -1,6 +1,6 @@
 //! What the parts of the driver share: the source, the replica, and who is told what.
 
-use crate::error::Result;
+use crate::error::{InputError, Result};
 use crate::history::TakeOver;
 use crate::markers::Markers;
 use crate::replica::{Plan, Replica};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+
+/// How long a question to the source may be open before it is said that it does not answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the source is followed.
 #[derive(Clone, Debug)]
@@ -90,6 +93,25 @@ impl Context {
     /// Notes what is waited for.
     pub fn wait_for(&self, finding: Diagnostic) {
         self.enter(SourceState::Waiting { finding: Box::new(finding) });
+    }
+
+    /// Asks the source something. One that does not answer soon is waited for, and that is said.
+    ///
+    /// - Errors: the answer's.
+    pub async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+        let since = now();
+        tokio::pin!(question);
+        let answer = match tokio::time::timeout(PATIENCE, &mut question).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.status.lock().unanswered(since);
+                question.await
+            }
+        };
+        if !answer.as_ref().is_err_and(InputError::is_silence) {
+            self.status.lock().answered();
+        }
+        answer
     }
 
     pub async fn send(&self, signal: Signal) -> Result<()> {

@@ -7,8 +7,8 @@
 //!
 //! One task for the sessions and one that writes markers; the stream of a session has a thread.
 
-use crate::context::Context;
 pub use crate::context::DriverOptions;
+use crate::context::{Context, now};
 use crate::ended::Ended;
 use crate::error::code;
 use crate::history::lost_history;
@@ -142,7 +142,7 @@ async fn sessions(context: Arc<Context>) {
     let mut stop = context.stop.clone();
     let mut memory = Memory::default();
     loop {
-        context.enter(SourceState::Connecting);
+        context.status.lock().connecting();
         let started = Instant::now();
         let ended = tokio::select! {
             biased;
@@ -169,6 +169,7 @@ async fn sessions(context: Arc<Context>) {
             Ended::Finding(finding) if finding.code.0 == code::SLOT_OF_ANOTHER_STORE => {
                 context.wait_for((**finding).clone());
             }
+            error if error.is_silence() => context.status.lock().unanswered(now()),
             Ended::Restarted => context.enter(SourceState::Connecting),
             error if error.is_passing() => {}
             error => context.enter(SourceState::Failed { finding: Box::new(error.diagnostic()) }),

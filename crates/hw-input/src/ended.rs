@@ -49,6 +49,15 @@ impl Ended {
         }
     }
 
+    /// Whether it ended because the source does not answer.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Ended::Input(error) => error.is_silence(),
+            Ended::Silent => true,
+            _ => false,
+        }
+    }
+
     /// Whether the next session is expected to go on without anybody doing anything.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -67,6 +67,11 @@ impl InputError {
         }
     }
 
+    /// Whether it is that the source does not answer.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, InputError::Pg(error) if error.code() == hw_pg::error::code::TIMEOUT)
+    }
+
     /// The finding for a person.
     pub fn diagnostic(&self) -> Diagnostic {
         match self {

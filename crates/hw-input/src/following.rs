@@ -111,7 +111,8 @@ pub(crate) async fn follow(
                         .to_owned()
                 });
                 status.end = status.end.max(positions.received);
-                status.heard_at = now().saturating_sub(positions.silent_for.as_secs());
+                let now = now();
+                status.heard(now.saturating_sub(positions.silent_for.as_secs()), now);
                 beside.ask();
             }
             event = beside.next() => beside.take(event).await?,

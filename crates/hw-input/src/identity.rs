@@ -235,6 +235,7 @@ pub(crate) mod samples {
             confirmed_flush: Some(EndLsn(Lsn(confirmed))),
             wal_status: Some(WalStatus::Reserved),
             safe_wal_bytes: None,
+            log_end: None,
             retained_bytes: 0,
             invalidation: None,
         }

@@ -14,7 +14,7 @@ pub(crate) async fn within<T>(
         Ok(answer) => answer,
         Err(_) => {
             let what = format!("no answer within {} s", limit.as_secs_f32());
-            Err(InputError::Pg(PgError::new(PgErrorKind::Lost(what)).doing(doing)))
+            Err(InputError::Pg(PgError::new(PgErrorKind::Silent(what)).doing(doing)))
         }
     }
 }

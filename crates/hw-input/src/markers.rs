@@ -91,6 +91,9 @@ const BATCH_BYTES: usize = 512 << 10;
 /// How long a request waits for the source.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What whoever waited for so long is told.
+const SILENT: &str = "the source does not answer";
+
 impl Markers {
     pub fn new() -> (Markers, Requests) {
         let (requests, queue) = mpsc::channel(4 * BATCH);
@@ -120,13 +123,13 @@ impl Markers {
     ) -> Result<Lsn, MarkerError> {
         let (reply, answer) = oneshot::channel();
         let request = Request { write_checkpoint, nonce, reply };
-        self.requests.send(request).await.map_err(|_| MarkerError::Closed)?;
-        match tokio::time::timeout(LIMIT, answer).await {
-            Ok(Ok(Ok(lsn))) => Ok(lsn),
-            Ok(Ok(Err(error))) => Err(MarkerError::Source(error)),
-            Ok(Err(_)) => Err(MarkerError::Closed),
-            Err(_) => Err(MarkerError::Source("the source does not answer".into())),
-        }
+        // A queue that is full because of a source that hangs is waited for no longer than its answer.
+        let asked = async {
+            self.requests.send(request).await.map_err(|_| MarkerError::Closed)?;
+            answer.await.map_err(|_| MarkerError::Closed)?.map_err(MarkerError::Source)
+        };
+        let late = || Err(MarkerError::Source(String::from(SILENT)));
+        tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| late())
     }
 }
 
@@ -147,9 +150,15 @@ pub(crate) async fn run(
         if count == 0 {
             return;
         }
-        for group in groups(batch.drain(..)) {
+        // Who has given up would only keep the others waiting.
+        let awaited = batch.drain(..).filter(|request: &Request| !request.reply.is_closed());
+        for group in groups(awaited) {
             let contents = contents(&group);
-            let outcome = emit(&config, &replica.secret(), &mut connection, &contents).await;
+            let secret = replica.secret();
+            let emitted = emit(&config, &secret, &mut connection, &contents);
+            // A connection that hangs is left behind with what was asked on it.
+            let outcome = tokio::time::timeout(LIMIT, emitted).await;
+            let outcome = outcome.unwrap_or_else(|_| Err(String::from(SILENT)));
             for request in group {
                 let _ = request.reply.send(outcome.clone());
             }
@@ -235,6 +244,19 @@ mod tests {
         };
         assert_eq!(MarkerContents::decode(&contents.encode()), contents);
         assert_eq!(MarkerContents::decode(b"\xff"), MarkerContents::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_place_in_the_queue_of_a_source_that_hangs() {
+        let (markers, _requests) = Markers::new();
+        for _ in 0..4 * BATCH {
+            let (reply, _) = oneshot::channel();
+            let request = Request { write_checkpoint: None, nonce: None, reply };
+            markers.requests.send(request).await.expect("there is room");
+        }
+        let asked = tokio::time::timeout(2 * LIMIT, markers.write_checkpoint("amy", None));
+        let answer = asked.await.expect("an answer in time");
+        assert!(matches!(&answer, Err(MarkerError::Source(why)) if why == SILENT), "{answer:?}");
     }
 
     /// Longer ones would be passed over as they come back, and nobody in them would ever be answered.

@@ -1,7 +1,7 @@
 //! One session with the source: looks, decides how to go on, copies everything where that must be,
 //! and follows the stream until something ends it.
 
-use crate::context::Context;
+use crate::context::{Context, PATIENCE};
 use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
@@ -31,12 +31,10 @@ pub(crate) struct Memory {
     behind: bool,
 }
 
-/// A source that lets wait longer for its first answer keeps nobody from what is stored.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Looks at the source. One that does not answer says nothing about what is stored, which is then shown.
+/// Looks at the source. One that does not answer soon says nothing about what is stored, which is then
+/// shown.
 async fn look(context: &Context, memory: &Memory) -> Result<source::Look, Ended> {
-    let looked = context.source.look();
+    let looked = context.ask(context.source.look());
     tokio::pin!(looked);
     let first = tokio::time::timeout(PATIENCE, &mut looked).await;
     if !matches!(first, Ok(Ok(_))) && !memory.behind {
@@ -104,7 +102,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     };
     source.wait_for_slot(&slot, report).await?;
     // The slot may have moved while another process used it.
-    let look = source.look().await?;
+    let look = context.ask(source.look()).await?;
     let found = &look.found;
     let kept = context.replica.kept()?;
     let watch = Arc::new(Mutex::new(Watch::default()));
@@ -174,7 +172,8 @@ async fn stream(
     let work = async move {
         let limits =
             StreamLimits { waiting_bytes: context.inlet.limit(), ..StreamLimits::default() };
-        let outcome = match context.source.stream(&slot, context.spool.clone(), limits).await {
+        let opened = context.source.stream(&slot, context.spool.clone(), limits);
+        let outcome = match context.ask(opened).await {
             Ok(mut stream) => {
                 context.enter(SourceState::Streaming);
                 let (compared, is_compared) = oneshot::channel();

@@ -1,19 +1,23 @@
 //! What the driver is doing, as plain data for the admin surface and metrics.
 
 use crate::error::code;
+use hw_types::text::datetime::utc;
 use hw_types::{Code, Diagnostic, EndLsn, TableName};
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A moment's account.
 #[derive(Clone, Debug, Default)]
 pub struct SourceStatus {
     /// The connection.
     pub state: SourceState,
-    /// Where the source's log ends, as last heard.
+    /// Where the source's log ends, as last heard: from its stream, or from a look beside it, which
+    /// knows also what a walsender that is busy has not come to yet.
     pub end: EndLsn,
-    /// Seconds since 1970 at which the source was last heard of.
+    /// Seconds since 1970 at which the source was last heard of, by its stream or by a look beside it.
     pub heard_at: u64,
+    /// Seconds since 1970 since when it leaves a question unanswered; `None` while it answers.
+    silent_since: Option<u64>,
     /// When the last look at the source's catalog began that left no question open.
     pub catalog_at: Option<Instant>,
     /// Why looks at it fail, once several in a row did.
@@ -81,6 +85,10 @@ pub enum SourceState {
 /// is repeated a second later.
 const FAILURES: u32 = 5;
 
+/// A source that is followed and says nothing for so long, neither by its stream nor to a look at its
+/// catalog, does not answer: an idle one is asked for a sign of life earlier than that.
+const SILENT: Duration = Duration::from_secs(15);
+
 impl SourceStatus {
     /// Notes that a look at the catalog was answered.
     pub(crate) fn catalog_answered(&mut self) {
@@ -105,6 +113,42 @@ impl SourceStatus {
         let finding = Diagnostic { context: why.context, mend: why.mend, ..finding };
         finding.log();
         self.catalog_trouble = Some(Box::new(finding));
+    }
+
+    /// Notes that the source said something.
+    pub(crate) fn answered(&mut self) {
+        if self.silent_since.take().is_some() {
+            self.enter(SourceState::Connecting);
+        }
+    }
+
+    /// Notes that the source does not answer: since then, or since longer if that is known already.
+    pub(crate) fn unanswered(&mut self, since: u64) {
+        let since = *self.silent_since.get_or_insert(since);
+        let what = format!("the source has not answered since {}", utc(since));
+        let finding = Diagnostic::error(hw_pg::error::code::TIMEOUT, what).mend(
+            "check that Postgres runs and is not paused, and that the network between passes \
+             everything on",
+        );
+        self.enter(SourceState::Waiting { finding: Box::new(finding) });
+    }
+
+    /// Notes that it is connected to, or again. One that does not answer is connected to again and
+    /// again: that is said until it does.
+    pub(crate) fn connecting(&mut self) {
+        if self.silent_since.is_none() {
+            self.enter(SourceState::Connecting);
+        }
+    }
+
+    /// Notes that the stream was heard, or a look beside it was answered, last then.
+    pub(crate) fn heard(&mut self, at: u64, now: u64) {
+        self.heard_at = self.heard_at.max(at);
+        if now.saturating_sub(self.heard_at) > SILENT.as_secs() {
+            self.unanswered(self.heard_at);
+        } else if self.silent_since.take().is_some() {
+            self.enter(SourceState::Streaming);
+        }
     }
 
     /// Notes where the connection stands; a change is logged once, and what somebody must mend before
@@ -156,6 +200,29 @@ impl fmt::Display for SourceState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_does_not_answer_is_waited_for_until_it_does_however_often_it_is_connected_to()
+    {
+        let mut status = SourceStatus::default();
+        let silent = |status: &SourceStatus| match &status.state {
+            SourceState::Waiting { finding } => finding.what.contains("since 1970-01-01 00:01:40"),
+            _ => false,
+        };
+        status.connecting();
+        status.unanswered(100);
+        status.unanswered(130);
+        status.connecting();
+        assert!(silent(&status), "{}", status.state);
+        status.answered();
+        assert_eq!(status.state, SourceState::Connecting);
+        status.enter(SourceState::Streaming);
+        status.heard(100, 101);
+        status.heard(90, 116);
+        assert!(silent(&status), "{}", status.state);
+        status.heard(117, 117);
+        assert_eq!(status.state, SourceState::Streaming);
+    }
 
     #[test]
     fn looks_that_fail_are_trouble_once_several_did_in_a_row() {

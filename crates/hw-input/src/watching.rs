@@ -100,11 +100,10 @@ impl Watch {
         outcome
     }
 
-    /// How much log the source keeps for the slot (P7).
-    pub async fn retained(&self, slot: &str) -> Option<u64> {
+    /// How much log the source keeps for the slot (P7), and where its log ends.
+    pub async fn slot(&self, slot: &str) -> Option<SlotState> {
         let client = self.client.as_ref()?;
-        let asked = tokio::time::timeout(ANSWER, SlotState::read(client, slot)).await;
-        Some(asked.ok()?.ok()??.retained_bytes)
+        tokio::time::timeout(ANSWER, SlotState::read(client, slot)).await.ok()?.ok()?
     }
 
     async fn look_unbounded(&mut self, context: &Context) -> Result<Look, LookError> {

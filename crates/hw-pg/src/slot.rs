@@ -71,6 +71,8 @@ pub struct SlotState {
     pub safe_wal_bytes: Option<i64>,
     /// Bytes of log that the slot keeps.
     pub retained_bytes: u64,
+    /// Where the server's log ends that a walsender may read; `None` in recovery.
+    pub log_end: Option<EndLsn>,
     /// Why the slot was invalidated (major 17 and newer).
     pub invalidation: Option<String>,
 }
@@ -95,7 +97,9 @@ impl SlotState {
             SELECT pg_catalog.to_json(s)::text,
                    CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0
                         ELSE coalesce(pg_catalog.pg_wal_lsn_diff(
-                               pg_catalog.pg_current_wal_lsn(), s.restart_lsn), 0) END::int8
+                               pg_catalog.pg_current_wal_lsn(), s.restart_lsn), 0) END::int8,
+                   CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
+                        ELSE pg_catalog.pg_current_wal_flush_lsn() END::text
             FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
         let row =
             client.query_typed_opt(QUERY, &[(&name, Type::TEXT)]).await.doing("read the slot")?;
@@ -120,6 +124,7 @@ impl SlotState {
             },
             safe_wal_bytes: answer.safe_wal_size,
             retained_bytes: u64::try_from(retained).unwrap_or_default(),
+            log_end: lsn(row.try_get(2)?).map(EndLsn),
             invalidation: answer.invalidation_reason,
         }))
     }

@@ -83,7 +83,7 @@ async fn fd_29_a_half_open_stream_ends_and_its_silence_is_told() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error.kind(), PgErrorKind::Lost(_)), "{error}");
+    assert!(matches!(error.kind(), PgErrorKind::Silent(_)), "{error}");
     assert!(error.to_string().contains("has fallen silent"), "{error}");
     assert!(positions.positions().silent_for >= limit);
 }

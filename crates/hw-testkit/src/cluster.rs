@@ -229,6 +229,24 @@ impl Cluster {
         }
     }
 
+    /// Sends a signal to one process of the server, for example a walsender.
+    pub fn signal_process(&self, pid: i32, number: i32) {
+        scratch::signal(pid, number);
+    }
+
+    /// Sends a signal to every process of the server, `SIGSTOP` or `SIGCONT`: one that hangs as a whole
+    /// keeps its connections and answers nothing.
+    pub fn signal_all(&self, number: i32) {
+        let Some(postmaster) = self.process().as_ref().map(|child| child.id() as i32) else {
+            return;
+        };
+        // Who makes processes first, so that none is missed.
+        scratch::signal(postmaster, number);
+        for child in children(postmaster) {
+            scratch::signal(child, number);
+        }
+    }
+
     /// Starts a stopped server on the same port and data, and returns when it accepts connections.
     ///
     /// - Panics: if it is running, or does not start; with its log.
@@ -425,4 +443,15 @@ fn encode(text: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
+}
+/// The processes that a process has started and that live.
+fn children(of: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let parent = |pid: &i32| -> Option<i32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which is in brackets and may hold blanks: state, parent.
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    pids.filter(|pid| parent(pid) == Some(of)).collect()
 }

@@ -115,7 +115,7 @@ fn describe(connect: &ConnectConfig, what: &str, answer: &str) -> Diagnostic {
 /// An error that is no answer of Postgres to a connection it understands.
 fn is_unusual(error: &PgError) -> bool {
     match error.kind() {
-        PgErrorKind::Lost(_) | PgErrorKind::Protocol(_) => true,
+        PgErrorKind::Lost(_) | PgErrorKind::Silent(_) | PgErrorKind::Protocol(_) => true,
         PgErrorKind::Server(error) => {
             ["08", "0A", "XX"].iter().any(|class| error.sqlstate.starts_with(class))
         }

@@ -87,6 +87,9 @@ pub enum PgErrorKind {
     /// The connection broke.
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// The connection is up, and what was asked on it is not answered.
+    #[error("the connection is given up: {0}")]
+    Silent(String),
     /// The server broke the protocol, or a part of it that we do not know.
     #[error("unexpected answer of the server: {0}")]
     Protocol(String),
@@ -181,6 +184,7 @@ impl PgError {
             PgErrorKind::Unreachable { .. }
             | PgErrorKind::Timeout { .. }
             | PgErrorKind::Lost(_)
+            | PgErrorKind::Silent(_)
             | PgErrorKind::SessionAttributes { .. }
             | PgErrorKind::PoolBusy { .. } => Policy::RetryWithBackoff,
             PgErrorKind::Server(error) => server_policy(error),
@@ -192,7 +196,7 @@ impl PgError {
         match self.kind() {
             PgErrorKind::Configuration(finding) => finding.code.0,
             PgErrorKind::Unreachable { .. } => code::UNREACHABLE,
-            PgErrorKind::Timeout { .. } => code::TIMEOUT,
+            PgErrorKind::Timeout { .. } | PgErrorKind::Silent(_) => code::TIMEOUT,
             PgErrorKind::NoTls { .. } => code::NO_TLS,
             PgErrorKind::Tls { .. } => code::TLS,
             PgErrorKind::NoPassword { .. } => code::REFUSED,
@@ -237,7 +241,9 @@ impl PgError {
 
     fn mend(&self) -> Option<String> {
         let text = match self.kind() {
-            PgErrorKind::Unreachable { .. } | PgErrorKind::Timeout { .. } => {
+            PgErrorKind::Unreachable { .. }
+            | PgErrorKind::Timeout { .. }
+            | PgErrorKind::Silent(_) => {
                 "check that Postgres runs there and that its port can be reached from here"
             }
             PgErrorKind::NoTls { .. } => {
@@ -345,6 +351,7 @@ impl From<io::Error> for PgError {
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                 PgError::protocol(error.to_string())
             }
+            io::ErrorKind::TimedOut => PgError::new(PgErrorKind::Silent(error.to_string())),
             _ => PgError::new(PgErrorKind::Lost(error.to_string())),
         }
     }

@@ -170,7 +170,7 @@ impl ReplicationConnection {
 }
 
 fn no_answer() -> PgError {
-    PgError::new(PgErrorKind::Lost(String::from("the server does not answer")))
+    PgError::new(PgErrorKind::Silent(String::from("the server does not answer")))
 }
 
 /// Starts a walsender session on a fresh transport.

@@ -429,7 +429,7 @@ impl<S: Socket> Pump<S> {
                 Event::Report => {
                     let silent = self.silent_for(full);
                     if silent >= self.silence_limit && !self.is_excused(silent).await {
-                        return Err(lost("the server has fallen silent"));
+                        return Err(silence("the server has fallen silent"));
                     }
                     // Asked for in time for an answer: at the latest at half of the limit.
                     let wish = if silent >= self.silence_limit / 3 {
@@ -559,7 +559,7 @@ impl<S: Socket> Pump<S> {
         match sent.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(lost(&error.to_string())),
-            Err(_) => return Err(lost("the server takes no status report")),
+            Err(_) => return Err(silence("the server takes no status report")),
         }
         self.shared.acked.store(acked, Ordering::SeqCst);
         self.reported = Instant::now();
@@ -576,6 +576,10 @@ pub(super) enum ReplyWish {
 
 fn lost(why: &str) -> PgError {
     PgError::new(PgErrorKind::Lost(why.to_owned()))
+}
+
+fn silence(why: &str) -> PgError {
+    PgError::new(PgErrorKind::Silent(why.to_owned()))
 }
 
 /// Microseconds since 2000-01-01 UTC, the protocol's clock.

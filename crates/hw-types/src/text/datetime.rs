@@ -95,6 +95,14 @@ pub fn days_from_civil(date: CivilDate) -> i64 {
     days - 719_468 - POSTGRES_EPOCH
 }
 
+/// A moment in whole seconds since 1970: `2026-11-20 02:54:42 UTC`.
+pub fn utc(since_1970: u64) -> String {
+    let days = i64::try_from(since_1970 / 86_400).unwrap_or(i64::MAX / 2) - POSTGRES_EPOCH;
+    let (CivilDate { year, month, day }, second) = (civil_from_days(days), since_1970 % 86_400);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// A canonical `date`.
 pub fn date(bytes: &[u8]) -> Result<Moment<CivilDate>, DamagedValue> {
     Ok(match i32::from_be_bytes(fixed(bytes, "date")?) {
