@@ -237,6 +237,12 @@ async fn with_an_api_token_the_figures_need_it_and_a_port_of_their_own_is_honour
     assert_eq!(ask(process.address(), &[]).await, 404);
     assert_eq!(ask(admin, &[]).await, 401);
     assert_eq!(ask(admin, &OPERATOR).await, 200);
+    // Whoever asks whether the process is alive has no token.
+    for address in [admin, process.address()] {
+        for path in ["/probes/startup", "/probes/readiness", "/probes/liveness"] {
+            assert_eq!(http_get(address, path, &[]).await.expect("answered").status, 200, "{path}");
+        }
+    }
     process.stop().await;
 }
 

@@ -2,8 +2,9 @@
 //!
 //! In: an address and a router. Out: one task for each connection. Invariants: never more than
 //! the configured number of connections; an idle one holds a few kilobytes; one more than fits is
-//! told so, also when the process has no file left for it; a graceful stop lets answers in progress
-//! end and then cuts what is left.
+//! told so, also when the process has no file left for it; a probe is answered all the same, so that
+//! strangers who take every place do not have the server restarted; a graceful stop lets answers in
+//! progress end and then cuts what is left.
 
 use std::fs::File;
 use std::io;
@@ -24,7 +25,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,15 @@ const HEAD_BYTES: usize = 80 * 1024;
 /// Connections that may send a head above 16 kB at the same time, so that strangers cannot fill
 /// the memory with heads that never end.
 const LONG_HEADS: usize = 256;
+
+/// What paths of probes begin with; the surface that answers them is not known here.
+const PROBES: &str = "/probes/";
+
+/// Connections of probes at a time that are answered when all other places are taken.
+const PROBE_PLACES: usize = 16;
+
+/// How long such a connection may take to show that it is a probe, and to send its head.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the listener rests when the process has no file left for another socket and none to
 /// refuse with.
@@ -72,6 +82,7 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Box<Di
 #[derive(Clone)]
 pub struct Connections {
     places: Arc<Semaphore>,
+    probe_places: Arc<Semaphore>,
     limit: usize,
     /// How long a client may take nothing of what waits for it.
     reader_patience: Duration,
@@ -87,6 +98,7 @@ impl Connections {
     pub fn new(limit: usize, reader_patience: Duration, stop: CancellationToken) -> Connections {
         Connections {
             places: Arc::new(Semaphore::new(limit)),
+            probe_places: Arc::new(Semaphore::new(PROBE_PLACES)),
             limit,
             reader_patience,
             long_heads: Arc::new(Semaphore::new(LONG_HEADS)),
@@ -97,7 +109,12 @@ impl Connections {
 
     /// The same with places of its own, for a port that strangers must not be able to fill.
     pub fn apart(&self, limit: usize) -> Connections {
-        Connections { places: Arc::new(Semaphore::new(limit)), limit, ..self.clone() }
+        Connections {
+            places: Arc::new(Semaphore::new(limit)),
+            probe_places: Arc::new(Semaphore::new(PROBE_PLACES)),
+            limit,
+            ..self.clone()
+        }
     }
 
     /// Connections that are open now.
@@ -132,10 +149,28 @@ impl Connections {
     }
 
     fn take(&self, socket: TcpStream, peer: SocketAddr, router: &Router) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            refuse(&socket);
-            return;
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return self.answer(socket, peer, router, (place, Life::Long));
+        }
+        let Ok(place) = Arc::clone(&self.probe_places).try_acquire_owned() else {
+            return refuse(&socket);
         };
+        let (connections, router) = (self.clone(), router.clone());
+        self.tasks.spawn(async move {
+            match tokio::time::timeout(PROBE_PATIENCE, is_probe(&socket)).await {
+                Ok(true) => connections.answer(socket, peer, &router, (place, Life::OneRequest)),
+                _ => refuse(&socket),
+            }
+        });
+    }
+
+    fn answer(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        router: &Router,
+        (place, life): (OwnedSemaphorePermit, Life),
+    ) {
         let (cut, in_request) = (ConnectionCut::default(), InRequest::default());
         let socket = Socket::new(
             socket,
@@ -170,7 +205,11 @@ impl Connections {
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_PATIENCE)
+                .header_read_timeout(match life {
+                    Life::Long => HEAD_PATIENCE,
+                    Life::OneRequest => PROBE_PATIENCE,
+                })
+                .keep_alive(life == Life::Long)
                 .max_buf_size(HEAD_BYTES)
                 .serve_connection(TokioIo::new(socket), service);
             tokio::pin!(connection);
@@ -200,6 +239,23 @@ impl Connections {
         let _ = tokio::time::timeout(patience, self.tasks.wait()).await;
         self.tasks.len()
     }
+}
+
+/// How long a connection is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// For as long as its client likes.
+    Long,
+    /// Until its first request is answered.
+    OneRequest,
+}
+
+/// Whether the first bytes that came are those of a probe. They are left where they are.
+async fn is_probe(socket: &TcpStream) -> bool {
+    let mut head = [0; 32];
+    let Ok(bytes) = socket.peek(&mut head).await else { return false };
+    let path = head[..bytes].strip_prefix(b"GET ");
+    path.is_some_and(|path| path.starts_with(PROBES.as_bytes()))
 }
 
 /// RFC 9112 section 3.2: a request of HTTP/1.1 names its host, once. One that does not may be read

@@ -30,6 +30,7 @@ impl Server {
     async fn start(limit: usize, patience: Duration) -> Server {
         let router = Router::new()
             .route("/", get(|| async { "here" }))
+            .route("/probes/liveness", get(|| async { "alive" }))
             .route("/large", get(|| async { vec![b'x'; LARGE] }))
             .route(
                 "/length",
@@ -187,6 +188,20 @@ async fn one_connection_too_many_is_told_so() {
     let mut answer = String::new();
     second.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("HW5003"), "{answer}");
+}
+
+/// FD-60: strangers who take every place, and those who wait for one, do not let the server look dead.
+#[tokio::test]
+async fn a_probe_is_answered_when_all_places_are_taken_and_gives_its_own_back() {
+    let server = Server::start(1, NEVER).await;
+    let _first = server.connect().await;
+    server.until_open(1).await;
+    for _ in 0..40 {
+        let answer = server.ask("GET /probes/liveness HTTP/1.1\r\nhost: h\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("alive"), "{answer}");
+    }
+    let answer = server.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert!(!answer.ends_with("here"), "{answer}");
 }
 
 /// FD-35: also when the process has no file left, whoever comes is refused rather than left in the

@@ -23,7 +23,7 @@ use crate::drive::{self, Transport};
 use crate::open::prepare;
 use crate::plain::{client_id, json, refuse};
 use crate::probes::{self, Probe};
-use crate::shared::SyncState;
+use crate::shared::{Health, SyncState};
 use crate::source::Source;
 use crate::telemetry::{LogValue, for_log, object_for_log};
 use crate::wire::error::ErrorBody;
@@ -45,26 +45,34 @@ pub fn surface<S: Source>(state: SyncState<S>) -> Surface {
 /// All routes of this surface, with CORS. Paths that do not exist below `/sync` and `/probes` are
 /// answered here, those below the other prefixes of [`surface`] by the server's fallback.
 pub fn routes<S: Source>(state: SyncState<S>) -> Router {
-    let probe = |probe: Probe| {
-        get(move |State(state): State<SyncState<S>>| async move {
-            let (status, body) = probes::answer(probe, &(state.health)(), SystemTime::now());
-            json(status, body)
-        })
-    };
+    let health = state.clone();
     Router::new()
         .route("/sync/stream", post(stream::<S>).fallback(not_found))
         .route("/sync/checkpoint-request", post(checkpoints::request::<S>).fallback(not_found))
         .route("/write-checkpoint2.json", get(checkpoints::managed::<S>).fallback(not_found))
         .route("/write-checkpoint.json", get(checkpoints::oldest::<S>).fallback(not_found))
+        .route("/sync", axum::routing::any(not_found))
+        .route("/sync/{*rest}", axum::routing::any(not_found))
+        .with_state(state)
+        .merge(probe_routes(move || (health.health)()))
+        .layer(cors())
+}
+
+/// The probes alone, for a port of the operator's, too.
+pub fn probe_routes(health: impl Fn() -> Health + Clone + Send + Sync + 'static) -> Router {
+    let probe = |probe: Probe| {
+        let health = health.clone();
+        get(move || async move {
+            let (status, body) = probes::answer(probe, &health(), SystemTime::now());
+            json(status, body)
+        })
+    };
+    Router::new()
         .route("/probes/startup", probe(Probe::Startup).fallback(not_found))
         .route("/probes/liveness", probe(Probe::Liveness).fallback(not_found))
         .route("/probes/readiness", probe(Probe::Readiness).fallback(not_found))
-        .route("/sync", axum::routing::any(not_found))
-        .route("/sync/{*rest}", axum::routing::any(not_found))
         .route("/probes", axum::routing::any(not_found))
         .route("/probes/{*rest}", axum::routing::any(not_found))
-        .layer(cors())
-        .with_state(state)
 }
 
 /// 404 in PowerSync's manner.

@@ -84,8 +84,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "admin_listen",
         Kind::Address,
-        "Moves `/admin/api/…` and `/metrics` to an address of their own. Unset: they are on the \
-         one port, for who has the `api_token`.",
+        "Moves `/admin/api/…` and `/metrics` to an address of their own, where `/probes/…` \
+         answers, too. Unset: they are on the one port, for who has the `api_token`.",
         "127.0.0.1:9090",
     )
     .env("HEADWATER_ADMIN_LISTEN")

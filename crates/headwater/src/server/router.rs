@@ -35,7 +35,8 @@ pub fn one_port(surfaces: Vec<Surface>, admin: Option<Admin>) -> Router {
     })
 }
 
-/// The port of the administration alone.
-pub fn admin_port(admin: Admin) -> Router {
-    admin::routes(admin).fallback(async || ApiError::not_found())
+/// The port of the administration alone: also the probes are on it, where no client can keep them from
+/// being answered.
+pub fn admin_port(admin: Admin, probes: Router) -> Router {
+    admin::routes(admin).merge(probes).fallback(async || ApiError::not_found())
 }

@@ -137,7 +137,9 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     let one_port = match admin_listener {
         None => router::one_port(surfaces, Some(admin)),
         Some(listener) => {
-            let router = router::admin_port(admin);
+            let health = Arc::clone(&reporter);
+            let probes = hw_sync::probe_routes(move || health.health());
+            let router = router::admin_port(admin, probes);
             tokio::spawn(connections.apart(ADMIN_CONNECTIONS).serve(listener, router));
             router::one_port(surfaces, None)
         }
