@@ -149,7 +149,7 @@ impl Authenticator {
     }
 
     fn logged(&self, error: AuthError) -> AuthError {
-        self.0.refusals.log(&error, self.0.clock.now());
+        self.0.refusals.log(&error);
         error
     }
 

@@ -214,8 +214,9 @@ impl StoreError {
                 "raise the limit of open files (ulimit -n, LimitNOFILE=); the store goes on by itself"
             }
             StoreError::Format { .. } => {
-                "remove the directory and start again; everything is copied anew from Postgres. To \
-                 go back, start the version that wrote it"
+                "remove the directory and start again, with --take-over because the slot is the removed \
+                 store's; everything is copied anew from Postgres. To go back, start the version that \
+                 wrote it"
             }
             StoreError::Locked { .. } => "stop the other process, or configure another directory",
             StoreError::Foreign { .. } => "configure a directory that is empty or missing",
@@ -271,8 +272,9 @@ mod tests {
         assert_eq!(
             error.diagnostic().to_string(),
             "error[HW3005]: store in /srv/hw has format 1, this version reads format 3\n  \
-             mend:  remove the directory and start again; everything is copied anew from Postgres. \
-             To go back, start the version that wrote it"
+             mend:  remove the directory and start again, with --take-over because the slot is the \
+             removed store's; everything is copied anew from Postgres. To go back, start the version \
+             that wrote it"
         );
     }
 

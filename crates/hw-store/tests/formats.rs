@@ -17,8 +17,9 @@ fn a_store_of_format_1_is_refused_with_the_way_out_and_left_as_it_is() {
     assert_eq!(
         error.diagnostic().to_string().replace(&dir.path().display().to_string(), ""),
         "error[HW3005]: store in /store has format 1, this version reads format 3\n  \
-         mend:  remove the directory and start again; everything is copied anew from Postgres. To \
-         go back, start the version that wrote it"
+         mend:  remove the directory and start again, with --take-over because the slot is the \
+         removed store's; everything is copied anew from Postgres. To go back, start the version that \
+         wrote it"
     );
     for file in crate::files_below(&fixture) {
         let copy = store.join(file.strip_prefix(&fixture).unwrap());

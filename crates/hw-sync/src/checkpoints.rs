@@ -93,7 +93,7 @@ async fn issue<S: Source>(
         return Err(nothing_served(state));
     }
     state.source.write_checkpoint(key, requested).await.map_err(|error| {
-        tracing::warn!(user = key, %error, "cannot issue a write checkpoint");
+        state.metrics.no_write_checkpoint(key, &error);
         ErrorBody::unavailable("The source database cannot be reached")
     })
 }

@@ -306,7 +306,7 @@ impl<S: Source> Driver<S> {
         match self.look(looked).await {
             Ok(newest) => Event::Newest(newest),
             Err(ResolveError::TooMuch { description, details }) => {
-                tracing::warn!(user = self.asker.user_key, details, "{description}");
+                self.state.metrics.too_much(&self.asker.user_key, &description, &details);
                 Event::Close(CloseReason::TooMuch)
             }
             Err(ResolveError::NoConfig) => Event::Close(CloseReason::StreamsChanged),

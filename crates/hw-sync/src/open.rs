@@ -291,7 +291,7 @@ pub(crate) async fn resolve<S: Source>(
 fn outer<S: Source>(shared: &Shared<S>, asker: &Asker, error: &ResolveError) -> ErrorBody {
     match error {
         ResolveError::TooMuch { description, details } => {
-            tracing::warn!(user = asker.user_key, details, "{description}");
+            shared.metrics.too_much(&asker.user_key, description, details);
             ErrorBody::too_much(description)
         }
         ResolveError::NoConfig => nothing_served(shared),

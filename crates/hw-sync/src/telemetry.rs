@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use hw_http::places::Place;
+use hw_types::Sample;
 use metrics::{Counter, Gauge};
 use serde_json::{Map, Value};
+
+use crate::source::SourceError;
 
 /// Handles of the surface's metrics, taken once: looking one up costs more than counting.
 pub struct Metrics {
@@ -20,6 +23,8 @@ pub struct Metrics {
     /// Streams ended because their client took no line for a minute.
     pub slow_readers: Counter,
     clients: Gauge,
+    too_much: Sample,
+    no_write_checkpoint: Sample,
 }
 
 impl Metrics {
@@ -55,7 +60,25 @@ impl Metrics {
             checkpoints: metrics::counter!("headwater_sync_checkpoints_total"),
             slow_readers: metrics::counter!("headwater_sync_slow_readers_total"),
             clients: metrics::gauge!("headwater_sync_clients"),
+            too_much: Sample::default(),
+            no_write_checkpoint: Sample::default(),
         })
+    }
+
+    /// Logs that a user selects more than he may. His client comes again and again.
+    pub fn too_much(&self, user: &str, description: &str, details: &str) {
+        if let Some(left_out) = self.too_much.turn() {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::warn!(user, details, left_out, "{description}");
+        }
+    }
+
+    /// Logs that a write checkpoint could not be issued: mostly because of the source, to all who ask.
+    pub fn no_write_checkpoint(&self, user: &str, error: &SourceError) {
+        if let Some(left_out) = self.no_write_checkpoint.turn() {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::warn!(user, left_out, %error, "cannot issue a write checkpoint");
+        }
     }
 
     /// Counts a stream as open until the answer is dropped.

@@ -173,6 +173,16 @@ pub fn table(report: &StatusReport) -> String {
     for copy in &report.copies {
         line("copying", show_copy(copy));
     }
+    let sync = &report.sync;
+    for (name, all) in [
+        ("lost", &sync.lost),
+        ("copied again", &sync.stale_tables),
+        ("stands still", &sync.frozen),
+        ("not served", &sync.withheld),
+        ("refused", &sync.refused),
+    ] {
+        all.iter().for_each(|one| line(name, one.clone()));
+    }
     out
 }
 
@@ -242,6 +252,8 @@ mod tests {
             read: true,
             ..CopyReport::default()
         });
+        report.sync.refused.push("public.photos has no primary key".into());
+        report.sync.withheld.push("gallery".into());
         let table = table(&report);
         for expected in [
             "state          copying\n",
@@ -250,6 +262,8 @@ mod tests {
             "sync config    none in force\n",
             "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, key range 3, for 2 min\n",
             "copying        public.lists: waits for its turn, about 40 rows\n",
+            "not served     gallery\n",
+            "refused        public.photos has no primary key\n",
             "copying        public.photos: read, 12 rows, 0 B, for 0 ms\n",
         ] {
             assert!(table.contains(expected), "{expected} in:\n{table}");

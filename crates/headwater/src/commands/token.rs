@@ -64,17 +64,22 @@ fn make(config: &Config, arguments: &Token) -> Result<String, Box<Diagnostic>> {
 
 fn lifetime(config: &Config, text: &str) -> Result<Duration, Box<Diagnostic>> {
     let longest = config.auth.max_lifetime;
-    match parse::duration(text) {
-        Some(lifetime) if lifetime.as_secs() >= 1 && lifetime <= longest => Ok(lifetime),
-        _ => Err(Box::new(
-            Diagnostic::error(
-                code::LIFETIME,
-                format!("a token lives from 1 s to {} s (auth.max_lifetime)", longest.as_secs()),
-            )
+    let what = match parse::duration(text) {
+        Some(lifetime) if lifetime.as_secs() < 1 => "a token lives for 1 s at least".to_owned(),
+        Some(lifetime) if lifetime > longest => {
+            format!("a token lives for {} s at most (auth.max_lifetime)", longest.as_secs())
+        }
+        Some(lifetime) => return Ok(lifetime),
+        None if text.trim().parse::<u64>().is_ok() => {
+            format!("\"{}\" has no unit", text.trim())
+        }
+        None => format!("\"{text}\" is no length of time"),
+    };
+    Err(Box::new(
+        Diagnostic::error(code::LIFETIME, what)
             .at("option --ttl")
-            .mend("write it as --ttl 10min"),
-        )),
-    }
+            .mend("write a whole number and its unit, s, min, h or d: --ttl 10min"),
+    ))
 }
 
 /// The secret to sign with: the configured one, else that of `dev`.
@@ -154,9 +159,16 @@ mod tests {
     #[test]
     fn a_life_longer_than_the_server_accepts_is_refused() {
         let config = config(&[]);
-        for ttl in ["25h", "0s", "soon"] {
+        for (ttl, what) in [
+            ("25h", "a token lives for 86400 s at most (auth.max_lifetime)"),
+            ("0s", "a token lives for 1 s at least"),
+            ("5", "\"5\" has no unit"),
+            ("soon", "\"soon\" is no length of time"),
+        ] {
             let arguments = Token { sub: "u".into(), ttl: ttl.into(), ..Token::default() };
-            assert_eq!(make(&config, &arguments).expect_err(ttl).code.0, 1031);
+            let finding = make(&config, &arguments).expect_err(ttl);
+            assert_eq!((finding.code.0, finding.what.as_str()), (1031, what));
+            assert!(finding.mend.is_some_and(|mend| mend.contains("s, min, h or d")), "{ttl}");
         }
     }
 }
