@@ -360,7 +360,10 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// - Files that a TRUNCATE made are right, if the log told it. TRUNCATE of a partition that is sent as
 ///   its root is not told; one of the root is, and empties all its partitions. The version of a leaf's
 ///   row in the catalog is the transaction that changed it last: where that is another than the one that
-///   made the file, the table is copied again for nothing, and never the other way round. Two things
+///   made the file, the table is copied again for nothing, and never the other way round. So it is behind
+///   a savepoint, where the version is the sub-transaction: the log tells of the whole one alone, nothing
+///   that can be asked of the source tells which of both belong together once they are over, and a
+///   TRUNCATE of a partition that runs beside that of the root has a number of the same span. Two things
 ///   leave no trace: a file that is emptied in the transaction that made it, and a transaction that has
 ///   the number of one that was 2^32 before it, of which nobody remembers the log.
 ///

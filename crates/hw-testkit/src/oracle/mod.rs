@@ -7,7 +7,7 @@
 //!
 //! Reading order: `world` (tables and users), `definitions` (generated twice), `traffic`
 //! (transactions), `disturb` (what goes wrong, with switches), `plan` (steps, as text), `run` (one
-//! plan), `committed` (which states may be shown), `shrink`; `follower` (what a surface's client can
+//! plan; `savepoints`), `committed` (which states may be shown), `shrink`; `follower` (what a surface's client can
 //! do), `http`, `client` and `follow` (that of the sync surface).
 
 mod client;
@@ -19,6 +19,7 @@ mod follower;
 mod http;
 mod plan;
 mod run;
+mod savepoints;
 mod shrink;
 mod traffic;
 mod world;

@@ -23,6 +23,7 @@ use super::committed::{Committed, Place, first_key};
 use super::definitions::FLOOD;
 use super::follower::Follower;
 use super::plan::{CONNECTIONS, Plan, Step};
+use super::savepoints::Savepoints;
 use super::world::Catalog;
 use crate::cluster::{Cluster, Stop};
 use crate::disk::{FaultyDisk, SmallDisk, fill};
@@ -115,6 +116,7 @@ struct Run<'a, F> {
     /// Which of them are in a transaction, and which of these keep everybody from a table.
     open: [bool; CONNECTIONS],
     exclusive: [bool; CONNECTIONS],
+    savepoints: Savepoints,
     writers: Vec<JoinHandle<()>>,
     server: HeadwaterProcess,
     /// Between clients and server, and between server and Postgres.
@@ -177,7 +179,8 @@ impl<'a, F: Follower> Run<'a, F> {
             ("HEADWATER_JWT_SECRET".into(), oracle.secret.clone()),
         ];
         environment.extend(faulty_disk.iter().flat_map(FaultyDisk::environment));
-        let quiet = plan.steps.iter().all(Step::is_quiet);
+        let quiet =
+            plan.steps.iter().all(Step::is_quiet) && !Savepoints::any(&plan.steps, &plan.world);
         let server = HeadwaterProcess::spawn(ProcessOptions {
             binary: oracle.binary.clone(),
             arguments: vec!["serve".into()],
@@ -201,6 +204,7 @@ impl<'a, F: Follower> Run<'a, F> {
             observer,
             open: [false; CONNECTIONS],
             exclusive: [false; CONNECTIONS],
+            savepoints: Savepoints::default(),
             writers: Vec::new(),
             server,
             clients,
@@ -388,6 +392,11 @@ impl<'a, F: Follower> Run<'a, F> {
             // The rest of a transaction that has failed, or of one whose begin is not in the plan.
             return Ok(());
         }
+        let emptied = self.savepoints.follow(on, text, &self.plan.world);
+        if !emptied.is_empty() {
+            self.loosen(&emptied);
+            self.altered_at = Some(Instant::now());
+        }
         if text == "COMMIT" {
             self.give_way(Some(on)).await;
         }
@@ -398,6 +407,8 @@ impl<'a, F: Follower> Run<'a, F> {
             (Ok(()), "ROLLBACK") => self.open[on] = false,
             (Ok(()), "COMMIT") => {
                 self.open[on] = false;
+                // Before it, nobody could see what it altered.
+                self.altered_at = self.altered_at.map(|_| Instant::now());
                 self.note().await?;
             }
             (Ok(()), _) => {}
