@@ -15,6 +15,7 @@ mod expr;
 mod json;
 mod nested;
 mod number;
+pub mod postgres;
 mod report;
 mod routines;
 mod sql;

@@ -1,6 +1,7 @@
 //! Integration tests against a real Postgres.
 
 mod connect;
+mod expressions;
 mod facts;
 mod own_connections;
 mod publication;

@@ -1,0 +1,492 @@
+//! From SQL text to the typed tree: names are resolved, types are found, calls of helper functions are
+//! replaced by what they compute.
+//!
+//! Source of the rules for types: the manual of PostgreSQL, "Type Conversion". Of these only what leaves no
+//! choice is followed: the exact types, a literal that takes the type of the other side, and promotions
+//! that lose nothing.
+
+use super::operators::{COMPARISONS, Operation, binary, cast, describe};
+use super::tree::{Expr, Typed, scalar};
+use super::types::{Scalar, Type};
+use super::{Names, Refusal};
+use sqlparser::ast::{
+    BinaryOperator, CastKind, DataType, Expr as Ast, InTarget, ObjectName, Query, SelectItem,
+    SetExpr, UnaryOperator, Value,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+
+/// How deep expressions may nest in one another; printed text has parentheses around everything.
+const MAX_NESTING: usize = 200;
+
+/// How many nodes a tree may have: arguments stand in it as often as a body names them.
+const MAX_NODES: usize = 20_000;
+
+pub(super) const BOOL: Type = Type::Scalar(Scalar::Bool);
+pub(super) const TEXT: Type = Type::Scalar(Scalar::Text);
+
+pub(super) struct Binder<'a> {
+    pub(super) names: &'a dyn Names,
+    /// Parameters of the function whose body is being read; outermost is none.
+    pub(super) parameters: Vec<(Option<String>, Typed)>,
+    /// Whether the body runs as the function's owner.
+    pub(super) as_owner: bool,
+    pub(super) calls: usize,
+    nodes: usize,
+}
+
+/// Reads a condition.
+pub(super) fn condition(text: &str, names: &dyn Names) -> Result<Expr, Refusal> {
+    let mut binder = Binder { names, parameters: Vec::new(), as_owner: false, calls: 0, nodes: 0 };
+    let ast = parser(text)?.parse_expr().map_err(|error| syntax(text, &error))?;
+    binder.condition(&ast)
+}
+
+pub(super) fn parser(text: &str) -> Result<Parser<'static>, Refusal> {
+    let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(MAX_NESTING);
+    parser.try_with_sql(text).map_err(|error| syntax(text, &error))
+}
+
+pub(super) fn syntax(text: &str, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal { expression: text.to_owned(), reason: format!("it cannot be read: {error}") }
+}
+
+pub(super) fn refuse<T>(ast: &Ast, reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { expression: ast.to_string(), reason: reason.into() })
+}
+
+impl Binder<'_> {
+    fn condition(&mut self, ast: &Ast) -> Result<Expr, Refusal> {
+        let typed = self.expression(ast)?;
+        match self.coerced(typed, BOOL) {
+            Some(typed) => Ok(typed.expr),
+            None => refuse(ast, "it is no condition"),
+        }
+    }
+
+    pub(super) fn expression(&mut self, ast: &Ast) -> Result<Typed, Refusal> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return refuse(ast, format!("it has more than {MAX_NODES} parts"));
+        }
+        let boxed = |this: &mut Self, ast: &Ast| this.condition(ast).map(Box::new);
+        let is = |expr: Expr| Ok(Typed { expr, ty: BOOL });
+        match ast {
+            Ast::Nested(inner) => self.expression(inner),
+            Ast::Value(value) => literal(ast, &value.value, self.names),
+            Ast::Identifier(name) => self.column(ast, None, &folded(name)),
+            Ast::CompoundIdentifier(parts) => match &parts[..] {
+                [table, name] => self.column(ast, Some(&folded(table)), &folded(name)),
+                _ => refuse(ast, "it names no column of the table"),
+            },
+            Ast::UnaryOp { op: UnaryOperator::Not, expr } => is(Expr::Not(boxed(self, expr)?)),
+            Ast::UnaryOp { op: UnaryOperator::Minus, expr } => match &**expr {
+                Ast::Value(value) => match &value.value {
+                    Value::Number(digits, _) => number(ast, &format!("-{digits}"), self.names),
+                    _ => refuse(ast, "this operator is not known here"),
+                },
+                _ => refuse(ast, "this operator is not known here"),
+            },
+            Ast::BinaryOp { left, op: BinaryOperator::And, right } => {
+                is(Expr::And(boxed(self, left)?, boxed(self, right)?))
+            }
+            Ast::BinaryOp { left, op: BinaryOperator::Or, right } => {
+                is(Expr::Or(boxed(self, left)?, boxed(self, right)?))
+            }
+            Ast::BinaryOp { left, op, right } => {
+                let (left, right) = (self.expression(left)?, self.expression(right)?);
+                self.binary(ast, &op.to_string(), left, right)
+            }
+            Ast::Between { expr, negated, low, high } => {
+                let (value, low, high) =
+                    (self.expression(expr)?, self.expression(low)?, self.expression(high)?);
+                let above = self.binary(ast, ">=", value.clone(), low)?.expr;
+                let below = self.binary(ast, "<=", value, high)?.expr;
+                is(negated_if(*negated, Expr::And(Box::new(above), Box::new(below))))
+            }
+            Ast::IsNull(inner) => is(Expr::IsNull(Box::new(self.expression(inner)?.expr))),
+            Ast::IsNotNull(inner) => {
+                is(negated_if(true, Expr::IsNull(Box::new(self.expression(inner)?.expr))))
+            }
+            Ast::IsTrue(inner) => is(Expr::Is(boxed(self, inner)?, true)),
+            Ast::IsNotTrue(inner) => is(negated_if(true, Expr::Is(boxed(self, inner)?, true))),
+            Ast::IsFalse(inner) => is(Expr::Is(boxed(self, inner)?, false)),
+            Ast::IsNotFalse(inner) => is(negated_if(true, Expr::Is(boxed(self, inner)?, false))),
+            Ast::IsUnknown(inner) => is(Expr::IsNull(boxed(self, inner)?)),
+            Ast::IsNotUnknown(inner) => is(negated_if(true, Expr::IsNull(boxed(self, inner)?))),
+            Ast::IsDistinctFrom(left, right) => self.same(ast, left, right, true),
+            Ast::IsNotDistinctFrom(left, right) => self.same(ast, left, right, false),
+            Ast::In { expr, target: InTarget::List(list), negated, global: false } => {
+                self.in_list(ast, expr, list, *negated)
+            }
+            Ast::AnyOp { left, compare_op, right, .. } => {
+                self.quantified(ast, left, &compare_op.to_string(), right, false)
+            }
+            Ast::AllOp { left, compare_op, right } => {
+                self.quantified(ast, left, &compare_op.to_string(), right, true)
+            }
+            Ast::Cast {
+                kind: CastKind::Cast | CastKind::DoubleColon,
+                expr,
+                data_type,
+                format: None,
+            } => {
+                let inner = self.expression(expr)?;
+                let to = self.named_type(ast, data_type)?;
+                self.cast(ast, inner, to)
+            }
+            Ast::Case { operand, conditions, else_result, .. } => {
+                let mut results = Vec::with_capacity(conditions.len() + 1);
+                let mut whens = Vec::with_capacity(conditions.len());
+                let operand = operand.as_ref().map(|one| self.expression(one)).transpose()?;
+                for branch in conditions {
+                    whens.push(match &operand {
+                        None => self.condition(&branch.condition)?,
+                        Some(operand) => {
+                            let value = self.expression(&branch.condition)?;
+                            self.binary(ast, "=", operand.clone(), value)?.expr
+                        }
+                    });
+                    results.push(self.expression(&branch.result)?);
+                }
+                results.push(match else_result {
+                    Some(otherwise) => self.expression(otherwise)?,
+                    None => Typed { expr: Expr::NULL, ty: Type::Unknown },
+                });
+                let (mut results, ty) = self.alike(ast, results)?;
+                let otherwise = results.pop().unwrap_or(Expr::NULL);
+                let whens = whens.into_iter().zip(results).collect();
+                Ok(Typed { expr: Expr::Case(whens, Box::new(otherwise)), ty })
+            }
+            Ast::Array(array) => {
+                let elements: Result<Vec<_>, _> =
+                    array.elem.iter().map(|element| self.expression(element)).collect();
+                let (elements, ty) = self.alike(ast, elements?)?;
+                match ty {
+                    Type::Scalar(element) => {
+                        Ok(Typed { expr: Expr::Array(elements), ty: Type::Array(element) })
+                    }
+                    _ => refuse(ast, "arrays of this type are not known here"),
+                }
+            }
+            Ast::Function(call) => self.call(ast, call),
+            Ast::Subquery(query) => match bare(query) {
+                Some(inner) => self.expression(inner),
+                None => refuse(ast, "it reads a table"),
+            },
+            Ast::Exists { .. } | Ast::In { .. } => refuse(ast, "it reads a table"),
+            _ => refuse(ast, "this form of expression is not known here"),
+        }
+    }
+
+    fn column(&self, ast: &Ast, table: Option<&str>, name: &str) -> Result<Typed, Refusal> {
+        // Within a function, names are its parameters.
+        if table.is_none()
+            && let Some((_, argument)) =
+                self.parameters.iter().find(|(known, _)| known.as_deref() == Some(name))
+        {
+            return Ok(argument.clone());
+        }
+        match self.names.column(table, name).filter(|_| self.calls == 0) {
+            Some((index, ty)) => Ok(Typed { expr: Expr::Column(index), ty }),
+            None => refuse(ast, "it names no column of the table"),
+        }
+    }
+
+    /// An operator with two sides.
+    fn binary(&self, ast: &Ast, name: &str, left: Typed, right: Typed) -> Result<Typed, Refusal> {
+        let name = if name == "!=" { "<>" } else { name };
+        let types = [left.ty, right.ty];
+        let Some((left, right, operation, ty)) = self.matched(name, left, right) else {
+            return refuse(ast, format!("{} is not known here", describe(name, &types)));
+        };
+        Ok(Typed { expr: Expr::Call(operation, vec![left.expr, right.expr]), ty })
+    }
+
+    /// The operands with the types of the operator that is meant, and that.
+    pub(super) fn matched(
+        &self,
+        name: &str,
+        left: Typed,
+        right: Typed,
+    ) -> Option<(Typed, Typed, Operation, Type)> {
+        // A literal takes the type of the other side; for JSON, of what leads into it.
+        let meant = |other: Type| match (name, other) {
+            ("->" | "->>" | "?", Type::Scalar(Scalar::Json | Scalar::Jsonb)) => TEXT,
+            ("#>" | "#>>", Type::Scalar(Scalar::Json | Scalar::Jsonb)) => Type::Array(Scalar::Text),
+            (_, Type::Unknown) => TEXT,
+            (_, other) => other,
+        };
+        let (left, right) = match (left.ty, right.ty) {
+            (Type::Unknown, other) => (self.coerced(left, meant(other))?, self.or_text(right)?),
+            (other, Type::Unknown) => (left, self.coerced(right, meant(other))?),
+            _ => (left, right),
+        };
+        if let Some((operation, ty)) = binary(name, left.ty, right.ty) {
+            return Some((left, right, operation, ty));
+        }
+        let (one, other) = (left.ty, right.ty);
+        for (left, right) in [
+            (self.promoted(left.clone(), other), Some(right.clone())),
+            (Some(left), self.promoted(right, one)),
+        ] {
+            if let (Some(left), Some(right)) = (left, right)
+                && let Some((operation, ty)) = binary(name, left.ty, right.ty)
+            {
+                return Some((left, right, operation, ty));
+            }
+        }
+        None
+    }
+
+    pub(super) fn or_text(&self, typed: Typed) -> Option<Typed> {
+        match typed.ty {
+            Type::Unknown => self.coerced(typed, TEXT),
+            _ => Some(typed),
+        }
+    }
+
+    /// A value as a type that loses nothing of it.
+    fn promoted(&self, typed: Typed, to: Type) -> Option<Typed> {
+        let rank = |ty: Type| {
+            let order = [Scalar::Int2, Scalar::Int4, Scalar::Int8, Scalar::Numeric];
+            order.iter().position(|known| scalar(ty) == Some(*known))
+        };
+        let widens = matches!((rank(typed.ty), rank(to)), (Some(from), Some(to)) if from < to);
+        let loses_nothing = widens
+            || matches!(
+                (scalar(typed.ty)?, scalar(to)?),
+                (Scalar::Int2 | Scalar::Int4 | Scalar::Float4, Scalar::Float8)
+                    | (Scalar::Date, Scalar::Timestamp)
+            );
+        let operation = cast(typed.ty, to).filter(|_| loses_nothing)?;
+        Some(Typed { expr: Expr::Call(operation, vec![typed.expr]), ty: to })
+    }
+
+    /// A value where one of this type is wanted: as it is, or a literal that is one.
+    pub(super) fn coerced(&self, typed: Typed, to: Type) -> Option<Typed> {
+        match (typed.ty, &typed.expr) {
+            (ty, _) if ty == to => Some(typed),
+            (Type::Unknown, Expr::Literal(None)) => Some(Typed { expr: Expr::NULL, ty: to }),
+            (Type::Unknown, Expr::Literal(Some(text))) => {
+                let text = std::str::from_utf8(text).ok()?;
+                let value = match to {
+                    TEXT => text.as_bytes().to_vec(),
+                    to => self.names.literal(to, text)?,
+                };
+                Some(Typed { expr: Expr::Literal(Some(value.into())), ty: to })
+            }
+            _ => None,
+        }
+    }
+
+    fn cast(&self, ast: &Ast, typed: Typed, to: Type) -> Result<Typed, Refusal> {
+        if typed.ty == Type::Unknown {
+            return match self.coerced(typed, to) {
+                Some(typed) => Ok(typed),
+                None => refuse(ast, format!("this text is not read as {to} here")),
+            };
+        }
+        match cast(typed.ty, to) {
+            Some(operation) => Ok(Typed { expr: Expr::Call(operation, vec![typed.expr]), ty: to }),
+            None => refuse(ast, format!("the cast of {} to {to} is not known here", typed.ty)),
+        }
+    }
+
+    /// Expressions of which one is the result: all of one type.
+    pub(super) fn alike(&self, ast: &Ast, all: Vec<Typed>) -> Result<(Vec<Expr>, Type), Refusal> {
+        let known = all.iter().map(|one| one.ty).find(|ty| *ty != Type::Unknown);
+        let ty = known.unwrap_or(TEXT);
+        let mut expressions = Vec::with_capacity(all.len());
+        for one in all {
+            match self.coerced(one, ty) {
+                Some(one) => expressions.push(one.expr),
+                None => return refuse(ast, "its parts are of several types"),
+            }
+        }
+        Ok((expressions, ty))
+    }
+
+    fn same(
+        &mut self,
+        ast: &Ast,
+        left: &Ast,
+        right: &Ast,
+        distinct: bool,
+    ) -> Result<Typed, Refusal> {
+        let (left, right) = (self.expression(left)?, self.expression(right)?);
+        let types = [left.ty, right.ty];
+        match self.matched("=", left, right) {
+            Some((left, right, Operation::Compare(comparison, _), _)) => {
+                let same =
+                    Expr::Same(Box::new(left.expr), Box::new(right.expr), comparison.compare());
+                Ok(Typed { expr: negated_if(distinct, same), ty: BOOL })
+            }
+            _ => refuse(ast, format!("{} is not known here", describe("=", &types))),
+        }
+    }
+
+    fn in_list(
+        &mut self,
+        ast: &Ast,
+        value: &Ast,
+        list: &[Ast],
+        negated: bool,
+    ) -> Result<Typed, Refusal> {
+        let value = self.expression(value)?;
+        let mut any = None;
+        for one in list {
+            let one = self.expression(one)?;
+            let equal = self.binary(ast, "=", value.clone(), one)?.expr;
+            any = Some(match any {
+                None => equal,
+                Some(before) => Expr::Or(Box::new(before), Box::new(equal)),
+            });
+        }
+        match any {
+            Some(any) => Ok(Typed { expr: negated_if(negated, any), ty: BOOL }),
+            None => refuse(ast, "the list is empty"),
+        }
+    }
+
+    fn quantified(
+        &mut self,
+        ast: &Ast,
+        left: &Ast,
+        name: &str,
+        right: &Ast,
+        all: bool,
+    ) -> Result<Typed, Refusal> {
+        let name = if name == "!=" { "<>" } else { name };
+        let (left, right) = (self.expression(left)?, self.expression(right)?);
+        let (left, right) = match (left.ty, right.ty) {
+            (Type::Scalar(element), Type::Unknown) => {
+                let array = self.coerced(right, Type::Array(element));
+                (Some(left), array)
+            }
+            (Type::Unknown, Type::Array(element)) => {
+                (self.coerced(left, Type::Scalar(element)), Some(right))
+            }
+            _ => (Some(left), Some(right)),
+        };
+        let (Some(left), Some(right)) = (left, right) else {
+            return refuse(ast, "an array of this kind is not known here");
+        };
+        let holds = COMPARISONS.iter().find(|(known, _)| *known == name).map(|(_, holds)| *holds);
+        match (holds, left.ty, right.ty) {
+            (Some(holds), left_type @ Type::Scalar(_), Type::Array(element)) => {
+                match binary(name, left_type, Type::Scalar(element)) {
+                    Some((Operation::Compare(comparison, _), _)) => Ok(Typed {
+                        expr: Expr::Quantified {
+                            left: Box::new(left.expr),
+                            compare: comparison.compare(),
+                            holds,
+                            array: Box::new(right.expr),
+                            all,
+                        },
+                        ty: BOOL,
+                    }),
+                    _ => {
+                        let types = [left_type, Type::Scalar(element)];
+                        refuse(ast, format!("{} is not known here", describe(name, &types)))
+                    }
+                }
+            }
+            _ => refuse(ast, "this form of ANY or ALL is not known here"),
+        }
+    }
+
+    fn named_type(&self, ast: &Ast, data_type: &DataType) -> Result<Type, Refusal> {
+        let found = match data_type {
+            DataType::Custom(name, modifiers) if modifiers.is_empty() => match qualified(name) {
+                Some((schema, name)) => match schema.as_deref() {
+                    None | Some("pg_catalog") => {
+                        Type::named(&name).or_else(|| self.names.named_type(None, &name))
+                    }
+                    schema => self.names.named_type(schema, &name),
+                },
+                None => None,
+            },
+            built_in => Type::named(&built_in.to_string().to_lowercase()),
+        };
+        match found {
+            Some(ty) => Ok(ty),
+            None => refuse(ast, format!("the type {data_type} is not known here")),
+        }
+    }
+}
+
+fn negated_if(negated: bool, expr: Expr) -> Expr {
+    if negated { Expr::Not(Box::new(expr)) } else { expr }
+}
+
+/// The one expression of a query that reads no table.
+pub(super) fn bare(query: &Query) -> Option<&Ast> {
+    let Query { with: None, body, order_by: None, limit_clause: None, fetch: None, locks, .. } =
+        query
+    else {
+        return None;
+    };
+    let SetExpr::Select(select) = &**body else { return None };
+    let is_plain = locks.is_empty()
+        && select.from.is_empty()
+        && select.selection.is_none()
+        && select.having.is_none()
+        && select.distinct.is_none();
+    match &select.projection[..] {
+        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] if is_plain => {
+            Some(expr)
+        }
+        _ => None,
+    }
+}
+
+/// Schema and name.
+pub(super) fn qualified(name: &ObjectName) -> Option<(Option<String>, String)> {
+    let parts: Option<Vec<String>> =
+        name.0.iter().map(|part| part.as_ident().map(folded)).collect();
+    match &parts?[..] {
+        [name] => Some((None, name.clone())),
+        [schema, name] => Some((Some(schema.clone()), name.clone())),
+        _ => None,
+    }
+}
+
+/// An identifier as Postgres reads it.
+fn folded(ident: &sqlparser::ast::Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_ascii_lowercase(),
+    }
+}
+
+fn literal(ast: &Ast, value: &Value, names: &dyn Names) -> Result<Typed, Refusal> {
+    match value {
+        Value::Null => Ok(Typed { expr: Expr::NULL, ty: Type::Unknown }),
+        Value::Boolean(value) => {
+            Ok(Typed { expr: Expr::Literal(Some([(*value).into()].into())), ty: BOOL })
+        }
+        Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) => {
+            Ok(Typed { expr: Expr::Literal(Some(text.as_bytes().into())), ty: Type::Unknown })
+        }
+        Value::Number(digits, _) => number(ast, digits, names),
+        _ => refuse(ast, "this literal is not known here"),
+    }
+}
+
+/// A number without quotes: the first type that holds it.
+fn number(ast: &Ast, digits: &str, names: &dyn Names) -> Result<Typed, Refusal> {
+    let of = |scalar: Scalar, bytes: &[u8]| {
+        Ok(Typed { expr: Expr::Literal(Some(bytes.into())), ty: Type::Scalar(scalar) })
+    };
+    if let Ok(value) = digits.parse::<i32>() {
+        return of(Scalar::Int4, &value.to_be_bytes());
+    }
+    if let Ok(value) = digits.parse::<i64>() {
+        return of(Scalar::Int8, &value.to_be_bytes());
+    }
+    match names.literal(Type::Scalar(Scalar::Numeric), digits) {
+        Some(bytes) => of(Scalar::Numeric, &bytes),
+        None => refuse(ast, "this number is not read here"),
+    }
+}

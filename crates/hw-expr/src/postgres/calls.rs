@@ -1,0 +1,176 @@
+//! Calls: forms of the language that look like functions, functions of the table, settings of the session,
+//! and helper functions of the database, in whose place stands what they compute.
+
+use super::Refusal;
+use super::bind::{BOOL, Binder, TEXT, bare, parser, qualified, refuse, syntax};
+use super::operators::{Operation, function};
+use super::tree::{Expr, Typed};
+use super::types::Type;
+use sqlparser::ast::{Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments};
+
+/// How deep calls of functions are replaced within functions.
+const MAX_CALLS: usize = 16;
+
+impl Binder<'_> {
+    pub(super) fn call(&mut self, ast: &Ast, call: &Function) -> Result<Typed, Refusal> {
+        let plain = call.filter.is_none()
+            && call.over.is_none()
+            && call.null_treatment.is_none()
+            && call.within_group.is_empty()
+            && matches!(call.parameters, FunctionArguments::None);
+        let mut arguments = Vec::new();
+        match &call.args {
+            FunctionArguments::None => {}
+            FunctionArguments::List(list)
+                if list.duplicate_treatment.is_none() && list.clauses.is_empty() =>
+            {
+                for argument in &list.args {
+                    match argument {
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => {
+                            arguments.push(self.expression(argument)?);
+                        }
+                        _ => return refuse(ast, "this form of call is not known here"),
+                    }
+                }
+            }
+            _ => return refuse(ast, "this form of call is not known here"),
+        }
+        let Some((schema, name)) = qualified(&call.name).filter(|_| plain) else {
+            return refuse(ast, "this form of call is not known here");
+        };
+        if schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+            && let Some(built_in) = self.built_in(ast, &name, &arguments)
+        {
+            return built_in;
+        }
+        self.helper(ast, schema.as_deref(), &name, arguments)
+    }
+
+    /// What is a form of the language, or a function of the table; `None` for any other name.
+    fn built_in(
+        &self,
+        ast: &Ast,
+        name: &str,
+        arguments: &[Typed],
+    ) -> Option<Result<Typed, Refusal>> {
+        match (name, arguments) {
+            ("current_user" | "current_role" | "user", []) => Some(match self.as_owner {
+                false => Ok(Typed { expr: Expr::Role, ty: TEXT }),
+                true => {
+                    refuse(ast, "within a SECURITY DEFINER function it is the function's owner")
+                }
+            }),
+            ("coalesce", [_, ..]) => Some(
+                self.alike(ast, arguments.to_vec())
+                    .map(|(all, ty)| Typed { expr: Expr::Coalesce(all), ty }),
+            ),
+            ("nullif", [left, right]) => {
+                let found = self.matched("=", left.clone(), right.clone());
+                Some(match found {
+                    Some((left, right, Operation::Compare(comparison, _), _)) => {
+                        let (one, other) = (Box::new(left.expr), Box::new(right.expr));
+                        let expr = Expr::NullIf(one, other, comparison.compare());
+                        Ok(Typed { expr, ty: left.ty })
+                    }
+                    _ => refuse(ast, "these types are not compared here"),
+                })
+            }
+            ("current_setting", [name, missing_ok @ ..]) if missing_ok.len() < 2 => {
+                Some(self.setting(ast, name, missing_ok.first()))
+            }
+            _ => {
+                let arguments: Option<Vec<Typed>> =
+                    arguments.iter().map(|one| self.or_text(one.clone())).collect();
+                let arguments = arguments?;
+                let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
+                let (operation, ty) = function(name, &types)?;
+                let arguments = arguments.into_iter().map(|one| one.expr).collect();
+                Some(Ok(Typed { expr: Expr::Call(operation, arguments), ty }))
+            }
+        }
+    }
+
+    /// A setting of the session, if it is one of those that say who asks.
+    fn setting(
+        &self,
+        ast: &Ast,
+        name: &Typed,
+        missing_ok: Option<&Typed>,
+    ) -> Result<Typed, Refusal> {
+        let known = match &name.expr {
+            Expr::Literal(Some(text)) => {
+                let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+                text.starts_with("request.") || text.starts_with("rls.")
+            }
+            _ => false,
+        };
+        if !known {
+            return refuse(ast, "only the settings request.* and rls.* are known here");
+        }
+        let missing_ok = match missing_ok {
+            None => Some(Expr::Literal(Some([0].into()))),
+            Some(given) => self.coerced(given.clone(), BOOL).map(|given| given.expr),
+        };
+        match (self.or_text(name.clone()), missing_ok) {
+            (Some(name), Some(missing_ok)) => Ok(Typed {
+                expr: Expr::Setting(Box::new(name.expr), Box::new(missing_ok)),
+                ty: TEXT,
+            }),
+            _ => refuse(ast, "this form of call is not known here"),
+        }
+    }
+
+    /// A function of the database: what its body computes, with the arguments in the places of its parameters.
+    fn helper(
+        &mut self,
+        ast: &Ast,
+        schema: Option<&str>,
+        name: &str,
+        arguments: Vec<Typed>,
+    ) -> Result<Typed, Refusal> {
+        let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
+        let Some(function) = self.names.function(schema, name, &types) else {
+            return refuse(ast, "what this function computes is not known here");
+        };
+        if self.calls >= MAX_CALLS {
+            return refuse(ast, format!("functions call one another more than {MAX_CALLS} deep"));
+        }
+        let mut parameters = Vec::with_capacity(arguments.len());
+        for ((name, ty), argument) in function.parameters.iter().zip(arguments) {
+            let Some(argument) = self.coerced(argument, *ty) else {
+                return refuse(ast, format!("its argument is of another type than {ty}"));
+            };
+            parameters.push((name.clone(), argument));
+        }
+        if parameters.len() != function.parameters.len() {
+            return refuse(ast, "it has other parameters");
+        }
+        let query = parser(&function.body)?
+            .parse_query()
+            .map_err(|error| syntax(&function.body, &error))?;
+        let Some(body) = bare(&query) else {
+            return refuse(ast, "the function does more than compute one expression");
+        };
+        let given: Vec<Expr> =
+            parameters.iter().map(|(_, argument)| argument.expr.clone()).collect();
+        let outer = std::mem::replace(&mut self.parameters, parameters);
+        let outer_owner = self.as_owner;
+        self.as_owner |= function.as_owner;
+        self.calls += 1;
+        let computed = self.expression(body);
+        self.calls -= 1;
+        self.parameters = outer;
+        self.as_owner = outer_owner;
+        let computed = computed
+            .map_err(|inner| Refusal { reason: format!("in {ast}: {}", inner.reason), ..inner })?;
+        let Some(computed) = self.coerced(computed, function.result) else {
+            return refuse(ast, format!("its body is of another type than {}", function.result));
+        };
+        if !function.strict || given.is_empty() {
+            return Ok(computed);
+        }
+        let whens =
+            given.into_iter().map(|one| (Expr::IsNull(Box::new(one)), Expr::NULL)).collect();
+        Ok(Typed { expr: Expr::Case(whens, Box::new(computed.expr)), ty: computed.ty })
+    }
+}
