@@ -82,12 +82,12 @@ impl Writer {
             Control::TrimTail { below } => {
                 crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
             }
-            Control::Stale { table: relation, reason, rekeyed } => {
+            Control::Stale { table: relation, reason, untraced } => {
                 if let Some(table) = self.appliable(relation) {
                     tracing::warn!(table = %table.record.relation.name, reason, "the table is copied again and compared");
                     self.mark_stale(table.record.number)?;
                 }
-                if let Some(table) = self.tables.of_relation(relation).filter(|_| rekeyed).cloned()
+                if let Some(table) = self.tables.of_relation(relation).filter(|_| untraced).cloned()
                 {
                     // Also of what was applied before somebody looked it cannot be told whose it was.
                     self.shut(&table)?;

@@ -84,7 +84,7 @@ pub enum BuildState {
     Frozen {
         /// Everything before this position is in it.
         since: EndLsn,
-        /// Of a lookup: nobody is answered. What was taken away since cannot be told row by row.
+        /// Of a lookup: nobody is answered. What was taken away cannot be told row by row.
         shut: bool,
     },
 }

@@ -9,8 +9,8 @@
 //! the name of another one is read in its place. A row of the log is that of the replica with the same key
 //! only where it is the same table with the same key columns: another table may have made its keys anew,
 //! and there a row is known only by what it gives, if the log has the whole of it. That the keys of a table
-//! were written anew under their own type is not in the log; a look at the catalog tells it
-//! ([`hw_input::entry::Control::Stale`]). Where a change can take something away and it cannot be told from
+//! were written anew under their own type, or that its rows went with a partition or while it was not sent, is
+//! not in the log; a look at the catalog tells it ([`hw_input::entry::Control::Stale`]). Where a change can take something away and it cannot be told from
 //! which row, the lookups answer nobody until they go on.
 
 use crate::error::EngineError;
@@ -211,8 +211,8 @@ impl Writer {
         }
         tracing::warn!(
             table = %table.record.relation.name,
-            "what the log says of a table that is copied again cannot be told row by row; nobody has access \
-             by it until it has entered"
+            "what the rows of a table that is copied again still grant cannot be told; nobody has access by \
+             it until it has entered"
         );
         self.serve_anew()
     }

@@ -121,9 +121,9 @@ pub enum Control {
         table: RelationId,
         /// Why, for the log.
         reason: String,
-        /// Whether its keys may have been written anew, of which the log says nothing: what has the key
-        /// of a row of the replica may be another row. Told also of a table that is stale already.
-        rekeyed: bool,
+        /// Whether the log lacks what became of rows of the replica, or which they are: they went, or got
+        /// other keys. What they grant nobody knows. Told also of a table that is stale already.
+        untraced: bool,
     },
     /// The catalog says something else of the table than was noted, and its rows are right.
     Adopt {

@@ -14,7 +14,7 @@ use crate::history::is_another;
 use crate::markers::MarkerError;
 use crate::replica::{Looked, ReplicaTable, Tables};
 use crate::signal::Signal;
-use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, resolve, same_keys, settle};
+use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, is_traced, resolve, settle};
 use hw_pg::slot::SlotState;
 use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, Lsn, RelationId, TableName, TablePattern, Xid};
@@ -36,8 +36,8 @@ pub(crate) struct Watch {
     settled: Option<(i64, Arc<Vec<TablePattern>>, Arc<Tables>)>,
     /// Tables whose files are others: the log may still come to their TRUNCATE.
     suspected: HashMap<RelationId, Suspicion>,
-    /// Stale tables of which it was told that their keys may have been written anew.
-    rekeyed: BTreeSet<RelationId>,
+    /// Stale tables of which it was told that the log lacks what became of their rows.
+    untraced: BTreeSet<RelationId>,
     /// Whether the last look found something new.
     eventful: bool,
     /// Tables that cannot be replicated, as the engine was told last.
@@ -146,7 +146,7 @@ impl Watch {
         let mut controls = Vec::new();
         let before = self.suspected.len();
         self.suspected.retain(|id, _| known.contains_key(id));
-        self.rekeyed.retain(|id| known.get(id).is_some_and(|table| table.stale));
+        self.untraced.retain(|id| known.get(id).is_some_and(|table| table.stale));
         for (id, table) in known.iter() {
             // One that can be had again, or whose name a table has that is still to be copied, is copied
             // and compared. Its rows stay until then, and what reads it stands still.
@@ -253,11 +253,11 @@ impl Watch {
     }
 
     /// A table is to be copied again, unless that is told already.
-    fn stale(&mut self, table: &ReplicaTable, reason: String, rekeyed: bool) -> Option<Control> {
+    fn stale(&mut self, table: &ReplicaTable, reason: String, untraced: bool) -> Option<Control> {
         let id = table.relation.id;
-        let is_news = !table.stale || rekeyed && !self.rekeyed.contains(&id);
-        self.rekeyed.extend(rekeyed.then_some(id));
-        is_news.then_some(Control::Stale { table: id, reason, rekeyed })
+        let is_news = !table.stale || untraced && !self.untraced.contains(&id);
+        self.untraced.extend(untraced.then_some(id));
+        is_news.then_some(Control::Stale { table: id, reason, untraced })
     }
 
     /// What follows for a table of the replica.
@@ -277,7 +277,7 @@ impl Watch {
             return Ok(self.stale(table, "nothing is noted of it".to_owned(), true));
         };
         let now = catalog.table_by_id(id).map(|table| &table.facts);
-        let rekeyed = now.is_some_and(|now| !same_keys(noted, now));
+        let untraced = now.is_some_and(|now| !is_traced(noted, now));
         let settled = settle(client, compare(noted, now), &table.truncations).await;
         let difference = self.rewritten(durable, table, settled.map_err(InputError::from)?);
         Ok(match difference {
@@ -287,9 +287,9 @@ impl Watch {
                 let adopt = |facts| Control::Adopt { table: id, facts };
                 facts.filter(|_| !table.stale).map(adopt)
             }
-            Difference::CopyAgain(reason) => self.stale(table, reason.to_string(), rekeyed),
+            Difference::CopyAgain(reason) => self.stale(table, reason.to_string(), untraced),
             Difference::Gone(finding) if comes_again => {
-                self.stale(table, finding.what.clone(), rekeyed)
+                self.stale(table, finding.what.clone(), untraced)
             }
             Difference::Gone(finding) => {
                 finding.log();

@@ -40,7 +40,7 @@ fn changes_of_a_table_that_a_copy_does_not_read_take_none_of_its_room() {
     let stale = |table| Control::Stale {
         table: RelationId(table),
         reason: "altered".into(),
-        rekeyed: false,
+        untraced: false,
     };
     node.control(stale(2));
     let number = node.begin_copy(false);

@@ -213,7 +213,7 @@ impl Run {
         for now in [&self.source.lists, &self.source.todos] {
             if known.get(&now.id).is_some_and(|table| table.relation.columns != now.columns) {
                 let (table, reason) = (now.id, "altered".into());
-                self.node.control(Control::Stale { table, reason, rekeyed: false });
+                self.node.control(Control::Stale { table, reason, untraced: false });
             }
         }
         let lists = &self.source.lists;
@@ -221,14 +221,14 @@ impl Run {
             known.values().find(|t| t.relation.name == lists.name && t.relation.id != lists.id);
         if let Some(renamed) = renamed {
             let (table, reason) = (renamed.relation.id, "renamed".into());
-            self.node.control(Control::Stale { table, reason, rekeyed: false });
+            self.node.control(Control::Stale { table, reason, untraced: false });
         }
         let table = self.node.sequencer.writer.tables.of_relation(lists.id);
         let keys = table.map(|table| self.keys[&table.record.boundary]);
         if keys.is_some_and(|keys| keys != self.source.world.keys) {
             let (table, reason) = (lists.id, "rewritten".into());
             self.source.rekeyed.push(self.source.position);
-            self.node.control(Control::Stale { table, reason, rekeyed: true });
+            self.node.control(Control::Stale { table, reason, untraced: true });
         }
         self.node.stream(acknowledged);
         let durable = |(t, _): &&(_, World)| {
@@ -340,13 +340,17 @@ impl Run {
             // The catalog shows something that the log does not.
             let table = self.any_table();
             let reason = "a test says so".into();
-            self.node.control(Control::Stale { table, reason, rekeyed: false });
+            self.node.control(Control::Stale { table, reason, untraced: false });
         }
         if self.rng.random_bool(0.03) {
             self.feed();
             let table = self.any_table();
             let rekeyed = table == self.source.lists.id && self.rng.random_bool(0.5);
-            self.node.control(Control::Stale { table, reason: "altered".into(), rekeyed });
+            self.node.control(Control::Stale {
+                table,
+                reason: "altered".into(),
+                untraced: rekeyed,
+            });
             match table == self.source.todos.id {
                 true => self.source.alter(),
                 false if rekeyed => self.source.rekey(),
@@ -517,7 +521,7 @@ fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
     run.node.control(Control::Stale {
         table: RelationId(2),
         reason: "altered".into(),
-        rekeyed: false,
+        untraced: false,
     });
     let write_checkpoints = vec![WriteCheckpoint { user_key: "amy".into(), requested: None }];
     let contents = MarkerContents { nonce: 1, write_checkpoints };

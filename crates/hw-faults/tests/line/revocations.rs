@@ -248,6 +248,81 @@ async fn e_4_where_it_cannot_be_told_whose_access_went_nobody_has_it() {
     end(line, &open, altered).await;
 }
 
+/// Permissions in partitions, and something that is none of their business.
+const PARTED: &str = "
+    CREATE TABLE members (id int PRIMARY KEY, usr text, list text) PARTITION BY RANGE (id);
+    CREATE TABLE members_1 PARTITION OF members FOR VALUES FROM (1) TO (2);
+    CREATE TABLE members_2 PARTITION OF members FOR VALUES FROM (2) TO (30);
+    CREATE TABLE filled (id int PRIMARY KEY, usr text, list text);
+    CREATE TABLE docs (id text PRIMARY KEY, list text, v int);
+    CREATE TABLE news (id int PRIMARY KEY, v text);
+    CREATE TABLE etl (v text);
+    INSERT INTO members VALUES (1, 'u1', 'l1'), (2, 'u2', 'l1');
+    INSERT INTO filled VALUES (31, 'u3', 'l1');
+    INSERT INTO docs VALUES ('d1', 'l1', 1);
+";
+
+async fn parted(altered: &str) -> (Line, Client) {
+    let config = streams(&[QUERY, "SELECT * FROM news"]);
+    let outputs = [OUT[0], ("news", "SELECT * FROM news")];
+    let line = Line::start(PARTED, &config, &["u1", "u2"], &outputs).await;
+    waiting(line, altered, "public.members").await
+}
+
+/// What is none of the permissions' business goes on.
+async fn news_come(line: &mut Line, when: &str) {
+    line.execute("INSERT INTO news VALUES (1, 'new')").await;
+    for user in ["u1", "u2"] {
+        let what = format!("{when}: {user} has the news");
+        line.follow(user, &what, |client| client.table("news").contains_key("1")).await;
+    }
+}
+
+/// The log does not tell which rows went with a partition, or out of one that was emptied by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_with_a_partition_does_not_wait_for_the_copy() {
+    for altered in [
+        "ALTER TABLE members DETACH PARTITION members_1",
+        "DROP TABLE members_1",
+        "TRUNCATE members_1",
+    ] {
+        let (mut line, open) = parted(altered).await;
+        lose(&mut line, &["u1", "u2"], altered).await;
+        line.names("nobody has access by: public.members").await;
+        news_come(&mut line, altered).await;
+        end(line, &open, altered).await;
+    }
+    let attached = "ALTER TABLE members ATTACH PARTITION filled FOR VALUES FROM (30) TO (60)";
+    let (line, open) = parted(attached).await;
+    keep(&line, &["u1", "u2"], "what comes takes nothing away").await;
+    end(line, &open, attached).await;
+}
+
+/// Nor what becomes of rows while the publication does not send the table, or not all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_while_a_table_is_not_sent_does_not_wait_for_the_copy() {
+    for altered in [
+        "ALTER PUBLICATION headwater DROP TABLE members; DELETE FROM members WHERE id = 1;
+         ALTER PUBLICATION headwater ADD TABLE members",
+        "ALTER PUBLICATION headwater DROP TABLE members; DELETE FROM members WHERE id = 1",
+        "ALTER PUBLICATION headwater SET TABLE members WHERE (id <> 1), docs, news;
+         DELETE FROM members WHERE id = 1",
+    ] {
+        let (mut line, open) = parted(altered).await;
+        lose(&mut line, &["u1", "u2"], altered).await;
+        line.names("nobody has access by: public.members").await;
+        news_come(&mut line, altered).await;
+        end(line, &open, altered).await;
+    }
+    // Of every table.
+    let altered = "
+        ALTER PUBLICATION headwater SET (publish = 'insert'); DELETE FROM members WHERE id = 1;
+        ALTER PUBLICATION headwater SET (publish = 'insert, update, delete, truncate')";
+    let (mut line, open) = parted(altered).await;
+    lose(&mut line, &["u1", "u2"], altered).await;
+    end(line, &open, altered).await;
+}
+
 /// Permissions that are read through two tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn e_4_access_through_two_tables_goes_at_once_whichever_row_goes() {

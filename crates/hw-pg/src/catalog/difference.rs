@@ -265,9 +265,28 @@ fn keys(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
     (key(noted) != key(now)).then_some(Reason::Key)
 }
 
+/// Whether the log tells of each row of then what became of it. Where it does not, nobody can say what
+/// such a row still grants until the table has been copied again.
+///
+/// What was written while a table was not sent, or not whole, is not told; nor are rows of partitions that
+/// went, or that were emptied by themselves; nor keys that were written anew. What an altered column was
+/// given is not told either, and is not meant here.
+pub fn is_traced(noted: &TableFacts, now: &TableFacts) -> bool {
+    let is_sent_as_then = match (noted.published.sent(), now.published.sent()) {
+        (Some(was), Some(is)) => publication(was, is, now.kind).is_none(),
+        _ => false,
+    };
+    let stays = |was: &LeafFacts| {
+        let has_file = |is: &LeafFacts| is_told(now) || is.filenode == was.filenode;
+        let is = now.leaves.iter().find(|is| is.id == was.id);
+        is.is_some_and(|is| is.attachment == was.attachment && has_file(is))
+    };
+    is_sent_as_then && noted.leaves.iter().all(stays) && same_keys(noted, now)
+}
+
 /// Whether a row that has the key of a row of then is the same one: false where keys may have been written
 /// anew without a trace in the log. Key columns of another name or type are described in the log.
-pub fn same_keys(noted: &TableFacts, now: &TableFacts) -> bool {
+fn same_keys(noted: &TableFacts, now: &TableFacts) -> bool {
     let was = key_columns(noted);
     let as_described = |was: &&ColumnFacts| {
         now.columns.iter().find(|is| is.name == was.name && is.type_oid == was.type_oid)

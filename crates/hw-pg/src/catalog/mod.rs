@@ -18,7 +18,7 @@ mod unsent;
 mod usable;
 mod wanted;
 
-pub use difference::{Difference, Leaves, Reason, compare, followable, same_keys, settle};
+pub use difference::{Difference, Leaves, Reason, compare, followable, is_traced, settle};
 pub use found::CatalogTable;
 pub use read::Catalog;
 pub use relation::relation;
