@@ -123,7 +123,7 @@ impl Beside {
     /// Lets the source remember this store.
     pub fn remind(&mut self) {
         let (context, slot) = (self.context.clone(), self.slot.clone());
-        let reminder = async move { remember(&context, &slot).await };
+        let reminder = async move { remember(&context, &slot).await.map(|()| Done::Reminded) };
         self.tasks.spawn_on(reminder, &self.server);
     }
 
@@ -235,12 +235,12 @@ impl Beside {
 }
 
 /// Lets the source remember this store. One that cannot is told with the next reminder.
-async fn remember(context: &Context, slot: &str) -> Result<Done, Ended> {
+pub(crate) async fn remember(context: &Context, slot: &str) -> Result<(), Ended> {
     let kept = context.replica.kept()?;
     if let Err(error) = context.source.remember(slot, kept.store, kept.op_id).await {
         tracing::debug!(%error, "the source was not reminded of this store");
     }
-    Ok(Done::Reminded)
+    Ok(())
 }
 
 /// Looks at the catalog. One that fails or does not answer is no reason to end a stream that is

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 /// A full spool that holds the stream up for so long is named.
 const STALLED: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ pub(crate) async fn follow(
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beside = Beside::new(context, watch, slot, server);
     beside.ask();
-    let mut reminders = interval(REMIND);
+    let mut reminders = interval_at(Instant::now() + REMIND, REMIND);
     reminders.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progressed: Option<EndLsn> = None;
     let mut passed_on = Instant::now();

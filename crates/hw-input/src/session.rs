@@ -1,6 +1,7 @@
 //! One session with the source: looks, decides how to go on, copies everything where that must be,
 //! and follows the stream until something ends it.
 
+use crate::beside::remember;
 use crate::context::{Context, PATIENCE};
 use crate::copying::copy_all;
 use crate::ended::Ended;
@@ -125,6 +126,11 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         other => other,
     };
     number(context, decision.epoch).await?;
+    if !matches!(verdict, Verdict::Refuse(_)) {
+        // Before clients are shown anything: however soon this process dies, a store that does not have
+        // its numbers is known by them, and one that was here before is not alone any more.
+        remember(context, &slot).await?;
+    }
     let confirmed = match verdict {
         Verdict::Stream => confirmed.unwrap_or_default(),
         Verdict::Refuse(finding) => return Err(Ended::Finding(Box::new(finding))),

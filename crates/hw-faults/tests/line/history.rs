@@ -95,42 +95,47 @@ async fn fd_27_an_older_copy_of_the_store_begins_above_everything_given() {
 async fn fd_27_nobody_is_answered_from_an_older_copy_of_the_store() {
     const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
         WHERE database = current_database()";
-    for slot in ["", DROP] {
-        let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
-        line.server.stop().await;
-        let directory = line.rig.directory.path();
-        let (data, old) = (directory.join("data"), directory.join("old"));
-        copy(&data, &old);
+    // Whoever is not answered waits for ten seconds first.
+    tokio::join!(put_back_alone(""), put_back_alone(DROP));
+}
+
+/// - Takes: what happens to the slot meanwhile.
+async fn put_back_alone(slot: &str) {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    line.server.stop().await;
+    let directory = line.rig.directory.path();
+    let (data, old) = (directory.join("data"), directory.join("old"));
+    copy(&data, &old);
+    line.server.spawn_again();
+    line.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'three')").await;
+    line.agree("further than the copy").await;
+    line.server.stop().await;
+    line.execute(slot).await;
+    copy(&old, &data);
+    // It has a number, so the copy waits for it.
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+    for start in 0..2 {
         line.server.spawn_again();
-        line.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'three')").await;
-        line.agree("further than the copy").await;
-        line.server.stop().await;
-        line.execute(slot).await;
-        copy(&old, &data);
-        // It has a number, so the copy waits for it.
-        let open = line.rig.cluster.client(&line.rig.database.name).await;
-        open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
-        for start in 0..2 {
-            line.server.spawn_again();
-            // Another process of the same store does not forget it.
-            nobody_is_answered(&line, &format!("{slot} {start}")).await;
-            line.server.kill();
-        }
-        open.batch_execute("COMMIT").await.expect("ended");
-        line.server.spawn_again();
-        line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
-        line.agree("compared").await;
-        line.is_well().await;
-        line.stop().await;
+        // Another process of the same store does not forget it.
+        nobody_is_answered(&line, &format!("{slot} {start}")).await;
+        line.server.kill();
     }
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.server.spawn_again();
+    line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
+    line.agree("compared").await;
+    line.is_well().await;
+    line.stop().await;
 }
 
 /// The store was put back, or another one was in its place: everything is to be compared.
 async fn nobody_is_answered(line: &Line, what: &str) {
     line.names("HW3105").await;
     let address = line.server.address();
-    for mut client in [rig::client("u2"), rig::client("u1")] {
-        let answer = client.connect(address).await;
+    let (mut one, mut other) = (rig::client("u2"), rig::client("u1"));
+    let (one, other) = tokio::join!(one.connect(address), other.connect(address));
+    for answer in [one, other] {
         let refused = answer.expect_err("nobody is answered").to_string();
         assert!(refused.contains("503"), "{what}: {refused}");
     }
