@@ -43,7 +43,7 @@ pub(crate) async fn copy_all(
     let wanted = context.plan().wanted.clone();
     let number = begin(context, Some(slot.clone())).await?;
     let covered = context.source.cover(&wanted).await?;
-    context.status.lock().refused = findings(&covered);
+    context.status.lock().tried(&covered.refused, &covered.missing);
     let choice = SlotChoice::Main { name: slot.clone() };
     let report = |blockers: &[Session]| match blockers {
         [] => context.enter(SourceState::Copying),
@@ -141,7 +141,7 @@ async fn cover(context: &Context) -> Result<Covered, InputError> {
     let _one = context.covering.lock().await;
     let wanted = context.plan().wanted.clone();
     let covered = context.source.cover(&wanted).await?;
-    context.status.lock().refused = findings(&covered);
+    context.status.lock().tried(&covered.refused, &covered.missing);
     Ok(covered)
 }
 
@@ -276,10 +276,4 @@ fn tell(context: &Context, progress: &ProgressHandle) {
         one_snapshot: table.one_snapshot,
     });
     context.status.lock().copies = copies.collect();
-}
-
-/// The findings of a cover, for status.
-fn findings(covered: &Covered) -> Vec<Diagnostic> {
-    let refused = covered.refused.iter().chain(&covered.missing);
-    refused.map(|refused| refused.finding.clone()).collect()
 }

@@ -1,6 +1,7 @@
 //! What the driver is doing, as plain data for the admin surface and metrics.
 
 use crate::error::code;
+use hw_pg::catalog::Refused;
 use hw_types::text::datetime::utc;
 use hw_types::{Code, Diagnostic, EndLsn, TableName};
 use std::fmt;
@@ -30,6 +31,9 @@ pub struct SourceStatus {
     pub copy_waits: Option<Box<Diagnostic>>,
     /// Tables that definitions name and that cannot be replicated, with the reason.
     pub refused: Vec<Diagnostic>,
+    /// What the last attempt to publish tables found in the way, for what the catalog does not show:
+    /// somebody's lock.
+    kept_out: Vec<Refused>,
     /// Bytes of log that the slot retains, as last asked.
     pub retained_bytes: u64,
     /// Why the stream stands still, while a transaction does not fit into the spool.
@@ -113,6 +117,25 @@ impl SourceStatus {
         let finding = Diagnostic { context: why.context, mend: why.mend, ..finding };
         finding.log();
         self.catalog_trouble = Some(Box::new(finding));
+    }
+
+    /// Notes which tables an attempt to publish all could not, and which there are not.
+    pub(crate) fn tried(&mut self, refused: &[Refused], missing: &[Refused]) {
+        self.kept_out = refused.to_vec();
+        self.refused = refused.iter().chain(missing).map(|one| one.finding.clone()).collect();
+    }
+
+    /// Notes what a look at the catalog found.
+    ///
+    /// - Takes: the tables that are still to be published; what kept one of them out stays the answer
+    ///   until the next attempt.
+    pub(crate) fn looked(&mut self, findings: Vec<Diagnostic>, to_publish: &[&TableName]) {
+        self.refused = findings;
+        let is_out = |one: &&Refused| one.table.as_ref().is_some_and(|t| to_publish.contains(&t));
+        let kept_out = self.kept_out.iter().filter(is_out).map(|one| &one.finding);
+        let news = kept_out.filter(|finding| !self.refused.contains(finding)).cloned();
+        let news: Vec<Diagnostic> = news.collect();
+        self.refused.extend(news);
     }
 
     /// Notes that the source said something.
@@ -222,6 +245,20 @@ mod tests {
         assert!(silent(&status), "{}", status.state);
         status.heard(117, 117);
         assert_eq!(status.state, SourceState::Streaming);
+    }
+
+    #[test]
+    fn what_keeps_a_table_out_is_told_until_it_is_sent() {
+        let mut status = SourceStatus::default();
+        let table = TableName::new("public", "t");
+        let locked = Diagnostic::error(2103, "somebody holds a lock on it");
+        let gone = Diagnostic::error(2108, "there is no table public.u");
+        status.tried(&[Refused::new(&table, locked.clone())], &[]);
+        assert_eq!(status.refused, std::slice::from_ref(&locked));
+        status.looked(vec![gone.clone()], &[&table]);
+        assert_eq!(status.refused, [gone.clone(), locked]);
+        status.looked(vec![gone.clone()], &[]);
+        assert_eq!(status.refused, [gone]);
     }
 
     #[test]

@@ -172,7 +172,9 @@ impl Watch {
         });
         // A table that was marked just now is missing, too.
         let missing = missing.len() + usize::from(!settled);
-        context.status.lock().refused = resolved.findings().cloned().collect();
+        let name = |id: &RelationId| catalog.table_by_id(*id).map(|table| &table.facts.name);
+        let to_publish: Vec<&TableName> = resolved.to_publish.iter().filter_map(name).collect();
+        context.status.lock().looked(resolved.findings().cloned().collect(), &to_publish);
         let found = within_reach.keys().filter(|id| known.contains_key(id)).copied().collect();
         context.replica.looked(Looked { wanted: wanted.clone(), missing, found });
         self.client = Some(client);
