@@ -175,9 +175,10 @@ impl<'a> Findings<'a> {
     pub fn problem(&mut self, problem: Problem, origin: Origin<'_>) {
         let range = problem.place.start as usize..problem.place.end as usize;
         let range = origin.scalar.locate(range);
+        let mend = problem.mend.or_else(|| usual_mend(problem.code).map(str::to_owned));
         let diagnostic = Diagnostic {
             severity: problem.severity,
-            mend: problem.mend,
+            mend,
             ..Diagnostic::error(problem.code, problem.message).at(origin.context)
         };
         self.push(diagnostic, range);
@@ -192,6 +193,24 @@ impl<'a> Findings<'a> {
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.list.sort_by_key(|d| d.span.as_ref().map_or(0, |s| s.start));
         self.list
+    }
+}
+
+/// What helps with an error of this kind where nothing better is known.
+pub fn usual_mend(code: u16) -> Option<&'static str> {
+    match code {
+        code::YAML => Some(
+            "indent with blanks, each level below its key; a text with \": \" or \" #\" in it stands in \
+             quotes or behind | on lines of its own",
+        ),
+        code::SYNTAX => Some(
+            "write one SELECT … FROM … WHERE …; texts stand in single quotes, names that are no plain \
+             lower-case words in double ones",
+        ),
+        code::STATEMENT => {
+            Some("write it without; docs/sync-config.md lists what a SELECT may have here")
+        }
+        _ => None,
     }
 }
 

@@ -343,7 +343,9 @@ fn section_11_messages_say_what_was_meant() {
         ),
         (
             "SELECT * FROM orders o \"customerId\" = 1",
-            "error HW1205: expected WHERE after the table's name, found o",
+            "error HW1205: expected WHERE after the table's name, found o → write one SELECT … \
+             FROM … WHERE …; texts stand in single quotes, names that are no plain lower-case words \
+             in double ones",
         ),
         (
             "SELECT * FROM t WHERE a = :user_id",
@@ -420,7 +422,7 @@ fn section_11_a_wrong_relation_is_named_with_what_there_is() {
         ),
         (
             "SELECT * FROM order",
-            "error HW1205: order is a reserved word; quote it to use it as a name",
+            "error HW1205: order is a reserved word → to use it as a name, write it in double quotes",
         ),
         (
             "SELECT * FROM \"order\"",

@@ -191,7 +191,9 @@ impl Parser {
         match &self.peek().kind {
             TokenKind::End => self.error("unexpected end of the statement"),
             TokenKind::Word(word) => self.error(format!("unexpected {word}")),
-            TokenKind::Symbol("==") => self.error("unexpected ==; equality is written ="),
+            TokenKind::Symbol("==") => {
+                LexError { mend: Some("write ="), ..self.error("unexpected ==") }
+            }
             TokenKind::Symbol(symbol) => self.error(format!("unexpected {symbol}")),
             _ => self.error("unexpected value"),
         }
@@ -251,10 +253,10 @@ impl Parser {
     fn ident(&mut self) -> Result<Ident, LexError> {
         if !self.is_name() {
             return match &self.peek().kind {
-                TokenKind::Word(word) => {
-                    Err(self
-                        .error(format!("{word} is a reserved word; quote it to use it as a name")))
-                }
+                TokenKind::Word(word) => Err(LexError {
+                    mend: Some("to use it as a name, write it in double quotes"),
+                    ..self.error(format!("{word} is a reserved word"))
+                }),
                 _ => Err(self.expected("a name")),
             };
         }

@@ -7,7 +7,7 @@
 use super::lookup::LookupDef;
 use super::table::{Catalog, CatalogTable};
 use super::{Definition, DefinitionKind, SyncConfig, SyncOptions, classic, options, streams};
-use crate::report::{Findings, code, nearest};
+use crate::report::{Findings, code, nearest, usual_mend};
 use crate::yaml::{self, Node, NodeKind, Scalar};
 use hw_types::Diagnostic;
 
@@ -244,7 +244,11 @@ fn compile(
             return None;
         }
         Err(error) => {
-            findings.push(Diagnostic::error(code::YAML, error.message), error.at..error.at);
+            let finding = Diagnostic {
+                mend: usual_mend(code::YAML).map(str::to_owned),
+                ..Diagnostic::error(code::YAML, error.message)
+            };
+            findings.push(finding, error.at..error.at);
             return None;
         }
     };

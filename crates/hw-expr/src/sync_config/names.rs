@@ -107,6 +107,30 @@ pub trait Names {
     fn warn(&mut self, problem: Problem);
 }
 
+/// Goes on behind an error, so that all that is wrong with a query is said at once: the first one ends it,
+/// further ones are said beside it.
+pub fn also(names: &mut (impl Names + ?Sized), first: &mut Option<Problem>, problem: Problem) {
+    match first {
+        None => *first = Some(problem),
+        Some(_) => names.warn(problem),
+    }
+}
+
+/// The same for two parts of a query.
+pub fn both<A, B>(
+    names: &mut (impl Names + ?Sized),
+    left: Result<A, Problem>,
+    right: Result<B, Problem>,
+) -> Result<(A, B), Problem> {
+    match (left, right) {
+        (Err(first), Err(second)) => {
+            names.warn(second);
+            Err(first)
+        }
+        (left, right) => Ok((left?, right?)),
+    }
+}
+
 /// The warning about a name that folding changed, once per name.
 pub fn warn_folded(names: &mut (impl Names + ?Sized), ident: &Ident) {
     if ident.folded && names.dialect() != Dialect::Streams {

@@ -4,7 +4,7 @@
 //! parameters, or a *match*: parameters together with alternatives that each say which values
 //! of the row they must equal. Source: `sync-rules.md` 9.3.
 
-use super::super::names::{Leaf, Name, Tree, lower};
+use super::super::names::{self, Leaf, Name, Tree, lower};
 use super::super::plan::{EachPart, RowName, RowPlan};
 use super::scope::{Mode, Scope};
 use crate::expr::Expr;
@@ -142,12 +142,17 @@ impl Clauses<'_, '_> {
         }
     }
 
+    fn sides(&mut self, left: &Ast, right: &Ast) -> Result<(Clause, Clause), Problem> {
+        let (left, right) = (self.clause(left), self.clause(right));
+        names::both(self.scope, left, right)
+    }
+
     fn clause(&mut self, ast: &Ast) -> Result<Clause, Problem> {
         let refuse = |message: &str, place| Err(Problem::error(code::MIXED, message, place));
         let data = self.scope.mode == Mode::Data;
         match &ast.kind {
             AstKind::Binary("AND", left, right) => {
-                let (left, right) = (self.clause(left)?, self.clause(right)?);
+                let (left, right) = self.sides(left, right)?;
                 if let Some(tree) = both(&left, &right, Expr::And) {
                     return Ok(tree);
                 }
@@ -161,7 +166,7 @@ impl Clauses<'_, '_> {
                 left.and(right, ast.place).map(Clause::Match)
             }
             AstKind::Binary("OR", left, right) => {
-                let (left, right) = (self.clause(left)?, self.clause(right)?);
+                let (left, right) = self.sides(left, right)?;
                 if let Some(tree) = both(&left, &right, Expr::Or) {
                     return Ok(tree);
                 }

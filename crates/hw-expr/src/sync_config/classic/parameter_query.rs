@@ -3,7 +3,7 @@
 
 use super::super::load::Loader;
 use super::super::lookup::LookupDef;
-use super::super::names::{Leaf, Name, Tree, lower, warn_folded};
+use super::super::names::{Leaf, Name, Tree, also, lower, warn_folded};
 use super::super::plan::{EachPart, RowName};
 use super::super::querier::{Component, Querier, QueryName, Step, each_slot};
 use super::super::request::Origin as Whose;
@@ -12,7 +12,7 @@ use super::scope::{Mode, Scope, Source, single_source};
 use crate::expr::Expr;
 use crate::report::{Origin, Problem, code};
 use crate::routines::fixed;
-use crate::sql::ast::{Ast, AstKind, From, Ident, Literal, Relation, Select};
+use crate::sql::ast::{Ast, AstKind, From, Ident, Item, Literal, Relation, Select};
 use crate::sql::parse;
 use crate::value::SqlValue;
 
@@ -120,51 +120,57 @@ impl Query<'_, '_> {
 
     fn outputs(&mut self, select: &Select) -> Result<Outputs, Problem> {
         let mut outputs = Outputs { names: Vec::new(), trees: Vec::new(), priority: None };
-        let error = |code, message: &str, place| Err(Problem::error(code, message, place));
+        let mut refused = None;
         for item in &select.items {
-            let place = item.value.place;
-            if matches!(item.value.kind, AstKind::Star(_)) {
-                let message = "* is not supported here - use explicit columns";
-                return error(code::EXPRESSION, message, place);
+            let read = self.output(item, &mut outputs);
+            read.unwrap_or_else(|problem| also(self.scope, &mut refused, problem));
+        }
+        refused.map_or(Ok(outputs), Err)
+    }
+
+    fn output(&mut self, item: &Item, outputs: &mut Outputs) -> Result<(), Problem> {
+        let error = |code, message: &str, place| Err(Problem::error(code, message, place));
+        let place = item.value.place;
+        if matches!(item.value.kind, AstKind::Star(_)) {
+            let message = "* is not supported here - use explicit columns";
+            return error(code::EXPRESSION, message, place);
+        }
+        let name = match (&item.alias, &item.value.kind) {
+            (Some(alias), _) => {
+                warn_folded(self.scope, alias);
+                alias.name.clone()
             }
-            let name = match (&item.alias, &item.value.kind) {
-                (Some(alias), _) => {
-                    warn_folded(self.scope, alias);
-                    alias.name.clone()
-                }
-                (None, AstKind::Name(parts)) => {
-                    parts.last().map(|p| p.name.clone()).unwrap_or_default()
-                }
-                _ => return error(code::COLUMN_NAME, "alias is required", place),
+            (None, AstKind::Name(parts)) => {
+                parts.last().map(|p| p.name.clone()).unwrap_or_default()
+            }
+            _ => return error(code::COLUMN_NAME, "alias is required", place),
+        };
+        if name == "_priority" {
+            let AstKind::Literal(Literal::Integer(priority)) = item.value.kind else {
+                let message = "Priority must be a simple integer literal";
+                return error(code::PRIORITY, message, place);
             };
-            if name == "_priority" {
-                let AstKind::Literal(Literal::Integer(priority)) = item.value.kind else {
-                    let message = "Priority must be a simple integer literal";
-                    return error(code::PRIORITY, message, place);
-                };
-                if self.has_priority {
-                    return error(code::PRIORITY, "Cannot set priority multiple times.", place);
-                }
-                if !(0..=3).contains(&priority) {
-                    let message =
-                        "Invalid value for priority, must be between 0 and 3 (inclusive).";
-                    return error(code::PRIORITY, message, place);
-                }
-                outputs.priority = Some(priority as u8);
-                continue;
+            if self.has_priority {
+                return error(code::PRIORITY, "Cannot set priority multiple times.", place);
             }
-            let tree = lower(&item.value, self.scope)?;
-            self.danger.note(&tree, true);
-            // The last of two columns with one name wins.
-            match outputs.names.iter().position(|n| *n == name) {
-                Some(index) => outputs.trees[index] = tree,
-                None => {
-                    outputs.names.push(name);
-                    outputs.trees.push(tree);
-                }
+            if !(0..=3).contains(&priority) {
+                let message = "Invalid value for priority, must be between 0 and 3 (inclusive).";
+                return error(code::PRIORITY, message, place);
+            }
+            outputs.priority = Some(priority as u8);
+            return Ok(());
+        }
+        let tree = lower(&item.value, self.scope)?;
+        self.danger.note(&tree, true);
+        // The last of two columns with one name wins.
+        match outputs.names.iter().position(|n| *n == name) {
+            Some(index) => outputs.trees[index] = tree,
+            None => {
+                outputs.names.push(name);
+                outputs.trees.push(tree);
             }
         }
-        Ok(outputs)
+        Ok(())
     }
 
     fn fixed(&mut self, select: &Select) -> Result<ParameterQuery, Problem> {

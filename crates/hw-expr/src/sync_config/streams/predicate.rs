@@ -3,7 +3,7 @@
 //!
 //! Source: `sync-rules.md` 10.3, steps 1 to 5.
 
-use super::super::names::{Name, Tree, check_label, equals, leaf, negate};
+use super::super::names::{Name, Tree, both, check_label, equals, leaf, negate};
 use super::super::plan::EachPart;
 use super::conjunct::homes;
 use super::scope::{Scope, Source};
@@ -42,16 +42,23 @@ pub struct Term {
 }
 
 impl Scope<'_> {
+    fn sides(&mut self, left: &Ast, right: &Ast) -> Result<(Pred, Pred), Problem> {
+        let (left, right) = (self.predicate(left), self.predicate(right));
+        both(self, left, right)
+    }
+
     /// The condition that an expression in WHERE or ON is. Subqueries and `json_each` become
     /// sources of the query.
     pub fn predicate(&mut self, ast: &Ast) -> Result<Pred, Problem> {
         let place = self.place(ast.place);
         Ok(match &ast.kind {
             AstKind::Binary("AND", left, right) => {
-                Pred::And(vec![self.predicate(left)?, self.predicate(right)?])
+                let (left, right) = self.sides(left, right)?;
+                Pred::And(vec![left, right])
             }
             AstKind::Binary("OR", left, right) => {
-                Pred::Or(vec![self.predicate(left)?, self.predicate(right)?])
+                let (left, right) = self.sides(left, right)?;
+                Pred::Or(vec![left, right])
             }
             AstKind::Unary("NOT", inner) => Pred::Not(Box::new(self.predicate(inner)?)),
             AstKind::Binary("!=", left, right) if self.dialect == Dialect::Streams => {

@@ -4,7 +4,7 @@
 use super::super::classic::withheld_in_star;
 use super::super::data::{DataQuery, OutputItem, StarRule};
 use super::super::load::Loader;
-use super::super::names::{Leaf, Name, Names, equals, lower, warn_folded};
+use super::super::names::{Leaf, Name, Names, also, both, equals, lower, warn_folded};
 use super::conjunct::{Home, conjuncts};
 use super::merge::Filled;
 use super::predicate::Pred;
@@ -63,10 +63,11 @@ fn select(
     }
     let joins = scope.open(&select, true)?;
     let filter = match &select.filter {
-        Some(filter) => Pred::And(vec![joins, scope.predicate(filter)?]),
-        None => joins,
+        Some(filter) => scope.predicate(filter).map(|filter| Pred::And(vec![joins, filter])),
+        None => Ok(joins),
     };
-    let columns = Columns::read(&select, scope)?;
+    let columns = Columns::read(&select, scope);
+    let (filter, columns) = both(scope, filter, columns)?;
     let Some(primary) = columns.primary else {
         let message = "Must have a result column selecting from a table";
         return Err(Problem::error(code::STATEMENT, message, columns.place));
@@ -190,13 +191,15 @@ impl Columns {
         };
         let mut columns =
             Columns { items: Vec::new(), primary: None, has_id: false, has_star: false, place };
+        let mut refused = None;
         for item in &select.items {
-            match &item.value.kind {
-                AstKind::Star(qualifier) => columns.star(qualifier.as_ref(), item, scope)?,
-                _ => columns.column(item, scope)?,
-            }
+            let read = match &item.value.kind {
+                AstKind::Star(qualifier) => columns.star(qualifier.as_ref(), item, scope),
+                _ => columns.column(item, scope),
+            };
+            read.unwrap_or_else(|problem| also(scope, &mut refused, problem));
         }
-        Ok(columns)
+        refused.map_or(Ok(columns), Err)
     }
 
     fn star(

@@ -287,7 +287,8 @@ impl<'a> Scope<'a> {
         let name = from.alias.as_ref().map_or(name, |alias| alias.name.clone());
         if self.has(&name) {
             let message = format!("Table with name {name} already exists in scope");
-            return Err(self.error(code::STATEMENT, message, from.place));
+            let mend = "give it an alias of its own: lists AS other";
+            return Err(self.error(code::STATEMENT, message, from.place).mend(mend));
         }
         self.frames.last_mut().expect("open pushes a frame").entries.push((name, entry));
         Ok(filter)
