@@ -138,6 +138,10 @@ pub struct Dev {
     /// database of your own. (example: headwater dev --reset)
     #[arg(long, conflicts_with = "database_url")]
     pub reset: bool,
+    /// Take the slot over although it belongs to a server with another data directory, which was
+    /// seen lately: that one is gone. (example: headwater dev --database-url … --take-over)
+    #[arg(long)]
+    pub take_over: bool,
     /// Answer yes to every question. (example: headwater dev --database-url … --yes)
     #[arg(long, short)]
     pub yes: bool,

@@ -49,6 +49,12 @@ pub fn configured(config: &Config) -> Result<Option<SyncFile>, Box<Diagnostic>> 
     config.sync_config.as_deref().map(read).transpose()
 }
 
+/// The configured one, if there is one that compiles: what is wrong with a file is told where it is read.
+pub fn compiled(config: &Config) -> Option<SyncConfig> {
+    let file = configured(config).ok()??;
+    SyncConfig::load(&file.text, &file.name, None).config
+}
+
 /// What `check` says.
 #[derive(Debug, Default)]
 pub struct Checked {
@@ -68,7 +74,9 @@ pub fn check(file: &SyncFile, source: Option<&Source>) -> Checked {
     let mut findings: Vec<Diagnostic> =
         diagnostics.into_iter().map(sync_config::checked_against_source).collect();
     findings.extend(config.iter().flat_map(|config| source.unfit(config)));
-    Checked { findings, notes: notes(config.as_ref()) }
+    let mut notes = notes(config.as_ref());
+    notes.extend(config.iter().flat_map(|config| source.narrowed(config)));
+    Checked { findings, notes }
 }
 
 /// Everything there is to say about it without a database.
@@ -160,6 +168,13 @@ impl Source {
             }
         }
         findings
+    }
+
+    /// What a publication that somebody narrowed keeps from clients of the tables that are read.
+    fn narrowed(&self, config: &SyncConfig) -> Vec<String> {
+        let resolved = catalog::resolve(&self.catalog, &config.tables());
+        let tables = resolved.tables.iter().filter_map(|id| self.catalog.table_by_id(*id));
+        tables.filter_map(|table| catalog::narrowed(&table.facts)).collect()
     }
 }
 

@@ -285,7 +285,7 @@ async fn fd_20_a_table_that_this_role_may_not_publish_is_said_before_anything_wa
         [
             "warning[HW2103]: publication \"headwater\" lacks public.other and this role may not \
              add it | table public.other, read by \"s1\" | ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \
-             \"public\".\"other\";",
+             \"public\".\"other\"; -- as a superuser, or as a role that owns both",
             "sync.yaml: 0 errors, 1 warning",
         ]
     );

@@ -66,7 +66,8 @@ async fn too_few_slots_and_a_short_log_are_found() {
     });
     let database = cluster.create_database().await;
     let findings = shown(&examine(&database.url, &[]).await);
-    assert!(findings.iter().any(|f| f.starts_with("error[HW2121]: others use 0 of 1")));
+    let short = "warning[HW2121]: others use 0 of 1 replication slots; one is enough until";
+    assert!(findings.iter().any(|f| f.starts_with(short)), "{findings:?}");
     assert!(findings.iter().any(|f| f.starts_with("warning[HW2141]:")), "{findings:?}");
 }
 
@@ -104,7 +105,7 @@ async fn what_a_lesser_role_lacks_is_found_and_each_mend_works() {
         }
     }
     // What makes the tables fit comes before the publication that holds them.
-    statements.sort_by_key(|statement| statement.starts_with("CREATE"));
+    statements.sort_by_key(|statement| statement.starts_with("CREATE PUBLICATION"));
     for statement in statements {
         owner.batch_execute(&statement).await.unwrap_or_else(|error| {
             panic!("{statement}: {error:?}");
@@ -141,4 +142,47 @@ async fn a_publication_that_leaves_out_deletes_is_found() {
           where: table public.t\n  \
           mend:  ALTER PUBLICATION \"headwater\" SET (publish = 'insert, update, delete, truncate');"]
     );
+}
+
+/// What `check` says of columns `doctor` says, too; and what somebody left out on purpose it names.
+#[tokio::test]
+async fn columns_that_do_not_come_and_a_narrowed_publication_are_named() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let client = cluster.client(&database.name).await;
+    let filter = if cluster.major() >= 15 { "(id, a) WHERE (id > 3)" } else { "" };
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, a int, b int,
+                             g int GENERATED ALWAYS AS (a * 2) STORED);
+             CREATE PUBLICATION headwater FOR TABLE t {filter}"
+        ))
+        .await
+        .expect("made");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("sync.yaml");
+    let query = "SELECT id, g FROM t WHERE a = bucket.a";
+    let text = format!(
+        "bucket_definitions:\n  s:\n    parameters: SELECT request.user_id() AS a\n    \
+         data:\n      - {query}\n"
+    );
+    std::fs::write(&file, text).expect("written");
+    let flags = [
+        ("database.url", database.url.clone()),
+        ("sync.config", file.display().to_string()),
+        ("auth.jwt_secret", "a secret of thirty-two characters".to_owned()),
+    ];
+    let config = load(&Sources { file: None, flags: flags.into(), environment: &|_| None });
+    let examination = doctor::examine(&config.expect("valid")).await.expect("examined");
+    let findings = shown(&examination);
+    let unsent = "error[HW2116]: publication \"headwater\" does not send column \"g\" of public.t";
+    assert!(findings.iter().any(|f| f.starts_with(unsent)), "{findings:?}");
+    if cluster.major() >= 15 {
+        let narrowed = "publication \"headwater\" sends of public.t only rows that pass its row \
+                        filter (WHERE), and not column \"b\"";
+        assert!(examination.facts.iter().any(|fact| fact == narrowed), "{:?}", examination.facts);
+    }
 }

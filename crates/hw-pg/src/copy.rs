@@ -9,7 +9,7 @@
 //!
 //! Locks: ACCESS SHARE on one table at a time, given back behind it by a savepoint.
 
-use crate::catalog::{Catalog, CatalogTable, code, followable, relation};
+use crate::catalog::{Catalog, CatalogTable, code, followable, relation, see_all};
 use crate::config::ConnectConfig;
 use crate::error::{Doing as _, PgError, Result};
 use crate::sql;
@@ -319,7 +319,7 @@ fn not_allowed(error: &PgError, table: &NotedTable) -> Diagnostic {
     if text.contains("row-level security") {
         let what = format!("row level security would hide rows of {name} from the copy");
         return Diagnostic::error(code::COPY_FILTERED, what)
-            .mend("ALTER ROLE … BYPASSRLS; for the role that Headwater connects as");
+            .mend(see_all(name, &table.catalog.facts.role));
     }
     Diagnostic::error(crate::error::code::PRIVILEGE, text).at(format!("copy table {name}")).mend(
         format!(

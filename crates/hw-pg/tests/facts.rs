@@ -446,7 +446,8 @@ async fn fd_8_fd_20_a_publication_of_ours_is_mended_and_one_table_refuses_no_oth
                  mend:  ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"locked\";",
                 "error[HW2103]: publication \"headwater\" lacks public.theirs and this role may \
                  not add it\n  where: table public.theirs\n  \
-                 mend:  ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"theirs\";",
+                 mend:  ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"theirs\"; \
+                 -- as a superuser, or as a role that owns both",
             ],
             "major {major}"
         );

@@ -1,5 +1,6 @@
 //! What an operator can mend is never a rejection: the client keeps its write until it is mended.
 
+use hw_types::Diagnostic;
 use hw_write::{ColumnTarget, ConflictPolicy, MappedTable, TableTarget, Unknown, UploadMap};
 use serde_json::{Value, json};
 
@@ -257,4 +258,41 @@ async fn tables_without_policies_and_tables_that_cannot_be_written_are_told_befo
     let why = "table \"pairs\" is read only for clients: its id column \"id\" has no unique index \
                of its own";
     assert!(told.contains(why), "{told}");
+}
+
+/// What is printed can be run as it is, and then there is nothing left to say.
+#[tokio::test]
+async fn the_statements_about_rights_and_policies_work_as_they_are_printed() {
+    let rig = Rig::start().await;
+    rig.sql
+        .batch_execute(
+            "CREATE TABLE mine (id text PRIMARY KEY, owner_id uuid);
+             CREATE TABLE plain (id text PRIMARY KEY);
+             CREATE TABLE shut (id text PRIMARY KEY, \"userId\" text);
+             ALTER TABLE shut ENABLE ROW LEVEL SECURITY",
+        )
+        .await
+        .unwrap();
+    let about = async || {
+        let found = rig.uploads.examine().await.unwrap();
+        let of_ours = |f: &Diagnostic| f.what.starts_with("clients write public.");
+        found.into_iter().filter(of_ours).filter_map(|f| f.mend).collect::<Vec<_>>()
+    };
+    for (table, part) in [
+        ("mine", "\"owner_id\"::text = current_setting("),
+        ("plain", "USING (false); -- instead of false"),
+        ("shut", "\"userId\"::text = current_setting("),
+    ] {
+        rig.also(table, ConflictPolicy::LastWriteWins);
+        let mends = about().await;
+        let [mend] = &mends[..] else { panic!("{mends:#?}") };
+        assert!(mend.contains(part), "{mend}");
+        rig.sql.batch_execute(mend).await.unwrap_or_else(|error| panic!("{mend}: {error:?}"));
+        assert_eq!(about().await, Vec::<String>::new(), "{table}");
+    }
+    // The role that replicates goes on seeing every row.
+    let hidden = "SELECT count(*) FROM pg_class c WHERE relname IN ('mine', 'plain') AND relrowsecurity
+                  AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid AND polname = 'headwater_reads')";
+    let hidden: i64 = rig.sql.query_one(hidden, &[]).await.unwrap().get(0);
+    assert_eq!(hidden, 0);
 }

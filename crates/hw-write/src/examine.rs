@@ -4,10 +4,11 @@
 //! In: a session, the role of writes, where output tables are written. Out: findings with the
 //! statements that mend them. It asks beforehand what a write would run into.
 
-use hw_pg::error::PgError;
+use hw_pg::error::{Doing as _, PgError};
 use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, TableName};
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use crate::catalog::{self, Catalog};
 use crate::code;
@@ -76,7 +77,8 @@ pub async fn examine(
                     continue;
                 }
                 if let Some(rights) = Rights::read(client, &role, &mapped.source).await? {
-                    findings.extend(about(&role, &mapped.source, &rights));
+                    let rules = RulesToMake::read(client, &mapped.source).await?;
+                    findings.extend(about(&role, &mapped.source, &rights, &rules));
                 }
             }
         }
@@ -101,7 +103,61 @@ fn read_only(output: &str, reason: &str) -> Diagnostic {
     )
 }
 
-fn about(role: &str, table: &TableName, rights: &Rights) -> Option<Diagnostic> {
+/// What a policy of a table has to name, as far as the catalog tells.
+struct RulesToMake {
+    /// The role that replicates, if policies would hide rows from it.
+    reader: Option<String>,
+    /// A column that says whose a row is, by its name.
+    owner: Option<String>,
+}
+
+/// Names of columns that say whose a row is, the likeliest first.
+const OWNERS: [&str; 9] = [
+    "owner",
+    "owner_id",
+    "user_id",
+    "userId",
+    "author",
+    "author_id",
+    "created_by",
+    "account_id",
+    "sub",
+];
+
+impl RulesToMake {
+    /// Reads it. The tables of writes belong to the role that serves, whoever asks here.
+    async fn read(client: &Client, table: &TableName) -> Result<RulesToMake, PgError> {
+        const QUERY: &str = "
+            SELECT r.rolname::text,
+                   r.rolsuper OR r.rolbypassrls OR pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE'),
+                   ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+            FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_roles r ON r.oid = coalesce(
+              (SELECT u.relowner FROM pg_catalog.pg_class u
+               JOIN pg_catalog.pg_namespace h ON h.oid = u.relnamespace
+               WHERE h.nspname = 'headwater' AND u.relname = 'uploads'),
+              (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user))
+            WHERE n.nspname = $1 AND c.relname = $2";
+        let names = [(&table.schema as _, Type::TEXT), (&table.name as _, Type::TEXT)];
+        let rows = client.query_typed(QUERY, &names).await.doing("look who reads a table")?;
+        let Some(row) = rows.first() else { return Ok(RulesToMake { reader: None, owner: None }) };
+        let (login, sees_all, columns): (String, bool, Vec<String>) =
+            (row.get(0), row.get(1), row.get(2));
+        let owner = OWNERS.into_iter().find(|name| columns.iter().any(|column| column == name));
+        Ok(RulesToMake { reader: (!sees_all).then_some(login), owner: owner.map(str::to_owned) })
+    }
+}
+
+/// What somebody has to do before clients can write a table, or as only they should; the statements can
+/// be run as they are.
+fn about(
+    role: &str,
+    table: &TableName,
+    rights: &Rights,
+    rules: &RulesToMake,
+) -> Option<Diagnostic> {
     let mut what = Vec::new();
     let mut mend = rights.grants_for_all();
     if !mend.is_empty() {
@@ -111,18 +167,28 @@ fn about(role: &str, table: &TableName, rights: &Rights) -> Option<Diagnostic> {
         });
     }
     let (quoted, role_ident) = (table.quoted(), quote_ident(role));
-    // A column of the table, which only its owner knows.
+    const AUTHOR: &str = "current_setting('request.jwt.claim.sub', true)";
+    let (rule, remark) = match &rules.owner {
+        Some(owner) => (format!("{}::text = {AUTHOR}", quote_ident(owner)), String::new()),
+        // Nobody's until somebody says whose.
+        None => (
+            "false".to_owned(),
+            format!(" -- instead of false: whose row it is, such as owner = {AUTHOR}"),
+        ),
+    };
     let policy = format!(
-        "CREATE POLICY … ON {quoted} TO {role_ident} \
-         USING (<owner> = current_setting('request.jwt.claim.sub', true));"
+        "CREATE POLICY headwater_writes ON {quoted} TO {role_ident} USING ({rule});{remark}"
     );
     if !rights.row_security {
         what.push("no row level security decides whose rows it may write".to_owned());
         // Enabled by itself it would hide the rows from the login that replicates them.
-        mend.push(format!(
-            "CREATE POLICY … ON {quoted} FOR SELECT TO <Headwater's login, unless it owns the \
-             table> USING (true); ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY; {policy}"
-        ));
+        mend.extend(rules.reader.as_ref().map(|reader| {
+            let reader = quote_ident(reader);
+            format!(
+                "CREATE POLICY headwater_reads ON {quoted} FOR SELECT TO {reader} USING (true);"
+            )
+        }));
+        mend.push(format!("ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY; {policy}"));
     } else if !rights.without_policy.is_empty() {
         what.push(format!("no policy allows {}", rights.without_policy.join(", ")));
         mend.push(policy);

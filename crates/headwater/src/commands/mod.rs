@@ -76,7 +76,10 @@ pub fn run(cli: Cli) -> Exit {
             let config = Config { take_over: arguments.take_over, ..config };
             long(async { (serve::run(&config, &warnings).await, ()) })
         }
-        Command::Dev(arguments) => long(crate::dev::run(config, arguments)),
+        Command::Dev(arguments) => {
+            let config = Config { take_over: arguments.take_over, ..config };
+            long(crate::dev::run(config, arguments))
+        }
         Command::Eval(arguments) => eval::run(arguments),
         Command::Version => Exit::Done,
     }

@@ -49,7 +49,11 @@ async fn connect_and_apply(config: &Config, arguments: &Setup) -> Result<Exit, B
     let found = writes::findings(config, &client).await.map_err(|e| Box::new(e.diagnostic()))?;
     if !found.is_empty() {
         report::say("before clients can write, or as only they should:");
-        report::findings(&found, "");
+        let (notes, faults): (Vec<_>, Vec<_>) = found.into_iter().partition(writes::is_note);
+        report::findings(&faults, "");
+        for finding in &notes {
+            report::note(&format!("note: {}", writes::note(finding)));
+        }
     }
     Ok(Exit::Done)
 }

@@ -149,7 +149,9 @@ async fn check(
             }
         }
     }
-    tables::check(client, &server, &config.database.publication, patterns, examination).await?;
+    let sync = sync_config::compiled(config);
+    let read = (&*config.database.publication, patterns, sync.as_ref());
+    tables::check(client, &server, read, examination).await?;
     writes::check(config, client, examination).await?;
     Ok(dropped)
 }

@@ -35,8 +35,8 @@ pub fn retention(server: &ServerInfo, limit: u64) -> Option<Diagnostic> {
     })
 }
 
-/// Whether there is a free slot and two free walsenders: one streams, one makes the temporary
-/// slot of a table that is added.
+/// Whether there is a free slot and a free walsender to stream with, which nothing goes without, and a
+/// second one of each for tables that are copied later.
 pub async fn room(client: &Client, server: &ServerInfo) -> Result<Vec<Diagnostic>, PgError> {
     const QUERY: &str = "
         SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots
@@ -46,44 +46,39 @@ pub async fn room(client: &Client, server: &ServerInfo) -> Result<Vec<Diagnostic
                 WHERE NOT starts_with(a.application_name, 'headwater'))";
     let row = client.query_one(QUERY, &[]).await?;
     let taken = |index| row.try_get::<_, i64>(index).map(|count| count.max(0) as u64);
-    let (slots, senders) = (taken(0)?, taken(1)?);
     let place = format!("database \"{}\"", server.database);
-    let mut found = Vec::new();
-    if slots + 2 > u64::from(server.max_replication_slots) {
-        found.push(
-            Diagnostic::error(
-                pg_code::NO_FREE_SLOT,
-                format!(
-                    "others use {slots} of {} replication slots; two are needed, one of them \
-                     while tables are copied",
-                    server.max_replication_slots
-                ),
-            )
-            .at(place.clone())
-            .mend(format!(
-                "ALTER SYSTEM SET max_replication_slots = {}; then restart Postgres; or drop a \
-                 slot that nobody needs",
-                slots + 8
-            )),
-        );
-    }
-    if senders + 2 > u64::from(server.max_wal_senders) {
-        found.push(
-            Diagnostic::error(
-                pg_code::NO_FREE_SENDER,
-                format!(
-                    "others use {senders} of {} walsenders; two are needed",
-                    server.max_wal_senders
-                ),
-            )
-            .at(place)
-            .mend(format!(
-                "ALTER SYSTEM SET max_wal_senders = {}; then restart Postgres",
-                senders + 8
-            )),
-        );
-    }
-    Ok(found)
+    let short = |code, taken: u64, of: u32, things: &str, setting: &str| {
+        let what = |needed| format!("others use {taken} of {of} {things}; {needed}");
+        let finding = match u64::from(of).saturating_sub(taken) {
+            0 => {
+                Diagnostic::error(code, what("one is needed, and one more while tables are copied"))
+            }
+            1 => Diagnostic::warning(
+                code,
+                what("one is enough until tables are copied later, which needs a second one"),
+            ),
+            _ => return None,
+        };
+        Some(finding.at(place.clone()).mend(format!(
+            "ALTER SYSTEM SET {setting} = {}; -- then restart Postgres; or end what nobody needs",
+            taken + 8
+        )))
+    };
+    let slots = short(
+        pg_code::NO_FREE_SLOT,
+        taken(0)?,
+        server.max_replication_slots,
+        "replication slots",
+        "max_replication_slots",
+    );
+    let senders = short(
+        pg_code::NO_FREE_SENDER,
+        taken(1)?,
+        server.max_wal_senders,
+        "walsenders",
+        "max_wal_senders",
+    );
+    Ok(slots.into_iter().chain(senders).collect())
 }
 
 /// Tries a replication connection: the one thing that poolers and `pg_hba.conf` break.
@@ -96,7 +91,7 @@ pub async fn identify(connect: &ConnectConfig) -> Result<SystemIdentity, PgError
 
 /// The finding that a replication connection failed although nothing known is in its way.
 pub fn no_replication(error: &PgError) -> Diagnostic {
-    let finding = error.diagnostic();
+    let finding = slot::diagnose(error);
     match error.sqlstate() {
         Some("28000") => finding.mend(
             "allow the role in pg_hba.conf, for example: host all all samenet scram-sha-256; then \

@@ -1,18 +1,22 @@
 //! The tables that the sync configuration reads: there, published, readable, identified.
 
-use hw_pg::catalog::{self, Catalog, Refused, ServerInfo, code};
+use std::collections::BTreeSet;
+
+use hw_expr::sync_config::{Definition, SyncConfig};
+use hw_pg::catalog::{self, Catalog, CatalogTable, Refused, ServerInfo, code};
 use hw_pg::error::PgError;
-use hw_types::{Severity, TablePattern};
+use hw_types::{Diagnostic, Severity, TableName, TablePattern};
 use tokio_postgres::Client;
 
 use super::Examination;
 
 /// Checks them, and the publication with them: what `serve` would find.
+///
+/// - Takes: the publication's name; the tables; what reads them, if it compiles.
 pub async fn check(
     client: &Client,
     server: &ServerInfo,
-    name: &str,
-    patterns: &[TablePattern],
+    (name, patterns, sync): (&str, &[TablePattern], Option<&SyncConfig>),
     examination: &mut Examination,
 ) -> Result<(), PgError> {
     let catalog = Catalog::read(client, name, patterns, &[]).await?;
@@ -36,6 +40,11 @@ pub async fn check(
     if !resolved.refused.iter().any(is_out_of_reach) {
         examination.facts.extend(plan(&catalog, &resolved, name));
     }
+    let within_reach = resolved.within_reach(&catalog);
+    let unread = |table: &CatalogTable| unread(&catalog, table, sync?);
+    examination.findings.extend(within_reach.filter_map(unread));
+    let published = resolved.tables.iter().filter_map(|id| catalog.table_by_id(*id));
+    examination.facts.extend(published.filter_map(|table| catalog::narrowed(&table.facts)));
     let ids = resolved.tables.iter().chain(&resolved.to_publish);
     let fit: Vec<_> = ids.filter_map(|id| catalog.table_by_id(*id)).collect();
     if !fit.is_empty() {
@@ -47,6 +56,17 @@ pub async fn check(
         ));
     }
     Ok(())
+}
+
+/// The columns of a table that are read and are not there, or do not come.
+fn unread(catalog: &Catalog, table: &CatalogTable, sync: &SyncConfig) -> Option<Diagnostic> {
+    let name = &table.facts.name;
+    let of_all = |columns: fn(&Definition, &TableName) -> BTreeSet<String>| {
+        let definitions = sync.definitions().iter();
+        definitions.flat_map(|definition| columns(definition, name)).collect::<BTreeSet<_>>()
+    };
+    let absent = catalog::absent(&table.facts, &of_all(Definition::required_of));
+    absent.or_else(|| catalog.unsent(&table.facts, &of_all(Definition::columns_of)))
 }
 
 /// What serve will do about the publication.

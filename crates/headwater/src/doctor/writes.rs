@@ -39,7 +39,7 @@ pub async fn check(
 }
 
 /// Whether it is no fault: clients may be meant to only read a table, or only some of them.
-fn is_note(finding: &Diagnostic) -> bool {
+pub fn is_note(finding: &Diagnostic) -> bool {
     finding.code.0 == hw_write::code::NOT_WRITABLE
 }
 
@@ -54,11 +54,7 @@ pub fn note(finding: &Diagnostic) -> String {
 /// What the tables of the configured sync configuration and of `uploads.tables` lack.
 pub async fn findings(config: &Config, client: &Client) -> Result<Vec<Diagnostic>, PgError> {
     // What is wrong with the file is told where it is read.
-    let sync = match sync_config::configured(config) {
-        Ok(Some(file)) => SyncConfig::load(&file.text, &file.name, None).config,
-        _ => None,
-    };
-    of_tables(config, client, sync.as_ref()).await
+    of_tables(config, client, sync_config::compiled(config).as_ref()).await
 }
 
 /// What the tables of a sync configuration and of `uploads.tables` lack; nothing where the database

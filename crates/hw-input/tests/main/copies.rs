@@ -350,7 +350,8 @@ async fn row_level_security_never_filters_a_copy_silently() {
         covered.refused[0].finding.to_string(),
         "error[HW2131]: row level security would hide rows of public.t from role \"reader\"\n  \
          where: table public.t\n  \
-         mend:  ALTER ROLE \"reader\" BYPASSRLS;"
+         mend:  CREATE POLICY headwater_reads ON \"public\".\"t\" FOR SELECT TO \"reader\" USING \
+         (true); -- or, where policies are restrictive, ALTER ROLE \"reader\" BYPASSRLS;"
     );
     // FD-57: a policy that shows every row counts, beside one that does not.
     bench
@@ -447,7 +448,8 @@ async fn a_publication_that_we_may_not_change_names_the_statement() {
         finding.to_string(),
         "error[HW2103]: publication \"headwater\" lacks public.t and this role may not add it\n  \
          where: table public.t\n  \
-         mend:  ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"t\";"
+         mend:  ALTER PUBLICATION \"headwater\" ADD TABLE ONLY \"public\".\"t\"; \
+         -- as a superuser, or as a role that owns both"
     );
     bench.run(finding.mend.as_deref().unwrap()).await;
     let covered = source.cover(&patterns).await.unwrap();

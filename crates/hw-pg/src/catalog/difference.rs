@@ -176,10 +176,19 @@ pub(crate) fn unreadable(table: &TableFacts, columns: &[i16]) -> Vec<Diagnostic>
     if table.row_security == RowSecurity::Hides {
         let what =
             format!("row level security would hide rows of {name} from role \"{}\"", table.role);
-        let mend = format!("ALTER ROLE {role} BYPASSRLS;");
+        let mend = see_all(name, &table.role);
         findings.push(Diagnostic::error(code::COPY_FILTERED, what).mend(mend));
     }
     findings.into_iter().map(|finding| finding.at(format!("table {name}"))).collect()
+}
+
+/// The statement with which a role sees every row of a table, however many policies it has.
+pub(crate) fn see_all(name: &TableName, role: &str) -> String {
+    let (table, role) = (name.quoted(), quote_ident(role));
+    format!(
+        "CREATE POLICY headwater_reads ON {table} FOR SELECT TO {role} USING (true); \
+         -- or, where policies are restrictive, ALTER ROLE {role} BYPASSRLS;"
+    )
 }
 
 fn dropped(noted: &TableFacts) -> Diagnostic {

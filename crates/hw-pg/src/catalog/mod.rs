@@ -24,9 +24,10 @@ pub use read::Catalog;
 pub use relation::relation;
 pub use resolve::{Refused, Resolved, resolve};
 pub use server::ServerInfo;
-pub use unsent::{absent, unsent};
+pub use unsent::{absent, narrowed, unsent};
 pub use usable::usable;
 
+pub(crate) use difference::see_all;
 pub(crate) use read::from_json;
 pub(crate) use resolve::not_permitted;
 

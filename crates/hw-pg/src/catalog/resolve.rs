@@ -207,9 +207,10 @@ pub(crate) fn not_permitted(table: &TableFacts) -> Diagnostic {
     let publication = &table.publication;
     let what =
         format!("publication \"{publication}\" lacks {} and this role may not add it", table.name);
-    Diagnostic::error(code::NOT_PUBLISHED, what)
-        .at(format!("table {}", table.name))
-        .mend(add_statement(publication, std::slice::from_ref(&table.name)))
+    Diagnostic::error(code::NOT_PUBLISHED, what).at(format!("table {}", table.name)).mend(format!(
+        "{} -- as a superuser, or as a role that owns both",
+        add_statement(publication, std::slice::from_ref(&table.name))
+    ))
 }
 
 /// Names and wildcards that mean nothing.

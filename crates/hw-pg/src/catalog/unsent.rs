@@ -57,6 +57,23 @@ impl Catalog {
     }
 }
 
+/// What somebody left out of a table when he put it into the publication, in words: only rows that pass a
+/// filter, not all columns. That may be meant; clients have nothing of the rest.
+pub fn narrowed(table: &TableFacts) -> Option<String> {
+    let sent = table.published.sent()?;
+    let is_left_out = |column: &&ColumnFacts| {
+        column.generated == Generated::No && !sent.columns.contains(&column.number)
+    };
+    let left_out = table.columns.iter().filter(is_left_out).map(|column| column.name.as_str());
+    let columns = listed(&left_out.collect::<Vec<_>>());
+    let rows = sent.row_filter.map(|_| "only rows that pass its row filter (WHERE)".to_owned());
+    let parts: Vec<String> =
+        rows.into_iter().chain(columns.map(|columns| format!("not {columns}"))).collect();
+    let (name, publication) = (&table.name, &table.publication);
+    (!parts.is_empty())
+        .then(|| format!("publication \"{publication}\" sends of {name} {}", parts.join(", and ")))
+}
+
 fn finding(
     table: &TableFacts,
     columns: &BTreeSet<String>,
@@ -111,6 +128,16 @@ mod tests {
         assert_eq!(said(&sent(table(), &[1]), &["a"]), None);
         assert_eq!(said(&sent(table(), &[1, 2]), &["a", "b"]), None);
         assert_eq!(said(&table(), &["a", "b"]), None, "what is not published has its own finding");
+    }
+
+    #[test]
+    fn a_narrowed_table_is_told_by_what_it_lacks() {
+        assert_eq!(narrowed(&table()), None, "it is not published");
+        let mut some = sent(table(), &[1]);
+        let not_b = "publication \"headwater\" sends of public.t not column \"b\"";
+        assert_eq!(narrowed(&some).as_deref(), Some(not_b));
+        some.columns[1].generated = Generated::Stored;
+        assert_eq!(narrowed(&some), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub const NO_TLS: u16 = 2006;
 pub const TLS: u16 = 2007;
 /// The server refused user, password or database.
 pub const REFUSED: u16 = 2008;
-/// The server takes no connections now: it starts, stops, or has no slot left.
+/// The server takes no connections now: it starts, stops, or has none left.
 pub const NOT_ACCEPTING: u16 = 2009;
 /// The role lacks a privilege.
 pub const PRIVILEGE: u16 = 2010;

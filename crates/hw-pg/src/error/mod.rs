@@ -210,7 +210,9 @@ impl PgError {
                 match (state.get(..2).unwrap_or(""), state) {
                     (_, "08P01") if is_poolers_refusal(error) => code::POOLER,
                     ("28", _) | (_, "3D000") => code::REFUSED,
-                    (_, "57P01" | "57P02" | "57P03" | "53300") => code::NOT_ACCEPTING,
+                    // A session that was ended from outside: the server may be well.
+                    (_, "57P01" | "57P02") => code::LOST,
+                    (_, "57P03" | "53300") => code::NOT_ACCEPTING,
                     (_, "42501") => code::PRIVILEGE,
                     ("08", _) => code::PROTOCOL,
                     _ => code::STATEMENT,
@@ -269,7 +271,10 @@ impl PgError {
                 }
                 (_, "28000") => "allow this user, database and address in pg_hba.conf",
                 (_, "3D000") => "create the database, or correct its name in the connection string",
-                (_, "53300") => "raise max_connections, or close connections that nobody uses",
+                (_, "53300") => {
+                    "raise max_connections, or the CONNECTION LIMIT of the role or database that is \
+                     named, or close connections that nobody uses"
+                }
                 _ => return error.safe_hint(),
             },
             _ => return None,
@@ -460,6 +465,7 @@ mod tests {
             ("55006", Policy::RetryWithBackoff, code::STATEMENT),
             ("57P03", Policy::RetryWithBackoff, code::NOT_ACCEPTING),
             ("53300", Policy::RetryWithBackoff, code::NOT_ACCEPTING),
+            ("57P01", Policy::RetryWithBackoff, code::LOST),
             ("28P01", Policy::Stop, code::REFUSED),
             ("3D000", Policy::Stop, code::REFUSED),
             ("42501", Policy::Stop, code::PRIVILEGE),

@@ -609,7 +609,8 @@ impl Disk {
             other => (kind, other),
         };
         if self.failure.swap(kind as u8, Ordering::AcqRel) == Failure::None as u8 {
-            tracing::error!(code = %error.code(), "store is read-only until reopened: {error}");
+            // Whoever gets the error tells a person of it.
+            tracing::debug!(code = %error.code(), "store is read-only until reopened: {error}");
         }
         error
     }
