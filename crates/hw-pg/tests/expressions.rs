@@ -2,10 +2,13 @@
 //! `hw_expr::postgres` knows with every combination of values, NULLs among them, and random policies as the
 //! server prints and applies them (`engine.md` 10, 11).
 
-use hw_expr::postgres::{Condition, Frame, Helper, Names, Principal, Scalar, Type, operators};
+use hw_expr::postgres::{
+    Condition, EvalError, Frame, Helper, Names, Principal, Scalar, Table, Tables, Type, Visible,
+    operators,
+};
 use hw_pg::types::{canonical_from_text, decode_text};
 use hw_testkit::Cluster;
-use hw_types::{Cell, PgType, RowBuilder};
+use hw_types::{Cell, PgType, Row, RowBuilder, RowRef};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -164,18 +167,56 @@ fn pg_type(ty: Type) -> PgType {
     ty.pg_type().unwrap_or_else(|| panic!("no values of {ty}"))
 }
 
-/// Columns by name.
+/// The tables, the first of which conditions are over.
 #[derive(Default)]
 struct World {
-    columns: Vec<(&'static str, Type)>,
+    tables: Vec<Table>,
+    rows: Vec<Vec<Row>>,
     mood: u32,
 }
 
+impl World {
+    /// One table, `t`.
+    fn of(columns: impl Iterator<Item = (&'static str, Type)>) -> World {
+        let table = table(0, "t", columns, Visible::All);
+        World { tables: vec![table], rows: vec![Vec::new()], mood: 0 }
+    }
+}
+
+fn table(
+    number: u32,
+    name: &str,
+    columns: impl Iterator<Item = (&'static str, Type)>,
+    visible: Visible,
+) -> Table {
+    let columns = columns.map(|(name, ty)| (name.to_owned(), ty)).collect();
+    Table { number, name: ("public".into(), name.into()), columns, visible }
+}
+
+impl Tables for World {
+    fn each(
+        &self,
+        table: u32,
+        visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
+    ) -> Result<(), EvalError> {
+        for row in &self.rows[table as usize] {
+            if !visit(&row.view())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Names for World {
-    fn column(&self, table: Option<&str>, name: &str) -> Option<(usize, Type)> {
-        let here = table.is_none_or(|table| table == "t");
-        let at = self.columns.iter().position(|(known, _)| *known == name).filter(|_| here)?;
-        Some((at, self.columns[at].1))
+    fn table(&self, schema: Option<&str>, name: &str, viewer: Option<&str>) -> Option<Table> {
+        let is = |table: &&Table| table.name.1 == name && schema.is_none_or(|s| s == "public");
+        let mut table = self.tables.iter().find(is)?.clone();
+        // The owner is a superuser here.
+        if viewer.is_some() {
+            table.visible = Visible::All;
+        }
+        Some(table)
     }
 
     fn function(&self, schema: Option<&str>, name: &str, arguments: &[Type]) -> Option<Helper> {
@@ -190,7 +231,7 @@ impl Names for World {
             result: Type::named(result).unwrap(),
             body: (*body).into(),
             strict: *strict,
-            as_owner: false,
+            owner: name.starts_with("in_").then(|| "postgres".to_owned()),
         })
     }
 
@@ -246,6 +287,22 @@ const HELPERS: &[Sketch] = &[
     ("public", "is_mine", &[("owner", "uuid")], "boolean", "select owner = auth.uid()", true),
     (
         "public",
+        "in_team",
+        &[("wanted", "integer")],
+        "boolean",
+        "select exists (select 1 from m where m.team = wanted and who = auth.uid())",
+        false,
+    ),
+    (
+        "public",
+        "in_role",
+        &[("wanted", "text")],
+        "boolean",
+        "select (select role from n where who = auth.uid()) = $1",
+        false,
+    ),
+    (
+        "public",
         "has_role",
         &[("wanted", "text")],
         "boolean",
@@ -296,20 +353,18 @@ async fn every_operator_function_and_cast_gives_what_postgres_gives() {
         let used = &columns[..arguments.len()];
         let mut types = arguments.clone();
         types.push(result);
-        let world = World {
-            columns: columns
+        let world = World::of(
+            columns
                 .iter()
                 .chain(["r"].iter())
                 .copied()
                 .take(arguments.len())
                 .chain(["r"])
-                .zip(types.iter().copied())
-                .collect(),
-            mood: 0,
-        };
+                .zip(types.iter().copied()),
+        );
         let text = format!("{}{suffix} IS NOT DISTINCT FROM r{suffix}", expression(used));
-        let condition =
-            Condition::read(&text, &world).unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
+        let condition = Condition::read(&text, &world.tables[0], &world)
+            .unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
         // All combinations of values.
         let mut given: Vec<Vec<Option<&str>>> = vec![Vec::new()];
         for ty in &arguments {
@@ -353,7 +408,11 @@ async fn every_operator_function_and_cast_gives_what_postgres_gives() {
                             texts.push(None);
                             let row = row_of(&types, &texts);
                             let view = row.view();
-                            let held = condition.holds(Frame { row: &view, principal: &principal });
+                            let held = condition.holds(Frame {
+                                rows: &[&view],
+                                principal: &principal,
+                                tables: &world,
+                            });
                             assert!(held.is_err(), "{text} of {texts:?} is an error");
                             compared += 1;
                         }
@@ -365,7 +424,7 @@ async fn every_operator_function_and_cast_gives_what_postgres_gives() {
         for texts in found {
             let row = row_of(&types, &texts);
             let view = row.view();
-            match condition.holds(Frame { row: &view, principal: &principal }) {
+            match condition.holds(Frame { rows: &[&view], principal: &principal, tables: &world }) {
                 Ok(held) => assert_eq!(held, Some(true), "{text} of {texts:?}"),
                 Err(_) => *cautious.entry(text.clone()).or_default() += 1,
             }
@@ -396,7 +455,19 @@ fn condition(rng: &mut StdRng, depth: u32) -> String {
     }
     let comparison = pick(rng, &["=", "<>", "<", "<=", ">", ">="]);
     let equality = pick(rng, &["=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"]);
-    match rng.random_range(0..26) {
+    match rng.random_range(0..34) {
+        26 => "(EXISTS (SELECT 1 FROM m WHERE m.team = t.i4 AND m.who = auth.uid()))".into(),
+        27 => "(i4 IN (SELECT m.team FROM m WHERE m.who = auth.uid()))".into(),
+        28 => "(i2 NOT IN (SELECT x.team FROM m x WHERE x.who <> u OR x.who = auth.uid()))".into(),
+        29 => format!("((SELECT n.role FROM n WHERE n.who = auth.uid()) {equality} s)"),
+        30 => "(EXISTS (SELECT FROM m JOIN n ON n.who = m.who WHERE m.team = i4 AND n.role = s))"
+            .into(),
+        31 => {
+            "(s = ANY (SELECT role FROM n, m WHERE n.who = m.who AND team IN (SELECT team FROM m)))"
+                .into()
+        }
+        32 => "public.in_team(i4)".into(),
+        33 => format!("public.in_role({})", pick(rng, &["'admin'", "s"])),
         0 => format!("(u {equality} auth.uid())"),
         1 => "(u = (select auth.uid()))".into(),
         2 => "public.is_mine(u)".into(),
@@ -448,6 +519,14 @@ fn condition(rng: &mut StdRng, depth: u32) -> String {
     }
 }
 
+const ME: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+const OTHER: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+
+/// The policies of `m`.
+const MINE: &str = "(who = auth.uid())";
+const OPEN: &str = "(team < 1)";
+const KNOWN: &str = "(who IS NOT NULL)";
+
 #[tokio::test]
 async fn random_policies_admit_what_postgres_admits() {
     let cluster = Cluster::start();
@@ -494,20 +573,58 @@ async fn random_policies_admit_what_postgres_admits() {
         .unwrap();
     let mut columns = columns.to_vec();
     columns[18].1 = Type::Scalar(Scalar::Enum(mood));
-    let world = World { columns, mood };
+    let columns_of =
+        |names: [(&'static str, &str); 2]| names.map(|(name, ty)| (name, Type::named(ty).unwrap()));
+    let mut world = World {
+        tables: vec![
+            table(0, "t", columns.iter().copied(), Visible::All),
+            table(
+                1,
+                "m",
+                columns_of([("team", "integer"), ("who", "uuid")]).into_iter(),
+                Visible::Where {
+                    permissive: vec![MINE.into(), OPEN.into()],
+                    restrictive: vec![KNOWN.into()],
+                },
+            ),
+            table(
+                2,
+                "n",
+                columns_of([("who", "uuid"), ("role", "text")]).into_iter(),
+                Visible::All,
+            ),
+        ],
+        rows: vec![Vec::new(); 3],
+        mood,
+    };
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE m (team int4, who uuid); CREATE TABLE n (who uuid, role text); GRANT SELECT ON m, n TO app;
+             INSERT INTO m VALUES (1, '{ME}'), (5, '{ME}'), (0, '{OTHER}'), (NULL, '{OTHER}'), (-1, NULL), (5, '{OTHER}');
+             INSERT INTO n VALUES ('{ME}', 'admin'), ('{OTHER}', NULL)"
+        ))
+        .await
+        .unwrap();
     for (schema, name, parameters, result, body, strict) in HELPERS {
         let parameters: Vec<String> =
             parameters.iter().map(|(name, ty)| format!("{name} {ty}")).collect();
         let strict = if *strict { "STRICT" } else { "" };
         let create = format!(
-            "CREATE FUNCTION {schema}.{name}({}) RETURNS {result} LANGUAGE sql STABLE {strict} AS {}",
+            "CREATE FUNCTION {schema}.{name}({}) RETURNS {result} LANGUAGE sql STABLE {strict} {} AS {}",
             parameters.join(", "),
+            if name.starts_with("in_") { "SECURITY DEFINER" } else { "" },
             quoted(body)
         );
         client.batch_execute(&create).await.unwrap();
     }
-    const ME: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
-    const OTHER: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    client
+        .batch_execute(&format!(
+            "ALTER TABLE m ENABLE ROW LEVEL SECURITY; CREATE POLICY a ON m USING ({MINE});
+             CREATE POLICY b ON m FOR SELECT TO app USING ({OPEN});
+             CREATE POLICY c ON m AS RESTRICTIVE USING ({KNOWN}); CREATE POLICY d ON m TO postgres USING (true)"
+        ))
+        .await
+        .unwrap();
     let any: &[(&str, &[&str])] = &[
         ("b", &["t", "f"]),
         ("i2", &["0", "1", "3"]),
@@ -541,9 +658,14 @@ async fn random_policies_admit_what_postgres_admits() {
         let insert = format!("INSERT INTO t ({}) VALUES ({})", names.join(", "), values.join(", "));
         client.batch_execute(&insert).await.unwrap();
     }
-    let types: Vec<Type> = world.columns.iter().map(|(_, ty)| *ty).collect();
-    let stored = rows(&client, "SELECT * FROM t ORDER BY id").await.unwrap();
-    let stored: Vec<hw_types::Row> = stored.iter().map(|texts| row_of(&types, texts)).collect();
+    for (number, read) in
+        ["SELECT * FROM t ORDER BY id", "TABLE m", "TABLE n"].into_iter().enumerate()
+    {
+        let types: Vec<Type> = world.tables[number].columns.iter().map(|(_, ty)| *ty).collect();
+        let texts = rows(&client, read).await.unwrap();
+        world.rows[number] = texts.iter().map(|texts| row_of(&types, texts)).collect();
+    }
+    let stored = &world.rows[0];
     let claims = [
         format!(
             "{{\"sub\": \"{ME}\", \"email\": \"me@x\", \"app\": {{\"plan\": \"pro\", \"roles\": [\"admin\", \"ab\"]}}}}"
@@ -561,14 +683,14 @@ async fn random_policies_admit_what_postgres_admits() {
         client.batch_execute(&policy).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
         let printed = rows(
             &client,
-            "SET search_path = ''; SELECT pg_get_expr(polqual, polrelid) FROM pg_policy; SET search_path = public",
+            "SET search_path = ''; SELECT pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polname = 'p'; SET search_path = public",
         )
         .await
         .unwrap()[0][0].clone().unwrap();
         let conditions: Vec<Condition> = [&text, &printed]
             .into_iter()
             .filter_map(|text| {
-                Condition::read(text, &world)
+                Condition::read(text, &world.tables[0], &world)
                     .map_err(|refusal| eprintln!("{text}\n  {refusal}"))
                     .ok()
             })
@@ -605,9 +727,12 @@ async fn random_policies_admit_what_postgres_admits() {
                     .collect(),
             };
             for condition in &conditions {
-                let holds = |row: &hw_types::Row| {
+                let holds = |row: &Row| {
                     let view = row.view();
-                    condition.holds(Frame { row: &view, principal: &principal }).ok().flatten()
+                    condition
+                        .holds(Frame { rows: &[&view], principal: &principal, tables: &world })
+                        .ok()
+                        .flatten()
                         == Some(true)
                 };
                 let ours: Vec<String> = stored
@@ -632,7 +757,7 @@ async fn random_policies_admit_what_postgres_admits() {
     assert!(failed < 240, "{failed}");
 }
 
-fn row_of(types: &[Type], texts: &[Option<String>]) -> hw_types::Row {
+fn row_of(types: &[Type], texts: &[Option<String>]) -> Row {
     let mut builder = RowBuilder::new();
     for (ty, text) in types.iter().zip(texts) {
         match text {

@@ -8,13 +8,13 @@
 use super::operators::{COMPARISONS, Operation, binary, cast, describe};
 use super::tree::{Expr, Typed, scalar};
 use super::types::{Scalar, Type};
-use super::{Names, Refusal};
+use super::{Names, Refusal, Table};
 use sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr as Ast, InTarget, ObjectName, Query, SelectItem,
-    SetExpr, UnaryOperator, Value,
+    BinaryOperator, CastKind, DataType, Expr as Ast, InTarget, ObjectName, UnaryOperator, Value,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
+use std::rc::Rc;
 
 /// How deep expressions may nest in one another; printed text has parentheses around everything.
 const MAX_NESTING: usize = 200;
@@ -27,19 +27,39 @@ pub(super) const TEXT: Type = Type::Scalar(Scalar::Text);
 
 pub(super) struct Binder<'a> {
     pub(super) names: &'a dyn Names,
-    /// Parameters of the function whose body is being read; outermost is none.
+    /// The tables around what is being read, outermost first: the place of one is that of its row in
+    /// [`super::Frame::rows`].
+    pub(super) scopes: Vec<Scope>,
+    /// The first of them that can be named here.
+    pub(super) reach: usize,
+    /// Parameters of the function whose body is being read.
     pub(super) parameters: Vec<(Option<String>, Typed)>,
-    /// Whether the body runs as the function's owner.
-    pub(super) as_owner: bool,
+    /// The role as which the body runs, if not the one that asks.
+    pub(super) owner: Option<String>,
+    /// The policies that are being read: table and role.
+    pub(super) within: Vec<(u32, Option<String>)>,
     pub(super) calls: usize,
     nodes: usize,
+    pub(super) tables: usize,
 }
 
-/// Reads a condition.
-pub(super) fn condition(text: &str, names: &dyn Names) -> Result<Expr, Refusal> {
-    let mut binder = Binder { names, parameters: Vec::new(), as_owner: false, calls: 0, nodes: 0 };
-    let ast = parser(text)?.parse_expr().map_err(|error| syntax(text, &error))?;
-    binder.condition(&ast)
+/// A table that can be named.
+pub(super) struct Scope {
+    pub(super) table: Rc<Table>,
+    /// By which name.
+    pub(super) name: String,
+    /// Tables of one FROM have the same.
+    pub(super) level: usize,
+}
+
+/// Reads a condition over the rows of a table.
+pub(super) fn condition(text: &str, table: &Table, names: &dyn Names) -> Result<Expr, Refusal> {
+    Binder::over(table, names).text(text)
+}
+
+/// Reads what the role that asks may see of a table.
+pub(super) fn visibility(table: &Table, names: &dyn Names) -> Result<Expr, Refusal> {
+    Binder::over(table, names).visible()
 }
 
 pub(super) fn parser(text: &str) -> Result<Parser<'static>, Refusal> {
@@ -55,8 +75,28 @@ pub(super) fn refuse<T>(ast: &Ast, reason: impl Into<String>) -> Result<T, Refus
     Err(Refusal { expression: ast.to_string(), reason: reason.into() })
 }
 
-impl Binder<'_> {
-    fn condition(&mut self, ast: &Ast) -> Result<Expr, Refusal> {
+impl<'a> Binder<'a> {
+    fn over(table: &Table, names: &'a dyn Names) -> Binder<'a> {
+        let scope = Scope { table: Rc::new(table.clone()), name: table.name.1.clone(), level: 0 };
+        Binder {
+            names,
+            scopes: vec![scope],
+            reach: 0,
+            parameters: Vec::new(),
+            owner: None,
+            within: Vec::new(),
+            calls: 0,
+            nodes: 0,
+            tables: 0,
+        }
+    }
+
+    pub(super) fn text(&mut self, text: &str) -> Result<Expr, Refusal> {
+        let ast = parser(text)?.parse_expr().map_err(|error| syntax(text, &error))?;
+        self.condition(&ast)
+    }
+
+    pub(super) fn condition(&mut self, ast: &Ast) -> Result<Expr, Refusal> {
         let typed = self.expression(ast)?;
         match self.coerced(typed, BOOL) {
             Some(typed) => Ok(typed.expr),
@@ -73,7 +113,10 @@ impl Binder<'_> {
         let is = |expr: Expr| Ok(Typed { expr, ty: BOOL });
         match ast {
             Ast::Nested(inner) => self.expression(inner),
-            Ast::Value(value) => literal(ast, &value.value, self.names),
+            Ast::Value(value) => match &value.value {
+                Value::Placeholder(number) => self.parameter(ast, number),
+                value => literal(ast, value, self.names),
+            },
             Ast::Identifier(name) => self.column(ast, None, &folded(name)),
             Ast::CompoundIdentifier(parts) => match &parts[..] {
                 [table, name] => self.column(ast, Some(&folded(table)), &folded(name)),
@@ -170,31 +213,66 @@ impl Binder<'_> {
                 }
             }
             Ast::Function(call) => self.call(ast, call),
-            Ast::Subquery(query) => match bare(query) {
-                Some(inner) => self.expression(inner),
-                None => refuse(ast, "it reads a table"),
-            },
-            Ast::Exists { .. } | Ast::In { .. } => refuse(ast, "it reads a table"),
+            Ast::Subquery(query) => self.only(ast, query),
+            Ast::Exists { subquery, negated } => {
+                let (select, _) = self.select(ast, subquery, false)?;
+                is(negated_if(*negated, Expr::Exists(Box::new(select))))
+            }
+            Ast::In { expr, target: InTarget::Subquery(query), negated, global: false } => {
+                let left = self.expression(expr)?;
+                self.contained(ast, left, query, *negated)
+            }
             _ => refuse(ast, "this form of expression is not known here"),
         }
     }
 
     fn column(&self, ast: &Ast, table: Option<&str>, name: &str) -> Result<Typed, Refusal> {
-        // Within a function, names are its parameters.
-        if table.is_none()
-            && let Some((_, argument)) =
-                self.parameters.iter().find(|(known, _)| known.as_deref() == Some(name))
-        {
-            return Ok(argument.clone());
+        // The innermost level that knows the name.
+        let mut found: Option<(usize, Typed)> = None;
+        for (row, scope) in self.scopes.iter().enumerate().skip(self.reach).rev() {
+            if found.as_ref().is_some_and(|(level, _)| *level > scope.level) {
+                break;
+            }
+            let columns = &scope.table.columns;
+            let Some(index) = columns.iter().position(|(known, _)| known == name) else { continue };
+            if table.is_some_and(|table| table != scope.name) {
+                continue;
+            }
+            if found.is_some() {
+                return refuse(ast, "several tables have such a column");
+            }
+            let typed = Typed { expr: Expr::Column { row, index }, ty: columns[index].1 };
+            found = Some((scope.level, typed));
         }
-        match self.names.column(table, name).filter(|_| self.calls == 0) {
-            Some((index, ty)) => Ok(Typed { expr: Expr::Column(index), ty }),
+        // Within a function, what is no column is a parameter.
+        let parameter = || {
+            let named = |(known, _): &&(Option<String>, Typed)| known.as_deref() == Some(name);
+            self.parameters.iter().find(named).filter(|_| table.is_none())
+        };
+        match found.map(|(_, typed)| typed).or_else(|| parameter().map(|(_, value)| value.clone()))
+        {
+            Some(typed) => Ok(typed),
             None => refuse(ast, "it names no column of the table"),
         }
     }
 
+    /// A parameter by its number.
+    fn parameter(&self, ast: &Ast, number: &str) -> Result<Typed, Refusal> {
+        let number = number.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+        match number.and_then(|number| self.parameters.get(number.checked_sub(1)?)) {
+            Some((_, argument)) => Ok(argument.clone()),
+            None => refuse(ast, "there is no such parameter"),
+        }
+    }
+
     /// An operator with two sides.
-    fn binary(&self, ast: &Ast, name: &str, left: Typed, right: Typed) -> Result<Typed, Refusal> {
+    pub(super) fn binary(
+        &self,
+        ast: &Ast,
+        name: &str,
+        left: Typed,
+        right: Typed,
+    ) -> Result<Typed, Refusal> {
         let name = if name == "!=" { "<>" } else { name };
         let types = [left.ty, right.ty];
         let Some((left, right, operation, ty)) = self.matched(name, left, right) else {
@@ -358,7 +436,13 @@ impl Binder<'_> {
         all: bool,
     ) -> Result<Typed, Refusal> {
         let name = if name == "!=" { "<>" } else { name };
-        let (left, right) = (self.expression(left)?, self.expression(right)?);
+        let left = self.expression(left)?;
+        if let Ast::Subquery(query) = right
+            && matches!((name, all), ("=", false) | ("<>", true))
+        {
+            return self.contained(ast, left, query, all);
+        }
+        let right = self.expression(right)?;
         let (left, right) = match (left.ty, right.ty) {
             (Type::Scalar(element), Type::Unknown) => {
                 let array = self.coerced(right, Type::Array(element));
@@ -416,29 +500,8 @@ impl Binder<'_> {
     }
 }
 
-fn negated_if(negated: bool, expr: Expr) -> Expr {
+pub(super) fn negated_if(negated: bool, expr: Expr) -> Expr {
     if negated { Expr::Not(Box::new(expr)) } else { expr }
-}
-
-/// The one expression of a query that reads no table.
-pub(super) fn bare(query: &Query) -> Option<&Ast> {
-    let Query { with: None, body, order_by: None, limit_clause: None, fetch: None, locks, .. } =
-        query
-    else {
-        return None;
-    };
-    let SetExpr::Select(select) = &**body else { return None };
-    let is_plain = locks.is_empty()
-        && select.from.is_empty()
-        && select.selection.is_none()
-        && select.having.is_none()
-        && select.distinct.is_none();
-    match &select.projection[..] {
-        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] if is_plain => {
-            Some(expr)
-        }
-        _ => None,
-    }
 }
 
 /// Schema and name.
@@ -453,7 +516,7 @@ pub(super) fn qualified(name: &ObjectName) -> Option<(Option<String>, String)> {
 }
 
 /// An identifier as Postgres reads it.
-fn folded(ident: &sqlparser::ast::Ident) -> String {
+pub(super) fn folded(ident: &sqlparser::ast::Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_ascii_lowercase(),

@@ -2,7 +2,7 @@
 //! and helper functions of the database, in whose place stands what they compute.
 
 use super::Refusal;
-use super::bind::{BOOL, Binder, TEXT, bare, parser, qualified, refuse, syntax};
+use super::bind::{BOOL, Binder, TEXT, parser, qualified, refuse, syntax};
 use super::operators::{Operation, function};
 use super::tree::{Expr, Typed};
 use super::types::Type;
@@ -54,7 +54,7 @@ impl Binder<'_> {
         arguments: &[Typed],
     ) -> Option<Result<Typed, Refusal>> {
         match (name, arguments) {
-            ("current_user" | "current_role" | "user", []) => Some(match self.as_owner {
+            ("current_user" | "current_role" | "user", []) => Some(match self.owner.is_some() {
                 false => Ok(Typed { expr: Expr::Role, ty: TEXT }),
                 true => {
                     refuse(ast, "within a SECURITY DEFINER function it is the function's owner")
@@ -148,19 +148,19 @@ impl Binder<'_> {
         let query = parser(&function.body)?
             .parse_query()
             .map_err(|error| syntax(&function.body, &error))?;
-        let Some(body) = bare(&query) else {
-            return refuse(ast, "the function does more than compute one expression");
-        };
         let given: Vec<Expr> =
             parameters.iter().map(|(_, argument)| argument.expr.clone()).collect();
         let outer = std::mem::replace(&mut self.parameters, parameters);
-        let outer_owner = self.as_owner;
-        self.as_owner |= function.as_owner;
+        let outer_owner = self.owner.clone();
+        self.owner = function.owner.or(outer_owner.clone());
+        // A body names what it reads itself.
+        let reach = std::mem::replace(&mut self.reach, self.scopes.len());
         self.calls += 1;
-        let computed = self.expression(body);
+        let computed = self.only(ast, &query);
         self.calls -= 1;
+        self.reach = reach;
+        self.owner = outer_owner;
         self.parameters = outer;
-        self.as_owner = outer_owner;
         let computed = computed
             .map_err(|inner| Refusal { reason: format!("in {ast}: {}", inner.reason), ..inner })?;
         let Some(computed) = self.coerced(computed, function.result) else {

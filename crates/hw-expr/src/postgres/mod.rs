@@ -15,23 +15,25 @@ mod calls;
 mod compare;
 mod json;
 mod operators;
+mod reads;
+mod select;
 mod tree;
 mod types;
 
+pub use crate::error::EvalError;
 pub use tree::{Frame, Principal};
 pub use types::{Datum, Scalar, Type};
 
-use crate::error::EvalError;
+use hw_types::row::RowRef;
 use tree::Expr;
 
 /// What the names in a text mean.
 pub trait Names {
-    /// A column of the table: its place in rows, and its type.
+    /// A table that a sub-select reads, and what of it the role `viewer` may see; `None` is the role that
+    /// asks.
     ///
-    /// - Takes: the name before the dot, if there is one.
-    /// - Returns: `None` where there is no such column, or no such table in reach. A column whose
-    ///   collation is not deterministic must be given as [`Type::Other`]: equal texts may differ in bytes.
-    fn column(&self, table: Option<&str>, name: &str) -> Option<(usize, Type)>;
+    /// - Returns: `None` where there is no such table whose rows are known here.
+    fn table(&self, schema: Option<&str>, name: &str, viewer: Option<&str>) -> Option<Table>;
 
     /// A function of the database that takes these arguments.
     fn function(&self, schema: Option<&str>, name: &str, arguments: &[Type]) -> Option<Helper>;
@@ -49,6 +51,45 @@ pub fn operators() -> Vec<(&'static str, Vec<Type>, Type)> {
     operators::all()
 }
 
+/// A table as one role sees it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Names its rows ([`Tables`]).
+    pub number: u32,
+    /// Schema and name.
+    pub name: (String, String),
+    /// Its columns in the order of its rows. One whose collation is not deterministic must be given as
+    /// [`Type::Other`]: equal texts may differ in bytes.
+    pub columns: Vec<(String, Type)>,
+    /// Which rows of it there are for the role.
+    pub visible: Visible,
+}
+
+/// Which rows of a table a role sees.
+#[derive(Clone, Debug)]
+pub enum Visible {
+    /// All: no row security applies.
+    All,
+    /// Those that one of the permissive policies admits, and all of the restrictive ones; each as
+    /// `pg_get_expr` prints it. Without a permissive one it is none.
+    Where {
+        /// `USING` of permissive policies.
+        permissive: Vec<String>,
+        /// `USING` of restrictive policies.
+        restrictive: Vec<String>,
+    },
+}
+
+/// Where sub-selects find rows.
+pub trait Tables {
+    /// Shows every row of a table, until `visit` says false.
+    fn each(
+        &self,
+        table: u32,
+        visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
+    ) -> Result<(), EvalError>;
+}
+
 /// A function of the database that computes one expression.
 #[derive(Clone, Debug)]
 pub struct Helper {
@@ -60,8 +101,8 @@ pub struct Helper {
     pub body: String,
     /// Whether it is NULL as soon as an argument is.
     pub strict: bool,
-    /// Whether it runs as its owner (SECURITY DEFINER).
-    pub as_owner: bool,
+    /// The owner, if it runs as its owner (SECURITY DEFINER).
+    pub owner: Option<String>,
 }
 
 /// Why a text is not evaluated here.
@@ -79,12 +120,17 @@ pub struct Refusal {
 pub struct Condition(Expr);
 
 impl Condition {
-    /// Reads a condition.
+    /// Reads a condition over the rows of a table.
     ///
     /// - Takes: one expression, as `pg_get_expr` prints it under an empty search path or as somebody wrote
     ///   it.
-    pub fn read(text: &str, names: &dyn Names) -> Result<Condition, Refusal> {
-        bind::condition(text, names).map(Condition)
+    pub fn read(text: &str, table: &Table, names: &dyn Names) -> Result<Condition, Refusal> {
+        bind::condition(text, table, names).map(Condition)
+    }
+
+    /// What the role that asks may see of a table ([`Table::visible`]).
+    pub fn of_visibility(table: &Table, names: &dyn Names) -> Result<Condition, Refusal> {
+        bind::visibility(table, names).map(Condition)
     }
 
     /// Its value: `None` is NULL, which admits nothing.

@@ -1,7 +1,9 @@
 //! The typed tree, and its value for a row and a principal.
 
+use super::Tables;
 use super::compare::{Compare, Comparison};
 use super::operators::{Holds, Operation};
+use super::select::Select;
 use super::types::{Datum, Scalar, Type};
 use crate::error::EvalError;
 use hw_types::row::{Cell, RowRef};
@@ -22,10 +24,12 @@ pub struct Principal {
 /// What an expression is evaluated for.
 #[derive(Clone, Copy)]
 pub struct Frame<'a> {
-    /// The row of the table.
-    pub row: &'a RowRef<'a>,
+    /// The row of the table; behind it those of the sub-selects that it is compared with.
+    pub rows: &'a [&'a RowRef<'a>],
     /// Who asks.
     pub principal: &'a Principal,
+    /// Where sub-selects find rows.
+    pub tables: &'a dyn Tables,
 }
 
 /// An expression with its type.
@@ -40,8 +44,12 @@ pub(super) struct Typed {
 pub(super) enum Expr {
     /// A constant; the text of one whose type is not known yet.
     Literal(Option<Box<[u8]>>),
-    /// A column of the row.
-    Column(usize),
+    Bool(bool),
+    /// A column of one of the rows.
+    Column {
+        row: usize,
+        index: usize,
+    },
     /// `current_setting(name, missing_ok)`; an error where it is not set and `missing_ok` is not true.
     Setting(Box<Expr>, Box<Expr>),
     /// `current_user`.
@@ -69,10 +77,18 @@ pub(super) enum Expr {
     NullIf(Box<Expr>, Box<Expr>, Compare),
     /// `ARRAY[…]`.
     Array(Vec<Expr>),
+    /// Whether a sub-select has a row.
+    Exists(Box<Select>),
+    /// `left = ANY (sub-select)`.
+    In(Box<Expr>, Compare, Box<Select>),
+    /// The value of the only row of a sub-select, or NULL.
+    Only(Box<Select>),
 }
 
 impl Expr {
     pub const NULL: Expr = Expr::Literal(None);
+    pub const TRUE: Expr = Expr::Bool(true);
+    pub const FALSE: Expr = Expr::Bool(false);
 
     /// The value. NULL is `None`.
     ///
@@ -83,10 +99,12 @@ impl Expr {
         };
         Ok(match self {
             Expr::Literal(value) => value.as_deref().map(Cow::Borrowed),
-            Expr::Column(index) => match frame.row.get(*index) {
-                Cell::Value(bytes) => Some(Cow::Borrowed(bytes)),
-                Cell::Null => None,
-                Cell::Absent => return Err(EvalError("a value of the row is not known")),
+            Expr::Column { row, index } => match frame.rows.get(*row).map(|row| row.get(*index)) {
+                Some(Cell::Value(bytes)) => Some(Cow::Borrowed(bytes)),
+                Some(Cell::Null) => None,
+                Some(Cell::Absent) | None => {
+                    return Err(EvalError("a value of the row is not known"));
+                }
             },
             Expr::Setting(name, missing_ok) => {
                 let (Some(name), Some(missing_ok)) =
@@ -128,13 +146,17 @@ impl Expr {
                 }
             }
             Expr::Array(elements) => Some(Cow::Owned(array(elements, frame)?)),
+            Expr::Only(select) => select.only(frame)?.map(Cow::Owned),
             Expr::And(..)
             | Expr::Or(..)
             | Expr::Not(_)
             | Expr::IsNull(_)
             | Expr::Is(..)
             | Expr::Same(..)
-            | Expr::Quantified { .. } => condition(self.holds(frame)?),
+            | Expr::Quantified { .. }
+            | Expr::Bool(_)
+            | Expr::Exists(_)
+            | Expr::In(..) => condition(self.holds(frame)?),
         })
     }
 
@@ -179,6 +201,9 @@ impl Expr {
                 let Some(array) = array.evaluate(frame)? else { return Ok(None) };
                 quantified(left.evaluate(frame)?.as_deref(), *compare, *holds, &array, *all)?
             }
+            Expr::Bool(value) => Some(*value),
+            Expr::Exists(select) => Some(select.exists(frame)?),
+            Expr::In(left, compare, select) => select.contains(left, *compare, frame)?,
             other => other.evaluate(frame)?.map(|value| *value == [1]),
         })
     }
@@ -186,8 +211,10 @@ impl Expr {
     /// Whether the row plays no part in its value.
     pub fn is_of_principal(&self) -> bool {
         match self {
-            Expr::Column(_) => false,
-            Expr::Literal(_) | Expr::Role => true,
+            Expr::Column { .. } => false,
+            // What a sub-select finds changes without its principal.
+            Expr::Exists(_) | Expr::In(..) | Expr::Only(_) => false,
+            Expr::Literal(_) | Expr::Bool(_) | Expr::Role => true,
             Expr::Not(one) | Expr::IsNull(one) | Expr::Is(one, _) => one.is_of_principal(),
             Expr::Setting(left, right)
             | Expr::And(left, right)

@@ -1,0 +1,236 @@
+//! Tables that a condition reads beside its own: sub-selects, and the policies under which the role sees
+//! what they read.
+
+use super::bind::{BOOL, Binder, Scope, folded, negated_if, qualified, refuse};
+use super::operators::{Operation, describe};
+use super::select::Select;
+use super::tree::{Expr, Typed};
+use super::types::Type;
+use super::{Refusal, Visible};
+use sqlparser::ast::{
+    Expr as Ast, GroupByExpr, JoinConstraint, JoinOperator, Query, Select as SelectAst, SelectItem,
+    SetExpr, TableFactor, TableWithJoins,
+};
+use std::rc::Rc;
+
+/// How many tables one condition may read, those of policies within policies included.
+const MAX_TABLES: usize = 64;
+
+impl Binder<'_> {
+    /// What the role as which this is read may see of the innermost table.
+    pub(super) fn visible(&mut self) -> Result<Expr, Refusal> {
+        let table = match self.scopes.last() {
+            Some(scope) => scope.table.clone(),
+            None => return Ok(Expr::FALSE),
+        };
+        let Visible::Where { permissive, restrictive } = &table.visible else {
+            return Ok(Expr::TRUE);
+        };
+        let mine = (table.number, self.owner.clone());
+        if self.within.contains(&mine) {
+            let (schema, name) = &table.name;
+            return Err(Refusal {
+                expression: format!("{schema}.{name}"),
+                reason: "its policies read the table itself, which Postgres refuses as an infinite recursion".into(),
+            });
+        }
+        self.within.push(mine);
+        // Policies name their own table only, and no parameters.
+        let name = std::mem::replace(&mut self.innermost().name, table.name.1.clone());
+        let reach = std::mem::replace(&mut self.reach, self.scopes.len() - 1);
+        let parameters = std::mem::take(&mut self.parameters);
+        let mut any = Expr::FALSE;
+        for text in permissive {
+            any = Expr::Or(Box::new(any), Box::new(self.text(text)?));
+        }
+        for text in restrictive {
+            any = Expr::And(Box::new(any), Box::new(self.text(text)?));
+        }
+        self.parameters = parameters;
+        self.reach = reach;
+        self.innermost().name = name;
+        self.within.pop();
+        Ok(any)
+    }
+
+    fn innermost(&mut self) -> &mut Scope {
+        self.scopes.last_mut().expect("a table is being read")
+    }
+
+    /// A sub-select in the place of a value.
+    pub(super) fn only(&mut self, ast: &Ast, query: &Query) -> Result<Typed, Refusal> {
+        if let Some(inner) = bare(query) {
+            return self.expression(inner);
+        }
+        let (select, ty) = self.select(ast, query, true)?;
+        Ok(Typed { expr: Expr::Only(Box::new(select)), ty })
+    }
+
+    /// `left IN (sub-select)`.
+    pub(super) fn contained(
+        &mut self,
+        ast: &Ast,
+        left: Typed,
+        query: &Query,
+        negated: bool,
+    ) -> Result<Typed, Refusal> {
+        let (mut select, ty) = self.select(ast, query, true)?;
+        let types = [left.ty, ty];
+        let output = Typed { expr: select.output, ty };
+        match self.matched("=", left, output) {
+            Some((left, output, Operation::Compare(comparison, _), _)) => {
+                select.output = output.expr;
+                let (left, compare) = (Box::new(left.expr), comparison.compare());
+                let contained = Expr::In(left, compare, Box::new(select));
+                Ok(Typed { expr: negated_if(negated, contained), ty: BOOL })
+            }
+            _ => refuse(ast, format!("{} is not known here", describe("=", &types))),
+        }
+    }
+
+    /// A sub-select, and the type of what it gives.
+    pub(super) fn select(
+        &mut self,
+        ast: &Ast,
+        query: &Query,
+        has_output: bool,
+    ) -> Result<(Select, Type), Refusal> {
+        let Some(select) = plain_select(query) else {
+            return refuse(ast, "this form of sub-select is not known here");
+        };
+        let level = self.scopes.last().map_or(0, |scope| scope.level) + 1;
+        let before = self.scopes.len();
+        let read = self.parts_of_select(ast, select, level, has_output);
+        self.scopes.truncate(before);
+        read
+    }
+
+    fn parts_of_select(
+        &mut self,
+        ast: &Ast,
+        select: &SelectAst,
+        level: usize,
+        has_output: bool,
+    ) -> Result<(Select, Type), Refusal> {
+        let (mut tables, mut conditions) = (Vec::new(), Vec::new());
+        for from in &select.from {
+            self.joined(ast, from, level, &mut tables, &mut conditions)?;
+        }
+        conditions.extend(&select.selection);
+        let mut condition: Option<Expr> = None;
+        for one in conditions {
+            let one = self.condition(one)?;
+            condition = Some(match condition {
+                None => one,
+                Some(before) => Expr::And(Box::new(before), Box::new(one)),
+            });
+        }
+        let output = match &select.projection[..] {
+            // What EXISTS selects is never looked at.
+            _ if !has_output => Typed { expr: Expr::TRUE, ty: BOOL },
+            [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] => {
+                self.expression(expr)?
+            }
+            _ => return refuse(ast, "a sub-select here gives one column"),
+        };
+        let output = match output.ty {
+            Type::Unknown => match self.or_text(output) {
+                Some(output) => output,
+                None => return refuse(ast, "a sub-select here gives one column"),
+            },
+            _ => output,
+        };
+        Ok((Select { tables, condition, output: output.expr }, output.ty))
+    }
+
+    /// The tables of a join, and what they are joined by.
+    fn joined<'q>(
+        &mut self,
+        ast: &Ast,
+        from: &'q TableWithJoins,
+        level: usize,
+        tables: &mut Vec<(u32, Expr)>,
+        conditions: &mut Vec<&'q Ast>,
+    ) -> Result<(), Refusal> {
+        let mut one = |this: &mut Self, factor: &'q TableFactor, conditions: &mut Vec<&'q Ast>| {
+            match factor {
+                TableFactor::NestedJoin { table_with_joins, alias: None } => {
+                    this.joined(ast, table_with_joins, level, tables, conditions)
+                }
+                factor => {
+                    tables.push(this.table(ast, factor, level)?);
+                    Ok(())
+                }
+            }
+        };
+        one(self, &from.relation, conditions)?;
+        for join in &from.joins {
+            one(self, &join.relation, conditions)?;
+            match &join.join_operator {
+                JoinOperator::Join(JoinConstraint::On(on))
+                | JoinOperator::Inner(JoinConstraint::On(on)) => conditions.push(on),
+                JoinOperator::CrossJoin(JoinConstraint::None) => {}
+                _ => return refuse(ast, "this form of join is not known here"),
+            }
+        }
+        Ok(())
+    }
+
+    /// A table of a FROM, which can be named from now on, and what may be seen of it.
+    fn table(
+        &mut self,
+        ast: &Ast,
+        factor: &TableFactor,
+        level: usize,
+    ) -> Result<(u32, Expr), Refusal> {
+        let TableFactor::Table { name, alias, args: None, version: None, sample: None, .. } =
+            factor
+        else {
+            return refuse(ast, "it reads something else than a table");
+        };
+        self.tables += 1;
+        if self.tables > MAX_TABLES {
+            return refuse(ast, format!("it reads more than {MAX_TABLES} tables"));
+        }
+        let found = qualified(name).and_then(|(schema, name)| {
+            self.names.table(schema.as_deref(), &name, self.owner.as_deref())
+        });
+        let Some(table) = found else {
+            return refuse(ast, format!("the rows of {name} are not known here"));
+        };
+        let name = match alias {
+            None => table.name.1.clone(),
+            Some(alias) if alias.columns.is_empty() => folded(&alias.name),
+            Some(_) => return refuse(ast, "this form of alias is not known here"),
+        };
+        let number = table.number;
+        self.scopes.push(Scope { table: Rc::new(table), name, level });
+        Ok((number, self.visible()?))
+    }
+}
+
+/// The SELECT of a query that has nothing else, and that neither groups nor orders.
+fn plain_select(query: &Query) -> Option<&SelectAst> {
+    let Query { with: None, body, order_by: None, limit_clause: None, fetch: None, locks, .. } =
+        query
+    else {
+        return None;
+    };
+    let SetExpr::Select(select) = &**body else { return None };
+    let is_grouped = !matches!(&select.group_by, GroupByExpr::Expressions(by, with) if by.is_empty() && with.is_empty());
+    let is_plain =
+        locks.is_empty() && !is_grouped && select.having.is_none() && select.distinct.is_none();
+    is_plain.then_some(&**select)
+}
+
+/// The one expression of a query that reads no table.
+pub(super) fn bare(query: &Query) -> Option<&Ast> {
+    let select = plain_select(query)?;
+    let reads = !select.from.is_empty() || select.selection.is_some();
+    match &select.projection[..] {
+        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] if !reads => {
+            Some(expr)
+        }
+        _ => None,
+    }
+}
