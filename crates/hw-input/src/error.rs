@@ -19,6 +19,9 @@ pub mod code {
     /// Looks at the source's catalog fail, several in a row: what is done to tables without a trace in the
     /// log is not noticed until they succeed (a warning).
     pub const CATALOG_UNREAD: u16 = 3053;
+    /// The source cannot send a transaction before its end; the stream begins again, and large transactions
+    /// are sent behind their end until that one is (a warning).
+    pub const SENT_WHOLE: u16 = 3054;
     /// The replication session ended; it is begun again with growing pauses.
     pub const SESSION: u16 = 3100;
 }
@@ -41,6 +44,9 @@ pub enum InputError {
         /// The first such column.
         column: String,
     },
+    /// The source cannot send a transaction before its end. Start again: it is now sent behind that.
+    #[error("{0}")]
+    NeedsWhole(PgError),
     /// A table that is being copied is not what was noted before: copy again at a new boundary.
     #[error("{0} changed its form or storage while it was copied")]
     Overtaken(TableName),
@@ -62,7 +68,9 @@ impl InputError {
                 Policy::RetryWithBackoff
             }
             InputError::Store(_) | InputError::Closed => Policy::Stop,
-            InputError::NeedsText { .. } | InputError::Overtaken(_) => Policy::Retry,
+            InputError::NeedsText { .. } | InputError::NeedsWhole(_) | InputError::Overtaken(_) => {
+                Policy::Retry
+            }
             InputError::Stream(_) => Policy::RetryWithBackoff,
         }
     }
@@ -75,7 +83,7 @@ impl InputError {
     /// The finding for a person.
     pub fn diagnostic(&self) -> Diagnostic {
         match self {
-            InputError::Pg(error) => hw_pg::slot::diagnose(error),
+            InputError::Pg(error) | InputError::NeedsWhole(error) => hw_pg::slot::diagnose(error),
             InputError::Store(error) => error.diagnostic(),
             InputError::Overtaken(_) => {
                 Diagnostic::error(hw_pg::catalog::code::COPY_OVERTAKEN, self.to_string())

@@ -8,7 +8,7 @@
 use crate::error::Result;
 use crate::identity::Found;
 use crate::limit::within;
-use crate::transactions::{Describer, Outdated, StreamLimits, TransactionStream, Values};
+use crate::transactions::{Describer, Early, Outdated, StreamLimits, TransactionStream, Values};
 use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
@@ -90,13 +90,15 @@ pub struct Source {
     options: SourceOptions,
     /// Set when a stream met a column that has no binary form; binary is not tried again.
     text_only: Arc<AtomicBool>,
+    early: Early,
     outdated: Outdated,
 }
 
 impl Source {
     /// A source; nothing is connected yet.
     pub fn new(config: ConnectConfig, options: SourceOptions) -> Source {
-        Source { config, options, text_only: Arc::default(), outdated: Outdated::default() }
+        let (text_only, early, outdated) = Default::default();
+        Source { config, options, text_only, early, outdated }
     }
 
     /// Where it is.
@@ -246,10 +248,12 @@ impl Source {
         limits: StreamLimits,
     ) -> Result<TransactionStream> {
         let limit = self.options.answer_limit;
-        let (stream, values) = within(limit, "start to stream", self.open_stream(slot)).await?;
+        let opened = within(limit, "start to stream", self.open_stream(slot)).await?;
+        let (stream, values, is_early) = opened;
         let (text_only, outdated) = (self.text_only.clone(), self.outdated.clone());
         let describer = Describer::new(self.config.clone(), values, text_only, outdated, limit);
-        Ok(TransactionStream::start(stream, describer, spool, limits))
+        let early = is_early.then(|| self.early.clone());
+        Ok(TransactionStream::start(stream, early, describer, spool, limits))
     }
 
     /// Lets a stream that runs describe tables again, before it reads anything that is committed from
@@ -258,18 +262,32 @@ impl Source {
         self.outdated.extend(tables);
     }
 
-    async fn open_stream(&self, slot: &str) -> Result<(ReplicationStream, Values)> {
+    /// The stream, in which form it sends values, and whether it sends them early.
+    async fn open_stream(&self, slot: &str) -> Result<(ReplicationStream, Values, bool)> {
         let values = self.values().await?;
+        let streaming = self.sends_early(slot).await?;
         let connection = ReplicationConnection::connect(&self.config).await?;
         let options = StreamOptions {
             publications: vec![self.options.publication.clone()],
-            streaming: true,
+            streaming,
             binary: values == Values::Binary,
             budget_bytes: self.options.frame_bytes,
             silence_limit: self.options.silence_limit,
         };
         // 0/0: Postgres would silently move any other position forward.
-        Ok((connection.start_replication(slot, Lsn::ZERO, &options).await?, values))
+        let stream = connection.start_replication(slot, Lsn::ZERO, &options).await?;
+        Ok((stream, values, streaming))
+    }
+
+    /// Whether changes of open transactions are wanted, as far as the source can send them.
+    async fn sends_early(&self, slot: &str) -> Result<bool> {
+        if self.early.sends() {
+            return Ok(true);
+        }
+        let client = self.client().await?;
+        let slot = SlotState::read(&client, slot).await?;
+        let confirmed = slot.and_then(|slot| slot.confirmed_flush).unwrap_or_default();
+        Ok(self.early.resumes(confirmed, ServerInfo::read(&client).await?.flush_lsn))
     }
 
     /// Binary only where every published column has a binary form that we read: the stream has

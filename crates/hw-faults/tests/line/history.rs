@@ -311,3 +311,27 @@ async fn start(line: &mut Line) {
     line.rig.sql = line.rig.cluster.client(&line.rig.database.name).await;
     line.server.spawn_again();
 }
+
+/// A transaction that Postgres cannot send before its end: its walsender fails at the same place for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_cannot_be_sent_early_is_sent_behind_its_end() {
+    let cluster = rig::cluster_with(&[("logical_decoding_work_mem", "64kB")]);
+    let mut line = Line::on(cluster, SCHEMA, &config(), T).await;
+    line.execute("INSERT INTO t SELECT i, 'many' FROM generate_series(3, 3000) i").await;
+    line.execute(
+        "BEGIN; SAVEPOINT one; ALTER TABLE t ADD COLUMN note text; ALTER TABLE t ALTER v TYPE varchar(9);
+         ROLLBACK TO one; UPDATE t SET v = 'y' || id; ALTER TABLE t ALTER v TYPE char(20);
+         UPDATE t SET v = 'z' || id WHERE id > 5; COMMIT",
+    )
+    .await;
+    line.agree("behind its end").await;
+    assert_eq!(line.server.log().matches("HW3054").count(), 1, "{}", line.server.log());
+    line.is_well().await;
+    line.execute("UPDATE t SET v = 'w' || id").await;
+    line.agree("and goes on").await;
+    line.server.kill();
+    line.server.spawn_again();
+    line.execute("UPDATE t SET v = 'x' || id").await;
+    line.agree("early again, by a new process").await;
+    line.stop().await;
+}

@@ -11,6 +11,7 @@
 
 use super::assemble::{Assembler, Step};
 use super::describe::Describer;
+use super::early::Early;
 use super::{Item, StreamLimits};
 use crate::error::{InputError, Result};
 use hw_pg::replication::{Acknowledger, Frame, ReplicationStream, StreamPositions};
@@ -92,9 +93,11 @@ pub struct TransactionStream {
 impl TransactionStream {
     /// Takes over a stream that has just started.
     ///
-    /// - Takes: `spool`, where large open transactions go; must be called within the runtime.
+    /// - Takes: `early`, of a stream that sends changes before their transaction ends, which is told
+    ///   when it cannot; `spool`, where large open transactions go; must be called within the runtime.
     pub fn start(
         stream: ReplicationStream,
+        early: Option<Early>,
         describer: Describer,
         spool: SpoolDir,
         limits: StreamLimits,
@@ -104,6 +107,7 @@ impl TransactionStream {
         let (sender, items) = mpsc::unbounded_channel();
         let worker = Worker {
             stream,
+            early,
             describer,
             assembler: Assembler::new(spool, limits),
             limits,
@@ -171,6 +175,7 @@ impl TransactionStream {
 
 struct Worker {
     stream: ReplicationStream,
+    early: Option<Early>,
     describer: Describer,
     assembler: Assembler,
     limits: StreamLimits,
@@ -195,7 +200,10 @@ impl Worker {
                     Ok(()) => self.message(&payload).await,
                     Err(error) => Err(error),
                 },
-                Err(error) => Err(InputError::Pg(error)),
+                Err(error) => Err(match &self.early {
+                    Some(early) if early.ends(&error) => InputError::NeedsWhole(error),
+                    _ => InputError::Pg(error),
+                }),
             };
             // Frames that wait already would otherwise keep the socket's task from this thread.
             tokio::task::consume_budget().await;

@@ -8,16 +8,18 @@
 //!
 //! [`assemble`] is the pure core (messages in, items out), [`drive`] runs it in a task of its
 //! own between socket and engine, [`changes`] holds what one transaction did, [`describe`] asks
-//! the catalog what the columns of a relation mean.
+//! the catalog what the columns of a relation mean, [`early`] knows what cannot be sent early.
 
 mod assemble;
 pub mod changes;
 mod describe;
 mod drive;
+mod early;
 
 pub use changes::{Changes, ChangesIter};
 pub use describe::{Describer, Outdated, Values};
 pub use drive::{StatusHandle, StreamStatus, TransactionStream};
+pub use early::Early;
 
 use hw_types::{CommitLsn, EndLsn, Xid};
 
