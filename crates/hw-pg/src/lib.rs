@@ -2,7 +2,7 @@
 //! the replication stream, table copies, values, markers.
 //!
 //! Suggested reading order: [`config`], [`transport`], [`sql`]; [`types`]; [`catalog`],
-//! [`statements`], [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`], [`memory`].
+//! [`policies`], [`statements`], [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`], [`memory`].
 
 // A `Diagnostic` is large and rare: it is made where something is refused.
 #![allow(clippy::result_large_err)]
@@ -16,6 +16,7 @@ pub mod marker;
 pub mod memory;
 pub mod passfile;
 pub mod pgoutput;
+pub mod policies;
 pub mod publication;
 pub mod replication;
 pub mod slot;

@@ -4,6 +4,7 @@ mod connect;
 mod expressions;
 mod facts;
 mod own_connections;
+mod policies;
 mod publication;
 mod stream;
 mod values;

@@ -13,7 +13,8 @@ use sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr as Ast, InTarget, ObjectName, UnaryOperator, Value,
 };
 use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Token;
 use std::rc::Rc;
 
 /// How deep expressions may nest in one another; printed text has parentheses around everything.
@@ -34,6 +35,8 @@ pub(super) struct Binder<'a> {
     pub(super) reach: usize,
     /// Parameters of the function whose body is being read.
     pub(super) parameters: Vec<(Option<String>, Typed)>,
+    /// Where names that are not qualified are looked for.
+    pub(super) path: Vec<String>,
     /// The role as which the body runs, if not the one that asks.
     pub(super) owner: Option<String>,
     /// The policies that are being read: table and role.
@@ -62,12 +65,21 @@ pub(super) fn visibility(table: &Table, names: &dyn Names) -> Result<Expr, Refus
     Binder::over(table, names).visible()
 }
 
-pub(super) fn parser(text: &str) -> Result<Parser<'static>, Refusal> {
+/// Reads a text, all of it.
+pub(super) fn whole<T>(
+    text: &str,
+    read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
+) -> Result<T, Refusal> {
     let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(MAX_NESTING);
-    parser.try_with_sql(text).map_err(|error| syntax(text, &error))
+    let mut parser = parser.try_with_sql(text).map_err(|error| syntax(text, &error))?;
+    let read = read(&mut parser).map_err(|error| syntax(text, &error))?;
+    match parser.peek_token().token {
+        Token::EOF => Ok(read),
+        more => Err(syntax(text, &format!("it goes on with {more}"))),
+    }
 }
 
-pub(super) fn syntax(text: &str, error: &dyn std::fmt::Display) -> Refusal {
+fn syntax(text: &str, error: &dyn std::fmt::Display) -> Refusal {
     Refusal { expression: text.to_owned(), reason: format!("it cannot be read: {error}") }
 }
 
@@ -83,6 +95,7 @@ impl<'a> Binder<'a> {
             scopes: vec![scope],
             reach: 0,
             parameters: Vec::new(),
+            path: Vec::new(),
             owner: None,
             within: Vec::new(),
             calls: 0,
@@ -92,7 +105,7 @@ impl<'a> Binder<'a> {
     }
 
     pub(super) fn text(&mut self, text: &str) -> Result<Expr, Refusal> {
-        let ast = parser(text)?.parse_expr().map_err(|error| syntax(text, &error))?;
+        let ast = whole(text, |parser| parser.parse_expr())?;
         self.condition(&ast)
     }
 
@@ -482,15 +495,13 @@ impl<'a> Binder<'a> {
 
     fn named_type(&self, ast: &Ast, data_type: &DataType) -> Result<Type, Refusal> {
         let found = match data_type {
-            DataType::Custom(name, modifiers) if modifiers.is_empty() => match qualified(name) {
-                Some((schema, name)) => match schema.as_deref() {
-                    None | Some("pg_catalog") => {
-                        Type::named(&name).or_else(|| self.names.named_type(None, &name))
-                    }
-                    schema => self.names.named_type(schema, &name),
-                },
-                None => None,
-            },
+            DataType::Custom(name, modifiers) if modifiers.is_empty() => {
+                qualified(name).and_then(|(schema, name)| match schema.as_deref() {
+                    None => Type::named(&name).or_else(|| self.names.named_type(&self.path, &name)),
+                    Some("pg_catalog") => Type::named(&name),
+                    Some(_) => self.names.named_type(schema.as_slice(), &name),
+                })
+            }
             built_in => Type::named(&built_in.to_string().to_lowercase()),
         };
         match found {

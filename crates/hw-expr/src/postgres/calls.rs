@@ -2,7 +2,7 @@
 //! and helper functions of the database, in whose place stands what they compute.
 
 use super::Refusal;
-use super::bind::{BOOL, Binder, TEXT, parser, qualified, refuse, syntax};
+use super::bind::{BOOL, Binder, TEXT, qualified, refuse, whole};
 use super::operators::{Operation, function};
 use super::tree::{Expr, Typed};
 use super::types::Type;
@@ -43,7 +43,7 @@ impl Binder<'_> {
         {
             return built_in;
         }
-        self.helper(ast, schema.as_deref(), &name, arguments)
+        self.helper(ast, schema, &name, arguments)
     }
 
     /// What is a form of the language, or a function of the table; `None` for any other name.
@@ -124,13 +124,15 @@ impl Binder<'_> {
     fn helper(
         &mut self,
         ast: &Ast,
-        schema: Option<&str>,
+        schema: Option<String>,
         name: &str,
         arguments: Vec<Typed>,
     ) -> Result<Typed, Refusal> {
         let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
-        let Some(function) = self.names.function(schema, name, &types) else {
-            return refuse(ast, "what this function computes is not known here");
+        let path = if schema.is_some() { schema.as_slice() } else { &self.path };
+        let function = match self.names.function(path, name, &types) {
+            Ok(function) => function,
+            Err(reason) => return refuse(ast, reason),
         };
         if self.calls >= MAX_CALLS {
             return refuse(ast, format!("functions call one another more than {MAX_CALLS} deep"));
@@ -145,9 +147,7 @@ impl Binder<'_> {
         if parameters.len() != function.parameters.len() {
             return refuse(ast, "it has other parameters");
         }
-        let query = parser(&function.body)?
-            .parse_query()
-            .map_err(|error| syntax(&function.body, &error))?;
+        let query = whole(&function.body, |parser| parser.parse_query())?;
         let given: Vec<Expr> =
             parameters.iter().map(|(_, argument)| argument.expr.clone()).collect();
         let outer = std::mem::replace(&mut self.parameters, parameters);
@@ -155,9 +155,11 @@ impl Binder<'_> {
         self.owner = function.owner.or(outer_owner.clone());
         // A body names what it reads itself.
         let reach = std::mem::replace(&mut self.reach, self.scopes.len());
+        let path = std::mem::replace(&mut self.path, function.path);
         self.calls += 1;
         let computed = self.only(ast, &query);
         self.calls -= 1;
+        self.path = path;
         self.reach = reach;
         self.owner = outer_owner;
         self.parameters = outer;

@@ -27,19 +27,18 @@ pub use types::{Datum, Scalar, Type};
 use hw_types::row::RowRef;
 use tree::Expr;
 
-/// What the names in a text mean.
+/// What the names in a text mean. Those that are not qualified are looked for in `path`, schema by schema;
+/// what is not known here is an `Err` with the reason.
 pub trait Names {
     /// A table that a sub-select reads, and what of it the role `viewer` may see; `None` is the role that
     /// asks.
-    ///
-    /// - Returns: `None` where there is no such table whose rows are known here.
-    fn table(&self, schema: Option<&str>, name: &str, viewer: Option<&str>) -> Option<Table>;
+    fn table(&self, path: &[String], name: &str, viewer: Option<&str>) -> Result<Table, String>;
 
     /// A function of the database that takes these arguments.
-    fn function(&self, schema: Option<&str>, name: &str, arguments: &[Type]) -> Option<Helper>;
+    fn function(&self, path: &[String], name: &str, arguments: &[Type]) -> Result<Helper, String>;
 
     /// A type of the database.
-    fn named_type(&self, schema: Option<&str>, name: &str) -> Option<Type>;
+    fn named_type(&self, path: &[String], name: &str) -> Option<Type>;
 
     /// The canonical bytes of a literal: of a text that the type's output function may have printed.
     fn literal(&self, ty: Type, text: &str) -> Option<Vec<u8>>;
@@ -99,6 +98,8 @@ pub struct Helper {
     pub result: Type,
     /// `SELECT` and the expression.
     pub body: String,
+    /// Where names of the body that are not qualified are looked for.
+    pub path: Vec<String>,
     /// Whether it is NULL as soon as an argument is.
     pub strict: bool,
     /// The owner, if it runs as its owner (SECURITY DEFINER).

@@ -39,6 +39,7 @@ impl Binder<'_> {
         let name = std::mem::replace(&mut self.innermost().name, table.name.1.clone());
         let reach = std::mem::replace(&mut self.reach, self.scopes.len() - 1);
         let parameters = std::mem::take(&mut self.parameters);
+        let path = std::mem::take(&mut self.path);
         let mut any = Expr::FALSE;
         for text in permissive {
             any = Expr::Or(Box::new(any), Box::new(self.text(text)?));
@@ -46,6 +47,7 @@ impl Binder<'_> {
         for text in restrictive {
             any = Expr::And(Box::new(any), Box::new(self.text(text)?));
         }
+        self.path = path;
         self.parameters = parameters;
         self.reach = reach;
         self.innermost().name = name;
@@ -192,11 +194,13 @@ impl Binder<'_> {
         if self.tables > MAX_TABLES {
             return refuse(ast, format!("it reads more than {MAX_TABLES} tables"));
         }
-        let found = qualified(name).and_then(|(schema, name)| {
-            self.names.table(schema.as_deref(), &name, self.owner.as_deref())
-        });
-        let Some(table) = found else {
-            return refuse(ast, format!("the rows of {name} are not known here"));
+        let Some((schema, name)) = qualified(name) else {
+            return refuse(ast, format!("{name} names no table"));
+        };
+        let path = if schema.is_some() { schema.as_slice() } else { &self.path };
+        let table = match self.names.table(path, &name, self.owner.as_deref()) {
+            Ok(table) => table,
+            Err(reason) => return refuse(ast, reason),
         };
         let name = match alias {
             None => table.name.1.clone(),
