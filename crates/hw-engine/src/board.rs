@@ -3,7 +3,7 @@
 
 use crate::error::code;
 use hw_input::replica::{Looked, Plan, Turns};
-use hw_types::{Diagnostic, TableName};
+use hw_types::{Diagnostic, TableName, TablePattern};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,6 +39,8 @@ pub(crate) struct Board {
 pub(crate) struct WriterStatus {
     pub building: bool,
     pub waiting_version: Option<u64>,
+    /// What the configuration of that version reads.
+    pub waiting_reads: Vec<TablePattern>,
     pub stale: Vec<TableName>,
     pub lost: Vec<String>,
     pub store_error: Option<String>,
@@ -72,18 +74,36 @@ impl Board {
         *self.stop.borrow()
     }
 
-    /// Whether all tables that definitions name, the ones under construction included, have
-    /// entered as they are at the source. Not before the catalog was asked for them.
-    pub fn tables_are_there(&self) -> bool {
+    /// Whether all tables that these patterns mean have entered as they are at the source. Not before
+    /// the catalog was asked for everything that definitions name.
+    pub fn tables_are_there(&self, patterns: &[TablePattern]) -> bool {
         let plan = self.plan.borrow().clone();
         let looked = self.looked.lock();
         // What was there when the catalog was asked may be lost since.
         looked.as_ref().is_some_and(|looked| {
-            looked.missing == 0
+            looked.is_settled
+                && missing_of(looked, patterns).next().is_none()
                 && *looked.wanted == *plan.wanted
                 && looked.found.iter().all(|id| plan.tables.contains_key(id))
         })
     }
+
+    /// The tables that the sync configuration under construction reads and that have not entered as they
+    /// are at the source, as the last look found.
+    pub fn waits_for(&self) -> Vec<TableName> {
+        let patterns = self.writer.lock().waiting_reads.clone();
+        let looked = self.looked.lock();
+        let missing = looked.iter().flat_map(|looked| missing_of(looked, &patterns));
+        missing.cloned().collect()
+    }
+}
+
+/// The tables that are missing of those that these patterns mean.
+fn missing_of<'a>(
+    looked: &'a Looked,
+    patterns: &'a [TablePattern],
+) -> impl Iterator<Item = &'a TableName> {
+    looked.missing.iter().filter(|table| patterns.iter().any(|pattern| pattern.matches(table)))
 }
 
 /// A sync configuration that compiles and was handed in.

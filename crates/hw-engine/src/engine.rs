@@ -195,7 +195,7 @@ impl Engine {
     /// What the engine is doing, for people and metrics.
     pub fn status(&self) -> EngineStatus {
         let published = self.published();
-        let WriterStatus { building, waiting_version, stale, lost, store_error, restarts } =
+        let WriterStatus { building, waiting_version, stale, lost, store_error, restarts, .. } =
             self.board.writer.lock().clone();
         let mut status = EngineStatus {
             source: self.driver.status(),
@@ -214,7 +214,7 @@ impl Engine {
             frozen: Vec::new(),
             shut: Vec::new(),
             withheld: Vec::new(),
-            tables_missing: self.board.looked.lock().as_ref().map(|looked| looked.missing),
+            waits_for: self.board.waits_for(),
             queue_bytes: self.inlet.waiting() as u64,
             queue_limit_bytes: self.inlet.limit() as u64,
             store_bytes: self.store.disk_bytes(),

@@ -490,7 +490,9 @@ impl Sequencer {
 
     /// The next slice of a build, at most `rows` rows; or the switch.
     fn build(&mut self, rows: usize) -> Result<Work, EngineError> {
-        if !self.writer.is_building() || !self.outside.board.tables_are_there() {
+        // A table that only what is served reads keeps nothing from taking its place.
+        let Some(reads) = self.writer.building_reads() else { return Ok(Work::None) };
+        if !self.outside.board.tables_are_there(&reads) {
             return Ok(Work::None);
         }
         if self.writer.is_built() {
@@ -564,6 +566,7 @@ impl Sequencer {
                 true => {}
             }
             status.waiting_version = self.writer.building_version();
+            status.waiting_reads = self.writer.building_reads().unwrap_or_default();
             // What only a definition reads that has left is not copied until that one comes back.
             let stale = plan.tables.values().filter(|table| table.stale);
             let names = stale.map(|table| &table.relation.name);

@@ -41,9 +41,9 @@ pub struct EngineStatus {
     pub went_back: Option<Diagnostic>,
     /// Said while nobody is answered, because the store was put back to an earlier state.
     pub behind: Option<Diagnostic>,
-    /// Tables that definitions name and that are not in the replica yet; `None` before the
-    /// source was asked.
-    pub tables_missing: Option<usize>,
+    /// Tables that the configuration which is being built reads, and that have not entered as they are at
+    /// the source.
+    pub waits_for: Vec<TableName>,
     /// Memory of transactions and positions that wait for the writer.
     pub queue_bytes: u64,
     /// Its bound.

@@ -182,8 +182,8 @@ impl Node {
         let plan = self.board.plan.borrow().clone();
         let (found, gone): (BTreeSet<_>, BTreeSet<_>) =
             self.tables.iter().copied().partition(|id| plan.tables.contains_key(id));
-        let (wanted, missing) = (plan.wanted.clone(), gone.len());
-        *self.board.looked.lock() = Some(Looked { wanted, missing, found });
+        let (wanted, missing, is_settled) = (plan.wanted.clone(), BTreeSet::new(), gone.is_empty());
+        *self.board.looked.lock() = Some(Looked { wanted, missing, is_settled, found });
     }
 
     /// The handle that surfaces have. Nobody writes markers.

@@ -32,7 +32,9 @@ use crate::wake::Touched;
 use hw_input::signal::CopyDropped;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
-use hw_types::{CommitLsn, Diagnostic, EndLsn, Lsn, Relation, RelationId, TableName, Xid};
+use hw_types::{
+    CommitLsn, Diagnostic, EndLsn, Lsn, Relation, RelationId, TableName, TablePattern, Xid,
+};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -367,6 +369,11 @@ impl Writer {
     /// Version of the configuration that is being built.
     pub fn building_version(&self) -> Option<u64> {
         self.definitions.building.as_ref().map(|building| building.record.version)
+    }
+
+    /// What the configuration that is being built reads.
+    pub fn building_reads(&self) -> Option<Vec<TablePattern>> {
+        self.definitions.building.as_ref().map(|building| building.config.tables())
     }
 
     /// Whether what is built can be served.

@@ -100,7 +100,9 @@ pub struct Looked {
     /// The patterns that it looked for.
     pub wanted: Arc<Vec<TablePattern>>,
     /// Tables that these mean, that can be replicated, and are not in the replica as they are now.
-    pub missing: usize,
-    /// Those of them that are in the replica.
+    pub missing: BTreeSet<TableName>,
+    /// Whether that is all: what was found out just now may add to it.
+    pub is_settled: bool,
+    /// Tables that these mean, that can be replicated, and that are in the replica.
     pub found: BTreeSet<RelationId>,
 }

@@ -171,18 +171,20 @@ impl Watch {
             table.is_some_and(|table| table.facts.published.sent().is_some())
         });
         // A table that was marked just now is missing, too.
-        let missing = missing.len() + usize::from(!settled);
+        let is_complete = missing.is_empty() && settled;
+        let missing = missing.into_iter().cloned().collect();
         let name = |id: &RelationId| catalog.table_by_id(*id).map(|table| &table.facts.name);
         let to_publish: Vec<&TableName> = resolved.to_publish.iter().filter_map(name).collect();
         context.status.lock().looked(resolved.findings().cloned().collect(), &to_publish);
         let found = within_reach.keys().filter(|id| known.contains_key(id)).copied().collect();
-        context.replica.looked(Looked { wanted: wanted.clone(), missing, found });
+        let looked = Looked { wanted: wanted.clone(), missing, is_settled: settled, found };
+        context.replica.looked(looked);
         self.client = Some(client);
-        if missing == 0 && waits {
+        if is_complete && waits {
             self.settled = None;
             return Ok(Look::Complete);
         }
-        if missing == 0 {
+        if is_complete {
             self.settled = Some((fingerprint, wanted, known.clone()));
             return Ok(Look::Complete);
         }

@@ -356,10 +356,28 @@ fn trouble(status: &EngineStatus) -> Option<String> {
             add(&status.shut, "and nobody has access by");
             let waits = waiting_copy(status).into_iter().collect::<Vec<_>>();
             add(&waits, "it has not begun");
+            add(&older(status).into_iter().collect::<Vec<_>>(), "and");
             Some(what)
         })
-        .or_else(|| waiting_copy(status))
+        .or_else(|| match (older(status), waiting_copy(status)) {
+            (Some(older), Some(waits)) => {
+                Some(format!("{older}; their copy has not begun: {waits}"))
+            }
+            (older, waits) => older.or(waits),
+        })
         .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
+}
+
+/// Which sync configuration is served in place of a newer one, and until when.
+fn older(status: &EngineStatus) -> Option<String> {
+    let (served, waiting) = (status.sync_version?, status.waiting_version?);
+    let tables: Vec<String> = status.waits_for.iter().map(ToString::to_string).collect();
+    (!tables.is_empty()).then(|| {
+        format!(
+            "sync configuration {served} is served, and not yet {waiting}, until these have been copied: {}",
+            tables.join(", ")
+        )
+    })
 }
 
 /// Why the source is not followed.

@@ -168,6 +168,35 @@ const REFUSED: &str = "
     REVOKE ALL ON other FROM public; GRANT CREATE ON DATABASE postgres TO app;
 ";
 
+/// A sync configuration waits for the tables that it reads, and says so; not for those of the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_19_a_configuration_waits_for_its_own_tables_alone() {
+    let mut line = Line::start(DOCS, &docs_config(), &["u1", "u2"], DOCS_OUT).await;
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    let altered =
+        "ALTER TABLE docs ADD COLUMN note text; INSERT INTO docs VALUES ('n', 'l9', 'x', 'y')";
+    line.execute(altered).await;
+    line.logs("HW2123").await;
+    line.configure(&streams(&[
+        "SELECT * FROM docs WHERE list = auth.user_id()",
+        "SELECT * FROM o",
+    ]));
+    let said = "is served, and not yet 2, until these have been copied: public.docs";
+    line.names(said).await;
+    line.configure(&streams(&["SELECT * FROM o"]));
+    line.outputs = vec![("o", "SELECT * FROM o")];
+    line.agree("without the table that waits").await;
+    line.execute("INSERT INTO o VALUES ('later', 'x')").await;
+    line.agree("and goes on").await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.configure(&docs_config());
+    line.outputs = DOCS_OUT.to_vec();
+    line.agree("the first one again").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
 /// One table that the role may not add: the definitions of that table wait, named; nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_20_a_table_that_cannot_be_added_holds_back_nobody_else() {
