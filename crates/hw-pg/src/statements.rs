@@ -29,6 +29,12 @@ pub fn add_statement(name: &str, tables: &[TableName]) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {};", quote_ident(name), list(tables))
 }
 
+/// The statement that adds a table to a publication which our role may not alter, with who may.
+pub fn add_statement_of_others(name: &str, table: &TableName) -> String {
+    let statement = add_statement(name, std::slice::from_ref(table));
+    format!("{statement} -- as a superuser, or as a role that owns both")
+}
+
 /// The statements that make it send these columns of a table that it sends others of, in one transaction.
 ///
 /// - Takes: whether it sends only rows for which a condition holds, which must be said again.

@@ -9,7 +9,7 @@ use super::code;
 use super::usable::usable;
 use crate::error::{Doing as _, Result};
 use crate::internal;
-use crate::statements::{add_statement, settings_statement};
+use crate::statements::{add_statement_of_others, settings_statement};
 use hw_types::facts::{
     Access, Actions, ColumnFacts, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts,
     TableFacts, TableKind,
@@ -207,7 +207,7 @@ fn renamed(noted: &TableFacts, now: &TableFacts) -> Diagnostic {
 fn not_published(table: &TableFacts) -> Diagnostic {
     let what = format!("publication \"{}\" does not send {}", table.publication, table.name);
     Diagnostic::error(code::NOT_PUBLISHED, what)
-        .mend(add_statement(&table.publication, std::slice::from_ref(&table.name)))
+        .mend(add_statement_of_others(&table.publication, &table.name))
 }
 
 /// The finding for a partition whose changes arrive under a table above it.

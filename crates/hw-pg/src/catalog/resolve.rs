@@ -13,7 +13,7 @@ use super::difference::{followable, under_root, unreadable};
 use super::found::CatalogTable;
 use super::read::Catalog;
 use super::usable::usable;
-use crate::statements::{add_statement, create_statement};
+use crate::statements::{add_statement_of_others, create_statement};
 use hw_types::facts::{Actions, Published, TableFacts, TableKind};
 use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, RelationId, TableName, TablePattern};
@@ -207,10 +207,9 @@ pub(crate) fn not_permitted(table: &TableFacts) -> Diagnostic {
     let publication = &table.publication;
     let what =
         format!("publication \"{publication}\" lacks {} and this role may not add it", table.name);
-    Diagnostic::error(code::NOT_PUBLISHED, what).at(format!("table {}", table.name)).mend(format!(
-        "{} -- as a superuser, or as a role that owns both",
-        add_statement(publication, std::slice::from_ref(&table.name))
-    ))
+    Diagnostic::error(code::NOT_PUBLISHED, what)
+        .at(format!("table {}", table.name))
+        .mend(add_statement_of_others(publication, &table.name))
 }
 
 /// Names and wildcards that mean nothing.
