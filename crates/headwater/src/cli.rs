@@ -82,6 +82,13 @@ pub enum Command {
     Eval(Eval),
     /// Check all that the source needs, and print the statement that mends each finding.
     Doctor(Doctor),
+    /// Show which rows a database role sees by row level security, and whether Headwater can tell by
+    /// itself.
+    ///
+    /// For each table: no row, every row, or what its policies say. A policy over the row and the token is
+    /// decided without a question to Postgres; so is one over rows of other tables. What else it says is
+    /// named with the reason. docs/policies.md lists what is known.
+    Policies(Policies),
     /// Make a token for development.
     ///
     /// Signs with the configured secret, or with the one that `dev` wrote to the data directory.
@@ -216,6 +223,21 @@ pub struct Doctor {
     pub sync_config: Option<String>,
 }
 
+/// Options of `policies`.
+#[derive(Args, Debug, Default)]
+pub struct Policies {
+    /// Connection string of the source. (example: --database-url postgres://me@localhost/shop)
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// The role that reads; without it that of `uploads.role`, else `authenticated`, else
+    /// `headwater_authenticated`. (example: --role authenticated)
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// One table only. (example: --table public.tasks)
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<String>,
+}
+
 /// Options of `token`.
 #[derive(Args, Debug, Default)]
 pub struct Token {
@@ -289,6 +311,7 @@ impl Cli {
                 set("database.url", &doctor.database_url);
                 set("sync.config", &doctor.sync_config);
             }
+            Command::Policies(policies) => set("database.url", &policies.database_url),
             Command::Token(token) => set("data_dir", &token.data_dir),
             Command::Status(status) => set("api_token", &status.api_token),
             Command::Eval(_) | Command::Version => {}

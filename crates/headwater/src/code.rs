@@ -28,6 +28,8 @@ pub const CASES_FILE: u16 = 1014;
 pub const NO_TOKENS: u16 = 1015;
 /// The JWT secret is shorter than HS256 asks for (a warning).
 pub const SHORT_SECRET: u16 = 1016;
+/// `headwater policies` was given a role or a table that the database does not have.
+pub const NO_READER: u16 = 1017;
 /// The limit of open files leaves too little room for clients beside the store and the source.
 pub const OPEN_FILES: u16 = 1022;
 /// A claim of `headwater token` is not written as name and value.

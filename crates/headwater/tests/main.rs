@@ -6,6 +6,7 @@ mod dev;
 mod doctor;
 mod eval;
 mod pages;
+mod policies;
 mod pooler;
 mod process;
 mod routes;

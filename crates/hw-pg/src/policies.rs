@@ -212,6 +212,11 @@ impl RowSecurity {
         Ok(RowSecurity { role: role.to_owned(), tables, functions, enums, types, roles })
     }
 
+    /// Whether there is the role that asks.
+    pub fn has_role(&self) -> bool {
+        self.roles.contains_key(&self.role)
+    }
+
     /// The tables, by schema and name.
     pub fn tables(&self) -> &[SecuredTable] {
         &self.tables

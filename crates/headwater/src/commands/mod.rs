@@ -6,6 +6,7 @@
 pub mod check;
 pub mod doctor;
 pub mod eval;
+pub mod policies;
 pub mod serve;
 pub mod setup;
 pub mod status;
@@ -69,6 +70,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Token(arguments) => token::run(&config, arguments),
         Command::Status(arguments) => short(status::run(&config, arguments)),
         Command::Doctor(_) => short(doctor::run(&config)),
+        Command::Policies(arguments) => short(policies::run(&config, arguments)),
         Command::Check(arguments) => short(check::run(&config, arguments)),
         Command::Setup(arguments) => short(setup::run(&config, arguments)),
         Command::Teardown(arguments) => short(teardown::run(&config, arguments)),

@@ -25,6 +25,7 @@ pub use tree::{Frame, Principal};
 pub use types::{Datum, Scalar, Type};
 
 use hw_types::row::RowRef;
+use std::collections::BTreeSet;
 use tree::Expr;
 
 /// What the names in a text mean. Those that are not qualified are looked for in `path`, schema by schema;
@@ -141,8 +142,14 @@ impl Condition {
         self.0.holds(frame)
     }
 
-    /// Whether the row plays no part in it: it is true or false for a principal.
-    pub fn is_of_principal(&self) -> bool {
-        self.0.is_of_principal()
+    /// The numbers of the tables that its sub-selects read.
+    pub fn tables(&self) -> BTreeSet<u32> {
+        let mut tables = BTreeSet::new();
+        self.0.visit(&mut |expr| {
+            if let Expr::Exists(select) | Expr::In(_, _, select) | Expr::Only(select) = expr {
+                tables.extend(select.tables.iter().map(|(number, _)| *number));
+            }
+        });
+        tables
     }
 }

@@ -21,6 +21,13 @@ pub(super) struct Select {
 }
 
 impl Select {
+    /// Visits all that it is made of.
+    pub fn visit(&self, see: &mut dyn FnMut(&Expr)) {
+        self.tables.iter().for_each(|(_, visible)| visible.visit(see));
+        self.condition.iter().for_each(|condition| condition.visit(see));
+        self.output.visit(see);
+    }
+
     pub fn exists(&self, frame: Frame<'_>) -> Result<bool, EvalError> {
         let mut found = false;
         self.each(0, frame, &mut |_| {

@@ -208,28 +208,35 @@ impl Expr {
         })
     }
 
-    /// Whether the row plays no part in its value.
-    pub fn is_of_principal(&self) -> bool {
+    /// Visits it and all that it is made of.
+    pub fn visit(&self, see: &mut dyn FnMut(&Expr)) {
+        see(self);
         match self {
-            Expr::Column { .. } => false,
-            // What a sub-select finds changes without its principal.
-            Expr::Exists(_) | Expr::In(..) | Expr::Only(_) => false,
-            Expr::Literal(_) | Expr::Bool(_) | Expr::Role => true,
-            Expr::Not(one) | Expr::IsNull(one) | Expr::Is(one, _) => one.is_of_principal(),
+            Expr::Literal(_) | Expr::Bool(_) | Expr::Column { .. } | Expr::Role => {}
+            Expr::Not(one) | Expr::IsNull(one) | Expr::Is(one, _) => one.visit(see),
             Expr::Setting(left, right)
             | Expr::And(left, right)
             | Expr::Or(left, right)
             | Expr::Same(left, right, _)
             | Expr::NullIf(left, right, _)
             | Expr::Quantified { left, array: right, .. } => {
-                left.is_of_principal() && right.is_of_principal()
+                left.visit(see);
+                right.visit(see);
             }
             Expr::Call(_, all) | Expr::Coalesce(all) | Expr::Array(all) => {
-                all.iter().all(Expr::is_of_principal)
+                all.iter().for_each(|one| one.visit(see));
             }
             Expr::Case(whens, otherwise) => {
-                whens.iter().all(|(when, then)| when.is_of_principal() && then.is_of_principal())
-                    && otherwise.is_of_principal()
+                whens.iter().for_each(|(when, then)| {
+                    when.visit(see);
+                    then.visit(see);
+                });
+                otherwise.visit(see);
+            }
+            Expr::Exists(select) | Expr::Only(select) => select.visit(see),
+            Expr::In(left, _, select) => {
+                left.visit(see);
+                select.visit(see);
             }
         }
     }
