@@ -172,6 +172,43 @@ async fn fd_27_nobody_is_answered_from_a_store_that_another_one_has_followed() {
     line.stop().await;
 }
 
+/// Who takes a slot over is remembered before anything is copied or shown, however soon it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_28_who_takes_a_slot_over_is_remembered_before_anything_is_shown() {
+    const REMEMBERED: &str = "SELECT pg_catalog.obj_description(oid, 'pg_largeobject')
+        FROM pg_catalog.pg_largeobject_metadata";
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    let store = async |line: &Line| {
+        let text = line.rig.ask(REMEMBERED).await?;
+        text.split("store ").nth(1)?.split(',').next().map(str::to_owned)
+    };
+    let first = store(&line).await.expect("it streams, so it is remembered");
+    line.server.stop().await;
+    // The copy of the second waits for it.
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+    let mut options = rig::with(line.rig.options(), "HEADWATER_DATA_DIR", &line.rig.path("other"));
+    options.arguments.push("--take-over".into());
+    let mut second = HeadwaterProcess::spawn(loud(options));
+    soon("the second is remembered", line.report(), || async {
+        store(&line).await.filter(|now| *now != first).map(drop)
+    })
+    .await;
+    let ready = http_get(second.address(), "/probes/readiness", &[]).await.expect("answered");
+    assert_eq!(ready.status, 400, "nothing was shown yet");
+    second.kill();
+    line.server.spawn_again();
+    line.names("HW3105").await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
+    line.server.kill();
+    let mut options = line.rig.options();
+    options.arguments.push("--take-over".into());
+    line.server = HeadwaterProcess::spawn(loud(options));
+    line.agree("compared").await;
+    line.stop().await;
+}
+
 /// Whether the store is an older one nobody can say then.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_9_a_server_that_starts_while_the_source_is_away_serves_what_it_holds() {
