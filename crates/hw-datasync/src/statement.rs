@@ -1,0 +1,436 @@
+//! Queries as SQL: text with numbered parameters, and their values as texts.
+//!
+//! In: a [`Query`] and the [`Shape`] of its table. Out: a [`Statement`] whose rows are JSON objects of fields.
+//! Nothing that a client wrote becomes SQL text but names that the table has: values are parameters, each
+//! read by Postgres as the type of the column that it is compared with.
+//!
+//! Source: `datasync.md` 5 (compilation rules, first match wins) and 7.1.
+
+use crate::names::Fields;
+use crate::wire::{Expr, Literal, Operator, Order, Query, Selected};
+use serde_json::Value;
+use std::fmt::Write;
+
+/// A table as queries need it.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Schema and name.
+    pub name: (String, String),
+    /// Its columns in catalogue order.
+    pub columns: Vec<Column>,
+    /// Their names on the wire.
+    pub fields: Fields,
+}
+
+/// A column as queries need it.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type as `format_type` prints it, qualified where it must be.
+    pub type_name: String,
+    /// What JSON values of it are made of.
+    pub kind: Kind,
+}
+
+/// What Postgres reads a column's values from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An integer: fractions are rounded.
+    Integer,
+    /// A boolean, also as a number.
+    Bool,
+    /// `json` or `jsonb`: any JSON.
+    Json,
+    /// `bytea`: hex behind `\x`, else the bytes of the text.
+    Bytes,
+    /// `point`: also as `{"x": …, "y": …}`.
+    Point,
+    /// An array.
+    Array,
+    /// Anything else: a text.
+    Text,
+}
+
+/// A statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statement {
+    /// With `$1` and so on, all of type text.
+    pub sql: String,
+    /// Their values; none of them is NULL.
+    pub parameters: Vec<String>,
+}
+
+/// Why a query has no SQL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// The table has no column for a field.
+    #[error("the table {table} has no field {field}")]
+    Field {
+        /// The table.
+        table: String,
+        /// The field.
+        field: String,
+    },
+    /// A value is in a place where none can be.
+    #[error("{0}")]
+    Place(&'static str),
+}
+
+impl Statement {
+    /// The rows of a query, each as one JSON object.
+    pub fn rows(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
+        let mut writer = Writer { shape, statement: Statement::default() };
+        writer.sql("WITH q AS (");
+        writer.select(query)?;
+        writer.sql(") SELECT pg_catalog.row_to_json(q)::pg_catalog.jsonb::text FROM q");
+        Ok(writer.statement)
+    }
+
+    /// How many rows a query has.
+    pub fn count(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
+        let mut writer = Writer { shape, statement: Statement::default() };
+        writer.sql("WITH q AS (");
+        writer.select(query)?;
+        writer.sql(") SELECT pg_catalog.count(*)::text FROM q");
+        Ok(writer.statement)
+    }
+}
+
+struct Writer<'a> {
+    shape: &'a Shape,
+    statement: Statement,
+}
+
+impl Writer<'_> {
+    fn sql(&mut self, text: &str) {
+        self.statement.sql.push_str(text);
+    }
+
+    fn parameter(&mut self, value: String) {
+        self.statement.parameters.push(value);
+        let number = self.statement.parameters.len();
+        let _ = write!(self.statement.sql, "${number}::text");
+    }
+
+    fn column(&self, field: &str) -> Result<usize, Unknown> {
+        self.shape.fields.column(field).ok_or_else(|| Unknown::Field {
+            table: self.shape.name.1.clone(),
+            field: field.to_owned(),
+        })
+    }
+
+    fn select(&mut self, query: &Query) -> Result<(), Unknown> {
+        self.sql("SELECT ");
+        if let Some(field) = &query.distinct_on {
+            let column = self.column(field)?;
+            self.sql("DISTINCT ON (");
+            self.name(column);
+            self.sql(") ");
+        }
+        let columns = match &query.selected {
+            Selected::All => (0..self.shape.columns.len()).collect(),
+            Selected::Fields(fields) => {
+                fields.iter().map(|field| self.column(field)).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        for (number, column) in columns.into_iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { "" });
+            self.name(column);
+            self.sql(" AS ");
+            let field = quoted(self.shape.fields.field(column));
+            self.sql(&field);
+        }
+        let (schema, table) = &self.shape.name;
+        let from = format!(" FROM {}.{}", quoted(schema), quoted(table));
+        self.sql(&from);
+        if let Some(condition) = &query.condition {
+            self.sql(" WHERE ");
+            self.condition(condition)?;
+        }
+        for (number, order) in query.order.iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { " ORDER BY " });
+            self.order(order)?;
+        }
+        for (word, count) in [(" LIMIT ", query.limit), (" OFFSET ", query.offset)] {
+            if let Some(count) = count {
+                self.sql(word);
+                self.sql(&count.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, column: usize) {
+        let name = quoted(&self.shape.columns[column].name);
+        self.sql(&name);
+    }
+
+    fn order(&mut self, order: &Order) -> Result<(), Unknown> {
+        let descending = match order {
+            Order::Field { field, descending } => {
+                let column = self.column(field)?;
+                self.name(column);
+                *descending
+            }
+            Order::Rank { field, query, descending } => {
+                let column = self.column(field)?;
+                self.sql("pg_catalog.ts_rank(");
+                self.name(column);
+                self.sql(", ");
+                self.text_query(query);
+                self.sql(")");
+                *descending
+            }
+        };
+        self.sql(if descending { " DESC" } else { "" });
+        Ok(())
+    }
+
+    fn text_query(&mut self, text: &str) {
+        self.sql("pg_catalog.to_tsquery('pg_catalog.english', ");
+        self.parameter(text.to_owned());
+        self.sql(")");
+    }
+
+    fn condition(&mut self, expr: &Expr) -> Result<(), Unknown> {
+        match expr {
+            Expr::Field(field) => {
+                let column = self.column(field)?;
+                self.name(column);
+                Ok(())
+            }
+            Expr::Literal(literal) => self.literal(literal, None),
+            Expr::List(values) => self.list(values, None),
+            Expr::TextQuery(text) => {
+                self.text_query(text);
+                Ok(())
+            }
+            Expr::Infix { left, operator, right } => {
+                let Some(right) = right else { return self.condition(left) };
+                self.infix(left, *operator, right)
+            }
+        }
+    }
+
+    fn infix(&mut self, left: &Expr, operator: Operator, right: &Expr) -> Result<(), Unknown> {
+        let is_null = |expr: &Expr| matches!(expr, Expr::Literal(literal) if literal.is_null());
+        let is = match operator {
+            Operator::Equal | Operator::Is => Some(true),
+            Operator::NotEqual | Operator::IsNot => Some(false),
+            _ => None,
+        };
+        // Null stands on either side.
+        if let Some(is) = is {
+            let other = if is_null(right) { Some(left) } else { is_null(left).then_some(right) };
+            if let Some(other) = other {
+                return self.wrapped(other, if is { " IS NULL" } else { " IS NOT NULL" });
+            }
+        }
+        if let (Operator::Is | Operator::IsNot, Expr::Literal(literal)) = (operator, right)
+            && let "true" | "false" = literal.json()
+        {
+            let not = if operator == Operator::Is { "" } else { "NOT " };
+            let value = literal.json().to_uppercase();
+            return self.wrapped(left, &format!(" IS {not}{value}"));
+        }
+        if let (Operator::In, Expr::List(values)) = (operator, right) {
+            return self.within(left, values);
+        }
+        let word = match operator {
+            Operator::Equal => " = ",
+            Operator::NotEqual => " <> ",
+            Operator::Greater => " > ",
+            Operator::GreaterOrEqual => " >= ",
+            Operator::Less => " < ",
+            Operator::LessOrEqual => " <= ",
+            Operator::And => " AND ",
+            Operator::Or => " OR ",
+            Operator::Is => " IS NOT DISTINCT FROM ",
+            Operator::IsNot => " IS DISTINCT FROM ",
+            Operator::TextMatch => " @@ ",
+            Operator::In => {
+                return Err(Unknown::Place("OpIn takes a ListExpression on its right side"));
+            }
+        };
+        self.sql("(");
+        self.operand(left, self.column_of(right)?)?;
+        self.sql(word);
+        self.operand(right, self.column_of(left)?)?;
+        self.sql(")");
+        Ok(())
+    }
+
+    /// The column of which the other side is a value.
+    fn column_of(&self, expr: &Expr) -> Result<Option<usize>, Unknown> {
+        match expr {
+            Expr::Field(field) => self.column(field).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn operand(&mut self, expr: &Expr, beside: Option<usize>) -> Result<(), Unknown> {
+        match expr {
+            Expr::Literal(literal) => self.literal(literal, beside),
+            Expr::List(values) => self.list(values, beside),
+            other => self.condition(other),
+        }
+    }
+
+    fn wrapped(&mut self, expr: &Expr, behind: &str) -> Result<(), Unknown> {
+        self.sql("(");
+        self.condition(expr)?;
+        self.sql(behind);
+        self.sql(")");
+        Ok(())
+    }
+
+    /// `left IN (values)`; null is among them if it is written there.
+    fn within(&mut self, left: &Expr, values: &[Literal]) -> Result<(), Unknown> {
+        let some: Vec<Literal> = values.iter().filter(|value| !value.is_null()).cloned().collect();
+        let has_null = some.len() < values.len();
+        match (some.is_empty(), has_null) {
+            (true, false) => self.sql("FALSE"),
+            (true, true) => return self.wrapped(left, " IS NULL"),
+            (false, _) => {
+                let beside = self.column_of(left)?;
+                self.sql("((");
+                self.condition(left)?;
+                self.sql(" IN ");
+                self.list(&some, beside)?;
+                self.sql(")");
+                if has_null {
+                    self.sql(" OR ");
+                    self.wrapped(left, " IS NULL")?;
+                }
+                self.sql(")");
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, values: &[Literal], beside: Option<usize>) -> Result<(), Unknown> {
+        if values.is_empty() {
+            return Err(Unknown::Place("an empty list stands behind OpIn only"));
+        }
+        for (number, value) in values.iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { "(" });
+            self.literal(value, beside)?;
+        }
+        self.sql(")");
+        Ok(())
+    }
+
+    fn literal(&mut self, literal: &Literal, beside: Option<usize>) -> Result<(), Unknown> {
+        match beside.map(|column| &self.shape.columns[column]) {
+            Some(column) => {
+                let column = column.clone();
+                self.value(literal, &column)
+            }
+            None => self.untyped(literal),
+        }
+    }
+
+    /// A value of a column's type.
+    fn value(&mut self, literal: &Literal, column: &Column) -> Result<(), Unknown> {
+        let Some(text) = text_of(literal, column.kind) else {
+            self.sql("NULL");
+            return Ok(());
+        };
+        self.sql("CAST(");
+        self.parameter(text);
+        if column.kind == Kind::Integer {
+            self.sql("::pg_catalog.numeric");
+        }
+        self.sql(" AS ");
+        self.sql(&column.type_name);
+        self.sql(")");
+        Ok(())
+    }
+
+    /// A value of the type that its JSON has.
+    fn untyped(&mut self, literal: &Literal) -> Result<(), Unknown> {
+        let (text, ty) = match parsed(literal) {
+            Value::Null => {
+                self.sql("NULL");
+                return Ok(());
+            }
+            Value::Bool(value) => (value.to_string(), "bool"),
+            Value::String(text) => (text, "text"),
+            Value::Number(_) => {
+                let digits = literal.json();
+                let is_whole = digits.parse::<i64>().is_ok();
+                (digits.to_owned(), if is_whole { "int8" } else { "float8" })
+            }
+            Value::Object(_) => (literal.json().to_owned(), "text"),
+            Value::Array(_) => return Err(Unknown::Place("an array stands beside a field only")),
+        };
+        self.sql("CAST(");
+        self.parameter(text);
+        let _ = write!(self.statement.sql, " AS pg_catalog.{ty})");
+        Ok(())
+    }
+}
+
+fn parsed(literal: &Literal) -> Value {
+    // Numbers beyond every type of Rust are numbers all the same; their digits are taken from the text.
+    serde_json::from_str(literal.json()).unwrap_or_else(|_| Value::from(0))
+}
+
+/// The text from which Postgres reads a JSON value as the type of a column; `None` is NULL.
+pub fn text_of(literal: &Literal, kind: Kind) -> Option<String> {
+    let json = literal.json();
+    let value = parsed(literal);
+    Some(match (kind, value) {
+        (_, Value::Null) => return None,
+        (Kind::Json, _) => json.to_owned(),
+        (Kind::Bytes, Value::String(text)) if !text.starts_with("\\x") => {
+            let mut hex = String::from("\\x");
+            text.bytes().for_each(|byte| {
+                let _ = write!(hex, "{byte:02x}");
+            });
+            hex
+        }
+        (Kind::Bool, Value::Number(number)) => (number.as_f64() != Some(0.0)).to_string(),
+        (Kind::Point, Value::Object(members)) => match (members.get("x"), members.get("y")) {
+            (Some(x), Some(y)) => format!("({x},{y})"),
+            _ => json.to_owned(),
+        },
+        (Kind::Array, Value::Array(elements)) => array(&elements),
+        (_, Value::String(text)) => text,
+        _ => json.to_owned(),
+    })
+}
+
+/// An array as `array_in` reads it.
+fn array(elements: &[Value]) -> String {
+    let mut out = String::from("{");
+    for (number, element) in elements.iter().enumerate() {
+        out.push_str(if number > 0 { "," } else { "" });
+        match element {
+            Value::Null => out.push_str("NULL"),
+            Value::Array(inner) => out.push_str(&array(inner)),
+            Value::String(text) => push_quoted(text, &mut out),
+            Value::Object(_) => push_quoted(&element.to_string(), &mut out),
+            other => out.push_str(&other.to_string()),
+        }
+    }
+    out.push('}');
+    out
+}
+
+fn push_quoted(text: &str, out: &mut String) {
+    out.push('"');
+    for letter in text.chars() {
+        if matches!(letter, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out.push('"');
+}
+
+/// An identifier in quotes.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

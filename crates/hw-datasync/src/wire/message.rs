@@ -1,0 +1,353 @@
+//! Requests of clients.
+
+use super::query::{Literal, Query};
+use super::{Unreadable, unreadable};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// A request, and the number under which it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Chosen by the client, from 0.
+    pub id: i64,
+    /// What is asked.
+    pub message: Message,
+}
+
+/// Values of a record by field.
+pub type Payload = BTreeMap<String, Literal>;
+
+/// What is asked. Identifiers of rows are texts; what they name depends on the table's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the protocol")]
+pub enum Message {
+    /// Rows, once.
+    Query { query: Query, transaction: Option<String> },
+    /// Rows, and every change of them from then on.
+    SubscribeRows { query: Query, resume: Option<Resume> },
+    /// How many rows, and every change of that.
+    SubscribeCount { query: Query },
+    /// Ends a subscription.
+    Unsubscribe { subscription: String },
+    /// Inserts rows.
+    Create { table: String, records: Vec<Payload>, several: bool, transaction: Option<String> },
+    /// Changes rows.
+    Update {
+        table: String,
+        ids: Vec<String>,
+        patch: Payload,
+        several: bool,
+        transaction: Option<String>,
+    },
+    /// Deletes rows.
+    Delete { table: String, ids: Vec<String>, several: bool, transaction: Option<String> },
+    /// Opens a transaction.
+    Begin,
+    /// Ends one without its changes.
+    Rollback { transaction: String },
+    /// Ends one with its changes.
+    Commit { transaction: String },
+    /// A new token for this socket.
+    LoginWithToken { token: String },
+    /// One of the messages that an application may answer itself, with all that it says.
+    Hook { tag: String, json: String },
+}
+
+/// Where a subscription of an earlier socket ended.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resume {
+    /// The subscription.
+    pub subscription_id: String,
+    /// The position that its client has.
+    pub lsn: String,
+}
+
+/// A message that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadMessage {
+    /// Its number, where it has one: then the client can tell which request failed.
+    pub request: Option<i64>,
+    /// What is wrong with it.
+    pub what: Unreadable,
+}
+
+/// Messages that only an application knows how to answer.
+const HOOKS: [&str; 3] = ["LoginWithEmailAndPassword", "CreateUser", "ConfirmUser"];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(borrow)]
+    tag: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    request_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    query: Option<&'a RawValue>,
+    #[serde(borrow)]
+    resume: Option<&'a RawValue>,
+    #[serde(borrow)]
+    transaction_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    subscription_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    table: Option<&'a RawValue>,
+    #[serde(borrow)]
+    record: Option<&'a RawValue>,
+    #[serde(borrow)]
+    records: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ids: Option<&'a RawValue>,
+    #[serde(borrow)]
+    patch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    jwt: Option<&'a RawValue>,
+}
+
+impl Request {
+    /// Reads a message.
+    pub fn read(json: &str) -> Result<Request, BadMessage> {
+        let wire: Wire<'_> = serde_json::from_str(json)
+            .map_err(|error| BadMessage { request: None, what: error.into() })?;
+        let id = wire.request_id.and_then(|raw| raw.get().parse().ok());
+        let message = wire.message(json).map_err(|what| BadMessage { request: id, what })?;
+        match id {
+            Some(id) => Ok(Request { id, message }),
+            None => Err(BadMessage {
+                request: None,
+                what: Unreadable("missing field `requestId`, a whole number".into()),
+            }),
+        }
+    }
+}
+
+impl Wire<'_> {
+    fn message(&self, json: &str) -> Result<Message, Unreadable> {
+        let Some(tag) = self.tag.as_deref() else { return unreadable("missing field `tag`") };
+        let query = || Query::read(given("query", self.query)?.get());
+        let table = || text("table", self.table);
+        let transaction =
+            || self.transaction_id.map(|_| text("transactionId", self.transaction_id)).transpose();
+        Ok(match tag {
+            "DataSyncQuery" => Message::Query { query: query()?, transaction: transaction()? },
+            "CreateDataSubscription" => {
+                let resume = self.resume.map(|raw| serde_json::from_str(raw.get())).transpose()?;
+                Message::SubscribeRows { query: query()?, resume }
+            }
+            "CreateCountSubscription" => Message::SubscribeCount { query: query()? },
+            "DeleteDataSubscription" => {
+                Message::Unsubscribe { subscription: text("subscriptionId", self.subscription_id)? }
+            }
+            "CreateRecordMessage" => Message::Create {
+                table: table()?,
+                records: vec![payload(given("record", self.record)?)?],
+                several: false,
+                transaction: transaction()?,
+            },
+            "CreateRecordsMessage" => {
+                let records: Vec<&RawValue> =
+                    serde_json::from_str(given("records", self.records)?.get())?;
+                Message::Create {
+                    table: table()?,
+                    records: records.into_iter().map(payload).collect::<Result<_, _>>()?,
+                    several: true,
+                    transaction: transaction()?,
+                }
+            }
+            "UpdateRecordMessage" | "UpdateRecordsMessage" => {
+                let several = tag == "UpdateRecordsMessage";
+                Message::Update {
+                    table: table()?,
+                    ids: self.ids(several)?,
+                    patch: payload(given("patch", self.patch)?)?,
+                    several,
+                    transaction: transaction()?,
+                }
+            }
+            "DeleteRecordMessage" | "DeleteRecordsMessage" => {
+                let several = tag == "DeleteRecordsMessage";
+                Message::Delete {
+                    table: table()?,
+                    ids: self.ids(several)?,
+                    several,
+                    transaction: transaction()?,
+                }
+            }
+            "StartTransaction" => Message::Begin,
+            "RollbackTransaction" => Message::Rollback { transaction: text("id", self.id)? },
+            "CommitTransaction" => Message::Commit { transaction: text("id", self.id)? },
+            "LoginWithJWT" => Message::LoginWithToken { token: text("jwt", self.jwt)? },
+            hook if HOOKS.contains(&hook) => {
+                Message::Hook { tag: hook.into(), json: json.to_owned() }
+            }
+            tag => return unreadable(format!("the tag {tag} is not known")),
+        })
+    }
+
+    fn ids(&self, several: bool) -> Result<Vec<String>, Unreadable> {
+        match several {
+            false => Ok(vec![text("id", self.id)?]),
+            true => Ok(serde_json::from_str(given("ids", self.ids)?.get())?),
+        }
+    }
+}
+
+fn given<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, Unreadable> {
+    raw.map_or_else(|| unreadable(format!("missing field `{name}`")), Ok)
+}
+
+fn text(name: &str, raw: Option<&RawValue>) -> Result<String, Unreadable> {
+    serde_json::from_str(given(name, raw)?.get())
+        .map_err(|_| Unreadable(format!("field `{name}` must be a text")))
+}
+
+fn payload(raw: &RawValue) -> Result<Payload, Unreadable> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())?;
+    Ok(members.into_iter().map(|(field, raw)| (field, Literal::of(raw))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUERY: &str = r#"{"table":"t","selectedColumns":{"tag":"SelectAll"},"whereCondition":null,"orderByClause":[]}"#;
+
+    fn read(json: &str) -> Message {
+        Request::read(json).unwrap_or_else(|bad| panic!("{json}: {bad:?}")).message
+    }
+
+    #[test]
+    fn every_message_is_read() {
+        let id = r#""requestId":0"#;
+        assert!(matches!(
+            read(&format!(
+                r#"{{"tag":"DataSyncQuery",{id},"query":{QUERY},"transactionId":null}}"#
+            )),
+            Message::Query { transaction: None, .. }
+        ));
+        assert!(matches!(
+            read(&format!(r#"{{"tag":"DataSyncQuery",{id},"query":{QUERY},"transactionId":"x"}}"#)),
+            Message::Query { transaction: Some(_), .. }
+        ));
+        let resume = r#","resume":{"subscriptionId":"s","lsn":"0/1"}"#;
+        assert!(matches!(
+            read(&format!(r#"{{"tag":"CreateDataSubscription",{id},"query":{QUERY}{resume}}}"#)),
+            Message::SubscribeRows { resume: Some(Resume { .. }), .. }
+        ));
+        assert!(matches!(
+            read(&format!(r#"{{"tag":"CreateCountSubscription",{id},"query":{QUERY}}}"#)),
+            Message::SubscribeCount { .. }
+        ));
+        let exact = |json: &str| read(&json.replace("ID", id));
+        assert_eq!(
+            exact(r#"{"tag":"DeleteDataSubscription",ID,"subscriptionId":"s"}"#),
+            Message::Unsubscribe { subscription: "s".into() }
+        );
+        let record = Payload::from([
+            ("title".into(), Literal::of(&raw("\"a\""))),
+            ("n".into(), Literal::of(&raw("1.50"))),
+        ]);
+        assert_eq!(
+            exact(
+                r#"{"tag":"CreateRecordMessage",ID,"table":"t","record":{"title":"a","n":1.50}}"#
+            ),
+            Message::Create {
+                table: "t".into(),
+                records: vec![record.clone()],
+                several: false,
+                transaction: None
+            }
+        );
+        assert_eq!(
+            exact(
+                r#"{"tag":"CreateRecordsMessage",ID,"table":"t","records":[{"title":"a","n":1.50},{}]}"#
+            ),
+            Message::Create {
+                table: "t".into(),
+                records: vec![record.clone(), Payload::new()],
+                several: true,
+                transaction: None
+            }
+        );
+        assert_eq!(
+            exact(
+                r#"{"tag":"UpdateRecordMessage",ID,"table":"t","id":"1","patch":{"title":"a","n":1.50}}"#
+            ),
+            Message::Update {
+                table: "t".into(),
+                ids: vec!["1".into()],
+                patch: record.clone(),
+                several: false,
+                transaction: None
+            }
+        );
+        assert_eq!(
+            exact(
+                r#"{"tag":"UpdateRecordsMessage",ID,"table":"t","ids":[],"patch":{"title":"a","n":1.50}}"#
+            ),
+            Message::Update {
+                table: "t".into(),
+                ids: vec![],
+                patch: record,
+                several: true,
+                transaction: None
+            }
+        );
+        assert_eq!(
+            exact(r#"{"tag":"DeleteRecordMessage",ID,"table":"t","id":"1","transactionId":"x"}"#),
+            Message::Delete {
+                table: "t".into(),
+                ids: vec!["1".into()],
+                several: false,
+                transaction: Some("x".into())
+            }
+        );
+        assert_eq!(
+            exact(r#"{"tag":"DeleteRecordsMessage",ID,"table":"t","ids":["1","2"]}"#),
+            Message::Delete {
+                table: "t".into(),
+                ids: vec!["1".into(), "2".into()],
+                several: true,
+                transaction: None
+            }
+        );
+        assert_eq!(exact(r#"{"tag":"StartTransaction",ID}"#), Message::Begin);
+        assert_eq!(
+            exact(r#"{"tag":"RollbackTransaction",ID,"id":"x"}"#),
+            Message::Rollback { transaction: "x".into() }
+        );
+        assert_eq!(
+            exact(r#"{"tag":"CommitTransaction",ID,"id":"x"}"#),
+            Message::Commit { transaction: "x".into() }
+        );
+        assert_eq!(
+            exact(r#"{"tag":"LoginWithJWT",ID,"jwt":"a.b.c"}"#),
+            Message::LoginWithToken { token: "a.b.c".into() }
+        );
+        assert!(matches!(
+            exact(r#"{"tag":"CreateUser",ID,"email":"a@b","password":"p"}"#),
+            Message::Hook { tag, json } if tag == "CreateUser" && json.contains("a@b")
+        ));
+    }
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_number_where_it_has_one() {
+        let bad = |json: &str| Request::read(json).unwrap_err();
+        assert_eq!(bad("nonsense").request, None);
+        assert_eq!(bad(r#"{"tag":"Unknown","requestId":7}"#).request, Some(7));
+        assert!(bad(r#"{"tag":"Unknown","requestId":7}"#).what.0.contains("Unknown"));
+        assert_eq!(bad(r#"{"requestId":7}"#).request, Some(7));
+        assert_eq!(bad(r#"{"tag":"StartTransaction"}"#).request, None);
+        assert_eq!(bad(r#"{"tag":"StartTransaction","requestId":"7"}"#).request, None);
+        let lacking = bad(r#"{"tag":"UpdateRecordMessage","requestId":1,"table":"t","id":"1"}"#);
+        assert!(lacking.request == Some(1) && lacking.what.0.contains("patch"), "{lacking:?}");
+    }
+}

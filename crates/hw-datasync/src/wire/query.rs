@@ -1,0 +1,443 @@
+//! The query object: a table, columns, a tree of conditions, an order, a window.
+//!
+//! In: JSON. Out: [`Query`], within bounds. Names are as the client wrote them; what they mean depends on
+//! the table.
+
+use super::{Unreadable, unreadable};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// How deep conditions may nest.
+const MAX_DEPTH: usize = 64;
+/// How many conditions and operands there may be.
+const MAX_NODES: usize = 2_000;
+/// How many values a list may have.
+const MAX_VALUES: usize = 10_000;
+
+/// A query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The table, as in the database.
+    pub table: String,
+    /// What is selected of it.
+    pub selected: Selected,
+    /// Which rows.
+    pub condition: Option<Expr>,
+    /// In which order.
+    pub order: Vec<Order>,
+    /// One row for each value of this field.
+    pub distinct_on: Option<String>,
+    /// How many rows at most.
+    pub limit: Option<i64>,
+    /// How many rows are passed over.
+    pub offset: Option<i64>,
+}
+
+/// Columns of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// All of the table.
+    All,
+    /// Those of these fields.
+    Fields(Vec<String>),
+}
+
+/// An order, or part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By a field.
+    Field {
+        /// The field.
+        field: String,
+        /// Whether the greatest comes first.
+        descending: bool,
+    },
+    /// By how well a text matches.
+    Rank {
+        /// The field of the `tsvector`.
+        field: String,
+        /// What is looked for, as `to_tsquery` takes it.
+        query: String,
+        /// Whether the best comes first; without a word of it the worst does.
+        descending: bool,
+    },
+}
+
+/// A condition or an operand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// A field of the row.
+    Field(String),
+    /// A value.
+    Literal(Literal),
+    /// Several values.
+    List(Vec<Literal>),
+    /// `to_tsquery('english', text)`.
+    TextQuery(String),
+    /// Two operands; `right` may be missing behind AND and OR.
+    Infix {
+        /// The left one.
+        left: Box<Expr>,
+        /// What combines them.
+        operator: Operator,
+        /// The right one.
+        right: Option<Box<Expr>>,
+    },
+}
+
+/// A JSON value as the client wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Literal(String);
+
+/// What combines two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Operator {
+    /// `=`
+    #[serde(rename = "OpEqual")]
+    Equal,
+    /// `<>`
+    #[serde(rename = "OpNotEqual")]
+    NotEqual,
+    /// `>`
+    #[serde(rename = "OpGreaterThan")]
+    Greater,
+    /// `>=`
+    #[serde(rename = "OpGreaterThanOrEqual")]
+    GreaterOrEqual,
+    /// `<`
+    #[serde(rename = "OpLessThan")]
+    Less,
+    /// `<=`
+    #[serde(rename = "OpLessThanOrEqual")]
+    LessOrEqual,
+    /// `AND`
+    #[serde(rename = "OpAnd")]
+    And,
+    /// `OR`
+    #[serde(rename = "OpOr")]
+    Or,
+    /// `IS`
+    #[serde(rename = "OpIs")]
+    Is,
+    /// `IS NOT`
+    #[serde(rename = "OpIsNot")]
+    IsNot,
+    /// `@@`
+    #[serde(rename = "OpTSMatch")]
+    TextMatch,
+    /// `IN`
+    #[serde(rename = "OpIn")]
+    In,
+}
+
+impl Literal {
+    /// The JSON text.
+    pub fn json(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is null.
+    pub fn is_null(&self) -> bool {
+        self.0 == "null"
+    }
+
+    pub(super) fn of(raw: &RawValue) -> Literal {
+        Literal(raw.get().to_owned())
+    }
+}
+
+/// A list of values within bounds.
+fn literals(values: &[&RawValue]) -> Result<Vec<Literal>, Unreadable> {
+    match values.len() {
+        0..=MAX_VALUES => Ok(values.iter().map(|raw| Literal::of(raw)).collect()),
+        _ => unreadable(format!("a list may have {MAX_VALUES} values at most")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireQuery<'a> {
+    table: String,
+    #[serde(borrow)]
+    selected_columns: &'a RawValue,
+    #[serde(borrow)]
+    where_condition: &'a RawValue,
+    #[serde(borrow)]
+    order_by_clause: Vec<&'a RawValue>,
+    distinct_on_column: Option<String>,
+    #[serde(borrow)]
+    limit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offset: Option<&'a RawValue>,
+}
+
+impl Query {
+    /// Reads a query object.
+    ///
+    /// - Errors: it is none, or beyond the bounds: conditions 64 deep and 2,000 in all, 10,000 values in a list.
+    pub fn read(json: &str) -> Result<Query, Unreadable> {
+        let wire: WireQuery<'_> = serde_json::from_str(json)?;
+        let mut nodes = 0;
+        let condition = match wire.where_condition.get() {
+            "null" => None,
+            condition => Some(read_expr(condition, 0, &mut nodes)?),
+        };
+        Ok(Query {
+            table: wire.table,
+            selected: read_selected(wire.selected_columns.get())?,
+            condition,
+            order: wire
+                .order_by_clause
+                .iter()
+                .map(|raw| read_order(raw.get()))
+                .collect::<Result<_, _>>()?,
+            distinct_on: wire.distinct_on_column,
+            limit: count("limit", wire.limit)?,
+            offset: count("offset", wire.offset)?,
+        })
+    }
+}
+
+/// A number of rows.
+fn count(name: &str, raw: Option<&RawValue>) -> Result<Option<i64>, Unreadable> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    match raw.get().parse::<i64>() {
+        Ok(count) if count >= 0 => Ok(Some(count)),
+        _ => unreadable(format!("{name} must be a whole number that is not negative")),
+    }
+}
+
+fn read_selected(json: &str) -> Result<Selected, Unreadable> {
+    #[derive(Deserialize)]
+    struct Wire<'a> {
+        #[serde(borrow)]
+        tag: Cow<'a, str>,
+        contents: Option<Vec<String>>,
+    }
+    let wire: Wire<'_> = serde_json::from_str(json)?;
+    match (&*wire.tag, wire.contents) {
+        ("SelectAll", _) => Ok(Selected::All),
+        ("SelectSpecific", Some(fields)) => Ok(Selected::Fields(fields)),
+        ("SelectSpecific", None) => unreadable("missing field `contents` of selectedColumns"),
+        (tag, _) => unreadable(format!("selectedColumns has the unknown tag {tag}")),
+    }
+}
+
+fn read_order(json: &str) -> Result<Order, Unreadable> {
+    #[derive(Deserialize)]
+    enum Direction {
+        Asc,
+        Desc,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire {
+        tag: Option<String>,
+        order_by_column: Option<String>,
+        order_by_direction: Option<Direction>,
+        tsvector: Option<String>,
+        tsquery: Option<String>,
+    }
+    let wire: Wire = serde_json::from_str(json)?;
+    let descending = matches!(wire.order_by_direction, Some(Direction::Desc));
+    match (wire.tag.as_deref(), wire.order_by_column, wire.tsvector, wire.tsquery) {
+        (Some("OrderByTSRank"), _, Some(field), Some(query)) => {
+            Ok(Order::Rank { field, query, descending })
+        }
+        (Some("OrderByTSRank"), ..) => {
+            unreadable("missing field `tsvector` or `tsquery` of orderByClause")
+        }
+        (None | Some("OrderByClause"), Some(field), ..) if wire.order_by_direction.is_some() => {
+            Ok(Order::Field { field, descending })
+        }
+        (None | Some("OrderByClause"), ..) => {
+            unreadable("missing field `orderByColumn` or `orderByDirection` of orderByClause")
+        }
+        (Some(tag), ..) => unreadable(format!("orderByClause has the unknown tag {tag}")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireExpr<'a> {
+    #[serde(borrow)]
+    tag: Cow<'a, str>,
+    field: Option<String>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    values: Option<Vec<&'a RawValue>>,
+    function_call: Option<WireCall>,
+    #[serde(borrow)]
+    left: Option<&'a RawValue>,
+    op: Option<Operator>,
+    #[serde(borrow)]
+    right: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireCall {
+    tag: Option<String>,
+    text: String,
+}
+
+fn read_expr(json: &str, depth: usize, nodes: &mut usize) -> Result<Expr, Unreadable> {
+    *nodes += 1;
+    if depth >= MAX_DEPTH || *nodes > MAX_NODES {
+        return unreadable(format!(
+            "conditions may nest {MAX_DEPTH} deep and have {MAX_NODES} parts at most"
+        ));
+    }
+    let wire: WireExpr<'_> = serde_json::from_str(json)?;
+    let missing = |field: &str| format!("missing field `{field}` of {}", wire.tag);
+    Ok(match &*wire.tag {
+        "ColumnExpression" => match wire.field {
+            Some(field) => Expr::Field(field),
+            None => return unreadable(missing("field")),
+        },
+        // A value that is missing is not null: that would be another condition.
+        "LiteralExpression" => match (wire.value, has_key(json, "value")?) {
+            (Some(value), _) => Expr::Literal(Literal::of(value)),
+            (None, true) => Expr::Literal(Literal("null".into())),
+            (None, false) => return unreadable(missing("value")),
+        },
+        "ListExpression" => match wire.values {
+            Some(values) => Expr::List(literals(&values)?),
+            None => return unreadable(missing("values")),
+        },
+        "CallExpression" => match wire.function_call {
+            Some(WireCall { tag, text }) if tag.as_deref().is_none_or(|tag| tag == "ToTSQuery") => {
+                Expr::TextQuery(text)
+            }
+            Some(_) => return unreadable("functionCall has an unknown tag"),
+            None => return unreadable(missing("functionCall")),
+        },
+        "InfixOperatorExpression" => {
+            let (Some(left), Some(operator)) = (wire.left, wire.op) else {
+                return unreadable(missing(if wire.left.is_none() { "left" } else { "op" }));
+            };
+            let right = match wire.right {
+                Some(right) => Some(Box::new(read_expr(right.get(), depth + 1, nodes)?)),
+                // The original client leaves it out of `where({one: value})`.
+                None if matches!(operator, Operator::And | Operator::Or) => None,
+                None => return unreadable(missing("right")),
+            };
+            let left = Box::new(read_expr(left.get(), depth + 1, nodes)?);
+            Expr::Infix { left, operator, right }
+        }
+        tag => return unreadable(format!("a condition has the unknown tag {tag}")),
+    })
+}
+
+/// Whether an object names a key, also with null.
+fn has_key(json: &str, key: &str) -> Result<bool, Unreadable> {
+    let members: std::collections::HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json)?;
+    Ok(members.contains_key(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(condition: &str) -> Result<Option<Expr>, Unreadable> {
+        let query = format!(
+            r#"{{"table":"tasks","selectedColumns":{{"tag":"SelectAll"}},"whereCondition":{condition},"orderByClause":[]}}"#
+        );
+        Query::read(&query).map(|query| query.condition)
+    }
+
+    #[test]
+    fn the_example_of_the_protocol_is_read() {
+        let query = Query::read(
+            r#"{"table":"tasks","selectedColumns":{"tag":"SelectSpecific","contents":["id","title"]},
+                "whereCondition":{"tag":"InfixOperatorExpression","left":{"tag":"ColumnExpression","field":"teamId"},
+                "op":"OpEqual","right":{"tag":"LiteralExpression","value":9007199254740993}},
+                "orderByClause":[{"orderByColumn":"createdAt","orderByDirection":"Desc"},
+                {"tag":"OrderByTSRank","tsvector":"text","tsquery":"a:*"}],
+                "distinctOnColumn":null,"limit":50,"offset":null,"unknown":[1]}"#,
+        )
+        .unwrap();
+        assert_eq!(query.selected, Selected::Fields(vec!["id".into(), "title".into()]));
+        assert_eq!(
+            query.condition,
+            Some(Expr::Infix {
+                left: Box::new(Expr::Field("teamId".into())),
+                operator: Operator::Equal,
+                right: Some(Box::new(Expr::Literal(Literal("9007199254740993".into())))),
+            })
+        );
+        assert_eq!(
+            query.order,
+            [
+                Order::Field { field: "createdAt".into(), descending: true },
+                Order::Rank { field: "text".into(), query: "a:*".into(), descending: false },
+            ]
+        );
+        assert_eq!((query.limit, query.offset, query.distinct_on), (Some(50), None, None));
+    }
+
+    #[test]
+    fn what_must_be_there_must_be_there_and_null_is_there() {
+        let whole = r#"{"table":"t","selectedColumns":{"tag":"SelectAll"},"whereCondition":null,"orderByClause":[]}"#;
+        assert!(Query::read(whole).is_ok());
+        for key in ["table", "selectedColumns", "whereCondition", "orderByClause"] {
+            let lacking = whole.replace(&format!("\"{key}\""), "\"x\"");
+            let error = Query::read(&lacking).unwrap_err();
+            assert!(error.0.contains(key), "{key}: {error}");
+        }
+        assert_eq!(
+            read(r#"{"tag":"LiteralExpression","value":null}"#),
+            Ok(Some(Expr::Literal(Literal("null".into()))))
+        );
+        assert!(read(r#"{"tag":"LiteralExpression"}"#).is_err());
+        assert!(read(r#"{"tag":"Other"}"#).unwrap_err().0.contains("Other"));
+    }
+
+    #[test]
+    fn an_and_without_a_right_side_is_the_left_one() {
+        let left = r#"{"tag":"ColumnExpression","field":"isDone"}"#;
+        let infix =
+            |op: &str| format!(r#"{{"tag":"InfixOperatorExpression","left":{left},"op":"{op}"}}"#);
+        assert!(matches!(read(&infix("OpAnd")), Ok(Some(Expr::Infix { right: None, .. }))));
+        assert!(read(&infix("OpEqual")).is_err());
+        assert!(read(&infix("OpLike")).unwrap_err().0.contains("OpLike"));
+    }
+
+    #[test]
+    fn depth_nodes_lists_and_windows_have_bounds() {
+        let column = r#"{"tag":"ColumnExpression","field":"a"}"#.to_owned();
+        let and = |left: &str, right: &str| {
+            format!(
+                r#"{{"tag":"InfixOperatorExpression","left":{left},"op":"OpAnd","right":{right}}}"#
+            )
+        };
+        let nested =
+            |depth: usize| (1..depth).fold(column.clone(), |inner, _| and(&inner, &column));
+        assert!(read(&nested(64)).is_ok());
+        assert!(read(&nested(65)).unwrap_err().0.contains("64"));
+        fn wide(depth: usize, leaf: &str) -> String {
+            match depth {
+                0 => leaf.to_owned(),
+                _ => format!(
+                    r#"{{"tag":"InfixOperatorExpression","left":{0},"op":"OpOr","right":{0}}}"#,
+                    wide(depth - 1, leaf)
+                ),
+            }
+        }
+        assert!(read(&wide(9, &column)).is_ok());
+        assert!(read(&wide(11, &column)).unwrap_err().0.contains("2000"));
+        let list = |length: usize| {
+            let values = vec!["1"; length].join(",");
+            format!(r#"{{"tag":"ListExpression","values":[{values}]}}"#)
+        };
+        assert!(read(&list(10_000)).is_ok());
+        assert!(read(&list(10_001)).is_err());
+        for limit in ["-1", "1.5", "\"2\"", "9223372036854775808"] {
+            let query = format!(
+                r#"{{"table":"t","selectedColumns":{{"tag":"SelectAll"}},"whereCondition":null,"orderByClause":[],"limit":{limit}}}"#
+            );
+            assert!(Query::read(&query).unwrap_err().0.contains("limit"), "{limit}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Integration tests against a real Postgres.
+
+mod statements;
