@@ -6,6 +6,7 @@
 //! written and read again, and must be the same.
 
 mod network;
+mod policy;
 mod source;
 mod stored;
 mod text;
@@ -25,6 +26,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "sync_request", fuzz: network::sync_request },
     Target { name: "upload", fuzz: network::upload },
+    Target { name: "datasync_message", fuzz: network::datasync_message },
     Target { name: "token", fuzz: tokens::token },
     Target { name: "claims", fuzz: tokens::claims },
     Target { name: "jwks", fuzz: tokens::jwks },
@@ -42,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "sql", fuzz: text::sql },
     Target { name: "eval_case", fuzz: text::eval_case },
     Target { name: "settings", fuzz: text::settings },
+    Target { name: "policy", fuzz: policy::policy },
 ];
 
 /// Runs the target of this name; for the programs in `fuzz/`.

@@ -1,5 +1,8 @@
 //! Bodies and headers of clients.
 
+use hw_datasync::names::{Fields, Naming};
+use hw_datasync::statement::{Column, Kind, Shape, Statement};
+use hw_datasync::wire::{Message, Request};
 use hw_sync::wire::{negotiate, request};
 
 /// Bodies of the sync routes, and the headers that choose an encoding.
@@ -15,4 +18,39 @@ pub(crate) fn sync_request(data: &[u8]) {
 /// Bodies of uploads.
 pub(crate) fn upload(data: &[u8]) {
     hw_rest::fuzz_upload(data);
+}
+
+/// Messages of live queries, and what their queries become.
+pub(crate) fn datasync_message(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(read) = Request::read(text) else { return };
+    let (Message::Query { query, .. }
+    | Message::SubscribeRows { query, .. }
+    | Message::SubscribeCount { query }) = read.message
+    else {
+        return;
+    };
+    let columns = [
+        ("id", "bigint", Kind::Integer),
+        ("title", "text", Kind::Text),
+        ("tags", "text[]", Kind::Array),
+    ];
+    let names: Vec<String> = columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let columns = columns.map(|(name, type_name, kind)| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        kind,
+    });
+    let shape = Shape {
+        name: ("public".into(), "tasks".into()),
+        columns: columns.to_vec(),
+        fields: Fields::of(&names, Naming::Camel),
+    };
+    let Ok(statement) = Statement::rows(&query, &shape) else { return };
+    // Every value is a parameter, and every parameter stands in the text.
+    let last = format!("${}::text", statement.parameters.len());
+    assert!(statement.parameters.is_empty() || statement.sql.contains(&last));
+    assert!(!statement.sql.contains(&format!("${}::text", statement.parameters.len() + 1)));
+    let ours = statement.sql.replace("'pg_catalog.english'", "");
+    assert!(!ours.contains('\''), "no literal of a client is in the text");
 }

@@ -113,6 +113,7 @@ macro_rules! targets {
 targets!(
     sync_request,
     upload,
+    datasync_message,
     token,
     claims,
     jwks,
@@ -130,4 +131,5 @@ targets!(
     sql,
     eval_case,
     settings,
+    policy,
 );

@@ -1,0 +1,102 @@
+//! Texts of policies, and the claims that they are evaluated with.
+
+use hw_expr::postgres::{
+    Condition, EvalError, Frame, Helper, Names, Principal, Table, Tables, Type, Visible,
+};
+use hw_pg::types::canonical_from_text;
+use hw_types::{Cell, RowBuilder, RowRef};
+
+/// Two tables, each with itself and the other in reach, and one function.
+struct World;
+
+const COLUMNS: [(&str, &str); 6] = [
+    ("id", "integer"),
+    ("s", "text"),
+    ("u", "uuid"),
+    ("j", "jsonb"),
+    ("b", "boolean"),
+    ("ta", "text[]"),
+];
+
+fn table(number: u32, name: &str) -> Table {
+    let columns = COLUMNS.map(|(name, ty)| (name.to_owned(), Type::named(ty).expect("known")));
+    let visible = match number {
+        0 => Visible::All,
+        _ => Visible::Where { permissive: vec!["b".into()], restrictive: Vec::new() },
+    };
+    Table { number, name: ("public".into(), name.into()), columns: columns.to_vec(), visible }
+}
+
+impl Names for World {
+    fn table(&self, _: &[String], name: &str, _: Option<&str>) -> Result<Table, String> {
+        match name {
+            "t" => Ok(table(0, "t")),
+            "m" => Ok(table(1, "m")),
+            _ => Err("no such table".into()),
+        }
+    }
+
+    fn function(&self, _: &[String], name: &str, arguments: &[Type]) -> Result<Helper, String> {
+        let body = match (name, arguments) {
+            ("jwt", []) => "SELECT current_setting('request.jwt.claims', true)::jsonb",
+            // One that calls itself is refused, not followed for ever.
+            ("again", []) => "SELECT again()",
+            _ => return Err("no such function".into()),
+        };
+        Ok(Helper {
+            parameters: Vec::new(),
+            result: Type::named("jsonb").expect("known"),
+            body: body.into(),
+            path: vec!["public".into()],
+            strict: false,
+            owner: None,
+        })
+    }
+
+    fn named_type(&self, _: &[String], _: &str) -> Option<Type> {
+        None
+    }
+
+    fn literal(&self, ty: Type, text: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        canonical_from_text(&ty.pg_type()?, text, &mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+impl Tables for World {
+    fn each(
+        &self,
+        _: u32,
+        visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
+    ) -> Result<(), EvalError> {
+        visit(&row().view()).map(drop)
+    }
+}
+
+fn row() -> hw_types::Row {
+    let mut builder = RowBuilder::new();
+    builder.push(Cell::Value(&7i32.to_be_bytes()));
+    builder.push(Cell::Value(b"ab"));
+    builder.push(Cell::Null);
+    builder.push(Cell::Value(b"{\"k\": [1, \"ab\"]}"));
+    builder.push(Cell::Value(&[1]));
+    // An array whose bytes are none.
+    builder.push(Cell::Value(b"damaged"));
+    builder.finish()
+}
+
+/// The text of a policy, and behind a NUL the claims of who asks.
+pub(crate) fn policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (text, claims) = text.split_once('\0').unwrap_or((text, "{\"sub\": \"1\"}"));
+    let Ok(condition) = Condition::read(text, &table(0, "t"), &World) else { return };
+    let principal = Principal {
+        role: "reader".into(),
+        settings: [("request.jwt.claims".to_owned(), claims.to_owned())].into(),
+    };
+    let row = row();
+    let frame = Frame { rows: &[&row.view()], principal: &principal, tables: &World };
+    // One row and one principal give one value.
+    assert_eq!(condition.holds(frame), condition.holds(frame));
+}
