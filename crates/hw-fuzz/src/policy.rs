@@ -1,7 +1,7 @@
 //! Texts of policies, and the claims that they are evaluated with.
 
 use hw_expr::postgres::{
-    Condition, EvalError, Frame, Helper, Names, Principal, Table, Tables, Type, Visible,
+    Condition, EvalError, Frame, Helper, Lookup, Names, Principal, Table, Tables, Type, Visible,
 };
 use hw_pg::types::canonical_from_text;
 use hw_types::{Cell, RowBuilder, RowRef};
@@ -28,7 +28,15 @@ fn table(number: u32, name: &str) -> Table {
 }
 
 impl Names for World {
-    fn table(&self, _: &[String], name: &str, _: Option<&str>) -> Result<Table, String> {
+    fn role(&self) -> &str {
+        "reader"
+    }
+
+    fn search_path(&self) -> &[String] {
+        &[]
+    }
+
+    fn table(&self, _: &Lookup, name: &str) -> Result<Table, String> {
         match name {
             "t" => Ok(table(0, "t")),
             "m" => Ok(table(1, "m")),
@@ -36,24 +44,33 @@ impl Names for World {
         }
     }
 
-    fn function(&self, _: &[String], name: &str, arguments: &[Type]) -> Result<Helper, String> {
-        let body = match (name, arguments) {
-            ("jwt", []) => "SELECT current_setting('request.jwt.claims', true)::jsonb",
+    fn function(&self, _: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, String> {
+        let jsonb = Type::named("jsonb").expect("known");
+        let (parameters, body) = match (name, arguments) {
+            ("jwt", []) => {
+                (Vec::new(), "SELECT current_setting('request.jwt.claims', true)::jsonb")
+            }
             // One that calls itself is refused, not followed for ever.
-            ("again", []) => "SELECT again()",
+            ("again", []) => (Vec::new(), "SELECT again()"),
+            // One that names its argument twice is as large as it is.
+            ("twice", [_]) => {
+                (vec![(None, Type::named("text").expect("known"))], "SELECT $1 || $1")
+            }
             _ => return Err("no such function".into()),
         };
-        Ok(Helper {
-            parameters: Vec::new(),
-            result: Type::named("jsonb").expect("known"),
-            body: body.into(),
-            path: vec!["public".into()],
-            strict: false,
-            owner: None,
-        })
+        let result = if name == "twice" { parameters[0].1 } else { jsonb };
+        Ok(Helper { parameters, result, body: body.into(), path: None, strict: false, owner: None })
     }
 
-    fn named_type(&self, _: &[String], _: &str) -> Option<Type> {
+    fn is_shadowed(&self, _: &Lookup, _: &str) -> bool {
+        false
+    }
+
+    fn has_casts(&self) -> bool {
+        false
+    }
+
+    fn named_type(&self, _: &Lookup, _: &str) -> Option<Type> {
         None
     }
 

@@ -3,29 +3,42 @@
 //! In: an SQL connection and a role. Out: [`RowSecurity`], from which `hw_expr::postgres` makes conditions.
 //! It is of *now*, which is ahead of what the log has told so far.
 //!
+//! Names in bodies of functions are resolved by Postgres when these run, among everything that is in the
+//! search path: relations of every kind, functions of every kind with their defaults, operators. All of them
+//! are read here, so that whatever could be meant instead of what is known is a reason to refuse.
+//!
 //! Source: PostgreSQL manual, "Row Security Policies", and `rowsecurity.c`: for a SELECT those policies
 //! apply that are for ALL or SELECT and for PUBLIC or a role whose privileges the reader has; owners,
 //! superusers and roles with BYPASSRLS are exempt, owners unless it is forced.
 
 use crate::error::{Doing as _, Result};
 use crate::types::{TypeCatalog, canonical_from_text};
-use hw_expr::postgres::{Condition, Helper, Names, Refusal, Table, Type, Visible};
+use hw_expr::postgres::{Condition, Helper, Lookup, Names, Refusal, Scalar, Table, Type, Visible};
+use hw_types::PgType;
+use hw_types::text::to_text;
 use std::collections::{BTreeMap, BTreeSet};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 /// Tables with their policies, and what these refer to, for one role that asks.
 #[derive(Debug, Default)]
 pub struct RowSecurity {
     role: String,
+    path: Vec<String>,
     tables: Vec<SecuredTable>,
     functions: Vec<Function>,
-    /// Enums: schema, name, oid.
-    enums: Vec<(String, String, u32)>,
+    /// Schema and name of operators that take types of Postgres's own.
+    operators: BTreeSet<(String, String)>,
+    has_casts: bool,
+    /// Schema and name of types, with the oid.
+    named_types: BTreeMap<(String, String), u32>,
+    /// The labels of enums.
+    labels: BTreeMap<u32, BTreeSet<String>>,
     types: TypeCatalog,
+    schemas: BTreeSet<String>,
     roles: BTreeMap<String, Role>,
 }
 
-/// A table as far as row security is about it.
+/// A table, or something else that a FROM can name.
 #[derive(Debug)]
 pub struct SecuredTable {
     /// Oid.
@@ -37,12 +50,20 @@ pub struct SecuredTable {
     /// Whether it also applies to the owner.
     pub forced: bool,
     owner: String,
-    /// Name, oid of the type, and whether equal texts have equal bytes.
-    columns: Vec<(String, u32, bool)>,
-    /// The roles among those that were asked about which may read all of it.
-    readers: BTreeSet<String>,
+    /// Why its rows are not known here, if so.
+    unknown: Option<&'static str>,
+    /// Those whose values are in the log.
+    columns: Vec<Column>,
     /// All of its policies for ALL and SELECT, whomever they are for.
     pub policies: Vec<Policy>,
+}
+
+#[derive(Debug)]
+struct Column {
+    name: String,
+    type_oid: u32,
+    /// Whether equal texts have equal bytes.
+    deterministic: bool,
 }
 
 /// A policy that decides what is read.
@@ -54,8 +75,18 @@ pub struct Policy {
     pub permissive: bool,
     /// Whom it is for; nobody by name is PUBLIC.
     pub roles: Vec<String>,
-    /// `USING`, as `pg_get_expr` prints it under an empty search path. A policy without one admits all.
+    /// `USING`, as `pg_get_expr` prints it under an empty search path. A policy without one neither admits
+    /// nor restricts.
     pub using: Option<String>,
+}
+
+/// Why a role is not shown the rows of a table that some policy may admit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It may not read it.
+    NotAllowed(String),
+    /// What it sees is not known here.
+    Unknown(String),
 }
 
 #[derive(Debug)]
@@ -64,29 +95,42 @@ struct Role {
     exempt: bool,
     /// Whose privileges it has, itself included.
     privileges: BTreeSet<String>,
+    /// The schemas whose contents it may name.
+    schemas: BTreeSet<String>,
+    /// The tables that it may read all of, and those of which it may read some columns.
+    readable: BTreeSet<u32>,
+    partly_readable: BTreeSet<u32>,
+    /// The functions that it may call.
+    callable: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 struct Function {
+    id: u32,
     schema: String,
     name: String,
     arguments: Vec<(Option<String>, u32)>,
+    /// How many arguments may be left out.
+    defaults: usize,
+    /// Whether it takes any number of arguments.
+    is_variadic: bool,
+    /// Whether Postgres itself has a function of this name.
+    clashes: bool,
     result: u32,
     strict: bool,
     /// The owner, if it runs as its owner.
     owner: Option<String>,
-    path: Vec<String>,
+    path: Option<Vec<String>>,
     /// `SELECT` and an expression, or why there is no such form of it.
     body: std::result::Result<String, &'static str>,
 }
 
-/// Under which names of printed texts are all qualified.
-const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL search_path = ''";
-
-/// Ordinary and partitioned tables. (One that others inherit from gives their rows as its own.)
+/// Everything that a FROM can name. (A table that others inherit from gives their rows as its own.)
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relrowsecurity, c.relforcerowsecurity, o.rolname,
-       columns.names, columns.types, columns.deterministic
+       columns.names, columns.types, columns.deterministic,
+       CASE WHEN c.relkind = 'p' OR c.relkind = 'r' AND NOT c.relhassubclass THEN ''
+            WHEN c.relkind = 'r' THEN 'inherited' ELSE 'other' END
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
@@ -97,8 +141,8 @@ CROSS JOIN LATERAL (
            AS deterministic
   FROM pg_catalog.pg_attribute a
   LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) columns
-WHERE (c.relkind = 'p' OR c.relkind = 'r' AND NOT c.relhassubclass)
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') columns
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
   AND n.nspname NOT LIKE 'pg\\_temp\\_%'
 ORDER BY n.nspname, c.relname";
@@ -112,62 +156,95 @@ FROM pg_catalog.pg_policy p
 WHERE p.polcmd IN ('*', 'r')
 ORDER BY p.polrelid, p.polname";
 
-/// Functions that somebody wrote for this database. (Those of extensions are many, and in C.)
 const FUNCTIONS: &str = "\
-SELECT n.nspname, p.proname, p.proargtypes::oid[], p.proargnames, p.prorettype, p.proisstrict,
-       CASE WHEN p.prosecdef THEN o.rolname::text END, p.proconfig, l.lanname,
+SELECT p.oid, n.nspname, p.proname, p.proargtypes::oid[], p.proargnames, p.pronargdefaults, p.provariadic <> 0,
+       EXISTS (SELECT FROM pg_catalog.pg_proc b
+               WHERE b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND b.proname = p.proname),
+       p.prorettype, p.proisstrict, CASE WHEN p.prosecdef THEN o.rolname::text END, p.proconfig, l.lanname,
        coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc),
-       p.proretset OR p.proargmodes IS NOT NULL OR p.provariadic <> 0
+       p.proretset OR p.proargmodes IS NOT NULL OR p.prokind <> 'f'
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
-WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prokind = 'f'
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                  WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
-                    AND d.deptype = 'e')
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
 ORDER BY n.nspname, p.proname, p.oid";
 
-const ENUMS: &str = "\
-SELECT n.nspname, t.typname, t.oid FROM pg_catalog.pg_type t
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'e'";
+/// Operators that could be taken for those of Postgres itself.
+const OPERATORS: &str = "\
+SELECT n.nspname, o.oprname FROM pg_catalog.pg_operator o
+JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+WHERE n.nspname <> 'pg_catalog'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_type t
+                  WHERE t.oid IN (o.oprleft, o.oprright)
+                    AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace)";
+
+/// Casts between types of Postgres's own that it did not come with.
+const CASTS: &str = "\
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_cast c
+  JOIN pg_catalog.pg_type f ON f.oid = c.castsource JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+  WHERE c.oid >= 16384 AND f.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+    AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)";
+
+const NAMED_TYPES: &str = "\
+SELECT n.nspname, t.typname, t.oid,
+       CASE WHEN t.typtype = 'e' THEN (SELECT pg_catalog.array_agg(e.enumlabel::text)
+                                       FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) END
+FROM pg_catalog.pg_type t
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
 
 /// What each of some roles is and has.
 const ROLES: &str = "\
 SELECT r.rolname, r.rolsuper OR r.rolbypassrls,
-       (SELECT coalesce(pg_catalog.array_agg(o.rolname::text), '{}') FROM pg_catalog.pg_roles o
-        WHERE pg_catalog.pg_has_role(r.oid, o.oid, 'USAGE')),
-       (SELECT coalesce(pg_catalog.array_agg(c.oid), '{}') FROM pg_catalog.pg_class c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-          AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
-          AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT'))
+       ARRAY (SELECT o.rolname::text FROM pg_catalog.pg_roles o
+              WHERE pg_catalog.pg_has_role(r.oid, o.oid, 'USAGE')),
+       ARRAY (SELECT n.nspname::text FROM pg_catalog.pg_namespace n
+              WHERE pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')),
+       ARRAY (SELECT c.oid FROM pg_catalog.pg_class c
+              WHERE c.relkind IN ('r', 'p') AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')),
+       ARRAY (SELECT c.oid FROM pg_catalog.pg_class c
+              WHERE c.relkind IN ('r', 'p') AND pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT')),
+       ARRAY (SELECT p.oid FROM pg_catalog.pg_proc p
+              WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+                AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE'))
 FROM pg_catalog.pg_roles r WHERE r.rolname::text = ANY ($1)";
 
+const DOING: &str = "read row level security from the catalog";
+
 impl RowSecurity {
-    /// Reads what decides which rows a role sees.
+    /// Reads what decides which rows a role sees, as of one moment.
     ///
-    /// - Takes: a connection outside of a transaction; the role that asks.
-    pub async fn read(client: &Client, role: &str) -> Result<RowSecurity> {
-        let doing = "read row level security from the catalog";
-        // What names in functions without a path of their own mean: the default of the session.
+    /// - Takes: a connection outside of a transaction; the role that asks. Names in functions are resolved as
+    ///   in a session like this one in which the role was taken.
+    pub async fn read(client: &mut Client, role: &str) -> Result<RowSecurity> {
         let path = client.query_one("SELECT pg_catalog.current_setting('search_path')", &[]);
-        let path: String = path.await.doing(doing)?.try_get(0)?;
-        let path: Vec<String> = schemas(&path)
-            .map(|schema| if schema == "$user" { role.to_owned() } else { schema })
-            .collect();
-        client.batch_execute(BEGIN).await.doing(doing)?;
-        let read = RowSecurity::read_all(client, role, &path).await;
-        client.batch_execute("COMMIT").await.doing(doing)?;
-        read
+        let path: String = path.await.doing(DOING)?.try_get(0)?;
+        let transaction = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await
+            .doing(DOING)?;
+        // So that names in printed texts are qualified.
+        transaction.batch_execute("SET LOCAL search_path = ''").await.doing(DOING)?;
+        let read = RowSecurity::read_all(&transaction, role, schemas(&path)).await?;
+        transaction.commit().await.doing(DOING)?;
+        Ok(read)
     }
 
-    async fn read_all(client: &Client, role: &str, path: &[String]) -> Result<RowSecurity> {
-        let doing = "read row level security from the catalog";
-        let rows = |query: &'static str| async move { client.query(query, &[]).await.doing(doing) };
-        let mut tables = Vec::new();
+    async fn read_all(
+        transaction: &Transaction<'_>,
+        role: &str,
+        path: Vec<String>,
+    ) -> Result<RowSecurity> {
+        let rows =
+            |query: &'static str| async move { transaction.query(query, &[]).await.doing(DOING) };
+        let mut security = RowSecurity { role: role.to_owned(), path, ..RowSecurity::default() };
         for row in rows(TABLES).await? {
-            tables.push(SecuredTable::of(&row)?);
+            security.tables.push(SecuredTable::of(&row)?);
         }
         for row in rows(POLICIES).await? {
             let id: u32 = row.try_get(0)?;
@@ -177,39 +254,43 @@ impl RowSecurity {
                 roles: row.try_get(3)?,
                 using: row.try_get(4)?,
             };
-            if let Some(table) = tables.iter_mut().find(|table| table.id == id) {
+            if let Some(table) = security.tables.iter_mut().find(|table| table.id == id) {
                 table.policies.push(policy);
             }
         }
-        let mut functions = Vec::new();
         for row in rows(FUNCTIONS).await? {
-            functions.push(Function::of(&row, path)?);
+            security.functions.push(Function::of(&row)?);
         }
-        let mut enums = Vec::new();
-        for row in rows(ENUMS).await? {
-            enums.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        for row in rows(OPERATORS).await? {
+            security.operators.insert((row.try_get(0)?, row.try_get(1)?));
         }
-        let owners = functions.iter().filter_map(|function| function.owner.clone());
-        let names: Vec<String> = owners.chain([role.to_owned()]).collect();
-        let mut roles = BTreeMap::new();
-        for row in client.query(ROLES, &[&names]).await.doing(doing)? {
-            let name: String = row.try_get(0)?;
-            let privileges: Vec<String> = row.try_get(2)?;
-            let readable: BTreeSet<u32> = row.try_get::<_, Vec<u32>>(3)?.into_iter().collect();
-            for table in tables.iter_mut().filter(|table| readable.contains(&table.id)) {
-                table.readers.insert(name.clone());
+        security.has_casts = transaction.query_one(CASTS, &[]).await.doing(DOING)?.try_get(0)?;
+        for row in rows(NAMED_TYPES).await? {
+            let oid = row.try_get(2)?;
+            security.named_types.insert((row.try_get(0)?, row.try_get(1)?), oid);
+            if let Some(labels) = row.try_get::<_, Option<Vec<String>>>(3)? {
+                security.labels.insert(oid, labels.into_iter().collect());
             }
-            let privileges = privileges.into_iter().collect();
-            roles.insert(name, Role { exempt: row.try_get(1)?, privileges });
+        }
+        for row in rows("SELECT nspname::text FROM pg_catalog.pg_namespace").await? {
+            security.schemas.insert(row.try_get(0)?);
+        }
+        let owners = security.functions.iter().filter_map(|function| function.owner.clone());
+        let names: BTreeSet<String> = owners.chain([role.to_owned()]).collect();
+        let names: Vec<String> = names.into_iter().collect();
+        for row in transaction.query(ROLES, &[&names]).await.doing(DOING)? {
+            security.roles.insert(row.try_get(0)?, Role::of(&row)?);
         }
         let of_columns =
-            tables.iter().flat_map(|table| table.columns.iter().map(|(_, oid, _)| *oid));
-        let of_functions = functions
+            security.tables.iter().flat_map(|t| t.columns.iter().map(|column| column.type_oid));
+        let of_functions = security
+            .functions
             .iter()
             .flat_map(|f| f.arguments.iter().map(|(_, oid)| *oid).chain([f.result]));
         let oids: BTreeSet<u32> = of_columns.chain(of_functions).collect();
-        let types = TypeCatalog::load(client, &oids.into_iter().collect::<Vec<_>>()).await?;
-        Ok(RowSecurity { role: role.to_owned(), tables, functions, enums, types, roles })
+        let oids: Vec<u32> = oids.into_iter().collect();
+        security.types = TypeCatalog::load(transaction, &oids).await?;
+        Ok(security)
     }
 
     /// Whether there is the role that asks.
@@ -217,9 +298,9 @@ impl RowSecurity {
         self.roles.contains_key(&self.role)
     }
 
-    /// The tables, by schema and name.
-    pub fn tables(&self) -> &[SecuredTable] {
-        &self.tables
+    /// The tables, by schema and name. (Views and foreign tables have no policies.)
+    pub fn tables(&self) -> impl Iterator<Item = &SecuredTable> {
+        self.tables.iter().filter(|table| table.unknown != Some(NO_TABLE))
     }
 
     /// The policies of a table that apply to the role that asks.
@@ -228,9 +309,7 @@ impl RowSecurity {
     }
 
     /// A table as the role that asks sees it, for conditions over its rows.
-    ///
-    /// - Errors: why it sees nothing of it.
-    pub fn table_of(&self, table: &SecuredTable) -> std::result::Result<Table, String> {
+    pub fn table_of(&self, table: &SecuredTable) -> std::result::Result<Table, Unseen> {
         self.seen(table, &self.role)
     }
 
@@ -238,9 +317,9 @@ impl RowSecurity {
     ///
     /// - Errors: it may not read the table, or what one of the policies says is not known here.
     pub fn condition(&self, table: &SecuredTable) -> std::result::Result<Condition, Refusal> {
-        let seen = self.table_of(table).map_err(|reason| {
+        let seen = self.table_of(table).map_err(|unseen| {
             let (schema, name) = &table.name;
-            Refusal { expression: format!("{schema}.{name}"), reason }
+            Refusal { expression: format!("{schema}.{name}"), reason: unseen.reason() }
         })?;
         Condition::of_visibility(&seen, self)
     }
@@ -257,13 +336,26 @@ impl RowSecurity {
         })
     }
 
-    fn seen(&self, table: &SecuredTable, role: &str) -> std::result::Result<Table, String> {
+    fn seen(&self, table: &SecuredTable, role: &str) -> std::result::Result<Table, Unseen> {
         let (schema, name) = &table.name;
         let Some(known) = self.roles.get(role) else {
-            return Err(format!("there is no role {role}"));
+            return Err(Unseen::Unknown(format!("the role {role} is not known here")));
         };
-        if !table.readers.contains(role) {
-            return Err(format!("the role {role} may not read {schema}.{name}"));
+        if table.unknown == Some(NO_TABLE) {
+            return Err(Unseen::Unknown(format!("{schema}.{name} {NO_TABLE}")));
+        }
+        if !known.readable.contains(&table.id) {
+            return Err(match known.partly_readable.contains(&table.id) {
+                true => Unseen::Unknown(format!(
+                    "the role {role} may read some columns of {schema}.{name} only"
+                )),
+                false => {
+                    Unseen::NotAllowed(format!("the role {role} may not read {schema}.{name}"))
+                }
+            });
+        }
+        if let Some(reason) = table.unknown {
+            return Err(Unseen::Unknown(format!("{schema}.{name} {reason}")));
         }
         let is_owner = known.privileges.contains(&table.owner);
         let visible = match table.enabled && !known.exempt && (table.forced || !is_owner) {
@@ -271,17 +363,17 @@ impl RowSecurity {
             true => {
                 let texts = |permissive: bool| -> Vec<String> {
                     let of_kind = self.applying(table, role).filter(|p| p.permissive == permissive);
-                    of_kind.map(|p| p.using.clone().unwrap_or_else(|| "true".into())).collect()
+                    of_kind.filter_map(|policy| policy.using.clone()).collect()
                 };
                 Visible::Where { permissive: texts(true), restrictive: texts(false) }
             }
         };
-        let columns = table.columns.iter().map(|(name, oid, deterministic)| {
-            let ty = match deterministic {
-                true => Type::of(*oid, &self.types.resolve(*oid)),
-                false => Type::Other(*oid),
+        let columns = table.columns.iter().map(|column| {
+            let ty = match column.deterministic {
+                true => self.type_of(column.type_oid),
+                false => Type::Other(column.type_oid),
             };
-            (name.clone(), ty)
+            (column.name.clone(), ty)
         });
         Ok(Table {
             number: table.id,
@@ -294,52 +386,106 @@ impl RowSecurity {
     fn type_of(&self, oid: u32) -> Type {
         Type::of(oid, &self.types.resolve(oid))
     }
+
+    /// The type of a parameter or result; a domain has checks, which are not made here.
+    fn type_of_value(&self, oid: u32) -> std::result::Result<Type, String> {
+        match self.types.resolve(oid) {
+            PgType::Domain(_) => Err("a function over a domain is not known here".into()),
+            known => Ok(Type::of(oid, &known)),
+        }
+    }
+
+    /// Whether every schema of a lookup can be looked into: Postgres passes over those that the role may not
+    /// use.
+    fn looks_into(&self, lookup: &Lookup) -> std::result::Result<(), String> {
+        let usable = self.roles.get(&lookup.role).map(|role| &role.schemas);
+        let shut = |schema: &&String| {
+            self.schemas.contains(*schema) && !usable.is_some_and(|usable| usable.contains(*schema))
+        };
+        match lookup.schemas.iter().find(shut).filter(|_| lookup.in_body) {
+            Some(schema) => {
+                Err(format!("the role {} may not use the schema {schema}", lookup.role))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Unseen {
+    /// The reason in words.
+    pub fn reason(self) -> String {
+        match self {
+            Unseen::NotAllowed(reason) | Unseen::Unknown(reason) => reason,
+        }
+    }
 }
 
 impl Names for RowSecurity {
-    fn table(
-        &self,
-        path: &[String],
-        name: &str,
-        viewer: Option<&str>,
-    ) -> std::result::Result<Table, String> {
+    fn role(&self) -> &str {
+        &self.role
+    }
+
+    fn search_path(&self) -> &[String] {
+        &self.path
+    }
+
+    fn table(&self, lookup: &Lookup, name: &str) -> std::result::Result<Table, String> {
+        self.looks_into(lookup)?;
         let of =
             |schema: &String| self.tables.iter().find(|t| t.name.0 == *schema && t.name.1 == name);
-        match path.iter().find_map(of) {
-            Some(table) => self.seen(table, viewer.unwrap_or(&self.role)),
-            None => Err(format!("{name} is no table that is found in {}", listed(path))),
+        match lookup.schemas.iter().find_map(of) {
+            Some(table) => self.seen(table, &lookup.role).map_err(Unseen::reason),
+            None => Err(format!("{name} is nothing that is found in {}", listed(&lookup.schemas))),
         }
     }
 
     fn function(
         &self,
-        path: &[String],
+        lookup: &Lookup,
         name: &str,
         arguments: &[Type],
     ) -> std::result::Result<Helper, String> {
+        self.looks_into(lookup)?;
+        let count = arguments.len();
         let takes = |function: &&Function| {
-            function.name == name
-                && function.arguments.len() == arguments.len()
-                && function.arguments.iter().zip(arguments).all(|((_, oid), given)| {
-                    *given == Type::Unknown || *given == self.type_of(*oid)
-                })
+            let all = function.arguments.len();
+            function.is_variadic || (all - function.defaults.min(all)..=all).contains(&count)
         };
-        let in_schema = |schema: &String| -> Vec<&Function> {
-            self.functions.iter().filter(|f| f.schema == *schema).filter(takes).collect()
+        let is_named = |function: &&Function| {
+            function.name == name && lookup.schemas.contains(&function.schema)
         };
-        let found = path.iter().map(in_schema).find(|found| !found.is_empty()).unwrap_or_default();
+        let mut found: Vec<&Function> =
+            self.functions.iter().filter(is_named).filter(takes).collect();
+        if !lookup.in_body && found.len() > 1 {
+            // Printed with the types that it was resolved for.
+            let fits = |function: &&Function| {
+                let types = function.arguments.iter().map(|(_, oid)| self.type_of(*oid));
+                types.eq(arguments.iter().copied())
+            };
+            found.retain(fits);
+        }
         let [function] = found[..] else {
             return Err(match found.is_empty() {
                 true => "what this function computes is not known here".into(),
                 false => "several functions of this name could be meant".into(),
             });
         };
+        if function.clashes && lookup.in_body && lookup.schemas.len() != 1 {
+            return Err("a function of Postgres of this name could be meant".into());
+        }
+        if !self.roles.get(&lookup.role).is_some_and(|role| role.callable.contains(&function.id)) {
+            return Err(format!("the role {} may not call this function", lookup.role));
+        }
+        if function.is_variadic || function.arguments.len() != count {
+            return Err("a call that leaves out arguments is not known here".into());
+        }
         let body = function.body.as_ref().map_err(|reason| (*reason).to_owned())?;
+        let parameters = function.arguments.iter();
         let parameters =
-            function.arguments.iter().map(|(name, oid)| (name.clone(), self.type_of(*oid)));
+            parameters.map(|(name, oid)| Ok((name.clone(), self.type_of_value(*oid)?)));
         Ok(Helper {
-            parameters: parameters.collect(),
-            result: self.type_of(function.result),
+            parameters: parameters.collect::<std::result::Result<_, String>>()?,
+            result: self.type_of_value(function.result)?,
             body: body.clone(),
             path: function.path.clone(),
             strict: function.strict,
@@ -347,103 +493,183 @@ impl Names for RowSecurity {
         })
     }
 
-    fn named_type(&self, path: &[String], name: &str) -> Option<Type> {
-        let of = |schema: &String| self.enums.iter().find(|(s, n, _)| s == schema && n == name);
-        path.iter().find_map(of).map(|(_, _, oid)| self.type_of_enum(*oid))
+    fn is_shadowed(&self, lookup: &Lookup, name: &str) -> bool {
+        let here = |schema: &String| lookup.schemas.contains(schema);
+        self.functions.iter().any(|function| function.name == name && here(&function.schema))
+            || self.operators.iter().any(|(schema, operator)| operator == name && here(schema))
+    }
+
+    fn has_casts(&self) -> bool {
+        self.has_casts
+    }
+
+    fn named_type(&self, lookup: &Lookup, name: &str) -> Option<Type> {
+        self.looks_into(lookup).ok()?;
+        let of = |schema: &String| self.named_types.get(&(schema.clone(), name.to_owned()));
+        let oid = lookup.schemas.iter().find_map(of)?;
+        self.labels.contains_key(oid).then_some(Type::Scalar(Scalar::Enum(*oid)))
     }
 
     fn literal(&self, ty: Type, text: &str) -> Option<Vec<u8>> {
+        if let Type::Scalar(Scalar::Enum(oid)) = ty {
+            let is_label = self.labels.get(&oid)?.contains(text);
+            return is_label.then(|| text.as_bytes().to_vec());
+        }
+        let pg_type = ty.pg_type()?;
         let mut bytes = Vec::new();
-        canonical_from_text(&ty.pg_type()?, text, &mut bytes).ok()?;
-        Some(bytes)
+        canonical_from_text(&pg_type, text, &mut bytes).ok()?;
+        // Postgres reads more forms than it prints, some of them otherwise.
+        (to_text(&pg_type, &bytes).ok()? == text).then_some(bytes)
     }
 }
 
-impl RowSecurity {
-    fn type_of_enum(&self, oid: u32) -> Type {
-        Type::Scalar(hw_expr::postgres::Scalar::Enum(oid))
-    }
+fn listed(schemas: &[String]) -> String {
+    if schemas.is_empty() { "an empty search path".into() } else { schemas.join(", ") }
 }
 
-fn listed(path: &[String]) -> String {
-    if path.is_empty() { "an empty search path".into() } else { path.join(", ") }
-}
+/// Why a view is nothing whose rows are known.
+const NO_TABLE: &str = "is a view or foreign table, whose rows are not known here";
 
 impl SecuredTable {
     fn of(row: &Row) -> Result<SecuredTable> {
         let names: Vec<String> = row.try_get(6)?;
         let types: Vec<u32> = row.try_get(7)?;
         let deterministic: Vec<bool> = row.try_get(8)?;
-        let columns =
-            names.into_iter().zip(types).zip(deterministic).map(|((name, ty), is)| (name, ty, is));
+        let columns = names.into_iter().zip(types).zip(deterministic);
+        let columns = columns.map(|((name, type_oid), deterministic)| Column {
+            name,
+            type_oid,
+            deterministic,
+        });
+        let kind: String = row.try_get(9)?;
         Ok(SecuredTable {
             id: row.try_get(0)?,
             name: (row.try_get(1)?, row.try_get(2)?),
             enabled: row.try_get(3)?,
             forced: row.try_get(4)?,
             owner: row.try_get(5)?,
+            unknown: match kind.as_str() {
+                "" => None,
+                "inherited" => Some("has tables that inherit from it"),
+                _ => Some(NO_TABLE),
+            },
             columns: columns.collect(),
-            readers: BTreeSet::new(),
             policies: Vec::new(),
         })
     }
 }
 
+impl Role {
+    fn of(row: &Row) -> Result<Role> {
+        let names = |at: usize| -> Result<BTreeSet<String>> {
+            Ok(row.try_get::<_, Vec<String>>(at)?.into_iter().collect())
+        };
+        let oids = |at: usize| -> Result<BTreeSet<u32>> {
+            Ok(row.try_get::<_, Vec<u32>>(at)?.into_iter().collect())
+        };
+        Ok(Role {
+            exempt: row.try_get(1)?,
+            privileges: names(2)?,
+            schemas: names(3)?,
+            readable: oids(4)?,
+            partly_readable: oids(5)?,
+            callable: oids(6)?,
+        })
+    }
+}
+
 impl Function {
-    fn of(row: &Row, session_path: &[String]) -> Result<Function> {
-        let types: Vec<u32> = row.try_get(2)?;
-        let names: Option<Vec<String>> = row.try_get(3)?;
+    fn of(row: &Row) -> Result<Function> {
+        let types: Vec<u32> = row.try_get(3)?;
+        let names: Option<Vec<String>> = row.try_get(4)?;
         let name_at = |at: usize| names.as_ref()?.get(at).filter(|name| !name.is_empty()).cloned();
         let arguments = types.into_iter().enumerate().map(|(at, oid)| (name_at(at), oid)).collect();
-        let settings: Option<Vec<String>> = row.try_get(7)?;
-        let (language, source): (String, String) = (row.try_get(8)?, row.try_get(9)?);
-        let unusual: bool = row.try_get(10)?;
-        let (path, plain) = path_of(settings.as_deref().unwrap_or_default(), session_path);
-        let body = match (unusual, plain, language.as_str()) {
+        let settings: Option<Vec<String>> = row.try_get(11)?;
+        let (language, source): (String, Option<String>) = (row.try_get(12)?, row.try_get(13)?);
+        let source = source.unwrap_or_default();
+        let unusual: bool = row.try_get(14)?;
+        let (path, is_plain) = path_of(settings.as_deref().unwrap_or_default());
+        let body = match (unusual, is_plain, language.as_str()) {
             (true, ..) => Err("a function with several results or other kinds of parameters is not known here"),
-            (_, false, _) => Err("a function that changes settings of the session is not known here"),
+            (_, false, _) => Err("a function that sets more than a search path, or names pg_catalog in it, is not known here"),
             (.., "sql") => sql_body(&source).ok_or("the function does more than compute one expression"),
-            (.., "plpgsql") => returned(&source)
-                .ok_or("this PL/pgSQL function does more than RETURN one expression; as a function in SQL it could be read"),
+            (.., "plpgsql") => returned(&source).ok_or(
+                "this PL/pgSQL function does more than RETURN one expression; as a function in SQL it could \
+                 be read",
+            ),
             _ => Err("a function in this language is not known here"),
         };
+        let defaults: i16 = row.try_get(5)?;
         Ok(Function {
-            schema: row.try_get(0)?,
-            name: row.try_get(1)?,
+            id: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            name: row.try_get(2)?,
             arguments,
-            result: row.try_get(4)?,
-            strict: row.try_get(5)?,
-            owner: row.try_get(6)?,
+            defaults: usize::try_from(defaults).unwrap_or_default(),
+            is_variadic: row.try_get(6)?,
+            clashes: row.try_get(7)?,
+            result: row.try_get(8)?,
+            strict: row.try_get(9)?,
+            owner: row.try_get(10)?,
             path,
             body,
         })
     }
 }
 
-/// The search path of a function, and whether it sets nothing else.
-fn path_of(settings: &[String], session_path: &[String]) -> (Vec<String>, bool) {
-    let mut path = session_path.to_vec();
-    let mut plain = true;
-    for setting in settings {
-        match setting.split_once('=') {
-            Some(("search_path", schemas)) => {
-                let schemas =
-                    schemas.split(',').map(|schema| schema.trim().trim_matches('"').to_owned());
-                path =
-                    schemas.filter(|schema| !schema.is_empty() && schema != "pg_catalog").collect();
+/// The search path of a function, if it has one, and whether it sets nothing else, and nothing unusual.
+fn path_of(settings: &[String]) -> (Option<Vec<String>>, bool) {
+    match settings {
+        [] => (None, true),
+        [one] => match one.split_once('=') {
+            Some(("search_path", path)) => {
+                let path = schemas(path);
+                let is_plain = !path.iter().any(|schema| schema == "pg_catalog");
+                (Some(path), is_plain)
             }
-            _ => plain = false,
-        }
+            _ => (None, false),
+        },
+        _ => (None, false),
     }
-    // The schema with the name of who runs it is not known here.
-    plain &= !path.iter().any(|schema| schema == "$user");
-    (path, plain)
 }
 
-/// The schemas of a search path as it is written, but for the one that is always searched first.
-fn schemas(path: &str) -> impl Iterator<Item = String> {
-    let schemas = path.split(',').map(|schema| schema.trim().trim_matches('"').to_owned());
-    schemas.filter(|schema| !schema.is_empty() && schema != "pg_catalog")
+/// The schemas of a search path: names with commas between them, in quotes where they must be. That of
+/// Postgres itself is always searched first, unless it is named.
+fn schemas(path: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let (mut name, mut quoted, mut was_quoted) = (String::new(), false, false);
+    let mut letters = path.chars().chain([',']).peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' if quoted && letters.peek() == Some(&'"') => {
+                letters.next();
+                name.push('"');
+            }
+            '"' => {
+                quoted = !quoted;
+                if quoted {
+                    // White space in front of it.
+                    name.clear();
+                }
+                was_quoted = true;
+            }
+            ',' if !quoted => {
+                let done = std::mem::take(&mut name);
+                let done = if was_quoted { done } else { done.trim().to_lowercase() };
+                if !done.is_empty() {
+                    all.push(done);
+                }
+                was_quoted = false;
+            }
+            space if space.is_whitespace() && !quoted => {
+                if !was_quoted {
+                    name.push(space);
+                }
+            }
+            other => name.push(other),
+        }
+    }
+    all
 }
 
 /// The query of a function in SQL: its whole source, or what stands behind RETURN or between BEGIN ATOMIC
@@ -501,6 +727,17 @@ fn behind<'t>(text: &'t str, words: &str) -> Option<&'t str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn search_paths_are_read_as_they_are_quoted() {
+        assert_eq!(schemas("\"$user\", public"), ["$user", "public"]);
+        assert_eq!(schemas("api,  Public , \"My, \"\"Own\"\"\""), ["api", "public", "My, \"Own\""]);
+        assert_eq!(schemas("\"\""), Vec::<String>::new());
+        let of = |text: &str| path_of(&[text.to_owned()]);
+        assert_eq!(of("search_path=\"public, p2\""), (Some(vec!["public, p2".into()]), true));
+        assert_eq!(of("search_path=\"\""), (Some(vec![]), true));
+        assert!(!of("search_path=api, pg_catalog").1 && !of("role=x").1);
+    }
 
     #[test]
     fn bodies_are_one_query_or_nothing() {

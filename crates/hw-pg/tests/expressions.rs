@@ -2,8 +2,8 @@
 //! cast with every combination of values, NULLs among them (`engine.md` 10).
 
 use hw_expr::postgres::{
-    Condition, EvalError, Frame, Helper, Names, Principal, Scalar, Table, Tables, Type, Visible,
-    operators,
+    Condition, EvalError, Frame, Helper, Lookup, Names, Principal, Scalar, Table, Tables, Type,
+    Visible, operators,
 };
 use hw_pg::types::{canonical_from_text, decode_text};
 use hw_testkit::Cluster;
@@ -147,7 +147,7 @@ fn values(ty: Type) -> &'static [&'static str] {
             ],
             Scalar::Enum(_) => &["sad", "ok", "happy"],
         },
-        Type::Unknown | Type::Other(_) => &[],
+        Type::Unknown | Type::Other(_) | Type::Row(_) => &[],
     }
 }
 
@@ -177,15 +177,31 @@ impl Tables for Alone {
 }
 
 impl Names for Alone {
-    fn table(&self, _: &[String], name: &str, _: Option<&str>) -> Result<Table, String> {
+    fn role(&self) -> &str {
+        "reader"
+    }
+
+    fn search_path(&self) -> &[String] {
+        &[]
+    }
+
+    fn table(&self, _: &Lookup, name: &str) -> Result<Table, String> {
         Err(format!("{name} is not there"))
     }
 
-    fn function(&self, _: &[String], name: &str, _: &[Type]) -> Result<Helper, String> {
+    fn function(&self, _: &Lookup, name: &str, _: &[Type]) -> Result<Helper, String> {
         Err(format!("{name} is not there"))
     }
 
-    fn named_type(&self, _: &[String], _: &str) -> Option<Type> {
+    fn is_shadowed(&self, _: &Lookup, _: &str) -> bool {
+        false
+    }
+
+    fn has_casts(&self) -> bool {
+        false
+    }
+
+    fn named_type(&self, _: &Lookup, _: &str) -> Option<Type> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use hw_expr::postgres::{Refusal, Visible};
 use hw_pg::config::ConnectConfig;
-use hw_pg::policies::{RowSecurity, SecuredTable};
+use hw_pg::policies::{RowSecurity, SecuredTable, Unseen};
 use hw_pg::sql;
 use hw_types::Diagnostic;
 
@@ -26,7 +26,7 @@ async fn shown(config: &Config, arguments: &Policies) -> Result<Exit, Box<Diagno
     let (connect, warnings) = ConnectConfig::parse(config.database_url()?).map_err(Box::new)?;
     report::findings(&warnings, "");
     let failed = |error: hw_pg::error::PgError| Box::new(error.diagnostic());
-    let (client, _driver) = sql::connect(&connect).await.map_err(failed)?;
+    let (mut client, _driver) = sql::connect(&connect).await.map_err(failed)?;
     let given = arguments.role.clone().or_else(|| config.uploads.role.clone());
     let roles = match &given {
         Some(role) => vec![role.as_str()],
@@ -34,7 +34,7 @@ async fn shown(config: &Config, arguments: &Policies) -> Result<Exit, Box<Diagno
     };
     let mut found = None;
     for role in &roles {
-        let security = RowSecurity::read(&client, role).await.map_err(failed)?;
+        let security = RowSecurity::read(&mut client, role).await.map_err(failed)?;
         if security.has_role() {
             found = Some((*role, security));
             break;
@@ -54,7 +54,7 @@ async fn shown(config: &Config, arguments: &Policies) -> Result<Exit, Box<Diagno
             .as_ref()
             .is_none_or(|only| *only == format!("{schema}.{name}") || only == name)
     };
-    let tables: Vec<&SecuredTable> = security.tables().iter().filter(wanted).collect();
+    let tables: Vec<&SecuredTable> = security.tables().filter(wanted).collect();
     if tables.is_empty() {
         let what = match &arguments.table {
             Some(table) => format!("there is no table {table}"),
@@ -93,8 +93,10 @@ fn paragraph(security: &RowSecurity, table: &SecuredTable, role: &str) -> (Strin
             true => "public".to_owned(),
             false => policy.roles.join(", "),
         };
-        let using = policy.using.as_deref().unwrap_or("true");
-        let using = using.split_whitespace().collect::<Vec<_>>().join(" ");
+        let using = match &policy.using {
+            Some(using) => using.split_whitespace().collect::<Vec<_>>().join(" "),
+            None => "nothing, because it has no USING".to_owned(),
+        };
         text += &format!("  policy {} {kind} for {roles}: {using}\n", policy.name);
     }
     (text, is_decided)
@@ -103,7 +105,10 @@ fn paragraph(security: &RowSecurity, table: &SecuredTable, role: &str) -> (Strin
 fn headline(security: &RowSecurity, table: &SecuredTable, role: &str) -> (String, bool) {
     let seen = match security.table_of(table) {
         Ok(seen) => seen,
-        Err(reason) => return (format!("no row, because {reason}"), true),
+        Err(Unseen::NotAllowed(reason)) => return (format!("no row, because {reason}"), true),
+        Err(Unseen::Unknown(reason)) => {
+            return (format!("Postgres must be asked\n  {reason}"), false);
+        }
     };
     match &seen.visible {
         Visible::All if !table.enabled => {
@@ -118,7 +123,7 @@ fn headline(security: &RowSecurity, table: &SecuredTable, role: &str) -> (String
     match security.condition(table) {
         Ok(condition) => {
             let read = condition.tables();
-            let names = security.tables().iter().filter(|table| read.contains(&table.id));
+            let names = security.tables().filter(|table| read.contains(&table.id));
             let names: Vec<String> = names.map(|t| format!("{}.{}", t.name.0, t.name.1)).collect();
             match names.is_empty() {
                 true => ("decided from the row and the token".to_owned(), true),

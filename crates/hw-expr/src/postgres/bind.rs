@@ -5,26 +5,34 @@
 //! choice is followed: the exact types, a literal that takes the type of the other side, and promotions
 //! that lose nothing.
 
-use super::operators::{COMPARISONS, Operation, binary, cast, describe};
+use super::json;
+use super::operators::{BOOL, COMPARISONS, Operation, TEXT, binary, cast, describe};
 use super::tree::{Expr, Typed, scalar};
 use super::types::{Scalar, Type};
-use super::{Names, Refusal, Table};
+use super::{Lookup, Names, Refusal, Table};
 use sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr as Ast, InTarget, ObjectName, UnaryOperator, Value,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, Tokenizer};
 use std::rc::Rc;
 
-/// How deep expressions may nest in one another; printed text has parentheses around everything.
-const MAX_NESTING: usize = 200;
+/// How deep expressions may nest in one another. Reading them is recursive, with large frames.
+const MAX_NESTING: usize = 100;
+
+/// Stack for reading.
+const STACK: usize = 64 << 20;
+
+/// How many words a text may have. What it is parsed to is as deep as it is long where operators follow one
+/// another, and is dropped recursively.
+const MAX_WORDS: usize = 3_000;
+
+/// How deep a tree may be, with what stands in the places of parameters.
+const MAX_DEPTH: usize = 200;
 
 /// How many nodes a tree may have: arguments stand in it as often as a body names them.
 const MAX_NODES: usize = 20_000;
-
-pub(super) const BOOL: Type = Type::Scalar(Scalar::Bool);
-pub(super) const TEXT: Type = Type::Scalar(Scalar::Text);
 
 pub(super) struct Binder<'a> {
     pub(super) names: &'a dyn Names,
@@ -33,16 +41,21 @@ pub(super) struct Binder<'a> {
     pub(super) scopes: Vec<Scope>,
     /// The first of them that can be named here.
     pub(super) reach: usize,
-    /// Parameters of the function whose body is being read.
+    /// The function whose body is being read, and its parameters.
+    pub(super) function: String,
     pub(super) parameters: Vec<(Option<String>, Typed)>,
-    /// Where names that are not qualified are looked for.
+    /// The search path that holds when this is evaluated.
     pub(super) path: Vec<String>,
-    /// The role as which the body runs, if not the one that asks.
-    pub(super) owner: Option<String>,
+    /// Whether this is the body of a function. If not, Postgres has printed it, and all names are
+    /// qualified but those of Postgres itself.
+    pub(super) in_body: bool,
+    /// The role as which this is evaluated.
+    pub(super) role: String,
     /// The policies that are being read: table and role.
-    pub(super) within: Vec<(u32, Option<String>)>,
+    pub(super) within: Vec<(u32, String)>,
     pub(super) calls: usize,
     nodes: usize,
+    depth: usize,
     pub(super) tables: usize,
 }
 
@@ -57,12 +70,26 @@ pub(super) struct Scope {
 
 /// Reads a condition over the rows of a table.
 pub(super) fn condition(text: &str, table: &Table, names: &dyn Names) -> Result<Expr, Refusal> {
-    Binder::over(table, names).text(text)
+    with_stack(|| Binder::over(table, names).text(text))
 }
 
 /// Reads what the role that asks may see of a table.
 pub(super) fn visibility(table: &Table, names: &dyn Names) -> Result<Expr, Refusal> {
-    Binder::over(table, names).visible()
+    with_stack(|| Binder::over(table, names).visible())
+}
+
+/// Runs on a thread of its own: callers have small stacks.
+fn with_stack(read: impl FnOnce() -> Result<Expr, Refusal> + Send) -> Result<Expr, Refusal> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, read);
+        let failed =
+            |reason: &str| Refusal { expression: String::new(), reason: reason.to_owned() };
+        match thread.map(|thread| thread.join()) {
+            Ok(Ok(read)) => read,
+            Ok(Err(_)) => Err(failed("reading it failed")),
+            Err(error) => Err(failed(&format!("there is no thread to read it: {error}"))),
+        }
+    })
 }
 
 /// Reads a text, all of it.
@@ -70,8 +97,15 @@ pub(super) fn whole<T>(
     text: &str,
     read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
 ) -> Result<T, Refusal> {
-    let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(MAX_NESTING);
-    let mut parser = parser.try_with_sql(text).map_err(|error| syntax(text, &error))?;
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location();
+    let tokens = tokens.map_err(|error| syntax(text, &error))?;
+    let words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    if words.count() > MAX_WORDS {
+        return Err(syntax(text, &format!("it has more than {MAX_WORDS} words")));
+    }
+    let mut parser = Parser::new(&PostgreSqlDialect {})
+        .with_recursion_limit(MAX_NESTING)
+        .with_tokens_with_locations(tokens);
     let read = read(&mut parser).map_err(|error| syntax(text, &error))?;
     match parser.peek_token().token {
         Token::EOF => Ok(read),
@@ -80,7 +114,9 @@ pub(super) fn whole<T>(
 }
 
 fn syntax(text: &str, error: &dyn std::fmt::Display) -> Refusal {
-    Refusal { expression: text.to_owned(), reason: format!("it cannot be read: {error}") }
+    let beginning = text.char_indices().nth(200).map_or(text.len(), |(at, _)| at);
+    let expression = text[..beginning].to_owned();
+    Refusal { expression, reason: format!("it cannot be read: {error}") }
 }
 
 pub(super) fn refuse<T>(ast: &Ast, reason: impl Into<String>) -> Result<T, Refusal> {
@@ -94,12 +130,15 @@ impl<'a> Binder<'a> {
             names,
             scopes: vec![scope],
             reach: 0,
+            function: String::new(),
             parameters: Vec::new(),
-            path: Vec::new(),
-            owner: None,
+            path: names.search_path().to_vec(),
+            in_body: false,
+            role: names.role().to_owned(),
             within: Vec::new(),
             calls: 0,
             nodes: 0,
+            depth: 0,
             tables: 0,
         }
     }
@@ -117,11 +156,36 @@ impl<'a> Binder<'a> {
         }
     }
 
-    pub(super) fn expression(&mut self, ast: &Ast) -> Result<Typed, Refusal> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return refuse(ast, format!("it has more than {MAX_NODES} parts"));
+    /// Counts what is added to the tree.
+    fn grows(&mut self, ast: &Ast, by: usize) -> Result<(), Refusal> {
+        self.nodes = self.nodes.saturating_add(by);
+        match self.nodes > MAX_NODES {
+            true => refuse(ast, format!("it has more than {MAX_NODES} parts")),
+            false => Ok(()),
         }
+    }
+
+    /// Counts an expression that stands in the place of a name.
+    fn stands_for(&mut self, ast: &Ast, expr: &Expr) -> Result<(), Refusal> {
+        self.grows(ast, expr.size())?;
+        match self.depth + expr.depth() > MAX_DEPTH {
+            true => refuse(ast, format!("it nests deeper than {MAX_DEPTH}")),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn expression(&mut self, ast: &Ast) -> Result<Typed, Refusal> {
+        self.grows(ast, 1)?;
+        self.depth += 1;
+        let read = match self.depth > MAX_NESTING {
+            true => refuse(ast, format!("it nests deeper than {MAX_NESTING}")),
+            false => self.form(ast),
+        };
+        self.depth -= 1;
+        read
+    }
+
+    fn form(&mut self, ast: &Ast) -> Result<Typed, Refusal> {
         let boxed = |this: &mut Self, ast: &Ast| this.condition(ast).map(Box::new);
         let is = |expr: Expr| Ok(Typed { expr, ty: BOOL });
         match ast {
@@ -143,11 +207,10 @@ impl<'a> Binder<'a> {
                 },
                 _ => refuse(ast, "this operator is not known here"),
             },
-            Ast::BinaryOp { left, op: BinaryOperator::And, right } => {
-                is(Expr::And(boxed(self, left)?, boxed(self, right)?))
-            }
-            Ast::BinaryOp { left, op: BinaryOperator::Or, right } => {
-                is(Expr::Or(boxed(self, left)?, boxed(self, right)?))
+            Ast::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or), .. } => {
+                let all = chain(ast, op).into_iter().map(|one| self.condition(one));
+                let all = all.collect::<Result<Vec<_>, _>>()?;
+                is(if *op == BinaryOperator::And { Expr::And(all) } else { Expr::Or(all) })
             }
             Ast::BinaryOp { left, op, right } => {
                 let (left, right) = (self.expression(left)?, self.expression(right)?);
@@ -158,11 +221,15 @@ impl<'a> Binder<'a> {
                     (self.expression(expr)?, self.expression(low)?, self.expression(high)?);
                 let above = self.binary(ast, ">=", value.clone(), low)?.expr;
                 let below = self.binary(ast, "<=", value, high)?.expr;
-                is(negated_if(*negated, Expr::And(Box::new(above), Box::new(below))))
+                is(negated_if(*negated, Expr::And(vec![above, below])))
             }
-            Ast::IsNull(inner) => is(Expr::IsNull(Box::new(self.expression(inner)?.expr))),
-            Ast::IsNotNull(inner) => {
-                is(negated_if(true, Expr::IsNull(Box::new(self.expression(inner)?.expr))))
+            Ast::IsNull(inner) | Ast::IsNotNull(inner) => {
+                let inner = self.expression(inner)?;
+                if matches!(inner.ty, Type::Row(_)) {
+                    return refuse(ast, "whether a composite value is NULL depends on its fields");
+                }
+                let is_null = Expr::IsNull(Box::new(inner.expr));
+                is(negated_if(matches!(ast, Ast::IsNotNull(_)), is_null))
             }
             Ast::IsTrue(inner) => is(Expr::Is(boxed(self, inner)?, true)),
             Ast::IsNotTrue(inner) => is(negated_if(true, Expr::Is(boxed(self, inner)?, true))),
@@ -239,7 +306,7 @@ impl<'a> Binder<'a> {
         }
     }
 
-    fn column(&self, ast: &Ast, table: Option<&str>, name: &str) -> Result<Typed, Refusal> {
+    fn column(&mut self, ast: &Ast, table: Option<&str>, name: &str) -> Result<Typed, Refusal> {
         // The innermost level that knows the name.
         let mut found: Option<(usize, Typed)> = None;
         for (row, scope) in self.scopes.iter().enumerate().skip(self.reach).rev() {
@@ -257,23 +324,35 @@ impl<'a> Binder<'a> {
             let typed = Typed { expr: Expr::Column { row, index }, ty: columns[index].1 };
             found = Some((scope.level, typed));
         }
-        // Within a function, what is no column is a parameter.
-        let parameter = || {
-            let named = |(known, _): &&(Option<String>, Typed)| known.as_deref() == Some(name);
-            self.parameters.iter().find(named).filter(|_| table.is_none())
-        };
-        match found.map(|(_, typed)| typed).or_else(|| parameter().map(|(_, value)| value.clone()))
-        {
-            Some(typed) => Ok(typed),
-            None => refuse(ast, "it names no column of the table"),
+        let parameter = self.parameters.iter().find(|(known, _)| known.as_deref() == Some(name));
+        let is_meant = table.is_none_or(|table| table == self.function);
+        let parameter = parameter.filter(|_| is_meant).map(|(_, argument)| argument.clone());
+        match (found, parameter) {
+            // SQL takes the column, PL/pgSQL fails or takes the parameter.
+            (Some(_), Some(_)) => refuse(ast, "it is a column and a parameter"),
+            (Some((_, typed)), None) => Ok(typed),
+            (None, _)
+                if table.is_none() && self.scopes[self.reach..].iter().any(|s| s.name == name) =>
+            {
+                refuse(ast, "it names a whole row")
+            }
+            (None, Some(argument)) => {
+                self.stands_for(ast, &argument.expr)?;
+                Ok(argument)
+            }
+            (None, None) => refuse(ast, "it names no column whose values are known here"),
         }
     }
 
     /// A parameter by its number.
-    fn parameter(&self, ast: &Ast, number: &str) -> Result<Typed, Refusal> {
+    fn parameter(&mut self, ast: &Ast, number: &str) -> Result<Typed, Refusal> {
         let number = number.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
-        match number.and_then(|number| self.parameters.get(number.checked_sub(1)?)) {
-            Some((_, argument)) => Ok(argument.clone()),
+        let argument = number.and_then(|number| self.parameters.get(number.checked_sub(1)?));
+        match argument.map(|(_, argument)| argument.clone()) {
+            Some(argument) => {
+                self.stands_for(ast, &argument.expr)?;
+                Ok(argument)
+            }
             None => refuse(ast, "there is no such parameter"),
         }
     }
@@ -288,10 +367,30 @@ impl<'a> Binder<'a> {
     ) -> Result<Typed, Refusal> {
         let name = if name == "!=" { "<>" } else { name };
         let types = [left.ty, right.ty];
-        let Some((left, right, operation, ty)) = self.matched(name, left, right) else {
+        let matched = self.matched(name, left, right);
+        let Some((left, right, operation, ty)) = matched.filter(|_| !self.is_shadowed(name)) else {
             return refuse(ast, format!("{} is not known here", describe(name, &types)));
         };
         Ok(Typed { expr: Expr::Call(operation, vec![left.expr, right.expr]), ty })
+    }
+
+    /// Whether a built-in function or operator could be another one here.
+    pub(super) fn is_shadowed(&self, name: &str) -> bool {
+        self.in_body && self.names.is_shadowed(&self.lookup(None), name)
+    }
+
+    /// Where a name is looked for.
+    pub(super) fn lookup(&self, schema: Option<String>) -> Lookup {
+        let own = |schema: &String| match schema.as_str() {
+            "$user" => self.role.clone(),
+            _ => schema.clone(),
+        };
+        let schemas = match schema {
+            Some(schema) => vec![schema],
+            None if self.in_body => self.path.iter().map(own).collect(),
+            None => Vec::new(),
+        };
+        Lookup { schemas, in_body: self.in_body, role: self.role.clone() }
     }
 
     /// The operands with the types of the operator that is meant, and that.
@@ -350,8 +449,22 @@ impl<'a> Binder<'a> {
                 (Scalar::Int2 | Scalar::Int4 | Scalar::Float4, Scalar::Float8)
                     | (Scalar::Date, Scalar::Timestamp)
             );
-        let operation = cast(typed.ty, to).filter(|_| loses_nothing)?;
+        let operation = cast(typed.ty, to).filter(|_| loses_nothing && !self.names.has_casts())?;
         Some(Typed { expr: Expr::Call(operation, vec![typed.expr]), ty: to })
+    }
+
+    /// The value of a text in quotes.
+    fn literal(&self, ty: Type, text: &str) -> Option<Vec<u8>> {
+        match ty {
+            // Any text that is one becomes the same value.
+            Type::Scalar(Scalar::Jsonb) => {
+                let mut document = String::new();
+                json::canonical(text, &mut document).ok()?;
+                Some(document.into_bytes())
+            }
+            Type::Scalar(Scalar::Json) => json::is_valid(text).then(|| text.as_bytes().to_vec()),
+            ty => self.names.literal(ty, text),
+        }
     }
 
     /// A value where one of this type is wanted: as it is, or a literal that is one.
@@ -363,7 +476,7 @@ impl<'a> Binder<'a> {
                 let text = std::str::from_utf8(text).ok()?;
                 let value = match to {
                     TEXT => text.as_bytes().to_vec(),
-                    to => self.names.literal(to, text)?,
+                    to => self.literal(to, text)?,
                 };
                 Some(Typed { expr: Expr::Literal(Some(value.into())), ty: to })
             }
@@ -378,7 +491,7 @@ impl<'a> Binder<'a> {
                 None => refuse(ast, format!("this text is not read as {to} here")),
             };
         }
-        match cast(typed.ty, to) {
+        match cast(typed.ty, to).filter(|_| typed.ty == to || !self.names.has_casts()) {
             Some(operation) => Ok(Typed { expr: Expr::Call(operation, vec![typed.expr]), ty: to }),
             None => refuse(ast, format!("the cast of {} to {to} is not known here", typed.ty)),
         }
@@ -407,7 +520,7 @@ impl<'a> Binder<'a> {
     ) -> Result<Typed, Refusal> {
         let (left, right) = (self.expression(left)?, self.expression(right)?);
         let types = [left.ty, right.ty];
-        match self.matched("=", left, right) {
+        match self.matched("=", left, right).filter(|_| !self.is_shadowed("=")) {
             Some((left, right, Operation::Compare(comparison, _), _)) => {
                 let same =
                     Expr::Same(Box::new(left.expr), Box::new(right.expr), comparison.compare());
@@ -425,19 +538,13 @@ impl<'a> Binder<'a> {
         negated: bool,
     ) -> Result<Typed, Refusal> {
         let value = self.expression(value)?;
-        let mut any = None;
+        let mut any = Vec::with_capacity(list.len());
         for one in list {
             let one = self.expression(one)?;
-            let equal = self.binary(ast, "=", value.clone(), one)?.expr;
-            any = Some(match any {
-                None => equal,
-                Some(before) => Expr::Or(Box::new(before), Box::new(equal)),
-            });
+            self.stands_for(ast, &value.expr)?;
+            any.push(self.binary(ast, "=", value.clone(), one)?.expr);
         }
-        match any {
-            Some(any) => Ok(Typed { expr: negated_if(negated, any), ty: BOOL }),
-            None => refuse(ast, "the list is empty"),
-        }
+        Ok(Typed { expr: negated_if(negated, Expr::Or(any)), ty: BOOL })
     }
 
     fn quantified(
@@ -472,7 +579,8 @@ impl<'a> Binder<'a> {
         let holds = COMPARISONS.iter().find(|(known, _)| *known == name).map(|(_, holds)| *holds);
         match (holds, left.ty, right.ty) {
             (Some(holds), left_type @ Type::Scalar(_), Type::Array(element)) => {
-                match binary(name, left_type, Type::Scalar(element)) {
+                let found = binary(name, left_type, Type::Scalar(element));
+                match found.filter(|_| !self.is_shadowed(name)) {
                     Some((Operation::Compare(comparison, _), _)) => Ok(Typed {
                         expr: Expr::Quantified {
                             left: Box::new(left.expr),
@@ -497,9 +605,10 @@ impl<'a> Binder<'a> {
         let found = match data_type {
             DataType::Custom(name, modifiers) if modifiers.is_empty() => {
                 qualified(name).and_then(|(schema, name)| match schema.as_deref() {
-                    None => Type::named(&name).or_else(|| self.names.named_type(&self.path, &name)),
+                    None => Type::named(&name)
+                        .or_else(|| self.names.named_type(&self.lookup(None), &name)),
                     Some("pg_catalog") => Type::named(&name),
-                    Some(_) => self.names.named_type(schema.as_slice(), &name),
+                    Some(_) => self.names.named_type(&self.lookup(schema), &name),
                 })
             }
             built_in => Type::named(&built_in.to_string().to_lowercase()),
@@ -509,6 +618,20 @@ impl<'a> Binder<'a> {
             None => refuse(ast, format!("the type {data_type} is not known here")),
         }
     }
+}
+
+/// What is combined by one operator without parentheses in between.
+fn chain<'q>(ast: &'q Ast, by: &BinaryOperator) -> Vec<&'q Ast> {
+    let (mut all, mut left) = (Vec::new(), ast);
+    while let Ast::BinaryOp { left: before, op, right } = left
+        && op == by
+    {
+        all.push(&**right);
+        left = before;
+    }
+    all.push(left);
+    all.reverse();
+    all
 }
 
 pub(super) fn negated_if(negated: bool, expr: Expr) -> Expr {

@@ -2,8 +2,8 @@
 //! and helper functions of the database, in whose place stands what they compute.
 
 use super::Refusal;
-use super::bind::{BOOL, Binder, TEXT, qualified, refuse, whole};
-use super::operators::{Operation, function};
+use super::bind::{Binder, qualified, refuse, whole};
+use super::operators::{BOOL, Operation, TEXT, function};
 use super::tree::{Expr, Typed};
 use super::types::Type;
 use sqlparser::ast::{Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments};
@@ -39,7 +39,7 @@ impl Binder<'_> {
             return refuse(ast, "this form of call is not known here");
         };
         if schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
-            && let Some(built_in) = self.built_in(ast, &name, &arguments)
+            && let Some(built_in) = self.built_in(ast, schema.is_some(), &name, &arguments)
         {
             return built_in;
         }
@@ -50,16 +50,20 @@ impl Binder<'_> {
     fn built_in(
         &self,
         ast: &Ast,
+        is_qualified: bool,
         name: &str,
         arguments: &[Typed],
     ) -> Option<Result<Typed, Refusal>> {
+        let is_meant = || is_qualified || !self.is_shadowed(name);
         match (name, arguments) {
-            ("current_user" | "current_role" | "user", []) => Some(match self.owner.is_some() {
-                false => Ok(Typed { expr: Expr::Role, ty: TEXT }),
-                true => {
-                    refuse(ast, "within a SECURITY DEFINER function it is the function's owner")
-                }
-            }),
+            ("current_user" | "current_role" | "user", []) => {
+                Some(match self.role != self.names.role() {
+                    false => Ok(Typed { expr: Expr::Role, ty: TEXT }),
+                    true => {
+                        refuse(ast, "within a SECURITY DEFINER function it is the function's owner")
+                    }
+                })
+            }
             ("coalesce", [_, ..]) => Some(
                 self.alike(ast, arguments.to_vec())
                     .map(|(all, ty)| Typed { expr: Expr::Coalesce(all), ty }),
@@ -75,15 +79,17 @@ impl Binder<'_> {
                     _ => refuse(ast, "these types are not compared here"),
                 })
             }
-            ("current_setting", [name, missing_ok @ ..]) if missing_ok.len() < 2 => {
-                Some(self.setting(ast, name, missing_ok.first()))
+            ("current_setting", [setting, missing_ok @ ..])
+                if missing_ok.len() < 2 && is_meant() =>
+            {
+                Some(self.setting(ast, setting, missing_ok.first()))
             }
             _ => {
                 let arguments: Option<Vec<Typed>> =
                     arguments.iter().map(|one| self.or_text(one.clone())).collect();
                 let arguments = arguments?;
                 let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
-                let (operation, ty) = function(name, &types)?;
+                let (operation, ty) = function(name, &types).filter(|_| is_meant())?;
                 let arguments = arguments.into_iter().map(|one| one.expr).collect();
                 Some(Ok(Typed { expr: Expr::Call(operation, arguments), ty }))
             }
@@ -129,8 +135,7 @@ impl Binder<'_> {
         arguments: Vec<Typed>,
     ) -> Result<Typed, Refusal> {
         let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
-        let path = if schema.is_some() { schema.as_slice() } else { &self.path };
-        let function = match self.names.function(path, name, &types) {
+        let function = match self.names.function(&self.lookup(schema), name, &types) {
             Ok(function) => function,
             Err(reason) => return refuse(ast, reason),
         };
@@ -151,18 +156,23 @@ impl Binder<'_> {
         let given: Vec<Expr> =
             parameters.iter().map(|(_, argument)| argument.expr.clone()).collect();
         let outer = std::mem::replace(&mut self.parameters, parameters);
-        let outer_owner = self.owner.clone();
-        self.owner = function.owner.or(outer_owner.clone());
+        let outer_function = std::mem::replace(&mut self.function, name.to_owned());
+        let caller = self.role.clone();
+        self.role = function.owner.unwrap_or_else(|| caller.clone());
         // A body names what it reads itself.
         let reach = std::mem::replace(&mut self.reach, self.scopes.len());
-        let path = std::mem::replace(&mut self.path, function.path);
+        let outer_path = self.path.clone();
+        self.path = function.path.unwrap_or_else(|| outer_path.clone());
+        let in_body = std::mem::replace(&mut self.in_body, true);
         self.calls += 1;
         let computed = self.only(ast, &query);
         self.calls -= 1;
-        self.path = path;
+        self.in_body = in_body;
+        self.path = outer_path;
         self.reach = reach;
-        self.owner = outer_owner;
+        self.role = caller;
         self.parameters = outer;
+        self.function = outer_function;
         let computed = computed
             .map_err(|inner| Refusal { reason: format!("in {ast}: {}", inner.reason), ..inner })?;
         let Some(computed) = self.coerced(computed, function.result) else {

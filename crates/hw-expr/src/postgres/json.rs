@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
+const NUL: EvalError = EvalError("neither a text nor a jsonb holds \\u0000");
 const NOT_JSON: EvalError = EvalError("a text is not valid JSON");
 
 /// The part of a document under a key of an object, or under a place of an array.
@@ -89,10 +90,18 @@ pub(super) fn step<'a>(document: &'a str, step: Step<'_>) -> Result<Option<&'a s
         (Parts::Array(elements), Step::Index(index) | Step::IndexOfJsonb(index)) => {
             place(index, elements.len()).map(|at| elements[at])
         }
-        (Parts::Array(elements), Step::Either(text)) => match text.parse::<i32>() {
-            Ok(index) => place(index.into(), elements.len()).map(|at| elements[at]),
-            Err(_) => None,
-        },
+        (Parts::Array(elements), Step::Either(text)) => {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            match text.parse::<i32>() {
+                Ok(index) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    place(index.into(), elements.len()).map(|at| elements[at])
+                }
+                _ if text.bytes().any(|byte| byte.is_ascii_digit()) => {
+                    return Err(EvalError("a step of a path is an unusual number"));
+                }
+                _ => None,
+            }
+        }
         _ => None,
     })
 }
@@ -109,6 +118,9 @@ pub(super) fn text(document: &str) -> Result<Option<Cow<'_, str>>, EvalError> {
     match document.bytes().next() {
         Some(b'"') => {
             let Key(text) = serde_json::from_str(document).map_err(|_| NOT_JSON)?;
+            if text.contains('\0') {
+                return Err(NUL);
+            }
             Ok(Some(text))
         }
         Some(b'n') => Ok(None),
@@ -136,15 +148,26 @@ pub(super) fn has(document: &str, wanted: &str) -> Result<bool, EvalError> {
     }
 }
 
+/// Whether a text is JSON.
+pub(super) fn is_valid(document: &str) -> bool {
+    serde_json::from_str::<&RawValue>(document).is_ok()
+}
+
 /// Appends what Postgres prints of a text that becomes `jsonb`.
 ///
 /// - Errors: the text is not JSON, or JSON that a `jsonb` does not hold.
 pub(super) fn canonical(document: &str, out: &mut String) -> Result<(), EvalError> {
     let whole: &RawValue = serde_json::from_str(document).map_err(|_| NOT_JSON)?;
-    write(whole.get(), out)
+    write(whole.get(), 0, out)
 }
 
-fn write(document: &str, out: &mut String) -> Result<(), EvalError> {
+/// How deep a document may nest.
+const MAX_DEPTH: usize = 100;
+
+fn write(document: &str, depth: usize, out: &mut String) -> Result<(), EvalError> {
+    if depth > MAX_DEPTH {
+        return Err(EvalError("a JSON document nests too deep"));
+    }
     match parts(document)? {
         Parts::Object(members) => {
             let mut sorted = members;
@@ -158,7 +181,7 @@ fn write(document: &str, out: &mut String) -> Result<(), EvalError> {
                 out.push_str(if number > 0 { ", " } else { "" });
                 write_string_of(key, out)?;
                 out.push_str(": ");
-                write(value, out)?;
+                write(value, depth + 1, out)?;
             }
             out.push('}');
         }
@@ -166,7 +189,7 @@ fn write(document: &str, out: &mut String) -> Result<(), EvalError> {
             out.push('[');
             for (number, element) in elements.iter().enumerate() {
                 out.push_str(if number > 0 { ", " } else { "" });
-                write(element, out)?;
+                write(element, depth + 1, out)?;
             }
             out.push(']');
         }
@@ -184,14 +207,14 @@ fn write(document: &str, out: &mut String) -> Result<(), EvalError> {
 
 fn write_string_of(text: &str, out: &mut String) -> Result<(), EvalError> {
     if text.contains('\0') {
-        return Err(EvalError("a jsonb holds no \\u0000"));
+        return Err(NUL);
     }
     write_string(text, out);
     Ok(())
 }
 
 /// The largest exponent that is written out; Postgres goes further, and nobody writes such claims.
-const MAX_EXPONENT: i64 = 1000;
+const MAX_EXPONENT: u64 = 1000;
 
 /// Appends a JSON number as `numeric` prints it: without an exponent, with the digits behind the point
 /// that it has.
@@ -204,7 +227,7 @@ fn write_number(number: &str, out: &mut String) -> Result<(), EvalError> {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().map_err(|_| NOT_JSON)?),
         None => (rest, 0),
     };
-    if exponent.abs() > MAX_EXPONENT {
+    if exponent.unsigned_abs() > MAX_EXPONENT {
         return Err(EvalError("a JSON number is too large"));
     }
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));

@@ -28,20 +28,44 @@ use hw_types::row::RowRef;
 use std::collections::BTreeSet;
 use tree::Expr;
 
-/// What the names in a text mean. Those that are not qualified are looked for in `path`, schema by schema;
-/// what is not known here is an `Err` with the reason.
-pub trait Names {
-    /// A table that a sub-select reads, and what of it the role `viewer` may see; `None` is the role that
-    /// asks.
-    fn table(&self, path: &[String], name: &str, viewer: Option<&str>) -> Result<Table, String>;
+/// Where a name is looked for.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// The schemas, in order: one where the name is qualified, else the search path.
+    pub schemas: Vec<String>,
+    /// Whether the name stands in the body of a function: then it is resolved when that runs, under the
+    /// rights of the role.
+    pub in_body: bool,
+    /// The role as which it is resolved.
+    pub role: String,
+}
+
+/// What the names in a text mean. What is not known here is an `Err` with the reason; so is whatever could
+/// mean several things, because Postgres chooses among them by rules that are not followed here.
+pub trait Names: Sync {
+    /// The role that asks.
+    fn role(&self) -> &str;
+
+    /// The search path of its session, `$user` as it is written.
+    fn search_path(&self) -> &[String];
+
+    /// A table that a sub-select reads, and what of it the role may see.
+    fn table(&self, lookup: &Lookup, name: &str) -> Result<Table, String>;
 
     /// A function of the database that takes these arguments.
-    fn function(&self, path: &[String], name: &str, arguments: &[Type]) -> Result<Helper, String>;
+    fn function(&self, lookup: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, String>;
+
+    /// Whether the database has a function of this name there, or an operator over types of Postgres's own:
+    /// it could be meant in the place of a built-in one.
+    fn is_shadowed(&self, lookup: &Lookup, name: &str) -> bool;
+
+    /// Whether the database has casts of its own between types of Postgres's own.
+    fn has_casts(&self) -> bool;
 
     /// A type of the database.
-    fn named_type(&self, path: &[String], name: &str) -> Option<Type>;
+    fn named_type(&self, lookup: &Lookup, name: &str) -> Option<Type>;
 
-    /// The canonical bytes of a literal: of a text that the type's output function may have printed.
+    /// The canonical bytes of a text, if the type's output function would print it so.
     fn literal(&self, ty: Type, text: &str) -> Option<Vec<u8>>;
 }
 
@@ -99,8 +123,8 @@ pub struct Helper {
     pub result: Type,
     /// `SELECT` and the expression.
     pub body: String,
-    /// Where names of the body that are not qualified are looked for.
-    pub path: Vec<String>,
+    /// Its own search path; without one, that of whoever calls it holds.
+    pub path: Option<Vec<String>>,
     /// Whether it is NULL as soon as an argument is.
     pub strict: bool,
     /// The owner, if it runs as its owner (SECURITY DEFINER).

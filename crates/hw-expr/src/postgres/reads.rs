@@ -1,8 +1,8 @@
 //! Tables that a condition reads beside its own: sub-selects, and the policies under which the role sees
 //! what they read.
 
-use super::bind::{BOOL, Binder, Scope, folded, negated_if, qualified, refuse};
-use super::operators::{Operation, describe};
+use super::bind::{Binder, Scope, folded, negated_if, qualified, refuse};
+use super::operators::{BOOL, Operation, describe};
 use super::select::Select;
 use super::tree::{Expr, Typed};
 use super::types::Type;
@@ -26,7 +26,7 @@ impl Binder<'_> {
         let Visible::Where { permissive, restrictive } = &table.visible else {
             return Ok(Expr::TRUE);
         };
-        let mine = (table.number, self.owner.clone());
+        let mine = (table.number, self.role.clone());
         if self.within.contains(&mine) {
             let (schema, name) = &table.name;
             return Err(Refusal {
@@ -39,20 +39,19 @@ impl Binder<'_> {
         let name = std::mem::replace(&mut self.innermost().name, table.name.1.clone());
         let reach = std::mem::replace(&mut self.reach, self.scopes.len() - 1);
         let parameters = std::mem::take(&mut self.parameters);
-        let path = std::mem::take(&mut self.path);
-        let mut any = Expr::FALSE;
-        for text in permissive {
-            any = Expr::Or(Box::new(any), Box::new(self.text(text)?));
-        }
-        for text in restrictive {
-            any = Expr::And(Box::new(any), Box::new(self.text(text)?));
-        }
-        self.path = path;
+        let in_body = std::mem::replace(&mut self.in_body, false);
+        let mut read = |texts: &[String]| {
+            texts.iter().map(|text| self.text(text)).collect::<Result<Vec<_>, _>>()
+        };
+        let admits = read(permissive)?;
+        let mut all = vec![Expr::Or(admits)];
+        all.extend(read(restrictive)?);
+        self.in_body = in_body;
         self.parameters = parameters;
         self.reach = reach;
         self.innermost().name = name;
         self.within.pop();
-        Ok(any)
+        Ok(Expr::And(all))
     }
 
     fn innermost(&mut self) -> &mut Scope {
@@ -79,7 +78,7 @@ impl Binder<'_> {
         let (mut select, ty) = self.select(ast, query, true)?;
         let types = [left.ty, ty];
         let output = Typed { expr: select.output, ty };
-        match self.matched("=", left, output) {
+        match self.matched("=", left, output).filter(|_| !self.is_shadowed("=")) {
             Some((left, output, Operation::Compare(comparison, _), _)) => {
                 select.output = output.expr;
                 let (left, compare) = (Box::new(left.expr), comparison.compare());
@@ -114,25 +113,23 @@ impl Binder<'_> {
         level: usize,
         has_output: bool,
     ) -> Result<(Select, Type), Refusal> {
+        let around = self.scopes.len();
         let (mut tables, mut conditions) = (Vec::new(), Vec::new());
         for from in &select.from {
             self.joined(ast, from, level, &mut tables, &mut conditions)?;
         }
         conditions.extend(&select.selection);
-        let mut condition: Option<Expr> = None;
-        for one in conditions {
-            let one = self.condition(one)?;
-            condition = Some(match condition {
-                None => one,
-                Some(before) => Expr::And(Box::new(before), Box::new(one)),
-            });
-        }
+        let conditions = conditions.into_iter().map(|one| self.condition(one));
+        let condition = Expr::And(conditions.collect::<Result<_, _>>()?);
         let output = match &select.projection[..] {
-            // What EXISTS selects is never looked at.
-            _ if !has_output => Typed { expr: Expr::TRUE, ty: BOOL },
-            [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] => {
-                self.expression(expr)?
+            // What EXISTS selects is never looked at, unless it makes rows, or one of many.
+            plain if !has_output && plain.iter().all(is_plain_item) => {
+                Typed { expr: Expr::TRUE, ty: BOOL }
             }
+            [item] => match value_of(item) {
+                Some(expr) => self.expression(expr)?,
+                None => return refuse(ast, "a sub-select here gives one column"),
+            },
             _ => return refuse(ast, "a sub-select here gives one column"),
         };
         let output = match output.ty {
@@ -142,7 +139,7 @@ impl Binder<'_> {
             },
             _ => output,
         };
-        Ok((Select { tables, condition, output: output.expr }, output.ty))
+        Ok((Select { around, tables, condition, output: output.expr }, output.ty))
     }
 
     /// The tables of a join, and what they are joined by.
@@ -197,8 +194,7 @@ impl Binder<'_> {
         let Some((schema, name)) = qualified(name) else {
             return refuse(ast, format!("{name} names no table"));
         };
-        let path = if schema.is_some() { schema.as_slice() } else { &self.path };
-        let table = match self.names.table(path, &name, self.owner.as_deref()) {
+        let table = match self.names.table(&self.lookup(schema), &name) {
             Ok(table) => table,
             Err(reason) => return refuse(ast, reason),
         };
@@ -232,9 +228,31 @@ pub(super) fn bare(query: &Query) -> Option<&Ast> {
     let select = plain_select(query)?;
     let reads = !select.from.is_empty() || select.selection.is_some();
     match &select.projection[..] {
-        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] if !reads => {
-            Some(expr)
+        [item] if !reads => value_of(item),
+        _ => None,
+    }
+}
+
+/// The expression of a column of a SELECT. (Behind one, `isnull` is an operator to Postgres, and an alias to
+/// the parser.)
+fn value_of(item: &SelectItem) -> Option<&Ast> {
+    match item {
+        SelectItem::UnnamedExpr(expr) => Some(expr),
+        SelectItem::ExprWithAlias { expr, alias } => {
+            let is_operator = matches!(folded(alias).as_str(), "isnull" | "notnull");
+            (alias.quote_style.is_some() || !is_operator).then_some(expr)
         }
         _ => None,
+    }
+}
+
+/// Whether it neither makes rows nor one row of all.
+fn is_plain_item(item: &SelectItem) -> bool {
+    match item {
+        SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => true,
+        item => matches!(
+            value_of(item),
+            Some(Ast::Value(_) | Ast::Identifier(_) | Ast::CompoundIdentifier(_))
+        ),
     }
 }

@@ -12,25 +12,28 @@ use smallvec::SmallVec;
 /// A sub-select over the inner join of its tables.
 #[derive(Clone)]
 pub(super) struct Select {
+    /// How many rows stand around it. What is an argument of a function may be evaluated deeper than it was
+    /// written.
+    pub around: usize,
     /// The tables by number, each with what the role may see of it. Their rows stand behind those around
     /// the sub-select, in this order.
     pub tables: Vec<(u32, Expr)>,
-    pub condition: Option<Expr>,
+    pub condition: Expr,
     /// What a row is for the outside.
     pub output: Expr,
 }
 
 impl Select {
-    /// Visits all that it is made of.
-    pub fn visit(&self, see: &mut dyn FnMut(&Expr)) {
-        self.tables.iter().for_each(|(_, visible)| visible.visit(see));
-        self.condition.iter().for_each(|condition| condition.visit(see));
-        self.output.visit(see);
+    /// What it is made of directly.
+    pub fn parts(&self, see: &mut dyn FnMut(&Expr)) {
+        self.tables.iter().for_each(|(_, visible)| see(visible));
+        see(&self.condition);
+        see(&self.output);
     }
 
     pub fn exists(&self, frame: Frame<'_>) -> Result<bool, EvalError> {
         let mut found = false;
-        self.each(0, frame, &mut |_| {
+        self.each(0, self.outside(frame), &mut |_| {
             found = true;
             Ok(false)
         })?;
@@ -46,7 +49,7 @@ impl Select {
     ) -> Result<Option<bool>, EvalError> {
         let left = left.evaluate(frame)?;
         let mut result = Some(false);
-        self.each(0, frame, &mut |inner| {
+        self.each(0, self.outside(frame), &mut |inner| {
             match (&left, self.output.evaluate(inner)?) {
                 (Some(left), Some(value)) => {
                     if compare(left, &value)?.is_eq() {
@@ -65,7 +68,7 @@ impl Select {
     /// - Errors: it has several.
     pub fn only(&self, frame: Frame<'_>) -> Result<Option<Vec<u8>>, EvalError> {
         let mut value = None;
-        self.each(0, frame, &mut |inner| match value {
+        self.each(0, self.outside(frame), &mut |inner| match value {
             None => {
                 value = Some(self.output.evaluate(inner)?.map(|value| value.into_owned()));
                 Ok(true)
@@ -73,6 +76,11 @@ impl Select {
             Some(_) => Err(EvalError("a sub-select has more than one row")),
         })?;
         Ok(value.flatten())
+    }
+
+    /// The rows that it knows.
+    fn outside<'f>(&self, frame: Frame<'f>) -> Frame<'f> {
+        Frame { rows: frame.rows.get(..self.around).unwrap_or(frame.rows), ..frame }
     }
 
     /// Shows every row of the join behind the tables before `at`; false when `visit` wants no more.
@@ -83,11 +91,8 @@ impl Select {
         visit: &mut dyn FnMut(Frame<'_>) -> Result<bool, EvalError>,
     ) -> Result<bool, EvalError> {
         let Some((table, visible)) = self.tables.get(at) else {
-            let holds = match &self.condition {
-                Some(condition) => condition.holds(frame)?,
-                None => Some(true),
-            };
-            return if holds == Some(true) { visit(frame) } else { Ok(true) };
+            let holds = self.condition.holds(frame)? == Some(true);
+            return if holds { visit(frame) } else { Ok(true) };
         };
         let mut more = true;
         frame.tables.each(*table, &mut |row| {

@@ -54,8 +54,8 @@ pub(super) enum Expr {
     Setting(Box<Expr>, Box<Expr>),
     /// `current_user`.
     Role,
-    And(Box<Expr>, Box<Expr>),
-    Or(Box<Expr>, Box<Expr>),
+    And(Vec<Expr>),
+    Or(Vec<Expr>),
     Not(Box<Expr>),
     IsNull(Box<Expr>),
     /// `IS TRUE`, `IS FALSE`.
@@ -163,22 +163,8 @@ impl Expr {
     /// The value of a condition: `None` is NULL, which is neither true nor false.
     pub fn holds(&self, frame: Frame<'_>) -> Result<Option<bool>, EvalError> {
         Ok(match self {
-            Expr::And(left, right) => match left.holds(frame)? {
-                Some(false) => Some(false),
-                left => match (left, right.holds(frame)?) {
-                    (_, Some(false)) => Some(false),
-                    (Some(true), Some(true)) => Some(true),
-                    _ => None,
-                },
-            },
-            Expr::Or(left, right) => match left.holds(frame)? {
-                Some(true) => Some(true),
-                left => match (left, right.holds(frame)?) {
-                    (_, Some(true)) => Some(true),
-                    (Some(false), Some(false)) => Some(false),
-                    _ => None,
-                },
-            },
+            Expr::And(all) => decided(all, false, frame)?,
+            Expr::Or(all) => decided(all, true, frame)?,
             Expr::Not(inner) => inner.holds(frame)?.map(|value| !value),
             Expr::IsNull(inner) => Some(inner.evaluate(frame)?.is_none()),
             Expr::Is(inner, wanted) => Some(inner.holds(frame)? == Some(*wanted)),
@@ -208,38 +194,70 @@ impl Expr {
         })
     }
 
+    /// Of how many parts it is made.
+    pub fn size(&self) -> usize {
+        let mut size = 0;
+        self.visit(&mut |_| size += 1);
+        size
+    }
+
+    /// How deep it is.
+    pub fn depth(&self) -> usize {
+        let mut deepest = 0;
+        self.parts(&mut |part| deepest = deepest.max(part.depth()));
+        deepest + 1
+    }
+
     /// Visits it and all that it is made of.
     pub fn visit(&self, see: &mut dyn FnMut(&Expr)) {
         see(self);
+        self.parts(&mut |part| part.visit(see));
+    }
+
+    /// What it is made of directly.
+    fn parts(&self, see: &mut dyn FnMut(&Expr)) {
         match self {
             Expr::Literal(_) | Expr::Bool(_) | Expr::Column { .. } | Expr::Role => {}
-            Expr::Not(one) | Expr::IsNull(one) | Expr::Is(one, _) => one.visit(see),
+            Expr::Not(one) | Expr::IsNull(one) | Expr::Is(one, _) => see(one),
             Expr::Setting(left, right)
-            | Expr::And(left, right)
-            | Expr::Or(left, right)
             | Expr::Same(left, right, _)
             | Expr::NullIf(left, right, _)
             | Expr::Quantified { left, array: right, .. } => {
-                left.visit(see);
-                right.visit(see);
+                see(left);
+                see(right);
             }
-            Expr::Call(_, all) | Expr::Coalesce(all) | Expr::Array(all) => {
-                all.iter().for_each(|one| one.visit(see));
-            }
+            Expr::And(all)
+            | Expr::Or(all)
+            | Expr::Call(_, all)
+            | Expr::Coalesce(all)
+            | Expr::Array(all) => all.iter().for_each(see),
             Expr::Case(whens, otherwise) => {
                 whens.iter().for_each(|(when, then)| {
-                    when.visit(see);
-                    then.visit(see);
+                    see(when);
+                    see(then);
                 });
-                otherwise.visit(see);
+                see(otherwise);
             }
-            Expr::Exists(select) | Expr::Only(select) => select.visit(see),
+            Expr::Exists(select) | Expr::Only(select) => select.parts(see),
             Expr::In(left, _, select) => {
-                left.visit(see);
-                select.visit(see);
+                see(left);
+                select.parts(see);
             }
         }
     }
+}
+
+/// `decisive` as soon as one is it; else NULL if one is NULL.
+fn decided(all: &[Expr], decisive: bool, frame: Frame<'_>) -> Result<Option<bool>, EvalError> {
+    let mut value = Some(!decisive);
+    for one in all {
+        match one.holds(frame)? {
+            Some(held) if held == decisive => return Ok(Some(decisive)),
+            Some(_) => {}
+            None => value = None,
+        }
+    }
+    Ok(value)
 }
 
 impl Comparison {

@@ -62,6 +62,8 @@ pub enum Type {
     Unknown,
     /// Any other type, by its oid: it can be tested for NULL.
     Other(u32),
+    /// A composite type, by its oid: whether it is NULL depends on its fields.
+    Row(u32),
 }
 
 /// The oids of types of which `PgType` does not tell whether their operators are those of text.
@@ -75,6 +77,7 @@ impl Type {
     pub fn of(oid: u32, pg_type: &PgType) -> Type {
         let other = Type::Other(oid);
         match pg_type.base() {
+            PgType::Composite(_) => Type::Row(oid),
             // A type that is carried as text, and citext, has operators of its own.
             PgType::Text { kind: TextKind::Plain } => match TEXTS.contains(&oid) {
                 true => Type::Scalar(Scalar::Text),
@@ -104,7 +107,7 @@ impl Type {
                 let element = ElementType { pg_type: element.pg_type(), delimiter: b',' };
                 Some(PgType::Array(Box::new(element)))
             }
-            Type::Unknown | Type::Other(_) => None,
+            Type::Unknown | Type::Other(_) | Type::Row(_) => None,
         }
     }
 
@@ -119,7 +122,7 @@ impl Type {
             "real" | "float4" => scalar(Scalar::Float4),
             "double precision" | "float8" => scalar(Scalar::Float8),
             "numeric" | "decimal" => scalar(Scalar::Numeric),
-            "text" | "character varying" | "varchar" | "name" => scalar(Scalar::Text),
+            "text" | "character varying" | "varchar" => scalar(Scalar::Text),
             "bpchar" => scalar(Scalar::Bpchar),
             "uuid" => scalar(Scalar::Uuid),
             "bytea" => scalar(Scalar::Bytea),
@@ -220,7 +223,7 @@ impl fmt::Display for Type {
             Type::Scalar(scalar) => scalar.fmt(f),
             Type::Array(element) => write!(f, "{element}[]"),
             Type::Unknown => f.write_str("unknown"),
-            Type::Other(oid) => write!(f, "type {oid}"),
+            Type::Other(oid) | Type::Row(oid) => write!(f, "type {oid}"),
         }
     }
 }
