@@ -52,7 +52,7 @@ async fn connect_and_apply(config: &Config, arguments: &Setup) -> Result<Exit, B
         let (notes, faults): (Vec<_>, Vec<_>) = found.into_iter().partition(writes::is_note);
         report::findings(&faults, "");
         for finding in &notes {
-            report::note(&format!("note: {}", writes::note(finding)));
+            report::note(&format!("note: {}\n", writes::note(finding)));
         }
     }
     Ok(Exit::Done)

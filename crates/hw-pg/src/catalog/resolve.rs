@@ -158,7 +158,16 @@ pub fn resolve(catalog: &Catalog, patterns: &[TablePattern]) -> Resolved {
         if is_unmakable {
             unpublished.push(facts);
         } else if sent.is_none() && !(ours && facts.owned) {
-            findings.push(not_permitted(facts));
+            let finding = not_permitted(facts);
+            findings.push(match (publication, &finding.mend) {
+                // The statement needs the publication.
+                (None, Some(mend)) => {
+                    let first = "start the server, which makes the publication; then, as who may:";
+                    let mend = format!("{first} {mend}");
+                    finding.mend(mend)
+                }
+                _ => finding,
+            });
         }
         if is_unmakable || !findings.is_empty() {
             let refused = findings.into_iter().map(|finding| Refused::new(&facts.name, finding));

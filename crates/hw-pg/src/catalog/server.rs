@@ -134,7 +134,7 @@ impl ServerInfo {
             let what = format!("wal_level is \"{}\", not \"logical\"", self.wal_level);
             found.push(
                 Diagnostic::error(code::WAL_LEVEL, what)
-                    .mend("ALTER SYSTEM SET wal_level = 'logical'; then restart Postgres"),
+                    .mend("ALTER SYSTEM SET wal_level = 'logical'; -- then restart Postgres"),
             );
         }
         if !self.may_replicate {
