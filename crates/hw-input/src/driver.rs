@@ -88,7 +88,9 @@ impl Driver {
 
     /// What the driver is doing.
     pub fn status(&self) -> SourceStatus {
-        self.status.lock().clone()
+        let mut status = self.status.lock().clone();
+        status.sent_whole = self.source.sends_whole();
+        status
     }
 
     /// Records a write checkpoint in the source's log; returns its marker's position.

@@ -19,8 +19,9 @@ pub mod code {
     /// Looks at the source's catalog fail, several in a row: what is done to tables without a trace in the
     /// log is not noticed until they succeed (a warning).
     pub const CATALOG_UNREAD: u16 = 3053;
-    /// The source cannot send a transaction before its end; the stream begins again, and large transactions
-    /// are sent behind their end until that one is (a warning).
+    /// The source cannot send a transaction before its end: the stream begins again, and large transactions
+    /// are sent behind their end until all that was in the log is confirmed and the stream, once more, is
+    /// begun again (a warning).
     pub const SENT_WHOLE: u16 = 3054;
     /// The replication session ended; it is begun again with growing pauses.
     pub const SESSION: u16 = 3100;

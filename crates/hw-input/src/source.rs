@@ -256,6 +256,11 @@ impl Source {
         Ok(TransactionStream::start(stream, early, describer, spool, limits))
     }
 
+    /// Whether large transactions are received behind their end only.
+    pub fn sends_whole(&self) -> bool {
+        !self.early.sends()
+    }
+
     /// Lets a stream that runs describe tables again, before it reads anything that is committed from
     /// now on.
     pub fn describe_again(&self, tables: impl IntoIterator<Item = RelationId>) {

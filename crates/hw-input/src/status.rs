@@ -34,6 +34,8 @@ pub struct SourceStatus {
     /// What the last attempt to publish tables found in the way, for what the catalog does not show:
     /// somebody's lock.
     kept_out: Vec<Refused>,
+    /// Whether large transactions are received behind their end only ([`code::SENT_WHOLE`]).
+    pub sent_whole: bool,
     /// Bytes of log that the slot retains, as last asked.
     pub retained_bytes: u64,
     /// Why the stream stands still, while a transaction does not fit into the spool.

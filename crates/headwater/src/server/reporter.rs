@@ -184,6 +184,7 @@ impl Reporter {
                 retained_bytes: heard.then_some(status.source.retained_bytes),
                 retained_limit_bytes: self.bounds.retained,
                 catalog_seconds: status.source.catalog_at.map(|at| at.elapsed().as_secs_f64()),
+                sent_whole: status.source.sent_whole,
             },
             checkpoint: CheckpointReport {
                 op_id: status.published.op_id.0.to_string(),

@@ -60,6 +60,9 @@ pub struct SourceReport {
     /// Seconds since the catalog was compared with what is known of the tables, and there was no news:
     /// what was done to them since may not be known, or not be applied, yet. Unset until it is.
     pub catalog_seconds: Option<f64>,
+    /// Whether large transactions are received behind their end only, because the source could not send
+    /// one before that (HW3054).
+    pub sent_whole: bool,
 }
 
 /// The sync configuration in force, and the one that is to follow.

@@ -364,11 +364,13 @@ async fn a_transaction_that_cannot_be_sent_early_is_sent_behind_its_end() {
     line.agree("behind its end").await;
     assert_eq!(line.server.log().matches("HW3054").count(), 1, "{}", line.server.log());
     line.is_well().await;
+    rig::until_status("it says so", &line.server, |s| s["source"]["sent_whole"] == true).await;
     line.execute("UPDATE t SET v = 'w' || id").await;
     line.agree("and goes on").await;
     line.server.kill();
     line.server.spawn_again();
     line.execute("UPDATE t SET v = 'x' || id").await;
     line.agree("early again, by a new process").await;
+    rig::until_status("it says so", &line.server, |s| s["source"]["sent_whole"] == false).await;
     line.stop().await;
 }

@@ -4,7 +4,8 @@
 //! was rolled back, and the table is altered again and rewritten, the walsender fails ("could not map
 //! filenode"), at the same place in every session. Decoded whole, behind its commit, the transaction is
 //! well. So a stream that sends early and ends of an internal error is begun again without that, and
-//! goes on so until everything is confirmed that was in the log then.
+//! goes on so; the next one that is begun when everything is confirmed that was in the log then sends
+//! early again.
 
 use crate::error::code;
 use hw_pg::error::PgError;
