@@ -3,7 +3,7 @@
 //! Invariant: one look and one copy at a time, and neither waits for the other. A copy may take hours,
 //! or wait for somebody's lock: meanwhile a permission table that is gone must be noticed as ever.
 
-use crate::context::{Context, now};
+use crate::context::Context;
 use crate::copying::{More, copy_more, publish};
 use crate::ended::Ended;
 use crate::error::InputError;
@@ -255,8 +255,8 @@ async fn look_at_catalog(
     if let Some(slot) = watch.slot(slot).await {
         let mut status = context.status.lock();
         status.retained_bytes = slot.retained_bytes;
-        status.end = status.end.max(slot.log_end.unwrap_or_default());
-        status.heard_at = now();
+        status.reaches(slot.log_end.unwrap_or_default());
+        status.heard_at = Some(Instant::now().into_std());
     }
     let awaits = watch.awaits();
     match outcome {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long a question to the source may be open before it is said that it does not answer.
@@ -99,7 +99,7 @@ impl Context {
     ///
     /// - Errors: the answer's.
     pub async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
-        let since = now();
+        let since = Instant::now();
         tokio::pin!(question);
         let answer = match tokio::time::timeout(PATIENCE, &mut question).await {
             Ok(answer) => answer,
@@ -122,9 +122,4 @@ impl Context {
     pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

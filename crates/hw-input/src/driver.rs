@@ -7,8 +7,8 @@
 //!
 //! One task for the sessions and one that writes markers; the stream of a session has a thread.
 
+use crate::context::Context;
 pub use crate::context::DriverOptions;
-use crate::context::{Context, now};
 use crate::ended::Ended;
 use crate::error::code;
 use crate::history::lost_history;
@@ -171,7 +171,9 @@ async fn sessions(context: Arc<Context>) {
             Ended::Finding(finding) if finding.code.0 == code::SLOT_OF_ANOTHER_STORE => {
                 context.wait_for((**finding).clone());
             }
-            error if error.is_silence() => context.status.lock().unanswered(now()),
+            error if error.is_silence() => {
+                context.status.lock().unanswered(Instant::now().into_std())
+            }
             Ended::Restarted => context.enter(SourceState::Connecting),
             error if error.is_passing() => {}
             error => context.enter(SourceState::Failed { finding: Box::new(error.diagnostic()) }),

@@ -2,7 +2,7 @@
 //! for work beside the stream ([`crate::beside`]).
 
 use crate::beside::{Beside, LOOK};
-use crate::context::{Context, now};
+use crate::context::Context;
 use crate::ended::Ended;
 use crate::history::REMIND;
 use crate::replica::Turns;
@@ -110,9 +110,9 @@ pub(crate) async fn follow(
                      raise it"
                         .to_owned()
                 });
-                status.end = status.end.max(positions.received);
-                let now = now();
-                status.heard(now.saturating_sub(positions.silent_for.as_secs()), now);
+                status.reaches(positions.received);
+                let now = Instant::now().into_std();
+                status.heard(now.checked_sub(positions.silent_for).unwrap_or(now), now);
                 beside.ask();
             }
             event = beside.next() => beside.take(event).await?,

@@ -105,6 +105,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     // The slot may have moved while another process used it.
     let look = context.ask(source.look()).await?;
     let found = &look.found;
+    context.status.lock().found(found.flush_lsn);
     let kept = context.replica.kept()?;
     let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);

@@ -5,18 +5,18 @@ use hw_pg::catalog::Refused;
 use hw_types::text::datetime::utc;
 use hw_types::{Code, Diagnostic, EndLsn, TableName};
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment's account.
 #[derive(Clone, Debug, Default)]
 pub struct SourceStatus {
     /// The connection.
     pub state: SourceState,
-    /// Where the source's log ends, as last heard: from its stream, or from a look beside it, which
-    /// knows also what a walsender that is busy has not come to yet.
+    /// Where the source's log ends, as last heard in this session: from its stream, or from a look beside
+    /// it, which knows also what a walsender that is busy has not come to yet.
     pub end: EndLsn,
-    /// Seconds since 1970 at which the source was last heard of, by its stream or by a look beside it.
-    pub heard_at: u64,
+    /// When the source was last heard of, by its stream or by a look beside it.
+    pub heard_at: Option<Instant>,
     /// Seconds since 1970 since when it leaves a question unanswered; `None` while it answers.
     silent_since: Option<u64>,
     /// When the last look at the source's catalog began that left no question open.
@@ -148,8 +148,12 @@ impl SourceStatus {
     }
 
     /// Notes that the source does not answer: since then, or since longer if that is known already.
-    pub(crate) fn unanswered(&mut self, since: u64) {
-        let since = *self.silent_since.get_or_insert(since);
+    pub(crate) fn unanswered(&mut self, since: Instant) {
+        let then = || {
+            let then = SystemTime::now().checked_sub(since.elapsed());
+            then.and_then(|then| then.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs())
+        };
+        let since = *self.silent_since.get_or_insert_with(then);
         let what = format!("the source has not answered since {}", utc(since));
         let finding = Diagnostic::error(hw_pg::error::code::TIMEOUT, what).mend(
             "check that Postgres runs and is not paused, and that the network between passes \
@@ -166,11 +170,23 @@ impl SourceStatus {
         }
     }
 
+    /// Notes where the log ends of the source that a session found. That of the one before may have been
+    /// longer: a source that was restored, or another one.
+    pub(crate) fn found(&mut self, end: EndLsn) {
+        self.end = end;
+    }
+
+    /// Notes that the log goes to there at least.
+    pub(crate) fn reaches(&mut self, end: EndLsn) {
+        self.end = self.end.max(end);
+    }
+
     /// Notes that the stream was heard, or a look beside it was answered, last then.
-    pub(crate) fn heard(&mut self, at: u64, now: u64) {
-        self.heard_at = self.heard_at.max(at);
-        if now.saturating_sub(self.heard_at) > SILENT.as_secs() {
-            self.unanswered(self.heard_at);
+    pub(crate) fn heard(&mut self, at: Instant, now: Instant) {
+        let last = self.heard_at.map_or(at, |known| known.max(at));
+        self.heard_at = Some(last);
+        if now.saturating_duration_since(last) > SILENT {
+            self.unanswered(last);
         } else if self.silent_since.take().is_some() {
             self.enter(SourceState::Streaming);
         }
@@ -225,28 +241,46 @@ impl fmt::Display for SourceState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hw_types::Lsn;
 
     #[test]
     fn a_source_that_does_not_answer_is_waited_for_until_it_does_however_often_it_is_connected_to()
     {
         let mut status = SourceStatus::default();
-        let silent = |status: &SourceStatus| match &status.state {
-            SourceState::Waiting { finding } => finding.what.contains("since 1970-01-01 00:01:40"),
-            _ => false,
+        let since = |status: &SourceStatus| match &status.state {
+            SourceState::Waiting { finding } => Some(finding.what.clone()),
+            _ => None,
         };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
         status.connecting();
-        status.unanswered(100);
-        status.unanswered(130);
+        status.unanswered(start);
+        let first = since(&status).expect("it is waited for");
+        assert!(first.contains("has not answered since 20"), "{first}");
+        status.unanswered(at(30));
         status.connecting();
-        assert!(silent(&status), "{}", status.state);
+        assert_eq!(since(&status), Some(first));
         status.answered();
         assert_eq!(status.state, SourceState::Connecting);
         status.enter(SourceState::Streaming);
-        status.heard(100, 101);
-        status.heard(90, 116);
-        assert!(silent(&status), "{}", status.state);
-        status.heard(117, 117);
+        status.heard(at(100), at(101));
+        status.heard(at(90), at(116));
+        assert!(since(&status).is_some(), "{}", status.state);
+        status.heard(at(117), at(117));
         assert_eq!(status.state, SourceState::Streaming);
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_that_of_the_source_which_is_followed_now() {
+        let mut status = SourceStatus::default();
+        let end = |lsn| EndLsn(Lsn(lsn));
+        status.found(end(70));
+        status.reaches(end(90));
+        status.reaches(end(80));
+        assert_eq!(status.end, end(90));
+        status.found(end(20));
+        status.reaches(end(10));
+        assert_eq!(status.end, end(20));
     }
 
     #[test]

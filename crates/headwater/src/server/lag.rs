@@ -19,13 +19,17 @@ pub struct LagClock {
 }
 
 impl LagClock {
-    /// Notes where the source's log ends and what is published now.
+    /// Notes where the source's log ends and what is published now. What was seen behind that end is of a
+    /// log that is lost: the source was restored, or is another one.
     ///
     /// - Returns: how long ago the oldest position that is not published was seen; zero when
     ///   everything is published.
     pub fn observe(&mut self, source: EndLsn, published: EndLsn, now: Instant) -> Duration {
         while self.seen.front().is_some_and(|(position, _)| *position <= published) {
             self.seen.pop_front();
+        }
+        while self.seen.back().is_some_and(|(position, _)| *position > source) {
+            self.seen.pop_back();
         }
         if source > published && self.seen.back().is_none_or(|(position, _)| source > *position) {
             self.seen.push_back((source, now));
@@ -61,6 +65,19 @@ mod tests {
         assert_eq!(clock.observe(lsn(30), lsn(10), at(2)), Duration::from_secs(1));
         assert_eq!(clock.observe(lsn(30), lsn(20), at(4)), Duration::from_secs(2));
         assert_eq!(clock.observe(lsn(30), lsn(30), at(5)), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_was_seen_of_a_log_that_went_back_is_not_waited_for() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut clock = LagClock::default();
+        clock.observe(lsn(90), lsn(80), at(0));
+        // Restored, and what is published is still of the history that is lost.
+        assert_eq!(clock.observe(lsn(20), lsn(80), at(7)), Duration::ZERO);
+        assert_eq!(clock.observe(lsn(20), lsn(20), at(8)), Duration::ZERO);
+        assert_eq!(clock.observe(lsn(30), lsn(20), at(9)), Duration::ZERO);
+        assert_eq!(clock.observe(lsn(30), lsn(20), at(11)), Duration::from_secs(2));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use hw_engine::Engine;
 use hw_engine::status::{EngineStatus, SourceState};
@@ -154,9 +154,8 @@ impl Reporter {
         let streams = bounds.iter().filter(|bound| bound.name == "streams");
         let stored = self.store.statistics();
         let counted = |name| metrics::value(name) as u64;
-        let heard = status.source.heard_at > 0;
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unheard = clock.saturating_sub(Duration::from_secs(status.source.heard_at));
+        let heard = status.source.heard_at.is_some();
+        let unheard = status.source.heard_at.map_or(Duration::ZERO, |at| at.elapsed());
         let silent = !matches!(status.source.state, SourceState::Streaming) || unheard > SILENT;
         let behind = status.source.end.0.0.saturating_sub(reached.0.0);
         StatusReport {

@@ -59,6 +59,33 @@ async fn fd_26_a_source_restored_from_an_image_is_compared() {
     }
 }
 
+/// The log that is left ends far before the one that is lost, and it is that one which is followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_26_lag_behind_a_restored_source_is_that_of_its_own_log() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    line.rig.cluster.stop(Stop::Fast);
+    let (data, image) = (line.rig.cluster.data_dir(), line.rig.directory.path().join("image"));
+    copy(&data, &image);
+    line.rig.cluster.start_again();
+    line.rig.sql = line.rig.cluster.client(&line.rig.database.name).await;
+    line.execute("SELECT pg_switch_wal(); INSERT INTO t VALUES (3, 'lost history')").await;
+    line.execute("SELECT pg_switch_wal(); INSERT INTO t VALUES (4, 'lost history')").await;
+    line.agree("in the history that is lost").await;
+    rig::until_status("nothing is left of it", &line.server, has_no_lag).await;
+    line.rig.cluster.stop(Stop::Fast);
+    copy(&image, &data);
+    line.rig.cluster.start_again();
+    line.rig.sql = line.rig.cluster.client(&line.rig.database.name).await;
+    line.agree("put back").await;
+    rig::until_status("nothing is left of this one", &line.server, has_no_lag).await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+fn has_no_lag(status: &serde_json::Value) -> bool {
+    status["source"]["lag_bytes"] == 0 && status["source"]["lag_seconds"] == 0.0
+}
+
 /// A store from before: nobody is locked out, no op id is given twice, nobody is answered from the
 /// past.
 #[tokio::test(flavor = "multi_thread")]
