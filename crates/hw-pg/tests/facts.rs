@@ -25,6 +25,24 @@ const PARTED: &str = "
     INSERT INTO t VALUES (1, 'x');
     CREATE PUBLICATION headwater FOR TABLE t WITH (publish_via_partition_root = true);";
 
+/// By its schema.
+const IN_SCHEMA: &str = "
+    CREATE SCHEMA s; CREATE TABLE t (id int PRIMARY KEY);
+    CREATE PUBLICATION headwater FOR TABLES IN SCHEMA public;";
+
+/// By the partitioned table above it.
+const BELOW: &str = "
+    CREATE TABLE top (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE mid PARTITION OF top FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+    CREATE TABLE t PARTITION OF mid FOR VALUES FROM (0) TO (50);
+    CREATE PUBLICATION headwater FOR TABLE top;";
+
+/// By the schema of the partitioned table above it.
+const BELOW_IN_SCHEMA: &str = "
+    CREATE SCHEMA s; CREATE TABLE s.top (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE t PARTITION OF s.top FOR VALUES FROM (0) TO (50);
+    CREATE PUBLICATION headwater FOR TABLES IN SCHEMA s;";
+
 /// A statement (several, one a line, run one by one) and what follows for `t`: `same`, `adopt`,
 /// `copied: …` or the code of the finding of a table that is gone.
 type Case = (&'static str, &'static str);
@@ -82,6 +100,8 @@ const EXPECTED: &[Case] = &[
     ("DROP TABLE t\nCREATE TABLE t (id int PRIMARY KEY)", "HW2108"),
     ("ALTER TABLE t RENAME TO t_old", "HW2115"),
     ("CREATE SCHEMA s\nALTER TABLE t SET SCHEMA s", "HW2115"),
+    // It is listed itself, wherever it is.
+    ("CREATE SCHEMA s\nALTER TABLE t SET SCHEMA s\nALTER TABLE s.t SET SCHEMA public", "same"),
     (
         "ALTER TABLE t RENAME TO x\nALTER TABLE other RENAME TO t\nALTER TABLE x RENAME TO other",
         "HW2115",
@@ -117,6 +137,11 @@ const UNTRACED: &[&str] = &[
     "DROP PUBLICATION headwater",
     // It publishes the table under another one.
     "CREATE TABLE top",
+    "BEGIN",
+    "ALTER TABLE t SET SCHEMA s",
+    "ALTER TABLE mid DETACH",
+    "ALTER TABLE top DETACH",
+    "ALTER TABLE s.top",
 ];
 
 const UNSEEN: &str = "ALTER TABLE t DETACH PARTITION p_1\nUPDATE p_1 SET a = 'unseen'
@@ -159,6 +184,45 @@ const OF_PARTITIONS: &[Case] = &[
          ALTER TABLE top ATTACH PARTITION t FOR VALUES FROM (0) TO (100)
          ALTER PUBLICATION headwater ADD TABLE top",
         "HW2109",
+    ),
+];
+
+const OF_SCHEMAS: &[Case] = &[
+    ("INSERT INTO t VALUES (1)\nANALYZE t\nVACUUM t\nVACUUM FREEZE pg_catalog.pg_depend", "same"),
+    ("VACUUM FULL pg_catalog.pg_depend", "same"),
+    ("GRANT SELECT ON t TO PUBLIC", "same"),
+    ("ALTER TABLE t OWNER TO reader", "same"),
+    ("ALTER SCHEMA public OWNER TO reader\nALTER SCHEMA public OWNER TO CURRENT_USER", "same"),
+    ("ALTER TABLE t SET SCHEMA s\nDELETE FROM s.t\nALTER TABLE s.t SET SCHEMA public", MEMBER),
+    ("BEGIN\nALTER TABLE t SET SCHEMA s\nALTER TABLE s.t SET SCHEMA public\nCOMMIT", MEMBER),
+];
+
+const OF_ANCESTORS: &[Case] = &[
+    ("INSERT INTO t VALUES (1)\nANALYZE t\nANALYZE top", "same"),
+    ("CREATE TABLE p_2 PARTITION OF mid FOR VALUES FROM (50) TO (100)", "same"),
+    ("ALTER TABLE mid DETACH PARTITION t", "HW2103"),
+    (
+        "BEGIN
+         ALTER TABLE mid DETACH PARTITION t
+         ALTER TABLE mid ATTACH PARTITION t FOR VALUES FROM (0) TO (50)
+         COMMIT",
+        MEMBER,
+    ),
+    (
+        "ALTER TABLE top DETACH PARTITION mid
+         DELETE FROM t
+         ALTER TABLE top ATTACH PARTITION mid FOR VALUES FROM (0) TO (100)",
+        MEMBER,
+    ),
+];
+
+const OF_ANCESTORS_IN_SCHEMAS: &[Case] = &[
+    ("INSERT INTO t VALUES (1)\nANALYZE t\nANALYZE s.top", "same"),
+    ("ALTER TABLE s.top SET SCHEMA public\nALTER TABLE top SET SCHEMA s", MEMBER),
+    (
+        "ALTER TABLE s.top DETACH PARTITION t
+         ALTER TABLE s.top ATTACH PARTITION t FOR VALUES FROM (0) TO (50)",
+        MEMBER,
     ),
 ];
 
@@ -236,11 +300,14 @@ async fn fd_8_fd_9_fd_10_fd_14_each_kind_of_ddl_has_its_verdict_on_every_major()
         run_cases(&sql, &sql, PLAIN, EXPECTED).await;
         if major >= 15 {
             run_cases(&sql, &sql, PLAIN, SINCE_15).await;
+            run_cases(&sql, &sql, IN_SCHEMA, OF_SCHEMAS).await;
+            run_cases(&sql, &sql, BELOW_IN_SCHEMA, OF_ANCESTORS_IN_SCHEMAS).await;
         }
         if major >= 18 {
             run_cases(&sql, &sql, PLAIN, SINCE_18).await;
         }
         run_cases(&sql, &sql, PARTED, OF_PARTITIONS).await;
+        run_cases(&sql, &sql, BELOW, OF_ANCESTORS).await;
         let reader = cluster.url_as("reader", None, "postgres");
         let reader = hw_testkit::cluster::connect(&reader).await;
         run_cases(&sql, &reader, PLAIN, OF_RIGHTS).await;

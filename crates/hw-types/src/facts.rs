@@ -245,17 +245,22 @@ pub struct PublicationFacts {
     pub actions: Actions,
 }
 
-/// Through what a table is in a publication.
+/// Through what a table is in a publication, with all that is another when it left and came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Membership {
-    /// It, or a partitioned table above it, is listed: the oid of that `pg_publication_rel`,
-    /// another one after DROP TABLE and ADD TABLE.
+    /// It is listed: the oid of that `pg_publication_rel`, another one after DROP TABLE and ADD
+    /// TABLE.
     Listed(u32),
-    /// Its schema, or that of a partitioned table above it, is listed: the oid of that
-    /// `pg_publication_namespace`.
-    Schema(u32),
+    /// Its schema is listed: the oid of that `pg_publication_namespace`, and the version of the
+    /// entry that the table is in this schema, another one after SET SCHEMA.
+    Schema(u32, u32),
     /// The publication is FOR ALL TABLES.
     AllTables,
+    /// A partitioned table above it is listed: as there, and its [attachment](LeafFacts::attachment)
+    /// to that one.
+    AncestorListed(u32, u64),
+    /// The schema of a partitioned table above it is listed: the same of that one.
+    AncestorSchema(u32, u32, u64),
 }
 
 /// How a publication sends a table.

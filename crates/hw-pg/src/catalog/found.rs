@@ -1,7 +1,7 @@
 //! What the catalog's rows say: from what was read of a relation to the facts about it.
 
 use crate::error::Result;
-use crate::internal::Char;
+use crate::internal::{Char, Xid};
 use foldhash::HashMap;
 use hw_types::facts::{
     Access, ColumnFacts, Generated, LeafFacts, Membership, Persistence, PublicationFacts,
@@ -35,6 +35,10 @@ pub(super) struct Found {
 pub(super) struct Place {
     pub(super) oid: u32,
     pub(super) schema: u32,
+    /// Version of the entry that it is in that schema.
+    pub(super) in_schema: u32,
+    /// Fingerprint of the entries through which the table belongs to it; `None` for the table itself.
+    pub(super) attachment: Option<u64>,
     pub(super) name: TableName,
     pub(super) permanent: bool,
 }
@@ -108,6 +112,8 @@ pub(super) fn relation(row: &Row) -> Result<Found> {
     let place = Place {
         oid: id.0,
         schema: row.try_get(1)?,
+        in_schema: row.try_get::<_, Xid>(16)?.0,
+        attachment: None,
         name,
         permanent: persistence == Persistence::Permanent,
     };
@@ -168,8 +174,18 @@ pub(super) fn published(
         if publication.all_tables {
             return Some(Membership::AllTables);
         }
-        let schema = schemas.get(&place.schema).map(|oid| Membership::Schema(*oid));
-        schema.or_else(|| tables.get(&place.oid).map(|listed| Membership::Listed(listed.oid)))
+        if let Some(&oid) = schemas.get(&place.schema) {
+            let version = place.in_schema;
+            return Some(match place.attachment {
+                None => Membership::Schema(oid, version),
+                Some(attachment) => Membership::AncestorSchema(oid, version, attachment),
+            });
+        }
+        let oid = tables.get(&place.oid)?.oid;
+        Some(match place.attachment {
+            None => Membership::Listed(oid),
+            Some(attachment) => Membership::AncestorListed(oid, attachment),
+        })
     };
     if !matches!(facts.kind, TableKind::Ordinary | TableKind::Partitioned) {
         return Published::No;

@@ -109,6 +109,13 @@ impl Catalog {
 /// A policy's expression that is the constant `true`, as the catalog stores it.
 const CONSTANT_TRUE: &str = r"'^\{CONST :consttype 16 .* :constvalue 1 \[ 1( 0)* \]\}$'";
 
+/// The version of the entry that relation `c` is in its schema: SET SCHEMA writes it anew, also there and
+/// back, and nothing else does. A partition key may depend on a schema as well.
+const IN_SCHEMA: &str = "coalesce((
+    SELECT pg_catalog.max(d.xmin::text::int8) FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+      AND d.refclassid = 'pg_catalog.pg_namespace'::regclass), 0)::text::xid";
+
 /// Asks the questions.
 struct Reader<'a> {
     client: &'a Client,
@@ -231,7 +238,7 @@ impl Reader<'_> {
                                SELECT FROM pg_catalog.unnest(l.polroles) AS r(oid)
                                WHERE pg_catalog.pg_has_role(r.oid, 'USAGE')))) policy)
                    END::\"char\",
-                   current_user
+                   current_user, {IN_SCHEMA}
             FROM wanted
             JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -309,20 +316,23 @@ impl Reader<'_> {
 
     /// The partitioned tables above partitions.
     async fn ancestors(&self, found: &mut [Found]) -> Result<()> {
-        const QUERY: &str = "
-            WITH RECURSIVE line(leaf, relid, level) AS (
-              SELECT leaf, leaf, 0 FROM pg_catalog.unnest($1) AS r(leaf)
+        let query = format!(
+            "WITH RECURSIVE line(leaf, relid, level, path) AS (
+              SELECT leaf, leaf, 0, ''::text FROM pg_catalog.unnest($1) AS r(leaf)
               UNION ALL
-              SELECT line.leaf, i.inhparent, line.level + 1
+              SELECT line.leaf, i.inhparent, line.level + 1,
+                     line.path || i.inhparent::text || ' ' || i.xmin::text || ' '
               FROM line
               JOIN pg_catalog.pg_inherits i ON i.inhrelid = line.relid AND NOT i.inhdetachpending
               JOIN pg_catalog.pg_class parent ON parent.oid = i.inhparent AND parent.relkind = 'p')
-            SELECT line.leaf, c.oid, n.oid, n.nspname, c.relname, c.relpersistence
+            SELECT line.leaf, c.oid, n.oid, n.nspname, c.relname, c.relpersistence, {IN_SCHEMA},
+                   pg_catalog.hashtextextended(line.path, 0)
             FROM line
             JOIN pg_catalog.pg_class c ON c.oid = line.relid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE line.level > 0
-            ORDER BY line.leaf, line.level";
+            ORDER BY line.leaf, line.level"
+        );
         let partitions: Vec<u32> = found
             .iter()
             .filter(|found| found.is_partition)
@@ -331,17 +341,20 @@ impl Reader<'_> {
         if partitions.is_empty() {
             return Ok(());
         }
-        let rows = self.client.query_typed(QUERY, &[(&partitions, Type::OID_ARRAY)]).await?;
+        let rows = self.client.query_typed(&query, &[(&partitions, Type::OID_ARRAY)]).await?;
         for row in &rows {
             let leaf: u32 = row.try_get(0)?;
             let Ok(at) = found.binary_search_by_key(&leaf, |found| found.table.facts.id.0) else {
                 continue;
             };
             let name = TableName::new(row.try_get::<_, &str>(3)?, row.try_get::<_, &str>(4)?);
+            let attachment: i64 = row.try_get(7)?;
             found[at].table.facts.ancestors.push(name.clone());
             found[at].line.push(Place {
                 oid: row.try_get(1)?,
                 schema: row.try_get(2)?,
+                in_schema: row.try_get::<_, Xid>(6)?.0,
+                attachment: Some(attachment.cast_unsigned()),
                 name,
                 permanent: persistence(row.try_get(5)?) == Persistence::Permanent,
             });

@@ -209,7 +209,11 @@ coded_enum! {
     }
     Access { 0 => All, 1 => Columns(numbers), 2 => None, 3 => NoSchema }
     RowSecurity { 0 => Off, 1 => ShowsAll, 2 => Hides }
-    Membership { 0 => Listed(oid), 1 => Schema(oid), 2 => AllTables }
+    // 1 was a schema without since when the table is in it: of such a table nothing is noted.
+    Membership {
+        0 => Listed(oid), 2 => AllTables, 3 => Schema(oid, version),
+        4 => AncestorListed(oid, attachment), 5 => AncestorSchema(oid, version, attachment)
+    }
     Published { 0 => No, 1 => Under(root), 2 => Sent(sent) }
 }
 
@@ -277,7 +281,7 @@ mod tests {
             published: Published::Sent(SentFacts {
                 publication: 77,
                 version: 78,
-                membership: Membership::Listed(79),
+                membership: Membership::AncestorSchema(79, 80, 1 << 63),
                 via_root: true,
                 actions: Actions { truncate: false, ..Actions::ALL },
                 columns: vec![1, 3],
@@ -304,6 +308,12 @@ mod tests {
         let mut longer = bytes;
         longer.push(0);
         assert_eq!(TableFacts::decode(&longer), Err(DamagedFacts));
+    }
+
+    #[test]
+    fn a_schema_without_since_when_the_table_is_in_it_is_not_read() {
+        assert_eq!(Membership::take(&mut &[0, 79][..]), Some(Membership::Listed(79)));
+        assert_eq!(Membership::take(&mut &[1, 79][..]), None);
     }
 
     #[test]
