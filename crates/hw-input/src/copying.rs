@@ -17,8 +17,10 @@ use crate::replica::Turns;
 use crate::signal::{CopySignal, Rows, Signal};
 use crate::source::Covered;
 use crate::status::{CopyStatus, SourceState};
+use hw_pg::catalog::keeps_rows;
 use hw_pg::slot::{self, Session};
-use hw_types::{Diagnostic, Lsn};
+use hw_types::facts::TableFacts;
+use hw_types::{Diagnostic, Lsn, RelationId};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -112,7 +114,11 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     let opened = CopySession::open(&context.source, tables, SlotChoice::Temporary, workers, report);
     let session = opened.await;
     drop(waits);
-    let reading = copy(context, number, session?.bounded(bounds(context))).await?;
+    let session = session?.bounded(bounds(context));
+    let copied: Vec<TableFacts> =
+        session.tables().into_iter().map(|table| table.catalog.facts.clone()).collect();
+    let mut reading = copy(context, number, session).await?;
+    leave_out_untraced(context, &copied, &mut reading).await?;
     let nonce = crate::markers::random();
     let entered = loaded(context, number, Behind::Marker(nonce), reading).await?;
     context.markers.mark(nonce).await?;
@@ -120,6 +126,29 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     entered.await?;
     context.status.lock().copies.clear();
     Ok(More::Entered)
+}
+
+/// Leaves out of a copy the tables of which rows have gone without a trace in the log since its snapshot: what
+/// these gave must not come back with it (E-4). They are copied again.
+async fn leave_out_untraced(
+    context: &Context,
+    copied: &[TableFacts],
+    reading: &mut Reading,
+) -> Result<(), InputError> {
+    let client = context.source.client().await?;
+    let ids: Vec<RelationId> = copied.iter().map(|facts| facts.id).collect();
+    let catalog = context.source.catalog(&client, &[], &ids).await?;
+    for was in copied {
+        let now = catalog.table_by_id(was.id);
+        if !now.is_some_and(|now| keeps_rows(was, &now.facts)) {
+            tracing::warn!(
+                table = %was.name,
+                "rows of the table went without a trace while it was copied; it is copied again"
+            );
+            reading.left_out.insert(was.id);
+        }
+    }
+    Ok(())
 }
 
 /// Publishes tables that are to be copied while another copy is under way, so that the log tells at once
@@ -201,7 +230,6 @@ async fn loaded(
 ) -> Result<impl Future<Output = Result<(), Ended>> + use<>, Ended> {
     let (done, outcome) = oneshot::channel();
     let ways = context.ways.clone();
-    ways.lock().ranges.extend(&reading.left_out);
     context.send(Signal::Copy(CopySignal::Loaded { copy, behind, reading, done })).await?;
     Ok(async move {
         match outcome.await {
@@ -262,7 +290,10 @@ async fn copy(context: &Context, number: u64, session: CopySession) -> Result<Re
     tell(context, &progress);
     let loaded = loading.await.map_err(|_| Ended::Stopping)?;
     loaded.map_err(crate::InputError::from)?;
-    Ok(read?)
+    let read = read?;
+    // What took too long is read in ranges the next time.
+    context.ways.lock().ranges.extend(&read.left_out);
+    Ok(read)
 }
 
 fn tell(context: &Context, progress: &ProgressHandle) {

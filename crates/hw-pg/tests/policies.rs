@@ -311,7 +311,7 @@ async fn world(client: &Client, rng: &mut StdRng) {
         ("ta", &["{ab,admin}", "{}", "{NULL,é}"]),
         ("e", &["sad", "ok"]),
     ];
-    for id in 0..200 {
+    for id in 0..400 {
         let (mut names, mut values) = (vec!["id"], vec![id.to_string()]);
         for (name, choices) in any {
             if rng.random_bool(0.75) {
@@ -338,7 +338,7 @@ async fn random_policies_admit_what_postgres_admits() {
     let security = RowSecurity::read(&mut client, "app").await.unwrap();
     let stored = Stored::read(&client, &security).await;
     let (mut compared, mut refused, mut failed) = (0, 0, 0);
-    for number in 0..250 {
+    for number in 0..130 {
         let text = condition(&mut rng, 3);
         let policy = format!("DROP POLICY IF EXISTS p ON t; CREATE POLICY p ON t USING ({text})");
         client.batch_execute(&policy).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
@@ -366,8 +366,8 @@ async fn random_policies_admit_what_postgres_admits() {
         compared >= 100_000,
         "{compared} compared, {refused} refused, {failed} fail in Postgres"
     );
-    assert!(refused < 15, "{refused} of 250 were refused");
-    assert!(failed < 100, "{failed}");
+    assert!(refused < 10, "{refused} of 130 were refused");
+    assert!(failed < 60, "{failed}");
 }
 
 /// Owners, FORCE, BYPASSRLS, roles and what they inherit, grants, commands, no policy at all, policies that

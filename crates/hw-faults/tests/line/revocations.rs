@@ -1,11 +1,11 @@
 //! Access that goes while something is copied again does not wait for it (E-4, FD-18).
 
 use hw_testkit::oracle::SyncClient;
-use hw_testkit::poll_until;
+use hw_testkit::{Direction, Fault, FaultProxy, poll_until};
 use tokio_postgres::Client;
 
-use super::{Line, Output, fresh, streams};
-use crate::rig::Rig;
+use super::{Line, Output, fresh, loud, soon, streams};
+use crate::rig::{self, Rig};
 
 const SCHEMA: &str = "
     CREATE TABLE members (id int PRIMARY KEY, usr text, list text, pad text);
@@ -296,6 +296,51 @@ async fn e_4_access_that_goes_with_a_partition_does_not_wait_for_the_copy() {
     let (line, open) = parted(attached).await;
     keep(&line, &["u1", "u2"], "what comes takes nothing away").await;
     end(line, &open, attached).await;
+}
+
+/// What goes without a trace behind the snapshot of a copy does not come back with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_4_access_that_goes_with_a_partition_in_a_copy_does_not_come_back_with_it() {
+    let schema = format!(
+        "{PARTED} CREATE TABLE z_big (id int PRIMARY KEY, v text);
+         INSERT INTO z_big SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i; ANALYZE"
+    );
+    let config = streams(&[QUERY, "SELECT * FROM news", "SELECT id FROM z_big WHERE id = 3"]);
+    let outputs =
+        [OUT[0], ("news", "SELECT * FROM news"), ("z_big", "SELECT id FROM z_big WHERE id = 3")];
+    let rig = Rig::new(&schema, &config).await;
+    let proxy = FaultProxy::start(&format!("127.0.0.1:{}", rig.cluster.port())).await;
+    let url = rig.database.url.replace(&rig.cluster.port().to_string(), &proxy.port().to_string());
+    let options = rig::with(rig.options(), "DATABASE_URL", &url);
+    let mut line = Line::of(rig, loud(options), &["u1", "u2"], &outputs).await;
+    let slow = Fault { bytes_per_second: Some(1 << 20), ..Fault::default() };
+    proxy.set(Direction::ToClient, slow);
+    line.execute(
+        "BEGIN; ALTER TABLE members ADD note text DEFAULT random()::text;
+         ALTER TABLE z_big ADD note text DEFAULT random()::text; COMMIT",
+    )
+    .await;
+    soon("both are copied", line.report(), || async {
+        let status = rig::status(&line.server).await?;
+        let copies = status["copies"].as_array()?;
+        let big = copies.iter().find(|copy| copy["table"] == "public.z_big")?;
+        let members = copies.iter().find(|copy| copy["table"] == "public.members");
+        let is_there = members.is_none_or(|copy| copy["read"] == true);
+        (is_there && big["read"] == false && big["rows"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    line.execute("ALTER TABLE members DETACH PARTITION members_1").await;
+    line.names("nobody has access by: public.members").await;
+    proxy.heal();
+    soon("all has entered", line.report(), || async {
+        let status = rig::status(&line.server).await?;
+        (status["copies"].as_array()?.is_empty() && status["trouble"].is_null()).then_some(())
+    })
+    .await;
+    let log = line.server.log();
+    assert!(log.contains("went without a trace while it was copied"), "{log}");
+    line.agree("entered").await;
+    line.stop().await;
 }
 
 /// Nor what becomes of rows while the publication does not send the table, or not all of it.

@@ -281,14 +281,20 @@ fn keys(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
 /// went, or that were emptied by themselves; nor keys that were written anew. What an altered column was
 /// given is not told either, and is not meant here.
 pub fn is_traced(noted: &TableFacts, now: &TableFacts) -> bool {
+    let leaf = |id| now.leaves.iter().find(|is| is.id == id);
+    let has_file = |was: &LeafFacts| leaf(was.id).is_some_and(|is| is.filenode == was.filenode);
+    keeps_rows(noted, now) && (is_told(now) || noted.leaves.iter().all(has_file))
+}
+
+/// [`is_traced`], but for partitions that were emptied, which the log may have told.
+pub fn keeps_rows(noted: &TableFacts, now: &TableFacts) -> bool {
     let is_sent_as_then = match (noted.published.sent(), now.published.sent()) {
         (Some(was), Some(is)) => publication(was, is, now.kind).is_none(),
         _ => false,
     };
     let stays = |was: &LeafFacts| {
-        let has_file = |is: &LeafFacts| is_told(now) || is.filenode == was.filenode;
         let is = now.leaves.iter().find(|is| is.id == was.id);
-        is.is_some_and(|is| is.attachment == was.attachment && has_file(is))
+        is.is_some_and(|is| is.attachment == was.attachment)
     };
     is_sent_as_then && noted.leaves.iter().all(stays) && same_keys(noted, now)
 }

@@ -18,7 +18,9 @@ mod unsent;
 mod usable;
 mod wanted;
 
-pub use difference::{Difference, Leaves, Reason, compare, followable, is_traced, settle};
+pub use difference::{
+    Difference, Leaves, Reason, compare, followable, is_traced, keeps_rows, settle,
+};
 pub use found::CatalogTable;
 pub use read::Catalog;
 pub use relation::relation;
