@@ -113,6 +113,14 @@ async fn what_a_lesser_role_lacks_is_found_and_each_mend_works() {
     }
     let second = examine(&url, &["t"]).await;
     assert_eq!(shown(&second), Vec::<String>::new());
+
+    // Who uses the slot is remembered there.
+    let revoke = "REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM PUBLIC";
+    owner.batch_execute(revoke).await.expect("revoked");
+    let [finding] = &examine(&url, &["t"]).await.findings[..] else { panic!("one finding") };
+    assert_eq!(finding.code.0, 2125, "{finding}");
+    owner.batch_execute(finding.mend.as_deref().expect("a statement")).await.expect("granted");
+    assert_eq!(shown(&examine(&url, &["t"]).await), Vec::<String>::new());
 }
 
 #[tokio::test]

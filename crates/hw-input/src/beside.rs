@@ -1,4 +1,4 @@
-//! Work beside the stream: looks at the catalog, copies, and reminders.
+//! Work beside the stream: looks at the catalog, and copies.
 //!
 //! Invariant: one look and one copy at a time, and neither waits for the other. A copy may take hours,
 //! or wait for somebody's lock: meanwhile a permission table that is gone must be noticed as ever.
@@ -61,8 +61,6 @@ enum Done {
     Copied(Result<More, Ended>),
     /// The publication was changed, as far as it could be, or not.
     Published(Result<(), Ended>),
-    /// The source knows that this store uses the slot.
-    Reminded,
 }
 
 /// A look that has ended.
@@ -120,13 +118,6 @@ impl Beside {
         self.asked = true;
     }
 
-    /// Lets the source remember this store.
-    pub fn remind(&mut self) {
-        let (context, slot) = (self.context.clone(), self.slot.clone());
-        let reminder = async move { remember(&context, &slot).await.map(|()| Done::Reminded) };
-        self.tasks.spawn_on(reminder, &self.server);
-    }
-
     /// Waits until something has happened. Nothing is lost when this is dropped.
     pub async fn next(&mut self) -> Event {
         let may_look = self.asked && self.looking.is_none();
@@ -151,7 +142,6 @@ impl Beside {
             false => Ended::broken(format!("work beside the stream: {error}")),
         };
         match outcome.unwrap_or_else(|error| Err(died(error)))? {
-            Done::Reminded => {}
             Done::Looked(Looking { found: Look::OtherPublication, .. })
             | Done::Copied(Ok(More::OtherPublication)) => return Err(Ended::OtherPublication),
             Done::Reached => {
@@ -232,15 +222,6 @@ impl Beside {
         let publish = async move { Ok(Done::Published(publish(&context).await)) };
         self.tasks.spawn_on(publish, &self.server);
     }
-}
-
-/// Lets the source remember this store. One that cannot is told with the next reminder.
-pub(crate) async fn remember(context: &Context, slot: &str) -> Result<(), Ended> {
-    let kept = context.replica.kept()?;
-    if let Err(error) = context.source.remember(slot, kept.store, kept.op_id).await {
-        tracing::debug!(%error, "the source was not reminded of this store");
-    }
-    Ok(())
 }
 
 /// Looks at the catalog. One that fails or does not answer is no reason to end a stream that is

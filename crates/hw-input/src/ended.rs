@@ -24,6 +24,9 @@ pub(crate) enum Ended {
     /// The source's history is not the stored one.
     #[error("the source's history moved")]
     Moved,
+    /// Another store took the slot.
+    #[error("another server took the slot over")]
+    Taken,
     /// The catalog could not be compared before the stream.
     #[error("the source does not answer a look at its catalog")]
     Silent,
@@ -61,7 +64,7 @@ impl Ended {
     /// Whether the next session is expected to go on without anybody doing anything.
     pub fn is_passing(&self) -> bool {
         match self {
-            Ended::Restarted | Ended::Moved | Ended::OtherPublication => true,
+            Ended::Restarted | Ended::Moved | Ended::OtherPublication | Ended::Taken => true,
             Ended::Input(error) => error.policy() == Policy::Retry,
             _ => false,
         }

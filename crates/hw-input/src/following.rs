@@ -4,7 +4,6 @@
 use crate::beside::{Beside, LOOK};
 use crate::context::Context;
 use crate::ended::Ended;
-use crate::history::REMIND;
 use crate::replica::Turns;
 use crate::signal::Signal;
 use crate::transactions::{Item, TransactionStream};
@@ -15,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// A full spool that holds the stream up for so long is named.
 const STALLED: Duration = Duration::from_secs(2);
@@ -69,8 +68,6 @@ pub(crate) async fn follow(
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beside = Beside::new(context, watch, slot, server);
     beside.ask();
-    let mut reminders = interval_at(Instant::now() + REMIND, REMIND);
-    reminders.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progressed: Option<EndLsn> = None;
     let mut passed_on = Instant::now();
     let status = stream.status();
@@ -100,7 +97,6 @@ pub(crate) async fn follow(
                 changed.map_err(|_| Ended::Stopping)?;
                 beside.ask();
             }
-            _ = reminders.tick() => beside.remind(),
             _ = clock.tick() => {
                 let positions = status.status().positions;
                 let stalled = status.status().spool_full_for >= STALLED;

@@ -23,6 +23,7 @@ pub mod history;
 pub mod identity;
 mod limit;
 pub mod markers;
+mod reminders;
 pub mod replica;
 mod session;
 pub mod signal;

@@ -1,19 +1,20 @@
 //! One session with the source: looks, decides how to go on, copies everything where that must be,
 //! and follows the stream until something ends it.
 
-use crate::beside::remember;
 use crate::context::{Context, PATIENCE};
 use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
 use crate::history::{Epoch, Ours, decide, held};
 use crate::identity::{Found, Recopy, Verdict};
+use crate::reminders::{keep_reminding, remind};
 use crate::replica::{Kept, Turns};
 use crate::signal::Signal;
 use crate::source;
 use crate::status::SourceState;
 use crate::transactions::StreamLimits;
 use crate::watching::{Look, LookError, Watch, publication};
+use hw_pg::memory::Claim;
 use hw_types::{Diagnostic, EndLsn};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,38 +127,59 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         },
         other => other,
     };
-    number(context, decision.epoch).await?;
-    if !matches!(verdict, Verdict::Refuse(_)) {
-        // Before clients are shown anything: however soon this process dies, a store that does not have
-        // its numbers is known by them, and one that was here before is not alone any more.
-        remember(context, &slot).await?;
+    if let Verdict::Refuse(finding) = verdict {
+        return Err(Ended::Finding(Box::new(finding)));
     }
-    let confirmed = match verdict {
-        Verdict::Stream => confirmed.unwrap_or_default(),
-        Verdict::Refuse(finding) => return Err(Ended::Finding(Box::new(finding))),
-        Verdict::FirstCopy { drop_slot } => {
-            if drop_slot {
-                if ours.made_slot {
-                    tracing::info!(%slot, "the first copy was interrupted; it begins again");
-                } else {
-                    tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
-                }
-                source.drop_slot(&slot).await?;
+    number(context, decision.epoch).await?;
+    // Before clients are shown anything: however soon this process dies, a store that does not have its
+    // numbers is known by them, and one that was here before is not alone any more.
+    let again = remind(context, &slot, Claim::Take).await?;
+    let going_on = async {
+        let confirmed = match verdict {
+            Verdict::Stream => confirmed.unwrap_or_default(),
+            copied => {
+                drop_slot(context, &copied, &ours, &slot).await?;
+                EndLsn(copy_all(context, found, (before, turns.clone())).await?)
             }
-            EndLsn(copy_all(context, found, (before, turns.clone())).await?)
+        };
+        stream(context, watch, slot.clone(), confirmed, (before, turns)).await
+    };
+    let ended = tokio::select! {
+        ended = going_on => ended,
+        // A copy may take longer than whoever was not seen counts as alive.
+        ended = keep_reminding(context, &slot, again) => ended.map(|never| match never {}),
+    };
+    context.status.lock().copies.clear();
+    ended
+}
+
+/// Says why everything is copied, and drops the slot where that must be.
+async fn drop_slot(
+    context: &Context,
+    verdict: &Verdict,
+    ours: &Ours,
+    slot: &str,
+) -> Result<(), Ended> {
+    let drops = match verdict {
+        Verdict::Stream | Verdict::Refuse(_) => false,
+        Verdict::FirstCopy { drop_slot } => {
+            if *drop_slot && ours.made_slot {
+                tracing::info!(%slot, "the first copy was interrupted; it begins again");
+            } else if *drop_slot {
+                tracing::warn!(%slot, "a slot of a store that is gone is dropped; this store is a new epoch");
+            }
+            *drop_slot
         }
         Verdict::ComparedRecopy { reason, drop_slot } => {
             tracing::warn!(%reason, "the source cannot be followed from the stored position; all tables are copied again and compared");
             metrics::counter!("headwater_compared_recopies_total").increment(1);
-            if drop_slot {
-                source.drop_slot(&slot).await?;
-            }
-            EndLsn(copy_all(context, found, (before, turns.clone())).await?)
+            *drop_slot
         }
     };
-    let ended = stream(context, watch, slot, confirmed, (before, turns)).await;
-    context.status.lock().copies.clear();
-    ended
+    if drops {
+        context.source.drop_slot(slot).await?;
+    }
+    Ok(())
 }
 
 /// Streams on a thread and a runtime of its own, from the socket to the engine's queue. Postgres

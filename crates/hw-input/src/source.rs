@@ -12,7 +12,7 @@ use crate::transactions::{Describer, Early, Outdated, StreamLimits, TransactionS
 use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
-use hw_pg::memory;
+use hw_pg::memory::{self, Claim};
 use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
 use hw_pg::slot::{self, SlotState};
@@ -168,10 +168,11 @@ impl Source {
         }
     }
 
-    /// Lets the source remember that this store uses the slot now ([`crate::history::REMIND`]).
-    pub async fn remember(&self, slot: &str, store: u128, op_id: OpId) -> Result<()> {
+    /// Lets the source remember that this store uses the slot now ([`crate::history::REMIND`]). Returns
+    /// false where another one took it.
+    pub async fn remember(&self, slot: &str, store: (u128, OpId), claim: Claim) -> Result<bool> {
         let write =
-            async { Ok(memory::remember(&self.client().await?, slot, store, op_id).await?) };
+            async { Ok(memory::remember(&self.client().await?, slot, store, claim).await?) };
         within(self.options.answer_limit, "let the source remember", write).await
     }
 

@@ -21,10 +21,10 @@ pub struct SourceStatus {
     silent_since: Option<u64>,
     /// When the last look at the source's catalog began that left no question open.
     pub catalog_at: Option<Instant>,
-    /// Why looks at it fail, once several in a row did.
-    pub catalog_trouble: Option<Box<Diagnostic>>,
-    /// How many in a row failed.
-    catalog_failures: u32,
+    /// Looks at it.
+    pub catalog: Repeated,
+    /// Reminders of who uses the slot.
+    pub memory: Repeated,
     /// Copies under way.
     pub copies: Vec<CopyStatus>,
     /// What keeps the next copy from beginning, as of a second ago.
@@ -87,9 +87,37 @@ pub enum SourceState {
     },
 }
 
+/// What is done again and again, and how often it has failed.
+#[derive(Clone, Debug, Default)]
+pub struct Repeated {
+    /// Why it fails, once that was said.
+    pub trouble: Option<Box<Diagnostic>>,
+    /// How many in a row failed.
+    failures: u32,
+}
+
+impl Repeated {
+    /// Notes that it was done. Returns whether there was trouble.
+    fn done(&mut self) -> bool {
+        std::mem::take(self).trouble.is_some()
+    }
+
+    /// Notes that it failed. So many in a row are trouble, which is logged once.
+    fn failed(&mut self, finding: Diagnostic, trouble_at: u32) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= trouble_at && self.trouble.is_none() {
+            finding.log();
+            self.trouble = Some(Box::new(finding));
+        }
+    }
+}
+
 /// Looks at the catalog that fail in a row before somebody is told: one that is merely cut off or slow
 /// is repeated a second later.
-const FAILURES: u32 = 5;
+const LOOKS: u32 = 5;
+
+/// Reminders that fail in a row before somebody is told, where it may pass.
+const REMINDERS: u32 = 3;
 
 /// A source that is followed and says nothing for so long, neither by its stream nor to a look at its
 /// catalog, does not answer: an idle one is asked for a sign of life earlier than that.
@@ -98,18 +126,13 @@ const SILENT: Duration = Duration::from_secs(15);
 impl SourceStatus {
     /// Notes that a look at the catalog was answered.
     pub(crate) fn catalog_answered(&mut self) {
-        if self.catalog_trouble.take().is_some() {
+        if self.catalog.done() {
             tracing::info!("the source's catalog can be read again");
         }
-        self.catalog_failures = 0;
     }
 
-    /// Notes that a look at the catalog failed. Several in a row are trouble, which is logged once.
+    /// Notes that a look at the catalog failed.
     pub(crate) fn catalog_failed(&mut self, why: Diagnostic) {
-        self.catalog_failures = self.catalog_failures.saturating_add(1);
-        if self.catalog_failures < FAILURES || self.catalog_trouble.is_some() {
-            return;
-        }
         let what = format!(
             "the source's catalog cannot be read, so tables that are altered, dropped or truncated \
              may not be noticed: {}",
@@ -117,8 +140,19 @@ impl SourceStatus {
         );
         let finding = Diagnostic::warning(code::CATALOG_UNREAD, what);
         let finding = Diagnostic { context: why.context, mend: why.mend, ..finding };
-        finding.log();
-        self.catalog_trouble = Some(Box::new(finding));
+        self.catalog.failed(finding, LOOKS);
+    }
+
+    /// Notes that the source remembers who uses the slot.
+    pub(crate) fn remembered(&mut self) {
+        if self.memory.done() {
+            tracing::info!("the source remembers again which store uses the slot");
+        }
+    }
+
+    /// Notes that it could not be told that: for a reason that is plain, or that may pass.
+    pub(crate) fn not_remembered(&mut self, finding: Diagnostic, is_plain: bool) {
+        self.memory.failed(finding, if is_plain { 1 } else { REMINDERS });
     }
 
     /// Notes which tables an attempt to publish all could not, and which there are not.
@@ -301,19 +335,19 @@ mod tests {
     fn looks_that_fail_are_trouble_once_several_did_in_a_row() {
         let mut status = SourceStatus::default();
         let why = || Diagnostic::error(2010, "permission denied").mend("GRANT …");
-        for _ in 1..FAILURES {
+        for _ in 1..LOOKS {
             status.catalog_failed(why());
         }
         status.catalog_answered();
-        for _ in 1..FAILURES {
+        for _ in 1..LOOKS {
             status.catalog_failed(why());
-            assert_eq!(status.catalog_trouble, None);
+            assert_eq!(status.catalog.trouble, None);
         }
         status.catalog_failed(why());
-        let told = status.catalog_trouble.clone().expect("trouble");
+        let told = status.catalog.trouble.clone().expect("trouble");
         assert_eq!((told.code.0, told.mend.as_deref()), (code::CATALOG_UNREAD, Some("GRANT …")));
         assert!(told.what.ends_with("permission denied"), "{told}");
         status.catalog_answered();
-        assert_eq!(status.catalog_trouble, None);
+        assert_eq!(status.catalog.trouble, None);
     }
 }

@@ -9,9 +9,10 @@
 //!
 //! Invariant: only what our own role wrote is believed.
 
-use crate::error::{Doing as _, Result};
-use hw_types::OpId;
-use hw_types::relation::quote_literal;
+use crate::catalog::code;
+use crate::error::{Doing as _, PgError, Result};
+use hw_types::relation::{quote_ident, quote_literal};
+use hw_types::{Diagnostic, OpId};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -63,7 +64,9 @@ fn parse(text: &str, slot: &str, now: u64) -> Option<Memory> {
 const QUERY: &str = "
     SELECT p.place, o.oid IS NOT NULL, coalesce(r.rolname = current_user, false),
            pg_catalog.obj_description(o.oid, 'pg_largeobject'),
-           extract(epoch FROM pg_catalog.clock_timestamp())::int8
+           extract(epoch FROM pg_catalog.clock_timestamp())::int8,
+           current_user::text,
+           pg_catalog.has_function_privilege('pg_catalog.lo_create(oid)', 'EXECUTE')
     FROM pg_catalog.unnest($1) WITH ORDINALITY AS p(place, number)
     LEFT JOIN pg_catalog.pg_largeobject_metadata o ON o.oid = p.place
     LEFT JOIN pg_catalog.pg_roles r ON r.oid = o.lomowner
@@ -75,6 +78,9 @@ struct Place {
     ours: bool,
     text: Option<String>,
     now: u64,
+    /// Our role, and whether it may make a large object.
+    role: String,
+    may_make: bool,
 }
 
 async fn places(client: &Client, slot: &str) -> Result<Vec<Place>> {
@@ -89,6 +95,8 @@ async fn places(client: &Client, slot: &str) -> Result<Vec<Place>> {
             ours: row.try_get(2)?,
             text: row.try_get(3)?,
             now: u64::try_from(now).unwrap_or_default(),
+            role: row.try_get(5)?,
+            may_make: row.try_get(6)?,
         })
     };
     rows.iter().map(place).collect()
@@ -102,30 +110,98 @@ fn is_of(place: &Place, slot: &str) -> bool {
 /// What the source remembers of a slot's last store, if anything.
 pub async fn recall(client: &Client, slot: &str) -> Result<Option<Memory>> {
     let places = places(client, slot).await.doing("ask who used the slot last")?;
-    let found = places.iter().find(|place| is_of(place, slot));
-    Ok(found.and_then(|place| parse(place.text.as_deref()?, slot, place.now)))
+    Ok(memory_in(&places, slot))
 }
 
-/// Lets the source remember that this store uses the slot now. Whoever streams from the slot says
-/// so every half minute, and when it stops.
+fn memory_in(places: &[Place], slot: &str) -> Option<Memory> {
+    let place = places.iter().find(|place| is_of(place, slot))?;
+    parse(place.text.as_deref()?, slot, place.now)
+}
+
+/// Whose slot it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// This store's from now on.
+    Take,
+    /// This store's, unless another one took it meanwhile.
+    Keep,
+}
+
+/// Lets the source remember that this store uses the slot now. Whoever copies or streams from the slot says
+/// so every half minute. Returns whether it is remembered: false where another store took the slot.
 ///
-/// - Errors: no right to make a large object, where it was taken away; those of a connection.
-pub async fn remember(client: &Client, slot: &str, store: u128, op_id: OpId) -> Result<()> {
+/// - Errors: the finding of [`obstacle`]; those of a connection.
+pub async fn remember(
+    client: &Client,
+    slot: &str,
+    (store, op_id): (u128, OpId),
+    claim: Claim,
+) -> Result<bool> {
     const DOING: &str = "let the source remember who uses the slot";
     let places = places(client, slot).await.doing(DOING)?;
-    let place = places
-        .iter()
-        .find(|place| is_of(place, slot))
-        .or_else(|| places.iter().find(|place| place.ours && place.text.is_none()))
-        .or_else(|| places.iter().find(|place| !place.exists));
-    let Some(place) = place else { return Ok(()) };
+    let is_anothers = memory_in(&places, slot).is_some_and(|memory| memory.store != store);
+    if claim == Claim::Keep && is_anothers {
+        return Ok(false);
+    }
+    let place = usable(&places, slot).map_err(|finding| PgError::from(finding).doing(DOING))?;
     let make = match place.exists {
         true => String::new(),
         false => format!("SELECT pg_catalog.lo_create({});", place.oid),
     };
     let text = quote_literal(&comment(slot, store, op_id, place.now));
     let sql = format!("{make} COMMENT ON LARGE OBJECT {} IS {text}", place.oid);
-    client.batch_execute(&sql).await.doing(DOING)
+    client.batch_execute(&sql).await.doing(DOING)?;
+    Ok(true)
+}
+
+/// Where it is written.
+///
+/// - Errors: what a person must mend.
+fn usable<'a>(places: &'a [Place], slot: &str) -> std::result::Result<&'a Place, Diagnostic> {
+    let written = places.iter().find(|place| is_of(place, slot));
+    let mut found =
+        written.or_else(|| places.iter().find(|place| place.ours && place.text.is_none()));
+    found = found.or_else(|| places.iter().find(|place| !place.exists));
+    let finding = |what: String| Diagnostic::warning(code::NOT_REMEMBERED, what);
+    match found {
+        Some(place) if place.exists || place.may_make => Ok(place),
+        Some(place) => {
+            let what = format!("role \"{}\" may not make a large object", place.role);
+            Err(finding(what).mend(format!(
+                "GRANT EXECUTE ON FUNCTION pg_catalog.lo_create(oid) TO {};",
+                quote_ident(&place.role)
+            )))
+        }
+        None => {
+            let first = first_place(slot);
+            let last = first + PLACES - 1;
+            let what = format!("large objects {first} to {last} are taken");
+            Err(finding(what).mend(format!(
+                "remove one that nobody needs with lo_unlink; whose they are: SELECT oid, \
+                 lomowner::regrole, obj_description(oid, 'pg_largeobject') FROM \
+                 pg_largeobject_metadata WHERE oid BETWEEN {first} AND {last};"
+            )))
+        }
+    }
+}
+
+/// What keeps the source from remembering who uses a slot, as far as its catalog shows.
+///
+/// - Errors: those of a connection.
+pub async fn obstacle(client: &Client, slot: &str) -> Result<Option<Diagnostic>> {
+    let places = places(client, slot).await.doing("ask who used the slot last")?;
+    Ok(usable(&places, slot).err().map(not_remembered))
+}
+
+/// The finding that it does not remember, with what that means.
+pub fn not_remembered(why: Diagnostic) -> Diagnostic {
+    let what = format!(
+        "the source cannot remember which store uses the slot, so a data directory that is put back \
+         alone, or a second server, may not be recognised: {}",
+        why.what
+    );
+    let finding = Diagnostic::warning(code::NOT_REMEMBERED, what);
+    Diagnostic { context: why.context, mend: why.mend, ..finding }
 }
 
 #[cfg(test)]

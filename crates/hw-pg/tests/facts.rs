@@ -2,7 +2,8 @@
 //! statement, and the fingerprint that says when to read them again.
 
 use hw_pg::catalog::{Catalog, Difference, compare, is_traced, resolve, settle};
-use hw_pg::{memory, publication};
+use hw_pg::memory::{self, Claim};
+use hw_pg::publication;
 use hw_testkit::{Cluster, ClusterOptions};
 use hw_types::facts::TableFacts;
 use hw_types::{OpId, TableName, TablePattern, Xid};
@@ -601,22 +602,60 @@ async fn fd_27_fd_28_the_source_remembers_who_used_a_slot_without_any_right() {
         sql.batch_execute("CREATE ROLE app LOGIN; CREATE ROLE mallory LOGIN").await.unwrap();
         let app = hw_testkit::cluster::connect(&cluster.url_as("app", None, "postgres")).await;
         assert_eq!(memory::recall(&app, "headwater_1").await.unwrap(), None);
-        memory::remember(&app, "headwater_1", 7, OpId(9)).await.unwrap();
-        memory::remember(&app, "headwater_2", 8, OpId(1)).await.unwrap();
+        memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await.unwrap();
+        memory::remember(&app, "headwater_2", (8, OpId(1)), Claim::Take).await.unwrap();
         let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
         assert_eq!((found.store, found.op_id), (7, OpId(9)));
-        memory::remember(&app, "headwater_1", 7, OpId(10)).await.unwrap();
+        memory::remember(&app, "headwater_1", (7, OpId(10)), Claim::Take).await.unwrap();
         let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
         assert_eq!((found.store, found.op_id), (7, OpId(10)));
+        // Who is overtaken does not overwrite that.
+        let kept = memory::remember(&app, "headwater_1", (6, OpId(99)), Claim::Keep).await.unwrap();
+        let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
+        assert_eq!((kept, found.store), (false, 7));
+        assert!(memory::remember(&app, "headwater_1", (7, OpId(11)), Claim::Keep).await.unwrap());
         let count = "SELECT count(*) FROM pg_largeobject_metadata";
         assert_eq!(sql.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 2);
         // What another role wrote is not believed, nor is its place taken.
         let mallory =
             hw_testkit::cluster::connect(&cluster.url_as("mallory", None, "postgres")).await;
-        memory::remember(&mallory, "headwater_3", 66, OpId(66)).await.unwrap();
+        memory::remember(&mallory, "headwater_3", (66, OpId(66)), Claim::Take).await.unwrap();
         assert_eq!(memory::recall(&app, "headwater_3").await.unwrap(), None);
-        memory::remember(&app, "headwater_3", 5, OpId(5)).await.unwrap();
+        memory::remember(&app, "headwater_3", (5, OpId(5)), Claim::Take).await.unwrap();
         let found = memory::recall(&app, "headwater_3").await.unwrap().unwrap();
         assert_eq!((found.store, found.op_id), (5, OpId(5)));
     }
+}
+
+#[tokio::test]
+async fn fd_28_what_keeps_the_source_from_remembering_is_named_with_its_mend() {
+    let cluster = Cluster::start();
+    let sql = cluster.client("postgres").await;
+    sql.batch_execute(
+        "CREATE ROLE app LOGIN; REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM PUBLIC",
+    )
+    .await
+    .unwrap();
+    let app = hw_testkit::cluster::connect(&cluster.url_as("app", None, "postgres")).await;
+    let named = async || {
+        let refused = memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await;
+        refused.expect_err("it is not remembered").diagnostic()
+    };
+    let mend = named().await.mend.expect("a statement");
+    assert_eq!(mend, "GRANT EXECUTE ON FUNCTION pg_catalog.lo_create(oid) TO \"app\";");
+    sql.batch_execute(&mend).await.unwrap();
+    memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await.unwrap();
+    // Every place is somebody else's.
+    let oid = "SELECT oid FROM pg_largeobject_metadata";
+    let place: u32 = sql.query_one(oid, &[]).await.unwrap().get(0);
+    let first = place & !7;
+    sql.batch_execute(&format!(
+        "SELECT lo_unlink({place}); SELECT lo_create(i::oid) FROM generate_series({first}::int8, {first} + 7) i"
+    ))
+    .await
+    .unwrap();
+    assert!(named().await.mend.is_some_and(|mend| mend.contains(&first.to_string())));
+    sql.batch_execute(&format!("SELECT lo_unlink({})", first + 3)).await.unwrap();
+    memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await.unwrap();
+    assert!(memory::recall(&app, "headwater_1").await.unwrap().is_some());
 }

@@ -3,6 +3,7 @@
 use hw_pg::catalog::{ServerInfo, code as pg_code};
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::PgError;
+use hw_pg::memory;
 use hw_pg::replication::{ReplicationConnection, SystemIdentity};
 use hw_pg::slot::{self, SlotState, WalStatus};
 use hw_types::Diagnostic;
@@ -114,6 +115,7 @@ pub async fn slot(
     examination: &mut Examination,
 ) -> Result<(), PgError> {
     let name = slot::slot_name(identity.system_id, server.database_oid, instance);
+    examination.findings.extend(memory::obstacle(client, &name).await?);
     let Some(state) = SlotState::read(client, &name).await? else {
         examination.facts.push(format!("slot {name} does not exist yet; serve makes it"));
         return Ok(());

@@ -336,7 +336,8 @@ fn trouble(status: &EngineStatus) -> Option<String> {
     disconnected(status)
         .or_else(|| status.source.stalled.clone())
         .or_else(|| {
-            let finding = status.source.catalog_trouble.as_ref()?;
+            let (catalog, memory) = (&status.source.catalog, &status.source.memory);
+            let finding = catalog.trouble.as_ref().or(memory.trouble.as_ref())?;
             Some(format!("{} ({})", finding.what, finding.code))
         })
         .or_else(|| {

@@ -202,8 +202,6 @@ async fn fd_27_nobody_is_answered_from_a_store_that_another_one_has_followed() {
 /// Who takes a slot over is remembered before anything is copied or shown, however soon it ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_28_who_takes_a_slot_over_is_remembered_before_anything_is_shown() {
-    const REMEMBERED: &str = "SELECT pg_catalog.obj_description(oid, 'pg_largeobject')
-        FROM pg_catalog.pg_largeobject_metadata";
     let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
     let store = async |line: &Line| {
         let text = line.rig.ask(REMEMBERED).await?;
@@ -235,6 +233,50 @@ async fn fd_28_who_takes_a_slot_over_is_remembered_before_anything_is_shown() {
     line.agree("compared").await;
     line.stop().await;
 }
+
+/// Where the source may not remember who uses the slot, it is followed all the same, and that is said. What
+/// is mended is noticed soon, also while everything is copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_28_a_source_that_cannot_remember_a_store_is_followed_and_named() {
+    let mut rig = Rig::new(SCHEMA, &config()).await;
+    rig.execute("CREATE ROLE app LOGIN REPLICATION; ALTER TABLE t OWNER TO app").await;
+    rig.execute(&format!("GRANT CREATE ON DATABASE {} TO app", rig.database.name)).await;
+    rig.execute("REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM PUBLIC").await;
+    rig.database.url = rig.cluster.url_as("app", None, &rig.database.name);
+    let options = rig.options();
+    let mut line = Line::of(rig, options, &["u1"], T).await;
+    line.names("HW2125").await;
+    line.execute("INSERT INTO t VALUES (3, 'three')").await;
+    line.agree("it is followed").await;
+    let mend = "GRANT EXECUTE ON FUNCTION pg_catalog.lo_create(oid) TO \"app\";";
+    line.logs(&mend.replace('"', "\\\"")).await;
+    line.execute(mend).await;
+    line.is_well().await;
+    assert!(line.rig.ask(REMEMBERED).await.is_some());
+    line.server.stop().await;
+    line.execute(
+        "SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
+         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
+         REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM app",
+    )
+    .await;
+    // The copy waits for it.
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+    line.server.spawn_again();
+    line.logs("HW2125").await;
+    line.execute(mend).await;
+    soon("it is remembered", line.report(), || async { line.rig.ask(REMEMBERED).await.map(drop) })
+        .await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.agree("compared").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// What the source remembers of the store.
+const REMEMBERED: &str = "SELECT pg_catalog.obj_description(oid, 'pg_largeobject')
+    FROM pg_catalog.pg_largeobject_metadata";
 
 /// Whether the store is an older one nobody can say then.
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,9 @@ pub mod code {
     pub const SLOT_BLOCKED: u16 = 2123;
     /// The slot's name is taken by a slot of another kind.
     pub const FOREIGN_SLOT: u16 = 2124;
+    /// The source cannot remember which store uses the slot: a data directory that is put back alone, or a
+    /// second server on the slot, may not be recognised until it can (a warning).
+    pub const NOT_REMEMBERED: u16 = 2125;
     /// A table changed its form or its storage while it was copied.
     pub const COPY_OVERTAKEN: u16 = 2130;
     /// Row level security would hide rows from the copy.

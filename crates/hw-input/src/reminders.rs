@@ -1,0 +1,51 @@
+//! Reminders: the source remembers who uses the slot, for as long as a session follows or copies it.
+//!
+//! Invariant: the first is written before anything is copied or shown, and the others never over that of a
+//! store which took the slot meanwhile; a source that cannot remember is followed all the same, and that is
+//! said until it can.
+
+use crate::context::Context;
+use crate::ended::Ended;
+use crate::error::InputError;
+use crate::history::REMIND;
+use hw_pg::error::PgErrorKind;
+use hw_pg::memory::{self, Claim};
+use std::convert::Infallible;
+use std::time::Duration;
+
+/// How soon one that failed is repeated: a server that ends before it leaves no trace of its numbers.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Lets the source remember this store. Returns when to do so again.
+///
+/// - Errors: another store took the slot; the replica cannot be read.
+pub(crate) async fn remind(context: &Context, slot: &str, claim: Claim) -> Result<Duration, Ended> {
+    let kept = context.replica.kept()?;
+    let told = context.source.remember(slot, (kept.store, kept.op_id), claim).await;
+    let mut status = context.status.lock();
+    let error = match told {
+        Ok(true) => {
+            status.remembered();
+            return Ok(REMIND);
+        }
+        Ok(false) => return Err(Ended::Taken),
+        Err(error) => error,
+    };
+    tracing::debug!(%error, "the source was not reminded of this store");
+    // What its catalog shows does not pass by itself.
+    let is_plain = matches!(&error, InputError::Pg(error) if matches!(error.kind(), PgErrorKind::Configuration(_)));
+    status.not_remembered(memory::not_remembered(error.diagnostic()), is_plain);
+    Ok(AGAIN)
+}
+
+/// Lets it remember that from then on, until this is dropped.
+pub(crate) async fn keep_reminding(
+    context: &Context,
+    slot: &str,
+    mut wait: Duration,
+) -> Result<Infallible, Ended> {
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = remind(context, slot, Claim::Keep).await?;
+    }
+}
