@@ -90,9 +90,10 @@ fn unquoted(value: &dyn fmt::Debug) -> String {
 }
 
 /// Crates of ours, for which a level without a name counts.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "headwater",
     "hw_auth",
+    "hw_datasync",
     "hw_engine",
     "hw_expr",
     "hw_http",
