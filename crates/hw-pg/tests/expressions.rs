@@ -343,6 +343,8 @@ async fn every_operator_function_and_cast_gives_what_postgres_gives() {
         cautious.keys().all(|text| text.contains("::smallint")
             || text.contains("::integer")
             || text.contains("::bigint")
+            // A JSON null, which is NULL from Postgres 18 on and an error before.
+            || text.starts_with("(a)::boolean")
             // Steps such as "+0".
             || text.contains("#>")),
         "{cautious:?}"
