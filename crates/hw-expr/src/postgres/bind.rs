@@ -165,12 +165,13 @@ impl<'a> Binder<'a> {
         }
     }
 
-    /// Counts an expression that stands in the place of a name.
-    fn stands_for(&mut self, ast: &Ast, expr: &Expr) -> Result<(), Refusal> {
-        self.grows(ast, expr.size())?;
-        match self.depth + expr.depth() > MAX_DEPTH {
+    /// An expression once more: in the place of a name, or beside what it is compared with. It counts as
+    /// often as it stands there.
+    fn again(&mut self, ast: &Ast, typed: &Typed) -> Result<Typed, Refusal> {
+        self.grows(ast, typed.expr.size())?;
+        match self.depth + typed.expr.depth() > MAX_DEPTH {
             true => refuse(ast, format!("it nests deeper than {MAX_DEPTH}")),
-            false => Ok(()),
+            false => Ok(typed.clone()),
         }
     }
 
@@ -219,7 +220,8 @@ impl<'a> Binder<'a> {
             Ast::Between { expr, negated, low, high } => {
                 let (value, low, high) =
                     (self.expression(expr)?, self.expression(low)?, self.expression(high)?);
-                let above = self.binary(ast, ">=", value.clone(), low)?.expr;
+                let once = self.again(ast, &value)?;
+                let above = self.binary(ast, ">=", once, low)?.expr;
                 let below = self.binary(ast, "<=", value, high)?.expr;
                 is(negated_if(*negated, Expr::And(vec![above, below])))
             }
@@ -267,7 +269,8 @@ impl<'a> Binder<'a> {
                         None => self.condition(&branch.condition)?,
                         Some(operand) => {
                             let value = self.expression(&branch.condition)?;
-                            self.binary(ast, "=", operand.clone(), value)?.expr
+                            let operand = self.again(ast, operand)?;
+                            self.binary(ast, "=", operand, value)?.expr
                         }
                     });
                     results.push(self.expression(&branch.result)?);
@@ -336,10 +339,7 @@ impl<'a> Binder<'a> {
             {
                 refuse(ast, "it names a whole row")
             }
-            (None, Some(argument)) => {
-                self.stands_for(ast, &argument.expr)?;
-                Ok(argument)
-            }
+            (None, Some(argument)) => self.again(ast, &argument),
             (None, None) => refuse(ast, "it names no column whose values are known here"),
         }
     }
@@ -349,10 +349,7 @@ impl<'a> Binder<'a> {
         let number = number.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
         let argument = number.and_then(|number| self.parameters.get(number.checked_sub(1)?));
         match argument.map(|(_, argument)| argument.clone()) {
-            Some(argument) => {
-                self.stands_for(ast, &argument.expr)?;
-                Ok(argument)
-            }
+            Some(argument) => self.again(ast, &argument),
             None => refuse(ast, "there is no such parameter"),
         }
     }
@@ -367,8 +364,7 @@ impl<'a> Binder<'a> {
     ) -> Result<Typed, Refusal> {
         let name = if name == "!=" { "<>" } else { name };
         let types = [left.ty, right.ty];
-        let matched = self.matched(name, left, right);
-        let Some((left, right, operation, ty)) = matched.filter(|_| !self.is_shadowed(name)) else {
+        let Some((left, right, operation, ty)) = self.matched(name, left, right) else {
             return refuse(ast, format!("{} is not known here", describe(name, &types)));
         };
         Ok(Typed { expr: Expr::Call(operation, vec![left.expr, right.expr]), ty })
@@ -393,13 +389,17 @@ impl<'a> Binder<'a> {
         Lookup { schemas, in_body: self.in_body, role: self.role.clone() }
     }
 
-    /// The operands with the types of the operator that is meant, and that.
+    /// The operands with the types of the operator that is meant, and that; `None` where it could be one of
+    /// the database's own.
     pub(super) fn matched(
         &self,
         name: &str,
         left: Typed,
         right: Typed,
     ) -> Option<(Typed, Typed, Operation, Type)> {
+        if self.is_shadowed(name) {
+            return None;
+        }
         // A literal takes the type of the other side; for JSON, of what leads into it.
         let meant = |other: Type| match (name, other) {
             ("->" | "->>" | "?", Type::Scalar(Scalar::Json | Scalar::Jsonb)) => TEXT,
@@ -520,7 +520,7 @@ impl<'a> Binder<'a> {
     ) -> Result<Typed, Refusal> {
         let (left, right) = (self.expression(left)?, self.expression(right)?);
         let types = [left.ty, right.ty];
-        match self.matched("=", left, right).filter(|_| !self.is_shadowed("=")) {
+        match self.matched("=", left, right) {
             Some((left, right, Operation::Compare(comparison, _), _)) => {
                 let same =
                     Expr::Same(Box::new(left.expr), Box::new(right.expr), comparison.compare());
@@ -541,8 +541,8 @@ impl<'a> Binder<'a> {
         let mut any = Vec::with_capacity(list.len());
         for one in list {
             let one = self.expression(one)?;
-            self.stands_for(ast, &value.expr)?;
-            any.push(self.binary(ast, "=", value.clone(), one)?.expr);
+            let value = self.again(ast, &value)?;
+            any.push(self.binary(ast, "=", value, one)?.expr);
         }
         Ok(Typed { expr: negated_if(negated, Expr::Or(any)), ty: BOOL })
     }

@@ -57,9 +57,9 @@ impl Binder<'_> {
         let is_meant = || is_qualified || !self.is_shadowed(name);
         match (name, arguments) {
             ("current_user" | "current_role" | "user", []) => {
-                Some(match self.role != self.names.role() {
-                    false => Ok(Typed { expr: Expr::Role, ty: TEXT }),
-                    true => {
+                Some(match self.role == self.names.role() {
+                    true => Ok(Typed { expr: Expr::Role, ty: TEXT }),
+                    false => {
                         refuse(ast, "within a SECURITY DEFINER function it is the function's owner")
                     }
                 })

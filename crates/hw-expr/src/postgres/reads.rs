@@ -78,7 +78,7 @@ impl Binder<'_> {
         let (mut select, ty) = self.select(ast, query, true)?;
         let types = [left.ty, ty];
         let output = Typed { expr: select.output, ty };
-        match self.matched("=", left, output).filter(|_| !self.is_shadowed("=")) {
+        match self.matched("=", left, output) {
             Some((left, output, Operation::Compare(comparison, _), _)) => {
                 select.output = output.expr;
                 let (left, compare) = (Box::new(left.expr), comparison.compare());
