@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hw_pg::error::{Doing as _, PgError};
+use hw_pg::principal;
 use hw_types::{Diagnostic, TableName};
-use serde::Deserialize;
 use tokio_postgres::{Client, Transaction};
 
 use crate::catalog::{self, Table};
@@ -19,7 +19,7 @@ use crate::config::UploadConfig;
 use crate::ledger::{self, Decided, Key, Known};
 use crate::map::MappedTable;
 use crate::run::{self, Care, Outcome};
-use crate::session::{begin, limit, milliseconds, set_locally};
+use crate::session::{begin, limit, milliseconds};
 use crate::statement::{self, Statement};
 use crate::transaction::{Author, OperationKind, UploadOperation};
 use crate::verdict::{Rejection, Unwritable, Verdict};
@@ -168,10 +168,11 @@ impl Try<'_> {
         if self.found().any(|it| versions.get(&it.table.oid) != Some(&it.table.version)) {
             return Ok(Attempt::Outdated);
         }
+        let who = self.author.run_as(self.role);
         let (recorded, became) = tokio::join!(
             biased;
             ledger::record(&transaction, self.key, None),
-            self.become_author(&transaction),
+            principal::run_as(&transaction, &who),
         );
         recorded?;
         became?;
@@ -242,35 +243,10 @@ impl Try<'_> {
             return Ok(false);
         }
         if left < self.config.statement_timeout {
-            let settings = [("statement_timeout", milliseconds(left))];
-            set_locally(transaction, &settings).await.doing("limit the upload")?;
+            let left = milliseconds(left);
+            let settings = [("statement_timeout", &*left)];
+            principal::set_locally(transaction, &settings).await.doing("limit the upload")?;
         }
         Ok(true)
     }
-
-    /// Takes role and claims of the author until the transaction ends, in one statement.
-    /// Source: `protocols/datasync.md` 12, "OURS".
-    async fn become_author(&self, transaction: &Transaction<'_>) -> Result<(), PgError> {
-        let claimed = claimed_role(&self.author.claims_json);
-        let settings = [
-            ("rls.ihp_user_id", self.author.subject.clone()),
-            ("request.jwt.claims", self.author.claims_json.to_string()),
-            ("request.jwt.claim.sub", self.author.subject.clone()),
-            ("request.jwt.claim.role", claimed.unwrap_or_else(|| self.role.to_owned())),
-            ("role", self.role.to_owned()),
-        ];
-        set_locally(transaction, &settings).await.doing("take the role of the author")
-    }
-}
-
-/// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read
-/// the same in `request.jwt.claim.role` as in `request.jwt.claims`.
-fn claimed_role(claims_json: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Claims {
-        role: Option<serde_json::Value>,
-    }
-    let claims: Claims = serde_json::from_str(claims_json).ok()?;
-    // Postgres has no text with a NUL; no role is called like that.
-    claims.role?.as_str().filter(|role| !role.contains('\0')).map(str::to_owned)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hw_pg::error::{Doing as _, PgError};
-use tokio_postgres::types::{ToSql, Type};
+use hw_pg::principal::set_locally;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::config::UploadConfig;
@@ -19,27 +19,15 @@ pub(crate) async fn limit(
     transaction: &Transaction<'_>,
     config: &UploadConfig,
 ) -> Result<(), PgError> {
+    let [statement, lock, idle] =
+        [config.statement_timeout, config.lock_timeout, config.transaction_timeout]
+            .map(milliseconds);
     let settings = [
-        ("statement_timeout", milliseconds(config.statement_timeout)),
-        ("lock_timeout", milliseconds(config.lock_timeout)),
-        ("idle_in_transaction_session_timeout", milliseconds(config.transaction_timeout)),
+        ("statement_timeout", &*statement),
+        ("lock_timeout", &*lock),
+        ("idle_in_transaction_session_timeout", &*idle),
     ];
     set_locally(transaction, &settings).await.doing("limit the upload")
-}
-
-/// Sets settings until the transaction ends, in one statement. The names are ours.
-pub(crate) async fn set_locally(
-    transaction: &Transaction<'_>,
-    settings: &[(&str, String)],
-) -> Result<(), tokio_postgres::Error> {
-    let calls: Vec<String> = settings
-        .iter()
-        .enumerate()
-        .map(|(index, (name, _))| format!("pg_catalog.set_config('{name}', ${}, true)", index + 1))
-        .collect();
-    let values: Vec<(&(dyn ToSql + Sync), Type)> =
-        settings.iter().map(|(_, value)| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    transaction.query_typed(&format!("SELECT {}", calls.join(", ")), &values).await.map(drop)
 }
 
 /// Begins.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hw_types::RunAs;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +18,30 @@ pub struct Author {
     pub role: AuthorRole,
     /// The token's payload as it was signed, for `request.jwt.claims`.
     pub claims_json: Arc<str>,
+}
+
+impl Author {
+    /// As whom the author's statements run.
+    pub(crate) fn run_as(&self, role: &str) -> RunAs {
+        RunAs {
+            role: role.into(),
+            subject: self.subject.as_str().into(),
+            claims_json: self.claims_json.clone(),
+            claimed_role: claimed_role(&self.claims_json).map(Arc::from),
+        }
+    }
+}
+
+/// The claim `role`, whatever it names, so that policies written for PostgREST and Supabase read
+/// the same in `request.jwt.claim.role` as in `request.jwt.claims`.
+fn claimed_role(claims_json: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        role: Option<serde_json::Value>,
+    }
+    let claims: Claims = serde_json::from_str(claims_json).ok()?;
+    // Postgres has no text with a NUL; no role is called like that.
+    claims.role?.as_str().filter(|role| !role.contains('\0')).map(str::to_owned)
 }
 
 /// The database role that a token asks to write with.
