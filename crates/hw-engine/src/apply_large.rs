@@ -74,13 +74,13 @@ impl Writer {
             },
         )?;
         self.counted.rows.increment(rows);
-        let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
+        let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid.short());
         sink.append(&self.tail, &key, value)?;
         self.book.flush(&self.spaces, &mut sink)?;
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
         crate::failpoint::reached("large::before_decision");
         sink.decide(&self.state)?;
-        self.note_truncated(transaction.xid, sorted.truncated());
+        self.note_truncated(transaction.xid.short(), sorted.truncated());
         Ok((messages, aside))
     }
 

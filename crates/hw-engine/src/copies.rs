@@ -357,7 +357,7 @@ impl Sight {
     /// Visibility decides and not the commit position: a transaction that waits for a synchronous
     /// standby has its place in the log and is invisible to snapshots that are taken behind it.
     fn of(commit: Commit, snapshots: &[PgSnapshot]) -> Sight {
-        let seen = snapshots.iter().filter(|snapshot| snapshot.sees_short(commit.xid)).count();
+        let seen = snapshots.iter().filter(|snapshot| snapshot.sees(commit.xid)).count();
         match seen {
             0 => Sight::Nothing,
             _ if seen == snapshots.len() => Sight::Whole,

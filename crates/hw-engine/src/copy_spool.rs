@@ -9,7 +9,7 @@ use crate::tables::Table;
 use hw_input::entry::{Behind, Reading};
 use hw_input::transactions::changes::{ChangesIter, Recorder};
 use hw_store::segment::SpoolDir;
-use hw_types::{Change, CommitLsn, LogMessage, Lsn, RelationId, Xid};
+use hw_types::{Change, CommitLsn, FullXid, LogMessage, Lsn, RelationId, Xid};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ impl CopySpool {
     }
 
     /// Begins with what a transaction did to the tables.
-    pub fn transaction(&mut self, commit_lsn: CommitLsn, xid: Xid) -> Spooled<'_> {
+    pub fn transaction(&mut self, commit_lsn: CommitLsn, xid: FullXid) -> Spooled<'_> {
         Spooled { spool: self, at: Some(Commit { lsn: commit_lsn.0, xid }) }
     }
 
@@ -60,7 +60,7 @@ impl CopySpool {
 
     /// All changes in log order.
     pub fn finish(self) -> Result<SpooledChanges, EngineError> {
-        let commit = Commit { lsn: Lsn::ZERO, xid: NOBODY };
+        let commit = Commit { lsn: Lsn::ZERO, xid: FullXid(0) };
         Ok(SpooledChanges { iter: self.recorder.finish()?.iter(), commit })
     }
 }
@@ -70,7 +70,7 @@ impl CopySpool {
 pub(crate) struct Commit {
     /// Where its commit record starts.
     pub lsn: Lsn,
-    pub xid: Xid,
+    pub xid: FullXid,
 }
 
 /// Takes the changes of one transaction.
@@ -104,10 +104,10 @@ impl Iterator for SpooledChanges {
         loop {
             match self.iter.next()? {
                 Ok(Change::Message(LogMessage { lsn, content, .. })) => {
-                    let Ok(xid) = <[u8; 4]>::try_from(&content[..]) else {
+                    let Ok(xid) = <[u8; 8]>::try_from(&content[..]) else {
                         return Some(Err(EngineError::damaged("spool", "transaction")));
                     };
-                    self.commit = Commit { lsn, xid: Xid(u32::from_be_bytes(xid)) };
+                    self.commit = Commit { lsn, xid: FullXid(u64::from_be_bytes(xid)) };
                 }
                 Ok(change) => return Some(Ok((self.commit, change))),
                 Err(error) => return Some(Err(EngineError::Source(error.to_string()))),

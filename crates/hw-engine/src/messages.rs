@@ -27,7 +27,7 @@ impl Writer {
             self.news.altered += 1;
             return Ok(());
         }
-        match hw_pg::marker::verify(message, transaction.xid, &self.secret) {
+        match hw_pg::marker::verify(message, transaction.xid.short(), &self.secret) {
             Ok(marker) => {
                 let contents = MarkerContents::decode(&marker.contents);
                 for request in contents.write_checkpoints {

@@ -21,8 +21,8 @@ use hw_pg::config::ConnectConfig;
 use hw_store::{Simulation, Store};
 use hw_types::row::{Cell, RowBuilder};
 use hw_types::{
-    Change, Column, CommitLsn, EndLsn, Lsn, OpId, PgType, Relation, RelationId, ReplicaIdentity,
-    Row, TableName, Xid,
+    Change, Column, CommitLsn, EndLsn, FullXid, Lsn, OpId, PgType, Relation, RelationId,
+    ReplicaIdentity, Row, TableName,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -78,7 +78,7 @@ pub fn transaction(commit: u64, end: u64, changes: Vec<Change>) -> Transaction {
     Transaction {
         commit_lsn: CommitLsn(Lsn(commit)),
         end_lsn: EndLsn(Lsn(end)),
-        xid: Xid(commit as u32),
+        xid: FullXid(commit),
         commit_time_micros: 0,
         changes: Changes::in_memory(changes),
     }

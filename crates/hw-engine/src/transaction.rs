@@ -48,9 +48,10 @@ impl Writer {
                     self.spool(&transaction)?;
                     self.withdraw(&transaction)?;
                 }
-                self.note_truncated(transaction.xid, fold.truncated.iter().copied());
+                self.note_truncated(transaction.xid.short(), fold.truncated.iter().copied());
                 self.note_transaction(&transaction);
-                let (key, value) = crate::tail::record(transaction.commit_lsn, transaction.xid);
+                let (key, value) =
+                    crate::tail::record(transaction.commit_lsn, transaction.xid.short());
                 self.overlay.append(&self.tail, &key, value)?;
                 self.apply_folded(fold)?;
                 for message in messages {

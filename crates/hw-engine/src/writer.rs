@@ -474,7 +474,7 @@ impl Writer {
     /// The progress behind a transaction.
     pub(crate) fn note_transaction(&mut self, transaction: &Transaction) {
         self.progress.commit_lsn = transaction.commit_lsn;
-        self.progress.xid = transaction.xid;
+        self.progress.xid = transaction.xid.short();
         self.progress.end_lsn = self.progress.end_lsn.max(transaction.end_lsn);
         self.tail_room = self.tail_room.saturating_sub(1);
     }

@@ -9,6 +9,7 @@ use crate::ended::Ended;
 use crate::error::InputError;
 use crate::signal::{CopySignal, Signal};
 use crate::source::Backoff;
+use crate::transactions::NextXid;
 use crate::watching::{Look, LookError, Watch};
 use hw_types::Lsn;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub(crate) struct Beside {
     context: Arc<Context>,
     watch: Arc<Mutex<Watch>>,
     slot: String,
+    /// The stream is told it with every look.
+    next_xid: NextXid,
     server: Handle,
     tasks: JoinSet<Result<Done, Ended>>,
     /// Whether a look was asked for since the last one began.
@@ -89,7 +92,7 @@ impl Beside {
     pub fn new(
         context: &Arc<Context>,
         watch: &Arc<Mutex<Watch>>,
-        slot: &str,
+        (slot, next_xid): (&str, NextXid),
         server: &Handle,
     ) -> Beside {
         let now = Instant::now();
@@ -97,6 +100,7 @@ impl Beside {
             context: context.clone(),
             watch: watch.clone(),
             slot: slot.to_owned(),
+            next_xid,
             server: server.clone(),
             tasks: JoinSet::new(),
             asked: false,
@@ -194,8 +198,9 @@ impl Beside {
 
     fn look(&mut self) {
         (self.asked, self.looking) = (false, Some(Instant::now()));
-        let (context, watch, slot) = (self.context.clone(), self.watch.clone(), self.slot.clone());
-        let look = async move { look_at_catalog(&watch, &context, &slot).await };
+        let (context, watch) = (self.context.clone(), self.watch.clone());
+        let (slot, next_xid) = (self.slot.clone(), self.next_xid.clone());
+        let look = async move { look_at_catalog(&watch, &context, &slot, &next_xid).await };
         self.tasks.spawn_on(look, &self.server);
     }
 
@@ -230,10 +235,12 @@ async fn look_at_catalog(
     watch: &Mutex<Watch>,
     context: &Context,
     slot: &str,
+    next_xid: &NextXid,
 ) -> Result<Done, Ended> {
     let mut watch = watch.lock().await;
     let outcome = watch.look(context).await;
     if let Some(slot) = watch.slot(slot).await {
+        next_xid.reaches(slot.next_xid);
         let mut status = context.status.lock();
         status.retained_bytes = slot.retained_bytes;
         status.reaches(slot.log_end.unwrap_or_default());

@@ -66,7 +66,7 @@ pub(crate) async fn follow(
     let mut plan = context.replica.plan();
     let mut clock = interval(LOOK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beside = Beside::new(context, watch, slot, server);
+    let mut beside = Beside::new(context, watch, (slot, stream.next_xid()), server);
     beside.ask();
     let mut progressed: Option<EndLsn> = None;
     let mut passed_on = Instant::now();

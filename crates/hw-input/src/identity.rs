@@ -221,6 +221,7 @@ fn difference(stored: &Stored, found: &Found) -> Option<Recopy> {
 pub(crate) mod samples {
     use super::*;
     use hw_pg::slot::WalStatus;
+    use hw_types::FullXid;
 
     pub const X: u64 = 1000;
 
@@ -236,6 +237,7 @@ pub(crate) mod samples {
             wal_status: Some(WalStatus::Reserved),
             safe_wal_bytes: None,
             log_end: None,
+            next_xid: FullXid(3),
             retained_bytes: 0,
             invalidation: None,
         }

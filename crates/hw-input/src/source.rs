@@ -8,7 +8,9 @@
 use crate::error::Result;
 use crate::identity::Found;
 use crate::limit::within;
-use crate::transactions::{Describer, Early, Outdated, StreamLimits, TransactionStream, Values};
+use crate::transactions::{
+    Describer, Early, NextXid, Outdated, StreamLimits, TransactionStream, Values,
+};
 use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
@@ -81,6 +83,16 @@ pub struct Covered {
     /// Whether the publication was made now: what was streamed before needs a new slot and a
     /// compared copy.
     pub made: bool,
+}
+
+/// A stream that has begun.
+struct Opened {
+    stream: ReplicationStream,
+    /// In which form it sends values.
+    values: Values,
+    /// Whether it sends changes before their transaction ends.
+    is_early: bool,
+    next_xid: NextXid,
 }
 
 /// A source. Clones share what was learnt about it.
@@ -250,11 +262,11 @@ impl Source {
     ) -> Result<TransactionStream> {
         let limit = self.options.answer_limit;
         let opened = within(limit, "start to stream", self.open_stream(slot)).await?;
-        let (stream, values, is_early) = opened;
+        let Opened { stream, values, is_early, next_xid } = opened;
         let (text_only, outdated) = (self.text_only.clone(), self.outdated.clone());
         let describer = Describer::new(self.config.clone(), values, text_only, outdated, limit);
         let early = is_early.then(|| self.early.clone());
-        Ok(TransactionStream::start(stream, early, describer, spool, limits))
+        Ok(TransactionStream::start(stream, early, describer, spool, limits, next_xid))
     }
 
     /// Whether large transactions are received behind their end only.
@@ -268,49 +280,49 @@ impl Source {
         self.outdated.extend(tables);
     }
 
-    /// The stream, in which form it sends values, and whether it sends them early.
-    async fn open_stream(&self, slot: &str) -> Result<(ReplicationStream, Values, bool)> {
-        let values = self.values().await?;
-        let streaming = self.sends_early(slot).await?;
+    async fn open_stream(&self, slot: &str) -> Result<Opened> {
+        let client = self.client().await?;
+        let values = self.values(&client).await?;
+        let state = SlotState::read(&client, slot).await?;
+        let is_early = self.sends_early(&client, state.as_ref()).await?;
         let connection = ReplicationConnection::connect(&self.config).await?;
         let options = StreamOptions {
             publications: vec![self.options.publication.clone()],
-            streaming,
+            streaming: is_early,
             binary: values == Values::Binary,
             budget_bytes: self.options.frame_bytes,
             silence_limit: self.options.silence_limit,
         };
         // 0/0: Postgres would silently move any other position forward.
         let stream = connection.start_replication(slot, Lsn::ZERO, &options).await?;
-        Ok((stream, values, streaming))
+        // Of a slot that is not there no stream begins.
+        let next_xid = NextXid::new(state.map(|slot| slot.next_xid).unwrap_or_default());
+        Ok(Opened { stream, values, is_early, next_xid })
     }
 
     /// Whether changes of open transactions are wanted, as far as the source can send them.
-    async fn sends_early(&self, slot: &str) -> Result<bool> {
+    async fn sends_early(&self, client: &Client, slot: Option<&SlotState>) -> Result<bool> {
         if self.early.sends() {
             return Ok(true);
         }
-        let client = self.client().await?;
-        let slot = SlotState::read(&client, slot).await?;
         let confirmed = slot.and_then(|slot| slot.confirmed_flush).unwrap_or_default();
-        Ok(self.early.resumes(confirmed, ServerInfo::read(&client).await?.flush_lsn))
+        Ok(self.early.resumes(confirmed, ServerInfo::read(client).await?.flush_lsn))
     }
 
     /// Binary only where every published column has a binary form that we read: the stream has
     /// one form for all columns.
-    async fn values(&self) -> Result<Values> {
+    async fn values(&self, client: &Client) -> Result<Values> {
         if self.text_only.load(Ordering::Relaxed) {
             return Ok(Values::Text);
         }
-        let client = self.client().await?;
         let name = &self.options.publication;
-        let members = Catalog::members(&client, name).await?;
-        let catalog = Catalog::read(&client, name, &[], &members).await?;
+        let members = Catalog::members(client, name).await?;
+        let catalog = Catalog::read(client, name, &[], &members).await?;
         let columns = catalog.tables.iter().flat_map(|table| &table.facts.columns);
         let mut oids: Vec<u32> = columns.map(|column| column.type_oid).collect();
         oids.sort_unstable();
         oids.dedup();
-        let types = TypeCatalog::load(&client, &oids).await?;
+        let types = TypeCatalog::load(client, &oids).await?;
         let binary = oids.iter().all(|oid| types.resolve(*oid).has_binary());
         Ok(if binary { Values::Binary } else { Values::Text })
     }

@@ -7,7 +7,7 @@
 use crate::catalog::code;
 use crate::error::{Doing as _, PgError, Result};
 use hw_types::relation::quote_ident;
-use hw_types::{Diagnostic, EndLsn, Lsn};
+use hw_types::{Diagnostic, EndLsn, FullXid, Lsn};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub struct SlotState {
     pub retained_bytes: u64,
     /// Where the server's log ends that a walsender may read; `None` in recovery.
     pub log_end: Option<EndLsn>,
+    /// The next transaction id that the server gives.
+    pub next_xid: FullXid,
     /// Why the slot was invalidated (major 17 and newer).
     pub invalidation: Option<String>,
 }
@@ -99,13 +101,16 @@ impl SlotState {
                         ELSE coalesce(pg_catalog.pg_wal_lsn_diff(
                                pg_catalog.pg_current_wal_lsn(), s.restart_lsn), 0) END::int8,
                    CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
-                        ELSE pg_catalog.pg_current_wal_flush_lsn() END::text
+                        ELSE pg_catalog.pg_current_wal_flush_lsn() END::text,
+                   pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text
             FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
         let row =
             client.query_typed_opt(QUERY, &[(&name, Type::TEXT)]).await.doing("read the slot")?;
         let Some(row) = row else { return Ok(None) };
         let answer: Answer = crate::catalog::from_json(row.try_get(0)?)?;
         let retained: i64 = row.try_get(1)?;
+        let next_xid = row.try_get::<_, &str>(3)?.parse().map(FullXid);
+        let unreadable = |_| PgError::protocol("a transaction id that cannot be read");
         let lsn = |text: Option<String>| text.and_then(|text| text.parse::<Lsn>().ok());
         Ok(Some(SlotState {
             name: name.to_owned(),
@@ -125,6 +130,7 @@ impl SlotState {
             safe_wal_bytes: answer.safe_wal_size,
             retained_bytes: u64::try_from(retained).unwrap_or_default(),
             log_end: lsn(row.try_get(2)?).map(EndLsn),
+            next_xid: next_xid.map_err(unreadable)?,
             invalidation: answer.invalidation_reason,
         }))
     }

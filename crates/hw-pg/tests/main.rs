@@ -6,5 +6,6 @@ mod facts;
 mod own_connections;
 mod policies;
 mod publication;
+mod snapshots;
 mod stream;
 mod values;

@@ -247,6 +247,43 @@ impl Cluster {
         }
     }
 
+    /// Lets the server stop and give transaction ids, from its next start on, that are so many below a wrap of 32
+    /// bits: the third of its life. `None` where the server's binaries lack `pg_resetwal`.
+    pub async fn before_wrap(&self, ids: u32) -> Option<()> {
+        const EPOCH: &str = "2";
+        let program = self.binaries.bin.join("pg_resetwal");
+        if !program.is_file() {
+            return None;
+        }
+        // Rows must be frozen before ids are 2^31 ahead of them.
+        for next in [2_100_000_000, 4_200_000_000, u32::MAX - ids + 1] {
+            self.freeze().await;
+            self.stop(Stop::Fast);
+            let mut reset = Command::new(&program);
+            reset.args(["-e", EPOCH, "-x", &next.to_string()]).arg(self.data_dir());
+            reset.stdout(std::process::Stdio::null()).current_dir(self.data_dir());
+            self.as_account(&mut reset);
+            assert!(reset.status().is_ok_and(|status| status.success()), "pg_resetwal failed");
+            // What became of each id: two bits, in files of 2^20 ids, of which this one is not there.
+            let name = format!("pg_xact/{:04X}", next >> 20);
+            let path = self.data_dir().join(name);
+            fs::write(&path, vec![0; 1 << 18]).expect("the data directory takes a file");
+            self.account.own(&path).expect("root may give a file away");
+            self.start_again();
+        }
+        Some(())
+    }
+
+    /// Freezes all rows of all databases.
+    async fn freeze(&self) {
+        let client = self.client("postgres").await;
+        client.batch_execute("ALTER DATABASE template0 ALLOW_CONNECTIONS true").await.unwrap();
+        for row in client.query("SELECT datname::text FROM pg_database", &[]).await.unwrap() {
+            let client = self.client(row.get(0)).await;
+            client.batch_execute("VACUUM FREEZE").await.unwrap();
+        }
+    }
+
     /// Starts a stopped server on the same port and data, and returns when it accepts connections.
     ///
     /// - Panics: if it is running, or does not start; with its log.

@@ -73,18 +73,29 @@ impl fmt::Display for EndLsn {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Xid(pub u32);
 
-/// A transaction id of the source in full: 32 bits of epoch above the 32 bits that wrap.
+/// A transaction id of the source in full: 32 bits of epoch above the 32 bits that wrap. Ids are given in
+/// this order and never again, as long as the source is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FullXid(pub u64);
 
 impl FullXid {
     /// The full id of a transaction that the log names by 32 bits.
     ///
-    /// - Takes: `near`, a full id that is at most 2^31 transactions away, for example the next one
-    ///   of a snapshot taken at about that time.
+    /// - Takes: `near`, a full id that is less than 2^31 transactions away, before or behind it.
     pub fn of(xid: Xid, near: FullXid) -> FullXid {
         let distance = xid.0.wrapping_sub(near.0 as u32).cast_signed();
         FullXid(near.0.wrapping_add_signed(i64::from(distance)))
+    }
+
+    /// What the log names it by.
+    pub fn short(self) -> Xid {
+        Xid(self.0 as u32)
+    }
+}
+
+impl fmt::Display for FullXid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -103,13 +114,23 @@ pub struct PgSnapshot {
 
 impl PgSnapshot {
     /// Whether it sees what a transaction did, given that it has committed.
+    ///
+    /// - Takes: its top-level id. Those of savepoints are in no snapshot.
     pub fn sees(&self, xid: FullXid) -> bool {
         xid < self.xmax && self.running.binary_search(&xid).is_err()
     }
+}
 
-    /// The same for a top-level transaction that the log names by 32 bits, near this snapshot.
-    pub fn sees_short(&self, xid: Xid) -> bool {
-        self.sees(FullXid::of(xid, self.xmax))
+impl fmt::Display for PgSnapshot {
+    /// As `pg_current_snapshot()` prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        let mut comma = "";
+        for xid in &self.running {
+            write!(f, "{comma}{xid}")?;
+            comma = ",";
+        }
+        Ok(())
     }
 }
 
@@ -209,7 +230,7 @@ mod tests {
         let wrap = 1u64 << 32;
         let text = format!("{}:{}:{},{}", wrap - 10, wrap + 5, wrap - 10, wrap + 2);
         let snapshot: PgSnapshot = text.parse().unwrap();
-        let seen = |xid: u64| snapshot.sees_short(Xid(xid as u32));
+        assert_eq!(snapshot.to_string(), text);
         for (xid, sees) in [
             (wrap - 1000, true),
             (wrap - 10, false),
@@ -220,8 +241,13 @@ mod tests {
             (wrap + 5, false),
             (wrap + 1000, false),
         ] {
-            assert_eq!(seen(xid), sees, "{xid}");
             assert_eq!(snapshot.sees(FullXid(xid)), sees, "{xid}");
+            let (full, short) = (FullXid(xid), FullXid(xid).short());
+            assert_eq!(FullXid::of(short, snapshot.xmin), full);
+            assert_eq!(FullXid::of(short, snapshot.xmax), full);
+            let half = (1 << 31) - 1;
+            assert_eq!(FullXid::of(short, FullXid(xid + half)), full);
+            assert_eq!(FullXid::of(short, FullXid(xid - half)), full);
         }
         assert_eq!("3:3:".parse::<PgSnapshot>().unwrap().running, []);
         for bad in ["", "1", "1:2", "1:2:3:4", "1:2:x", "a:2:", "1:2:,"] {

@@ -137,7 +137,7 @@ impl Source {
         for end in ends {
             seen = rng.random_range(seen.min(self.log.len())..=self.log.len()).max(1);
             let (last, world) = &self.log[seen - 1];
-            let xmax = FullXid(u64::from(last.xid.0) + 1);
+            let xmax = FullXid(last.xid.0 + 1);
             let snapshot = PgSnapshot { xmin: xmax, xmax, running: Vec::new() };
             for (name, (relation, rows)) in names.iter().zip(&mut copied) {
                 rows.extend(world.rows(name).into_iter().filter(|row| {

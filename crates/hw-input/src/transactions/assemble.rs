@@ -11,7 +11,7 @@
 //! rolled back sub-transaction is never lost for those that follow.
 
 use super::changes::{Changes, Recorder};
-use super::{Item, StreamLimits, Transaction};
+use super::{Item, NextXid, StreamLimits, Transaction};
 use crate::error::{InputError, Result, damaged};
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
@@ -100,12 +100,15 @@ pub struct Assembler {
     open_memory: usize,
     /// The greatest end that was delivered.
     delivered: EndLsn,
+    next_xid: NextXid,
     builder: RowBuilder,
 }
 
 impl Assembler {
     /// An assembler for a connection that has just started to stream.
-    pub fn new(spool: SpoolDir, limits: StreamLimits) -> Assembler {
+    ///
+    /// - Takes: the next id of the source's transactions, about now.
+    pub fn new(spool: SpoolDir, limits: StreamLimits, next_xid: NextXid) -> Assembler {
         Assembler {
             decoder: Decoder::new(),
             spool,
@@ -117,6 +120,7 @@ impl Assembler {
             streamed: HashMap::new(),
             open_memory: 0,
             delivered: EndLsn::default(),
+            next_xid,
             builder: RowBuilder::new(),
         }
     }
@@ -322,6 +326,7 @@ impl Assembler {
         changes: Changes,
     ) -> Step {
         self.delivered = self.delivered.max(end_lsn);
+        let xid = self.next_xid.full(xid);
         if changes.is_empty() {
             return Step::Item(Item::Progress(self.delivered));
         }

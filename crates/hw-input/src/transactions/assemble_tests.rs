@@ -1,6 +1,6 @@
 use super::*;
 use crate::transactions::Changes;
-use hw_types::{Column, PgType, ReplicaIdentity, TableName};
+use hw_types::{Column, FullXid, PgType, ReplicaIdentity, TableName};
 use proptest::prelude::*;
 
 /// Builds messages as the server would.
@@ -99,7 +99,11 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let spool = SpoolDir::open(folder.path(), 1 << 30).unwrap();
         let limits = StreamLimits { open_bytes, ..StreamLimits::default() };
-        Bench { assembler: Assembler::new(spool, limits), delivered: vec![], _folder: folder }
+        Bench {
+            assembler: Assembler::new(spool, limits, NextXid::new(FullXid(3 << 32))),
+            delivered: vec![],
+            _folder: folder,
+        }
     }
 
     fn feed(&mut self, message: Vec<u8>) -> Result<()> {
@@ -204,7 +208,7 @@ fn a_transaction_is_delivered_at_its_commit_with_both_positions() {
     let Item::Transaction(transaction) = &bench.delivered[0] else { panic!() };
     assert_eq!(transaction.commit_lsn.0.0, 100);
     assert_eq!(transaction.end_lsn.0.0, 108);
-    assert_eq!(transaction.xid, Xid(7));
+    assert_eq!(transaction.xid, FullXid((3 << 32) + 7));
     assert_eq!(transaction.commit_time_micros, 7);
     assert_eq!(bench.texts(), [["t1", "t1:x"]]);
     assert!(bench.assembler.keepalive(EndLsn(hw_types::Lsn(108))).is_none(), "nothing new");

@@ -12,7 +12,7 @@
 use super::assemble::{Assembler, Step};
 use super::describe::Describer;
 use super::early::Early;
-use super::{Item, StreamLimits};
+use super::{Item, NextXid, StreamLimits};
 use crate::error::{InputError, Result};
 use hw_pg::replication::{Acknowledger, Frame, ReplicationStream, StreamPositions};
 use hw_store::StoreError;
@@ -87,6 +87,7 @@ pub struct TransactionStream {
     items: mpsc::UnboundedReceiver<Result<Item>>,
     shared: Arc<Shared>,
     acknowledger: Acknowledger,
+    next_xid: NextXid,
     task: JoinHandle<()>,
 }
 
@@ -94,13 +95,15 @@ impl TransactionStream {
     /// Takes over a stream that has just started.
     ///
     /// - Takes: `early`, of a stream that sends changes before their transaction ends, which is told
-    ///   when it cannot; `spool`, where large open transactions go; must be called within the runtime.
+    ///   when it cannot; `spool`, where large open transactions go; the source's next transaction id.
+    ///   Must be called within the runtime.
     pub fn start(
         stream: ReplicationStream,
         early: Option<Early>,
         describer: Describer,
         spool: SpoolDir,
         limits: StreamLimits,
+        next_xid: NextXid,
     ) -> TransactionStream {
         let shared = Arc::new(Shared::default());
         let acknowledger = stream.acknowledger();
@@ -109,13 +112,13 @@ impl TransactionStream {
             stream,
             early,
             describer,
-            assembler: Assembler::new(spool, limits),
+            assembler: Assembler::new(spool, limits, next_xid.clone()),
             limits,
             items: sender,
             shared: shared.clone(),
         };
         let task = tokio::spawn(worker.run());
-        TransactionStream { items, shared, acknowledger, task }
+        TransactionStream { items, shared, acknowledger, next_xid, task }
     }
 
     /// The next item. Cancel-safe.
@@ -157,6 +160,11 @@ impl TransactionStream {
     /// A handle that acknowledges from another thread.
     pub fn acknowledger(&self) -> Acknowledger {
         self.acknowledger.clone()
+    }
+
+    /// The source's next transaction id, to be told when it is read.
+    pub fn next_xid(&self) -> NextXid {
+        self.next_xid.clone()
     }
 
     /// A handle that tells the status from anywhere.

@@ -8,20 +8,23 @@
 //!
 //! [`assemble`] is the pure core (messages in, items out), [`drive`] runs it in a task of its
 //! own between socket and engine, [`changes`] holds what one transaction did, [`describe`] asks
-//! the catalog what the columns of a relation mean, [`early`] knows what cannot be sent early.
+//! the catalog what the columns of a relation mean, [`early`] knows what cannot be sent early,
+//! [`next_xid`] gives 32-bit ids of transactions their epoch.
 
 mod assemble;
 pub mod changes;
 mod describe;
 mod drive;
 mod early;
+mod next_xid;
 
 pub use changes::{Changes, ChangesIter};
 pub use describe::{Describer, Outdated, Values};
 pub use drive::{StatusHandle, StreamStatus, TransactionStream};
 pub use early::Early;
+pub use next_xid::NextXid;
 
-use hw_types::{CommitLsn, EndLsn, Xid};
+use hw_types::{CommitLsn, EndLsn, FullXid};
 
 /// A committed transaction.
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ pub struct Transaction {
     /// Where its commit record ends: what is acknowledged.
     pub end_lsn: EndLsn,
     /// Its top-level id.
-    pub xid: Xid,
+    pub xid: FullXid,
     /// When it was committed, microseconds since 2000-01-01 UTC.
     pub commit_time_micros: i64,
     /// What it did, in log order.

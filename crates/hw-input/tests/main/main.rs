@@ -6,3 +6,4 @@ mod copies;
 mod damage;
 mod large;
 mod slots;
+mod xids;
