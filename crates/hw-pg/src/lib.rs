@@ -2,7 +2,7 @@
 //! the replication stream, table copies, values, markers.
 //!
 //! Suggested reading order: [`config`], [`transport`], [`sql`]; [`types`]; [`catalog`],
-//! [`policies`], [`principal`], [`statements`], [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`], [`memory`].
+//! [`policies`], [`principal`], [`rights`], [`statements`], [`publication`], [`slot`]; [`replication`], [`pgoutput`], [`copy`]; [`marker`], [`memory`].
 
 // A `Diagnostic` is large and rare: it is made where something is refused.
 #![allow(clippy::result_large_err)]
@@ -20,6 +20,7 @@ pub mod policies;
 pub mod principal;
 pub mod publication;
 pub mod replication;
+pub mod rights;
 pub mod slot;
 pub mod sql;
 pub mod statements;

@@ -89,6 +89,19 @@ pub enum Unseen {
     Unknown(String),
 }
 
+/// Why row security does not stand between a role and a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// There is no such role.
+    NoRole,
+    /// The role is a superuser or has BYPASSRLS.
+    AboveThePolicies,
+    /// The table has no row security.
+    NotEnabled,
+    /// The role has the rights of the table's owner, and row security is not forced.
+    Owner,
+}
+
 #[derive(Debug)]
 struct Role {
     /// Superuser or BYPASSRLS.
@@ -322,6 +335,20 @@ impl RowSecurity {
             Refusal { expression: format!("{schema}.{name}"), reason: unseen.reason() }
         })?;
         Condition::of_visibility(&seen, self)
+    }
+
+    /// Why row security does not stand between the role that asks and a table, if so: then it would be shown
+    /// every row.
+    pub fn exemption(&self, table: &SecuredTable) -> Option<Exemption> {
+        let Some(role) = self.roles.get(&self.role) else { return Some(Exemption::NoRole) };
+        if role.exempt {
+            return Some(Exemption::AboveThePolicies);
+        }
+        if !table.enabled {
+            return Some(Exemption::NotEnabled);
+        }
+        let is_owner = role.privileges.contains(&table.owner);
+        (is_owner && !table.forced).then_some(Exemption::Owner)
     }
 
     fn applying<'t>(

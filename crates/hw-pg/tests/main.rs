@@ -6,6 +6,7 @@ mod facts;
 mod own_connections;
 mod policies;
 mod publication;
+mod rights;
 mod snapshots;
 mod stream;
 mod values;

@@ -1,0 +1,87 @@
+//! Everything that decides who sees which rows changes one text, and nothing else does (`engine.md` 11).
+
+use hw_pg::rights::Rights;
+use hw_testkit::Cluster;
+
+const SCHEMA: &str = "
+CREATE ROLE app NOLOGIN; CREATE ROLE team NOLOGIN; CREATE ROLE boss NOLOGIN;
+CREATE SCHEMA other;
+CREATE TYPE mood AS ENUM ('calm');
+CREATE TABLE items (id int PRIMARY KEY, owner text, secret text);
+CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+CREATE FUNCTION me() RETURNS text LANGUAGE sql AS $$ SELECT 'a'::text $$;
+ALTER TABLE items ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON items USING (owner = me());
+GRANT SELECT ON items TO app;
+INSERT INTO items VALUES (1, 'a', 'x');
+";
+
+/// Each of them changes who may see what, or what a policy means.
+const CHANGES: &[&str] = &[
+    "CREATE POLICY theirs ON items FOR SELECT TO team USING (true)",
+    "ALTER POLICY theirs ON items USING (false)",
+    "ALTER POLICY theirs ON items TO app",
+    "DROP POLICY theirs ON items",
+    "ALTER TABLE items DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE items ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE items FORCE ROW LEVEL SECURITY",
+    "ALTER TABLE items OWNER TO boss",
+    "REVOKE SELECT ON items FROM app",
+    "GRANT SELECT (id, owner) ON items TO app",
+    "REVOKE SELECT (owner) ON items FROM app",
+    "CREATE OR REPLACE FUNCTION me() RETURNS text LANGUAGE sql AS $$ SELECT 'b'::text $$",
+    "ALTER FUNCTION me() SECURITY DEFINER",
+    "REVOKE EXECUTE ON FUNCTION me() FROM PUBLIC",
+    "GRANT team TO app",
+    "REVOKE team FROM app",
+    "ALTER ROLE app BYPASSRLS",
+    "ALTER ROLE app NOBYPASSRLS",
+    "ALTER ROLE app NOINHERIT",
+    "ALTER ROLE app SET search_path = other",
+    "CREATE SCHEMA third",
+    "GRANT USAGE ON SCHEMA other TO app",
+    "CREATE TABLE other.items (id int)",
+    "ALTER TABLE other.items RENAME TO things",
+    "ALTER TABLE other.things ADD COLUMN owner text",
+    "ALTER TABLE other.things ALTER COLUMN owner TYPE varchar",
+    "ALTER TABLE other.things RENAME COLUMN owner TO who",
+    "CREATE TABLE heir () INHERITS (items)",
+    "CREATE FUNCTION other.eq(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$",
+    "CREATE OPERATOR other.= (FUNCTION = other.eq, LEFTARG = text, RIGHTARG = text)",
+    "ALTER TYPE mood ADD VALUE 'busy'",
+    "ALTER TYPE mood RENAME VALUE 'busy' TO 'angry'",
+    "CREATE CAST (mood AS int) WITH INOUT",
+];
+
+/// None of them does.
+const OTHERS: &[&str] = &[
+    "INSERT INTO items VALUES (2, 'b', 'y')",
+    "UPDATE items SET secret = 'z'",
+    "TRUNCATE items",
+    "ANALYZE",
+    "VACUUM items",
+    "CREATE TEMP TABLE passing (id int)",
+    "CREATE INDEX ON items (owner)",
+];
+
+#[tokio::test]
+async fn e_4_whatever_decides_who_sees_what_changes_the_text_of_rights_on_every_major() {
+    for major in hw_testkit::majors() {
+        let options = hw_testkit::ClusterOptions { major: Some(major), ..Default::default() };
+        let cluster = Cluster::start_with(options);
+        let client = cluster.client("postgres").await;
+        client.batch_execute(SCHEMA).await.unwrap();
+        let mut seen = vec![Rights::read(&client).await.unwrap()];
+        for change in CHANGES {
+            client.batch_execute(change).await.unwrap();
+            let now = Rights::read(&client).await.unwrap();
+            assert_ne!(seen.last(), Some(&now), "{change} on {major}");
+            seen.push(now);
+        }
+        for other in OTHERS {
+            client.batch_execute(other).await.unwrap();
+            let now = Rights::read(&client).await.unwrap();
+            assert_eq!(seen.last(), Some(&now), "{other} on {major}");
+        }
+    }
+}
