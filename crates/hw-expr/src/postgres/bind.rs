@@ -346,6 +346,12 @@ impl<'a> Binder<'a> {
 
     /// A parameter by its number.
     fn parameter(&mut self, ast: &Ast, number: &str) -> Result<Typed, Refusal> {
+        if !self.in_body && self.parameters.is_empty() {
+            // Postgres prints none in a policy: a parameter of a filter.
+            let name = Expr::Literal(Some(number.as_bytes().into()));
+            let expr = Expr::Setting(Box::new(name), Box::new(Expr::FALSE));
+            return Ok(Typed { expr, ty: TEXT });
+        }
         let number = number.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
         let argument = number.and_then(|number| self.parameters.get(number.checked_sub(1)?));
         match argument.map(|(_, argument)| argument.clone()) {

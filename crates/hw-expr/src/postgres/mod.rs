@@ -13,6 +13,7 @@
 mod bind;
 mod calls;
 mod compare;
+mod cover;
 mod json;
 mod operators;
 mod reads;
@@ -21,6 +22,7 @@ mod tree;
 mod types;
 
 pub use crate::error::EvalError;
+pub use cover::Cover;
 pub use tree::{Frame, Principal};
 pub use types::{Datum, Scalar, Type};
 
@@ -149,7 +151,7 @@ impl Condition {
     /// Reads a condition over the rows of a table.
     ///
     /// - Takes: one expression, as `pg_get_expr` prints it under an empty search path or as somebody wrote
-    ///   it.
+    ///   it. `$1` in it is the setting of that name of whoever asks, a text.
     pub fn read(text: &str, table: &Table, names: &dyn Names) -> Result<Condition, Refusal> {
         bind::condition(text, table, names).map(Condition)
     }
