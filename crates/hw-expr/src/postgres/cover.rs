@@ -92,12 +92,14 @@ fn cover(expr: &Expr, columns: &[(String, Type)], frame: Frame<'_>) -> Cover {
             Cover::OneOf(keys)
         }
         Expr::Is(inner, true) => cover(inner, columns, frame),
-        Expr::Call(Operation::Compare(_, holds), sides) if is_equality(*holds) => match &sides[..] {
-            [left, right] => equal(left, right, columns, frame)
-                .or_else(|| equal(right, left, columns, frame))
-                .unwrap_or(Cover::Anything),
-            _ => Cover::Anything,
-        },
+        Expr::Call(Operation::Compare(_, holds), sides) if is_equality(*holds) => {
+            match &sides[..] {
+                [left, right] => equal(left, right, columns, frame)
+                    .or_else(|| equal(right, left, columns, frame))
+                    .unwrap_or(Cover::Anything),
+                _ => Cover::Anything,
+            }
+        }
         Expr::Quantified { left, holds, array, all: false, .. } if is_equality(*holds) => {
             one_of(left, array, columns, frame).unwrap_or(Cover::Anything)
         }
@@ -153,12 +155,7 @@ fn has_one_form(scalar: Scalar) -> bool {
     }
 }
 
-fn equal(
-    side: &Expr,
-    value: &Expr,
-    columns: &[(String, Type)],
-    frame: Frame<'_>,
-) -> Option<Cover> {
+fn equal(side: &Expr, value: &Expr, columns: &[(String, Type)], frame: Frame<'_>) -> Option<Cover> {
     let (index, scalar) = column(side, columns)?;
     if !is_constant(value) {
         return None;
