@@ -26,6 +26,8 @@ const ENGINE: &[&str] = &[
     "overlay",
     "tail",
     "tables",
+    "change_list",
+    "table_view",
     "copy_spool",
     "lost",
     "large",

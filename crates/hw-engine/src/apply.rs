@@ -1,5 +1,6 @@
 //! Applies an entry: the one way in which the state changes.
 
+use crate::change_list::Rows;
 use crate::error::{EngineError, code};
 use crate::overlay::Sink;
 use crate::runs::Runs;
@@ -170,7 +171,7 @@ impl Writer {
         let key = keys::numbered(keys::TABLE, record.number);
         self.overlay.put(&self.state, key, record.encode())?;
         self.tables.insert(Table::open(&self.store, record)?);
-        self.news.tables = true;
+        self.tables_changed();
         self.columns_changed()
     }
 
@@ -200,6 +201,9 @@ impl Writer {
     ) -> Result<(), EngineError> {
         self.commit()?;
         let mut names = BTreeSet::new();
+        let lost: Vec<Arc<Table>> =
+            tables.iter().filter_map(|number| self.tables.get(*number).cloned()).collect();
+        self.list_tables(lost.iter(), || Rows::Unknown);
         for number in tables {
             let Some(table) = self.tables.get(*number).cloned() else { continue };
             names.insert(table.record.relation.name.to_string());

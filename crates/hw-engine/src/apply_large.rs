@@ -35,6 +35,7 @@ impl Writer {
         };
         self.committed = self.progress;
         self.note_commit();
+        self.list_transaction(transaction);
         // Behind the step: a copy that is given up for it commits, and may commit no part of it.
         if aside {
             self.spool(transaction)?;
@@ -96,6 +97,10 @@ impl Writer {
             let sorter = Sorter::new(self.store.spool(), self.bounds.sort_bytes);
             let mut fold = LargeFold::new(sorter, std::mem::take(&mut again));
             let (mut messages, mut aside) = (Vec::new(), false);
+            if let Some(listed) = &mut self.listed {
+                listed.begin();
+                listed.is_large();
+            }
             for change in transaction.changes.iter() {
                 self.beat.fetch_add(1, Ordering::Relaxed);
                 match self.route(change.map_err(|e| EngineError::Source(e.to_string()))?)? {

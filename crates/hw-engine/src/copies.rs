@@ -89,7 +89,7 @@ impl Writer {
             self.counters.table += 1;
             let record = TableRecord {
                 number,
-                relation,
+                relation: Arc::new(relation),
                 boundary: lsn,
                 entered: false,
                 stale: false,

@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub sort_bytes: usize,
     /// Transactions that may wait between the socket and the writer.
     pub queue_bytes: usize,
+    /// What the last transactions did, for whoever keeps something up to date; 0: none of it is kept.
+    pub change_list_bytes: usize,
     /// How long a definition that left is still applied.
     pub definition_retention: Duration,
 }
@@ -51,6 +53,7 @@ impl EngineOptions {
             fold_bytes: 24 << 20,
             sort_bytes: 48 << 20,
             queue_bytes: 16 << 20,
+            change_list_bytes: 0,
             definition_retention: Duration::from_secs(24 * 3600),
         }
     }
@@ -84,7 +87,11 @@ impl Engine {
         // Half of the bytes may wait for the writer, as many for the assembler.
         let (inlet, queue) = Inlet::new(options.queue_bytes / 2);
         let outside = Outside {
-            bounds: Bounds { fold_bytes: options.fold_bytes, sort_bytes: options.sort_bytes },
+            bounds: Bounds {
+                fold_bytes: options.fold_bytes,
+                sort_bytes: options.sort_bytes,
+                change_list_bytes: options.change_list_bytes,
+            },
             retention: options.definition_retention,
             board: board.clone(),
             inlet: inlet.clone(),

@@ -6,6 +6,7 @@
 //! - a table whose identity changed: the old incarnation's rows go, the new one's come;
 //! - a table that cannot be followed any more: its rows leave.
 
+use crate::change_list::{Recorder, Rows};
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::large::DecidedSink;
@@ -137,6 +138,7 @@ impl Writer {
                 sink.delete(&self.state, keys::numbered(keys::TABLE, rows.record.number))?;
             }
         }
+        let begins_history = history.is_some();
         if let Some(identity) = history {
             self.begin_history(&identity, &mut sink)?;
         }
@@ -144,6 +146,18 @@ impl Writer {
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
         sink.decide(&self.state)?;
         self.committed = self.progress;
+        if begins_history {
+            self.listed.as_mut().map(Recorder::anew);
+        } else {
+            let renamed = |arrival: &&Arrival| {
+                let name = |table: &Table| table.record.relation.name.clone();
+                arrival.from.as_ref().is_some_and(|from| name(from) != name(&arrival.table))
+            };
+            let before =
+                arrivals.iter().filter(renamed).filter_map(|arrival| arrival.from.as_ref());
+            let now = arrivals.iter().map(|arrival| &arrival.table);
+            self.list_tables(gone.iter().chain(before).chain(now), || Rows::Unknown);
+        }
         for old in gone {
             self.tables.remove(old.record.number);
             self.stale.remove(&old.record.number);

@@ -12,6 +12,7 @@
 //! between that and the rows as they are then: one step, whose cost is that of the rows that changed
 //! meanwhile.
 
+use crate::change_list::Rows;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::held::{HeldRow, ROW, damaged, layout_key, space_name, split_key};
@@ -35,9 +36,13 @@ impl Writer {
             let key = keys::numbered(keys::TABLE, number);
             self.overlay.put(&self.state, key, record.encode())?;
         }
-        self.stale.insert(number);
+        if self.stale.insert(number)
+            && let Some(table) = self.tables.get(number).cloned()
+        {
+            self.list_tables([&table].into_iter(), || Rows::StandsStill);
+        }
         self.descriptions.remove(&number);
-        self.news.tables = true;
+        self.tables_changed();
         self.freeze()
     }
 

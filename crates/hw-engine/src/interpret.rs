@@ -1,6 +1,7 @@
-//! Where a change of a row becomes operations and lookups, and the row is written: the one place,
+//! Where a change of a row becomes operations and lookups, and the row is written and listed: the one place,
 //! whatever the change came from and whatever the writes go into.
 
+use crate::change_list::Recorder;
 use crate::error::EngineError;
 use crate::evaluate::FoldedChange;
 use crate::fold::FoldedRow;
@@ -11,8 +12,8 @@ use crate::writer::Writer;
 use std::sync::Arc;
 
 impl Writer {
-    /// Evaluates a row's two states and writes the row: the one place where a change is applied,
-    /// whatever the writes go into.
+    /// Evaluates a row's two states, writes the row and lists the change: the one place where a change of
+    /// a transaction is applied, whatever the writes go into.
     pub(crate) fn apply_row<S: Sink>(
         &mut self,
         sink: &mut S,
@@ -20,9 +21,23 @@ impl Writer {
         key: Vec<u8>,
         row: FoldedRow,
     ) -> Result<(), EngineError> {
-        if row.before == row.after {
-            return Ok(());
+        let listed = self.listed.as_ref().is_some_and(Recorder::takes_rows).then(|| key.clone());
+        if row.before != row.after {
+            self.change_row(sink, table, key, &row)?;
         }
+        if let Some(recorder) = &mut self.listed {
+            recorder.row(table, listed, row.before, row.after);
+        }
+        Ok(())
+    }
+
+    fn change_row<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        table: &Arc<Table>,
+        key: Vec<u8>,
+        row: &FoldedRow,
+    ) -> Result<(), EngineError> {
         let number = table.record.number;
         if let Some(plan) = self.plans.get(&number).cloned() {
             let change = FoldedChange {
@@ -34,7 +49,7 @@ impl Writer {
             };
             self.interpret(sink, [&plan, &plan], table, &change)?;
         }
-        match row.after {
+        match &row.after {
             Some(row) => {
                 let value = StoredRow::encode(row.copies, row.row.as_bytes());
                 sink.put(&table.rows, key, value)

@@ -8,7 +8,7 @@
 //!
 //! Suggested reading order, downhill: [`engine`], [`sequencer`], [`apply`], [`transaction`],
 //! [`interpret`], [`fold`], [`evaluate`], [`buckets`], [`overlay`], [`publish`], [`wake`],
-//! [`published`], [`sync_view`].
+//! [`change_list`], [`published`], [`sync_view`], [`table_view`].
 //! What is stored where: [`record`], [`state`]; what is removed again and who is waited for:
 //! [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`copies`], [`entering`].
 //! The other direction, from clients to Postgres, is the crate `hw-write`.
@@ -19,6 +19,7 @@ mod board;
 mod buckets;
 mod build;
 mod build_bulk;
+pub mod change_list;
 mod compact;
 mod copies;
 mod copy_spool;
@@ -52,6 +53,7 @@ mod sequencer;
 mod state;
 pub mod status;
 mod sync_view;
+mod table_view;
 mod tables;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
@@ -65,6 +67,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use change_list::{ChangePlace, ChangedRow, ChangedTable, Committed, Rows, Since};
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
 pub use lease::{Lease, Leases};
@@ -73,4 +76,6 @@ pub use sync_view::{
     ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, ReadLimit, Reading,
     SyncView,
 };
+pub use table_view::TableView;
+pub use tables::StoredRow;
 pub use wake::{BucketKey, Changes, LookupKey};

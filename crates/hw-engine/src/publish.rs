@@ -6,12 +6,14 @@
 //! the disk works: batches grow under load by themselves, also where the disk is quick
 //! ([`Pace::UNDER_LOAD`]), and an idle system pays one sync.
 
+use crate::change_list::{ChangeList, Pending};
 use crate::error::EngineError;
 use crate::lease::Leases;
 use crate::published::{Published, Withheld};
 use crate::runs::{Met, Runs};
 use crate::state::Progress;
 use crate::sync_view::ActiveSync;
+use crate::table_view::ShownTables;
 use crate::wake::{ChangeRing, Touched};
 use hw_store::{Snapshot, Space, Store};
 use hw_types::{Checkpoint, EndLsn, OpId, Pace};
@@ -29,6 +31,9 @@ pub(crate) struct PublishJob {
     pub runs: Arc<Runs>,
     pub sync: Option<Arc<ActiveSync>>,
     pub touched: Touched,
+    /// What the change list says behind this state, if there is one and the state is shown.
+    pub listed: Option<Pending>,
+    pub tables: Arc<ShownTables>,
     /// Whether clients may see this state. Not while a compared copy is under way.
     pub show: bool,
     /// Why nobody is answered from it, if so; as long as that has not changed since.
@@ -45,22 +50,32 @@ pub(crate) struct Publication {
     /// Everything up to here is durable: the driver confirms it to the source.
     durable: watch::Sender<EndLsn>,
     ring: Arc<ChangeRing>,
+    change_list: Arc<ChangeList>,
     leases: Arc<Leases>,
     met: Arc<Met>,
     write_checkpoints: Space,
     store: Store,
 }
 
+/// What of the writer's state is shown first. The caller has synced it.
+pub(crate) struct First<'w> {
+    pub progress: &'w Progress,
+    pub runs: Arc<Runs>,
+    pub sync: Option<Arc<ActiveSync>>,
+    pub tables: Arc<ShownTables>,
+    pub withheld: Option<Withheld>,
+}
+
 impl Publication {
-    /// Starts with the state that the store holds. The caller has synced it.
+    /// Starts with the state that the store holds, and an empty change list of at most so many bytes.
     pub fn new(
         store: Store,
         write_checkpoints: Space,
-        progress: &Progress,
-        runs: Arc<Runs>,
-        sync: Option<Arc<ActiveSync>>,
-        withheld: Option<Withheld>,
+        first: First<'_>,
+        change_list_bytes: usize,
     ) -> Publication {
+        let First { progress, runs, sync, tables, withheld } = first;
+        let change_list = Arc::new(ChangeList::new(change_list_bytes));
         let ring = Arc::new(ChangeRing::default());
         let leases = Arc::new(Leases::default());
         let met = Arc::<Met>::default();
@@ -76,6 +91,9 @@ impl Publication {
             write_floor: progress.write_floor,
             write_checkpoints: write_checkpoints.clone(),
             ring: ring.clone(),
+            change_place: change_list.end(),
+            change_list: change_list.clone(),
+            tables,
             leases: leases.clone(),
         };
         Publication {
@@ -83,6 +101,7 @@ impl Publication {
             changes: Mutex::default(),
             durable: watch::Sender::new(progress.end_lsn),
             ring,
+            change_list,
             leases,
             met,
             write_checkpoints,
@@ -156,6 +175,7 @@ impl Publication {
             let withheld = if is_of_now { job.withheld } else { previous.withheld };
             let number = previous.number + 1;
             self.ring.push(number, job.touched);
+            let listed = job.listed.map(|listed| self.change_list.publish(listed));
             let next = Published {
                 number,
                 checkpoint: Checkpoint { op_id: job.progress.op_id, end_lsn },
@@ -168,6 +188,9 @@ impl Publication {
                 write_floor: job.progress.write_floor,
                 write_checkpoints: self.write_checkpoints.clone(),
                 ring: self.ring.clone(),
+                change_place: listed.unwrap_or(previous.change_place),
+                change_list: self.change_list.clone(),
+                tables: job.tables,
                 leases: self.leases.clone(),
             };
             debug_assert!(

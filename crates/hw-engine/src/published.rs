@@ -1,16 +1,19 @@
 //! The published state: what all surfaces read, at one position.
 //!
 //! Invariant E-2: a snapshot is published only behind the sync that made it durable. How it is read
-//! stands in a view per kind of reading: [`SyncView`].
+//! stands in a view per kind of reading: [`SyncView`], [`TableView`]. What brought a state
+//! about, seen from an earlier one, stands in [`crate::change_list`].
 
+use crate::change_list::{ChangeList, ChangePlace, Since};
 use crate::error::{EngineError, code};
 use crate::lease::{Lease, Leases};
 use crate::runs::{Met, Runs};
 use crate::state::{Record, WriteCheckpoint};
 use crate::sync_view::{ActiveSync, SyncView};
+use crate::table_view::{ShownTables, TableView};
 use crate::wake::{ChangeRing, Changes};
 use hw_store::{Snapshot, Space};
-use hw_types::{Checkpoint, Diagnostic};
+use hw_types::{Checkpoint, Diagnostic, TableName};
 use std::sync::Arc;
 
 /// Why nobody is answered from a state.
@@ -63,6 +66,9 @@ pub struct Published {
     pub(crate) write_floor: u64,
     pub(crate) write_checkpoints: Space,
     pub(crate) ring: Arc<ChangeRing>,
+    pub(crate) change_place: ChangePlace,
+    pub(crate) change_list: Arc<ChangeList>,
+    pub(crate) tables: Arc<ShownTables>,
     pub(crate) leases: Arc<Leases>,
 }
 
@@ -106,6 +112,26 @@ impl Published {
         let since = |index: usize| *self.sync.as_ref()?.frozen.get(index)?;
         let waits = definitions.into_iter().filter_map(since).any(|since| since.0 <= stored.at);
         Ok(if waits { floor } else { floor.max(Some(stored.number)) })
+    }
+
+    /// A table of the replica, by name. `None` while it has not entered, or nobody is answered.
+    pub fn table(&self, name: &TableName) -> Option<TableView<'_>> {
+        let shown = self.tables.get(name).filter(|_| self.withheld.is_none())?;
+        Some(TableView::new(shown, &self.snapshot))
+    }
+
+    /// Where this state stands in the change list.
+    pub fn change_place(&self) -> ChangePlace {
+        self.change_place
+    }
+
+    /// What was done to rows of the replica between another state of this process and this one. Gone also
+    /// where no list is kept, and while nobody is answered.
+    pub fn committed_since(&self, place: ChangePlace) -> Since {
+        match self.withheld {
+            None => self.change_list.between(place, self.change_place),
+            Some(_) => Since::Gone,
+        }
     }
 
     /// What changed in publications behind `number`, up to this one.

@@ -87,7 +87,7 @@ impl Replica for Told {
 pub(crate) fn plan(writer: &Writer, told: &Plan) -> Plan {
     let table = |table: Arc<Table>| {
         let record = &table.record;
-        let relation = Arc::new(record.relation.clone());
+        let relation = record.relation.clone();
         let facts = table.facts.clone();
         let stale = writer.stale.contains(&record.number);
         let truncations = writer.truncations.get(&record.number).cloned().unwrap_or_default();

@@ -36,12 +36,18 @@ impl Writer {
             Change::Row { relation, kind } => match self.appliable(relation.id) {
                 Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
                 Some(table) => Route::Row(table, kind),
-                None => Route::Aside,
+                None => {
+                    self.list_aside(&relation);
+                    Route::Aside
+                }
             },
             Change::Truncate { relations } => {
                 let mut tables = Vec::with_capacity(relations.len());
                 for relation in &relations {
-                    let Some(table) = self.appliable(relation.id) else { continue };
+                    let Some(table) = self.appliable(relation.id) else {
+                        self.list_aside(relation);
+                        continue;
+                    };
                     if !self.is_described(&table, relation)? {
                         return Ok(Route::Stale);
                     }
@@ -51,6 +57,18 @@ impl Writer {
                 Route::Truncate { tables, others }
             }
         })
+    }
+
+    /// A change of a table that is not applied is one of those that stand still and have its oid or its name:
+    /// whoever reads the name waits for what it did.
+    fn list_aside(&mut self, relation: &Relation) {
+        let Some(listed) = &mut self.listed else { return };
+        for table in self.stale.iter().filter_map(|number| self.tables.get(*number)) {
+            let own = &table.record.relation;
+            if own.id == relation.id || own.name == relation.name {
+                listed.stands_still(table);
+            }
+        }
     }
 
     /// Whether the log describes a table as the replica knows it; if not, the table is marked.

@@ -18,7 +18,7 @@ use crate::apply::Applied;
 use crate::board::{Board, Desired};
 use crate::error::EngineError;
 use crate::loader::Loader;
-use crate::publish::{Publication, Publisher};
+use crate::publish::{First, Publication, Publisher};
 use crate::published::Withheld;
 use crate::runs::{self, Start};
 use crate::state::{Day, Progress};
@@ -153,9 +153,12 @@ impl Sequencer {
         }
         let publication = publication.unwrap_or_else(|| {
             let (space, active) = (writer.write_checkpoints.clone(), writer.active().clone());
+            let tables = writer.shown();
             let (progress, runs) = (writer.progress(), writer.runs.clone());
             let withheld = Withheld::new(writer.behind, outside.board.is_asked());
-            Arc::new(Publication::new(store.clone(), space, progress, runs, active, withheld))
+            let first = First { progress, runs, sync: active, tables, withheld };
+            let change_list_bytes = outside.bounds.change_list_bytes;
+            Arc::new(Publication::new(store.clone(), space, first, change_list_bytes))
         });
         let inlet = outside.inlet.clone();
         let publisher = Publisher::start(publication.clone(), move || inlet.wake())?;

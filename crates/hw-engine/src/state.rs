@@ -12,6 +12,7 @@ use hw_input::identity::Identity;
 use hw_store::{Batch, Snapshot, Space};
 use hw_types::{CommitLsn, EndLsn, Lsn, OpId, Relation, TableName, Xid, varint};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 const VERSION: u8 = 2;
 
@@ -44,7 +45,7 @@ pub struct TableRecord {
     /// Number of the table's incarnation; names its `rows` space.
     pub number: u32,
     /// The table as it was when its rows were last made uniform.
-    pub relation: Relation,
+    pub relation: Arc<Relation>,
     /// Changes with commit_lsn below this position are contained in the copy (X).
     pub boundary: Lsn,
     /// Whether the table has entered: its rows are complete and visible.
@@ -541,7 +542,7 @@ impl Record for TableRecord {
     fn take(input: &mut &[u8]) -> Option<Self> {
         Some(TableRecord {
             number: take_u32(input)?,
-            relation: Relation::take(input)?,
+            relation: Arc::new(Relation::take(input)?),
             boundary: take_lsn(input)?,
             entered: take_flag(input)?,
             stale: take_flag(input)?,
@@ -625,12 +626,12 @@ mod tests {
         };
         round_trip(TableRecord {
             number: 7,
-            relation: Relation {
+            relation: Arc::new(Relation {
                 id: RelationId(16_400),
                 name: TableName::new("public", "t"),
                 replica_identity: ReplicaIdentity::Default,
                 columns: types.into_iter().enumerate().map(column).collect(),
-            },
+            }),
             boundary: Lsn(77),
             entered: true,
             stale: false,

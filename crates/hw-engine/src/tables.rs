@@ -125,9 +125,10 @@ impl Gates {
 
 /// A row as the `rows` space holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoredRow {
+pub struct StoredRow {
     /// How often it exists: 1, or more in a table without identity (REPLICA IDENTITY FULL).
     pub copies: u64,
+    /// Its values.
     pub row: Row,
 }
 
@@ -135,7 +136,7 @@ const ROW_V1: u8 = 1;
 
 impl StoredRow {
     /// The value in the `rows` space.
-    pub fn encode(copies: u64, row: &[u8]) -> Vec<u8> {
+    pub(crate) fn encode(copies: u64, row: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(row.len() + 3);
         out.push(ROW_V1);
         varint::put(&mut out, copies);
@@ -144,7 +145,7 @@ impl StoredRow {
     }
 
     /// Number of copies and the row's bytes.
-    pub fn split(mut value: &[u8]) -> Result<(u64, &[u8]), EngineError> {
+    pub(crate) fn split(mut value: &[u8]) -> Result<(u64, &[u8]), EngineError> {
         let input = &mut value;
         let damaged = || EngineError::damaged("rows", "row");
         if take(input, 1).ok_or_else(damaged)? != [ROW_V1] {
@@ -155,7 +156,7 @@ impl StoredRow {
     }
 
     /// Reads a value.
-    pub fn decode(value: &[u8]) -> Result<StoredRow, EngineError> {
+    pub(crate) fn decode(value: &[u8]) -> Result<StoredRow, EngineError> {
         let (copies, row) = StoredRow::split(value)?;
         Ok(StoredRow { copies, row: Row::from_encoded(row) })
     }
@@ -185,7 +186,7 @@ impl Table {
             return None;
         }
         let multiple = relation.has_multiplicity();
-        let record = TableRecord { relation, ..self.record.clone() };
+        let record = TableRecord { relation: Arc::new(relation), ..self.record.clone() };
         Some(Table { record, rows: self.rows.clone(), facts: None, key_columns, multiple })
     }
 

@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_tail_that_has_passed_its_length_is_cut_to_it_and_counted_no_sooner() {
         let store = Store::simulated(&Simulation::new());
-        let bounds = Bounds { fold_bytes: 1 << 20, sort_bytes: 1 << 20 };
+        let bounds = Bounds { fold_bytes: 1 << 20, sort_bytes: 1 << 20, change_list_bytes: 0 };
         let mut writer = Writer::open(store.clone(), bounds, Default::default()).unwrap();
         let tail = writer.tail.clone();
         let put = |writer: &mut Writer, positions: std::ops::Range<usize>| {

@@ -63,7 +63,7 @@ pub fn row(cells: &[Option<&str>]) -> Row {
 pub(crate) fn table(store: &Store, number: u32, relation: &Relation) -> Table {
     let record = TableRecord {
         number,
-        relation: relation.clone(),
+        relation: Arc::new(relation.clone()),
         boundary: Lsn(0),
         entered: true,
         stale: false,
@@ -145,13 +145,27 @@ impl Node {
         Self::recording(store, fold_bytes, None)
     }
 
+    /// A node whose change list may hold so many bytes.
+    pub fn listing(store: Store, fold_bytes: usize, change_list_bytes: usize) -> Node {
+        Self::over(store, fold_bytes, change_list_bytes, None)
+    }
+
     /// A node whose entries are recorded.
     pub fn recording(store: Store, fold_bytes: usize, recording: Option<Recording>) -> Node {
+        Self::over(store, fold_bytes, 1 << 20, recording)
+    }
+
+    fn over(
+        store: Store,
+        fold_bytes: usize,
+        change_list_bytes: usize,
+        recording: Option<Recording>,
+    ) -> Node {
         let board = Arc::<Board>::default();
         // No driver asks.
         board.asked.store(true, Ordering::Relaxed);
         let (inlet, queue) = Inlet::new(1 << 20);
-        let bounds = Bounds { fold_bytes, sort_bytes: 4096 };
+        let bounds = Bounds { fold_bytes, sort_bytes: 4096, change_list_bytes };
         let retention = Duration::from_secs(24 * 3600);
         let outside = Outside { bounds, retention, board: board.clone(), inlet: inlet.clone() };
         let record = recording.clone().map(|recording| -> Box<dyn FnMut(&Entry) + Send> {

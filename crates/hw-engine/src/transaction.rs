@@ -1,6 +1,7 @@
 //! One transaction: folded, evaluated, and put into the commit that waits. One that does not fit
 //! into memory goes through [`crate::apply_large`].
 
+use crate::change_list::Recorder;
 use crate::error::EngineError;
 use crate::fold::{Fold, FoldError};
 use crate::overlay::{Overlay, Sink};
@@ -54,6 +55,7 @@ impl Writer {
                     crate::tail::record(transaction.commit_lsn, transaction.xid.short());
                 self.overlay.append(&self.tail, &key, value)?;
                 self.apply_folded(fold)?;
+                self.list_transaction(&transaction);
                 for message in messages {
                     self.marker(&message, &transaction)?;
                 }
@@ -65,6 +67,7 @@ impl Writer {
 
     /// Folds all changes in memory, up to the bound.
     fn fold(&mut self, transaction: &Transaction) -> Result<Folded, EngineError> {
+        self.listed.as_mut().map(Recorder::begin);
         let bound = self.bounds.fold_bytes;
         // The changes carry one state of a row, the fold holds both: it is not begun in vain.
         if transaction.changes.bytes() > bound as u64 {

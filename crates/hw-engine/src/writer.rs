@@ -13,6 +13,7 @@
 //! same entries give the same bytes).
 
 use crate::buckets::{BucketBook, Spaces};
+use crate::change_list::{ChangedTable, Recorder, Rows};
 use crate::copy_spool::Copying;
 use crate::crowds::Crowds;
 use crate::definitions::Definitions;
@@ -27,6 +28,7 @@ use crate::state::{
     BuildState, Counters, Day, DerivedKind, Lacking, Progress, Record, Secret, TableRecord, keys,
 };
 use crate::sync_view::ActiveSync;
+use crate::table_view::ShownTables;
 use crate::tables::{Gates, Table, TablePlan, Tables};
 use crate::wake::Touched;
 use hw_input::signal::CopyDropped;
@@ -56,6 +58,8 @@ pub(crate) struct Bounds {
     pub fold_bytes: usize,
     /// Memory of one sort on disk.
     pub sort_bytes: usize,
+    /// The change list, with what of it is not published; 0 for none.
+    pub change_list_bytes: usize,
 }
 
 /// How a copy ended.
@@ -111,6 +115,10 @@ pub(crate) struct Writer {
     pub(crate) runs: Arc<Runs>,
     pub(crate) effects: Effects,
     pub(crate) touched: Touched,
+    /// What the change list will say, if there is one.
+    pub(crate) listed: Option<Recorder>,
+    /// The tables as they are to be shown, unless they are others since.
+    shown: Option<Arc<ShownTables>>,
     pub(crate) copying: Option<Copying>,
     /// What is left of a copy that a crash cut off.
     pub(crate) unfinished: Vec<Arc<Table>>,
@@ -248,6 +256,8 @@ impl Writer {
             runs,
             effects: Effects::default(),
             touched: Touched::default(),
+            listed: Recorder::new(bounds.change_list_bytes),
+            shown: None,
             copying: None,
             unfinished,
             lost,
@@ -289,7 +299,45 @@ impl Writer {
             .collect();
         self.gates = self.definitions.gates();
         self.descriptions.clear();
+        self.tables_changed();
+    }
+
+    /// Other tables are there, or one stands still, or can be followed again.
+    pub(crate) fn tables_changed(&mut self) {
+        self.shown = None;
         self.news.tables = true;
+    }
+
+    /// The tables as they are to be shown.
+    pub fn shown(&mut self) -> Arc<ShownTables> {
+        let (tables, stale) = (&self.tables, &self.stale);
+        let shown = || Arc::new(ShownTables::new(tables, |number| stale.contains(&number)));
+        self.shown.get_or_insert_with(shown).clone()
+    }
+
+    /// Something that is no transaction changes these tables, or lets them stand still.
+    pub(crate) fn list_tables<'t>(
+        &mut self,
+        tables: impl Iterator<Item = &'t Arc<Table>>,
+        rows: fn() -> Rows,
+    ) {
+        let Some(listed) = &mut self.listed else { return };
+        let changed = |table: &Arc<Table>| ChangedTable {
+            number: table.record.number,
+            relation: table.record.relation.clone(),
+            rows: rows(),
+        };
+        let mut tables: Vec<ChangedTable> = tables.map(changed).collect();
+        tables.sort_by_key(|table| table.number);
+        listed.other(self.progress.commit_lsn, self.progress.end_lsn, tables);
+    }
+
+    /// A transaction is applied, and so what it did can be listed.
+    pub(crate) fn list_transaction(&mut self, transaction: &Transaction) {
+        let Transaction { commit_lsn, end_lsn, xid, .. } = *transaction;
+        if let Some(listed) = &mut self.listed {
+            listed.end(commit_lsn, end_lsn, xid);
+        }
     }
 
     /// How far the entries are applied.
@@ -427,6 +475,8 @@ impl Writer {
             sync: self.active.clone(),
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
+            listed: self.listed.as_mut().filter(|_| show).map(Recorder::take),
+            tables: self.shown(),
             show,
             withheld,
             changes,
@@ -441,7 +491,7 @@ impl Writer {
         self.active = now;
         self.touched.everything = true;
         self.unpublished = true;
-        self.news.tables = true;
+        self.tables_changed();
         Ok(())
     }
 
@@ -456,6 +506,8 @@ impl Writer {
 
     /// Shows the loaded state to surfaces that kept their watch over a restart of the writer.
     pub(crate) fn publish_anew(&mut self) {
+        // What the store has come to hold between the last publication and the failure nobody knows.
+        self.listed.as_mut().map(Recorder::anew);
         self.touched.everything = true;
         self.unpublished = true;
     }

@@ -3,6 +3,7 @@
 
 use super::client::ClientBucket;
 use crate::buckets::{BucketBook, Spaces};
+use crate::change_list::ChangeList;
 use crate::compact::compact_slice;
 use crate::definitions::compile;
 use crate::evaluate::{Effects, FoldedChange};
@@ -43,6 +44,7 @@ struct Bucket {
     plan: TablePlan,
     sync: Arc<ActiveSync>,
     leases: Arc<Leases>,
+    change_list: Arc<ChangeList>,
     last: OpId,
     now: BTreeMap<String, String>,
     /// The rows at each published position.
@@ -79,6 +81,7 @@ impl Bucket {
             plan,
             sync: Arc::new(sync),
             leases: Arc::default(),
+            change_list: Arc::new(ChangeList::new(0)),
             last: OpId(1000),
             now: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -143,6 +146,9 @@ impl Bucket {
             write_floor: 0,
             write_checkpoints: self.overlay.store().space("wcp").unwrap(),
             ring: Arc::new(ChangeRing::default()),
+            change_place: self.change_list.end(),
+            change_list: self.change_list.clone(),
+            tables: Arc::default(),
             leases: self.leases.clone(),
         }
     }

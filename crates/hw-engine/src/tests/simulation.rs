@@ -8,6 +8,7 @@
 //! buckets by their operations, as the official one does (`powersync-protocol.md` 6.4), and is
 //! compared with the rows themselves.
 
+use super::change_list::Follower;
 use super::client::Client;
 use super::source::{BEGIN, Source, USERS, World};
 use crate::apply::Applied;
@@ -125,6 +126,9 @@ struct Run {
     source: Source,
     node: Node,
     clients: BTreeMap<&'static str, Client>,
+    follower: Follower,
+    /// Whether the node is another one since the follower read.
+    is_other: bool,
     /// Transactions of the log that the node was given.
     fed: usize,
     /// The copy that waits for its tables to enter, with its nonce.
@@ -158,12 +162,15 @@ impl Run {
         let gentle = recording.is_some();
         let clients = BTreeMap::new();
         let (fed, copy, ranges_fit, damage) = (0, None, true, 0.0);
+        let (follower, is_other) = (Follower::default(), false);
         Run {
             rng,
             simulation,
             source,
             node,
             clients,
+            follower,
+            is_other,
             fed,
             copy,
             keys,
@@ -208,6 +215,7 @@ impl Run {
         let bound = BOUNDS[self.rng.random_range(0..3)];
         self.node = Node::recording(kept, bound, self.recording.clone());
         self.copy = None;
+        self.is_other = true;
         // At each connect the catalog is compared: what it showed before may have been lost.
         let known = self.node.board.plan.borrow().tables.clone();
         for now in [&self.source.lists, &self.source.todos] {
@@ -310,6 +318,10 @@ impl Run {
     fn check(&mut self, what: &str) {
         self.node.settle();
         let published = self.node.published();
+        if published.withheld.is_none() {
+            let is_other = std::mem::take(&mut self.is_other);
+            self.follower.follow(&published, is_other, what);
+        }
         if self.damage > 0.0 && published.sync.is_none() {
             // Something is made again, and nothing is served until it is.
             return;
@@ -401,16 +413,21 @@ impl Run {
 
 /// P1 to P4, E-1, E-2, E-3, F-2, F-3, F-22, F-23, F-24, F-60 at the level of the engine; FD-18: what
 /// reads a table that is being copied again stands still, nobody is shown a part of a transaction,
-/// what a user loses meanwhile he loses at once (E-4), and in the end everybody has everything.
+/// what a user loses meanwhile he loses at once (E-4), and in the end everybody has everything. Whoever
+/// follows the change list has the tables as they are published.
 #[test]
 fn clients_equal_the_oracle_whatever_crashes() {
+    let mut followed = [0; 3];
     for seed in 0..60 {
         let mut run = Run::new(seed, None);
         for step in 0..40 {
             run.step(step, &format!("seed {seed} step {step}"));
         }
         run.finish(&format!("seed {seed} at its end"));
+        let Follower { unknown, still, rows, .. } = run.follower;
+        followed = [followed[0] + unknown, followed[1] + still, followed[2] + rows];
     }
+    assert!(followed.iter().all(|count| *count > 200), "the change list: {followed:?}");
 }
 
 /// FD-7: what of the store is damaged is made again, in whatever state it is met; clients come to what
@@ -439,7 +456,7 @@ fn fd_7_a_store_that_has_lost_its_state_is_refused_each_time() {
         run.simulation.damage(space);
         for _ in 0..2 {
             let store = run.simulation.crash();
-            let bounds = Bounds { fold_bytes: 1, sort_bytes: 2048 };
+            let bounds = Bounds { fold_bytes: 1, sort_bytes: 2048, change_list_bytes: 0 };
             let error = Writer::open(store, bounds, Default::default()).err().unwrap();
             let finding = error.finding().unwrap().to_string();
             assert!(finding.starts_with("error[HW3004]"), "{finding}");
@@ -485,7 +502,7 @@ fn the_entries_of_one_node_give_another_node_the_same_bytes() {
         let first = contents(&run.node.store);
         for fold_bytes in BOUNDS {
             let store = Store::simulated(&Simulation::new());
-            let bounds = Bounds { fold_bytes, sort_bytes: 2048 };
+            let bounds = Bounds { fold_bytes, sort_bytes: 2048, change_list_bytes: 0 };
             let mut writer = Writer::open(store.clone(), bounds, Default::default()).unwrap();
             let mut loading = Vec::new();
             for recorded in recording.lock().iter().cloned() {

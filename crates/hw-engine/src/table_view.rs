@@ -1,0 +1,94 @@
+//! Tables as surfaces read them: rows by key, and all of them, in one published state.
+
+use crate::error::EngineError;
+use crate::tables::{StoredRow, Table, Tables};
+use hw_store::Snapshot;
+use hw_types::{Relation, TableName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The tables of a state, by name.
+#[derive(Default)]
+pub(crate) struct ShownTables(BTreeMap<TableName, Shown>);
+
+/// A table of a state.
+pub(crate) struct Shown {
+    table: Arc<Table>,
+    stands_still: bool,
+}
+
+impl ShownTables {
+    pub fn new(tables: &Tables, stands_still: impl Fn(u32) -> bool) -> ShownTables {
+        let mut shown = ShownTables::default();
+        // By number: of two tables with one name the later one has taken it.
+        for table in tables.all() {
+            let stands_still = stands_still(table.record.number);
+            shown.0.insert(table.record.relation.name.clone(), Shown { table, stands_still });
+        }
+        shown
+    }
+
+    pub fn get(&self, name: &TableName) -> Option<&Shown> {
+        self.0.get(name)
+    }
+}
+
+/// A table in a published state.
+#[derive(Clone, Copy)]
+pub struct TableView<'p> {
+    table: &'p Arc<Table>,
+    stands_still: bool,
+    snapshot: &'p Snapshot,
+}
+
+impl<'p> TableView<'p> {
+    pub(crate) fn new(shown: &'p Shown, snapshot: &'p Snapshot) -> TableView<'p> {
+        TableView { table: &shown.table, stands_still: shown.stands_still, snapshot }
+    }
+
+    /// Number of the table's incarnation, as in the change list: row keys of one number mean the same.
+    pub fn number(&self) -> u32 {
+        self.table.record.number
+    }
+
+    /// Its name and the columns of its rows. What the change list says of it behind this state has the
+    /// same relation, until it says that the table is unknown.
+    pub fn relation(&self) -> &'p Arc<Relation> {
+        &self.table.record.relation
+    }
+
+    /// Indexes of the columns of its row key, in key order.
+    pub fn key_columns(&self) -> &'p [usize] {
+        &self.table.key_columns
+    }
+
+    /// Whether equal rows may exist more than once: it has no key but all of its columns.
+    pub fn has_multiplicity(&self) -> bool {
+        self.table.multiple
+    }
+
+    /// Whether it cannot be followed at the moment. Its rows are those of the moment from which on that was
+    /// so, for everybody, until it was copied again and compared; who may see them by what they were then, and
+    /// not by what they are now, must not be shown anything on their account (E-4).
+    pub fn stands_still(&self) -> bool {
+        self.stands_still
+    }
+
+    /// The row under a key.
+    ///
+    /// - Errors: the store's.
+    pub fn get(&self, key: &[u8]) -> Result<Option<StoredRow>, EngineError> {
+        let value = self.snapshot.get(&self.table.rows, key)?;
+        value.map(|value| StoredRow::decode(&value)).transpose()
+    }
+
+    /// All rows with their keys, by key.
+    ///
+    /// - Errors: the store's, in place of a row.
+    pub fn rows(&self) -> impl Iterator<Item = Result<(Box<[u8]>, StoredRow), EngineError>> + 'p {
+        self.snapshot.all(&self.table.rows).map(|entry| {
+            let (key, value) = entry?;
+            Ok((Box::from(&*key), StoredRow::decode(&value)?))
+        })
+    }
+}
