@@ -17,6 +17,7 @@ const ENGINE: &[&str] = &[
     "failpoint",
     "error",
     "wake",
+    "arrivals",
     "lease",
     "status",
     "threads",

@@ -1,5 +1,6 @@
 //! The engine's handle: starts what runs, and answers surfaces.
 
+use crate::arrivals::ArrivalError;
 use crate::board::{Board, Desired, WriterStatus};
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
@@ -24,6 +25,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
+
+/// How long [`Engine::arrival`] waits.
+pub const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// How an engine runs. Bounds are bytes unless they say otherwise.
 #[derive(Clone)]
@@ -197,6 +201,29 @@ impl Engine {
         let mut watch = self.watch();
         let reached = watch.wait_for(|p| p.checkpoint.end_lsn >= position);
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+    }
+
+    /// Waits until everything that was committed before this call has arrived: the first state from then on
+    /// that contains a marker which is written now. Calls at the same time share markers.
+    ///
+    /// Arrived is not applied everywhere: what a table that stands still did is not in the state
+    /// ([`TableView::stands_still`](crate::TableView::stands_still)).
+    ///
+    /// - Errors: after [`ARRIVAL_LIMIT`] at the latest.
+    pub async fn arrival(&self) -> Result<Arc<Published>, ArrivalError> {
+        let mut watch = self.watch();
+        let arrived = async {
+            let nonce = self.driver.mark().await?;
+            let contains =
+                |p: &Arc<Published>| p.withheld.is_none() && self.publication.has_arrived(p, nonce);
+            let published = watch.wait_for(contains).await.map_err(|_| ArrivalError::Stopping)?;
+            Ok(published.clone())
+        };
+        let late = |_| match self.published().withheld {
+            Some(_) => Err(ArrivalError::Withheld),
+            None => Err(ArrivalError::Late),
+        };
+        tokio::time::timeout(ARRIVAL_LIMIT, arrived).await.unwrap_or_else(late)
     }
 
     /// What the engine is doing, for people and metrics.

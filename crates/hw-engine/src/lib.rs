@@ -15,6 +15,7 @@
 
 mod apply;
 mod apply_large;
+mod arrivals;
 mod board;
 mod buckets;
 mod build;
@@ -67,6 +68,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use arrivals::ArrivalError;
 pub use change_list::{ChangePlace, ChangedRow, ChangedTable, Committed, Rows, Since};
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;

@@ -6,6 +6,7 @@
 //! the disk works: batches grow under load by themselves, also where the disk is quick
 //! ([`Pace::UNDER_LOAD`]), and an idle system pays one sync.
 
+use crate::arrivals::Arrivals;
 use crate::change_list::{ChangeList, Pending};
 use crate::error::EngineError;
 use crate::lease::Leases;
@@ -31,6 +32,8 @@ pub(crate) struct PublishJob {
     pub runs: Arc<Runs>,
     pub sync: Option<Arc<ActiveSync>>,
     pub touched: Touched,
+    /// Markers that this state is the first to contain.
+    pub arrived: Vec<u64>,
     /// What the change list says behind this state, if there is one and the state is shown.
     pub listed: Option<Pending>,
     pub tables: Arc<ShownTables>,
@@ -51,6 +54,7 @@ pub(crate) struct Publication {
     durable: watch::Sender<EndLsn>,
     ring: Arc<ChangeRing>,
     change_list: Arc<ChangeList>,
+    arrivals: Arrivals,
     leases: Arc<Leases>,
     met: Arc<Met>,
     write_checkpoints: Space,
@@ -102,6 +106,7 @@ impl Publication {
             durable: watch::Sender::new(progress.end_lsn),
             ring,
             change_list,
+            arrivals: Arrivals::default(),
             leases,
             met,
             write_checkpoints,
@@ -125,6 +130,11 @@ impl Publication {
     pub fn is_within(&self, progress: &Progress) -> bool {
         let shown = self.current().checkpoint;
         shown.op_id <= progress.op_id && shown.end_lsn <= progress.end_lsn
+    }
+
+    /// Whether a published state contains a marker.
+    pub fn has_arrived(&self, published: &Published, nonce: u64) -> bool {
+        self.arrivals.contains(published.number, nonce)
     }
 
     /// Wakes with every publication.
@@ -175,6 +185,7 @@ impl Publication {
             let withheld = if is_of_now { job.withheld } else { previous.withheld };
             let number = previous.number + 1;
             self.ring.push(number, job.touched);
+            self.arrivals.push(number, job.arrived);
             let listed = job.listed.map(|listed| self.change_list.publish(listed));
             let next = Published {
                 number,

@@ -115,6 +115,8 @@ pub(crate) struct Writer {
     pub(crate) runs: Arc<Runs>,
     pub(crate) effects: Effects,
     pub(crate) touched: Touched,
+    /// Markers that have come back.
+    pub(crate) arrived: Vec<u64>,
     /// What the change list will say, if there is one.
     pub(crate) listed: Option<Recorder>,
     /// The tables as they are to be shown, unless they are others since.
@@ -256,6 +258,7 @@ impl Writer {
             runs,
             effects: Effects::default(),
             touched: Touched::default(),
+            arrived: Vec::new(),
             listed: Recorder::new(bounds.change_list_bytes),
             shown: None,
             copying: None,
@@ -475,6 +478,7 @@ impl Writer {
             sync: self.active.clone(),
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
+            arrived: if show { std::mem::take(&mut self.arrived) } else { Vec::new() },
             listed: self.listed.as_mut().filter(|_| show).map(Recorder::take),
             tables: self.shown(),
             show,

@@ -102,6 +102,11 @@ impl Driver {
         self.markers.write_checkpoint(user_key, requested).await
     }
 
+    /// Writes a marker into the source's log, together with all who want one now; returns its nonce.
+    pub async fn mark(&self) -> Result<u64, MarkerError> {
+        self.markers.mark_together().await
+    }
+
     /// What becomes of the tables that patterns mean; `None` when the source does not answer.
     pub async fn foresee(&self, patterns: &[TablePattern]) -> Option<Foreseen> {
         let ask = async {

@@ -58,7 +58,15 @@ struct Request {
     write_checkpoint: Option<WriteCheckpoint>,
     /// A nonce that somebody waits for.
     nonce: Option<u64>,
-    reply: oneshot::Sender<Result<Lsn, String>>,
+    reply: oneshot::Sender<Result<Marked, String>>,
+}
+
+/// A marker that was written.
+#[derive(Clone, Copy, Debug)]
+struct Marked {
+    lsn: Lsn,
+    /// That of all who share it.
+    nonce: u64,
 }
 
 /// Where markers are asked for.
@@ -108,19 +116,24 @@ impl Markers {
     ) -> Result<Lsn, MarkerError> {
         let user_key = user_key.to_owned();
         let write_checkpoint = Some(WriteCheckpoint { user_key, requested });
-        self.send(write_checkpoint, None).await
+        Ok(self.send(write_checkpoint, None).await?.lsn)
     }
 
     /// Writes a marker whose arrival is recognised by its nonce.
     pub async fn mark(&self, nonce: u64) -> Result<Lsn, MarkerError> {
-        self.send(None, Some(nonce)).await
+        Ok(self.send(None, Some(nonce)).await?.lsn)
+    }
+
+    /// Writes a marker together with all who want one now; returns its nonce.
+    pub async fn mark_together(&self) -> Result<u64, MarkerError> {
+        Ok(self.send(None, None).await?.nonce)
     }
 
     async fn send(
         &self,
         write_checkpoint: Option<WriteCheckpoint>,
         nonce: Option<u64>,
-    ) -> Result<Lsn, MarkerError> {
+    ) -> Result<Marked, MarkerError> {
         let (reply, answer) = oneshot::channel();
         let request = Request { write_checkpoint, nonce, reply };
         // A queue that is full because of a source that hangs is waited for no longer than its answer.
@@ -159,6 +172,7 @@ pub(crate) async fn run(
             // A connection that hangs is left behind with what was asked on it.
             let outcome = tokio::time::timeout(LIMIT, emitted).await;
             let outcome = outcome.unwrap_or_else(|_| Err(String::from(SILENT)));
+            let outcome = outcome.map(|lsn| Marked { lsn, nonce: contents.nonce });
             for request in group {
                 let _ = request.reply.send(outcome.clone());
             }

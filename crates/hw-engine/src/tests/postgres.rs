@@ -509,3 +509,40 @@ async fn f_22_a_storm_of_truncates_shares_looks_at_the_catalog() {
     assert!(readings < storm / 3, "{readings} readings of the catalog for {storm} statements");
     assert!(!world.cluster.log().contains("headwater_copy_"), "nothing had to be copied again");
 }
+
+/// Who has committed something sees it in the state in which it has arrived; calls at the same time share
+/// markers, also with write checkpoints.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_in_which_everything_has_arrived_holds_what_was_committed_before() {
+    let world = World::new(SCHEMA).await;
+    let lists = hw_types::TableName::new("public", "lists");
+    for n in 0..20 {
+        world.sql(&format!("INSERT INTO lists VALUES ('a{n}', 'amy')")).await;
+        let arrived = world.engine().arrival().await.unwrap();
+        assert_eq!(arrived.table(&lists).unwrap().rows().count(), 4 + n);
+    }
+    let next_transaction = || async {
+        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+        let row = world.client.query_one(sql, &[]).await.unwrap();
+        row.get::<_, String>(0).parse::<u64>().unwrap()
+    };
+    let before = next_transaction().await;
+    let calls = (0..500).map(|n| {
+        let engine = world.engine().clone();
+        tokio::spawn(async move {
+            if n % 2 == 0 {
+                engine.write_checkpoint("amy").await.unwrap();
+            } else {
+                engine.arrival().await.unwrap();
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    let written = next_transaction().await - before;
+    assert!(written < 250, "{written} transactions for 500 questions");
+    world.cluster.stop(Stop::Immediate);
+    let error = world.engine().arrival().await.err().unwrap();
+    assert!(matches!(error, crate::ArrivalError::Source(_)), "{error}");
+}
