@@ -51,6 +51,7 @@ const ENGINE: &[&str] = &[
     "frozen",
     "withdraw",
     "entering",
+    "sent_under",
     "copies",
     "build",
     "build_bulk",

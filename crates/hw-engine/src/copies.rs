@@ -46,6 +46,7 @@ impl Writer {
             boundary: Lsn::ZERO,
             loading: HashMap::new(),
             left_out: Vec::new(),
+            sent_under: Vec::new(),
             spool: CopySpool::new(self.store.spool().clone()),
             loaded: None,
         });
@@ -104,6 +105,7 @@ impl Writer {
         }
         self.overlay.put(&self.state, keys::COUNTERS.to_vec(), self.counters.encode())?;
         self.commit()?;
+        self.leave_out_sent_under()?;
         Ok(targets)
     }
 

@@ -7,7 +7,7 @@
 use crate::error::EngineError;
 use crate::tables::Table;
 use hw_input::entry::{Behind, Reading};
-use hw_input::transactions::changes::{ChangesIter, Recorder};
+use hw_input::transactions::changes::{ChangesIter, Recorder, SentUnder};
 use hw_store::segment::SpoolDir;
 use hw_types::{Change, CommitLsn, FullXid, LogMessage, Lsn, RelationId, Xid};
 use std::collections::HashMap;
@@ -23,6 +23,8 @@ pub(crate) struct Copying {
     pub loading: HashMap<RelationId, Arc<Table>>,
     /// Incarnations that will not enter. Thrown away when nothing is loaded any more.
     pub left_out: Vec<Arc<Table>>,
+    /// Tables whose rows were sent under others while it was not known what is loaded, and where.
+    pub sent_under: Vec<(CommitLsn, SentUnder)>,
     pub spool: CopySpool,
     /// What the complete copy waits for, and how it was read; `None` while rows are loaded.
     pub loaded: Option<(Behind, Reading)>,

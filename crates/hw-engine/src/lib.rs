@@ -50,6 +50,7 @@ mod record;
 mod replica;
 mod route;
 pub mod runs;
+mod sent_under;
 mod sequencer;
 mod state;
 pub mod status;

@@ -34,6 +34,7 @@ impl Writer {
                 self.mark_stale(table.record.number)?;
             }
         }
+        self.note_sent_under(&transaction)?;
         // A table that turns out not to be what the replica holds is marked before any part of
         // the transaction is applied; then the transaction is read again without it, so that
         // nobody is shown half of it (E-1).

@@ -65,8 +65,10 @@ const EXPECTED: &[Case] = &[
     ("VACUUM FULL t", "adopt"),
     ("CLUSTER t USING t_pkey", "adopt"),
     ("TRUNCATE t", "adopt"),
-    ("ALTER TABLE t ALTER n TYPE int USING n * 100", "copied: it was rewritten"),
-    ("ALTER TABLE t ALTER id TYPE int USING id + 1", "copied: it was rewritten"),
+    // Attached to a partitioned table for a while, it would not be told.
+    (BELOW_FOR_A_WHILE, REWRITTEN),
+    ("ALTER TABLE t ALTER n TYPE int USING n * 100", REWRITTEN),
+    ("ALTER TABLE t ALTER id TYPE int USING id + 1", REWRITTEN),
     ("ALTER TABLE t ALTER id TYPE int USING id + 1, ADD c int", COLUMNS),
     ("ALTER TABLE t DROP id, ADD id serial PRIMARY KEY", COLUMNS),
     ("ALTER TABLE t ALTER id TYPE bigint", COLUMNS),
@@ -116,11 +118,17 @@ const EXPECTED: &[Case] = &[
     ("ALTER TABLE t REPLICA IDENTITY NOTHING", "HW2106"),
 ];
 
+const BELOW_FOR_A_WHILE: &str = "CREATE TABLE top (LIKE t) PARTITION BY RANGE (id)
+         ALTER TABLE top ATTACH PARTITION t FOR VALUES FROM (0) TO (100)
+         TRUNCATE t
+         ALTER TABLE top DETACH PARTITION t
+         DROP TABLE top";
 const COLUMNS: &str = "copied: its columns, or those that the publication sends, have changed";
 const TYPES: &str = "copied: a type of its columns was altered";
 const KEY: &str = "copied: its key or replica identity has changed";
 const MEMBER: &str = "copied: it left the publication and came back";
 const SETTINGS: &str = "copied: the publication's settings were changed";
+const REWRITTEN: &str = "copied: it was rewritten";
 const PARTITIONS: &str = "copied: its partitions have changed";
 
 /// Those behind which rows of before may be gone or others without a trace in the log, by how they begin.
@@ -177,7 +185,7 @@ const OF_PARTITIONS: &[Case] = &[
     ("DROP TABLE p_1", PARTITIONS),
     ("TRUNCATE p_1", EMPTIED),
     ("TRUNCATE t", EMPTIED),
-    ("ALTER TABLE t ALTER a TYPE text USING a || '!'", "copied: it was rewritten"),
+    ("ALTER TABLE t ALTER a TYPE text USING a || '!'", REWRITTEN),
     ("ALTER TABLE p_1 REPLICA IDENTITY NOTHING", "HW2106"),
     ("ALTER PUBLICATION headwater SET (publish_via_partition_root = false)", "HW2103"),
     (
@@ -322,7 +330,7 @@ async fn fd_8_fd_9_fd_10_fd_14_each_kind_of_ddl_has_its_verdict_on_every_major()
         let unlogged = &[
             (
                 "ALTER TABLE t SET UNLOGGED\nINSERT INTO t VALUES (1)\nALTER TABLE t SET LOGGED",
-                EMPTIED,
+                REWRITTEN,
             ),
             ("ALTER TABLE t SET UNLOGGED", "HW2105"),
         ];
@@ -333,6 +341,14 @@ async fn fd_8_fd_9_fd_10_fd_14_each_kind_of_ddl_has_its_verdict_on_every_major()
 /// Other files are those of a TRUNCATE that the log told, where its transaction changed every leaf last.
 #[tokio::test]
 async fn files_of_partitions_are_known_by_the_transaction_that_made_them_on_every_major() {
+    // What is written while a table is unlogged is not in the log, whatever that told of the transaction.
+    let altered = |before: &str, behind: &str| {
+        format!(
+            "TRUNCATE t\nINSERT INTO t VALUES (1, 'x')\n{before}ALTER TABLE p_1 SET UNLOGGED
+             DELETE FROM p_1\nALTER TABLE p_1 SET LOGGED{behind}"
+        )
+    };
+    let clustered = "\nRELEASE one\nCLUSTER p_1 USING p_1_pkey";
     for major in hw_testkit::majors() {
         let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
         let cluster = Cluster::start_with(options);
@@ -351,11 +367,16 @@ async fn files_of_partitions_are_known_by_the_transaction_that_made_them_on_ever
             ("TRUNCATE t", "INSERT INTO t VALUES (1, 'x')", "adopt"),
             ("TRUNCATE t", "VACUUM FREEZE pg_catalog.pg_class", "adopt"),
             ("TRUNCATE t\nTRUNCATE p_1", "VACUUM t", "adopt"),
+            (&altered("", ""), "VACUUM t", REWRITTEN),
+            (&altered("", ""), "GRANT SELECT ON p_1 TO PUBLIC", EMPTIED),
+            (&altered("", "\nGRANT SELECT ON p_1 TO PUBLIC"), "SELECT 1", REWRITTEN),
+            (&altered("SAVEPOINT one\n", "\nRELEASE one"), "SELECT 1", REWRITTEN),
+            (&altered("SAVEPOINT one\n", clustered), "SELECT 1", REWRITTEN),
             ("TRUNCATE t", "TRUNCATE p_1", EMPTIED),
             ("TRUNCATE t", "TRUNCATE t", EMPTIED),
             ("TRUNCATE t", "GRANT SELECT ON p_2 TO PUBLIC", EMPTIED),
             ("SAVEPOINT one\nTRUNCATE t\nRELEASE one", "SELECT 1", EMPTIED),
-            ("TRUNCATE t", "ALTER TABLE t ALTER a SET NOT NULL", "copied: it was rewritten"),
+            ("TRUNCATE t", "ALTER TABLE t ALTER a SET NOT NULL", REWRITTEN),
             ("TRUNCATE t", "VACUUM FULL p_1", EMPTIED),
             ("TRUNCATE t", "CREATE TABLE p_3 PARTITION OF t FOR VALUES FROM (20) TO (30)", "adopt"),
             ("TRUNCATE t", "INSERT INTO p_3 VALUES (21, 'x')\nTRUNCATE p_3", EMPTIED),
@@ -373,10 +394,8 @@ async fn files_of_partitions_are_known_by_the_transaction_that_made_them_on_ever
             ),
         ] {
             let noted = read().await;
-            sql.batch_execute("BEGIN").await.unwrap();
-            let xid = sql.query_one("SELECT pg_current_xact_id()::xid::text", &[]).await.unwrap();
-            let xid = Xid(xid.get::<_, &str>(0).parse().unwrap());
-            for statement in told.lines().chain(["COMMIT"]).chain(behind.lines()) {
+            let xid = transaction(&sql, told).await;
+            for statement in behind.lines() {
                 sql.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
             }
             let difference = compare(&noted, Some(&read().await));
@@ -385,6 +404,60 @@ async fn files_of_partitions_are_known_by_the_transaction_that_made_them_on_ever
             assert_eq!(word(settled), expected, "{major}: {told}; {behind}");
         }
     }
+}
+
+/// The same without a TOAST table, where the numbers of files tell it.
+#[tokio::test]
+async fn files_of_partitions_without_large_values_are_known_on_every_major() {
+    for major in hw_testkit::majors() {
+        let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
+        let cluster = Cluster::start_with(options);
+        let sql = cluster.client("postgres").await;
+        sql.batch_execute(
+            "CREATE TABLE t (id int, usr uuid) PARTITION BY RANGE (id);
+             ALTER TABLE t REPLICA IDENTITY FULL;
+             CREATE TABLE p_1 PARTITION OF t FOR VALUES FROM (0) TO (10);
+             CREATE TABLE p_2 PARTITION OF t FOR VALUES FROM (10) TO (20);
+             CREATE INDEX ON p_1 (usr); CREATE INDEX ON p_1 (id);
+             ALTER TABLE p_1 REPLICA IDENTITY FULL; ALTER TABLE p_2 REPLICA IDENTITY FULL;
+             CREATE PUBLICATION headwater FOR TABLE t WITH (publish_via_partition_root = true)",
+        )
+        .await
+        .unwrap();
+        let patterns = [TablePattern::new("public", "t")];
+        let read = async || {
+            let mut catalog = Catalog::read(&sql, "headwater", &patterns, &[]).await.unwrap();
+            catalog.tables.remove(0).facts
+        };
+        const ALTERED: &str = "TRUNCATE t\nINSERT INTO t VALUES (1)\nALTER TABLE p_1 SET UNLOGGED
+             DELETE FROM p_1\nALTER TABLE p_1 SET LOGGED";
+        for (before, told, expected) in [
+            // The second one has nothing that tells it.
+            ("SELECT 1", "TRUNCATE t", REWRITTEN),
+            ("CREATE INDEX ON p_2 (id)", "TRUNCATE t", "adopt"),
+            ("SELECT 1", "INSERT INTO t VALUES (1)\nTRUNCATE t\nINSERT INTO t VALUES (2)", "adopt"),
+            ("SELECT 1", ALTERED, REWRITTEN),
+            ("DROP INDEX p_1_usr_idx, p_1_id_idx", "TRUNCATE t", "adopt"),
+            ("SELECT 1", ALTERED, REWRITTEN),
+        ] {
+            sql.batch_execute(before).await.unwrap();
+            let noted = read().await;
+            let xid = transaction(&sql, told).await;
+            let difference = compare(&noted, Some(&read().await));
+            let settled = settle(&sql, difference, &[xid]).await.unwrap();
+            assert_eq!(word(settled), expected, "{major}: {before}; {told}");
+        }
+    }
+}
+
+/// Runs statements, one a line, in a transaction.
+async fn transaction(sql: &Client, statements: &str) -> Xid {
+    sql.batch_execute("BEGIN").await.unwrap();
+    let xid = sql.query_one("SELECT pg_current_xact_id()::xid::text", &[]).await.unwrap();
+    for statement in statements.lines().chain(["COMMIT"]) {
+        sql.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+    }
+    Xid(xid.get::<_, &str>(0).parse().unwrap())
 }
 
 /// Names of tables, and codes of what is refused.

@@ -1,11 +1,12 @@
 //! Copies beside a log that goes on.
 
 use super::source::Source;
-use crate::testing::{Node, row};
+use crate::testing::{Node, relation, row};
 use hw_input::entry::{Behind, Control, Reading};
 use hw_input::markers::MarkerContents;
+use hw_input::transactions::changes::{Recorder, SentUnder};
 use hw_store::{Simulation, Store};
-use hw_types::{Change, ChangeKind, RelationId};
+use hw_types::{Change, ChangeKind, RelationId, Xid};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -81,4 +82,43 @@ fn the_truncates_of_a_table_are_told_again_only_with_another_one_of_it() {
     let [lists, after] = truncate(&lists);
     assert!(Arc::ptr_eq(&before, &after));
     assert_eq!((lists.len(), after.len()), (2, 1));
+}
+
+/// A copy lacks what was sent under a table above its own behind its beginning, whether it is known by then
+/// what it reads or not.
+#[test]
+fn fd_8_a_copy_that_lacks_rows_sent_under_another_table_does_not_enter() {
+    for (is_early, is_lost) in [(true, true), (false, true), (true, false)] {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let (mut source, mut node) = node(rng, 1 << 20);
+        let reason = "altered".to_owned();
+        node.control(Control::Stale { table: RelationId(2), reason, untraced: false });
+        let number = node.begin_copy(false);
+        let copied = source.copied(&["todos"]);
+        let table = RelationId(if is_lost { 2 } else { 7 });
+        let mut send = |source: &mut Source, node: &mut Node| {
+            let mut recorder = Recorder::default();
+            let kind = ChangeKind::Delete { old: row(&[Some("t1")]) };
+            let change = Change::Row { relation: relation(9, "top", &["id"]), kind };
+            recorder.push(Xid(1), change).unwrap();
+            recorder.note_sent_under(SentUnder { table, root: RelationId(9) });
+            source.commit(rng, |_, _| Vec::new());
+            let mut transaction = source.log.last().unwrap().0.clone();
+            transaction.changes = recorder.finish().unwrap();
+            node.feed(&transaction);
+        };
+        if is_early {
+            send(&mut source, &mut node);
+        }
+        let mut copy = node.load_copy(number, copied, Reading::default(), Behind::Marker(7));
+        if !is_early {
+            send(&mut source, &mut node);
+        }
+        let contents = MarkerContents { nonce: 7, write_checkpoints: Vec::new() };
+        source.mark(rng, &node.board.secret(), &contents);
+        node.feed(&source.log.last().unwrap().0);
+        assert!(copy.outcome().is_some_and(|ended| ended.is_ok()));
+        let tables = node.board.plan.borrow().tables.clone();
+        assert_eq!(tables[&RelationId(2)].stale, is_lost, "early: {is_early}");
+    }
 }

@@ -10,7 +10,7 @@
 //! as [`Change::Relation`] in front of the first change that uses it, so that one made only by a
 //! rolled back sub-transaction is never lost for those that follow.
 
-use super::changes::{Changes, Recorder};
+use super::changes::{Changes, Recorder, SentUnder};
 use super::{Item, NextXid, StreamLimits, Transaction};
 use crate::error::{InputError, Result, damaged};
 use bytes::Bytes;
@@ -93,6 +93,9 @@ pub struct Assembler {
     /// Counts Relation messages.
     described: u64,
     current: Current,
+    /// What the last messages described, if they described something: before a row that is sent under a
+    /// partitioned table the source describes that one, and then the table that holds the row.
+    lately: [Option<RelationId>; 2],
     /// The transaction between Begin and Commit.
     whole: Open,
     streamed: HashMap<Xid, Open>,
@@ -116,6 +119,7 @@ impl Assembler {
             relations: Relations::new(),
             described: 0,
             current: Current::None,
+            lately: [None; 2],
             whole: Open::default(),
             streamed: HashMap::new(),
             open_memory: 0,
@@ -157,6 +161,13 @@ impl Assembler {
     pub fn message(&mut self, payload: &[u8]) -> Result<Step> {
         let decoded = self.decoder.decode(payload).map_err(|error| damaged(error.to_string()))?;
         let xid = decoded.xid;
+        match &decoded.message {
+            Message::Relation(message) => self.lately = [self.lately[1], Some(message.id)],
+            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => {}
+            // What a description is made of may stand in front of it.
+            Message::Type { .. } => {}
+            _ => self.lately = [None; 2],
+        }
         match decoded.message {
             Message::Relation(message) => {
                 return Ok(Step::Describe(Described { relation: owned(&message) }));
@@ -370,6 +381,13 @@ impl Assembler {
         self.push(xid, Change::Row { relation, kind })?;
         if fit == Fit::OtherTime {
             self.open()?.recorder.note_misfit(table);
+        }
+        if let [Some(root), Some(holder)] = std::mem::take(&mut self.lately)
+            && root == table
+            && holder != root
+        {
+            let sent = SentUnder { table: holder, root };
+            self.open()?.recorder.note_sent_under(sent);
         }
         Ok(())
     }

@@ -485,3 +485,45 @@ proptest! {
         prop_assert_eq!(benches[0].texts(), benches[2].texts());
     }
 }
+
+/// Before a row that is sent under a partitioned table the source describes that one, and then the table
+/// that holds the row.
+#[test]
+fn fd_8_rows_that_are_sent_under_another_table_are_noted() {
+    let sent_under = |messages: Vec<Vec<u8>>| {
+        let mut bench = Bench::new(1 << 20);
+        bench.feed_all([wire::begin(10, 1)]);
+        bench.feed_all(messages);
+        bench.feed_all([wire::commit(10)]);
+        let Some(Item::Transaction(transaction)) = bench.delivered.pop() else { panic!("none") };
+        let sent = transaction.changes.sent_under().iter();
+        sent.map(|sent| (sent.table.0, sent.root.0)).collect::<Vec<_>>()
+    };
+    let (relation, insert) = (|id| wire::relation(id, None), |id| wire::insert(id, "x", None));
+    assert_eq!(sent_under(vec![relation(1), relation(2), insert(1)]), [(2, 1)]);
+    let two = vec![relation(1), relation(2), insert(1), relation(1), relation(3), insert(1)];
+    assert_eq!(sent_under(two), [(2, 1), (3, 1)]);
+    // Each under its own name.
+    let own = vec![relation(1), insert(1), relation(2), insert(2), insert(1), insert(2)];
+    assert_eq!(sent_under(own), []);
+    // Described for a TRUNCATE of both.
+    let message = wire::message("x", "", None);
+    assert_eq!(sent_under(vec![relation(1), relation(2), message, insert(1)]), []);
+    // A sub-transaction that is rolled back takes the row away, and not what is known.
+    let mut bench = Bench::new(1 << 20);
+    let sub = Some(8);
+    bench.feed_all([
+        wire::stream_start(7, true),
+        wire::relation(1, sub),
+        wire::relation(2, sub),
+        wire::insert(1, "x", sub),
+        wire::stream_stop(),
+        wire::stream_abort(7, 8),
+        wire::stream_start(7, false),
+        wire::insert(1, "y", Some(7)),
+        wire::stream_stop(),
+        wire::stream_commit(7, 10),
+    ]);
+    let Some(Item::Transaction(transaction)) = bench.delivered.pop() else { panic!("none") };
+    assert_eq!(transaction.changes.sent_under().len(), 1);
+}

@@ -187,6 +187,7 @@ pub struct Recorder {
     memory: usize,
     scratch: Vec<u8>,
     misfits: BTreeSet<RelationId>,
+    sent_under: BTreeSet<SentUnder>,
 }
 
 impl Default for Recorder {
@@ -199,6 +200,7 @@ impl Default for Recorder {
             memory: 0,
             scratch: Vec::new(),
             misfits: BTreeSet::new(),
+            sent_under: BTreeSet::new(),
         }
     }
 }
@@ -311,13 +313,29 @@ impl Recorder {
             }
         };
         let misfits = self.misfits.into_iter().collect();
-        Ok(Changes { held, count: self.changes, memory: self.memory, misfits })
+        let sent_under = self.sent_under.into_iter().collect();
+        Ok(Changes { held, count: self.changes, memory: self.memory, misfits, sent_under })
     }
 
     /// Notes that a value of a table had another shape than its type has now.
     pub fn note_misfit(&mut self, table: RelationId) {
         self.misfits.insert(table);
     }
+
+    /// Notes that rows of a table were sent under another one. It is not taken back with a
+    /// sub-transaction: the source says it once, and there may be more.
+    pub fn note_sent_under(&mut self, sent: SentUnder) {
+        self.sent_under.insert(sent);
+    }
+}
+
+/// Rows of a table were sent as those of a partitioned table above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SentUnder {
+    /// The table that holds the rows.
+    pub table: RelationId,
+    /// The one above it.
+    pub root: RelationId,
 }
 
 #[derive(Clone, Debug)]
@@ -334,6 +352,7 @@ pub struct Changes {
     count: u64,
     memory: usize,
     misfits: Arc<[RelationId]>,
+    sent_under: Arc<[SentUnder]>,
 }
 
 impl Changes {
@@ -345,6 +364,7 @@ impl Changes {
             held: Held::Memory(changes.into()),
             memory,
             misfits: Arc::default(),
+            sent_under: Arc::default(),
         }
     }
 
@@ -352,6 +372,12 @@ impl Changes {
     /// right only once they were copied again.
     pub fn misfits(&self) -> &[RelationId] {
         &self.misfits
+    }
+
+    /// Of which tables rows were sent under which others, as far as the source said it in this transaction:
+    /// it says so with the first row of each table on a connection, and again when that may be different.
+    pub fn sent_under(&self) -> &[SentUnder] {
+        &self.sent_under
     }
 
     /// Number of changes, Relation entries included.

@@ -11,16 +11,16 @@ use crate::error::{Doing as _, Result};
 use crate::internal;
 use crate::statements::{add_statement_of_others, settings_statement};
 use hw_types::facts::{
-    Access, Actions, ColumnFacts, LeafFacts, MadeOf, Membership, Published, RowSecurity, SentFacts,
-    TableFacts, TableKind,
+    Access, Actions, ColumnFacts, Generated, LeafFacts, MadeOf, Membership, Published, RowSecurity,
+    SentFacts, TableFacts, TableKind,
 };
 use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, RelationId, ReplicaIdentity, TableName, Xid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 /// What follows from a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -283,7 +283,7 @@ fn keys(noted: &TableFacts, now: &TableFacts) -> Option<Reason> {
 pub fn is_traced(noted: &TableFacts, now: &TableFacts) -> bool {
     let leaf = |id| now.leaves.iter().find(|is| is.id == id);
     let has_file = |was: &LeafFacts| leaf(was.id).is_some_and(|is| is.filenode == was.filenode);
-    keeps_rows(noted, now) && (is_told(now) || noted.leaves.iter().all(has_file))
+    keeps_rows(noted, now) && (is_told(noted, now) || noted.leaves.iter().all(has_file))
 }
 
 /// [`is_traced`], but for partitions that were emptied, which the log may have told.
@@ -356,7 +356,7 @@ fn leaves(noted: &TableFacts, now: &TableFacts) -> Difference {
     if !leaves.rewritten.is_empty() && !same_columns(noted, now) {
         return Difference::CopyAgain(Reason::Rewritten);
     }
-    if is_told(now) {
+    if is_told(noted, now) {
         leaves.rewritten.clear();
     }
     match leaves == Leaves::default() {
@@ -378,10 +378,21 @@ fn same_columns(noted: &TableFacts, now: &TableFacts) -> bool {
 ///
 /// TRUNCATE of a partition that is sent as its root is not told, and a table that is not listed by itself
 /// can be made unlogged, written to, and be made logged again.
-fn is_told(now: &TableFacts) -> bool {
+fn is_told(noted: &TableFacts, now: &TableFacts) -> bool {
     let listed =
         now.published.sent().is_some_and(|sent| matches!(sent.membership, Membership::Listed(_)));
-    now.kind == TableKind::Ordinary && now.ancestors.is_empty() && listed
+    let is_alone = now.ancestors.is_empty() && !may_have_been_below(noted, now);
+    now.kind == TableKind::Ordinary && is_alone && listed
+}
+
+/// Whether the table may have been attached to a partitioned one and detached: both write the rows of all
+/// its columns in the catalog anew, and hardly anything else does.
+fn may_have_been_below(noted: &TableFacts, now: &TableFacts) -> bool {
+    let via_root = now.published.sent().is_some_and(|sent| sent.via_root);
+    // The version of a generated column is that of its expression.
+    let written = noted.columns.iter().filter(|column| column.generated == Generated::No);
+    let mut still = written.filter_map(|was| Some((was, now.column_numbered(was.number)?)));
+    via_root && still.all(|(was, is)| was.version != is.version)
 }
 
 /// How long the size of a partition may be waited for.
@@ -400,6 +411,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 ///   TRUNCATE of a partition that runs beside that of the root has a number of the same span. Two things
 ///   leave no trace: a file that is emptied in the transaction that made it, and a transaction that has
 ///   the number of one that was 2^32 before it, of which nobody remembers the log.
+/// - A file that an ALTER TABLE made is not right, whatever the log told of its transaction: the table may
+///   have been unlogged meanwhile. [`File::is_emptied`] tells both apart.
 ///
 /// - Takes: a connection outside of a transaction. A partition that is being rewritten is not
 ///   waited for; it counts as one with rows. `told`: the transactions in which the log has emptied
@@ -412,8 +425,12 @@ pub async fn settle(client: &Client, difference: Difference, told: &[Xid]) -> Re
     if !attached.is_empty() && !matches!(are_empty(client, &attached).await, Ok(true)) {
         return Ok(Difference::CopyAgain(Reason::Partitions));
     }
-    let by = versions(client, &rewritten).await.doing("look who emptied partitions")?;
-    Ok(match by.into_iter().filter(|xid| !told.contains(xid)).collect::<BTreeSet<Xid>>() {
+    let files = files(client, &rewritten).await.doing("look who emptied partitions")?;
+    if !files.iter().all(File::is_emptied) {
+        return Ok(Difference::CopyAgain(Reason::Rewritten));
+    }
+    let by = files.iter().map(|file| file.by).filter(|xid| !told.contains(xid));
+    Ok(match by.collect::<BTreeSet<Xid>>() {
         untold if untold.is_empty() => Difference::Adopt,
         untold => Difference::Rewritten(untold),
     })
@@ -434,17 +451,74 @@ async fn are_empty(client: &Client, leaves: &[RelationId]) -> Result<bool, tokio
     }
 }
 
-/// The transactions that changed the leaves' rows in `pg_class` last. A leaf that is gone by now has
-/// none: the next look misses it.
-async fn versions(
-    client: &Client,
-    leaves: &[RelationId],
-) -> Result<BTreeSet<Xid>, tokio_postgres::Error> {
-    const QUERY: &str = "SELECT xmin FROM pg_catalog.pg_class WHERE oid = ANY ($1)";
+/// What the catalog says of how a leaf came to its file.
+struct File {
+    /// The transaction that changed the leaf's row in `pg_class` last.
+    by: Xid,
+    /// Whether that was the first command of its transaction.
+    is_first: bool,
+    /// The transaction that made its TOAST table, if it has one.
+    toast: Option<Xid>,
+    /// The first transaction that has not begun.
+    next: Xid,
+    /// How far the file of each index is from the leaf's, as numbers are given.
+    indexes: Vec<u32>,
+}
+
+impl File {
+    /// Whether a TRUNCATE made it or something that leaves every row as it is, and no ALTER TABLE that
+    /// rewrites. In doubt it does not.
+    ///
+    /// - ALTER TABLE makes another TOAST table, with columns of its own; everything else gives the one that
+    ///   there is another file. It is made in the transaction that changed the leaf's row last, or in a
+    ///   sub-transaction of it, whose number is greater.
+    /// - Without a TOAST table: ALTER TABLE makes a whole table, whose types take the next numbers, before
+    ///   it makes the files of the indexes; TRUNCATE makes these at once. Where others take numbers in
+    ///   between, it cannot be told.
+    /// - What is the first command of its transaction has nothing before it that the log could have told.
+    fn is_emptied(&self) -> bool {
+        /// The types of a table: its rows and their array.
+        const TYPES: u32 = 2;
+        let since = |xid: Xid| xid.0.wrapping_sub(self.by.0);
+        match self.toast {
+            Some(made) => since(made) >= since(self.next),
+            None => self.is_first || self.indexes.iter().any(|far| (1..=TYPES).contains(far)),
+        }
+    }
+}
+
+/// How these leaves came to their files. One that is gone by now is left out: the next look misses it.
+async fn files(client: &Client, leaves: &[RelationId]) -> Result<Vec<File>, tokio_postgres::Error> {
+    // A change that was rolled back leaves the place of its command in the row, and its number.
+    const QUERY: &str = "
+        SELECT c.xmin, c.cmin::text = '0' AND c.xmax::text = '0', toast.xmin,
+               (pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::numeric
+                 % 4294967296)::int8,
+               c.relfilenode,
+               ARRAY(SELECT index.relfilenode FROM pg_catalog.pg_index i
+                     JOIN pg_catalog.pg_class index ON index.oid = i.indexrelid
+                     WHERE i.indrelid = c.oid)
+        FROM pg_catalog.pg_class c
+        LEFT JOIN pg_catalog.pg_attribute toast
+          ON c.reltoastrelid <> 0 AND toast.attrelid = c.reltoastrelid AND toast.attnum = 1
+        WHERE c.oid = ANY ($1)";
     if leaves.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Vec::new());
     }
     let oids: Vec<u32> = leaves.iter().map(|leaf| leaf.0).collect();
     let rows = client.query_typed(QUERY, &[(&oids, Type::OID_ARRAY)]).await?;
-    rows.iter().map(|row| Ok(Xid(row.try_get::<_, internal::Xid>(0)?.0))).collect()
+    let file = |row: &Row| -> Result<File, tokio_postgres::Error> {
+        let xid = |xid: internal::Xid| Xid(xid.0);
+        let own: u32 = row.try_get(4)?;
+        let indexes: Vec<u32> = row.try_get(5)?;
+        Ok(File {
+            by: xid(row.try_get(0)?),
+            is_first: row.try_get(1)?,
+            toast: row.try_get::<_, Option<internal::Xid>>(2)?.map(xid),
+            // Of 32 bits, as the versions are.
+            next: Xid(row.try_get::<_, i64>(3)? as u32),
+            indexes: indexes.into_iter().map(|index| index.wrapping_sub(own)).collect(),
+        })
+    };
+    rows.iter().map(file).collect()
 }
