@@ -7,6 +7,7 @@ use hw_pg::types::{
     Fit, TypeCatalog, binary_select_list, canonical_from_text, decode, decode_binary, decode_text,
 };
 use hw_testkit::{Cluster, ClusterOptions};
+use hw_types::pgtype::ElementType;
 use hw_types::text::to_text;
 use hw_types::{Cell, Column, PgType, RowBuilder};
 use rand::rngs::StdRng;
@@ -16,7 +17,7 @@ use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// The bytes of a column as they came.
-struct Raw(Option<Vec<u8>>);
+pub(crate) struct Raw(pub(crate) Option<Vec<u8>>);
 
 impl<'a> FromSql<'a> for Raw {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
@@ -34,7 +35,7 @@ impl<'a> FromSql<'a> for Raw {
 
 /// What a type's literals are made of.
 #[derive(Clone)]
-enum Make {
+pub(crate) enum Make {
     /// One of these words.
     Words(&'static [&'static str]),
     /// An integer of so many bits, with its extremes.
@@ -56,14 +57,14 @@ enum Make {
     Composite(Vec<Make>),
 }
 
-const NASTY: &[&str] = &[
+pub(crate) const NASTY: &[&str] = &[
     "", " ", "NULL", "null", "a b", "\"", "\\", "\\\"", "{}", "{", "}", ",", ";", "()", "(", "[",
     "]", "'", "\t", "\n", "\r\n", "\u{b}", "é", "日本", "🦀", "\u{a0}", "a,b", "x\\y", "\"q\"",
     "  pad  ", "\u{1}", "%s", "empty", "infinity",
 ];
 
 impl Make {
-    fn literal(&self, rng: &mut StdRng) -> String {
+    pub(crate) fn literal(&self, rng: &mut StdRng) -> String {
         match self {
             Make::Words(words) => words.choose(rng).unwrap().to_string(),
             Make::Int(bits) => {
@@ -126,15 +127,9 @@ impl Make {
                 format!("{x}-{}-{}-{}-{}", &y[..4], &y[4..8], &y[8..12], &y[12..])
             }
             Make::Json => {
-                let text = serde_json::to_string(NASTY.choose(rng).unwrap()).unwrap();
-                match rng.random_range(0..6) {
-                    0 => "null".into(),
-                    1 => text,
-                    2 => "{\"a\":1,  \"b\" : [1, 2.50, 1e3],\"a\":2}".into(),
-                    3 => format!("[{text},true, {text}]"),
-                    4 => format!("{{\"k\":{text}}}"),
-                    _ => format!("{}", rng.next_u64()),
-                }
+                let mut text = String::new();
+                document(rng, 0, &mut text);
+                text
             }
             Make::Date => {
                 if rng.random_bool(0.1) {
@@ -243,6 +238,100 @@ impl Make {
     }
 }
 
+/// A JSON document, also one that is `json` and no `jsonb`.
+fn document(rng: &mut StdRng, depth: u32, out: &mut String) {
+    let space = |rng: &mut StdRng, out: &mut String| {
+        out.push_str(["", "", "", " ", "\n\t", "  \r"].choose(rng).unwrap());
+    };
+    let string = |rng: &mut StdRng, out: &mut String| match rng.random_range(0..4) {
+        0 => {
+            let escaped = [
+                r#""\u00e9""#,
+                r#""\ud83D\uDE00""#,
+                r#""\/\b\f\n\r\t\"\\""#,
+                r#""\u0041\u001f\u007f""#,
+                r#""\u0022\u005C\u000a\u0009""#,
+                r#""\u2028\u20ac""#,
+            ];
+            out.push_str(escaped.choose(rng).unwrap());
+        }
+        1 if rng.random_bool(0.05) => {
+            let refused = [r#""\u0000""#, r#""\ud83d""#, r#""\ude00x""#, r#""\ud83d\ud83d""#];
+            out.push_str(refused.choose(rng).unwrap());
+        }
+        1 => out.push_str(["\"a\"", "\"b\"", "\"aa\"", "\"\""].choose(rng).unwrap()),
+        _ => {
+            let text: String =
+                (0..rng.random_range(0..3)).map(|_| *NASTY.choose(rng).unwrap()).collect();
+            out.push_str(&serde_json::to_string(&text).unwrap());
+        }
+    };
+    space(rng, out);
+    match rng.random_range(0..if depth < 4 { 12 } else { 7 }) {
+        0 => out.push_str(["null", "true", "false"].choose(rng).unwrap()),
+        1 | 2 => string(rng, out),
+        3 => out.push_str(
+            [
+                "0",
+                "-0",
+                "-0.00",
+                "1e3",
+                "1.50",
+                "1.5E+3",
+                "12e-3",
+                "0e-2",
+                "1e-7",
+                "-1.25e40",
+                "0.10e1",
+                "1E400",
+                "9007199254740993",
+                "123456789012345678901234567890.0900",
+            ]
+            .choose(rng)
+            .unwrap(),
+        ),
+        4 if rng.random_bool(0.02) => out.push_str(
+            [
+                "1e131071",
+                "1e131072",
+                "1e-16383",
+                "1e-16384",
+                "0e-16384",
+                "0e999999",
+                "1e9999999999",
+            ]
+            .choose(rng)
+            .unwrap(),
+        ),
+        4 => *out += &format!("{}e{}", rng.next_u32() as i32, rng.random_range(-30..30)),
+        5 => *out += &format!("-{}.{}", rng.next_u32(), rng.next_u32()),
+        6 => *out += &rng.next_u64().to_string(),
+        7 | 8 => {
+            out.push('[');
+            for index in 0..rng.random_range(0..4) {
+                out.push_str(if index > 0 { "," } else { "" });
+                document(rng, depth + 1, out);
+            }
+            space(rng, out);
+            out.push(']');
+        }
+        _ => {
+            out.push('{');
+            for index in 0..rng.random_range(0..6) {
+                out.push_str(if index > 0 { "," } else { "" });
+                space(rng, out);
+                string(rng, out);
+                space(rng, out);
+                out.push(':');
+                document(rng, depth + 1, out);
+            }
+            space(rng, out);
+            out.push('}');
+        }
+    }
+    space(rng, out);
+}
+
 fn doubled(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\"\""))
 }
@@ -301,7 +390,7 @@ fn range(bound: &Make, rng: &mut StdRng) -> String {
     format!("{open}{lower},{upper}{close}")
 }
 
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
 CREATE EXTENSION IF NOT EXISTS citext;
 CREATE TYPE mood AS ENUM ('sad', 'so so', 'happy,\"ish\"', 'NULL');
 CREATE DOMAIN posint AS int4 CHECK (VALUE > 0);
@@ -327,13 +416,13 @@ END $$;
 
 /// Whether `v::text` is something else than what the type's output function prints.
 #[derive(Clone, Copy, PartialEq)]
-enum Cast {
+pub(crate) enum Cast {
     Same,
     Differs,
 }
 
 /// Every listed type, and what is made of it.
-fn types() -> Vec<(&'static str, Make, Cast)> {
+pub(crate) fn types() -> Vec<(&'static str, Make, Cast)> {
     use Cast::*;
     use Make::*;
     let bool = || Words(&["t", "f"]);
@@ -461,12 +550,12 @@ fn types() -> Vec<(&'static str, Make, Cast)> {
     ]
 }
 
-async fn session(cluster: &Cluster) -> Client {
+pub(crate) async fn session(cluster: &Cluster) -> Client {
     let (config, _) = ConnectConfig::parse(&cluster.url("postgres")).unwrap();
     sql::connect(&config).await.unwrap().0
 }
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("HEADWATER_TEST_SEED").ok().and_then(|text| text.parse().ok());
     seed.unwrap_or_else(rand::random)
 }
@@ -625,6 +714,22 @@ async fn f30_floats_print_the_digits_that_postgres_chooses() {
     }
 }
 
+/// Its output function is that of arrays, and it has no element type of its own.
+#[tokio::test]
+async fn a_domain_over_an_array_is_one_over_the_array_that_it_is_made_of() {
+    let cluster = Cluster::start();
+    let client = session(&cluster).await;
+    client.batch_execute("CREATE DOMAIN ints AS int4[]; CREATE DOMAIN more AS ints").await.unwrap();
+    let oid = |name: &str| format!("SELECT '{name}'::regtype::oid");
+    let ints = PgType::Array(Box::new(ElementType { pg_type: PgType::Int4, delimiter: b',' }));
+    let ints = PgType::Domain(Box::new(ints));
+    for (name, expected) in [("ints", ints.clone()), ("more", PgType::Domain(Box::new(ints)))] {
+        let oid = client.query_one(&oid(name), &[]).await.unwrap().get(0);
+        let found = TypeCatalog::load(&client, &[oid]).await.unwrap().resolve(oid);
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_type_that_was_never_loaded_is_carried_as_text() {
     assert_eq!(TypeCatalog::new().resolve(23), PgType::Int4);
@@ -634,7 +739,7 @@ async fn a_type_that_was_never_loaded_is_carried_as_text() {
 #[test]
 fn damaged_input_is_an_error_and_never_a_panic() {
     let int = || Box::new(PgType::Int4);
-    let element = |pg_type| Box::new(hw_types::pgtype::ElementType { pg_type, delimiter: b',' });
+    let element = |pg_type| Box::new(ElementType { pg_type, delimiter: b',' });
     let scalars = [
         PgType::Bool,
         PgType::Int2,

@@ -15,7 +15,8 @@ use tokio_postgres::types::{FromSql, Type};
 
 /// The wanted types and all that they are made of, one row each.
 ///
-/// An array is what `array_out` prints: `int2vector` has an element type too, and other text.
+/// An array is what `array_out` prints: `int2vector` has an element type too, and other text. A domain over an
+/// array is printed by it as well, and has no element type.
 const TYPES: &str = "\
 WITH RECURSIVE wanted(oid) AS (
   SELECT pg_catalog.unnest($1)
@@ -24,7 +25,8 @@ WITH RECURSIVE wanted(oid) AS (
   FROM wanted
   JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
   CROSS JOIN LATERAL (
-    SELECT t.typelem WHERE t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc
+    SELECT t.typelem
+    WHERE t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc AND t.typtype <> 'd'
     UNION ALL
     SELECT t.typbasetype WHERE t.typtype = 'd'
     UNION ALL
@@ -37,7 +39,7 @@ WITH RECURSIVE wanted(oid) AS (
 )
 SELECT t.oid,
        t.typtype,
-       t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc AS is_array,
+       t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc AND t.typtype <> 'd' AS is_array,
        t.typelem,
        pg_catalog.ascii(element.typdelim::pg_catalog.text) AS delimiter,
        t.typbasetype,
