@@ -173,7 +173,10 @@ impl Decoder {
         match &self.kind {
             Kind::Uuid => write_uuid(&fixed(bytes)?, out),
             Kind::Date => write_date(i32::from_be_bytes(fixed(bytes)?), out),
-            Kind::Time => write_time(i64::from_be_bytes(fixed(bytes)?), self.options.times, out),
+            Kind::Time => {
+                hw_types::text::datetime::time(bytes).map_err(|_| DAMAGED)?;
+                write_time(i64::from_be_bytes(fixed(bytes)?), self.options.times, out);
+            }
             Kind::Timestamp { zone } => {
                 let micros = i64::from_be_bytes(fixed(bytes)?);
                 return Ok(write_timestamp(micros, *zone, self.options.times, out));

@@ -185,6 +185,9 @@ enum Sign {
     Special(u16),
 }
 
+/// The most digits that a numeric has behind its point (`NUMERIC_DSCALE_MASK`).
+const MAX_SCALE: u16 = 0x3FFF;
+
 /// Checks a numeric's shape.
 fn numeric_sign(input: &[u8]) -> Result<Sign, DamagedValue> {
     let damaged = DamagedValue::of("numeric");
@@ -194,7 +197,9 @@ fn numeric_sign(input: &[u8]) -> Result<Sign, DamagedValue> {
         0 | 0x4000 => {
             let count = usize::from(u16::from_be_bytes([header[0], header[1]]));
             let below = |d: &[u8]| u16::from_be_bytes([d[0], d[1]]) < 10_000;
-            match digits.len() == 2 * count && digits.chunks_exact(2).all(below) {
+            let scale = u16::from_be_bytes([header[6], header[7]]);
+            let fits = digits.len() == 2 * count && scale <= MAX_SCALE;
+            match fits && digits.chunks_exact(2).all(below) {
                 true => Ok(Sign::Number),
                 false => Err(damaged),
             }
