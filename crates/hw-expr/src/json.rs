@@ -141,7 +141,7 @@ impl Json {
 }
 
 /// Bytes that a JSON string must escape: `"`, `\` and control characters.
-const ESCAPED: [bool; 256] = {
+pub const ESCAPED: [bool; 256] = {
     let mut table = [false; 256];
     let mut i = 0;
     while i < 32 {
@@ -152,6 +152,25 @@ const ESCAPED: [bool; 256] = {
     table[b'\\' as usize] = true;
     table
 };
+
+/// Appends what stands for one of [`ESCAPED`] in a string.
+pub fn write_escape(byte: u8, out: &mut String) {
+    match byte {
+        b'"' => out.push_str("\\\""),
+        b'\\' => out.push_str("\\\\"),
+        8 => out.push_str("\\b"),
+        9 => out.push_str("\\t"),
+        10 => out.push_str("\\n"),
+        12 => out.push_str("\\f"),
+        13 => out.push_str("\\r"),
+        control => {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.push_str("\\u00");
+            out.push(HEX[usize::from(control >> 4)] as char);
+            out.push(HEX[usize::from(control & 15)] as char);
+        }
+    }
+}
 
 /// Appends a JSON string; only what must be escaped is.
 pub fn write_string(text: &str, out: &mut String) {
@@ -174,21 +193,7 @@ pub fn write_string(text: &str, out: &mut String) {
         }
         if at < stop {
             out.push_str(&text[copied..at]);
-            match bytes[at] {
-                b'"' => out.push_str("\\\""),
-                b'\\' => out.push_str("\\\\"),
-                8 => out.push_str("\\b"),
-                9 => out.push_str("\\t"),
-                10 => out.push_str("\\n"),
-                12 => out.push_str("\\f"),
-                13 => out.push_str("\\r"),
-                control => {
-                    const HEX: &[u8; 16] = b"0123456789abcdef";
-                    out.push_str("\\u00");
-                    out.push(HEX[usize::from(control >> 4)] as char);
-                    out.push(HEX[usize::from(control & 15)] as char);
-                }
-            }
+            write_escape(bytes[at], out);
             at += 1;
             copied = at;
         }

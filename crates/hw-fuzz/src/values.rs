@@ -1,6 +1,7 @@
 //! Values of columns: the two forms in which they arrive, and the canonical one in which they are
 //! kept. The first bytes of an input choose the type.
 
+use hw_expr::postgres::to_jsonb;
 use hw_expr::sync_config::SyncConfig;
 use hw_pg::types::{decode_binary, decode_text};
 use hw_types::pgtype::{ElementType, PgType, TextKind};
@@ -108,6 +109,9 @@ fn kept(pg_type: &PgType, row: &Row, kept: Kept) -> String {
         Cell::Null | Cell::Absent => Ok(String::new()),
     };
     assert!(kept == Kept::Unchecked || printed.is_ok(), "a value that passed can be printed");
+    if let Cell::Value(bytes) = view.get(0) {
+        rendered(pg_type, bytes);
+    }
     key::put_column(pg_type, view.get(0), &mut Vec::new());
     let relation = relation(pg_type.clone());
     for config in CONFIGS.iter() {
@@ -118,7 +122,8 @@ fn kept(pg_type: &PgType, row: &Row, kept: Kept) -> String {
                 for row in found {
                     let json: Result<serde_json::Value, _> = serde_json::from_str(&row.data);
                     // The text of a json column is passed on as it is.
-                    let raw = matches!(kept, Kept::Unchecked) || holds_json(pg_type);
+                    let is_json = |ty: &PgType| matches!(ty, PgType::Json | PgType::Jsonb);
+                    let raw = matches!(kept, Kept::Unchecked) || holds(pg_type, is_json);
                     assert!(raw || json.is_ok(), "a payload is JSON: {}", row.data);
                 }
             }
@@ -127,16 +132,27 @@ fn kept(pg_type: &PgType, row: &Row, kept: Kept) -> String {
     printed.unwrap_or_default()
 }
 
-fn holds_json(pg_type: &PgType) -> bool {
-    match pg_type {
-        PgType::Json | PgType::Jsonb => true,
-        PgType::Array(element) => holds_json(&element.pg_type),
-        PgType::Range(inner) | PgType::Multirange(inner) | PgType::Domain(inner) => {
-            holds_json(inner)
-        }
-        PgType::Composite(fields) => fields.iter().any(|(_, field)| holds_json(field)),
-        _ => false,
+/// As `to_jsonb` prints it: that is JSON, and stays as it is when it becomes a `jsonb` again.
+fn rendered(pg_type: &PgType, bytes: &[u8]) {
+    let (mut json, mut again) = (String::new(), String::new());
+    if to_jsonb(pg_type, bytes, &mut json).is_err() {
+        assert_eq!(json, "", "an error leaves nothing behind");
+    } else if !holds(pg_type, |ty| *ty == PgType::Jsonb) {
+        assert_eq!(to_jsonb(&PgType::Json, json.as_bytes(), &mut again), Ok(()));
+        assert_eq!(json, again);
     }
+}
+
+fn holds(pg_type: &PgType, is_wanted: impl Fn(&PgType) -> bool + Copy) -> bool {
+    is_wanted(pg_type)
+        || match pg_type {
+            PgType::Array(element) => holds(&element.pg_type, is_wanted),
+            PgType::Range(inner) | PgType::Multirange(inner) | PgType::Domain(inner) => {
+                holds(inner, is_wanted)
+            }
+            PgType::Composite(fields) => fields.iter().any(|(_, field)| holds(field, is_wanted)),
+            _ => false,
+        }
 }
 
 /// The old edition, the new one, and one with every operator that a value can meet.

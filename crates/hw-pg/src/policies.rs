@@ -13,7 +13,9 @@
 
 use crate::error::{Doing as _, Result};
 use crate::types::{TypeCatalog, canonical_from_text};
-use hw_expr::postgres::{Condition, Helper, Lookup, Names, Refusal, Scalar, Table, Type, Visible};
+use hw_expr::postgres::{
+    Condition, Helper, JsonOfDatabase, Lookup, Names, Refusal, Scalar, Table, Type, Visible,
+};
 use hw_types::PgType;
 use hw_types::text::to_text;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +31,7 @@ pub struct RowSecurity {
     /// Schema and name of operators that take types of Postgres's own.
     operators: BTreeSet<(String, String)>,
     has_casts: bool,
+    json: JsonOfDatabase,
     /// Schema and name of types, with the oid.
     named_types: BTreeMap<(String, String), u32>,
     /// The labels of enums.
@@ -200,6 +203,15 @@ SELECT EXISTS (
   WHERE c.oid >= 16384 AND f.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
     AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)";
 
+/// What the database adds to the rules by which values become JSON. Casts from domains, composites and arrays
+/// are not used for it, and those from types that are carried as text decide nothing here.
+const JSON: &str = "\
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type f ON f.oid = c.castsource
+  WHERE c.casttarget = 'pg_catalog.json'::pg_catalog.regtype AND c.castmethod = 'f' AND f.oid >= 16384
+    AND (f.typtype IN ('e', 'r', 'm') OR f.typname = 'citext')),
+  pg_catalog.current_setting('server_encoding') = 'UTF8'";
+
 const NAMED_TYPES: &str = "\
 SELECT n.nspname, t.typname, t.oid,
        CASE WHEN t.typtype = 'e' THEN (SELECT pg_catalog.array_agg(e.enumlabel::text)
@@ -278,6 +290,8 @@ impl RowSecurity {
             security.operators.insert((row.try_get(0)?, row.try_get(1)?));
         }
         security.has_casts = transaction.query_one(CASTS, &[]).await.doing(DOING)?.try_get(0)?;
+        let json = transaction.query_one(JSON, &[]).await.doing(DOING)?;
+        security.json = JsonOfDatabase { has_casts: json.try_get(0)?, is_utf8: json.try_get(1)? };
         for row in rows(NAMED_TYPES).await? {
             let oid = row.try_get(2)?;
             security.named_types.insert((row.try_get(0)?, row.try_get(1)?), oid);
@@ -304,6 +318,11 @@ impl RowSecurity {
         let oids: Vec<u32> = oids.into_iter().collect();
         security.types = TypeCatalog::load(transaction, &oids).await?;
         Ok(security)
+    }
+
+    /// What the database adds to the rules by which values become JSON.
+    pub fn json(&self) -> JsonOfDatabase {
+        self.json
     }
 
     /// Whether there is the role that asks.

@@ -3,6 +3,7 @@
 mod connect;
 mod expressions;
 mod facts;
+mod json_values;
 mod own_connections;
 mod policies;
 mod publication;

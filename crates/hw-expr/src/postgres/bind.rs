@@ -6,6 +6,7 @@
 //! that lose nothing.
 
 use super::json;
+use super::jsonb;
 use super::operators::{BOOL, COMPARISONS, Operation, TEXT, binary, cast, describe};
 use super::tree::{Expr, Typed, scalar};
 use super::types::{Scalar, Type};
@@ -465,7 +466,7 @@ impl<'a> Binder<'a> {
             // Any text that is one becomes the same value.
             Type::Scalar(Scalar::Jsonb) => {
                 let mut document = String::new();
-                json::canonical(text, &mut document).ok()?;
+                jsonb::canonical(text, &mut document).ok()?;
                 Some(document.into_bytes())
             }
             Type::Scalar(Scalar::Json) => json::is_valid(text).then(|| text.as_bytes().to_vec()),

@@ -15,14 +15,17 @@ mod calls;
 mod compare;
 mod cover;
 mod json;
+mod jsonb;
 mod operators;
 mod reads;
+mod render;
 mod select;
 mod tree;
 mod types;
 
 pub use crate::error::EvalError;
 pub use cover::Cover;
+pub use render::{JsonOfDatabase, RowJson, to_jsonb};
 pub use tree::{Frame, Principal};
 pub use types::{Datum, Scalar, Type};
 

@@ -10,6 +10,7 @@
 
 use super::compare::{Comparison, comparison, float, integer, unpadded};
 use super::json::{self, Step};
+use super::jsonb;
 use super::types::{Scalar, Type};
 use crate::error::EvalError;
 use hw_types::text::container::Array;
@@ -365,7 +366,7 @@ fn path<'a>(arguments: &[&'a [u8]]) -> Result<Option<&'a str>, EvalError> {
 
 fn text_to_jsonb(arguments: &[&[u8]], out: &mut Vec<u8>) -> Result<bool, EvalError> {
     let mut document = String::new();
-    json::canonical(utf8(arguments[0])?, &mut document)?;
+    jsonb::canonical(utf8(arguments[0])?, &mut document)?;
     out.extend_from_slice(document.as_bytes());
     Ok(true)
 }

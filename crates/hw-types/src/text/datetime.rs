@@ -181,14 +181,18 @@ pub(super) fn write_date(bytes: &[u8], out: &mut String) -> Result<(), DamagedVa
     Ok(())
 }
 
-pub(super) fn write_timestamp(
+/// Appends a canonical `timestamp`, with `zone` behind its time.
+///
+/// - Takes: what stands between date and time, a space in ISO text and `T` in JSON.
+pub fn write_timestamp(
     bytes: &[u8],
+    separator: char,
     zone: &str,
     out: &mut String,
 ) -> Result<(), DamagedValue> {
     if let Some((date, time)) = finite(timestamp(bytes)?, out) {
         put_date(date, out);
-        out.push(' ');
+        out.push(separator);
         put_time(time, out);
         out.push_str(zone);
         put_era(date, out);

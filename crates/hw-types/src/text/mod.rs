@@ -72,8 +72,8 @@ pub fn write_text(ty: &PgType, bytes: &[u8], out: &mut String) -> Result<(), Dam
         PgType::Date => datetime::write_date(bytes, out)?,
         PgType::Time => datetime::write_time(bytes, out)?,
         PgType::Timetz => datetime::write_timetz(bytes, out)?,
-        PgType::Timestamp => datetime::write_timestamp(bytes, "", out)?,
-        PgType::Timestamptz => datetime::write_timestamp(bytes, "+00", out)?,
+        PgType::Timestamp => datetime::write_timestamp(bytes, ' ', "", out)?,
+        PgType::Timestamptz => datetime::write_timestamp(bytes, ' ', "+00", out)?,
         PgType::Interval => datetime::write_interval(bytes, out)?,
         PgType::PgLsn => {
             let lsn = u64::from_be_bytes(fixed(bytes, "pg_lsn")?);
