@@ -63,6 +63,7 @@ const ENGINE: &[&str] = &[
     "replica",
     "sequencer",
     "engine",
+    "demand",
     "testing",
 ];
 

@@ -4,11 +4,11 @@ use crate::change_list::Rows;
 use crate::error::{EngineError, code};
 use crate::overlay::Sink;
 use crate::runs::Runs;
-use crate::state::{Day, IncarnationRecord, Record, Refused, Secret, TableRecord, keys};
+use crate::state::{Day, Demanded, IncarnationRecord, Record, Refused, Secret, TableRecord, keys};
 use crate::tables::Table;
 use crate::writer::Writer;
 use hw_input::entry::{CompactSlice, Control, Entry};
-use hw_types::{Diagnostic, RelationId};
+use hw_types::{Diagnostic, RelationId, TableName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,6 +103,7 @@ impl Writer {
                 self.definitions.refused = refused.0;
                 self.serve_anew()?;
             }
+            Control::Demand(table) => self.demand(table)?,
             Control::Thaw => self.thaw()?,
             Control::Lost { tables, derived } => self.give_up(&tables, derived)?,
         }
@@ -162,6 +163,16 @@ impl Writer {
             self.replan();
         }
         Ok(changed)
+    }
+
+    /// Replicates a table from here on.
+    fn demand(&mut self, table: TableName) -> Result<(), EngineError> {
+        if self.definitions.demanded.insert(table) {
+            let demanded = Demanded(self.definitions.demanded.clone());
+            self.overlay.put(&self.state, keys::DEMANDED.to_vec(), demanded.encode())?;
+            self.tables_changed();
+        }
+        Ok(())
     }
 
     /// Notes what the catalog says of a table from here on.

@@ -14,8 +14,8 @@ use crate::buckets::Spaces;
 use crate::error::EngineError;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{
-    BuildState, ConfigRecord, Counters, DerivedKind, Dropped, IncarnationRecord, Lacking, Progress,
-    Record, Refused, Serving, keys,
+    BuildState, ConfigRecord, Counters, Demanded, DerivedKind, Dropped, IncarnationRecord, Lacking,
+    Progress, Record, Refused, Serving, keys,
 };
 use crate::sync_view::{ActiveSync, LookupSpace, SourceSpaces};
 use crate::tables::{Bound, Gate, Gates, Planned, TablePlan, Tables};
@@ -127,6 +127,8 @@ pub(crate) struct Definitions {
     pub derived: BTreeMap<u32, Incarnation>,
     /// Tables that exist and cannot be replicated.
     pub refused: BTreeSet<TableName>,
+    /// Tables that are replicated whatever definitions read.
+    pub demanded: BTreeSet<TableName>,
     /// Incarnations that hold what was evaluated without a column that they read.
     pub lacking: BTreeSet<u32>,
 }
@@ -163,7 +165,8 @@ impl Definitions {
         let store = overlay.store().clone();
         let refused = Refused::load(snapshot, state, keys::REFUSED)?.unwrap_or_default().0;
         let lacking = Lacking::load(snapshot, state, keys::LACKING)?.unwrap_or_default().0;
-        let mut definitions = Definitions { refused, lacking, ..Definitions::default() };
+        let demanded = Demanded::load(snapshot, state, keys::DEMANDED)?.unwrap_or_default().0;
+        let mut definitions = Definitions { refused, demanded, lacking, ..Definitions::default() };
         let serving = Serving::load(snapshot, state, keys::SERVING)?.unwrap_or_default();
         let mut configs = BTreeMap::new();
         for record in ConfigRecord::load_all(snapshot, state, keys::CONFIG)? {
@@ -460,12 +463,22 @@ impl Definitions {
         Ok(())
     }
 
-    /// Every table pattern that an applied or building definition reads.
+    /// Every table pattern that an applied or building definition reads, and what is demanded.
     pub fn table_patterns(&self) -> Vec<TablePattern> {
-        let configs = [&self.active, &self.building];
         let all: BTreeSet<TablePattern> =
-            configs.into_iter().flatten().flat_map(|c| c.config.tables()).collect();
+            self.read().chain(self.demanded.iter().map(TablePattern::exactly)).collect();
         all.into_iter().collect()
+    }
+
+    /// What is demanded, without the tables that an applied or building definition names.
+    pub fn demanded_only(&self) -> BTreeSet<TableName> {
+        let named: BTreeSet<TableName> = self.read().filter_map(|p| p.exact()).collect();
+        &self.demanded - &named
+    }
+
+    fn read(&self) -> impl Iterator<Item = TablePattern> {
+        let configs = [&self.active, &self.building];
+        configs.into_iter().flatten().flat_map(|c| c.config.tables())
     }
 
     /// What is evaluated for each row of a table.

@@ -213,9 +213,11 @@ impl Engine {
     pub async fn arrival(&self) -> Result<Arc<Published>, ArrivalError> {
         let mut watch = self.watch();
         let arrived = async {
-            let nonce = self.driver.mark().await?;
-            let contains =
-                |p: &Arc<Published>| p.withheld.is_none() && self.publication.has_arrived(p, nonce);
+            let before = self.published().number;
+            let marked = self.driver.mark().await?;
+            let contains = |p: &Arc<Published>| {
+                p.withheld.is_none() && self.publication.has_arrived(p, marked, before)
+            };
             let published = watch.wait_for(contains).await.map_err(|_| ArrivalError::Stopping)?;
             Ok(published.clone())
         };

@@ -204,6 +204,7 @@ impl Writer {
         progress.end_lsn = hw_types::EndLsn(boundary);
         progress.commit_lsn = hw_types::CommitLsn(Lsn(boundary.0.saturating_sub(1)));
         progress.xid = Xid(0);
+        self.arrived.whole = Some(boundary);
         self.news.tables = true;
         self.touched.everything = true;
         Ok(())

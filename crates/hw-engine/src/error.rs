@@ -20,6 +20,9 @@ pub mod code {
     /// with another data directory was in its place. Everything is copied again and compared, and nobody
     /// is answered until that is done.
     pub const BEHIND: u16 = 3105;
+    /// A table that somebody wants to read cannot be replicated beside those that are: of a partitioned
+    /// table and its partitions only the one or the others can be.
+    pub const BESIDE: u16 = 3106;
 }
 
 /// An error of the engine.

@@ -26,6 +26,7 @@ mod copies;
 mod copy_spool;
 mod crowds;
 mod definitions;
+mod demand;
 pub mod engine;
 mod entering;
 pub mod error;
@@ -71,6 +72,7 @@ mod tests;
 
 pub use arrivals::ArrivalError;
 pub use change_list::{ChangePlace, ChangedRow, ChangedTable, Committed, Rows, Since};
+pub use demand::DemandError;
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
 pub use lease::{Lease, Leases};
@@ -79,6 +81,6 @@ pub use sync_view::{
     ActiveSync, BucketId, BucketState, OpKind, Operation, OperationPage, ReadLimit, Reading,
     SyncView,
 };
-pub use table_view::TableView;
+pub use table_view::{TableState, TableView};
 pub use tables::StoredRow;
 pub use wake::{BucketKey, Changes, LookupKey};

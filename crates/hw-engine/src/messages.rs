@@ -35,7 +35,7 @@ impl Writer {
                     let number = request.requested.unwrap_or(own);
                     self.write_checkpoint(&request.user_key, number, message.lsn)?;
                 }
-                self.arrived.push(contents.nonce);
+                self.arrived.markers.push(contents.nonce);
                 self.copy_marker(contents.nonce)?;
             }
             Err(_) => metrics::counter!("headwater_foreign_markers_total").increment(1),

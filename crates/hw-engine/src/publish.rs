@@ -6,7 +6,7 @@
 //! the disk works: batches grow under load by themselves, also where the disk is quick
 //! ([`Pace::UNDER_LOAD`]), and an idle system pays one sync.
 
-use crate::arrivals::Arrivals;
+use crate::arrivals::{Arrivals, Arrived};
 use crate::change_list::{ChangeList, Pending};
 use crate::error::EngineError;
 use crate::lease::Leases;
@@ -16,6 +16,7 @@ use crate::state::Progress;
 use crate::sync_view::ActiveSync;
 use crate::table_view::ShownTables;
 use crate::wake::{ChangeRing, Touched};
+use hw_input::markers::Marked;
 use hw_store::{Snapshot, Space, Store};
 use hw_types::{Checkpoint, EndLsn, OpId, Pace};
 use parking_lot::Mutex;
@@ -32,8 +33,8 @@ pub(crate) struct PublishJob {
     pub runs: Arc<Runs>,
     pub sync: Option<Arc<ActiveSync>>,
     pub touched: Touched,
-    /// Markers that this state is the first to contain.
-    pub arrived: Vec<u64>,
+    /// What this state is the first to contain.
+    pub arrived: Arrived,
     /// What the change list says behind this state, if there is one and the state is shown.
     pub listed: Option<Pending>,
     pub tables: Arc<ShownTables>,
@@ -132,9 +133,9 @@ impl Publication {
         shown.op_id <= progress.op_id && shown.end_lsn <= progress.end_lsn
     }
 
-    /// Whether a published state contains a marker.
-    pub fn has_arrived(&self, published: &Published, nonce: u64) -> bool {
-        self.arrivals.contains(published.number, nonce)
+    /// Whether a published state contains a marker that was written behind an earlier publication.
+    pub fn has_arrived(&self, published: &Published, marked: Marked, before: u64) -> bool {
+        self.arrivals.contains(published.number, marked, before)
     }
 
     /// Wakes with every publication.

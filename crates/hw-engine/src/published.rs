@@ -1,7 +1,7 @@
 //! The published state: what all surfaces read, at one position.
 //!
 //! Invariant E-2: a snapshot is published only behind the sync that made it durable. How it is read
-//! stands in a view per kind of reading: [`SyncView`], [`TableView`]. What brought a state
+//! stands in a view per kind of reading: [`SyncView`], [`TableState`]. What brought a state
 //! about, seen from an earlier one, stands in [`crate::change_list`].
 
 use crate::change_list::{ChangeList, ChangePlace, Since};
@@ -10,7 +10,7 @@ use crate::lease::{Lease, Leases};
 use crate::runs::{Met, Runs};
 use crate::state::{Record, WriteCheckpoint};
 use crate::sync_view::{ActiveSync, SyncView};
-use crate::table_view::{ShownTables, TableView};
+use crate::table_view::{ShownTables, TableState};
 use crate::wake::{ChangeRing, Changes};
 use hw_store::{Snapshot, Space};
 use hw_types::{Checkpoint, Diagnostic, TableName};
@@ -114,10 +114,17 @@ impl Published {
         Ok(if waits { floor } else { floor.max(Some(stored.number)) })
     }
 
-    /// A table of the replica, by name. `None` while it has not entered, or nobody is answered.
-    pub fn table(&self, name: &TableName) -> Option<TableView<'_>> {
-        let shown = self.tables.get(name).filter(|_| self.withheld.is_none())?;
-        Some(TableView::new(shown, &self.snapshot))
+    /// How a table stands, by name.
+    pub fn table(&self, name: &TableName) -> TableState<'_> {
+        match self.withheld {
+            None => TableState::of(name, &self.tables, &self.snapshot),
+            Some(_) => TableState::Waits,
+        }
+    }
+
+    /// Whether a table is replicated whatever definitions read ([`Engine::demand`](crate::Engine::demand)).
+    pub fn is_demanded(&self, name: &TableName) -> bool {
+        self.tables.demanded.contains(name)
     }
 
     /// Where this state stands in the change list.

@@ -94,10 +94,13 @@ pub(crate) fn plan(writer: &Writer, told: &Plan) -> Plan {
         (record.relation.id, ReplicaTable { relation, facts, truncations, stale })
     };
     let tables: Tables = writer.tables.all().into_iter().map(table).collect();
-    let wanted = writer.definitions.table_patterns();
-    let refused = &writer.definitions.refused;
+    let definitions = &writer.definitions;
+    let wanted = definitions.table_patterns();
+    let demanded = definitions.demanded_only();
+    let refused = &definitions.refused;
     Plan {
         wanted: kept_or_new(&told.wanted, wanted),
+        demanded: kept_or_new(&told.demanded, demanded),
         tables: kept_or_new(&told.tables, tables),
         refused: kept_or_new(&told.refused, refused.clone()),
     }

@@ -272,6 +272,12 @@ impl Sequencer {
             }
             Signal::Copy(signal) => self.copy_signal(signal),
             Signal::Control(control) => self.apply(control).map(drop),
+            Signal::Demand { table, done } => {
+                self.apply(Control::Demand(table))?;
+                self.make_durable()?;
+                let _ = done.send(());
+                Ok(())
+            }
             Signal::Tick { now } => self.tick(now),
             Signal::Wake | Signal::Stop => Ok(()),
         }
@@ -578,6 +584,7 @@ impl Sequencer {
         }
         board.plan.send_if_modified(|told| {
             let differs = !Arc::ptr_eq(&told.wanted, &plan.wanted)
+                || !Arc::ptr_eq(&told.demanded, &plan.demanded)
                 || !Arc::ptr_eq(&told.tables, &plan.tables)
                 || told.refused != plan.refused;
             if differs {

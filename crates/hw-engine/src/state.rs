@@ -147,6 +147,10 @@ pub struct Dropped(pub u32);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused(pub BTreeSet<TableName>);
 
+/// Tables that are replicated because somebody reads them, whatever definitions name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demanded(pub BTreeSet<TableName>);
+
 /// Incarnations that hold what was evaluated while a column that they read was not sent, and so was NULL.
 /// What uses them is not served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -198,6 +202,8 @@ pub mod keys {
     pub const DROPPED: &[u8] = b"dropped/";
     /// [`super::Refused`].
     pub const REFUSED: &[u8] = b"refused";
+    /// [`super::Demanded`].
+    pub const DEMANDED: &[u8] = b"demanded";
     /// [`super::Lacking`].
     pub const LACKING: &[u8] = b"lacking";
     /// [`super::Text`]: the slot of a copy of everything that has begun and not entered.
@@ -379,21 +385,39 @@ impl Record for Dropped {
     }
 }
 
+fn put_names(out: &mut Vec<u8>, names: &BTreeSet<TableName>) {
+    varint::put(out, names.len() as u64);
+    for name in names {
+        put_text(out, &name.schema);
+        put_text(out, &name.name);
+    }
+}
+
+fn take_names(input: &mut &[u8]) -> Option<BTreeSet<TableName>> {
+    let mut names = BTreeSet::new();
+    for _ in 0..varint::take(input)? {
+        names.insert(TableName { schema: take_text(input)?, name: take_text(input)? });
+    }
+    Some(names)
+}
+
 impl Record for Refused {
     fn put(&self, out: &mut Vec<u8>) {
-        varint::put(out, self.0.len() as u64);
-        for name in &self.0 {
-            put_text(out, &name.schema);
-            put_text(out, &name.name);
-        }
+        put_names(out, &self.0);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
-        let mut names = BTreeSet::new();
-        for _ in 0..varint::take(input)? {
-            names.insert(TableName { schema: take_text(input)?, name: take_text(input)? });
-        }
-        Some(Refused(names))
+        take_names(input).map(Refused)
+    }
+}
+
+impl Record for Demanded {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_names(out, &self.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        take_names(input).map(Demanded)
     }
 }
 
@@ -640,6 +664,7 @@ mod tests {
         });
         round_trip(Dropped(5));
         round_trip(Refused(BTreeSet::from([TableName::new("public", "v")])));
+        round_trip(Demanded(BTreeSet::from([TableName::new("public", "t")])));
         round_trip(Lacking(BTreeSet::from([1, 300])));
         round_trip(Text("headwater_x".into()));
         round_trip(WriteCheckpoint { number: u64::MAX, at: Lsn(1 << 41), day: 20_000 });

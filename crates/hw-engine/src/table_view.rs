@@ -3,13 +3,20 @@
 use crate::error::EngineError;
 use crate::tables::{StoredRow, Table, Tables};
 use hw_store::Snapshot;
-use hw_types::{Relation, TableName};
-use std::collections::BTreeMap;
+use hw_types::{Relation, TableName, TablePattern};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The tables of a state, by name.
+/// The tables of a state, and those that are to come.
 #[derive(Default)]
-pub(crate) struct ShownTables(BTreeMap<TableName, Shown>);
+pub(crate) struct ShownTables {
+    pub tables: BTreeMap<TableName, Shown>,
+    /// What definitions read and what is demanded.
+    pub wanted: Vec<TablePattern>,
+    /// Of these, what exists and cannot be replicated.
+    pub refused: BTreeSet<TableName>,
+    pub demanded: BTreeSet<TableName>,
+}
 
 /// A table of a state.
 pub(crate) struct Shown {
@@ -17,19 +24,50 @@ pub(crate) struct Shown {
     stands_still: bool,
 }
 
-impl ShownTables {
-    pub fn new(tables: &Tables, stands_still: impl Fn(u32) -> bool) -> ShownTables {
-        let mut shown = ShownTables::default();
-        // By number: of two tables with one name the later one has taken it.
-        for table in tables.all() {
-            let stands_still = stands_still(table.record.number);
-            shown.0.insert(table.record.relation.name.clone(), Shown { table, stands_still });
+/// The tables of the replica by name.
+pub(crate) fn shown_tables(
+    tables: &Tables,
+    stands_still: impl Fn(u32) -> bool,
+) -> BTreeMap<TableName, Shown> {
+    let shown = |table: Arc<Table>| {
+        let stands_still = stands_still(table.record.number);
+        (table.record.relation.name.clone(), Shown { table, stands_still })
+    };
+    // By number: of two tables with one name the later one has taken it.
+    tables.all().into_iter().map(shown).collect()
+}
+
+/// How a table stands in a published state.
+pub enum TableState<'p> {
+    /// It has entered, and can be read.
+    Entered(TableView<'p>),
+    /// It is to be replicated and has not entered yet, or nobody is answered from the state.
+    Waits,
+    /// It is to be replicated and cannot be; [`Engine::refusal`](crate::Engine::refusal) says why. Should
+    /// that be mended, it enters.
+    Refused,
+    /// No definition reads it and nobody has demanded it.
+    Unknown,
+}
+
+impl<'p> TableState<'p> {
+    pub(crate) fn of(name: &TableName, shown: &'p ShownTables, snapshot: &'p Snapshot) -> Self {
+        if shown.refused.contains(name) {
+            return TableState::Refused;
         }
-        shown
+        match shown.tables.get(name) {
+            Some(table) => TableState::Entered(TableView::new(table, snapshot)),
+            None if shown.wanted.iter().any(|pattern| pattern.matches(name)) => TableState::Waits,
+            None => TableState::Unknown,
+        }
     }
 
-    pub fn get(&self, name: &TableName) -> Option<&Shown> {
-        self.0.get(name)
+    /// The table, if it can be read.
+    pub fn entered(self) -> Option<TableView<'p>> {
+        match self {
+            TableState::Entered(view) => Some(view),
+            TableState::Waits | TableState::Refused | TableState::Unknown => None,
+        }
     }
 }
 
@@ -42,7 +80,7 @@ pub struct TableView<'p> {
 }
 
 impl<'p> TableView<'p> {
-    pub(crate) fn new(shown: &'p Shown, snapshot: &'p Snapshot) -> TableView<'p> {
+    fn new(shown: &'p Shown, snapshot: &'p Snapshot) -> TableView<'p> {
         TableView { table: &shown.table, stands_still: shown.stands_still, snapshot }
     }
 

@@ -12,6 +12,7 @@
 //! publisher shows), E-9 (a control entry is committed behind everything before it), E-11 (the
 //! same entries give the same bytes).
 
+use crate::arrivals::Arrived;
 use crate::buckets::{BucketBook, Spaces};
 use crate::change_list::{ChangedTable, Recorder, Rows};
 use crate::copy_spool::Copying;
@@ -28,7 +29,7 @@ use crate::state::{
     BuildState, Counters, Day, DerivedKind, Lacking, Progress, Record, Secret, TableRecord, keys,
 };
 use crate::sync_view::ActiveSync;
-use crate::table_view::ShownTables;
+use crate::table_view::{ShownTables, shown_tables};
 use crate::tables::{Gates, Table, TablePlan, Tables};
 use crate::wake::Touched;
 use hw_input::signal::CopyDropped;
@@ -115,8 +116,8 @@ pub(crate) struct Writer {
     pub(crate) runs: Arc<Runs>,
     pub(crate) effects: Effects,
     pub(crate) touched: Touched,
-    /// Markers that have come back.
-    pub(crate) arrived: Vec<u64>,
+    /// What was waited for and has come.
+    pub(crate) arrived: Arrived,
     /// What the change list will say, if there is one.
     pub(crate) listed: Option<Recorder>,
     /// The tables as they are to be shown, unless they are others since.
@@ -258,7 +259,7 @@ impl Writer {
             runs,
             effects: Effects::default(),
             touched: Touched::default(),
-            arrived: Vec::new(),
+            arrived: Arrived::default(),
             listed: Recorder::new(bounds.change_list_bytes),
             shown: None,
             copying: None,
@@ -313,8 +314,15 @@ impl Writer {
 
     /// The tables as they are to be shown.
     pub fn shown(&mut self) -> Arc<ShownTables> {
-        let (tables, stale) = (&self.tables, &self.stale);
-        let shown = || Arc::new(ShownTables::new(tables, |number| stale.contains(&number)));
+        let (tables, stale, definitions) = (&self.tables, &self.stale, &self.definitions);
+        let shown = || {
+            Arc::new(ShownTables {
+                tables: shown_tables(tables, |number| stale.contains(&number)),
+                wanted: definitions.table_patterns(),
+                refused: definitions.refused.clone(),
+                demanded: definitions.demanded.clone(),
+            })
+        };
         self.shown.get_or_insert_with(shown).clone()
     }
 
@@ -367,6 +375,7 @@ impl Writer {
     pub fn unread_tables(&self) -> Vec<RelationId> {
         let unread = |table: &Arc<Table>| {
             self.plans.get(&table.record.number).is_none_or(|plan| plan.is_empty())
+                && !self.definitions.demanded.contains(&table.record.relation.name)
         };
         let tables = self.tables.all();
         tables.iter().filter(|t| unread(t)).map(|t| t.record.relation.id).collect()
@@ -478,7 +487,7 @@ impl Writer {
             sync: self.active.clone(),
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
-            arrived: if show { std::mem::take(&mut self.arrived) } else { Vec::new() },
+            arrived: if show { std::mem::take(&mut self.arrived) } else { Arrived::default() },
             listed: self.listed.as_mut().filter(|_| show).map(Recorder::take),
             tables: self.shown(),
             show,

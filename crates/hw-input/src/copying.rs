@@ -42,10 +42,8 @@ pub(crate) async fn copy_all(
 ) -> Result<Lsn, Ended> {
     context.enter(SourceState::Copying);
     let slot = &found.slot_name;
-    let wanted = context.plan().wanted.clone();
     let number = begin(context, Some(slot.clone())).await?;
-    let covered = context.source.cover(&wanted).await?;
-    context.status.lock().tried(&covered.refused, &covered.missing);
+    let covered = cover(context).await?;
     let choice = SlotChoice::Main { name: slot.clone() };
     let report = |blockers: &[Session]| match blockers {
         [] => context.enter(SourceState::Copying),
@@ -168,8 +166,9 @@ pub(crate) async fn publish(context: &Context) -> Result<(), Ended> {
 /// Makes the publication send what definitions name. One at a time.
 async fn cover(context: &Context) -> Result<Covered, InputError> {
     let _one = context.covering.lock().await;
-    let wanted = context.plan().wanted.clone();
-    let covered = context.source.cover(&wanted).await?;
+    let plan = context.plan();
+    let mut covered = context.source.cover(&plan.wanted).await?;
+    plan.expected(&mut covered.missing);
     context.status.lock().tried(&covered.refused, &covered.missing);
     Ok(covered)
 }

@@ -12,7 +12,7 @@ pub use crate::context::DriverOptions;
 use crate::ended::Ended;
 use crate::error::code;
 use crate::history::lost_history;
-use crate::markers::{self, MarkerError, Markers, Requests};
+use crate::markers::{self, Marked, MarkerError, Markers, Requests};
 use crate::replica::Replica;
 use crate::session::{Memory, session};
 use crate::signal::{CopySignal, Inlet, Signal};
@@ -102,8 +102,8 @@ impl Driver {
         self.markers.write_checkpoint(user_key, requested).await
     }
 
-    /// Writes a marker into the source's log, together with all who want one now; returns its nonce.
-    pub async fn mark(&self) -> Result<u64, MarkerError> {
+    /// Writes a marker into the source's log, together with all who want one now.
+    pub async fn mark(&self) -> Result<Marked, MarkerError> {
         self.markers.mark_together().await
     }
 

@@ -150,6 +150,8 @@ pub enum Control {
     /// These tables exist, are named by definitions, and cannot be replicated: what reads them is
     /// not served.
     Refused(BTreeSet<TableName>),
+    /// The table is replicated from here on, whatever definitions name: somebody reads it.
+    Demand(TableName),
     /// What stood still and can go on is given what has changed meanwhile.
     Thaw,
     /// Some of what is superseded in a bucket's log goes.

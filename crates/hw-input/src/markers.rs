@@ -63,10 +63,11 @@ struct Request {
 
 /// A marker that was written.
 #[derive(Clone, Copy, Debug)]
-struct Marked {
-    lsn: Lsn,
-    /// That of all who share it.
-    nonce: u64,
+pub struct Marked {
+    /// Where it stands in the log.
+    pub lsn: Lsn,
+    /// Tells it apart from all others.
+    pub nonce: u64,
 }
 
 /// Where markers are asked for.
@@ -124,9 +125,9 @@ impl Markers {
         Ok(self.send(None, Some(nonce)).await?.lsn)
     }
 
-    /// Writes a marker together with all who want one now; returns its nonce.
-    pub async fn mark_together(&self) -> Result<u64, MarkerError> {
-        Ok(self.send(None, None).await?.nonce)
+    /// Writes a marker together with all who want one now.
+    pub async fn mark_together(&self) -> Result<Marked, MarkerError> {
+        self.send(None, None).await
     }
 
     async fn send(

@@ -6,6 +6,7 @@
 //! tells what is durable.
 
 use crate::identity::Stored;
+use hw_pg::catalog::Refused;
 use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, EndLsn, OpId, Relation, RelationId, TableName, TablePattern, Xid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,12 +59,21 @@ pub struct Kept {
 /// same.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// What definitions read, those under construction included.
+    /// What definitions read, those under construction included, and tables that are demanded.
     pub wanted: Arc<Vec<TablePattern>>,
+    /// Of these, what no definition names: where it is not there, nobody has to mend that.
+    pub demanded: Arc<BTreeSet<TableName>>,
     /// The tables of the replica by the source's oid.
     pub tables: Arc<Tables>,
     /// Tables that exist and cannot be replicated, as the replica knows it.
     pub refused: Arc<BTreeSet<TableName>>,
+}
+
+impl Plan {
+    /// Leaves out of what is not there what nobody has to mend.
+    pub(crate) fn expected(&self, missing: &mut Vec<Refused>) {
+        missing.retain(|one| one.table.as_ref().is_none_or(|t| !self.demanded.contains(t)));
+    }
 }
 
 /// The tables of the replica by the source's oid.

@@ -7,7 +7,7 @@ use crate::entry::{Behind, Control, CopiedTable, Reading};
 use crate::error::{InputError, Result};
 use crate::transactions::Item;
 use hw_store::StoreError;
-use hw_types::{EndLsn, Lsn, OpId, RelationId, Row};
+use hw_types::{EndLsn, Lsn, OpId, RelationId, Row, TableName};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -52,6 +52,13 @@ pub enum Signal {
     Copy(CopySignal),
     /// What the catalog of the source shows.
     Control(Control),
+    /// A table is to be replicated because somebody reads it.
+    Demand {
+        /// Which.
+        table: TableName,
+        /// Answered when that is durable.
+        done: oneshot::Sender<()>,
+    },
     /// A second has passed.
     Tick {
         /// Seconds since 1970.

@@ -29,8 +29,10 @@ pub struct SourceStatus {
     pub copies: Vec<CopyStatus>,
     /// What keeps the next copy from beginning, as of a second ago.
     pub copy_waits: Option<Box<Diagnostic>>,
-    /// Tables that definitions name and that cannot be replicated, with the reason.
+    /// Tables that are wanted and cannot be replicated, with the reason.
     pub refused: Vec<Diagnostic>,
+    /// The same by table.
+    by_table: Vec<Refused>,
     /// What the last attempt to publish tables found in the way, for what the catalog does not show:
     /// somebody's lock.
     kept_out: Vec<Refused>,
@@ -158,20 +160,32 @@ impl SourceStatus {
     /// Notes which tables an attempt to publish all could not, and which there are not.
     pub(crate) fn tried(&mut self, refused: &[Refused], missing: &[Refused]) {
         self.kept_out = refused.to_vec();
-        self.refused = refused.iter().chain(missing).map(|one| one.finding.clone()).collect();
+        self.refuse(refused.iter().chain(missing).cloned().collect());
+    }
+
+    fn refuse(&mut self, refused: Vec<Refused>) {
+        self.refused = refused.iter().map(|one| one.finding.clone()).collect();
+        self.by_table = refused;
+    }
+
+    /// Why a table cannot be replicated, as far as that is known.
+    pub fn refusal(&self, table: &TableName) -> Option<&Diagnostic> {
+        let is_it = |one: &&Refused| one.table.as_ref() == Some(table);
+        self.by_table.iter().find(is_it).map(|one| &one.finding)
     }
 
     /// Notes what a look at the catalog found.
     ///
     /// - Takes: the tables that are still to be published; what kept one of them out stays the answer
     ///   until the next attempt.
-    pub(crate) fn looked(&mut self, findings: Vec<Diagnostic>, to_publish: &[&TableName]) {
-        self.refused = findings;
+    pub(crate) fn looked(&mut self, mut refused: Vec<Refused>, to_publish: &[&TableName]) {
         let is_out = |one: &&Refused| one.table.as_ref().is_some_and(|t| to_publish.contains(&t));
-        let kept_out = self.kept_out.iter().filter(is_out).map(|one| &one.finding);
-        let news = kept_out.filter(|finding| !self.refused.contains(finding)).cloned();
-        let news: Vec<Diagnostic> = news.collect();
-        self.refused.extend(news);
+        for one in self.kept_out.iter().filter(is_out) {
+            if !refused.iter().any(|known| known.finding == one.finding) {
+                refused.push(one.clone());
+            }
+        }
+        self.refuse(refused);
     }
 
     /// Notes that the source said something.
@@ -325,10 +339,13 @@ mod tests {
         let gone = Diagnostic::error(2108, "there is no table public.u");
         status.tried(&[Refused::new(&table, locked.clone())], &[]);
         assert_eq!(status.refused, std::slice::from_ref(&locked));
-        status.looked(vec![gone.clone()], &[&table]);
-        assert_eq!(status.refused, [gone.clone(), locked]);
-        status.looked(vec![gone.clone()], &[]);
+        let other = Refused::new(&TableName::new("public", "u"), gone.clone());
+        status.looked(vec![other.clone()], &[&table]);
+        assert_eq!(status.refused, [gone.clone(), locked.clone()]);
+        assert_eq!(status.refusal(&table), Some(&locked));
+        status.looked(vec![other], &[]);
         assert_eq!(status.refused, [gone]);
+        assert_eq!(status.refusal(&table), None);
     }
 
     #[test]

@@ -129,7 +129,8 @@ impl Watch {
             return Ok(Look::Complete);
         }
         let catalog = source.catalog(&client, &wanted, &ids).await?;
-        let resolved = resolve(&catalog, &wanted);
+        let mut resolved = resolve(&catalog, &wanted);
+        plan.expected(&mut resolved.missing);
         let now = catalog.publication.as_ref().map(|publication| publication.oid);
         if is_another(publication(&known), now) {
             return Ok(Look::OtherPublication);
@@ -175,7 +176,8 @@ impl Watch {
         let missing = missing.into_iter().cloned().collect();
         let name = |id: &RelationId| catalog.table_by_id(*id).map(|table| &table.facts.name);
         let to_publish: Vec<&TableName> = resolved.to_publish.iter().filter_map(name).collect();
-        context.status.lock().looked(resolved.findings().cloned().collect(), &to_publish);
+        let refused = resolved.missing.iter().chain(&resolved.refused).cloned().collect();
+        context.status.lock().looked(refused, &to_publish);
         let found = within_reach.keys().filter(|id| known.contains_key(id)).copied().collect();
         let looked = Looked { wanted: wanted.clone(), missing, is_settled: settled, found };
         context.replica.looked(looked);

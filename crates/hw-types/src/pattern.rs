@@ -45,6 +45,12 @@ impl TablePattern {
         TablePattern { schema: NamePattern::new(schema), table: NamePattern::new(table) }
     }
 
+    /// The table of this name, whatever characters it has.
+    pub fn exactly(table: &TableName) -> TablePattern {
+        let name = |text: &String| NamePattern { text: text.clone(), wildcard: false };
+        TablePattern { schema: name(&table.schema), table: name(&table.name) }
+    }
+
     /// Whether a table is meant. System schemas never are by wildcard.
     pub fn matches(&self, name: &TableName) -> bool {
         self.schema.matches(&name.schema)
@@ -92,6 +98,8 @@ mod tests {
         assert!(exact.matches(&TableName::new("public", "events")));
         assert!(!exact.matches(&TableName::new("public", "events_2024")));
         assert_eq!(exact.exact(), Some(TableName::new("public", "events")));
+        let odd = TableName::new("public", "100%");
+        assert_eq!(TablePattern::exactly(&odd).exact(), Some(odd));
     }
 
     #[test]

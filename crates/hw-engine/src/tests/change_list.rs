@@ -45,7 +45,7 @@ fn names() -> [TableName; 2] {
 
 impl Follower {
     fn read(published: &Published, name: &TableName) -> Option<Held> {
-        let view = published.table(name)?;
+        let view = published.table(name).entered()?;
         let rows = view.rows().map(Result::unwrap).collect();
         Some(Held { number: view.number(), relation: view.relation().clone(), rows })
     }
@@ -183,7 +183,7 @@ fn a_row_that_was_touched_only_is_listed_and_one_that_came_and_went_is_not() {
     let (mut node, source, _) = node(1, 1 << 20, 1 << 20);
     let before = node.published();
     let todos = TableName::new("public", "todos");
-    let view = before.table(&todos).unwrap();
+    let view = before.table(&todos).entered().unwrap();
     let (key, stored) = view.rows().next().unwrap().unwrap();
     let change = |kind| Change::Row { relation: source.todos.clone(), kind };
     let new = row(&[Some("t99"), Some("l1"), Some("x")]);
@@ -281,7 +281,7 @@ fn a_table_that_stands_still_is_listed_as_such_and_is_unknown_when_it_goes_on() 
     node.control(stale);
     assert_eq!(news(&mut node), [told(false, "todos", "still")]);
     let before: HeldRows =
-        node.published().table(&todos).unwrap().rows().map(Result::unwrap).collect();
+        node.published().table(&todos).entered().unwrap().rows().map(Result::unwrap).collect();
     let change = |relation: &Arc<Relation>, new: Row| Change::Row {
         relation: relation.clone(),
         kind: ChangeKind::Insert { new },
@@ -298,8 +298,8 @@ fn a_table_that_stands_still_is_listed_as_such_and_is_unknown_when_it_goes_on() 
     ));
     assert_eq!(news(&mut node), [told(true, "lists", "known"), told(true, "todos", "still")]);
     let published = node.published();
-    let view = published.table(&todos).unwrap();
-    assert!(view.stands_still() && !published.table(&lists).unwrap().stands_still());
+    let view = published.table(&todos).entered().unwrap();
+    assert!(view.stands_still() && !published.table(&lists).entered().unwrap().stands_still());
     assert_eq!(view.rows().map(Result::unwrap).collect::<HeldRows>(), before);
     // It is copied again.
     source.position = position + 100;
@@ -312,10 +312,10 @@ fn a_table_that_stands_still_is_listed_as_such_and_is_unknown_when_it_goes_on() 
     feed_last(&mut node, &source);
     assert!(copy.has_entered());
     assert_eq!(news(&mut node), [told(false, "todos", "unknown")]);
-    assert!(!node.published().table(&todos).unwrap().stands_still());
+    assert!(!node.published().table(&todos).entered().unwrap().stands_still());
     node.control(Control::Gone { table: RelationId(1), reason: "dropped".into() });
     assert_eq!(news(&mut node), [told(false, "lists", "unknown")]);
-    assert!(node.published().table(&lists).is_none());
+    assert!(node.published().table(&lists).entered().is_none());
 }
 
 /// Of rows that nothing tells apart it is known how many there are.

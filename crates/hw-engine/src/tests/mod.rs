@@ -3,6 +3,7 @@
 mod change_list;
 mod client;
 mod copies;
+mod demand;
 mod log;
 mod postgres;
 mod simulation;

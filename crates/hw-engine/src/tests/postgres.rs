@@ -36,7 +36,7 @@ struct World {
     engine: Option<Engine>,
 }
 
-fn store(dir: &Path) -> Store {
+pub(super) fn store(dir: &Path) -> Store {
     let mut options = StoreOptions::new(dir.join("store"));
     options.memtable_bytes = 8 << 20;
     Store::open(&options).unwrap()
@@ -157,7 +157,7 @@ impl World {
 }
 
 /// Opens the store when the stopped engine has let go of it.
-async fn store_again(dir: &Path) -> Store {
+pub(super) async fn store_again(dir: &Path) -> Store {
     hw_testkit::poll_until("the store is free", || async {
         let mut options = StoreOptions::new(dir.join("store"));
         options.memtable_bytes = 8 << 20;
@@ -519,7 +519,7 @@ async fn a_state_in_which_everything_has_arrived_holds_what_was_committed_before
     for n in 0..20 {
         world.sql(&format!("INSERT INTO lists VALUES ('a{n}', 'amy')")).await;
         let arrived = world.engine().arrival().await.unwrap();
-        assert_eq!(arrived.table(&lists).unwrap().rows().count(), 4 + n);
+        assert_eq!(arrived.table(&lists).entered().unwrap().rows().count(), 4 + n);
     }
     let next_transaction = || async {
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";

@@ -23,7 +23,7 @@ use hw_input::markers::{MarkerContents, WriteCheckpoint};
 use hw_input::signal::{CopySignal, Signal};
 use hw_store::{Simulation, Store};
 use hw_types::row::{Cell, RowBuilder};
-use hw_types::{Change, ChangeKind, CommitLsn, Lsn, OpId, RelationId};
+use hw_types::{Change, ChangeKind, CommitLsn, Lsn, OpId, RelationId, TableName};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -370,6 +370,11 @@ impl Run {
             }
             self.source.say(&mut self.rng, "headwater_ddl");
         }
+        if self.rng.random_bool(0.05) {
+            // Somebody reads it: one that definitions name, or one that never comes.
+            let name = ["lists", "todos", "notes"][self.rng.random_range(0..3)];
+            self.node.control(Control::Demand(TableName::new("public", name)));
+        }
         if self.rng.random_bool(0.3) {
             self.copy();
         }
@@ -486,7 +491,7 @@ fn contents(store: &Store) -> BTreeMap<String, Pairs> {
 }
 
 /// E-11 (`design/seams.md` 2): the entries that a node recorded, through crashes, slices,
-/// reconfigurations, altered and compared tables, give another node with other bounds the same
+/// reconfigurations, altered, compared and demanded tables, give another node with other bounds the same
 /// bytes in every space.
 #[test]
 fn the_entries_of_one_node_give_another_node_the_same_bytes() {

@@ -7,6 +7,7 @@
 
 use super::code;
 use hw_types::facts::{Generated, Persistence, TableFacts, TableKind};
+use hw_types::pattern::is_system_schema;
 use hw_types::{Diagnostic, ReplicaIdentity, TableName};
 
 /// Whether a table can be replicated as the publication sends it; as a publication of ours would
@@ -81,6 +82,7 @@ fn check(table: &TableFacts) -> Result<(), Diagnostic> {
 
 fn ordinary(name: &TableName, kind: TableKind, persistence: Persistence) -> Result<(), Diagnostic> {
     let what = match kind {
+        _ if is_system_schema(&name.schema) => "belongs to Postgres itself",
         TableKind::Ordinary | TableKind::Partitioned => match persistence {
             Persistence::Permanent => return Ok(()),
             Persistence::Unlogged => "is an unlogged table",
