@@ -157,15 +157,20 @@ enum Escape {
     Double,
 }
 
-/// Puts what was written from `start` on into quotes.
+/// Puts what was written from `start` on into quotes, without a buffer of its own.
 fn quote(out: &mut String, start: usize, escape: Escape) {
-    let inner = out.split_off(start);
+    let end = out.len();
     out.push('"');
-    for character in inner.chars() {
-        if matches!(character, '"' | '\\') {
-            out.push(if escape == Escape::Double { character } else { '\\' });
+    let mut copied = start;
+    for at in start..end {
+        let byte = out.as_bytes()[at];
+        if matches!(byte, b'"' | b'\\') {
+            out.extend_from_within(copied..at);
+            out.push(if escape == Escape::Double { char::from(byte) } else { '\\' });
+            copied = at;
         }
-        out.push(character);
     }
+    out.extend_from_within(copied..end);
     out.push('"');
+    out.drain(start..end);
 }
