@@ -33,6 +33,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         // The edge knows sockets and tokens, and no surface.
         "hw-http" => of(&[WORDS, &["hw-auth"]]),
         "hw-rest" => of(&[WORDS, &["hw-auth", "headwater-sideload"], EDGE, ENGINE, WRITES]),
+        "hw-datasync" => of(&[WORDS, &["hw-auth"], EDGE, ENGINE, WRITES]),
         // Surfaces see results through the engine: neither the source nor the store nor the log.
         _ if SURFACES.contains(&name) => of(&[WORDS, &["hw-auth"], EDGE, ENGINE]),
         "headwater" => {

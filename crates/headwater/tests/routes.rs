@@ -33,6 +33,7 @@ const TABLE: &[&str] = &[
     "/probes/readiness",
     "/probes/{*rest}",
     "/api/v1/upload",
+    "/DataSyncController",
     "/admin/api/status",
     "/admin/api/dev-token",
     "/metrics",
@@ -55,7 +56,7 @@ fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
     let config = load(&Sources {
         file: None,
         flags: [("data_dir", directory.display().to_string())].into(),
-        environment: &|_| None,
+        environment: &|name| (name == "HEADWATER_DATASYNC").then(|| "true".to_owned()),
     })
     .expect("valid");
     let store = Store::open(&StoreOptions::new(config.store_dir())).expect("opened");

@@ -1,8 +1,26 @@
 //! Live queries: the DataSync protocol, for its original client and ours.
 //!
-//! [`wire`] is what goes over the socket, [`names`] how columns are called there, [`statement`] what a query
-//! is as SQL.
+//! In: WebSockets and requests of strangers. Out: rows that Postgres shows them, writes as their authors.
+//! Invariant: every row that goes out was given by Postgres to a statement under its reader's policies.
+//!
+//! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
+//! [`statement`] what a query is as SQL, [`change`] what a write is; [`state`] decides what happens on a
+//! socket, [`caller`] who it is, [`work`] does it, `drive` moves frames; [`routes`].
 
+pub mod caller;
+pub mod change;
+pub mod code;
+mod drive;
+pub mod failure;
 pub mod names;
+pub mod options;
+pub mod routes;
+pub mod server;
+pub mod state;
 pub mod statement;
 pub mod wire;
+pub mod work;
+
+pub use options::DataSyncOptions;
+pub use routes::{routes, surface};
+pub use server::DataSync;

@@ -6,9 +6,11 @@
 //!
 //! Source: `datasync.md` 5 (compilation rules, first match wins) and 7.1.
 
-use crate::names::Fields;
+use crate::names::{Fields, Naming};
 use crate::wire::{Expr, Literal, Operator, Order, Query, Selected};
+use hw_write::{ShapeColumn, Sql, TableShape};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::fmt::Write;
 
 /// A table as queries need it.
@@ -20,6 +22,8 @@ pub struct Shape {
     pub columns: Vec<Column>,
     /// Their names on the wire.
     pub fields: Fields,
+    /// The places of the columns that identify a row.
+    pub key: Vec<usize>,
 }
 
 /// A column as queries need it.
@@ -27,10 +31,12 @@ pub struct Shape {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// Its type as `format_type` prints it, qualified where it must be.
+    /// Its type as SQL names it, qualified where it must be, without length or precision.
     pub type_name: String,
     /// What JSON values of it are made of.
     pub kind: Kind,
+    /// Whether its values go out as texts: JavaScript has no such numbers.
+    pub as_text: bool,
 }
 
 /// What Postgres reads a column's values from.
@@ -52,6 +58,52 @@ pub enum Kind {
     Text,
 }
 
+/// Whether integers of 64 bits and decimals go out as numbers or as texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BigNumbers {
+    /// As numbers, which JavaScript rounds above 2^53.
+    #[default]
+    Numbers,
+    /// As texts.
+    Texts,
+}
+
+impl Shape {
+    /// The shape of a table of the catalog.
+    pub fn of(table: &TableShape, naming: Naming, big: BigNumbers) -> Shape {
+        let names: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
+        let id = || names.iter().position(|name| name == "id").into_iter().collect();
+        Shape {
+            name: (table.name.schema.clone(), table.name.name.clone()),
+            columns: table.columns.iter().map(|column| Column::of(column, big)).collect(),
+            fields: Fields::of(&names, naming),
+            // What has no key may still be called by its `id`, as the original does.
+            key: if table.key.is_empty() { id() } else { table.key.clone() },
+        }
+    }
+}
+
+impl Column {
+    fn of(column: &ShapeColumn, big: BigNumbers) -> Column {
+        let base = column.base.as_str();
+        let kind = match base {
+            _ if column.is_array => Kind::Array,
+            "int2" | "int4" | "int8" => Kind::Integer,
+            "bool" => Kind::Bool,
+            "json" | "jsonb" => Kind::Json,
+            "bytea" => Kind::Bytes,
+            "point" => Kind::Point,
+            _ => Kind::Text,
+        };
+        Column {
+            name: column.name.clone(),
+            type_name: column.type_name.clone(),
+            kind,
+            as_text: big == BigNumbers::Texts && matches!(base, "int8" | "numeric"),
+        }
+    }
+}
+
 /// A statement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statement {
@@ -59,6 +111,12 @@ pub struct Statement {
     pub sql: String,
     /// Their values; none of them is NULL.
     pub parameters: Vec<String>,
+}
+
+impl From<Statement> for Sql {
+    fn from(statement: Statement) -> Sql {
+        Sql { text: statement.sql, parameters: statement.parameters }
+    }
 }
 
 /// Why a query has no SQL.
@@ -75,52 +133,76 @@ pub enum Unknown {
     /// A value is in a place where none can be.
     #[error("{0}")]
     Place(&'static str),
+    /// Rows of the table cannot be told apart.
+    #[error("the table {0} has no primary key, and no column id")]
+    NoKey(String),
 }
 
 impl Statement {
     /// The rows of a query, each as one JSON object.
     pub fn rows(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
-        let mut writer = Writer { shape, statement: Statement::default() };
-        writer.sql("WITH q AS (");
-        writer.select(query)?;
-        writer.sql(") SELECT pg_catalog.row_to_json(q)::pg_catalog.jsonb::text FROM q");
+        let mut writer = Writer::new(shape);
+        writer.select(query, Output::Record)?;
+        Ok(writer.statement)
+    }
+
+    /// The rows of a query in two columns: the key as JSON (one value, or an array of several), and the row
+    /// as one JSON object.
+    pub fn keyed_rows(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
+        let mut writer = Writer::new(shape);
+        writer.select(query, Output::KeyAndRecord)?;
         Ok(writer.statement)
     }
 
     /// How many rows a query has.
     pub fn count(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
-        let mut writer = Writer { shape, statement: Statement::default() };
-        writer.sql("WITH q AS (");
-        writer.select(query)?;
-        writer.sql(") SELECT pg_catalog.count(*)::text FROM q");
+        let mut writer = Writer::new(shape);
+        writer.sql("SELECT pg_catalog.count(*)::text FROM (");
+        writer.select(query, Output::Record)?;
+        writer.sql(") AS q");
         Ok(writer.statement)
     }
 }
 
-struct Writer<'a> {
-    shape: &'a Shape,
-    statement: Statement,
+/// What a SELECT gives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Record,
+    KeyAndRecord,
 }
 
-impl Writer<'_> {
-    fn sql(&mut self, text: &str) {
+/// Under which name the statement knows its table, so that no alias of its result is taken for a column.
+pub(crate) const TABLE: &str = "t";
+
+/// Writes one statement.
+pub(crate) struct Writer<'a> {
+    pub(crate) shape: &'a Shape,
+    pub(crate) statement: Statement,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(shape: &'a Shape) -> Writer<'a> {
+        Writer { shape, statement: Statement::default() }
+    }
+
+    pub(crate) fn sql(&mut self, text: &str) {
         self.statement.sql.push_str(text);
     }
 
-    fn parameter(&mut self, value: String) {
+    pub(crate) fn parameter(&mut self, value: String) {
         self.statement.parameters.push(value);
         let number = self.statement.parameters.len();
         let _ = write!(self.statement.sql, "${number}::text");
     }
 
-    fn column(&self, field: &str) -> Result<usize, Unknown> {
+    pub(crate) fn column(&self, field: &str) -> Result<usize, Unknown> {
         self.shape.fields.column(field).ok_or_else(|| Unknown::Field {
             table: self.shape.name.1.clone(),
             field: field.to_owned(),
         })
     }
 
-    fn select(&mut self, query: &Query) -> Result<(), Unknown> {
+    fn select(&mut self, query: &Query, output: Output) -> Result<(), Unknown> {
         self.sql("SELECT ");
         if let Some(field) = &query.distinct_on {
             let column = self.column(field)?;
@@ -128,22 +210,19 @@ impl Writer<'_> {
             self.name(column);
             self.sql(") ");
         }
+        if output == Output::KeyAndRecord {
+            self.key_json()?;
+            self.sql(", ");
+        }
         let columns = match &query.selected {
             Selected::All => (0..self.shape.columns.len()).collect(),
             Selected::Fields(fields) => {
                 fields.iter().map(|field| self.column(field)).collect::<Result<Vec<_>, _>>()?
             }
         };
-        for (number, column) in columns.into_iter().enumerate() {
-            self.sql(if number > 0 { ", " } else { "" });
-            self.name(column);
-            self.sql(" AS ");
-            let field = quoted(self.shape.fields.field(column));
-            self.sql(&field);
-        }
-        let (schema, table) = &self.shape.name;
-        let from = format!(" FROM {}.{}", quoted(schema), quoted(table));
-        self.sql(&from);
+        self.record(&columns);
+        self.sql(" FROM ");
+        self.table();
         if let Some(condition) = &query.condition {
             self.sql(" WHERE ");
             self.condition(condition)?;
@@ -161,8 +240,55 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn name(&mut self, column: usize) {
-        let name = quoted(&self.shape.columns[column].name);
+    /// The table under its name in the statement.
+    pub(crate) fn table(&mut self) {
+        let (schema, table) = &self.shape.name;
+        let from = format!("{}.{} AS {TABLE}", quoted(schema), quoted(table));
+        self.sql(&from);
+    }
+
+    /// These columns of the row as one JSON object.
+    pub(crate) fn record(&mut self, columns: &[usize]) {
+        self.sql("(SELECT pg_catalog.row_to_json(r)::pg_catalog.jsonb::text FROM (SELECT ");
+        for (number, column) in columns.iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { "" });
+            self.name(*column);
+            if self.shape.columns[*column].as_text {
+                self.sql("::text");
+            }
+            self.sql(" AS ");
+            let field = quoted(self.shape.fields.field(*column));
+            self.sql(&field);
+        }
+        self.sql(") AS r)");
+    }
+
+    /// All columns of the row.
+    pub(crate) fn whole_record(&mut self) {
+        let columns: Vec<usize> = (0..self.shape.columns.len()).collect();
+        self.record(&columns);
+    }
+
+    fn key_json(&mut self) -> Result<(), Unknown> {
+        let key = &self.shape.key;
+        let several = match key.len() {
+            0 => return Err(Unknown::NoKey(self.shape.name.1.clone())),
+            length => length > 1,
+        };
+        self.sql(if several { "pg_catalog.jsonb_build_array(" } else { "pg_catalog.to_jsonb(" });
+        for (number, column) in key.iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { "" });
+            self.name(*column);
+            if self.shape.columns[*column].as_text {
+                self.sql("::text");
+            }
+        }
+        self.sql(")::text");
+        Ok(())
+    }
+
+    pub(crate) fn name(&mut self, column: usize) {
+        let name = format!("{TABLE}.{}", quoted(&self.shape.columns[column].name));
         self.sql(&name);
     }
 
@@ -325,17 +451,18 @@ impl Writer<'_> {
         match beside.map(|column| &self.shape.columns[column]) {
             Some(column) => {
                 let column = column.clone();
-                self.value(literal, &column)
+                self.value(literal, &column);
+                Ok(())
             }
             None => self.untyped(literal),
         }
     }
 
     /// A value of a column's type.
-    fn value(&mut self, literal: &Literal, column: &Column) -> Result<(), Unknown> {
+    pub(crate) fn value(&mut self, literal: &Literal, column: &Column) {
         let Some(text) = text_of(literal, column.kind) else {
             self.sql("NULL");
-            return Ok(());
+            return;
         };
         self.sql("CAST(");
         self.parameter(text);
@@ -345,7 +472,6 @@ impl Writer<'_> {
         self.sql(" AS ");
         self.sql(&column.type_name);
         self.sql(")");
-        Ok(())
     }
 
     /// A value of the type that its JSON has.
@@ -396,27 +522,29 @@ pub fn text_of(literal: &Literal, kind: Kind) -> Option<String> {
             (Some(x), Some(y)) => format!("({x},{y})"),
             _ => json.to_owned(),
         },
-        (Kind::Array, Value::Array(elements)) => array(&elements),
+        (Kind::Array, Value::Array(_)) => array(json).unwrap_or_else(|| json.to_owned()),
         (_, Value::String(text)) => text,
         _ => json.to_owned(),
     })
 }
 
-/// An array as `array_in` reads it.
-fn array(elements: &[Value]) -> String {
+/// An array as `array_in` reads it; numbers keep all of their digits. `None` for no array.
+fn array(json: &str) -> Option<String> {
+    let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
     let mut out = String::from("{");
-    for (number, element) in elements.iter().enumerate() {
+    for (number, element) in elements.into_iter().enumerate() {
         out.push_str(if number > 0 { "," } else { "" });
-        match element {
-            Value::Null => out.push_str("NULL"),
-            Value::Array(inner) => out.push_str(&array(inner)),
-            Value::String(text) => push_quoted(text, &mut out),
-            Value::Object(_) => push_quoted(&element.to_string(), &mut out),
-            other => out.push_str(&other.to_string()),
+        let json = element.get();
+        match json.as_bytes().first() {
+            Some(b'n') => out.push_str("NULL"),
+            Some(b'[') => out.push_str(&array(json)?),
+            Some(b'"') => push_quoted(&serde_json::from_str::<String>(json).ok()?, &mut out),
+            Some(b'{') => push_quoted(json, &mut out),
+            _ => out.push_str(json),
         }
     }
     out.push('}');
-    out
+    Some(out)
 }
 
 fn push_quoted(text: &str, out: &mut String) {
@@ -431,6 +559,6 @@ fn push_quoted(text: &str, out: &mut String) {
 }
 
 /// An identifier in quotes.
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

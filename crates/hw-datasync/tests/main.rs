@@ -1,3 +1,10 @@
-//! Integration tests against a real Postgres.
+//! Integration tests against a real Postgres, through real sockets.
 
+mod connection;
+mod hostile;
+mod reads;
+mod rig;
+mod security;
 mod statements;
+mod transactions;
+mod writes;

@@ -39,8 +39,10 @@ fn shape() -> Shape {
         name: name.into(),
         type_name: type_name.into(),
         kind,
+        as_text: false,
     });
     Shape {
+        key: vec![0],
         name: ("public".into(), "my tasks".into()),
         columns: columns.to_vec(),
         fields: Fields::of(&names, Naming::Camel),

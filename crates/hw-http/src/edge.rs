@@ -45,6 +45,11 @@ impl Edge {
         self.authenticator.verify(value).await.map_err(Refusal::Token)
     }
 
+    /// Who calls, by a token that came elsewhere than in that header.
+    pub async fn caller_with(&self, token: &str) -> Result<Principal, Refusal> {
+        self.authenticator.verify_token(token).await.map_err(Refusal::Token)
+    }
+
     /// Who calls, before anything of the body is kept. What a refused caller sends is thrown away,
     /// so that he sees why.
     pub async fn caller_of(&self, request: Request) -> Result<(Principal, Parts, Body), Refusal> {

@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -32,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::code;
 use crate::error::ApiError;
-use crate::socket::{ConnectionCut, InRequest, Socket};
+use crate::socket::{ConnectionCut, Held, Socket, Stage};
 
 /// How long a client may take to send the head of a request (slow-loris, F-69).
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -171,22 +170,24 @@ impl Connections {
         router: &Router,
         (place, life): (OwnedSemaphorePermit, Life),
     ) {
-        let (cut, in_request) = (ConnectionCut::default(), InRequest::default());
+        let (cut, stage) = (ConnectionCut::default(), Stage::default());
+        let held = Held { _place: place, _open: self.tasks.token() };
         let socket = Socket::new(
             socket,
             self.reader_patience,
             cut.clone(),
-            in_request.clone(),
+            stage.clone(),
             self.long_heads.clone(),
+            held,
         );
         let router = router.clone();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            let _place = place;
             let router = TowerToHyperService::new(router);
             let for_requests = cut.clone();
             let service = service_fn(move |mut request: Request<Incoming>| {
-                in_request.store(true, Ordering::Relaxed);
+                stage.in_request();
+                let stage = stage.clone();
                 let answer = match names_one_host(&request) {
                     true => {
                         let extensions = request.extensions_mut();
@@ -196,11 +197,17 @@ impl Connections {
                     }
                     false => Err(no_host()),
                 };
-                async {
-                    match answer {
+                async move {
+                    let answer = match answer {
                         Ok(answer) => answer.await,
                         Err(refused) => Ok(refused),
+                    };
+                    if let Ok(answer) = &answer
+                        && answer.status() == StatusCode::SWITCHING_PROTOCOLS
+                    {
+                        stage.upgraded();
                     }
+                    answer
                 }
             });
             let connection = http1::Builder::new()
@@ -211,7 +218,8 @@ impl Connections {
                 })
                 .keep_alive(life == Life::Long)
                 .max_buf_size(HEAD_BYTES)
-                .serve_connection(TokioIo::new(socket), service);
+                .serve_connection(TokioIo::new(socket), service)
+                .with_upgrades();
             tokio::pin!(connection);
             let mut stopping = false;
             let ended = loop {

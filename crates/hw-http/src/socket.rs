@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Ends the connection that a request came over, whatever still waits for its socket. The listener
 /// puts one into each request's extensions: a body alone cannot end a connection whose socket takes
@@ -47,7 +48,33 @@ const ORDINARY_HEAD: usize = 16 * 1024;
 
 /// What the two halves of a connection tell each other: the service that has begun a request, and
 /// the socket that counts the bytes before it.
-pub(crate) type InRequest = Arc<AtomicBool>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stage(Arc<AtomicU8>);
+
+impl Stage {
+    const HEAD: u8 = 0;
+    const REQUEST: u8 = 1;
+    const UPGRADED: u8 = 2;
+
+    /// A request has begun.
+    pub fn in_request(&self) {
+        self.0.store(Stage::REQUEST, Ordering::Relaxed);
+    }
+
+    /// What follows is no HTTP any more: there will never be another head.
+    pub fn upgraded(&self) {
+        self.0.store(Stage::UPGRADED, Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        let (from, to) = (Stage::REQUEST, Stage::HEAD);
+        let _ = self.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn is_head(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Stage::HEAD
+    }
+}
 
 /// See the module.
 pub(crate) struct Socket {
@@ -57,17 +84,26 @@ pub(crate) struct Socket {
     /// Runs while something waits that the peer does not take. Boxed: most sockets never wait.
     stuck: Option<Pin<Box<Sleep>>>,
     head: Head,
+    /// Held until the socket is closed, also when it has left the task that accepted it.
+    _held: Held,
+}
+
+/// What counts a connection: its place, and its mark among those that a stop waits for.
+pub(crate) struct Held {
+    pub _place: OwnedSemaphorePermit,
+    pub _open: TaskTrackerToken,
 }
 
 impl Socket {
     /// - Takes: how long the peer may take nothing, the cut of its connection, whether a request
-    ///   has begun, and the places for long heads.
+    ///   has begun, the places for long heads, and what counts the connection.
     pub fn new(
         stream: TcpStream,
         patience: Duration,
         cut: ConnectionCut,
-        in_request: InRequest,
+        stage: Stage,
         long_heads: Arc<Semaphore>,
+        held: Held,
     ) -> Socket {
         // Lines are small and wanted at once.
         let _ = stream.set_nodelay(true);
@@ -75,8 +111,8 @@ impl Socket {
         // is gone or takes nothing, which our own clock below does not see.
         #[cfg(target_os = "linux")]
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
-        let head = Head { bytes: 0, in_request, long: None, long_heads };
-        Socket { stream, patience, cut, stuck: None, head }
+        let head = Head { bytes: 0, stage, long: None, long_heads };
+        Socket { stream, patience, cut, stuck: None, head, _held: held }
     }
 
     /// Starts or stops the clock of a peer that takes nothing.
@@ -168,15 +204,15 @@ impl AsyncWrite for Socket {
 /// has vouched for yet.
 struct Head {
     bytes: usize,
-    in_request: InRequest,
+    stage: Stage,
     long: Option<OwnedSemaphorePermit>,
     long_heads: Arc<Semaphore>,
 }
 
 impl Head {
     fn read(&mut self, bytes: usize) -> io::Result<()> {
-        if self.in_request.load(Ordering::Relaxed) {
-            // A body: whoever asks for it bounds it.
+        if !self.stage.is_head() {
+            // A body, or frames: whoever asks for them bounds them.
             self.forget();
             return Ok(());
         }
@@ -191,7 +227,7 @@ impl Head {
     }
 
     fn answered(&mut self) {
-        self.in_request.store(false, Ordering::Relaxed);
+        self.stage.answered();
         self.forget();
     }
 

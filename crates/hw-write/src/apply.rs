@@ -26,10 +26,10 @@ use crate::config::UploadConfig;
 use crate::ledger::{self, Key};
 use crate::map::{TableTarget, Unknown, UploadMap};
 use crate::rights::Rights;
-use crate::role::{no_role, owned, role_finding};
+use crate::role::{Trouble, owned, role_of};
 use crate::run::Care;
 use crate::schema;
-use crate::transaction::{Author, AuthorRole, UploadTransaction};
+use crate::transaction::{Author, UploadTransaction};
 use crate::verdict::{Delay, Meaning, Rejection, Verdict, meaning};
 
 /// Why no transaction of the request was looked at, or no further one. A person must act; the
@@ -37,9 +37,6 @@ use crate::verdict::{Delay, Meaning, Rejection, Verdict, meaning};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UploadError(pub Box<Diagnostic>);
-
-/// The claim `role` of every signed-in user of services such as Supabase.
-const SIGNED_IN: &str = "authenticated";
 
 /// How long a transaction waits for a connection before it is told to come again.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -211,7 +208,7 @@ impl Uploads {
 
     async fn decide(&self, author: &Author, key: &Key<'_>) -> Result<Verdict, Trouble> {
         let mut client = self.0.pool.get().await?;
-        let role = self.role_of(author, &client).await?;
+        let role = role_of(&self.0.catalog, &client, self.0.config.role.as_deref(), author).await?;
         let deadline = Instant::now() + self.0.config.transaction_timeout;
         let (mut fresh, mut care) = (false, Care::Quick);
         loop {
@@ -284,43 +281,6 @@ impl Uploads {
             self.0.catalog.forget_tables();
             fresh = true;
         }
-    }
-
-    async fn role_of(&self, author: &Author, client: &Client) -> Result<String, Trouble> {
-        let catalog = &self.0.catalog;
-        let role = match &author.role {
-            AuthorRole::Chosen(role) => role.clone(),
-            AuthorRole::Configured | AuthorRole::NotAllowed(_) => self.own_role(client).await?,
-        };
-        if let AuthorRole::NotAllowed(claim) = &author.role {
-            // What hosted services write into the token of every user who is signed in.
-            let usual = self.0.config.role.is_none() && claim == SIGNED_IN;
-            if *claim != role && !usual {
-                return Err(Trouble::Stop(Box::new(
-                    Diagnostic::error(
-                        code::ROLE_NOT_ALLOWED,
-                        "a token asks to write with a database role that it may not choose",
-                    )
-                    .mend(
-                        "add the role to auth.allowed_roles and grant it to Headwater's login, or \
-                         leave the claim \"role\" out of the tokens",
-                    ),
-                )));
-            }
-        }
-        match role_finding(&role, &catalog.role(client, &role).await?) {
-            None => Ok(role),
-            Some(finding) => Err(Trouble::Stop(Box::new(finding))),
-        }
-    }
-
-    /// The role that writes when a token chooses none.
-    async fn own_role(&self, client: &Client) -> Result<String, Trouble> {
-        if let Some(role) = &self.0.config.role {
-            return Ok(role.clone());
-        }
-        let usual = self.0.catalog.usual_role(client).await?;
-        usual.ok_or_else(|| Trouble::Stop(Box::new(no_role())))
     }
 
     /// Where the transaction's tables are written, each looked up once.
@@ -531,17 +491,4 @@ async fn in_words(
         None => Rejection::by_server(error, None, constraint),
         Some(place) => place.refused(Rejection::by_server(error, place.column.clone(), constraint)),
     })
-}
-
-pub(crate) enum Trouble {
-    /// An error outside of the author's own statements.
-    Postgres(PgError),
-    /// A person must act.
-    Stop(Box<Diagnostic>),
-}
-
-impl From<PgError> for Trouble {
-    fn from(error: PgError) -> Trouble {
-        Trouble::Postgres(error)
-    }
 }

@@ -99,13 +99,18 @@ impl Table {
     }
 }
 
-struct Kept<T> {
+/// An answer of the catalog, and when it was given.
+pub(crate) struct Kept<T> {
     at: Instant,
     value: T,
 }
 
 impl<T: Clone> Kept<T> {
-    fn fresh(&self) -> Option<T> {
+    pub(crate) fn new(value: T) -> Kept<T> {
+        Kept { at: Instant::now(), value }
+    }
+
+    pub(crate) fn fresh(&self) -> Option<T> {
         (self.at.elapsed() < FRESH).then(|| self.value.clone())
     }
 }
@@ -149,7 +154,7 @@ impl Catalog {
             .await
             .doing("look for the role of writes")?;
         let found = rows.first().map(|row| row.get::<_, String>(0));
-        *self.usual_role.lock() = Some(Kept { at: Instant::now(), value: found.clone() });
+        *self.usual_role.lock() = Some(Kept::new(found.clone()));
         Ok(found)
     }
 
@@ -176,7 +181,7 @@ impl Catalog {
             Some(row) if !row.get::<_, bool>(1) => RoleStanding::NotOurs(row.get(2)),
             Some(_) => RoleStanding::Usable,
         };
-        let kept = Kept { at: Instant::now(), value: standing.clone() };
+        let kept = Kept::new(standing.clone());
         self.roles.lock().insert(role.to_owned(), kept);
         Ok(standing)
     }
@@ -194,7 +199,7 @@ impl Catalog {
         }
         let table =
             read_table(client, role, name, self.publication.as_deref()).await?.map(Arc::new);
-        let kept = Kept { at: Instant::now(), value: table.clone() };
+        let kept = Kept::new(table.clone());
         self.tables.lock().insert(key, kept);
         Ok(table)
     }

@@ -23,3 +23,20 @@ pub const FOREIGN_OWNER: u16 = 5303;
 /// An upload ended without a verdict, because the server stops or is at fault. Nothing is known of
 /// it; sent again it gets its verdict.
 pub const NO_VERDICT: u16 = 5304;
+/// A table without row level security cannot be used by live queries and `/api/…`: nothing would say whose
+/// its rows are. `ALTER TABLE … ENABLE ROW LEVEL SECURITY;` and policies mend it.
+pub const NO_ROW_SECURITY: u16 = 4305;
+/// A live query, a write or a request names a table that the database does not have.
+pub const NO_TABLE: u16 = 5305;
+/// Postgres refused a statement: a policy, a constraint, a value that does not fit. `sqlstate` says which.
+pub const STATEMENT: u16 = 5306;
+/// A statement can be sent again later: the database or all connections to it are busy, a row is locked, or
+/// the statement took too long.
+pub const LATER: u16 = 5307;
+/// An interactive transaction is over: it failed, was idle or open for too long, or there are as many as
+/// there may be.
+pub const TRANSACTION: u16 = 5308;
+/// The result of a query is larger than `datasync.max_result`. `limit` makes it smaller.
+pub const RESULT_TOO_LARGE: u16 = 5309;
+/// A statement has more values than one may have.
+pub const TOO_MANY_VALUES: u16 = 5310;

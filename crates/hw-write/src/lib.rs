@@ -11,6 +11,9 @@
 //!
 //! What an operator can mend (a missing grant, a table that is not there yet) is never a rejection.
 //!
+//! Beside uploads: [`statements`] runs single messages of surfaces as their authors, [`interactive`] holds
+//! transactions open between messages.
+//!
 //! Suggested reading order: [`transaction`], [`verdict`], [`map`]; [`apply`] is the centre and
 //! `attempt` one try; `catalog`, `key`, `value` and `statement` make the SQL, `run` runs it,
 //! `ledger` remembers; `rights` and [`mod@examine`] say what
@@ -22,15 +25,19 @@ mod catalog;
 pub mod code;
 pub mod config;
 pub mod examine;
+pub mod interactive;
 mod key;
 mod ledger;
 pub mod map;
+pub mod refusal;
 mod rights;
 mod role;
 mod run;
 pub mod schema;
 mod session;
+pub mod shape;
 mod statement;
+pub mod statements;
 #[cfg(test)]
 mod tests;
 pub mod transaction;
@@ -39,9 +46,13 @@ pub mod verdict;
 
 pub use apply::{UploadError, Uploads};
 pub use config::{Keep, UploadConfig};
+pub use interactive::{End, Interactive};
 pub use map::{
     ColumnMap, ColumnTarget, ConflictPolicy, IdPart, MappedTable, TableTarget, Unknown, UploadMap,
 };
+pub use refusal::{RefusalKind, StatementError};
+pub use shape::{ShapeColumn, TableShape};
+pub use statements::{Access, Make, Rows, Sql, StatementOptions, Statements};
 pub use transaction::{
     Author, AuthorRole, Fields, OperationKind, UploadOperation, UploadTransaction,
 };

@@ -166,7 +166,7 @@ pub(crate) fn meaning(error: &PgError) -> Meaning<'_> {
 }
 
 /// The condition in words, without any name or value.
-fn condition(error: &ServerError) -> &'static str {
+pub(crate) fn condition(error: &ServerError) -> &'static str {
     if error.is_raised() {
         return "a function of the database refused the write";
     }

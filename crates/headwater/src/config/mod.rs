@@ -4,8 +4,9 @@
 //! `HEADWATER_CONFIG` names. Out: [`Config`], or every finding. Invariant: no part of it prints a
 //! secret, and no message repeats a value of the file or a line of it: a line that is wrong may be
 //! one that was to hold a secret. Suggested reading order: [`settings`] (what there is), [`parse`], [`mod@file`],
-//! [`layers`], [`upload_tables`], this file, [`environment`], [`mod@reference`].
+//! [`layers`], [`upload_tables`], [`datasync`], this file, [`environment`], [`mod@reference`].
 
+pub mod datasync;
 pub mod environment;
 pub mod file;
 pub mod layers;
@@ -55,6 +56,8 @@ pub struct Config {
     pub auth: Auth,
     /// Writes of clients.
     pub uploads: Uploads,
+    /// Live queries.
+    pub datasync: datasync::DataSync,
     /// Bounds.
     pub limits: Limits,
     /// The embedded store.
@@ -258,6 +261,7 @@ impl Reader {
                 tables: self.upload_tables()?,
                 max_body_bytes: self.number("uploads.max_body"),
             },
+            datasync: datasync::DataSync::read(&mut self),
             limits: Limits {
                 max_clients: self.count("limits.max_clients"),
                 streams_per_user: self.count("limits.streams_per_user"),
@@ -311,6 +315,13 @@ impl Reader {
         match self.values.remove(path) {
             Some(Parsed::Address(address)) => Some(address),
             _ => None,
+        }
+    }
+
+    fn switch(&mut self, path: &str) -> bool {
+        match self.values.remove(path) {
+            Some(Parsed::Switch(on)) => on,
+            _ => unreachable!("invariant: {path} is a switch with a default"),
         }
     }
 
@@ -502,7 +513,7 @@ mod tests {
                  where: headwater.yaml:4:3\n  mend:  did you mean limits.retained_log?",
                 "error[HW1005]: unknown key \"foo\"\n  where: headwater.yaml:5:1\n  \
                  mend:  known here: instance, listen, admin_listen, data_dir, api_token, \
-                 database, sync, auth, uploads, limits, store, log",
+                 database, sync, auth, uploads, datasync, limits, store, log",
             ]
         );
     }

@@ -23,6 +23,8 @@ pub enum Kind {
     Address,
     /// Letters, digits and `_`, as part of names in the database; at most 20 bytes.
     Name,
+    /// `true` or `false`.
+    Switch,
     /// A whole number between the two, inclusive.
     Integer(u64, u64),
     /// A number of bytes: `512 MB`, `8 GiB`, `4096`; at least this many.
@@ -50,6 +52,8 @@ pub enum Parsed {
     Secret(Secret),
     /// Of [`Kind::Address`].
     Address(SocketAddr),
+    /// Of [`Kind::Switch`].
+    Switch(bool),
     /// Of [`Kind::Integer`] and [`Kind::Bytes`].
     Number(u64),
     /// Of [`Kind::Duration`].
@@ -88,6 +92,9 @@ impl Kind {
                 } else {
                     Err("at most 20 small letters, digits and underscores".to_owned())
                 }
+            }
+            Kind::Switch => {
+                text.parse().map(Parsed::Switch).map_err(|_| "true or false".to_owned())
             }
             Kind::Integer(least, most) => match text.replace('_', "").parse::<u64>() {
                 Ok(number) if (least..=most).contains(&number) => Ok(Parsed::Number(number)),
@@ -132,6 +139,7 @@ impl Kind {
             Kind::Path => "path".to_owned(),
             Kind::Address => "address and port".to_owned(),
             Kind::Name => "at most 20 small letters, digits and underscores".to_owned(),
+            Kind::Switch => "true or false".to_owned(),
             Kind::Integer(least, most) => format!("whole number, {least} to {most}"),
             Kind::Bytes(least) => format!("size, at least {}", show_bytes(least)),
             Kind::Duration => "length of time".to_owned(),

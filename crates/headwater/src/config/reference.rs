@@ -49,6 +49,7 @@ fn schema_of(setting: &Setting) -> Value {
     let mut schema = match setting.kind {
         Kind::Text | Kind::Secret | Kind::Path | Kind::Address => json!({ "type": "string" }),
         Kind::Name => json!({ "type": "string", "pattern": "^[a-z0-9_]{1,20}$" }),
+        Kind::Switch => json!({ "type": "boolean" }),
         Kind::Integer(least, most) => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
         }
@@ -90,6 +91,7 @@ fn schema_of(setting: &Setting) -> Value {
 
 fn default_of(kind: Kind, default: &str) -> Value {
     match kind {
+        Kind::Switch => (default == "true").into(),
         Kind::Integer(..) => default.parse::<u64>().map_or(Value::Null, Value::from),
         _ => default.into(),
     }

@@ -57,6 +57,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("sync", "What is synced to whom."),
     ("auth", "Who may connect. One of `jwt_secret`, `jwks_url` and `jwks` is needed to serve."),
     ("uploads", "Writes of clients through `POST /api/v1/upload`."),
+    (
+        "datasync",
+        "Live queries over `/DataSyncController`, and tables over `/api/…`: see [live-queries.md](live-queries.md).",
+    ),
     ("limits", "Bounds of memory, disk and work. Nothing in the server grows without one."),
     ("store", "The embedded store."),
     ("log", "The server's own log, written to standard error."),
@@ -206,6 +210,125 @@ pub const SETTINGS: &[Setting] = &[
         "4 MB",
     )
     .default("16 MB"),
+    setting(
+        "datasync.enabled",
+        Kind::Switch,
+        "Whether live queries and `/api/…` are served. `headwater dev` serves them.",
+        "true",
+    )
+    .env("HEADWATER_DATASYNC")
+    .default("false"),
+    setting(
+        "datasync.role",
+        Kind::Text,
+        "Database role of users whose token chooses none. Unset: the first of `ihp_authenticated`, \
+         `authenticated` and `headwater_authenticated` that exists. A superuser and a role with \
+         BYPASSRLS are refused (HW4301), a table that belongs to the role without FORCE ROW LEVEL \
+         SECURITY, too (HW4302).",
+        "authenticated",
+    )
+    .env("HEADWATER_DB_ROLE"),
+    setting("datasync.schema", Kind::Text, "Schema of the tables that clients name.", "api")
+        .default("public"),
+    setting(
+        "datasync.anonymous",
+        Kind::Switch,
+        "Whether those who show no token are let in; policies see an empty `sub`.",
+        "true",
+    )
+    .default("false"),
+    setting(
+        "datasync.anonymous_role",
+        Kind::Text,
+        "Database role of those who show no token. Unset: that of everybody else.",
+        "anon",
+    ),
+    setting(
+        "datasync.naming",
+        Kind::Choice(&["camel", "identity"]),
+        "How columns are called: `camel` makes `created_at` `createdAt`, `identity` leaves names \
+         as they are.",
+        "identity",
+    )
+    .default("camel"),
+    setting(
+        "datasync.bigint",
+        Kind::Choice(&["number", "string"]),
+        "What values of `bigint` and `numeric` columns are in JSON. JavaScript rounds numbers above \
+         2^53.",
+        "string",
+    )
+    .default("number"),
+    setting(
+        "datasync.subscriptions",
+        Kind::Integer(1, 10_000),
+        "Most subscriptions of one socket.",
+        "500",
+    )
+    .default("128"),
+    setting(
+        "datasync.transactions",
+        Kind::Integer(1, 1_000),
+        "Most open transactions of one socket.",
+        "4",
+    )
+    .default("10"),
+    setting(
+        "datasync.all_transactions",
+        Kind::Integer(1, 1_000),
+        "Most open transactions of all sockets; one user has a quarter of them at most. Each holds a \
+         connection to the database, made when it is needed.",
+        "40",
+    )
+    .default("100"),
+    setting(
+        "datasync.transaction_idle",
+        Kind::Duration,
+        "How long an open transaction may be without a statement before it is rolled back.",
+        "10 s",
+    )
+    .default("30 s"),
+    setting(
+        "datasync.transaction_time",
+        Kind::Duration,
+        "How long a transaction may be open.",
+        "30 s",
+    )
+    .default("60 s"),
+    setting(
+        "datasync.statement_timeout",
+        Kind::Duration,
+        "How long one query or write may take.",
+        "10 s",
+    )
+    .default("30 s"),
+    setting(
+        "datasync.max_message",
+        Kind::Bytes(1 << 12),
+        "Largest message of a client, or body of a request. A larger message closes its socket (1009).",
+        "4 MB",
+    )
+    .default("1 MB"),
+    setting(
+        "datasync.max_result",
+        Kind::Bytes(1 << 16),
+        "Largest result of a query (HW5309).",
+        "64 MB",
+    )
+    .default("16 MB"),
+    setting(
+        "datasync.cookie",
+        Kind::Text,
+        "Name of a cookie that holds a token, for pages that have it in no other place. It counts for \
+         the pages of `origins` only.",
+        "session",
+    ),
+    setting(
+        "datasync.origins",
+        Kind::List,
+        "Origins of the pages whose cookie counts.",
+        "[\"https://app.example.com\"]",
+    ),
     setting(
         "limits.max_clients",
         Kind::Integer(1, 1_000_000),

@@ -162,6 +162,7 @@ async fn source(config: &mut Config, arguments: &Dev) -> Result<Source, StartRef
     if config.auth.jwt_secret.is_none() {
         config.auth.jwt_secret = Some(secret::ensure(&config.data_dir).map_err(dev_start)?);
     }
+    config.datasync.enabled = true;
     // Only a database that was named on the command line: a DATABASE_URL that happens to be set
     // belongs to something else.
     if arguments.database_url.is_some() {

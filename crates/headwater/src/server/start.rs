@@ -223,7 +223,8 @@ fn compiled(file: &SyncFile) -> Option<Arc<SyncConfig>> {
 /// - Errors: HW1022 when next to nothing is left.
 fn room_for_clients(config: &Config) -> Result<usize, Box<Diagnostic>> {
     let tables = StoreOptions::new(config.store_dir()).open_files as u64;
-    let reserve = tables + config.database.pool as u64 + OTHER_FILES;
+    let transactions = if config.datasync.enabled { config.datasync.all_transactions } else { 0 };
+    let reserve = tables + (config.database.pool + transactions) as u64 + OTHER_FILES;
     let wanted = config.limits.max_clients;
     let limit = process::raise_open_files(wanted as u64 + reserve).map_err(|error| {
         let what = format!("cannot read or raise the limit of open files: {error}");

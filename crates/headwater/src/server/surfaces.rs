@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hw_auth::Clock;
+use hw_datasync::{DataSync, DataSyncOptions};
 use hw_engine::Engine;
 use hw_expr::sync_config::SyncConfig;
 use hw_http::{Edge, Surface};
@@ -15,7 +17,7 @@ use hw_pg::sql::Pool;
 use hw_rest::RestState;
 use hw_sync::source::UserLimits;
 use hw_sync::{SyncOptions, SyncState};
-use hw_write::{UploadConfig, Uploads};
+use hw_write::{StatementOptions, Statements, UploadConfig, Uploads};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +28,9 @@ use crate::config::upload_tables::UploadTable;
 
 /// How long a write may wait for a connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a transaction may wait for a connection of its own pool.
+const TRANSACTION_WAIT: Duration = Duration::from_secs(1);
 
 /// How long records of uploads may be too old or too many before they are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -54,11 +59,12 @@ pub fn start(
         stop.clone(),
     );
 
-    let pool = Pool::new(
-        connect.with_application_name("headwater writes").for_users(),
-        config.database.pool,
-        POOL_WAIT,
-    );
+    let connect = connect.with_application_name("headwater writes").for_users();
+    let pool = Pool::new(connect.clone(), config.database.pool, POOL_WAIT);
+    let datasync = config
+        .datasync
+        .enabled
+        .then(|| datasync(config, edge.clone(), pool.clone(), connect, stop.clone()));
     let uploads = Uploads::new(
         pool,
         UploadConfig {
@@ -71,10 +77,54 @@ pub fn start(
     tokio::spawn(follow(engine, given, uploads.clone(), config.uploads.tables.clone(), stop));
     let most = usize::try_from(config.uploads.max_body_bytes).unwrap_or(usize::MAX);
     let rest = RestState::new(edge.clone(), uploads, most);
-    let surfaces = vec![hw_sync::surface(sync), hw_rest::surface(rest)];
+    let mut surfaces = vec![hw_sync::surface(sync), hw_rest::surface(rest)];
+    surfaces.extend(datasync.map(hw_datasync::surface));
     let named = surfaces.iter().map(|surface| (surface.name, surface.bounds.clone()));
     let _ = reporter.surfaces.set(named.chain([("http", edge.bounds())]).collect());
     surfaces
+}
+
+/// Live queries. Their statements share the pool of uploads; transactions that wait for people do not.
+fn datasync(
+    config: &Config,
+    edge: Edge,
+    pool: Pool,
+    connect: ConnectConfig,
+    stop: CancellationToken,
+) -> DataSync {
+    let (settings, limits) = (&config.datasync, &config.limits);
+    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let transactions = Pool::new(
+        connect.with_application_name("headwater transactions"),
+        settings.all_transactions,
+        TRANSACTION_WAIT,
+    );
+    let statements = Statements::new(
+        pool,
+        transactions,
+        StatementOptions {
+            role: settings.role.clone(),
+            statement_timeout: settings.statement_timeout,
+            max_result_bytes: bytes(settings.max_result),
+            idle_timeout: settings.idle,
+            transaction_timeout: settings.open,
+            ..StatementOptions::default()
+        },
+    );
+    let options = DataSyncOptions {
+        schema: settings.schema.clone(),
+        naming: settings.naming,
+        big_numbers: settings.big_numbers,
+        anonymous: settings.anonymous.clone(),
+        subscriptions: settings.subscriptions,
+        transactions: settings.transactions,
+        all_transactions: settings.all_transactions,
+        message_bytes: bytes(settings.max_message),
+        sockets: (limits.max_clients, limits.streams_per_user),
+        cookie: settings.cookie.clone(),
+        origins: settings.origins.clone(),
+    };
+    DataSync::new(edge, statements, options, Clock::system(), stop)
 }
 
 fn sync_options(config: &Config) -> SyncOptions {

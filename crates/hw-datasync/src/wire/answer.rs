@@ -36,14 +36,14 @@ pub enum Answer<'a> {
     /// A row has changed: other values, and what was appended to texts.
     DidUpdate {
         subscription_id: &'a str,
-        id: &'a str,
+        id: &'a RawValue,
         #[serde(skip_serializing_if = "Option::is_none")]
         change_set: Option<&'a RawValue>,
         #[serde(skip_serializing_if = "Option::is_none")]
         append_set: Option<&'a RawValue>,
     },
     /// A row has gone.
-    DidDelete { subscription_id: &'a str, id: &'a str },
+    DidDelete { subscription_id: &'a str, id: &'a RawValue },
     /// A count is another one.
     DidChangeCount { subscription_id: &'a str, count: u64 },
     /// The row as it was inserted.
@@ -84,6 +84,7 @@ mod tests {
     #[test]
     fn answers_have_the_names_of_the_protocol_and_no_empty_sets() {
         let record = RawValue::from_string(r#"{"id":"1","n":1.50}"#.into()).unwrap();
+        let id = RawValue::from_string(r#""1""#.into()).unwrap();
         let records = [record.clone()];
         let cases = [
             (
@@ -102,7 +103,7 @@ mod tests {
             (
                 Answer::DidUpdate {
                     subscription_id: "s",
-                    id: "1",
+                    id: &id,
                     change_set: None,
                     append_set: None,
                 },
@@ -111,7 +112,7 @@ mod tests {
             (
                 Answer::DidUpdate {
                     subscription_id: "s",
-                    id: "1",
+                    id: &id,
                     change_set: Some(&record),
                     append_set: None,
                 },

@@ -4,7 +4,6 @@ use super::query::{Literal, Query};
 use super::{Unreadable, unreadable};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// A request, and the number under which it is answered.
@@ -19,7 +18,8 @@ pub struct Request {
 /// Values of a record by field.
 pub type Payload = BTreeMap<String, Literal>;
 
-/// What is asked. Identifiers of rows are texts; what they name depends on the table's key.
+/// What is asked. Identifiers of rows are values of the table's key, arrays of several for one of several
+/// columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the protocol")]
 pub enum Message {
@@ -36,13 +36,13 @@ pub enum Message {
     /// Changes rows.
     Update {
         table: String,
-        ids: Vec<String>,
+        ids: Vec<Literal>,
         patch: Payload,
         several: bool,
         transaction: Option<String>,
     },
     /// Deletes rows.
-    Delete { table: String, ids: Vec<String>, several: bool, transaction: Option<String> },
+    Delete { table: String, ids: Vec<Literal>, several: bool, transaction: Option<String> },
     /// Opens a transaction.
     Begin,
     /// Ends one without its changes.
@@ -81,7 +81,7 @@ const HOOKS: [&str; 3] = ["LoginWithEmailAndPassword", "CreateUser", "ConfirmUse
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
     #[serde(borrow)]
-    tag: Option<Cow<'a, str>>,
+    tag: Option<&'a RawValue>,
     #[serde(borrow)]
     request_id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -127,12 +127,12 @@ impl Request {
 
 impl Wire<'_> {
     fn message(&self, json: &str) -> Result<Message, Unreadable> {
-        let Some(tag) = self.tag.as_deref() else { return unreadable("missing field `tag`") };
+        let tag = text("tag", self.tag)?;
         let query = || Query::read(given("query", self.query)?.get());
         let table = || text("table", self.table);
         let transaction =
             || self.transaction_id.map(|_| text("transactionId", self.transaction_id)).transpose();
-        Ok(match tag {
+        Ok(match &*tag {
             "DataSyncQuery" => Message::Query { query: query()?, transaction: transaction()? },
             "CreateDataSubscription" => {
                 let resume = self.resume.map(|raw| serde_json::from_str(raw.get())).transpose()?;
@@ -188,10 +188,19 @@ impl Wire<'_> {
         })
     }
 
-    fn ids(&self, several: bool) -> Result<Vec<String>, Unreadable> {
+    fn ids(&self, several: bool) -> Result<Vec<Literal>, Unreadable> {
+        let one = |raw: &RawValue| match raw.get().as_bytes().first() {
+            Some(b'n' | b'{') | None => {
+                unreadable("an id is a text, a number, or an array of several")
+            }
+            Some(_) => Ok(Literal::of(raw)),
+        };
         match several {
-            false => Ok(vec![text("id", self.id)?]),
-            true => Ok(serde_json::from_str(given("ids", self.ids)?.get())?),
+            false => Ok(vec![one(given("id", self.id)?)?]),
+            true => {
+                let ids: Vec<&RawValue> = serde_json::from_str(given("ids", self.ids)?.get())?;
+                ids.into_iter().map(one).collect()
+            }
         }
     }
 }
@@ -279,7 +288,7 @@ mod tests {
             ),
             Message::Update {
                 table: "t".into(),
-                ids: vec!["1".into()],
+                ids: vec![Literal::of(&raw("\"1\""))],
                 patch: record.clone(),
                 several: false,
                 transaction: None
@@ -301,7 +310,7 @@ mod tests {
             exact(r#"{"tag":"DeleteRecordMessage",ID,"table":"t","id":"1","transactionId":"x"}"#),
             Message::Delete {
                 table: "t".into(),
-                ids: vec!["1".into()],
+                ids: vec![Literal::of(&raw("\"1\""))],
                 several: false,
                 transaction: Some("x".into())
             }
@@ -310,7 +319,7 @@ mod tests {
             exact(r#"{"tag":"DeleteRecordsMessage",ID,"table":"t","ids":["1","2"]}"#),
             Message::Delete {
                 table: "t".into(),
-                ids: vec!["1".into(), "2".into()],
+                ids: vec![Literal::of(&raw("\"1\"")), Literal::of(&raw("\"2\""))],
                 several: true,
                 transaction: None
             }

@@ -26,3 +26,23 @@ impl From<serde_json::Error> for Unreadable {
 fn unreadable<T>(what: impl Into<String>) -> Result<T, Unreadable> {
     Err(Unreadable(what.into()))
 }
+
+/// How deep arrays and objects nest in a text, at most; right for every text that is JSON.
+fn depth(json: &str) -> usize {
+    let (mut deepest, mut depth) = (0_usize, 0_usize);
+    let (mut in_text, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}

@@ -3,13 +3,16 @@
 //! In: JSON. Out: [`Query`], within bounds. Names are as the client wrote them; what they mean depends on
 //! the table.
 
-use super::{Unreadable, unreadable};
+use super::{Unreadable, depth, unreadable};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// How deep conditions may nest.
 const MAX_DEPTH: usize = 64;
+/// How deep their JSON may nest, values included. Each level is read on its own, so that what is too deep would
+/// be read again and again.
+const MAX_JSON_DEPTH: usize = 4 * MAX_DEPTH;
 /// How many conditions and operands there may be.
 const MAX_NODES: usize = 2_000;
 /// How many values a list may have.
@@ -142,7 +145,8 @@ impl Literal {
         self.0 == "null"
     }
 
-    pub(super) fn of(raw: &RawValue) -> Literal {
+    /// A value of a message.
+    pub fn of(raw: &RawValue) -> Literal {
         Literal(raw.get().to_owned())
     }
 }
@@ -172,16 +176,25 @@ struct WireQuery<'a> {
     offset: Option<&'a RawValue>,
 }
 
+impl Expr {
+    /// Reads a condition, within the same bounds as those of a query.
+    pub fn read(json: &str) -> Result<Expr, Unreadable> {
+        if depth(json) > MAX_JSON_DEPTH {
+            return too_complex();
+        }
+        read_expr(json, 0, &mut 0)
+    }
+}
+
 impl Query {
     /// Reads a query object.
     ///
     /// - Errors: it is none, or beyond the bounds: conditions 64 deep and 2,000 in all, 10,000 values in a list.
     pub fn read(json: &str) -> Result<Query, Unreadable> {
         let wire: WireQuery<'_> = serde_json::from_str(json)?;
-        let mut nodes = 0;
         let condition = match wire.where_condition.get() {
             "null" => None,
-            condition => Some(read_expr(condition, 0, &mut nodes)?),
+            condition => Some(Expr::read(condition)?),
         };
         Ok(Query {
             table: wire.table,
@@ -282,12 +295,14 @@ struct WireCall {
     text: String,
 }
 
+fn too_complex<T>() -> Result<T, Unreadable> {
+    unreadable(format!("conditions may nest {MAX_DEPTH} deep and have {MAX_NODES} parts at most"))
+}
+
 fn read_expr(json: &str, depth: usize, nodes: &mut usize) -> Result<Expr, Unreadable> {
     *nodes += 1;
     if depth >= MAX_DEPTH || *nodes > MAX_NODES {
-        return unreadable(format!(
-            "conditions may nest {MAX_DEPTH} deep and have {MAX_NODES} parts at most"
-        ));
+        return too_complex();
     }
     let wire: WireExpr<'_> = serde_json::from_str(json)?;
     let missing = |field: &str| format!("missing field `{field}` of {}", wire.tag);

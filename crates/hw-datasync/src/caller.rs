@@ -1,0 +1,163 @@
+//! Who calls: from a request to an author of statements.
+//!
+//! Looked for in this order: `access_token` and `jwt` in the query, `Authorization`, the configured cookie;
+//! the first that is there decides. A token that does not hold is refused, never taken for none.
+//!
+//! Source: `datasync.md` 1, "OURS".
+
+use axum::http::{HeaderMap, StatusCode, header};
+use hw_auth::{Principal, RoleClaim};
+use hw_http::{ApiError, Edge, Refusal};
+use hw_types::Code;
+use hw_write::{Author, AuthorRole};
+
+use crate::code;
+use crate::options::DataSyncOptions;
+
+/// Somebody whose requests are answered.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// As whom statements run.
+    pub author: Author,
+    /// When the token expires, seconds since the Unix epoch.
+    pub expires_at: Option<u64>,
+}
+
+impl Caller {
+    /// The holder of a token.
+    pub fn of(principal: Principal) -> Caller {
+        let user = principal.key();
+        let role = match principal.role {
+            RoleClaim::Absent => AuthorRole::Configured,
+            RoleClaim::Listed(role) => AuthorRole::Chosen(role),
+            RoleClaim::Unlisted(role) => AuthorRole::NotAllowed(role),
+        };
+        let (subject, claims_json) = (principal.subject, principal.claims_json);
+        Caller {
+            author: Author { user, subject, role, claims_json },
+            expires_at: Some(principal.expires_at),
+        }
+    }
+
+    /// Somebody who shows no token.
+    pub fn anonymous(role: Option<String>) -> Caller {
+        let role = role.map_or(AuthorRole::Configured, AuthorRole::Chosen);
+        let author = Author {
+            // No key of a verified user is empty.
+            user: String::new(),
+            subject: String::new(),
+            role,
+            // Policies read it as JSON, which an empty text is not.
+            claims_json: "{}".into(),
+        };
+        Caller { author, expires_at: None }
+    }
+
+    /// Whether it is somebody without a token.
+    pub fn is_anonymous(&self) -> bool {
+        self.author.user.is_empty()
+    }
+}
+
+/// Who sends a request.
+///
+/// - Takes: its headers, and the parameters of its query.
+/// - Errors: 401 without a token that holds, 403 for a cookie that another page sends.
+pub async fn caller(
+    edge: &Edge,
+    options: &DataSyncOptions,
+    headers: &HeaderMap,
+    query: &[(String, String)],
+) -> Result<Caller, ApiError> {
+    let named = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let verified = match (named("access_token").or_else(|| named("jwt")), &options.cookie) {
+        (Some(token), _) => edge.caller_with(token).await,
+        (None, _) if headers.contains_key(header::AUTHORIZATION) => edge.caller(headers).await,
+        (None, Some(cookie)) => match cookie_of(headers, cookie) {
+            Some(token) => {
+                check_origin(headers, &options.origins)?;
+                edge.caller_with(token).await
+            }
+            None => return nobody(edge, options, headers).await,
+        },
+        (None, None) => return nobody(edge, options, headers).await,
+    };
+    Ok(Caller::of(verified?))
+}
+
+async fn nobody(
+    edge: &Edge,
+    options: &DataSyncOptions,
+    headers: &HeaderMap,
+) -> Result<Caller, ApiError> {
+    match &options.anonymous {
+        Some(role) => Ok(Caller::anonymous(role.clone())),
+        None => {
+            let refused: Refusal = match edge.caller(headers).await {
+                Err(refused) => refused,
+                Ok(principal) => return Ok(Caller::of(principal)),
+            };
+            Err(refused.into())
+        }
+    }
+}
+
+fn cookie_of<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
+    let found = pairs.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == name);
+    found.map(|(_, value)| value).filter(|value| !value.is_empty())
+}
+
+/// A browser sends the cookie for every page that asks it to, so the page must be one that may.
+fn check_origin(headers: &HeaderMap, origins: &[String]) -> Result<(), ApiError> {
+    let origin = headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    let is_ours = match origin {
+        Some(origin) => origins.iter().any(|known| known.eq_ignore_ascii_case(origin)),
+        // A page does not name itself to its own origin when it only reads.
+        None => site == Some("same-origin"),
+    };
+    match is_ours {
+        true => Ok(()),
+        false => Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            Code(code::ORIGIN),
+            "The session cookie does not count for this page",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn ds_1_a_cookie_counts_for_listed_pages_only() {
+        let listed = ["https://app.example".to_owned()];
+        let check = |pairs| check_origin(&headers(pairs), &listed).is_ok();
+        assert!(check(&[("origin", "https://app.example")]));
+        assert!(check(&[("origin", "https://APP.example")]));
+        assert!(check(&[("sec-fetch-site", "same-origin")]));
+        assert!(!check(&[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")]));
+        assert!(!check(&[("origin", "https://app.example.evil.example")]));
+        assert!(!check(&[("origin", "null")]));
+        assert!(!check(&[]));
+    }
+
+    #[test]
+    fn ds_1_the_named_cookie_is_found_among_others() {
+        let headers = headers(&[("cookie", "a=1; session=x.y.z; b=2"), ("cookie", "c=3")]);
+        assert_eq!(cookie_of(&headers, "session"), Some("x.y.z"));
+        assert_eq!(cookie_of(&headers, "c"), Some("3"));
+        assert_eq!(cookie_of(&headers, "sess"), None);
+    }
+}

@@ -1,0 +1,26 @@
+//! Stable codes of what live queries and `/api/…` refuse; `docs/errors.md` lists all codes.
+
+/// A message cannot be read, or a request has parameters that cannot.
+pub const MESSAGE: u16 = 5401;
+/// A query or a record names a field that its table does not have, or has a value where none can be.
+pub const FIELD: u16 = 5402;
+/// A socket has as many subscriptions as `datasync.subscriptions`.
+pub const SUBSCRIPTIONS: u16 = 5403;
+/// A socket has as many open transactions as `datasync.transactions`, or one user as many as a quarter of
+/// all that there may be.
+pub const TRANSACTIONS: u16 = 5404;
+/// There is no transaction, or no subscription, with this id on this socket.
+pub const NO_SUCH_ID: u16 = 5405;
+/// An update found no row: it is not there, or the user may not see or change it.
+pub const NO_ROW: u16 = 5406;
+/// A write without any record, or with another number of rows than one.
+pub const ROWS: u16 = 5407;
+/// A message that only the application can answer (`datasync.hooks`), which has no hook for it or did not
+/// answer in time.
+pub const HOOK: u16 = 5408;
+/// A session cookie came from a page that `datasync.origins` does not list.
+pub const ORIGIN: u16 = 5409;
+/// The path takes WebSockets only.
+pub const NO_WEBSOCKET: u16 = 5410;
+/// Live queries are not served yet by this server.
+pub const NOT_LIVE: u16 = 5411;

@@ -1,0 +1,95 @@
+//! Why a request failed, in the words of the protocol.
+//!
+//! Fixed sentences are those that clients of the original know; see `datasync.md` 13.
+
+use axum::http::StatusCode;
+use hw_types::Code;
+use hw_write::{RefusalKind, StatementError};
+
+use crate::code;
+use crate::statement::Unknown;
+use crate::wire::Answer;
+
+/// A failure, safe to show to whoever sent the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The sentence.
+    pub message: String,
+    /// What `docs/errors.md` calls it.
+    pub code: Code,
+    /// Postgres's code, where Postgres refused.
+    pub sqlstate: Option<String>,
+    /// The status of an HTTP answer.
+    pub status: StatusCode,
+}
+
+impl Failure {
+    /// A failure of the request itself.
+    pub fn new(code: u16, message: impl Into<String>) -> Failure {
+        Failure {
+            message: message.into(),
+            code: Code(code),
+            sqlstate: None,
+            status: StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// With another status than 400.
+    pub fn with_status(self, status: StatusCode) -> Failure {
+        Failure { status, ..self }
+    }
+
+    /// An update met no row.
+    pub fn no_row() -> Failure {
+        let message = "Could not apply the update to the given record. Are you sure the record ID you passed \
+                       is correct? If the record ID is correct, likely the row level security policy is not \
+                       making the record visible to the UPDATE operation.";
+        Failure::new(code::NO_ROW, message).with_status(StatusCode::NOT_FOUND)
+    }
+
+    /// A creation without records.
+    pub fn no_record() -> Failure {
+        Failure::new(code::ROWS, "At least one record is required")
+    }
+
+    /// The transaction is not one of this socket, or not any more.
+    pub fn no_transaction(id: &str) -> Failure {
+        Failure::new(code::NO_SUCH_ID, format!("No transaction with id {}", shown(id)))
+    }
+
+    /// The answer to the request with this number.
+    pub fn answer(&self, request: i64) -> String {
+        Answer::DataSyncError {
+            request_id: request,
+            error_message: &self.message,
+            code: Some(&self.code.to_string()),
+            sqlstate: self.sqlstate.as_deref(),
+        }
+        .json()
+    }
+}
+
+/// An identifier that a client sent, as far as it may be one of ours.
+pub(crate) fn shown(id: &str) -> String {
+    id.chars().take(64).collect()
+}
+
+impl From<StatementError> for Failure {
+    fn from(error: StatementError) -> Failure {
+        let status = match error.kind {
+            RefusalKind::Invalid => StatusCode::BAD_REQUEST,
+            RefusalKind::Forbidden => StatusCode::FORBIDDEN,
+            RefusalKind::NotFound => StatusCode::NOT_FOUND,
+            RefusalKind::Conflict => StatusCode::CONFLICT,
+            RefusalKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            RefusalKind::Later => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Failure { message: error.message, code: error.code, sqlstate: error.sqlstate, status }
+    }
+}
+
+impl From<Unknown> for StatementError {
+    fn from(unknown: Unknown) -> StatementError {
+        StatementError::new(RefusalKind::Invalid, code::FIELD, unknown.to_string())
+    }
+}

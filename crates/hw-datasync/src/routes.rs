@@ -1,0 +1,72 @@
+//! The routes of this surface.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use hw_http::{ApiError, Refusal, Surface};
+use hw_types::Code;
+
+use crate::caller::caller;
+use crate::code;
+use crate::drive;
+use crate::server::DataSync;
+
+/// Bytes that a socket may keep while it reads, beside a message.
+const READ_BUFFER: usize = 8 * 1024;
+
+/// This surface as the server registers it.
+pub fn surface(server: DataSync) -> Surface {
+    let of_bounds = server.clone();
+    Surface {
+        name: "datasync",
+        routes: routes(server),
+        prefixes: &["/api/", "/DataSyncController"],
+        not_found: || ApiError::not_found().into_response(),
+        bounds: Arc::new(move || of_bounds.bounds()),
+    }
+}
+
+/// All routes of this surface.
+pub fn routes(server: DataSync) -> Router {
+    Router::new().route("/DataSyncController", any(socket)).with_state(server)
+}
+
+/// Parameters of a query, as often as they stand there.
+pub(crate) type Parameters =
+    Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>;
+
+async fn socket(
+    State(server): State<DataSync>,
+    headers: HeaderMap,
+    query: Parameters,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let Ok(upgrade) = upgrade else {
+        let text = "This endpoint is only available via a WebSocket";
+        return Ok((StatusCode::BAD_REQUEST, text).into_response());
+    };
+    let Ok(Query(query)) = query else {
+        let what = "The parameters of the query cannot be read";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, Code(code::MESSAGE), what));
+    };
+    let caller = caller(&server.edge, &server.options, &headers, &query).await?;
+    // Who shows no token shares no bound with others who do not.
+    let user = match caller.is_anonymous() {
+        true => format!("anonymous {}", rand::random::<u64>()),
+        false => caller.author.user.clone(),
+    };
+    let place = server.sockets.take(&user).map_err(|_| Refusal::UserBusy)?;
+    let most = server.options.message_bytes;
+    Ok(upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(most)
+        .max_frame_size(most)
+        .on_upgrade(move |socket| drive::run(server, caller, socket, place)))
+}

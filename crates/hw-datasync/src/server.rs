@@ -1,0 +1,56 @@
+//! What all sockets and requests of this surface share.
+
+use std::sync::Arc;
+
+use hw_auth::Clock;
+use hw_http::places::Places;
+use hw_http::{Bound, Edge};
+use hw_write::Statements;
+use tokio_util::sync::CancellationToken;
+
+use crate::options::DataSyncOptions;
+use crate::work::Worker;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct DataSync {
+    pub(crate) edge: Edge,
+    pub(crate) worker: Worker,
+    pub(crate) options: Arc<DataSyncOptions>,
+    pub(crate) sockets: Arc<Places>,
+    pub(crate) clock: Clock,
+    /// Ends all sockets.
+    pub(crate) stop: CancellationToken,
+}
+
+impl DataSync {
+    /// - Takes: who verifies tokens, who runs statements, what operators chose, what ends the sockets.
+    pub fn new(
+        edge: Edge,
+        statements: Statements,
+        options: DataSyncOptions,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> DataSync {
+        let (all, of_user) = options.sockets;
+        let options = Arc::new(options);
+        DataSync {
+            worker: Worker::new(statements, options.clone()),
+            sockets: Places::new(all, of_user),
+            edge,
+            options,
+            clock,
+            stop,
+        }
+    }
+
+    /// What is used of its bounds.
+    pub(crate) fn bounds(&self) -> Vec<Bound> {
+        let of = |name, places: &Places| Bound::new(name, places.taken(), places.limit());
+        vec![
+            of("sockets", &self.sockets),
+            of("statements", &self.worker.connections),
+            of("transactions", &self.worker.transactions),
+        ]
+    }
+}

@@ -1,0 +1,436 @@
+//! One socket's session: events in, effects out, no I/O.
+//!
+//! In: messages, what became of tasks, time. Out: tasks to start, messages to send. Invariants:
+//! - every message with a number is answered under it, once, also when it cannot be read;
+//! - order ([`order`]): writes, and statements and the end of one transaction, run in the order in which they came; a
+//!   plain query sees every write that came before it; what came behind a login runs as whom it names;
+//! - while a request waits for its answer something is sent every three seconds, because the original client
+//!   drops a socket that is silent for five;
+//! - nothing that one client sends lets this grow without a bound.
+//!
+//! Source: `datasync.md` 3, 8, 9, 13, 17.
+
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use hw_write::End;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::change::Change;
+use crate::code;
+use crate::failure::Failure;
+use crate::wire::{Answer, BadMessage, Message, Request};
+use crate::work::Work;
+use order::Lane;
+
+/// Something is sent this often while a request waits.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Messages that wait for their turn; from there on nothing is read any more.
+const WAITING: usize = 256;
+/// Tasks that run at the same time, apart from those of transactions.
+const AT_ONCE: usize = 16;
+
+/// Names a task.
+pub type TaskId = u64;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A message came.
+    Message(&'a str),
+    /// A task ended.
+    Done(TaskId, Outcome),
+    /// A transaction is over, though nobody ended it.
+    TransactionOver(&'a str),
+    /// Time went by.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send this.
+    Send(String),
+    /// Start this.
+    Start(TaskId, Task),
+    /// Forget this transaction.
+    Forget(String),
+}
+
+/// What runs beside the session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Reads or writes, in a transaction of its own or in an open one.
+    Work(Work, Option<String>),
+    /// Opens a transaction under this name.
+    Begin(String),
+    /// Ends one.
+    End(String, End),
+    /// Verifies a token; whoever holds it calls from then on.
+    Login(String),
+    /// Asks the application.
+    Hook {
+        /// The message's tag.
+        tag: String,
+        /// All of it.
+        json: String,
+    },
+}
+
+/// What became of a task.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The records.
+    Records(Vec<String>),
+    /// It is done.
+    Done,
+    /// The token holds, and is about this user.
+    LoggedIn {
+        /// The user.
+        user_id: String,
+        /// The token.
+        token: String,
+    },
+    /// The application's answer, a JSON object without the number of the request.
+    Answered(Box<RawValue>),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// Bounds of one session.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open transactions at most.
+    pub transactions: usize,
+    /// Bytes of messages that wait for their turn; from there on nothing is read any more.
+    pub waiting_bytes: usize,
+}
+
+/// See the module.
+pub struct Session {
+    limits: Limits,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    running: HashMap<TaskId, Running>,
+    next_task: TaskId,
+    transactions: HashMap<String, Standing>,
+    /// Makes identifiers that nobody can guess.
+    new_id: Box<dyn FnMut() -> String + Send>,
+    last_sent: Instant,
+}
+
+struct Waiting {
+    request: i64,
+    message: Message,
+    bytes: usize,
+    arrived: Instant,
+}
+
+struct Running {
+    request: i64,
+    lane: Lane,
+    arrived: Instant,
+    kind: Kind,
+}
+
+/// How a task's outcome is told.
+enum Kind {
+    Query,
+    Create { several: bool },
+    Update { several: bool },
+    Delete { several: bool },
+    Begin { id: String },
+    End { id: String, how: End },
+    Login,
+    Hook,
+}
+
+/// How a transaction of this socket stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Open,
+    /// It timed out. It counts no more, and says so when it is asked for.
+    Over,
+}
+
+impl Session {
+    /// A session that begins now.
+    pub fn new(
+        limits: Limits,
+        now: Instant,
+        new_id: impl FnMut() -> String + Send + 'static,
+    ) -> Session {
+        Session {
+            limits,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            running: HashMap::new(),
+            next_task: 0,
+            transactions: HashMap::new(),
+            new_id: Box::new(new_id),
+            last_sent: now,
+        }
+    }
+
+    /// Takes an event; appends what is to be done, in order.
+    pub fn handle(&mut self, now: Instant, event: Event<'_>, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Message(json) => self.message(now, json, effects),
+            Event::Done(task, outcome) => self.done(task, outcome, effects),
+            Event::TransactionOver(id) => self.over(id, effects),
+            Event::Tick => {}
+        }
+        self.start_what_can(effects);
+        if effects.iter().any(|effect| matches!(effect, Effect::Send(_))) {
+            self.last_sent = now;
+        } else if self.keep_alive_at().is_some_and(|at| at <= now) {
+            effects.push(Effect::Send(Answer::KeepAlive {}.json()));
+            self.last_sent = now;
+        }
+    }
+
+    /// Whether no further message is to be read for now.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING || self.waiting_bytes > self.limits.waiting_bytes
+    }
+
+    /// When time matters next.
+    pub fn keep_alive_at(&self) -> Option<Instant> {
+        let waiting = self.waiting.front().map(|waiting| waiting.arrived);
+        let oldest = self.running.values().map(|running| running.arrived).chain(waiting).min()?;
+        Some(oldest.max(self.last_sent) + KEEP_ALIVE)
+    }
+
+    fn message(&mut self, now: Instant, json: &str, effects: &mut Vec<Effect>) {
+        match Request::read(json) {
+            Ok(Request { id, message }) => {
+                self.waiting_bytes += json.len();
+                let bytes = json.len();
+                self.waiting.push_back(Waiting { request: id, message, bytes, arrived: now });
+            }
+            Err(BadMessage { request: Some(id), what }) => {
+                let failure = Failure::new(code::MESSAGE, what.0);
+                effects.push(Effect::Send(failure.answer(id)));
+            }
+            Err(BadMessage { request: None, what }) => {
+                let answer = Answer::FailedToDecodeMessageError { error_message: &what.0 };
+                effects.push(Effect::Send(answer.json()));
+            }
+        }
+    }
+
+    /// Starts everything whose turn it is.
+    fn start_what_can(&mut self, effects: &mut Vec<Effect>) {
+        let mut turn = order::Turn::new(self.running.values().map(|running| &running.lane));
+        let mut room = AT_ONCE.saturating_sub(turn.outside_transactions());
+        let mut at = 0;
+        while at < self.waiting.len() && !turn.is_barred() {
+            let lane = Lane::of(&self.waiting[at].message);
+            let is_first = at == 0;
+            let has_room = room > 0 || lane.is_of_transaction();
+            if !(has_room && turn.may_start(&lane, is_first)) {
+                turn.note(&lane);
+                at += 1;
+                continue;
+            }
+            let waiting = self.waiting.remove(at).expect("invariant: the place is within");
+            self.waiting_bytes -= waiting.bytes;
+            if self.start(waiting, lane.clone(), effects) {
+                turn.note(&lane);
+                room = room.saturating_sub(usize::from(!lane.is_of_transaction()));
+            }
+        }
+    }
+
+    /// Starts a message's task; whether there is one. What cannot be begun is answered.
+    fn start(&mut self, waiting: Waiting, lane: Lane, effects: &mut Vec<Effect>) -> bool {
+        let Waiting { request, message, arrived, .. } = waiting;
+        let prepared = self.prepare(message);
+        let (kind, task) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                effects.push(Effect::Send(failure.answer(request)));
+                return false;
+            }
+        };
+        let id = self.next_task;
+        self.next_task += 1;
+        self.running.insert(id, Running { request, lane, arrived, kind });
+        effects.push(Effect::Start(id, task));
+        true
+    }
+
+    fn prepare(&mut self, message: Message) -> Result<(Kind, Task), Failure> {
+        let work = |kind: Kind, work: Work, transaction: Option<String>| {
+            Ok((kind, Task::Work(work, transaction)))
+        };
+        match message {
+            Message::Query { query, transaction } => {
+                self.check_transaction(transaction.as_deref())?;
+                work(Kind::Query, Work::Query(query), transaction)
+            }
+            Message::Create { table, records, several, transaction } => {
+                self.check_transaction(transaction.as_deref())?;
+                if records.is_empty() {
+                    return Err(Failure::no_record());
+                }
+                let change = Change::Insert(records);
+                work(Kind::Create { several }, Work::Change(table, change), transaction)
+            }
+            Message::Update { table, ids, patch, several, transaction } => {
+                self.check_transaction(transaction.as_deref())?;
+                let change = Change::Update(ids, patch);
+                work(Kind::Update { several }, Work::Change(table, change), transaction)
+            }
+            Message::Delete { table, ids, several, transaction } => {
+                self.check_transaction(transaction.as_deref())?;
+                let change = Change::Delete(ids);
+                work(Kind::Delete { several }, Work::Change(table, change), transaction)
+            }
+            Message::Begin => self.begin(),
+            Message::Rollback { transaction } => self.end(transaction, End::Rollback),
+            Message::Commit { transaction } => self.end(transaction, End::Commit),
+            Message::LoginWithToken { token } => Ok((Kind::Login, Task::Login(token))),
+            Message::Hook { tag, json } => Ok((Kind::Hook, Task::Hook { tag, json })),
+            Message::Unsubscribe { subscription } => Err(Failure::new(
+                code::NO_SUCH_ID,
+                format!(
+                    "Failed to delete DataSubscription, could not find DataSubscription with id {}",
+                    crate::failure::shown(&subscription)
+                ),
+            )),
+            Message::SubscribeRows { .. } | Message::SubscribeCount { .. } => {
+                Err(Failure::new(code::NOT_LIVE, "Subscriptions are not served yet"))
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<(Kind, Task), Failure> {
+        let limit = self.limits.transactions;
+        let open = self.transactions.values().filter(|it| **it == Standing::Open).count();
+        if open >= limit {
+            let message = format!("You've reached the transaction limit of {limit} transactions");
+            return Err(Failure::new(code::TRANSACTIONS, message));
+        }
+        let id = (self.new_id)();
+        self.transactions.insert(id.clone(), Standing::Open);
+        Ok((Kind::Begin { id: id.clone() }, Task::Begin(id)))
+    }
+
+    fn end(&mut self, id: String, how: End) -> Result<(Kind, Task), Failure> {
+        self.check_transaction(Some(&id))?;
+        Ok((Kind::End { id: id.clone(), how }, Task::End(id, how)))
+    }
+
+    fn check_transaction(&self, id: Option<&str>) -> Result<(), Failure> {
+        match id {
+            Some(id) if !self.transactions.contains_key(id) => Err(Failure::no_transaction(id)),
+            _ => Ok(()),
+        }
+    }
+
+    fn over(&mut self, id: &str, effects: &mut Vec<Effect>) {
+        if !self.transactions.contains_key(id) {
+            return;
+        }
+        let over = |standing: &Standing| *standing == Standing::Over;
+        if self.transactions.values().filter(|it| over(it)).count() >= self.limits.transactions {
+            // Nobody asks for them.
+            let forgotten = self.transactions.iter().find(|(_, it)| over(it));
+            if let Some(forgotten) = forgotten.map(|(id, _)| id.clone()) {
+                self.transactions.remove(&forgotten);
+                effects.push(Effect::Forget(forgotten));
+            }
+        }
+        self.transactions.insert(id.to_owned(), Standing::Over);
+    }
+
+    fn done(&mut self, task: TaskId, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let Some(Running { request, kind, .. }) = self.running.remove(&task) else { return };
+        match (&kind, &outcome) {
+            // Whatever became of it, it is no more.
+            (Kind::End { id, .. }, _) | (Kind::Begin { id }, Outcome::Failed(_)) => {
+                self.transactions.remove(id);
+                effects.push(Effect::Forget(id.clone()));
+            }
+            _ => {}
+        }
+        let answer = match outcome {
+            Outcome::Failed(failure) => failure.answer(request),
+            Outcome::Records(records) => match answered(request, &kind, &records) {
+                Ok(answer) => answer,
+                Err(failure) => failure.answer(request),
+            },
+            Outcome::Done => match &kind {
+                Kind::Begin { id } => {
+                    Answer::DidStartTransaction { request_id: request, transaction_id: id }.json()
+                }
+                Kind::End { id, how: End::Commit } => {
+                    Answer::DidCommitTransaction { request_id: request, transaction_id: id }.json()
+                }
+                Kind::End { id, how: End::Rollback } => {
+                    Answer::DidRollbackTransaction { request_id: request, transaction_id: id }
+                        .json()
+                }
+                _ => Failure::new(code::ROWS, "The request has no answer").answer(request),
+            },
+            Outcome::LoggedIn { user_id, token } => {
+                Answer::LoginSuccessful { request_id: request, user_id: &user_id, jwt: &token }
+                    .json()
+            }
+            Outcome::Answered(answer) => with_number(request, &answer),
+        };
+        effects.push(Effect::Send(answer));
+    }
+}
+
+/// The answer that has these records.
+fn answered(request: i64, kind: &Kind, records: &[String]) -> Result<String, Failure> {
+    let read = |record: &String| RawValue::from_string(record.clone());
+    let records: Vec<Box<RawValue>> =
+        records.iter().map(read).collect::<Result<_, _>>().unwrap_or_default();
+    let answer = match (kind, records.as_slice()) {
+        (Kind::Query, records) => Answer::DataSyncResult { request_id: request, result: records },
+        (Kind::Create { several: true }, records) => {
+            Answer::DidCreateRecords { request_id: request, records }
+        }
+        (Kind::Create { several: false }, [record]) => {
+            Answer::DidCreateRecord { request_id: request, record }
+        }
+        (Kind::Create { several: false }, _) => {
+            return Err(Failure::new(
+                code::ROWS,
+                "Unexpected result in CreateRecordMessage handler",
+            ));
+        }
+        (Kind::Update { several: true }, records) => {
+            Answer::DidUpdateRecords { request_id: request, records }
+        }
+        (Kind::Update { several: false }, [record, ..]) => {
+            Answer::DidUpdateRecord { request_id: request, record }
+        }
+        (Kind::Update { several: false }, []) => return Err(Failure::no_row()),
+        (Kind::Delete { several: true }, _) => Answer::DidDeleteRecords { request_id: request },
+        (Kind::Delete { several: false }, _) => Answer::DidDeleteRecord { request_id: request },
+        _ => return Err(Failure::new(code::ROWS, "The request has no answer")),
+    };
+    Ok(answer.json())
+}
+
+/// An application's answer under the number of the request, whatever number it wrote itself.
+fn with_number(request: i64, answer: &RawValue) -> String {
+    let members: Result<serde_json::Map<String, serde_json::Value>, _> =
+        serde_json::from_str(answer.get());
+    match members {
+        Ok(mut members) if members.get("tag").is_some_and(serde_json::Value::is_string) => {
+            members.insert("requestId".into(), request.into());
+            serde_json::Value::Object(members).to_string()
+        }
+        _ => Failure::new(code::HOOK, "The application's answer has no tag").answer(request),
+    }
+}

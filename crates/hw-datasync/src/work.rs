@@ -1,0 +1,122 @@
+//! What a message or a request does with the database.
+//!
+//! In: a caller and a [`Work`]. Out: records as JSON texts, or a [`Failure`]. Invariant: one user's work holds
+//! only some of the connections at a time.
+
+use std::sync::Arc;
+
+use hw_http::places::Places;
+use hw_types::TableName;
+use hw_write::{Access, Author, End, Interactive, Make, Statements};
+
+use crate::change::{self, Change};
+use crate::code;
+use crate::failure::Failure;
+use crate::options::DataSyncOptions;
+use crate::statement::{Shape, Statement};
+use crate::wire::{Literal, Query};
+
+/// Reads or writes one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The rows of a query.
+    Query(Query),
+    /// The rows with these ids, whole.
+    Find(String, Vec<Literal>),
+    /// A write; gives the rows that it wrote.
+    Change(String, Change),
+}
+
+/// Whoever does the work. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    statements: Statements,
+    options: Arc<DataSyncOptions>,
+    /// Connections to the database that are in use.
+    pub(crate) connections: Arc<Places>,
+    /// Open transactions.
+    pub(crate) transactions: Arc<Places>,
+}
+
+/// An open transaction, and its place among all.
+#[derive(Clone)]
+pub struct OpenTransaction {
+    /// The transaction.
+    pub transaction: Interactive,
+    _place: Arc<hw_http::places::Place>,
+}
+
+impl Worker {
+    /// - Takes: who runs statements, and what operators chose.
+    pub fn new(statements: Statements, options: Arc<DataSyncOptions>) -> Worker {
+        let all = options.all_transactions;
+        let connections = Places::new(statements.connections(), statements.connections_per_user());
+        Worker {
+            statements,
+            connections,
+            transactions: Places::new(all, (all / 4).max(1)),
+            options,
+        }
+    }
+
+    fn table(&self, work: &Work) -> TableName {
+        let name = match work {
+            Work::Query(query) => &query.table,
+            Work::Find(table, _) | Work::Change(table, _) => table,
+        };
+        TableName::new(self.options.schema.clone(), name.clone())
+    }
+
+    fn make(&self, work: Work) -> Make {
+        let (naming, big) = (self.options.naming, self.options.big_numbers);
+        Arc::new(move |table| {
+            let shape = Shape::of(table, naming, big);
+            let statements = match &work {
+                Work::Query(query) => vec![Statement::rows(query, &shape)?],
+                Work::Find(_, ids) => change::found(ids, &shape)?,
+                Work::Change(_, change) => change.statements(&shape)?,
+            };
+            Ok(statements.into_iter().map(Into::into).collect())
+        })
+    }
+
+    /// Does the work as one transaction of its author.
+    ///
+    /// - Returns: the records of all rows.
+    pub async fn run(&self, author: &Author, work: Work) -> Result<Vec<String>, Failure> {
+        let access = match work {
+            Work::Query(_) | Work::Find(..) => Access::Read,
+            Work::Change(..) => Access::Write,
+        };
+        let (table, make) = (self.table(&work), self.make(work));
+        let _place = self.connections.wait(&author.user).await;
+        let (rows, _) = self.statements.run(author, &table, access, &make).await?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Does the work in an open transaction.
+    pub async fn run_in(
+        &self,
+        transaction: &Interactive,
+        work: Work,
+    ) -> Result<Vec<String>, Failure> {
+        let (table, make) = (self.table(&work), self.make(work));
+        let rows = transaction.run(&table, make).await?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Opens a transaction.
+    pub async fn begin(&self, author: &Author) -> Result<OpenTransaction, Failure> {
+        let place = self.transactions.take(&author.user).map_err(|_| {
+            let message = "There are as many open transactions as there may be; come again";
+            Failure::new(code::TRANSACTIONS, message)
+        })?;
+        let transaction = self.statements.begin(author).await?;
+        Ok(OpenTransaction { transaction, _place: Arc::new(place) })
+    }
+
+    /// Ends one.
+    pub async fn end(&self, open: &OpenTransaction, how: End) -> Result<(), Failure> {
+        open.transaction.end(how).await.map_err(Failure::from)
+    }
+}

@@ -1,0 +1,405 @@
+//! Statements of surfaces: each message is one transaction of its author, under row level security.
+//!
+//! In: an [`Author`], a table, what makes SQL of the table's shape. Out: the rows as texts, or a
+//! [`StatementError`]. Invariants:
+//! - the table has row level security, and the role is neither its owner without FORCE nor above policies;
+//! - what the SQL was made of is what the catalog says, looked at behind the statement, when its lock is held:
+//!   a transaction that used an older shape is rolled back and tried again;
+//! - SQL is built from names of the catalog, values travel as parameters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use hw_pg::config::ConnectConfig;
+use hw_pg::error::{Doing as _, PgError};
+use hw_pg::principal;
+use hw_pg::sql::{Pool, PooledClient};
+use hw_types::{Diagnostic, RunAs, TableName};
+use parking_lot::Mutex;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
+
+use crate::catalog::{self, Catalog, Kept};
+use crate::code;
+use crate::refusal::{RefusalKind, StatementError};
+use crate::role::{Trouble, owned, role_of};
+use crate::session::milliseconds;
+use crate::shape::{self, TableShape};
+use crate::transaction::Author;
+
+/// How statements run.
+#[derive(Clone, Debug)]
+pub struct StatementOptions {
+    /// The database role of authors whose token chose none. `None`: the first of `ihp_authenticated`,
+    /// `authenticated`, `headwater_authenticated` that exists.
+    pub role: Option<String>,
+    /// How long one statement may take. Default 30 s.
+    pub statement_timeout: Duration,
+    /// How long it may wait for a lock. Default 5 s.
+    pub lock_timeout: Duration,
+    /// Bytes of a result at most. Default 16 MiB.
+    pub max_result_bytes: usize,
+    /// How long an interactive transaction may be without a statement. Default 30 s.
+    pub idle_timeout: Duration,
+    /// How long it may be open. Default 60 s.
+    pub transaction_timeout: Duration,
+}
+
+impl Default for StatementOptions {
+    fn default() -> StatementOptions {
+        StatementOptions {
+            role: None,
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(5),
+            max_result_bytes: 16 << 20,
+            idle_timeout: Duration::from_secs(30),
+            transaction_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// SQL with numbered parameters, all of them texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sql {
+    /// With `$1::text` and so on.
+    pub text: String,
+    /// Their values.
+    pub parameters: Vec<String>,
+}
+
+/// Values of one statement at most: the protocol counts them with 16 bits.
+pub const MAX_PARAMETERS: usize = 65_535;
+
+/// Whether a statement only reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It does; Postgres sees to it.
+    Read,
+    /// It may write.
+    Write,
+}
+
+/// Makes statements of a table's shape; asked again when that turns out to be an old one.
+pub type Make = Arc<dyn Fn(&TableShape) -> Result<Vec<Sql>, StatementError> + Send + Sync>;
+
+/// The rows of statements: the first column of each, by statement.
+pub type Rows = Vec<Vec<String>>;
+
+/// How long a statement waits for a connection of a pool that [`Statements::connect`] made.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a statement is made anew for a table that is altered meanwhile.
+const TRIES: usize = 3;
+
+/// Shapes that are remembered at most.
+const SHAPES: usize = 1_000;
+
+/// The way of statements. Cheap to clone; clones share their memory of the catalog.
+#[derive(Clone)]
+pub struct Statements(pub(crate) Arc<Inner>);
+
+type KeptShape = Kept<Arc<TableShape>>;
+
+pub(crate) struct Inner {
+    pool: Pool,
+    /// Interactive transactions have their own, so that what waits for people leaves room for what does not.
+    pub(crate) sessions: Pool,
+    pub(crate) options: StatementOptions,
+    catalog: Catalog,
+    /// By role and table.
+    shapes: Mutex<HashMap<(Arc<str>, TableName), KeptShape>>,
+}
+
+impl Statements {
+    /// Runs statements over one pool, interactive transactions over another, whose size is how many of them
+    /// there may be. The login of both is Headwater's own.
+    pub fn new(pool: Pool, sessions: Pool, options: StatementOptions) -> Statements {
+        let (catalog, shapes) = (Catalog::default(), Mutex::default());
+        Statements(Arc::new(Inner { pool, sessions, options, catalog, shapes }))
+    }
+
+    /// The same, with pools of its own.
+    ///
+    /// - Takes: a connection string as libpq reads it; how many connections each pool has at most.
+    /// - Errors: what is wrong with the string. Nothing is connected yet.
+    pub fn connect(
+        connection_string: &str,
+        (connections, transactions): (usize, usize),
+        options: StatementOptions,
+    ) -> Result<Statements, Box<Diagnostic>> {
+        let (connect, _warnings) = ConnectConfig::parse(connection_string)?;
+        let connect = connect.for_users();
+        let pool = Pool::new(connect.clone(), connections, POOL_WAIT);
+        let sessions = Pool::new(connect, transactions, POOL_WAIT);
+        Ok(Statements::new(pool, sessions, options))
+    }
+
+    /// How many connections one user's statements may hold at a time, so that some are left for others: a
+    /// quarter of them.
+    pub fn connections_per_user(&self) -> usize {
+        (self.0.pool.size() / 4).max(1)
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.0.pool.size()
+    }
+
+    /// As whom an author's statements run, and a table as he may use it.
+    ///
+    /// - Errors: there is no such table or role, the table has no row level security, or it would not hold.
+    pub async fn table(
+        &self,
+        author: &Author,
+        table: &TableName,
+    ) -> Result<(RunAs, Arc<TableShape>), StatementError> {
+        let client = self.client().await?;
+        let who = self.0.who(&client, author).await?;
+        let shape = self.0.usable(&client, &who, table).await?;
+        Ok((who, shape))
+    }
+
+    /// Runs statements on one table as one transaction of their author.
+    ///
+    /// - Returns: the first column of all rows, by statement, and the shape that they were made of.
+    pub async fn run(
+        &self,
+        author: &Author,
+        table: &TableName,
+        access: Access,
+        make: &Make,
+    ) -> Result<(Rows, Arc<TableShape>), StatementError> {
+        let mut client = self.client().await?;
+        let who = self.0.who(&client, author).await?;
+        for _ in 0..TRIES {
+            let shape = self.0.usable(&client, &who, table).await?;
+            let statements = make(&shape)?;
+            check(&statements)?;
+            if let Some(rows) =
+                self.0.attempt(&mut client, &who, &shape, access, &statements).await?
+            {
+                return Ok((rows, shape));
+            }
+            self.0.forget(&who, table);
+        }
+        Err(altered())
+    }
+
+    pub(crate) async fn usable_by(
+        &self,
+        who: &RunAs,
+        table: &TableName,
+    ) -> Result<Arc<TableShape>, StatementError> {
+        if let Some(known) = self.0.known(who, table) {
+            return Ok(known);
+        }
+        let client = self.client().await?;
+        self.0.usable(&client, who, table).await
+    }
+
+    async fn client(&self) -> Result<PooledClient, StatementError> {
+        self.0.pool.get().await.map_err(|error| StatementError::ours(&error))
+    }
+}
+
+/// Refuses what the protocol of Postgres cannot carry.
+pub(crate) fn check(statements: &[Sql]) -> Result<(), StatementError> {
+    match statements.iter().any(|sql| sql.parameters.len() > MAX_PARAMETERS) {
+        false => Ok(()),
+        true => Err(StatementError::new(
+            RefusalKind::Invalid,
+            code::TOO_MANY_VALUES,
+            format!("a statement may have {MAX_PARAMETERS} values at most"),
+        )),
+    }
+}
+
+pub(crate) fn altered() -> StatementError {
+    StatementError::new(RefusalKind::Later, code::LATER, "The table is being altered; come again")
+}
+
+impl Inner {
+    pub(crate) async fn who(
+        &self,
+        client: &Client,
+        author: &Author,
+    ) -> Result<RunAs, StatementError> {
+        match role_of(&self.catalog, client, self.options.role.as_deref(), author).await {
+            Ok(role) => Ok(author.run_as(&role)),
+            Err(Trouble::Postgres(error)) => Err(StatementError::ours(&error)),
+            Err(Trouble::Stop(finding)) => Err(StatementError::stop(&finding)),
+        }
+    }
+
+    /// A table that may be used.
+    pub(crate) async fn usable(
+        &self,
+        client: &Client,
+        who: &RunAs,
+        table: &TableName,
+    ) -> Result<Arc<TableShape>, StatementError> {
+        if let Some(known) = self.known(who, table) {
+            return Ok(known);
+        }
+        let read = shape::read(client, &who.role, table).await;
+        let shape = read.map_err(|error| StatementError::ours(&error))?;
+        let shape = Arc::new(shape.ok_or_else(|| StatementError::no_table(table))?);
+        if !shape.row_security {
+            return Err(StatementError::no_row_security(&shape.name));
+        }
+        if shape.owned_by_role {
+            return Err(StatementError::stop(&owned(&who.role, &shape.name)));
+        }
+        // What may not be used is not remembered: it is mended somewhere else, and names of strangers' making
+        // would fill the memory.
+        let mut shapes = self.shapes.lock();
+        if shapes.len() >= SHAPES {
+            shapes.clear();
+        }
+        shapes.insert((who.role.clone(), table.clone()), Kept::new(shape.clone()));
+        Ok(shape)
+    }
+
+    fn known(&self, who: &RunAs, table: &TableName) -> Option<Arc<TableShape>> {
+        self.shapes.lock().get(&(who.role.clone(), table.clone())).and_then(Kept::fresh)
+    }
+
+    pub(crate) fn forget(&self, who: &RunAs, table: &TableName) {
+        self.shapes.lock().remove(&(who.role.clone(), table.clone()));
+    }
+
+    /// `None`: the table is not what its shape says, and nothing happened.
+    async fn attempt(
+        &self,
+        client: &mut Client,
+        who: &RunAs,
+        shape: &TableShape,
+        access: Access,
+        statements: &[Sql],
+    ) -> Result<Option<Rows>, StatementError> {
+        let transaction = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::ReadCommitted)
+            .read_only(access == Access::Read)
+            .start()
+            .await
+            .doing("begin a statement")
+            .map_err(|error| StatementError::ours(&error))?;
+        let mut room = self.options.max_result_bytes;
+        let (first, others) = match statements.split_first() {
+            Some((first, others)) => (Some(first), others),
+            None => (None, statements),
+        };
+        // All are sent at once. What follows a failure fails, too.
+        let (limited, became, rows, current) = tokio::join!(
+            biased;
+            self.limit(&transaction, self.options.statement_timeout),
+            principal::run_as(&transaction, who),
+            rows_of(&transaction, first, &mut room),
+            is_current(&transaction, shape),
+        );
+        limited.and(became).map_err(|error| StatementError::ours(&error))?;
+        let mut all = match rows {
+            Ok(rows) => vec![rows],
+            Err(fault) => {
+                // A column that is gone, for example. The snapshot of the catalog is another one.
+                let _ = transaction.rollback().await;
+                let current = catalog::versions(client, &[shape.oid]).await;
+                return match current {
+                    Ok(versions) if !names(&versions, shape) => Ok(None),
+                    _ => Err(fault.of(&shape.name)),
+                };
+            }
+        };
+        if !current.map_err(|error| StatementError::ours(&error))? {
+            let _ = transaction.rollback().await;
+            return Ok(None);
+        }
+        for statement in others {
+            let rows = rows_of(&transaction, Some(statement), &mut room).await;
+            all.push(rows.map_err(|fault| fault.of(&shape.name))?);
+        }
+        // Deferred constraints and triggers speak here.
+        transaction.commit().await.map_err(|error| {
+            let error = PgError::from(error).of_users().doing("commit");
+            StatementError::of_statement(&error, &shape.name)
+        })?;
+        Ok(Some(all))
+    }
+
+    /// Bounds every wait of the transaction, and the time that it could stay open if this process stood still.
+    pub(crate) async fn limit(
+        &self,
+        transaction: &Transaction<'_>,
+        statement: Duration,
+    ) -> Result<(), PgError> {
+        let idle = self.options.idle_timeout + IDLE_GRACE;
+        let [statement, lock, idle] =
+            [statement, self.options.lock_timeout, idle].map(milliseconds);
+        let settings = [
+            ("statement_timeout", &*statement),
+            ("lock_timeout", &*lock),
+            ("idle_in_transaction_session_timeout", &*idle),
+        ];
+        principal::set_locally(transaction, &settings).await.doing("limit a statement")
+    }
+}
+
+/// Postgres ends an idle transaction this much later than we do: its way costs the connection.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
+
+/// Whether the table is what its shape says.
+pub(crate) async fn is_current(
+    transaction: &Transaction<'_>,
+    shape: &TableShape,
+) -> Result<bool, PgError> {
+    Ok(names(&catalog::versions(transaction, &[shape.oid]).await?, shape))
+}
+
+fn names(versions: &[(u32, String)], shape: &TableShape) -> bool {
+    versions.iter().any(|(oid, version)| *oid == shape.oid && *version == shape.version)
+}
+
+/// Why a statement gave no rows.
+pub(crate) enum Fault {
+    Postgres(PgError),
+    TooLarge(usize),
+}
+
+impl Fault {
+    pub(crate) fn of(self, table: &TableName) -> StatementError {
+        match self {
+            Fault::Postgres(error) => StatementError::of_statement(&error, table),
+            Fault::TooLarge(limit) => StatementError::new(
+                RefusalKind::Invalid,
+                code::RESULT_TOO_LARGE,
+                format!("the result is larger than {limit} bytes; ask for less with a limit"),
+            ),
+        }
+    }
+}
+
+/// The first column of a statement's rows, as long as there is room for them.
+pub(crate) async fn rows_of(
+    transaction: &Transaction<'_>,
+    sql: Option<&Sql>,
+    room: &mut usize,
+) -> Result<Vec<String>, Fault> {
+    let Some(sql) = sql else { return Ok(Vec::new()) };
+    // Policies, triggers and defaults of the table run, on values of its rows.
+    let failed = |error| Fault::Postgres(PgError::from(error).of_users().doing("run a statement"));
+    let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
+        sql.parameters.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    let rows = transaction.query_typed_raw(&sql.text, parameters).await.map_err(failed)?;
+    let mut rows = std::pin::pin!(rows);
+    let (mut all, limit) = (Vec::new(), *room);
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
+        let text: Option<&str> = row.try_get(0).map_err(failed)?;
+        let text = text.unwrap_or("null");
+        *room = room.checked_sub(text.len()).ok_or(Fault::TooLarge(limit))?;
+        all.push(text.to_owned());
+    }
+    Ok(all)
+}
