@@ -34,6 +34,8 @@ const TABLE: &[&str] = &[
     "/probes/{*rest}",
     "/api/v1/upload",
     "/DataSyncController",
+    "/api/{table}",
+    "/api/{table}/{id}",
     "/admin/api/status",
     "/admin/api/dev-token",
     "/metrics",

@@ -173,7 +173,10 @@ impl Writer<'_> {
         }
         self.sql(") IN (");
         for (number, id) in ids.iter().enumerate() {
-            let parts: Vec<&RawValue> = serde_json::from_str(id.json()).unwrap_or_default();
+            // In the path of a request the array is a text.
+            let inner: Option<String> = serde_json::from_str(id.json()).ok();
+            let json = inner.as_deref().unwrap_or(id.json());
+            let parts: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
             if parts.len() != key.len() {
                 return Err(Unknown::Place(
                     "the id of a row of this table is an array with a value for each column of its key",

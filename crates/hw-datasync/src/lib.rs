@@ -5,7 +5,7 @@
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
 //! [`statement`] what a query is as SQL, [`change`] what a write is; [`state`] decides what happens on a
-//! socket, [`caller`] who it is, [`work`] does it, `drive` moves frames; [`routes`].
+//! socket, [`caller`] who it is, [`work`] does it, `drive` moves frames, `rest` answers requests; [`routes`].
 
 pub mod caller;
 pub mod change;
@@ -14,6 +14,7 @@ mod drive;
 pub mod failure;
 pub mod names;
 pub mod options;
+mod rest;
 pub mod routes;
 pub mod server;
 pub mod state;

@@ -1,20 +1,24 @@
 //! The routes of this surface.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use hw_http::{ApiError, Refusal, Surface};
 use hw_types::Code;
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::caller::caller;
 use crate::code;
 use crate::drive;
+use crate::options::DataSyncOptions;
+use crate::rest;
 use crate::server::DataSync;
 
 /// Bytes that a socket may keep while it reads, beside a message.
@@ -34,7 +38,28 @@ pub fn surface(server: DataSync) -> Surface {
 
 /// All routes of this surface.
 pub fn routes(server: DataSync) -> Router {
-    Router::new().route("/DataSyncController", any(socket)).with_state(server)
+    let cors = cors(&server.options);
+    let tables = Router::new()
+        .route("/api/{table}", any(rest::table))
+        .route("/api/{table}/{id}", any(rest::row))
+        .layer(cors);
+    Router::new().route("/DataSyncController", any(socket)).merge(tables).with_state(server)
+}
+
+/// Pages of any origin may show a token; a cookie is sent for those alone for which it counts.
+fn cors(options: &DataSyncOptions) -> CorsLayer {
+    let cors = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        .max_age(Duration::from_secs(3600));
+    match &options.cookie {
+        None => cors.allow_origin(Any),
+        Some(_) => {
+            let origins: Vec<HeaderValue> =
+                options.origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+            cors.allow_origin(AllowOrigin::list(origins)).allow_credentials(true)
+        }
+    }
 }
 
 /// Parameters of a query, as often as they stand there.

@@ -3,6 +3,7 @@
 mod connection;
 mod hostile;
 mod reads;
+mod rest;
 mod rig;
 mod security;
 mod statements;

@@ -1,5 +1,6 @@
 //! Bodies and headers of clients.
 
+use hw_datasync::change::Change;
 use hw_datasync::names::{Fields, Naming};
 use hw_datasync::statement::{Column, Kind, Shape, Statement};
 use hw_datasync::wire::{Message, Request};
@@ -24,12 +25,6 @@ pub(crate) fn upload(data: &[u8]) {
 pub(crate) fn datasync_message(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(read) = Request::read(text) else { return };
-    let (Message::Query { query, .. }
-    | Message::SubscribeRows { query, .. }
-    | Message::SubscribeCount { query }) = read.message
-    else {
-        return;
-    };
     let columns = [
         ("id", "bigint", Kind::Integer),
         ("title", "text", Kind::Text),
@@ -40,17 +35,36 @@ pub(crate) fn datasync_message(data: &[u8]) {
         name: name.into(),
         type_name: type_name.into(),
         kind,
+        as_text: false,
     });
     let shape = Shape {
         name: ("public".into(), "tasks".into()),
         columns: columns.to_vec(),
         fields: Fields::of(&names, Naming::Camel),
+        key: vec![0],
     };
-    let Ok(statement) = Statement::rows(&query, &shape) else { return };
-    // Every value is a parameter, and every parameter stands in the text.
-    let last = format!("${}::text", statement.parameters.len());
-    assert!(statement.parameters.is_empty() || statement.sql.contains(&last));
-    assert!(!statement.sql.contains(&format!("${}::text", statement.parameters.len() + 1)));
-    let ours = statement.sql.replace("'pg_catalog.english'", "");
-    assert!(!ours.contains('\''), "no literal of a client is in the text");
+    let statements = match read.message {
+        Message::Query { query, .. }
+        | Message::SubscribeRows { query, .. }
+        | Message::SubscribeCount { query } => {
+            let rows = Statement::rows(&query, &shape).into_iter();
+            rows.chain(Statement::keyed_rows(&query, &shape)).collect::<Vec<_>>()
+        }
+        Message::Create { records, .. } => {
+            Change::Insert(records).statements(&shape).unwrap_or_default()
+        }
+        Message::Update { ids, patch, .. } => {
+            Change::Update(ids, patch).statements(&shape).unwrap_or_default()
+        }
+        Message::Delete { ids, .. } => Change::Delete(ids).statements(&shape).unwrap_or_default(),
+        _ => return,
+    };
+    for statement in statements {
+        // Every value is a parameter, and every parameter stands in the text.
+        let last = format!("${}::text", statement.parameters.len());
+        assert!(statement.parameters.is_empty() || statement.sql.contains(&last));
+        assert!(!statement.sql.contains(&format!("${}::text", statement.parameters.len() + 1)));
+        let ours = statement.sql.replace("'pg_catalog.english'", "");
+        assert!(!ours.contains('\''), "no literal of a client is in the text");
+    }
 }

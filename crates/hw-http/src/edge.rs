@@ -73,6 +73,11 @@ impl Edge {
         self.bodies.receive(&caller.key(), body, most).await
     }
 
+    /// Receives the body of somebody who may call without a token, under the key of his bounds.
+    pub async fn body_of(&self, user: &str, body: Body, most: usize) -> Result<Received, Refusal> {
+        self.bodies.receive(user, body, most).await
+    }
+
     /// Who calls, and what he sends, for a surface that says what is wrong with a request before
     /// what is wrong with its token. A refused caller's body is here only when it is short.
     pub async fn receive(

@@ -61,6 +61,21 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, Code(code::NO_SUCH_PATH), description)
     }
 
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What `docs/errors.md` calls it.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The text for the caller.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
     /// The body of the answer.
     pub fn to_json(&self) -> String {
         json!({ "error": {

@@ -214,7 +214,8 @@ fn text(name: &str, raw: Option<&RawValue>) -> Result<String, Unreadable> {
         .map_err(|_| Unreadable(format!("field `{name}` must be a text")))
 }
 
-fn payload(raw: &RawValue) -> Result<Payload, Unreadable> {
+/// Reads the values of a record.
+pub fn payload(raw: &RawValue) -> Result<Payload, Unreadable> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())?;
     Ok(members.into_iter().map(|(field, raw)| (field, Literal::of(raw))).collect())
 }

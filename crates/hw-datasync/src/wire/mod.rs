@@ -9,7 +9,7 @@ mod message;
 mod query;
 
 pub use answer::Answer;
-pub use message::{BadMessage, Message, Payload, Request};
+pub use message::{BadMessage, Message, Payload, Request, payload};
 pub use query::{Expr, Literal, Operator, Order, Query, Selected};
 
 /// Why a message or a query cannot be read, in words for its author.

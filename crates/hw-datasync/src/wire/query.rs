@@ -145,6 +145,11 @@ impl Literal {
         self.0 == "null"
     }
 
+    /// A text.
+    pub fn of_text(text: &str) -> Literal {
+        Literal(serde_json::Value::from(text).to_string())
+    }
+
     /// A value of a message.
     pub fn of(raw: &RawValue) -> Literal {
         Literal(raw.get().to_owned())
