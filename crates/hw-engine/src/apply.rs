@@ -43,6 +43,14 @@ impl Writer {
     }
 
     fn control(&mut self, control: Control) -> Result<Applied, EngineError> {
+        if let Control::Stale { .. }
+        | Control::Adopt { .. }
+        | Control::Gone { .. }
+        | Control::Refused(_) = &control
+        {
+            // The catalog says something else of a table.
+            self.news.rights += 1;
+        }
         match control {
             Control::Epoch { epoch, op_id } => {
                 self.new = false;

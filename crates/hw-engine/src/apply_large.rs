@@ -35,7 +35,7 @@ impl Writer {
         };
         self.committed = self.progress;
         self.note_commit();
-        self.list_transaction(transaction);
+        self.list_transaction(transaction, &messages);
         // Behind the step: a copy that is given up for it commits, and may commit no part of it.
         if aside {
             self.spool(transaction)?;

@@ -16,6 +16,9 @@ pub(crate) struct Board {
     pub plan: watch::Sender<Arc<Plan>>,
     /// What happened that the driver must react to.
     pub turns: watch::Sender<Turns>,
+    /// Grows when something says that anybody's rights may be others; before the state is published
+    /// that contains it.
+    pub rights: watch::Sender<u64>,
     /// What the last look at the catalog found.
     pub looked: Mutex<Option<Looked>>,
     /// The newest configuration that was handed in and not taken over. A place, not an event: no

@@ -18,7 +18,7 @@
 use crate::tables::{StoredRow, Table};
 use hw_types::{CommitLsn, EndLsn, FullXid, Relation, TableName};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -44,6 +44,9 @@ pub struct Committed {
     pub xid: Option<FullXid>,
     /// The tables that it touched, by number. One that was renamed stands in it under both names.
     pub tables: Vec<ChangedTable>,
+    /// Whether it says that something was altered, whatever that is: of a transaction with DDL in it, where
+    /// `headwater setup` installed what tells it.
+    pub altered: bool,
 }
 
 /// What an item did to a table.
@@ -55,6 +58,10 @@ pub struct ChangedTable {
     pub relation: Arc<Relation>,
     /// Its rows.
     pub rows: Rows,
+    /// Whether the log describes the table anew. It does before the first change of a table behind any
+    /// statement on who may do what with it (GRANT, a policy, row level security; not on roles, or on what
+    /// a policy calls), and for many other reasons.
+    pub described: bool,
 }
 
 /// The rows that an item touched.
@@ -82,6 +89,12 @@ pub struct ChangedRow {
 }
 
 impl ChangedTable {
+    pub(crate) fn new(table: &Table, rows: Rows) -> ChangedTable {
+        let Table { record, .. } = table;
+        let relation = record.relation.clone();
+        ChangedTable { number: record.number, relation, rows, described: false }
+    }
+
     /// The table's name.
     pub fn name(&self) -> &TableName {
         &self.relation.name
@@ -228,6 +241,8 @@ pub(crate) struct Recorder {
     pending: Pending,
     /// The transaction that is applied.
     tables: Vec<ChangedTable>,
+    /// Those that the log describes in it.
+    described: BTreeMap<u32, Arc<Relation>>,
     bytes: usize,
     /// Whether its rows are listed.
     known: bool,
@@ -240,6 +255,7 @@ impl Recorder {
             limit,
             pending: Pending::default(),
             tables: Vec::new(),
+            described: BTreeMap::new(),
             bytes: 0,
             known: false,
         };
@@ -249,6 +265,7 @@ impl Recorder {
     /// A transaction is read, from its beginning.
     pub fn begin(&mut self) {
         self.tables.clear();
+        self.described.clear();
         (self.bytes, self.known) = (PER_ITEM, true);
     }
 
@@ -280,11 +297,7 @@ impl Recorder {
         if self.tables.last().is_none_or(|last| last.number != number) {
             self.bytes += PER_TABLE;
             let rows = if self.known { Rows::Known(Vec::new()) } else { Rows::Unknown };
-            self.tables.push(ChangedTable {
-                number,
-                relation: table.record.relation.clone(),
-                rows,
-            });
+            self.tables.push(ChangedTable::new(table, rows));
         }
         if let Some(ChangedTable { rows: Rows::Known(rows), .. }) = self.tables.last_mut()
             && let Some(key) = key
@@ -307,26 +320,40 @@ impl Recorder {
         let number = table.record.number;
         if !self.tables.iter().any(|known| known.number == number) {
             self.bytes += PER_TABLE;
-            let (relation, rows) = (table.record.relation.clone(), Rows::StandsStill);
-            self.tables.push(ChangedTable { number, relation, rows });
+            self.tables.push(ChangedTable::new(table, Rows::StandsStill));
         }
     }
 
-    /// The transaction is applied. One that touched no row is not listed.
-    pub fn end(&mut self, commit_lsn: CommitLsn, end_lsn: EndLsn, xid: FullXid) {
+    /// The log describes a table.
+    pub fn described(&mut self, table: &Table) {
+        self.described.insert(table.record.number, table.record.relation.clone());
+    }
+
+    /// The transaction is applied. One that touched no row and tells no news is not listed.
+    pub fn end(&mut self, commit_lsn: CommitLsn, end_lsn: EndLsn, xid: FullXid, altered: bool) {
         let mut tables = std::mem::take(&mut self.tables);
-        if tables.is_empty() {
+        for (number, relation) in std::mem::take(&mut self.described) {
+            match tables.iter_mut().find(|table| table.number == number) {
+                Some(table) => table.described = true,
+                None => {
+                    self.bytes += PER_TABLE;
+                    let rows = Rows::Known(Vec::new());
+                    tables.push(ChangedTable { number, relation, rows, described: true });
+                }
+            }
+        }
+        if tables.is_empty() && !altered {
             return;
         }
         tables.sort_by_key(|table| table.number);
         let bytes = self.bytes;
-        self.push(Committed { commit_lsn, end_lsn, xid: Some(xid), tables }, bytes);
+        self.push(Committed { commit_lsn, end_lsn, xid: Some(xid), tables, altered }, bytes);
     }
 
     /// Something that is no transaction.
     pub fn other(&mut self, commit_lsn: CommitLsn, end_lsn: EndLsn, tables: Vec<ChangedTable>) {
         let bytes = PER_ITEM + PER_TABLE * tables.len();
-        self.push(Committed { commit_lsn, end_lsn, xid: None, tables }, bytes);
+        self.push(Committed { commit_lsn, end_lsn, xid: None, tables, altered: false }, bytes);
     }
 
     /// Whoever read something before this moment reads it again.

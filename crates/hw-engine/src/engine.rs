@@ -203,6 +203,17 @@ impl Engine {
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
     }
 
+    /// Wakes when something says that rights to tables may be others: the log describes a table anew or says
+    /// that something was altered, or the catalog shows something else of a table. Before the state is
+    /// published that contains it, and in its place in the change list
+    /// ([`Committed::altered`](crate::Committed::altered),
+    /// [`ChangedTable::described`](crate::ChangedTable::described)). It says neither whose they are nor that
+    /// they are others; of what is only in the catalog (roles, functions, and without event triggers all of
+    /// it, until the table's next change) it says nothing.
+    pub fn rights(&self) -> watch::Receiver<u64> {
+        self.board.rights.subscribe()
+    }
+
     /// Waits until everything that was committed before this call has arrived: the first state from then on
     /// that contains a marker which is written now. Calls at the same time share markers.
     ///

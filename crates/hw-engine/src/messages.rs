@@ -25,6 +25,7 @@ impl Writer {
     ) -> Result<(), EngineError> {
         if message.prefix == hw_pg::marker::DDL_PREFIX {
             self.news.altered += 1;
+            self.news.rights += 1;
             return Ok(());
         }
         match hw_pg::marker::verify(message, transaction.xid.short(), &self.secret) {

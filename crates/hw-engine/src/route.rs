@@ -28,11 +28,14 @@ impl Writer {
     pub(crate) fn route(&mut self, change: Change) -> Result<Route, EngineError> {
         Ok(match change {
             Change::Message(message) => Route::Message(message),
-            Change::Relation(relation) => match self.appliable(relation.id) {
-                Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
-                None if self.takes_a_name(&relation)? => Route::Stale,
-                _ => Route::Nothing,
-            },
+            Change::Relation(relation) => {
+                self.list_description(&relation);
+                match self.appliable(relation.id) {
+                    Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
+                    None if self.takes_a_name(&relation)? => Route::Stale,
+                    _ => Route::Nothing,
+                }
+            }
             Change::Row { relation, kind } => match self.appliable(relation.id) {
                 Some(table) if !self.is_described(&table, &relation)? => Route::Stale,
                 Some(table) => Route::Row(table, kind),
@@ -57,6 +60,16 @@ impl Writer {
                 Route::Truncate { tables, others }
             }
         })
+    }
+
+    /// The log describes a table, known as it is or not: who may do what with it may be others since.
+    fn list_description(&mut self, relation: &Relation) {
+        self.news.rights += 1;
+        if let (Some(listed), Some(table)) =
+            (&mut self.listed, self.tables.of_relation(relation.id))
+        {
+            listed.described(table);
+        }
     }
 
     /// A change of a table that is not applied is one of those that stand still and have its oid or its name:

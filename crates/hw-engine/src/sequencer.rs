@@ -555,6 +555,9 @@ impl Sequencer {
         if news.altered > 0 {
             board.turns.send_modify(|turns| turns.altered += news.altered);
         }
+        if news.rights > 0 {
+            board.rights.send_modify(|rights| *rights += news.rights);
+        }
         if let Some(outcome) = news.copy
             && let Some((_, Some(done))) = self.copy.take()
         {

@@ -56,7 +56,7 @@ impl Writer {
                     crate::tail::record(transaction.commit_lsn, transaction.xid.short());
                 self.overlay.append(&self.tail, &key, value)?;
                 self.apply_folded(fold)?;
-                self.list_transaction(&transaction);
+                self.list_transaction(&transaction, &messages);
                 for message in messages {
                     self.marker(&message, &transaction)?;
                 }

@@ -36,7 +36,8 @@ use hw_input::signal::CopyDropped;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
 use hw_types::{
-    CommitLsn, Diagnostic, EndLsn, Lsn, Relation, RelationId, TableName, TablePattern, Xid,
+    CommitLsn, Diagnostic, EndLsn, LogMessage, Lsn, Relation, RelationId, TableName, TablePattern,
+    Xid,
 };
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -78,6 +79,8 @@ pub(crate) struct News {
     pub tables: bool,
     /// Messages in the log that say that tables were altered.
     pub altered: u64,
+    /// Descriptions of tables in the log, and what else says that rights may be others.
+    pub rights: u64,
     /// The copy under way has ended.
     pub copy: Option<CopyOutcome>,
     /// Names of tables and definitions that are made again, because the store has lost them.
@@ -86,7 +89,11 @@ pub(crate) struct News {
 
 impl News {
     pub fn any(&self) -> bool {
-        self.tables || self.altered > 0 || self.copy.is_some() || !self.lost.is_empty()
+        self.tables
+            || self.altered > 0
+            || self.rights > 0
+            || self.copy.is_some()
+            || !self.lost.is_empty()
     }
 }
 
@@ -333,21 +340,18 @@ impl Writer {
         rows: fn() -> Rows,
     ) {
         let Some(listed) = &mut self.listed else { return };
-        let changed = |table: &Arc<Table>| ChangedTable {
-            number: table.record.number,
-            relation: table.record.relation.clone(),
-            rows: rows(),
-        };
-        let mut tables: Vec<ChangedTable> = tables.map(changed).collect();
+        let mut tables: Vec<ChangedTable> =
+            tables.map(|table| ChangedTable::new(table, rows())).collect();
         tables.sort_by_key(|table| table.number);
         listed.other(self.progress.commit_lsn, self.progress.end_lsn, tables);
     }
 
     /// A transaction is applied, and so what it did can be listed.
-    pub(crate) fn list_transaction(&mut self, transaction: &Transaction) {
+    pub(crate) fn list_transaction(&mut self, transaction: &Transaction, messages: &[LogMessage]) {
         let Transaction { commit_lsn, end_lsn, xid, .. } = *transaction;
         if let Some(listed) = &mut self.listed {
-            listed.end(commit_lsn, end_lsn, xid);
+            let is_ddl = |message: &LogMessage| message.prefix == hw_pg::marker::DDL_PREFIX;
+            listed.end(commit_lsn, end_lsn, xid, messages.iter().any(is_ddl));
         }
     }
 

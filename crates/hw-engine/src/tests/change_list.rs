@@ -318,6 +318,49 @@ fn a_table_that_stands_still_is_listed_as_such_and_is_unknown_when_it_goes_on() 
     assert!(node.published().table(&lists).entered().is_none());
 }
 
+/// `design/engine.md` 11: what says that rights may be others stands in its place among the data, and is told
+/// before that is shown; also of transactions of any size.
+#[test]
+fn what_says_that_rights_may_be_others_is_listed_in_its_place() {
+    for fold_bytes in [1 << 20, 1] {
+        let (mut node, mut source, mut rng) = node(7, fold_bytes, 1 << 20);
+        let rights = node.engine().rights();
+        let place = node.published().change_place();
+        let todos = source.todos.clone();
+        let kind = |id: &str| ChangeKind::Insert { new: row(&[Some(id), Some("l1"), Some("x")]) };
+        let change = |id: &str| Change::Row { relation: todos.clone(), kind: kind(id) };
+        let again = || Change::Relation(Arc::new((*todos).clone()));
+        node.feed(&transaction(5_000, 5_040, vec![change("a")]));
+        assert_eq!(*rights.borrow(), 0);
+        node.feed(&transaction(5_100, 5_140, vec![again(), change("b")]));
+        assert!(*rights.borrow() > 0, "told before it is shown");
+        node.feed(&transaction(5_200, 5_240, vec![again()]));
+        source.position = 5_300;
+        source.say(&mut rng, "headwater_ddl");
+        feed_last(&mut node, &source);
+        source.say(&mut rng, "somebody");
+        feed_last(&mut node, &source);
+        node.settle();
+        let told: Vec<_> = complete(&node.published(), place)
+            .iter()
+            .map(|item| {
+                let tables = item.tables.iter().map(|t| (t.name().name.clone(), t.described));
+                (item.altered, tables.collect::<Vec<_>>())
+            })
+            .collect();
+        let table = |described| vec![("todos".to_owned(), described)];
+        assert_eq!(
+            told,
+            [(false, table(false)), (false, table(true)), (false, table(true)), (true, vec![])],
+            "{fold_bytes}"
+        );
+        let before = *rights.borrow();
+        let facts = Vec::new();
+        node.control(Control::Adopt { table: RelationId(2), facts });
+        assert!(*rights.borrow() > before);
+    }
+}
+
 /// Of rows that nothing tells apart it is known how many there are.
 #[test]
 fn rows_without_identity_are_listed_with_how_often_they_exist() {

@@ -238,6 +238,49 @@ async fn a_demanded_table_that_cannot_be_followed_any_more_is_refused_until_it_c
     world.engine().stop().await;
 }
 
+/// `design/engine.md` 11: behind every statement on who may do what with a table the log describes it anew
+/// before its next change, and between them it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_behind_a_statement_on_rights_says_that_they_may_be_others() {
+    let world = World::new(
+        "CREATE TABLE t (id serial PRIMARY KEY); CREATE ROLE reader; CREATE ROLE owner_",
+        None,
+    )
+    .await;
+    world.engine().demand(&name("t")).await.unwrap();
+    world.check("t").await;
+    let insert = || async {
+        let place = world.engine().arrival().await.unwrap().change_place();
+        world.run("INSERT INTO t DEFAULT VALUES").await;
+        let published = world.engine().arrival().await.unwrap();
+        let Since::Complete(items) = published.committed_since(place) else { panic!("known") };
+        assert_eq!(items.len(), 1);
+        items[0].tables[0].described
+    };
+    insert().await;
+    for statement in [
+        "GRANT SELECT ON t TO reader",
+        "REVOKE SELECT ON t FROM reader",
+        "GRANT SELECT (id) ON t TO reader",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON t USING (id > 0)",
+        "ALTER POLICY p ON t USING (id > 1)",
+        "ALTER POLICY p ON t RENAME TO q",
+        "DROP POLICY q ON t",
+        "ALTER TABLE t FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE t NO FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE t DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE t OWNER TO owner_",
+    ] {
+        assert!(!insert().await, "before {statement}");
+        let before = *world.engine().rights().borrow();
+        world.run(statement).await;
+        assert!(insert().await, "{statement}");
+        assert!(*world.engine().rights().borrow() > before, "{statement}");
+    }
+    world.engine().stop().await;
+}
+
 /// What a definition read and is demanded stays when the definition goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demanded_table_stays_when_the_definition_that_read_it_has_left() {
