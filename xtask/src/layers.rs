@@ -11,6 +11,7 @@ const WORDS: &[&str] = &["hw-types", "hw-expr"];
 const GROUND: &[&str] = &["hw-pg", "hw-store", "hw-auth"];
 const INPUT: &[&str] = &["hw-input"];
 const ENGINE: &[&str] = &["hw-engine"];
+const LIVE: &[&str] = &["hw-live"];
 const WRITES: &[&str] = &["hw-write"];
 const EDGE: &[&str] = &["hw-http"];
 const SURFACES: &[&str] =
@@ -28,17 +29,27 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         _ if GROUND.contains(&name) => of(&[WORDS]),
         "hw-input" => of(&[WORDS, GROUND]),
         "hw-engine" => of(&[WORDS, GROUND, INPUT]),
+        // Results for whoever asks: from the engine, and from the source itself.
+        "hw-live" => of(&[WORDS, GROUND, ENGINE]),
         // The way of writes touches neither the input nor the store nor the engine.
         "hw-write" => of(&[WORDS, &["hw-pg"]]),
         // The edge knows sockets and tokens, and no surface.
         "hw-http" => of(&[WORDS, &["hw-auth"]]),
         "hw-rest" => of(&[WORDS, &["hw-auth", "headwater-sideload"], EDGE, ENGINE, WRITES]),
-        "hw-datasync" => of(&[WORDS, &["hw-auth"], EDGE, ENGINE, WRITES]),
+        "hw-datasync" => of(&[WORDS, &["hw-auth"], EDGE, ENGINE, LIVE, WRITES]),
         // Surfaces see results through the engine: neither the source nor the store nor the log.
         _ if SURFACES.contains(&name) => of(&[WORDS, &["hw-auth"], EDGE, ENGINE]),
-        "headwater" => {
-            of(&[WORDS, GROUND, INPUT, ENGINE, WRITES, EDGE, SURFACES, &["headwater-sideload"]])
-        }
+        "headwater" => of(&[
+            WORDS,
+            GROUND,
+            INPUT,
+            ENGINE,
+            LIVE,
+            WRITES,
+            EDGE,
+            SURFACES,
+            &["headwater-sideload"],
+        ]),
         // The Rust client reads the protocol by itself: two readings catch what one would hide.
         "headwater-client" | "headwater-sideload-derive" => of(&[]),
         "headwater-sideload" => of(&[&["headwater-sideload-derive"]]),
@@ -52,6 +63,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
             GROUND,
             INPUT,
             ENGINE,
+            LIVE,
             WRITES,
             EDGE,
             SURFACES,

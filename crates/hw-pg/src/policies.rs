@@ -414,6 +414,11 @@ impl RowSecurity {
                 Visible::Where { permissive: texts(true), restrictive: texts(false) }
             }
         };
+        Ok(Table { visible, ..self.whole(table) })
+    }
+
+    /// A table as somebody sees it who sees all of it.
+    pub fn whole(&self, table: &SecuredTable) -> Table {
         let columns = table.columns.iter().map(|column| {
             let ty = match column.deterministic {
                 true => self.type_of(column.type_oid),
@@ -421,12 +426,8 @@ impl RowSecurity {
             };
             (column.name.clone(), ty)
         });
-        Ok(Table {
-            number: table.id,
-            name: table.name.clone(),
-            columns: columns.collect(),
-            visible,
-        })
+        let (number, name) = (table.id, table.name.clone());
+        Table { number, name, columns: columns.collect(), visible: Visible::All }
     }
 
     fn type_of(&self, oid: u32) -> Type {

@@ -90,7 +90,7 @@ fn unquoted(value: &dyn fmt::Debug) -> String {
 }
 
 /// Crates of ours, for which a level without a name counts.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "headwater",
     "hw_auth",
     "hw_datasync",
@@ -98,6 +98,7 @@ const OURS: [&str; 13] = [
     "hw_expr",
     "hw_http",
     "hw_input",
+    "hw_live",
     "hw_pg",
     "hw_rest",
     "hw_store",

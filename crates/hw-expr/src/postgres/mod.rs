@@ -117,6 +117,18 @@ pub trait Tables {
         table: u32,
         visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
     ) -> Result<(), EvalError>;
+
+    /// The same for rows that have one of these values, at least; of each the column, by index, and the
+    /// value.
+    fn each_having(
+        &self,
+        table: u32,
+        keys: &[(usize, Vec<u8>)],
+        visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
+    ) -> Result<(), EvalError> {
+        let _ = keys;
+        self.each(table, visit)
+    }
 }
 
 /// A function of the database that computes one expression.
@@ -176,7 +188,7 @@ impl Condition {
         let mut tables = BTreeSet::new();
         self.0.visit(&mut |expr| {
             if let Expr::Exists(select) | Expr::In(_, _, select) | Expr::Only(select) = expr {
-                tables.extend(select.tables.iter().map(|(number, _)| *number));
+                tables.extend(select.tables.iter().map(|table| table.number));
             }
         });
         tables

@@ -3,7 +3,7 @@
 
 use super::bind::{Binder, Scope, folded, negated_if, qualified, refuse};
 use super::operators::{BOOL, Operation, describe};
-use super::select::Select;
+use super::select::{Select, Source};
 use super::tree::{Expr, Typed};
 use super::types::Type;
 use super::{Refusal, Visible};
@@ -148,7 +148,7 @@ impl Binder<'_> {
         ast: &Ast,
         from: &'q TableWithJoins,
         level: usize,
-        tables: &mut Vec<(u32, Expr)>,
+        tables: &mut Vec<Source>,
         conditions: &mut Vec<&'q Ast>,
     ) -> Result<(), Refusal> {
         let mut one = |this: &mut Self, factor: &'q TableFactor, conditions: &mut Vec<&'q Ast>| {
@@ -176,12 +176,7 @@ impl Binder<'_> {
     }
 
     /// A table of a FROM, which can be named from now on, and what may be seen of it.
-    fn table(
-        &mut self,
-        ast: &Ast,
-        factor: &TableFactor,
-        level: usize,
-    ) -> Result<(u32, Expr), Refusal> {
+    fn table(&mut self, ast: &Ast, factor: &TableFactor, level: usize) -> Result<Source, Refusal> {
         let TableFactor::Table { name, alias, args: None, version: None, sample: None, .. } =
             factor
         else {
@@ -204,8 +199,9 @@ impl Binder<'_> {
             Some(_) => return refuse(ast, "this form of alias is not known here"),
         };
         let number = table.number;
+        let columns = table.columns.iter().map(|(_, ty)| *ty).collect();
         self.scopes.push(Scope { table: Rc::new(table), name, level });
-        Ok((number, self.visible()?))
+        Ok(Source { number, columns, visible: self.visible()? })
     }
 }
 

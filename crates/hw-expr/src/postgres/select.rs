@@ -1,13 +1,26 @@
 //! Sub-selects: what they read, and what they find for a row and a principal.
 //!
-//! Rows are gone through one by one: this says what a sub-select means. Whoever asks often keeps lookups
-//! instead.
+//! Rows are gone through one by one, of each table those that can be in the result ([`Cover`]): whoever asks
+//! often keeps lookups to find them.
 
 use super::compare::Compare;
+use super::cover::{self, Cover};
 use super::tree::{Expr, Frame};
+use super::types::Type;
 use crate::error::EvalError;
 use hw_types::row::RowRef;
 use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A table of a FROM.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub number: u32,
+    /// The types of its columns.
+    pub columns: Arc<[Type]>,
+    /// What the role may see of it.
+    pub visible: Expr,
+}
 
 /// A sub-select over the inner join of its tables.
 #[derive(Clone)]
@@ -15,9 +28,8 @@ pub(super) struct Select {
     /// How many rows stand around it. What is an argument of a function may be evaluated deeper than it was
     /// written.
     pub around: usize,
-    /// The tables by number, each with what the role may see of it. Their rows stand behind those around
-    /// the sub-select, in this order.
-    pub tables: Vec<(u32, Expr)>,
+    /// The tables. Their rows stand behind those around the sub-select, in this order.
+    pub tables: Vec<Source>,
     pub condition: Expr,
     /// What a row is for the outside.
     pub output: Expr,
@@ -26,7 +38,7 @@ pub(super) struct Select {
 impl Select {
     /// What it is made of directly.
     pub fn parts(&self, see: &mut dyn FnMut(&Expr)) {
-        self.tables.iter().for_each(|(_, visible)| see(visible));
+        self.tables.iter().for_each(|table| see(&table.visible));
         see(&self.condition);
         see(&self.output);
     }
@@ -79,31 +91,41 @@ impl Select {
     }
 
     /// The rows that it knows.
-    fn outside<'f>(&self, frame: Frame<'f>) -> Frame<'f> {
+    pub fn outside<'f>(&self, frame: Frame<'f>) -> Frame<'f> {
         Frame { rows: frame.rows.get(..self.around).unwrap_or(frame.rows), ..frame }
     }
 
     /// Shows every row of the join behind the tables before `at`; false when `visit` wants no more.
-    fn each(
+    pub fn each(
         &self,
         at: usize,
         frame: Frame<'_>,
         visit: &mut dyn FnMut(Frame<'_>) -> Result<bool, EvalError>,
     ) -> Result<bool, EvalError> {
-        let Some((table, visible)) = self.tables.get(at) else {
+        let Some(table) = self.tables.get(at) else {
             let holds = self.condition.holds(frame)? == Some(true);
             return if holds { visit(frame) } else { Ok(true) };
         };
         let mut more = true;
-        frame.tables.each(*table, &mut |row| {
+        let mut each = |row: &RowRef<'_>| {
             let mut rows: SmallVec<[&RowRef<'_>; 4]> = SmallVec::from_slice(frame.rows);
             rows.push(row);
             let inner = Frame { rows: &rows, principal: frame.principal, tables: frame.tables };
-            if visible.holds(inner)? == Some(true) {
+            if table.visible.holds(inner)? == Some(true) {
                 more = self.each(at + 1, inner, visit)?;
             }
             Ok(more)
-        })?;
+        };
+        match self.cover(table, frame) {
+            Cover::OneOf(keys) => frame.tables.each_having(table.number, &keys, &mut each)?,
+            Cover::Anything => frame.tables.each(table.number, &mut each)?,
+        }
         Ok(more)
+    }
+
+    /// What the rows of one of its tables have, behind the rows that are known.
+    pub fn cover(&self, table: &Source, frame: Frame<'_>) -> Cover {
+        let visible = cover::of(&table.visible, &table.columns, frame);
+        visible.narrower(cover::of(&self.condition, &table.columns, frame))
     }
 }

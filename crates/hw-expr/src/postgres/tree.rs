@@ -215,7 +215,7 @@ impl Expr {
     }
 
     /// What it is made of directly.
-    fn parts(&self, see: &mut dyn FnMut(&Expr)) {
+    pub fn parts(&self, see: &mut dyn FnMut(&Expr)) {
         match self {
             Expr::Literal(_) | Expr::Bool(_) | Expr::Column { .. } | Expr::Role => {}
             Expr::Not(one) | Expr::IsNull(one) | Expr::Is(one, _) => see(one),

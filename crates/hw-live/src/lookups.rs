@@ -1,0 +1,238 @@
+//! Tables that policies read beside their own, as they stand: memberships, parents. Kept in memory by what is
+//! asked of them, and kept up to date from the list of changes (tier 2 of `design/engine.md` 11).
+//!
+//! A table is read once, when somebody's policies first need it. Invariant: of a table that is held, every
+//! transaction up to the place where it was read, and every one that was followed since, is in it.
+
+use hw_engine::{ChangedTable, EngineError, Published, Rows};
+use hw_expr::postgres::{EvalError, Table, Tables, Type};
+use hw_types::row::RowRef;
+use hw_types::{Relation, Row, TableName};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// The tables that are held, by their oids.
+#[derive(Default)]
+pub(crate) struct Lookups {
+    tables: BTreeMap<u32, Lookup>,
+    bytes: usize,
+}
+
+/// Bytes that all of them may have.
+const LIMIT: usize = 256 << 20;
+
+/// Memory of a row beside its bytes, roughly.
+const PER_ROW: usize = 96;
+
+/// One table.
+struct Lookup {
+    relation: Arc<Relation>,
+    rows: HashMap<Box<[u8]>, Row>,
+    /// By column: the keys of the rows that have a value. Made when it is first asked for.
+    by_value: RefCell<BTreeMap<usize, ByValue>>,
+}
+
+type ByValue = HashMap<Vec<u8>, HashSet<Box<[u8]>>>;
+
+/// A table that was read.
+pub(crate) struct ReadTable {
+    oid: u32,
+    lookup: Lookup,
+    bytes: usize,
+}
+
+/// Why a table is not held.
+#[derive(Debug)]
+pub(crate) enum NotHeld {
+    /// It is not followed, or its columns are not those that policies name.
+    NotFollowed,
+    /// There is no memory for it.
+    TooLarge,
+    Failed,
+}
+
+impl From<EngineError> for NotHeld {
+    fn from(_: EngineError) -> NotHeld {
+        NotHeld::Failed
+    }
+}
+
+/// The name of a table that conditions read.
+pub(crate) fn name_of(table: &Table) -> TableName {
+    TableName::new(&*table.name.0, &*table.name.1)
+}
+
+/// Whether the rows of the log have the columns that conditions read.
+pub(crate) fn has_columns(relation: &Relation, columns: &[(String, Type)]) -> bool {
+    let is_same = |(column, (name, ty)): (&hw_types::Column, &(String, Type))| {
+        let of = Type::of(column.type_oid, &column.pg_type);
+        column.name == *name && (of == *ty || *ty == Type::Other(column.type_oid))
+    };
+    relation.columns.len() == columns.len() && relation.columns.iter().zip(columns).all(is_same)
+}
+
+impl ReadTable {
+    /// Which one.
+    pub fn oid(&self) -> u32 {
+        self.oid
+    }
+
+    /// Reads a table, all of it.
+    pub fn read(published: &Published, table: &Table) -> Result<ReadTable, NotHeld> {
+        let view = published.table(&name_of(table)).filter(|view| !view.stands_still());
+        let view = view.ok_or(NotHeld::NotFollowed)?;
+        if !has_columns(view.relation(), &table.columns) {
+            return Err(NotHeld::NotFollowed);
+        }
+        let (mut rows, mut bytes) = (HashMap::new(), 0);
+        for entry in view.rows() {
+            let (key, row) = entry?;
+            bytes += weight(&key, &row.row);
+            if bytes > LIMIT {
+                return Err(NotHeld::TooLarge);
+            }
+            rows.insert(key, row.row);
+        }
+        let relation = view.relation().clone();
+        let lookup = Lookup { relation, rows, by_value: RefCell::default() };
+        Ok(ReadTable { oid: table.number, lookup, bytes })
+    }
+}
+
+impl Lookups {
+    pub fn has(&self, oid: u32) -> bool {
+        self.tables.contains_key(&oid)
+    }
+
+    /// Holds a table that was read.
+    pub fn hold(&mut self, read: ReadTable) -> Result<(), NotHeld> {
+        self.drop_table(read.oid);
+        if self.bytes + read.bytes > LIMIT {
+            return Err(NotHeld::TooLarge);
+        }
+        self.bytes += read.bytes;
+        self.tables.insert(read.oid, read.lookup);
+        Ok(())
+    }
+
+    /// Forgets a table.
+    pub fn drop_table(&mut self, oid: u32) {
+        if let Some(lookup) = self.tables.remove(&oid) {
+            self.bytes -= lookup.rows.iter().map(|(key, row)| weight(key, row)).sum::<usize>();
+        }
+    }
+
+    /// Keeps those that somebody still needs.
+    pub fn retain(&mut self, is_needed: impl Fn(u32) -> bool) {
+        let gone: Vec<u32> = self.tables.keys().copied().filter(|oid| !is_needed(*oid)).collect();
+        gone.into_iter().for_each(|oid| self.drop_table(oid));
+    }
+
+    /// Takes what a transaction did to a table. One whose rows are not known any more is forgotten.
+    pub fn apply(&mut self, changed: &ChangedTable) {
+        let oid = changed.relation.id.0;
+        let Some(lookup) = self.tables.get_mut(&oid) else { return };
+        let is_known = Arc::ptr_eq(&lookup.relation, &changed.relation)
+            || lookup.relation.columns == changed.relation.columns;
+        let Rows::Known(rows) = &changed.rows else { return self.drop_table(oid) };
+        if !is_known {
+            return self.drop_table(oid);
+        }
+        for row in rows {
+            let after = row.after.as_ref().map(|row| row.row.clone());
+            self.bytes += after.as_ref().map_or(0, |after| weight(&row.key, after));
+            self.bytes -= lookup.set(&row.key, after);
+        }
+        if self.bytes > LIMIT {
+            self.drop_table(oid);
+        }
+    }
+}
+
+fn weight(key: &[u8], row: &Row) -> usize {
+    2 * key.len() + row.as_bytes().len() + PER_ROW
+}
+
+impl Lookup {
+    /// Replaces a row; returns how much the old one weighed.
+    fn set(&mut self, key: &[u8], row: Option<Row>) -> usize {
+        let before = match row.clone() {
+            Some(row) => self.rows.insert(key.into(), row),
+            None => self.rows.remove(key),
+        };
+        for (column, by_value) in self.by_value.get_mut() {
+            if let Some(value) = before.as_ref().and_then(|row| value(row, *column))
+                && let Some(keys) = by_value.get_mut(&value)
+            {
+                keys.remove(key);
+                if keys.is_empty() {
+                    by_value.remove(&value);
+                }
+            }
+            if let Some(value) = row.as_ref().and_then(|row| value(row, *column)) {
+                by_value.entry(value).or_default().insert(key.into());
+            }
+        }
+        before.map_or(0, |row| weight(key, &row))
+    }
+
+    /// The keys of rows that have one of these values.
+    fn having(&self, keys: &[(usize, Vec<u8>)]) -> HashSet<Box<[u8]>> {
+        let mut by_value = self.by_value.borrow_mut();
+        let mut found = HashSet::new();
+        for (column, wanted) in keys {
+            let by_value = by_value.entry(*column).or_insert_with(|| self.indexed(*column));
+            found.extend(by_value.get(wanted).into_iter().flatten().cloned());
+        }
+        found
+    }
+
+    fn indexed(&self, column: usize) -> ByValue {
+        let mut by_value = ByValue::default();
+        for (key, row) in &self.rows {
+            if let Some(value) = value(row, column) {
+                by_value.entry(value).or_default().insert(key.clone());
+            }
+        }
+        by_value
+    }
+}
+
+fn value(row: &Row, column: usize) -> Option<Vec<u8>> {
+    row.view().get(column).bytes().map(<[u8]>::to_vec)
+}
+
+const NOT_HELD: EvalError = EvalError("a table that policies read is not held");
+
+impl Tables for Lookups {
+    fn each(
+        &self,
+        table: u32,
+        visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
+    ) -> Result<(), EvalError> {
+        for row in self.tables.get(&table).ok_or(NOT_HELD)?.rows.values() {
+            if !visit(&row.view())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn each_having(
+        &self,
+        table: u32,
+        keys: &[(usize, Vec<u8>)],
+        visit: &mut dyn FnMut(&RowRef<'_>) -> Result<bool, EvalError>,
+    ) -> Result<(), EvalError> {
+        let lookup = self.tables.get(&table).ok_or(NOT_HELD)?;
+        for key in lookup.having(keys) {
+            if let Some(row) = lookup.rows.get(&key)
+                && !visit(&row.view())?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

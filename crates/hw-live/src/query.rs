@@ -1,0 +1,149 @@
+//! What is asked, and what is told of it.
+
+use hw_types::{EndLsn, RunAs, TableName};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A statement with parameters, all of them texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Sql {
+    /// With `$1` and so on.
+    pub text: String,
+    /// Their values.
+    pub parameters: Vec<String>,
+}
+
+/// What is wanted of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wants {
+    /// Its rows.
+    Rows,
+    /// How many rows it has.
+    Count,
+}
+
+/// A query whose result is kept live.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LiveQuery {
+    /// The table whose rows it gives.
+    pub table: TableName,
+    /// The columns of its primary key, in the order in which they stand in keys.
+    pub key: Vec<String>,
+    /// Gives (key, record) of every row, in the result's order: two texts. The key is the JSON of the
+    /// primary key (one value, or an array of several), the record the JSON of an object, both as `jsonb`
+    /// prints it. It runs as whoever asks.
+    pub rows: Sql,
+    /// What is wanted of it.
+    pub wants: Wants,
+    /// The same as a condition over single rows; `None` where there is no such form of it.
+    pub matcher: Option<Matcher>,
+}
+
+/// A query as a condition over the rows of its table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Matcher {
+    /// What stands behind WHERE, with its own parameters.
+    pub filter: Option<Sql>,
+    /// The fields of a record with the columns that are in them.
+    pub fields: Vec<(String, String)>,
+    /// LIMIT, OFFSET or DISTINCT ON: which of the rows that match are in the result depends on others.
+    pub is_window: bool,
+}
+
+/// The JSON of a primary key. No two rows of a result have the same.
+pub type Key = Arc<str>;
+
+/// A row as it is told: the JSON of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record(Arc<str>);
+
+impl Record {
+    /// Takes the JSON of an object, as `jsonb` prints it: equal ones have equal texts.
+    pub fn new(json: impl Into<Arc<str>>) -> Record {
+        Record(json.into())
+    }
+
+    /// The JSON.
+    pub fn json(&self) -> &str {
+        &self.0
+    }
+
+    /// The JSON of every field. One that is no object has none.
+    pub fn fields(&self) -> BTreeMap<String, &RawValue> {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+/// What happened to a row of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is in the result now.
+    Insert {
+        /// Its key.
+        key: Key,
+        /// The row.
+        record: Record,
+    },
+    /// It was in the result before, and is.
+    Update {
+        /// Its key.
+        key: Key,
+        /// What was told last.
+        before: Record,
+        /// What it is now; the same when a transaction touched it only.
+        after: Record,
+    },
+    /// It is not in the result any more.
+    Delete {
+        /// Its key.
+        key: Key,
+        /// What was told last.
+        before: Record,
+    },
+}
+
+impl Change {
+    /// The row's key.
+    pub fn key(&self) -> &Key {
+        match self {
+            Change::Insert { key, .. }
+            | Change::Update { key, .. }
+            | Change::Delete { key, .. } => key,
+        }
+    }
+}
+
+/// A result, or what has changed of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News<T> {
+    /// Of rows.
+    Rows(Vec<T>),
+    /// How many there are now.
+    Count(u64),
+}
+
+/// How a subscription begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct First {
+    /// Everything up to here is in it.
+    pub position: EndLsn,
+    /// The rows with their keys in the result's order, or their number.
+    pub result: News<(Key, Record)>,
+}
+
+/// What has changed since what was told last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Everything up to here is in it.
+    pub position: EndLsn,
+    /// Of one row at most one change; rows that go come first.
+    pub changes: News<Change>,
+}
+
+/// A query, and as whom it is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub query: Arc<LiveQuery>,
+    pub who: Arc<RunAs>,
+}

@@ -1,0 +1,294 @@
+//! All results that are kept: who depends on what, who has to be asked, and what transactions did to whom.
+
+use crate::book::Reads;
+use crate::index::Index;
+use crate::kept::{Kept, Phase};
+use crate::lookups::{Lookups, ReadTable};
+use crate::plan::Plan;
+use crate::query::Question;
+use hw_engine::{ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since};
+use hw_pg::rights::Rights;
+use hw_types::{EndLsn, PgSnapshot, TableName};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// Questions of one round.
+const ROUND: usize = 256;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct State {
+    pub results: HashMap<u64, Kept>,
+    pub next: u64,
+    /// Who has to be asked, in turn.
+    pub queue: VecDeque<u64>,
+    /// Who has a plan for the rows of a table.
+    pub planned: HashMap<TableName, Index>,
+    /// The tables that policies read beside, and who depends on rows of them, by oid.
+    pub lookups: Lookups,
+    pub inner: HashMap<u32, Index>,
+    /// Who is asked when a table changes.
+    pub by_table: HashMap<TableName, BTreeSet<u64>>,
+    /// Who is asked when anything changes.
+    pub by_anything: BTreeSet<u64>,
+    /// Transactions in the list that the last snapshot did not see, and how far that was looked through.
+    pub unseen: Vec<Arc<Committed>>,
+    pub looked: Option<ChangePlace>,
+    /// What was followed while somebody was being asked.
+    pub meanwhile: Vec<Arc<Committed>>,
+    pub is_asking: bool,
+    pub stopping: bool,
+}
+
+impl State {
+    /// Notes that a result has to be asked again.
+    pub fn ask(&mut self, number: u64) {
+        let Some(kept) = self.results.get_mut(&number) else { return };
+        if !kept.due {
+            kept.due = true;
+            if !kept.asked && kept.inbox.is_empty() {
+                self.queue.push_back(number);
+            }
+        }
+    }
+
+    /// Lets one that is due into the queue, when nothing is in its way any more.
+    pub fn requeue(&mut self, number: u64) {
+        let Some(kept) = self.results.get(&number) else { return };
+        if kept.due && !kept.asked && kept.inbox.is_empty() {
+            self.queue.push_back(number);
+        }
+    }
+
+    pub fn ask_all(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        numbers.into_iter().for_each(|number| self.ask(number));
+    }
+
+    /// Notes what a result depends on: rows that its plan finds, or every row of what it reads.
+    pub fn depends(&mut self, number: u64, reads: Reads, plan: Option<Arc<Plan>>) {
+        let Some(kept) = self.results.get(&number) else { return };
+        let is_same = match (&kept.plan, &plan) {
+            (None, None) => kept.reads == reads,
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => false,
+        };
+        if is_same {
+            return;
+        }
+        self.forget(number);
+        let Some(kept) = self.results.get_mut(&number) else { return };
+        (kept.reads, kept.plan) = (reads, plan);
+        let table = &kept.question.query.table;
+        if let Some(plan) = &kept.plan {
+            self.planned.entry(table.clone()).or_default().add(number, &plan.cover);
+            for (oid, cover) in &plan.inner {
+                self.inner.entry(*oid).or_default().add(number, cover);
+            }
+            return;
+        }
+        for table in &kept.reads.tables {
+            self.by_table.entry(table.clone()).or_default().insert(number);
+        }
+        if kept.reads.unknown {
+            self.by_anything.insert(number);
+        }
+    }
+
+    pub fn forget(&mut self, number: u64) {
+        let Some(kept) = self.results.get(&number) else { return };
+        let table = &kept.question.query.table;
+        if let Some(plan) = &kept.plan {
+            if let Some(index) = self.planned.get_mut(table) {
+                index.remove(number, &plan.cover);
+                if index.is_empty() {
+                    self.planned.remove(table);
+                }
+            }
+            for (oid, cover) in &plan.inner {
+                if let Some(index) = self.inner.get_mut(oid) {
+                    index.remove(number, cover);
+                    if index.is_empty() {
+                        self.inner.remove(oid);
+                    }
+                }
+            }
+        }
+        for table in &kept.reads.tables {
+            if let Some(numbers) = self.by_table.get_mut(table) {
+                numbers.remove(&number);
+                if numbers.is_empty() {
+                    self.by_table.remove(table);
+                }
+            }
+        }
+        self.by_anything.remove(&number);
+    }
+
+    pub fn remove(&mut self, number: u64) {
+        self.forget(number);
+        self.results.remove(&number);
+    }
+
+    /// Whether rows are told by a plan for one of these transactions.
+    pub fn is_planned(&self, committed: &[Arc<Committed>]) -> bool {
+        let tables = committed.iter().flat_map(|one| &one.tables);
+        tables.into_iter().any(|table| self.planned.contains_key(table.name()))
+    }
+
+    /// Takes what transactions did: asks those who depend on it, and applies it to those that have a plan.
+    ///
+    /// - Takes: who may see what, looked at behind these transactions; `None` where no plan is touched.
+    pub fn dispatch(&mut self, committed: &[Arc<Committed>], rights: Option<&Rights>) {
+        let mut due: BTreeSet<u64> = BTreeSet::new();
+        for one in committed {
+            let mut moved = BTreeSet::new();
+            for table in &one.tables {
+                due.extend(self.by_table.get(table.name()).into_iter().flatten());
+                self.moved(table, &mut moved);
+                self.lookups.apply(table);
+            }
+            // Who sees what changes with this transaction: the plans are of before it.
+            self.ask_all(moved);
+            for table in &one.tables {
+                self.apply(one, table, rights, &mut due);
+            }
+            if !one.tables.is_empty() {
+                due.extend(&self.by_anything);
+            }
+        }
+        if self.is_asking {
+            self.meanwhile.extend_from_slice(committed);
+        }
+        self.ask_all(due);
+    }
+
+    /// Holds tables that were read, with what was done to them since.
+    pub fn hold(&mut self, read: Vec<ReadTable>, since: Since) {
+        let Since::Complete(since) = since else { return };
+        for table in read {
+            let oid = table.oid();
+            if self.lookups.hold(table).is_ok() {
+                let changed = since.iter().flat_map(|one| &one.tables);
+                changed
+                    .filter(|table| table.relation.id.0 == oid)
+                    .for_each(|t| self.lookups.apply(t));
+            }
+        }
+    }
+
+    /// Who depends on what a transaction did to a table beside theirs.
+    pub fn moved(&self, table: &ChangedTable, moved: &mut BTreeSet<u64>) {
+        let Some(index) = self.inner.get(&table.relation.id.0) else { return };
+        let Rows::Known(rows) = &table.rows else { return moved.extend(index.all()) };
+        let mut found = HashSet::new();
+        for row in rows {
+            for state in [&row.before, &row.after].into_iter().flatten() {
+                index.candidates(&state.row, &mut found);
+            }
+        }
+        moved.extend(found);
+    }
+
+    /// Applies what a transaction did to a table to those that have a plan for it.
+    pub fn apply(
+        &mut self,
+        one: &Committed,
+        table: &ChangedTable,
+        rights: Option<&Rights>,
+        due: &mut BTreeSet<u64>,
+    ) {
+        let Some(index) = self.planned.get(table.name()) else { return };
+        let rows = match &table.rows {
+            Rows::Known(rows) => rows,
+            Rows::Unknown | Rows::StandsStill => return due.extend(index.all()),
+        };
+        let mut found = HashMap::<u64, Vec<&ChangedRow>>::new();
+        let mut candidates = HashSet::new();
+        for row in rows {
+            candidates.clear();
+            for state in [&row.before, &row.after].into_iter().flatten() {
+                index.candidates(&state.row, &mut candidates);
+            }
+            for number in &candidates {
+                found.entry(*number).or_default().push(row);
+            }
+        }
+        for (number, rows) in found {
+            let Some(kept) = self.results.get_mut(&number) else { continue };
+            // Whoever is or will be asked is told by the answer.
+            let is_told = kept.due || kept.asked;
+            if !is_told && !kept.apply(one, table, &rows, rights, &self.lookups) {
+                due.insert(number);
+            }
+        }
+    }
+
+    /// Finds what the newest snapshot does not see, among what no snapshot saw so far and what came since;
+    /// false where that is not known any more.
+    pub fn look_for_unseen(&mut self, snapshot: &PgSnapshot, published: &Published) -> bool {
+        let since = self.looked.map(|place| published.committed_since(place));
+        self.looked = Some(published.change_place());
+        let is_unseen = |one: &Arc<Committed>| one.xid.is_some_and(|xid| !snapshot.sees(xid));
+        match since {
+            Some(Since::Complete(list)) => {
+                self.unseen.extend(list);
+                self.unseen.retain(is_unseen);
+                true
+            }
+            Some(Since::Gone) | None => {
+                self.unseen.clear();
+                false
+            }
+        }
+    }
+
+    /// Brings those that were just asked from the moment of the answer to that up to which it was looked at
+    /// who may see what.
+    pub fn catch_up(&mut self, told: &[u64], rights: &Rights, latest: EndLsn) {
+        let unseen = self.unseen.clone();
+        for number in told {
+            let Some(kept) = self.results.get_mut(number) else { continue };
+            let mut is_due = false;
+            for one in &unseen {
+                is_due |= match &kept.plan {
+                    None => {
+                        kept.reads.unknown && !one.tables.is_empty()
+                            || one
+                                .tables
+                                .iter()
+                                .any(|table| kept.reads.tables.contains(table.name()))
+                    }
+                    Some(plan) => plan.is_moved(one) || !kept.apply_all(one, rights, &self.lookups),
+                };
+            }
+            // What was followed meanwhile went past it.
+            let later = self.meanwhile.iter().filter(|one| one.end_lsn > latest);
+            let last = later.clone().map(|one| one.end_lsn).max();
+            is_due |= later.into_iter().any(|one| kept.is_touched(one, &self.lookups));
+            if let Phase::Told { at, .. } = &mut kept.phase {
+                at.applied = last.unwrap_or(latest);
+            }
+            if is_due {
+                self.ask(*number);
+            }
+        }
+    }
+
+    /// Takes those who are asked next.
+    pub fn batch(&mut self) -> Vec<(u64, Question)> {
+        let mut batch = Vec::new();
+        self.meanwhile.clear();
+        while batch.len() < ROUND
+            && let Some(number) = self.queue.pop_front()
+        {
+            let Some(kept) = self.results.get_mut(&number) else { continue };
+            // It may stand in the queue twice.
+            if kept.due && !kept.asked && kept.inbox.is_empty() {
+                (kept.due, kept.asked) = (false, true);
+                batch.push((number, kept.question.clone()));
+            }
+        }
+        self.is_asking = !batch.is_empty();
+        batch
+    }
+}

@@ -1,0 +1,124 @@
+//! What a subscriber holds: how its result began, and what comes.
+
+use crate::error::LiveError;
+use crate::query::{Commit, First, Key, News, Record};
+use crate::result::net;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Where news waits until it is taken: one piece at most, into which more is merged. Nobody is asked for
+/// somebody who takes nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    commit: Option<Commit>,
+    /// The number that was taken last, of a count.
+    count: Option<u64>,
+    end: Option<LiveError>,
+}
+
+impl Inbox {
+    /// Notes the number with which a count begins.
+    pub fn begin(&self, result: &News<(Key, Record)>) {
+        if let News::Count(count) = result {
+            self.state.lock().count = Some(*count);
+        }
+    }
+
+    /// Whether what was put in last has been taken.
+    pub fn is_empty(&self) -> bool {
+        self.state.lock().commit.is_none()
+    }
+
+    /// Puts news in; with what was not taken yet it becomes one. Returns how many rows are in it.
+    pub fn put(&self, commit: Commit) -> usize {
+        let mut state = self.state.lock();
+        let changes = match state.commit.take() {
+            Some(waiting) => net(waiting.changes, commit.changes),
+            None => commit.changes,
+        };
+        let count = match &changes {
+            News::Rows(rows) => rows.len(),
+            News::Count(count) => usize::from(state.count != Some(*count)),
+        };
+        // What came and went before anybody looked is nothing.
+        if count > 0 {
+            state.commit = Some(Commit { position: commit.position, changes });
+            self.filled.notify_one();
+        }
+        count
+    }
+
+    /// Nothing comes behind what is in it.
+    pub fn end(&self, why: LiveError) {
+        self.state.lock().end.get_or_insert(why);
+        self.filled.notify_one();
+    }
+
+    fn take(&self) -> Option<Result<Commit, LiveError>> {
+        let mut state = self.state.lock();
+        match state.commit.take() {
+            Some(commit) => {
+                if let News::Count(count) = commit.changes {
+                    state.count = Some(count);
+                }
+                Some(Ok(commit))
+            }
+            None => state.end.clone().map(Err),
+        }
+    }
+
+    async fn next(&self) -> Result<Commit, LiveError> {
+        loop {
+            let filled = self.filled.notified();
+            if let Some(taken) = self.take() {
+                return taken;
+            }
+            filled.await;
+        }
+    }
+}
+
+/// What a subscription tells those who keep it going.
+pub(crate) trait Keeper: Send + Sync {
+    /// Its inbox is empty again.
+    fn taken(&self, number: u64);
+    /// Nobody listens any more.
+    fn left(&self, number: u64);
+}
+
+/// A result that is kept live for somebody, until this is dropped.
+pub struct Subscription {
+    pub(crate) number: u64,
+    pub(crate) first: First,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) keeper: Arc<dyn Keeper>,
+}
+
+impl Subscription {
+    /// How it begins.
+    pub fn first(&self) -> &First {
+        &self.first
+    }
+
+    /// Waits for the next change of the result. Nothing is lost when this is cancelled.
+    ///
+    /// - Errors: the query has no result any more. What was told of it is gone by then.
+    pub async fn next(&mut self) -> Result<Commit, LiveError> {
+        let commit = self.inbox.next().await?;
+        self.keeper.taken(self.number);
+        Ok(commit)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.keeper.left(self.number);
+    }
+}

@@ -1,0 +1,128 @@
+//! What followers hold is what Postgres shows them, whatever happens to rows, memberships and policies.
+
+use crate::world::{Follower, World, query, user};
+use hw_live::Wants;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+/// Policies of every kind: owner, membership, parent's membership, role claim, restrictive, a helper function.
+const SCHEMA: &str = "
+CREATE FUNCTION me() RETURNS text LANGUAGE sql STABLE
+  AS $$ SELECT nullif(current_setting('request.jwt.claim.sub', true), '') $$;
+CREATE TABLE members (id int PRIMARY KEY, team int NOT NULL, who text NOT NULL);
+CREATE TABLE tasks (id int PRIMARY KEY, team int, owner text, title text, done boolean, at timestamptz DEFAULT '2026-01-02 03:04:05.678+00', price numeric);
+CREATE TABLE notes (id uuid PRIMARY KEY, task int, body text, secret boolean NOT NULL DEFAULT false);
+CREATE FUNCTION is_member(team int) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER
+  AS $$ SELECT EXISTS (SELECT FROM public.members m WHERE m.team = is_member.team AND m.who = public.me()) $$;
+GRANT SELECT ON members, tasks, notes TO app;
+ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tasks ENABLE ROW LEVEL SECURITY;
+ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON members FOR SELECT USING (who = me());
+CREATE POLICY own ON tasks FOR SELECT USING (owner = me());
+CREATE POLICY team ON tasks FOR SELECT USING (team IN (SELECT m.team FROM members m WHERE m.who = me()));
+CREATE POLICY task ON notes FOR SELECT USING (EXISTS (SELECT FROM tasks t WHERE t.id = task));
+CREATE POLICY plain ON notes AS RESTRICTIVE FOR SELECT USING (NOT secret OR is_member(1));
+";
+
+const USERS: [&str; 3] = ["ada", "bob", "eve"];
+
+/// Statements that change who may see what.
+const RULES: [&str; 8] = [
+    "ALTER POLICY own ON tasks USING (owner = me() AND NOT coalesce(done, false))",
+    "ALTER POLICY own ON tasks USING (owner = me())",
+    "DROP POLICY IF EXISTS extra ON tasks; CREATE POLICY extra ON tasks FOR SELECT USING (title = 'open')",
+    "DROP POLICY IF EXISTS extra ON tasks",
+    "CREATE OR REPLACE FUNCTION is_member(team int) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER AS $$ SELECT false $$",
+    "CREATE OR REPLACE FUNCTION is_member(team int) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER \
+     AS $$ SELECT EXISTS (SELECT FROM public.members m WHERE m.team = is_member.team AND m.who = public.me()) $$",
+    "ALTER POLICY plain ON notes USING (true)",
+    "ALTER POLICY plain ON notes USING (NOT secret OR is_member(1))",
+];
+
+fn statement(rng: &mut StdRng) -> String {
+    let (id, team) = (rng.random_range(0..12), rng.random_range(0..3));
+    let who = USERS.choose(rng).unwrap();
+    let title = ["open", "shut", "a\"b"].choose(rng).unwrap();
+    let done = ["true", "false", "NULL"].choose(rng).unwrap();
+    let uuid = format!("00000000-0000-4000-8000-{:012}", id % 8);
+    match rng.random_range(0..100) {
+        0..22 => format!(
+            "INSERT INTO tasks (id, team, owner, title, done, price) VALUES ({id}, {team}, '{who}', '{title}', {done}, {}.50) \
+             ON CONFLICT (id) DO UPDATE SET title = excluded.title, owner = excluded.owner",
+            rng.random_range(0..3)
+        ),
+        22..34 => format!("UPDATE tasks SET owner = '{who}', done = {done} WHERE id = {id}"),
+        34..42 => format!("UPDATE tasks SET team = {team} WHERE id = {id}"),
+        42..46 => format!("UPDATE tasks SET title = title WHERE id = {id}"),
+        46..54 => format!("DELETE FROM tasks WHERE id = {id}"),
+        54..62 => format!(
+            "INSERT INTO members VALUES ({}, {team}, '{who}') ON CONFLICT DO NOTHING",
+            id % 6
+        ),
+        62..69 => format!("DELETE FROM members WHERE id = {}", id % 6),
+        69..72 => format!("UPDATE members SET who = '{who}' WHERE id = {}", id % 6),
+        72..82 => format!(
+            "INSERT INTO notes VALUES ('{uuid}', {id}, '{title}', {}) ON CONFLICT (id) DO UPDATE SET task = excluded.task",
+            rng.random_bool(0.5)
+        ),
+        82..86 => format!("UPDATE notes SET secret = NOT secret WHERE id = '{uuid}'"),
+        86..89 => format!("DELETE FROM notes WHERE id = '{uuid}'"),
+        89..90 => "TRUNCATE notes".into(),
+        90..91 => "TRUNCATE members".into(),
+        91..93 => format!(
+            "UPDATE tasks SET id = id + 100 WHERE id = {id}; UPDATE tasks SET id = id - 100 WHERE id = {id} + 100"
+        ),
+        _ => RULES.choose(rng).unwrap().to_string(),
+    }
+}
+
+fn queries() -> Vec<hw_live::LiveQuery> {
+    vec![
+        query("tasks", "true", "", Wants::Rows),
+        query("tasks", "team = 1 AND done IS NOT TRUE", "", Wants::Rows),
+        query("tasks", "owner = 'ada' OR title = 'open'", "", Wants::Count),
+        query("tasks", "true", "ORDER BY price DESC, id LIMIT 3", Wants::Rows),
+        query("notes", "true", "", Wants::Rows),
+        query("notes", "body <> 'shut'", "", Wants::Count),
+        query("members", "true", "", Wants::Rows),
+        query("members", "team <> 2", "", Wants::Count),
+        query("members", "true", "ORDER BY id LIMIT 2", Wants::Rows),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_followers_hold_what_postgres_shows_them() {
+    let seeds = std::env::var("HEADWATER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds: Vec<u64> = seeds.map_or_else(|| (0..4).collect(), |seed| vec![seed]);
+    for seed in seeds {
+        eprintln!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut world = World::new(SCHEMA).await;
+        let mut followers: Vec<Follower> = Vec::new();
+        for round in 0..30 {
+            if round % 6 == 0 {
+                // New ones come among the old ones.
+                for query in queries() {
+                    let who = user(USERS.choose(&mut rng).unwrap());
+                    followers.push(world.follow(query, &who).await);
+                }
+            }
+            for _ in 0..rng.random_range(1..6) {
+                let count = rng.random_range(1..4);
+                let statements: Vec<String> = (0..count).map(|_| statement(&mut rng)).collect();
+                world.sql(&format!("BEGIN; {}; COMMIT", statements.join("; "))).await;
+            }
+            if rng.random_bool(0.3) && !followers.is_empty() {
+                followers.swap_remove(rng.random_range(0..followers.len()));
+            }
+            for follower in &followers {
+                world.settles(follower).await;
+            }
+            eprintln!("round {round}: {} of {} planned", world.live.planned(), followers.len());
+        }
+        assert_eq!(world.live.subscriptions(), followers.len());
+        world.end().await;
+    }
+}

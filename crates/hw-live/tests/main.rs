@@ -1,0 +1,4 @@
+//! Live results against a real Postgres and the real engine.
+
+mod differential;
+mod world;

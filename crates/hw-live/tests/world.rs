@@ -1,0 +1,239 @@
+//! A database with row level security, the engine over it, and followers of results.
+
+use hw_engine::{Engine, EngineOptions};
+use hw_live::{
+    Change, First, Live, LiveOptions, LiveQuery, Matcher, News, Sql, Subscription, Wants,
+};
+use hw_pg::config::ConnectConfig;
+use hw_pg::principal::run_as;
+use hw_pg::sql::Pool;
+use hw_store::{Store, StoreOptions};
+use hw_testkit::Cluster;
+use hw_types::{RunAs, TableName};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+/// No test waits longer.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The role that users are.
+pub const ROLE: &str = "app";
+
+pub struct World {
+    _cluster: Cluster,
+    pub client: Client,
+    pub engine: Engine,
+    pub live: Live,
+    stop: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// Starts everything over a schema that a superuser makes.
+    pub async fn new(schema: &str) -> World {
+        let cluster = Cluster::start();
+        let client = cluster.client("postgres").await;
+        client.batch_execute(&format!("CREATE ROLE {ROLE} NOLOGIN")).await.unwrap();
+        client.batch_execute(schema).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = StoreOptions::new(dir.path().join("store"));
+        options.memtable_bytes = 8 << 20;
+        let store = Store::open(&options).unwrap();
+        let (connection, _) = ConnectConfig::parse(&cluster.url("postgres")).unwrap();
+        let mut options = EngineOptions::new(store, connection.clone());
+        options.change_list_bytes = 16 << 20;
+        let (engine, _) = Engine::start(options, Some(("s.yaml".into(), "bucket_definitions:\n  all:\n    data: [SELECT * FROM tasks, SELECT * FROM notes, SELECT * FROM members]\n".into()))).unwrap();
+        let pool = Pool::new(connection.for_users(), 4, Duration::from_secs(5));
+        let stop = CancellationToken::new();
+        let live = Live::start(engine.clone(), pool, LiveOptions::default(), stop.clone());
+        World { _cluster: cluster, client, engine, live, stop, _dir: dir }
+    }
+
+    pub async fn sql(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    pub async fn follow(&self, query: LiveQuery, who: &Arc<RunAs>) -> Follower {
+        let subscription = self.live.subscribe(query.clone(), who.clone()).await.unwrap();
+        Follower::new(query, who.clone(), subscription)
+    }
+
+    /// What Postgres shows whoever asks.
+    pub async fn asked(&mut self, query: &LiveQuery, who: &RunAs) -> BTreeMap<String, String> {
+        let transaction = self.client.transaction().await.unwrap();
+        transaction.batch_execute("SET LOCAL TimeZone = 'UTC'").await.unwrap();
+        run_as(&transaction, who).await.unwrap();
+        let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+            query.rows.parameters.iter().map(|text| text as _).collect();
+        let rows = transaction.query(&query.rows.text, &parameters).await.unwrap();
+        transaction.rollback().await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// Waits until a follower holds what Postgres shows.
+    pub async fn settles(&mut self, follower: &Follower) {
+        let end = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let expected = self.asked(&follower.query, &follower.who).await;
+            let held = follower.held();
+            let is_same = match follower.query.wants {
+                Wants::Rows => held.rows == expected,
+                Wants::Count => held.count == expected.len() as u64,
+            };
+            if is_same {
+                return;
+            }
+            if tokio::time::Instant::now() > end {
+                let subject = &follower.who.subject;
+                panic!(
+                    "{subject} does not hold what Postgres shows for {}:\nheld {held:#?}\nPostgres {expected:#?}",
+                    follower.query.rows.text
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.engine.stop().await;
+    }
+}
+
+/// Somebody with a token.
+pub fn user(subject: &str) -> Arc<RunAs> {
+    Arc::new(RunAs {
+        role: ROLE.into(),
+        subject: subject.into(),
+        claims_json: format!("{{\"sub\": \"{subject}\"}}").into(),
+        claimed_role: None,
+    })
+}
+
+/// The rows of a table of which a condition is true, in a window if there is something behind it.
+pub fn query(table: &str, condition: &str, window: &str, wants: Wants) -> LiveQuery {
+    let text = format!(
+        "WITH q AS (SELECT * FROM public.{table} WHERE {condition} {window}) \
+         SELECT to_jsonb(q.id)::text, to_jsonb(q)::text FROM q"
+    );
+    let columns: &[&str] = match table {
+        "tasks" => &["id", "team", "owner", "title", "done", "at", "price"],
+        "notes" => &["id", "task", "body", "secret"],
+        _ => &["id", "team", "who"],
+    };
+    let fields = columns.iter().map(|name| (name.to_string(), name.to_string()));
+    LiveQuery {
+        table: TableName::new("public", table),
+        key: vec!["id".into()],
+        rows: Sql { text, parameters: Vec::new() },
+        wants,
+        matcher: Some(Matcher {
+            filter: Some(Sql { text: condition.into(), parameters: Vec::new() }),
+            fields: fields.collect(),
+            is_window: !window.is_empty(),
+        }),
+    }
+}
+
+/// What a follower holds.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    pub rows: BTreeMap<String, String>,
+    pub count: u64,
+    /// Updates of rows of which nothing changed.
+    pub touched: u64,
+    pub ended: Option<String>,
+}
+
+/// Applies what it is told as a client does, and minds that it is told so that a client can.
+pub struct Follower {
+    pub query: LiveQuery,
+    pub who: Arc<RunAs>,
+    held: Arc<Mutex<Held>>,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    fn new(query: LiveQuery, who: Arc<RunAs>, mut subscription: Subscription) -> Follower {
+        let First { result, .. } = subscription.first().clone();
+        let mut first = Held::default();
+        match result {
+            News::Rows(rows) => {
+                first.rows = rows
+                    .iter()
+                    .map(|(key, row)| (key.to_string(), row.json().to_owned()))
+                    .collect();
+            }
+            News::Count(count) => first.count = count,
+        }
+        let held = Arc::new(Mutex::new(first));
+        let told = held.clone();
+        let task = tokio::spawn(async move {
+            let mut position = subscription.first().position;
+            loop {
+                match subscription.next().await {
+                    Ok(commit) => {
+                        assert!(commit.position >= position, "positions go back");
+                        position = commit.position;
+                        told.lock().apply(commit.changes);
+                    }
+                    Err(error) => {
+                        told.lock().ended = Some(error.to_string());
+                        return;
+                    }
+                }
+            }
+        });
+        Follower { query, who, held, task }
+    }
+
+    pub fn held(&self) -> Held {
+        assert!(!self.task.is_finished() || self.held.lock().ended.is_some(), "a follower failed");
+        self.held.lock().clone()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Held {
+    fn apply(&mut self, changes: News<Change>) {
+        match changes {
+            News::Count(count) => {
+                assert_ne!(self.count, count, "a count that is told is another one");
+                self.count = count;
+            }
+            News::Rows(changes) => changes.into_iter().for_each(|change| self.change(change)),
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Insert { key, record } => {
+                let was = self.rows.insert(key.to_string(), record.json().to_owned());
+                assert_eq!(was, None, "{key} is told twice");
+            }
+            Change::Update { key, before, after } => {
+                self.touched += u64::from(before == after);
+                let was = self.rows.insert(key.to_string(), after.json().to_owned());
+                assert_eq!(was.as_deref(), Some(before.json()), "{key} was told otherwise");
+            }
+            Change::Delete { key, before } => {
+                let was = self.rows.remove(&*key);
+                assert_eq!(
+                    was.as_deref(),
+                    Some(before.json()),
+                    "{key} goes and was told otherwise"
+                );
+            }
+        }
+    }
+}
