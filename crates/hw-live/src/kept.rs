@@ -90,7 +90,8 @@ impl Kept {
     ) -> Option<Arc<Plan>> {
         let Question { query, who } = &self.question;
         let (conditions, matcher) = conditions.as_ref().zip(query.matcher.as_ref())?;
-        let table = published.table(&query.table).filter(|table| !table.stands_still())?;
+        let table = published.table(&query.table).entered();
+        let table = table.filter(|table| !table.stands_still())?;
         if let Some(plan) = &self.plan
             && plan.inner.is_empty()
             && plan.rights == *rights

@@ -17,11 +17,11 @@ use crate::lookups::ReadTable;
 use crate::query::{LiveQuery, Question};
 use crate::state::State;
 use crate::subscription::{Inbox, Keeper, Subscription};
-use hw_engine::{ChangePlace, Engine, Since};
+use hw_engine::{ChangePlace, Engine, Since, TableState};
 use hw_expr::postgres::Table;
 use hw_pg::rights::Rights;
 use hw_pg::sql::Pool;
-use hw_types::{EndLsn, RunAs};
+use hw_types::{EndLsn, RunAs, TableName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -187,6 +187,21 @@ impl Shared {
         &self.asking.engine
     }
 
+    /// Makes tables replicated that somebody may read, in its own time. Changes of a table that is not followed
+    /// are not told; until it is, the results that depend on it are asked each second.
+    fn demand(&self, tables: impl IntoIterator<Item = TableName>) {
+        let published = self.engine().published();
+        let is_unknown = |table: &TableName| matches!(published.table(table), TableState::Unknown);
+        for table in tables.into_iter().filter(is_unknown) {
+            let engine = self.engine().clone();
+            tokio::spawn(async move {
+                if let Err(error) = engine.demand(&table).await {
+                    tracing::info!(%table, %error, "a table that live queries read is not followed");
+                }
+            });
+        }
+    }
+
     /// Follows what is published.
     async fn follow(self: Arc<Shared>) {
         let mut watch = self.engine().watch();
@@ -260,7 +275,7 @@ impl Shared {
             let state = &mut *guard;
             let mut due: BTreeSet<u64> = state.by_anything.clone();
             for (table, numbers) in &state.by_table {
-                if published.table(table).is_none() {
+                if published.table(table).entered().is_none() {
                     due.extend(numbers);
                 }
             }
@@ -345,6 +360,7 @@ impl Shared {
         let at = Moment { snapshot, place, applied: EndLsn::default() };
         let mut since =
             SinceMoments { checked: &checked, unseen: state.unseen.clone(), known: HashMap::new() };
+        let mut demanded = BTreeSet::new();
         let mut told = Vec::new();
         for ((number, question), answer) in batch.iter().zip(answers) {
             let Some(kept) = state.results.get_mut(number) else { continue };
@@ -352,6 +368,7 @@ impl Shared {
             match answer {
                 Ok((result, Admitted { reads, conditions })) => {
                     kept.failures = 0;
+                    demanded.extend(reads.tables.iter().cloned());
                     kept.tell(result, &at, &published, &mut since);
                     let lookups = &state.lookups;
                     let plan = kept.plan_for(conditions, &rights, &checked, lookups);
@@ -382,6 +399,7 @@ impl Shared {
         state.meanwhile.clear();
         state.is_asking = false;
         drop(guard);
+        self.demand(demanded);
         self.wake_if_queued();
     }
 

@@ -80,7 +80,8 @@ impl ReadTable {
 
     /// Reads a table, all of it.
     pub fn read(published: &Published, table: &Table) -> Result<ReadTable, NotHeld> {
-        let view = published.table(&name_of(table)).filter(|view| !view.stands_still());
+        let view = published.table(&name_of(table)).entered();
+        let view = view.filter(|view| !view.stands_still());
         let view = view.ok_or(NotHeld::NotFollowed)?;
         if !has_columns(view.relation(), &table.columns) {
             return Err(NotHeld::NotFollowed);

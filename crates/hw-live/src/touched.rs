@@ -17,7 +17,7 @@ pub(crate) fn touched<'c>(
     published: &Published,
     committed: impl Iterator<Item = &'c Committed>,
 ) -> HashSet<Key> {
-    let Some(view) = published.table(table) else { return HashSet::new() };
+    let Some(view) = published.table(table).entered() else { return HashSet::new() };
     let all = &view.relation().columns;
     let column = |name: &String| {
         let index = all.iter().position(|column| column.name == *name)?;

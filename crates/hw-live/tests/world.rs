@@ -47,7 +47,7 @@ impl World {
         let (connection, _) = ConnectConfig::parse(&cluster.url("postgres")).unwrap();
         let mut options = EngineOptions::new(store, connection.clone());
         options.change_list_bytes = 16 << 20;
-        let (engine, _) = Engine::start(options, Some(("s.yaml".into(), "bucket_definitions:\n  all:\n    data: [SELECT * FROM tasks, SELECT * FROM notes, SELECT * FROM members]\n".into()))).unwrap();
+        let (engine, _) = Engine::start(options, None).unwrap();
         let pool = Pool::new(connection.for_users(), 4, Duration::from_secs(5));
         let stop = CancellationToken::new();
         let live = Live::start(engine.clone(), pool, LiveOptions::default(), stop.clone());
