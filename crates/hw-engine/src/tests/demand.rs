@@ -1,13 +1,16 @@
 //! Tables that are replicated because somebody reads them, on a real Postgres.
 
 use super::postgres::{store, store_again};
+use crate::testing::Node;
 use crate::{DemandError, Engine, EngineOptions, Published, Rows, Since, TableState};
+use hw_input::signal::Signal;
 use hw_pg::config::ConnectConfig;
-use hw_store::Store;
+use hw_store::{Simulation, Store};
 use hw_testkit::{Cluster, poll_until};
 use hw_types::{TableName, text};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 struct World {
     cluster: Cluster,
@@ -169,6 +172,34 @@ async fn a_demanded_table_is_copied_followed_and_there_again_after_a_restart() {
     assert!(published.is_demanded(&t) && published.is_demanded(&u));
     assert!(matches!(published.committed_since(place), Since::Gone));
     world.engine().stop().await;
+}
+
+/// E-2: what was answered is durable; a writer that dies before that has promised nothing.
+#[test]
+fn a_demand_that_was_answered_survives_a_crash_and_one_that_was_not_is_harmless() {
+    let simulation = Simulation::new();
+    let mut node = Node::open(Store::simulated(&simulation), 1 << 20);
+    let demand = |node: &mut Node, table: &str| {
+        let (done, mut is_done) = oneshot::channel();
+        let handled = node.sequencer.handle(Signal::Demand { table: name(table), done });
+        (handled.is_ok(), is_done.try_recv().is_ok())
+    };
+    assert_eq!(demand(&mut node, "t"), (true, true));
+    simulation.fail_sync(1);
+    assert_eq!(demand(&mut node, "u"), (false, false));
+    drop(node);
+    let mut node = Node::open(simulation.crash(), 1 << 20);
+    node.settle();
+    let wanted = |node: &Node| {
+        let plan = node.board.plan.borrow().clone();
+        let names = plan.wanted.iter().filter_map(|pattern| pattern.exact());
+        names.collect::<Vec<TableName>>()
+    };
+    assert!(node.published().is_demanded(&name("t")));
+    assert!(wanted(&node).contains(&name("t")));
+    assert_eq!(demand(&mut node, "u"), (true, true));
+    assert_eq!(wanted(&node), [name("t"), name("u")]);
+    assert_eq!(*node.board.plan.borrow().demanded, wanted(&node).into_iter().collect());
 }
 
 /// Refused by name, before anything is noted of it.
