@@ -42,6 +42,7 @@ const ENGINE: &[&str] = &[
     "published",
     "publish",
     "definitions",
+    "waiting",
     "fuzzing",
     "board",
     "loader",

@@ -80,9 +80,9 @@ impl Writer {
             }
             Control::Loaded { behind, reading } => self.loaded(behind, reading)?,
             Control::CopyFailed => self.drop_copy()?,
-            Control::BuildSlice { rows } => self.build_slice(rows)?,
+            Control::BuildSlice { rows, later } => self.build_slice(rows, &later)?,
             Control::BuildAll => self.build_at_once()?,
-            Control::Switch { now } => self.switch(now)?,
+            Control::Switch { now, waiting } => self.switch(now, waiting)?,
             Control::Retire { before } => self.retire(before)?,
             Control::HistoryMoved => self.history_moves(false)?,
             Control::Behind => self.history_moves(true)?,
@@ -137,13 +137,24 @@ impl Writer {
         self.commit()
     }
 
-    fn switch(&mut self, now: u64) -> Result<(), EngineError> {
+    fn switch(&mut self, now: u64, waiting: BTreeSet<u32>) -> Result<(), EngineError> {
         self.commit()?;
-        self.definitions.switch(now, &mut self.overlay, &self.state)?;
+        self.definitions.switch(now, waiting, &mut self.overlay, &self.state)?;
         self.commit()?;
         self.serve_anew()?;
         let version = self.active.as_ref().map_or(0, |a| a.version);
-        tracing::info!(version, rows = self.built_rows, "the sync configuration is served");
+        let waiting = self.definitions.waiting_names();
+        match waiting.is_empty() {
+            true => {
+                tracing::info!(version, rows = self.built_rows, "the sync configuration is served");
+            }
+            false => tracing::info!(
+                version,
+                rows = self.built_rows,
+                waiting = waiting.join(", "),
+                "the sync configuration is served, but for what waits for tables"
+            ),
+        }
         self.built_rows = 0;
         Ok(())
     }

@@ -2,9 +2,12 @@
 //! a failure of the writer.
 
 use crate::error::code;
+use crate::status::Waits;
+use crate::waiting::UnderConstruction;
 use hw_input::replica::{Looked, Plan, Turns};
-use hw_types::{Diagnostic, TableName, TablePattern};
+use hw_types::{Diagnostic, TableName};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{oneshot, watch};
@@ -42,8 +45,9 @@ pub(crate) struct Board {
 pub(crate) struct WriterStatus {
     pub building: bool,
     pub waiting_version: Option<u64>,
-    /// What the configuration of that version reads.
-    pub waiting_reads: Vec<TablePattern>,
+    /// The definitions of the configuration that is being built, of those that are not complete what they
+    /// read.
+    pub under_construction: Vec<UnderConstruction>,
     pub stale: Vec<TableName>,
     pub lost: Vec<String>,
     pub store_error: Option<String>,
@@ -77,36 +81,41 @@ impl Board {
         *self.stop.borrow()
     }
 
-    /// Whether all tables that these patterns mean have entered as they are at the source. Not before
+    /// The tables that definitions name and that have not entered as they are at the source; `None` before
     /// the catalog was asked for everything that definitions name.
-    pub fn tables_are_there(&self, patterns: &[TablePattern]) -> bool {
+    pub fn missing(&self) -> Option<BTreeSet<TableName>> {
         let plan = self.plan.borrow().clone();
         let looked = self.looked.lock();
         // What was there when the catalog was asked may be lost since.
-        looked.as_ref().is_some_and(|looked| {
+        let is_known = |looked: &&Looked| {
             looked.is_settled
-                && missing_of(looked, patterns).next().is_none()
                 && *looked.wanted == *plan.wanted
                 && looked.found.iter().all(|id| plan.tables.contains_key(id))
-        })
+        };
+        looked.as_ref().filter(is_known).map(|looked| looked.missing.clone())
     }
 
-    /// The tables that the sync configuration under construction reads and that have not entered as they
-    /// are at the source, as the last look found.
-    pub fn waits_for(&self) -> Vec<TableName> {
-        let patterns = self.writer.lock().waiting_reads.clone();
+    /// What keeps definitions of the sync configuration under construction from being served, as the last
+    /// look found.
+    pub fn waits_for(&self) -> Waits {
+        let definitions = self.writer.lock().under_construction.clone();
         let looked = self.looked.lock();
-        let missing = looked.iter().flat_map(|looked| missing_of(looked, &patterns));
-        missing.cloned().collect()
+        let mut waits = Waits::default();
+        for UnderConstruction { name, reads, stands_still } in definitions {
+            let missing = looked.iter().flat_map(|looked| &looked.missing);
+            let of_it: Vec<&TableName> =
+                missing.filter(|table| reads.iter().any(|p| p.matches(table))).collect();
+            match of_it.is_empty() {
+                true if stands_still => waits.standing.push(name),
+                true => {}
+                false => {
+                    waits.tables.extend(of_it.into_iter().cloned());
+                    waits.definitions.push(name);
+                }
+            }
+        }
+        waits
     }
-}
-
-/// The tables that are missing of those that these patterns mean.
-fn missing_of<'a>(
-    looked: &'a Looked,
-    patterns: &'a [TablePattern],
-) -> impl Iterator<Item = &'a TableName> {
-    looked.missing.iter().filter(|table| patterns.iter().any(|pattern| pattern.matches(table)))
 }
 
 /// A sync configuration that compiles and was handed in.

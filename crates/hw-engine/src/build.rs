@@ -18,8 +18,14 @@ use std::ops::Bound;
 impl Writer {
     /// Builds the next slice: at most `rows` rows of the incarnations that are the least complete
     /// and stand at the same place, committed at its end.
-    pub(crate) fn build_slice(&mut self, rows: usize) -> Result<(), EngineError> {
-        let Some((gate, numbers)) = self.gates.least_complete() else { return Ok(()) };
+    ///
+    /// - Takes: the incarnations that are built later, because tables that they read have not entered.
+    pub(crate) fn build_slice(
+        &mut self,
+        rows: usize,
+        later: &BTreeSet<u32>,
+    ) -> Result<(), EngineError> {
+        let Some((gate, numbers)) = self.gates.least_complete(later) else { return Ok(()) };
         let Gate::Building { table: from, key } = gate else { return Ok(()) };
         // Everything before a control entry is committed before it (E-9).
         self.commit()?;

@@ -15,7 +15,7 @@ use crate::error::EngineError;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{
     BuildState, ConfigRecord, Counters, Demanded, DerivedKind, Dropped, IncarnationRecord, Lacking,
-    Progress, Record, Refused, Serving, keys,
+    Progress, Record, Refused, Serving, Waiting, keys,
 };
 use crate::sync_view::{ActiveSync, LookupSpace, SourceSpaces};
 use crate::tables::{Bound, Gate, Gates, Planned, TablePlan, Tables};
@@ -111,7 +111,7 @@ impl Configured {
     }
 
     /// What one of its definitions uses.
-    fn numbers_of(&self, definition: usize) -> impl Iterator<Item = u32> {
+    pub fn numbers_of(&self, definition: usize) -> impl Iterator<Item = u32> {
         let (sources, lookups) = self.config.parts(definition);
         let sources = sources.into_iter().map(|index| self.sources[index]);
         let lookups = lookups.into_iter().map(|index| self.lookups[index]);
@@ -131,6 +131,9 @@ pub(crate) struct Definitions {
     pub demanded: BTreeSet<TableName>,
     /// Incarnations that hold what was evaluated without a column that they read.
     pub lacking: BTreeSet<u32>,
+    /// Definitions of the active configuration that are not served, by their place in it
+    /// ([`crate::waiting`]). Then the same one is under construction.
+    pub waiting: BTreeSet<u32>,
 }
 
 /// Compiles a configuration, or says everything that is wrong with it.
@@ -166,7 +169,9 @@ impl Definitions {
         let refused = Refused::load(snapshot, state, keys::REFUSED)?.unwrap_or_default().0;
         let lacking = Lacking::load(snapshot, state, keys::LACKING)?.unwrap_or_default().0;
         let demanded = Demanded::load(snapshot, state, keys::DEMANDED)?.unwrap_or_default().0;
-        let mut definitions = Definitions { refused, demanded, lacking, ..Definitions::default() };
+        let waiting = Waiting::load(snapshot, state, keys::WAITING)?.unwrap_or_default().0;
+        let mut definitions =
+            Definitions { refused, demanded, lacking, waiting, ..Definitions::default() };
         let serving = Serving::load(snapshot, state, keys::SERVING)?.unwrap_or_default();
         let mut configs = BTreeMap::new();
         for record in ConfigRecord::load_all(snapshot, state, keys::CONFIG)? {
@@ -206,6 +211,9 @@ impl Definitions {
         let building = configured(serving.building);
         definitions.active = active;
         definitions.building = building;
+        if definitions.active.is_none() {
+            definitions.waiting.clear();
+        }
         Ok(definitions)
     }
 
@@ -216,7 +224,7 @@ impl Definitions {
     }
 
     /// The configuration with the numbers of its incarnations, when all exist.
-    fn resolve(&self, record: ConfigRecord, config: Arc<SyncConfig>) -> Option<Configured> {
+    pub fn resolve(&self, record: ConfigRecord, config: Arc<SyncConfig>) -> Option<Configured> {
         let (mut sources, mut lookups) = (Vec::new(), Vec::new());
         let known = self.by_fingerprint();
         for (kind, _, fingerprint) in parts(&config) {
@@ -249,8 +257,12 @@ impl Definitions {
             return Ok(false);
         }
         let given_up = self.building.take();
-        // Back to what is served: there is nothing to build.
-        if !self.active.as_ref().is_some_and(is_same) {
+        let served = self.active.as_ref().filter(|active| is_same(active));
+        if let Some(served) = served {
+            // Back to what is served: there is nothing to build, but for what waits.
+            let again = || self.resolve(served.record.clone(), served.config.clone());
+            self.building = if self.waiting.is_empty() { None } else { again() };
+        } else {
             let store = overlay.store().clone();
             let version = counters.config;
             counters.config += 1;
@@ -289,16 +301,16 @@ impl Definitions {
         Ok(true)
     }
 
-    /// Serves the built configuration. Parts that only the old one used are retired.
+    /// Serves the built configuration, without the definitions that wait. Parts that only the old one used
+    /// are retired.
     pub fn switch(
         &mut self,
         now: u64,
+        waiting: BTreeSet<u32>,
         overlay: &mut Overlay,
         state: &Space,
     ) -> Result<(), EngineError> {
-        if let Some(built) = self.building.take() {
-            self.active = Some(built);
-        }
+        self.serve(waiting, overlay, state)?;
         self.retire_unused(now, overlay, state)?;
         self.save_serving(overlay, state)
     }
@@ -409,6 +421,9 @@ impl Definitions {
         self.building = building
             .or(hit)
             .and_then(|Configured { record, config, .. }| self.resolve(record, config));
+        if self.active.is_none() {
+            self.wait(BTreeSet::new(), overlay, state)?;
+        }
         self.retire_unused(1, overlay, state)?;
         overlay.put(state, keys::COUNTERS.to_vec(), counters.encode())?;
         self.save_serving(overlay, state)?;
@@ -520,17 +535,9 @@ impl Definitions {
         Ok(())
     }
 
-    /// Whether everything that the configuration under construction uses is complete, and follows
-    /// every change although these tables cannot be followed.
-    pub fn is_built(&self, stale: &[&TableName]) -> bool {
-        let live = |number: u32| {
-            let incarnation = self.derived.get(&number);
-            incarnation.is_some_and(|incarnation| incarnation.record.state == BuildState::Live)
-        };
-        self.building.as_ref().is_none_or(|building| {
-            building.numbers().all(live)
-                && !building.config.tables().iter().any(|p| stale.iter().any(|t| p.matches(t)))
-        })
+    /// What becomes of an incarnation.
+    pub fn state_of(&self, number: u32) -> Option<&BuildState> {
+        Some(&self.derived.get(&number)?.record.state)
     }
 
     /// The served incarnations that cannot follow while these tables cannot: those of every
@@ -538,7 +545,10 @@ impl Definitions {
     pub fn held_up_by(&self, tables: &[&TableName]) -> BTreeSet<u32> {
         let mut held = BTreeSet::new();
         let (Some(active), false) = (&self.active, tables.is_empty()) else { return held };
-        let mut free: Vec<usize> = (0..active.config.definitions().len()).collect();
+        // What waits is not served, and lets nothing stand still.
+        let is_served = |definition: &usize| !self.waiting.contains(&(*definition as u32));
+        let definitions = 0..active.config.definitions().len();
+        let mut free: Vec<usize> = definitions.filter(is_served).collect();
         let reads = |definition: usize| {
             tables.iter().any(|table| active.config.definitions()[definition].reads_table(table))
         };
@@ -602,7 +612,8 @@ impl Definitions {
         }
         let withheld = |(index, definition): (usize, &Definition)| {
             let mut exact = definition.reads.iter().filter_map(|read| read.table.exact());
-            exact.any(|table| self.refused.contains(&table))
+            self.waiting.contains(&(index as u32))
+                || exact.any(|table| self.refused.contains(&table))
                 || active.numbers_of(index).any(|number| self.lacking.contains(&number))
         };
         let withheld = active.config.definitions().iter().enumerate().map(withheld).collect();
@@ -611,7 +622,10 @@ impl Definitions {
             BuildState::Frozen { since, .. } => Some(since),
             _ => None,
         };
-        let frozen = |definition| active.numbers_of(definition).filter_map(since).min();
+        let frozen = |definition: usize| {
+            let is_served = !self.waiting.contains(&(definition as u32));
+            active.numbers_of(definition).filter_map(since).min().filter(|_| is_served)
+        };
         let frozen = (0..active.config.definitions().len()).map(frozen).collect();
         let (config, version) = (active.config.clone(), active.record.version);
         let sync = ActiveSync { config, version, sources, lookups, frozen, withheld, unsent };

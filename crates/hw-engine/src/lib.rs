@@ -63,6 +63,7 @@ mod tail;
 pub mod testing;
 mod threads;
 mod transaction;
+mod waiting;
 pub mod wake;
 mod withdraw;
 mod writer;

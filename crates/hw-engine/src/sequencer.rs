@@ -499,21 +499,28 @@ impl Sequencer {
 
     /// The next slice of a build, at most `rows` rows; or the switch.
     fn build(&mut self, rows: usize) -> Result<Work, EngineError> {
-        // A table that only what is served reads keeps nothing from taking its place.
-        let Some(reads) = self.writer.building_reads() else { return Ok(Work::None) };
-        if !self.outside.board.tables_are_there(&reads) {
+        if !self.writer.is_building() {
             return Ok(Work::None);
         }
-        if self.writer.is_built() {
-            self.apply(Control::Switch { now: now() })?;
+        // A table that only what is served reads keeps nothing from taking its place.
+        let Some(mut missing) = self.outside.board.missing() else { return Ok(Work::None) };
+        missing.extend(self.writer.stale_names().into_iter().cloned());
+        let definitions = &self.writer.definitions;
+        let unready = definitions.unready(&missing);
+        if unready.is_empty() || definitions.can_serve_without(&unready) {
+            let waiting = unready.iter().map(|unready| unready.index).collect();
+            self.apply(Control::Switch { now: now(), waiting })?;
             return Ok(Work::Some);
         }
-        if !self.writer.can_build() {
+        let later = definitions.not_to_build(&missing);
+        // What is built first is built at once, when all is there.
+        let is_first = definitions.active.is_none();
+        if !self.writer.can_build(&later) || is_first && !later.is_empty() {
             return Ok(Work::None);
         }
         let control = match self.writer.can_build_at_once() {
             true => Control::BuildAll,
-            false => Control::BuildSlice { rows },
+            false => Control::BuildSlice { rows, later },
         };
         self.apply(control)?;
         Ok(Work::Some)
@@ -578,7 +585,7 @@ impl Sequencer {
                 true => {}
             }
             status.waiting_version = self.writer.building_version();
-            status.waiting_reads = self.writer.building_reads().unwrap_or_default();
+            status.under_construction = self.writer.definitions.under_construction();
             // What only a definition reads that has left is not copied until that one comes back.
             let stale = plan.tables.values().filter(|table| table.stale);
             let names = stale.map(|table| &table.relation.name);

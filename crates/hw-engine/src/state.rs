@@ -156,6 +156,11 @@ pub struct Demanded(pub BTreeSet<TableName>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lacking(pub BTreeSet<u32>);
 
+/// Definitions of the configuration that is served which are not, by their place in it: they wait for
+/// tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting(pub BTreeSet<u32>);
+
 /// A text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(pub String);
@@ -206,6 +211,8 @@ pub mod keys {
     pub const DEMANDED: &[u8] = b"demanded";
     /// [`super::Lacking`].
     pub const LACKING: &[u8] = b"lacking";
+    /// [`super::Waiting`].
+    pub const WAITING: &[u8] = b"waiting";
     /// [`super::Text`]: the slot of a copy of everything that has begun and not entered.
     pub const COPYING: &[u8] = b"copying";
     /// There while the source's history is another than the stored one; [`BEHIND`] where the store was
@@ -423,17 +430,35 @@ impl Record for Demanded {
 
 impl Record for Lacking {
     fn put(&self, out: &mut Vec<u8>) {
-        varint::put(out, self.0.len() as u64);
-        self.0.iter().for_each(|number| varint::put(out, u64::from(*number)));
+        put_numbers(out, &self.0);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
-        let mut numbers = BTreeSet::new();
-        for _ in 0..varint::take(input)? {
-            numbers.insert(take_u32(input)?);
-        }
-        Some(Lacking(numbers))
+        take_numbers(input).map(Lacking)
     }
+}
+
+impl Record for Waiting {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_numbers(out, &self.0);
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        take_numbers(input).map(Waiting)
+    }
+}
+
+fn put_numbers(out: &mut Vec<u8>, numbers: &BTreeSet<u32>) {
+    varint::put(out, numbers.len() as u64);
+    numbers.iter().for_each(|number| varint::put(out, u64::from(*number)));
+}
+
+fn take_numbers(input: &mut &[u8]) -> Option<BTreeSet<u32>> {
+    let mut numbers = BTreeSet::new();
+    for _ in 0..varint::take(input)? {
+        numbers.insert(take_u32(input)?);
+    }
+    Some(numbers)
 }
 
 impl Record for Text {

@@ -2,6 +2,7 @@
 
 pub use hw_input::status::{CopyStatus, SourceState, SourceStatus};
 use hw_types::{Checkpoint, Diagnostic, EndLsn, OpId, TableName};
+use std::collections::BTreeSet;
 
 /// A moment's account.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ pub struct EngineStatus {
     /// be told row by row.
     pub shut: Vec<String>,
     /// Definitions that are not served, because a table that they read cannot be replicated, or a column
-    /// is not sent.
+    /// is not sent; or not yet, because they are new and a table has to be copied.
     pub withheld: Vec<String>,
     /// Tables and definitions that the store has lost to damage and that are made again; nothing
     /// is served until they are.
@@ -41,9 +42,8 @@ pub struct EngineStatus {
     pub went_back: Option<Diagnostic>,
     /// Said while nobody is answered, because the store was put back to an earlier state.
     pub behind: Option<Diagnostic>,
-    /// Tables that the configuration which is being built reads, and that have not entered as they are at
-    /// the source.
-    pub waits_for: Vec<TableName>,
+    /// What keeps definitions of the configuration which is being built from being served.
+    pub waits_for: Waits,
     /// Memory of transactions and positions that wait for the writer.
     pub queue_bytes: u64,
     /// Its bound.
@@ -56,4 +56,15 @@ pub struct EngineStatus {
     pub store_error: Option<String>,
     /// How often the writer began again from the durable state.
     pub restarts: u64,
+}
+
+/// What keeps definitions from being served that are under construction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Tables that they read, and that have not entered as they are at the source.
+    pub tables: BTreeSet<TableName>,
+    /// The definitions that read these.
+    pub definitions: Vec<String>,
+    /// Definitions whose tables are there, and that share something with what stands still.
+    pub standing: Vec<String>,
 }

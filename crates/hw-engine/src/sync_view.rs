@@ -33,7 +33,7 @@ pub struct ActiveSync {
     /// followed at the moment.
     pub(crate) frozen: Vec<Option<EndLsn>>,
     /// Per definition whether it is not served: it reads a table that cannot be replicated, or a column that
-    /// is not there or not sent.
+    /// is not there or not sent; or it waits for one.
     pub(crate) withheld: Vec<bool>,
     /// The columns that definitions read and that are not there or not sent, a finding for each table and
     /// reason.
@@ -187,7 +187,7 @@ impl ActiveSync {
     }
 
     /// Names of the definitions that are not served, because a table that they read cannot be
-    /// replicated, or a column is not there or not sent.
+    /// replicated, or a column is not there or not sent; or that wait for a table ([`crate::waiting`]).
     pub fn withheld(&self) -> BTreeSet<&str> {
         let definitions = self.config.definitions().iter().zip(&self.withheld);
         definitions.filter(|(_, withheld)| **withheld).map(|(d, _)| &*d.name).collect()

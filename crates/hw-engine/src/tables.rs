@@ -114,9 +114,11 @@ impl Gates {
         })
     }
 
-    /// Where the build of the least complete incarnation stands, with all that stand there.
-    pub fn least_complete(&self) -> Option<(Gate, BTreeSet<u32>)> {
-        let building = || self.0.iter().filter(|(_, gate)| **gate != Gate::Frozen);
+    /// Where the build of the least complete incarnation stands, with all that stand there; without those
+    /// that are built later.
+    pub fn least_complete(&self, later: &BTreeSet<u32>) -> Option<(Gate, BTreeSet<u32>)> {
+        let is_now = |number: &u32, gate: &Gate| *gate != Gate::Frozen && !later.contains(number);
+        let building = || self.0.iter().filter(|(number, gate)| is_now(number, gate));
         let least = building().map(|(_, gate)| gate).min()?.clone();
         let numbers = building().filter(|(_, gate)| **gate == least).map(|(n, _)| *n).collect();
         Some((least, numbers))

@@ -17,7 +17,7 @@ use crate::buckets::{BucketBook, Spaces};
 use crate::change_list::{ChangedTable, Recorder, Rows};
 use crate::copy_spool::Copying;
 use crate::crowds::Crowds;
-use crate::definitions::Definitions;
+use crate::definitions::{Configured, Definitions};
 use crate::error::EngineError;
 use crate::evaluate::Effects;
 use crate::lost::{Lost, numbered};
@@ -36,8 +36,7 @@ use hw_input::signal::CopyDropped;
 use hw_input::transactions::Transaction;
 use hw_store::{Space, Store};
 use hw_types::{
-    CommitLsn, Diagnostic, EndLsn, LogMessage, Lsn, Relation, RelationId, TableName, TablePattern,
-    Xid,
+    CommitLsn, Diagnostic, EndLsn, LogMessage, Lsn, Relation, RelationId, TableName, Xid,
 };
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -430,24 +429,16 @@ impl Writer {
         self.definitions.building.is_some()
     }
 
-    /// Version of the configuration that is being built.
+    /// Version of the configuration that is being built, while another one is served.
     pub fn building_version(&self) -> Option<u64> {
-        self.definitions.building.as_ref().map(|building| building.record.version)
+        let version = |of: &Option<Configured>| of.as_ref().map(|of| of.record.version);
+        let built = version(&self.definitions.building)?;
+        (version(&self.definitions.active) != Some(built)).then_some(built)
     }
 
-    /// What the configuration that is being built reads.
-    pub fn building_reads(&self) -> Option<Vec<TablePattern>> {
-        self.definitions.building.as_ref().map(|building| building.config.tables())
-    }
-
-    /// Whether what is built can be served.
-    pub fn is_built(&self) -> bool {
-        self.definitions.is_built(&self.stale_names())
-    }
-
-    /// Whether there is something to build.
-    pub fn can_build(&self) -> bool {
-        self.gates.least_complete().is_some()
+    /// Whether there is something to build but for these incarnations.
+    pub fn can_build(&self, later: &BTreeSet<u32>) -> bool {
+        self.gates.least_complete(later).is_some()
     }
 
     /// The tables that cannot be followed at the moment.

@@ -87,6 +87,8 @@ pub enum Control {
     BuildSlice {
         /// At most so many.
         rows: usize,
+        /// Incarnations that are not built yet.
+        later: BTreeSet<u32>,
     },
     /// The first definitions, over all rows.
     BuildAll,
@@ -94,6 +96,8 @@ pub enum Control {
     Switch {
         /// Seconds since 1970: when what is no longer served was retired.
         now: u64,
+        /// The definitions that wait, by their place in the configuration: they are not served.
+        waiting: BTreeSet<u32>,
     },
     /// What was retired at or before this second is no longer applied.
     Retire {

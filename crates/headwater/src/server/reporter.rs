@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use hw_engine::Engine;
-use hw_engine::status::{EngineStatus, SourceState};
+use hw_engine::status::{EngineStatus, SourceState, Waits};
 use hw_http::listen::Connections;
 use hw_pg::error::code as pg_code;
 use hw_store::Store;
@@ -369,16 +369,27 @@ fn trouble(status: &EngineStatus) -> Option<String> {
         .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
 }
 
-/// Which sync configuration is served in place of a newer one, and until when.
+/// Which sync configuration is served in place of a newer one, or which of its definitions are not, and
+/// until when.
 fn older(status: &EngineStatus) -> Option<String> {
-    let (served, waiting) = (status.sync_version?, status.waiting_version?);
-    let tables: Vec<String> = status.waits_for.iter().map(ToString::to_string).collect();
-    (!tables.is_empty()).then(|| {
-        format!(
-            "sync configuration {served} is served, and not yet {waiting}, until these have been copied: {}",
-            tables.join(", ")
-        )
-    })
+    let served = status.sync_version?;
+    let Waits { tables, definitions, standing } = &status.waits_for;
+    let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let said = match status.waiting_version {
+        Some(waiting) => {
+            format!("sync configuration {served} is served, and not yet {waiting}, until")
+        }
+        None => "not all that the sync configuration defines is served: until".to_owned(),
+    };
+    let copied = (!tables.is_empty()).then(|| {
+        let (tables, definitions) = (tables.join(", "), definitions.join(", "));
+        format!("these have been copied: {tables}, for {definitions}")
+    });
+    let gone_on = (!standing.is_empty()).then(|| {
+        format!("what they share with others that stand still goes on: {}", standing.join(", "))
+    });
+    let until: Vec<String> = copied.into_iter().chain(gone_on).collect();
+    (!until.is_empty()).then(|| format!("{said} {}", until.join("; and until ")))
 }
 
 /// Why the source is not followed.

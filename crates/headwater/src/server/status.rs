@@ -76,7 +76,7 @@ pub struct SyncReport {
     /// Definitions that stand still until these tables have entered again.
     pub frozen: Vec<String>,
     /// Definitions that are not served, because a table that they read cannot be replicated, or a column
-    /// is not sent.
+    /// is not sent; or not yet, because they are new and a table has to be copied.
     pub withheld: Vec<String>,
     /// Tables that definitions name and that cannot be replicated, or of which a column that is read is
     /// not sent, each with the reason.

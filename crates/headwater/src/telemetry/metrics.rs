@@ -148,7 +148,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (
         "headwater_definitions_withheld",
         Unit::Count,
-        "Definitions that are not served, because a table that they read cannot be replicated, or a column is not there or not sent",
+        "Definitions that are not served, because a table that they read cannot be replicated, or a column is not there or not sent; or not yet, because they are new and a table has to be copied",
     ),
     ("headwater_clients", Unit::Count, "Open connections of clients"),
     (

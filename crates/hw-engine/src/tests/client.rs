@@ -34,7 +34,7 @@ impl Client {
             subscriptions: &[],
             include_defaults: true,
         };
-        let resolution = sync.config.resolve(&request, &view, &Limits::default()).unwrap();
+        let resolution = view.resolve(&request, &Limits::default()).unwrap();
         let mut seen = BTreeSet::new();
         for bucket in &resolution.buckets {
             let name = sync.bucket_name(bucket.source, &bucket.parameters);

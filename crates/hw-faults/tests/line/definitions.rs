@@ -197,6 +197,77 @@ async fn fd_19_a_configuration_waits_for_its_own_tables_alone() {
     line.stop().await;
 }
 
+/// Only the newest configuration is served or built, without these definitions.
+async fn waits(line: &Line, names: &[&str]) {
+    soon(&format!("{names:?} wait"), line.report(), || async {
+        let sync = rig::status(&line.server).await?["sync"].take();
+        let withheld = sync["withheld"].as_array()?.iter().map(|name| name.as_str());
+        let is_one = sync["waiting_version"].is_null();
+        (is_one && withheld.eq(names.iter().copied().map(Some))).then_some(())
+    })
+    .await;
+}
+
+/// What clients do not have yet keeps nobody else waiting: a definition over a table that waits, and one that
+/// shares a lookup with what stands still. What they have stands still as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_19_a_definition_that_has_to_wait_holds_back_no_other() {
+    const DOCS_OF: &str =
+        "SELECT * FROM docs WHERE list IN (SELECT list FROM members WHERE usr = auth.user_id())";
+    let schema = format!(
+        "{DOCS} CREATE TABLE notes (id text PRIMARY KEY, list text); INSERT INTO notes VALUES ('n', 'l1');"
+    );
+    let mut line = Line::start(&schema, &docs_config(), &["u1", "u2"], DOCS_OUT).await;
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    // What the open transaction was begun before cannot be copied until it ends.
+    line.execute(
+        "ALTER TABLE docs ADD COLUMN note text; INSERT INTO docs VALUES ('n', 'l9', 'x', 'y');
+         CREATE TABLE fresh (id text PRIMARY KEY); INSERT INTO fresh VALUES ('f')",
+    )
+    .await;
+    line.logs("HW2123").await;
+    let shared =
+        "SELECT * FROM notes WHERE list IN (SELECT list FROM members WHERE usr = auth.user_id())";
+    let all = streams(&[
+        DOCS_OF,
+        "SELECT * FROM o",
+        "SELECT * FROM o AS two",
+        "SELECT * FROM fresh",
+        shared,
+    ]);
+    line.configure(&all);
+    let follow = |client: &SyncClient| client.table("two").contains_key("o1");
+    line.follow("u1", "the new definition is served", follow).await;
+    let u1 = &line.clients["u1"];
+    assert_eq!(u1.table("docs").into_keys().collect::<Vec<_>>(), ["d1"], "it stands still");
+    waits(&line, &["s3", "s4"]).await;
+    line.names("until these have been copied: public.fresh, public.notes, for s3, s4").await;
+    // So it is behind a crash, and when the same is handed in again.
+    line.server.kill();
+    line.server.spawn_again();
+    waits(&line, &["s3", "s4"]).await;
+    line.configure(&streams(&[DOCS_OF, "SELECT * FROM o"]));
+    waits(&line, &[]).await;
+    line.configure(&all);
+    waits(&line, &["s3", "s4"]).await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.outputs.extend([
+        ("two", "SELECT * FROM o"),
+        ("fresh", "SELECT * FROM fresh"),
+        (
+            "notes",
+            "SELECT * FROM notes WHERE list IN (SELECT list FROM members WHERE usr = {user})",
+        ),
+    ]);
+    line.agree("all tables have entered").await;
+    waits(&line, &[]).await;
+    line.execute("INSERT INTO fresh VALUES ('g'); DELETE FROM members WHERE id = 1").await;
+    line.agree("and go on").await;
+    line.is_well().await;
+    line.stop().await;
+}
+
 /// One table that the role may not add: the definitions of that table wait, named; nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_20_a_table_that_cannot_be_added_holds_back_nobody_else() {
