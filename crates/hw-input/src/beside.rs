@@ -242,7 +242,7 @@ async fn look_at_catalog(
     if let Some(slot) = watch.slot(slot).await {
         next_xid.reaches(slot.next_xid);
         let mut status = context.status.lock();
-        status.retained_bytes = slot.retained_bytes;
+        status.retains(Some(&slot));
         status.reaches(slot.log_end.unwrap_or_default());
         status.heard_at = Some(Instant::now().into_std());
     }

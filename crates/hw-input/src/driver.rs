@@ -14,6 +14,7 @@ use crate::error::code;
 use crate::history::lost_history;
 use crate::markers::{self, Marked, MarkerError, Markers, Requests};
 use crate::replica::Replica;
+use crate::retention;
 use crate::session::{Memory, session};
 use crate::signal::{CopySignal, Inlet, Signal};
 use crate::source::{Backoff, Source, SourceOptions};
@@ -139,7 +140,14 @@ impl Work {
         let connection = context.options.connection.clone();
         let emit =
             markers::run(connection, context.replica.clone(), context.stop.clone(), requests);
-        (sessions(Arc::new(context)), emit)
+        let context = Arc::new(context);
+        let sessions = async move {
+            tokio::select! {
+                () = sessions(context.clone()) => {}
+                () = retention::watch(&context) => {}
+            }
+        };
+        (sessions, emit)
     }
 }
 
@@ -167,6 +175,10 @@ async fn sessions(context: Arc<Context>) {
         if let Ended::Input(error) = &error {
             memory.lost = lost_history(error);
         }
+        let heard = context.status.lock().stream_ended();
+        if error.is_silence() {
+            memory.silent_since = heard;
+        }
         let _ = context.send(Signal::Copy(CopySignal::Failed)).await;
         context.status.lock().copies.clear();
         if started.elapsed() > WELL {
@@ -177,7 +189,8 @@ async fn sessions(context: Arc<Context>) {
                 context.wait_for((**finding).clone());
             }
             error if error.is_silence() => {
-                context.status.lock().unanswered(Instant::now().into_std())
+                let heard = heard.unwrap_or_else(|| Instant::now().into_std());
+                context.status.lock().unanswered(heard)
             }
             Ended::Restarted => context.enter(SourceState::Connecting),
             error if error.is_passing() => {}

@@ -25,6 +25,7 @@ mod limit;
 pub mod markers;
 mod reminders;
 pub mod replica;
+mod retention;
 mod session;
 pub mod signal;
 pub mod source;

@@ -15,7 +15,8 @@ use crate::status::SourceState;
 use crate::transactions::StreamLimits;
 use crate::watching::{Look, LookError, Watch, publication};
 use hw_pg::memory::Claim;
-use hw_types::{Diagnostic, EndLsn};
+use hw_pg::slot::{self, Session};
+use hw_types::EndLsn;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -31,6 +32,8 @@ pub(crate) struct Memory {
     pub lost: Option<Recopy>,
     /// Whether the store was found to lack what clients were shown.
     behind: bool,
+    /// When the last session's stream was heard last, if that has ended because it was silent.
+    pub silent_since: Option<std::time::Instant>,
 }
 
 /// Looks at the source. One that does not answer soon says nothing about what is stored, which is then
@@ -83,6 +86,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let before = *turns.borrow_and_update();
     let look = look(context, memory).await?;
     let slot = look.found.slot_name.clone();
+    context.status.lock().slot = Some(slot.clone());
     let kept = context.replica.kept()?;
     if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
         memory.free_since = None;
@@ -99,8 +103,13 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     // The wait may be long.
     let stored = kept.stored.as_ref();
     answer(context, memory, decide(stored, &before_wait, &look.found).behind).await?;
-    let report = |holder: Diagnostic| {
-        context.wait_for(held(holder, stored, &before_wait, &look.found));
+    let silent_since = memory.silent_since.take();
+    let report = |holder: &Session| match source.is_own(holder) {
+        true => context.wait_for(slot::hung(&slot, holder, silent_since.map(|at| at.elapsed()))),
+        false => {
+            let holder = slot::busy(&slot, holder);
+            context.wait_for(held(holder, stored, &before_wait, &look.found));
+        }
     };
     source.wait_for_slot(&slot, report).await?;
     // The slot may have moved while another process used it.

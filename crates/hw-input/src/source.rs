@@ -17,13 +17,13 @@ use hw_pg::copy::NotedTable;
 use hw_pg::memory::{self, Claim};
 use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
-use hw_pg::slot::{self, SlotState};
+use hw_pg::slot::{self, Session, SlotState};
 use hw_pg::sql;
 use hw_pg::types::TypeCatalog;
 use hw_store::segment::SpoolDir;
-use hw_types::{Diagnostic, Lsn, OpId, RelationId, TableName, TablePattern};
+use hw_types::{Lsn, OpId, RelationId, TableName, TablePattern};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -104,13 +104,15 @@ pub struct Source {
     text_only: Arc<AtomicBool>,
     early: Early,
     outdated: Outdated,
+    /// The walsender of the last stream; 0 before the first one.
+    walsender: Arc<AtomicU32>,
 }
 
 impl Source {
     /// A source; nothing is connected yet.
     pub fn new(config: ConnectConfig, options: SourceOptions) -> Source {
-        let (text_only, early, outdated) = Default::default();
-        Source { config, options, text_only, early, outdated }
+        let (text_only, early, outdated, walsender) = Default::default();
+        Source { config, options, text_only, early, outdated, walsender }
     }
 
     /// Where it is.
@@ -163,11 +165,15 @@ impl Source {
         Ok(Look { found, server })
     }
 
+    /// Whether it is the walsender of our last stream.
+    pub fn is_own(&self, holder: &Session) -> bool {
+        holder.pid.is_some_and(|pid| pid == self.walsender.load(Ordering::Relaxed))
+    }
+
     /// Waits until no other process uses the slot (F-16).
     ///
-    /// - Takes: `report`, called with a finding that names the process, at first and whenever
-    ///   another one holds it.
-    pub async fn wait_for_slot(&self, name: &str, report: impl FnMut(Diagnostic)) -> Result<()> {
+    /// - Takes: `report`, called with the process that holds it, at first and whenever it is another one.
+    pub async fn wait_for_slot(&self, name: &str, report: impl FnMut(&Session)) -> Result<()> {
         let limit = self.options.answer_limit;
         let client = within(limit, "look at the slot", self.client()).await?;
         let mut wait = slot::SlotWait::new(name, report);
@@ -286,6 +292,7 @@ impl Source {
         let state = SlotState::read(&client, slot).await?;
         let is_early = self.sends_early(&client, state.as_ref()).await?;
         let connection = ReplicationConnection::connect(&self.config).await?;
+        self.walsender.store(connection.backend_pid(), Ordering::Relaxed);
         let options = StreamOptions {
             publications: vec![self.options.publication.clone()],
             streaming: is_early,

@@ -2,6 +2,7 @@
 
 use crate::error::code;
 use hw_pg::catalog::Refused;
+use hw_pg::slot::{Session, SlotState};
 use hw_types::text::datetime::utc;
 use hw_types::{Code, Diagnostic, EndLsn, TableName};
 use std::fmt;
@@ -38,8 +39,12 @@ pub struct SourceStatus {
     kept_out: Vec<Refused>,
     /// Whether large transactions are received behind their end only ([`code::SENT_WHOLE`]).
     pub sent_whole: bool,
-    /// Bytes of log that the slot retains, as last asked.
-    pub retained_bytes: u64,
+    /// Our slot, once it is known.
+    pub(crate) slot: Option<String>,
+    /// Bytes of log that it retains, and when that was asked.
+    retained: Option<(u64, Instant)>,
+    /// When the stream was heard last, while there is one.
+    stream_heard_at: Option<Instant>,
     /// Why the stream stands still, while a transaction does not fit into the spool.
     pub stalled: Option<String>,
     /// What was last logged of what is waited for; each session comes upon it again.
@@ -114,6 +119,9 @@ impl Repeated {
     }
 }
 
+/// So long it is known how much log the slot retains: it is asked for every second.
+const KNOWN: Duration = Duration::from_secs(15);
+
 /// Looks at the catalog that fail in a row before somebody is told: one that is merely cut off or slow
 /// is repeated a second later.
 const LOOKS: u32 = 5;
@@ -126,6 +134,22 @@ const REMINDERS: u32 = 3;
 const SILENT: Duration = Duration::from_secs(15);
 
 impl SourceStatus {
+    /// Bytes of log that the slot retains; `None` when the source was not heard about it lately.
+    pub fn retained_bytes(&self) -> Option<u64> {
+        self.retained.filter(|(_, at)| at.elapsed() < KNOWN).map(|(bytes, _)| bytes)
+    }
+
+    /// Notes how the slot stands. Returns when that was, if there is one.
+    pub(crate) fn retains(&mut self, slot: Option<&SlotState>) -> Option<Instant> {
+        self.retained = slot.map(|slot| (slot.retained_bytes, Instant::now()));
+        self.retained_at()
+    }
+
+    /// When it was asked last how much log the slot retains.
+    pub(crate) fn retained_at(&self) -> Option<Instant> {
+        self.retained.map(|(_, at)| at)
+    }
+
     /// Notes that a look at the catalog was answered.
     pub(crate) fn catalog_answered(&mut self) {
         if self.catalog.done() {
@@ -143,6 +167,26 @@ impl SourceStatus {
         let finding = Diagnostic::warning(code::CATALOG_UNREAD, what);
         let finding = Diagnostic { context: why.context, mend: why.mend, ..finding };
         self.catalog.failed(finding, LOOKS);
+    }
+
+    /// Notes whose locks keep a look at the catalog waiting. It is logged once; how long they have been
+    /// held is told anew.
+    pub(crate) fn catalog_locked(&mut self, blockers: &[Session]) {
+        let named: Vec<String> = blockers.iter().map(Session::to_string).collect();
+        let what = format!(
+            "a look at the source's catalog waits for somebody's lock, so tables that are altered, dropped \
+             or truncated may not be noticed: {}",
+            named.join(", ")
+        );
+        let ends = blockers.iter().filter_map(|session| session.pid);
+        let ends: Vec<String> =
+            ends.map(|pid| format!("SELECT pg_terminate_backend({pid});")).collect();
+        let finding = Diagnostic::warning(hw_pg::catalog::code::CATALOG_LOCKED, what)
+            .mend(format!("end its transaction, or {}", ends.join(" ")));
+        let known = self.catalog.trouble.replace(Box::new(finding.clone()));
+        if known.is_none_or(|known| known.code != finding.code) {
+            finding.log();
+        }
     }
 
     /// Notes that the source remembers who uses the slot.
@@ -210,6 +254,11 @@ impl SourceStatus {
         self.enter(SourceState::Waiting { finding: Box::new(finding) });
     }
 
+    /// Notes that the stream has ended. Returns when it was heard last, if there was one.
+    pub(crate) fn stream_ended(&mut self) -> Option<Instant> {
+        self.stream_heard_at.take()
+    }
+
     /// Notes that it is connected to, or again. One that does not answer is connected to again and
     /// again: that is said until it does.
     pub(crate) fn connecting(&mut self) {
@@ -231,6 +280,7 @@ impl SourceStatus {
 
     /// Notes that the stream was heard, or a look beside it was answered, last then.
     pub(crate) fn heard(&mut self, at: Instant, now: Instant) {
+        self.stream_heard_at = Some(at);
         let last = self.heard_at.map_or(at, |known| known.max(at));
         self.heard_at = Some(last);
         if now.saturating_duration_since(last) > SILENT {

@@ -15,11 +15,13 @@ use crate::markers::MarkerError;
 use crate::replica::{Looked, ReplicaTable, Tables};
 use crate::signal::Signal;
 use hw_pg::catalog::{Catalog, Difference, Reason, Resolved, compare, is_traced, resolve, settle};
-use hw_pg::slot::SlotState;
+use hw_pg::error::PgError;
+use hw_pg::slot::{self, SlotState};
 use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, Lsn, RelationId, TableName, TablePattern, Xid};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -27,11 +29,16 @@ use tokio_postgres::Client;
 /// How long the catalog may take to answer a look.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// A look that takes so long may wait for somebody's lock.
+const LATE: Duration = Duration::from_secs(2);
+
 /// Compares the catalog with what is noted.
 #[derive(Default)]
 pub(crate) struct Watch {
     /// Kept from look to look.
     client: Option<Client>,
+    /// The process at the source that answers looks; 0 without one.
+    backend: Arc<AtomicU32>,
     /// What the last look found nothing to do about: fingerprint, patterns, tables.
     settled: Option<(i64, Arc<Vec<TablePattern>>, Arc<Tables>)>,
     /// Tables whose files are others: the log may still come to their TRUNCATE.
@@ -92,12 +99,34 @@ impl LookError {
 impl Watch {
     /// Compares, and hands what follows to the sequencer.
     pub async fn look(&mut self, context: &Context) -> Result<Look, LookError> {
+        let backend = self.backend.clone();
         let looked = tokio::time::timeout(ANSWER, self.look_unbounded(context));
-        let outcome = looked.await.unwrap_or(Err(LookError::Silent));
+        let named = async {
+            tokio::time::sleep(LATE).await;
+            name_blockers(context, backend.load(Ordering::Relaxed)).await;
+            std::future::pending().await
+        };
+        let outcome = tokio::select! {
+            looked = looked => looked.unwrap_or(Err(LookError::Silent)),
+            never = named => never,
+        };
         if outcome.is_err() {
             self.client = None;
         }
         outcome
+    }
+
+    /// A connection for looks. One whose answer nobody waits for any more must not wait at the source for
+    /// as long as somebody holds a lock.
+    async fn connect(&self, context: &Context) -> Result<Client, InputError> {
+        let client = context.source.client().await?;
+        let limit = format!("SET lock_timeout = {}", ANSWER.as_millis());
+        client.batch_execute(&limit).await.map_err(PgError::from)?;
+        let pid = client.query_typed("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+        let pid = pid.map_err(PgError::from)?.first().map(|row| row.get::<_, i32>(0));
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+        self.backend.store(pid, Ordering::Relaxed);
+        Ok(client)
     }
 
     /// How much log the source keeps for the slot (P7), and where its log ends.
@@ -113,7 +142,7 @@ impl Watch {
         let source = &context.source;
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => source.client().await?,
+            None => self.connect(context).await?,
         };
         // Before the plan, which has all that the log told up to there.
         let durable = context.replica.durable().borrow().0;
@@ -302,6 +331,19 @@ impl Watch {
                 Some(Control::Gone { table: id, reason: finding.what })
             }
         })
+    }
+}
+
+/// Says whose locks a look at the catalog waits for, if it does.
+async fn name_blockers(context: &Context, backend: u32) {
+    let ask = async {
+        let client = context.source.client().await?;
+        Ok::<_, InputError>(slot::blockers(&client, backend).await?)
+    };
+    if let Ok(Ok(blockers)) = tokio::time::timeout(ANSWER, ask).await
+        && !blockers.is_empty()
+    {
+        context.status.lock().catalog_locked(&blockers);
     }
 }
 

@@ -260,6 +260,24 @@ pub fn busy(slot: &str, holder: &Session) -> Diagnostic {
     .mend("stop the other instance; it is taken over by itself when it ends")
 }
 
+/// The finding for a slot that a walsender of our own still uses, with which we have no connection any more.
+///
+/// - Takes: how long ago the stream was heard last, if it ended because it was silent.
+pub fn hung(slot: &str, walsender: &Session, silent: Option<Duration>) -> Diagnostic {
+    let silent =
+        silent.map(|silent| format!(", and has not sent anything for {} s", silent.as_secs()));
+    let what = format!(
+        "the walsender of our last connection still uses slot \"{slot}\"{}: {walsender}",
+        silent.unwrap_or_default()
+    );
+    let end = walsender.pid.map(|pid| format!("SELECT pg_terminate_backend({pid}); or "));
+    Diagnostic::error(code::SLOT_HUNG, what).mend(format!(
+        "it ends by itself when wal_sender_timeout is over. Where it does not: {}see with a debugger or \
+         in the server's log what the process waits for",
+        end.unwrap_or_default()
+    ))
+}
+
 /// Watches a slot until nobody uses it; whoever waits decides how often to look.
 pub struct SlotWait<'a, F> {
     name: &'a str,
@@ -286,10 +304,10 @@ impl SlotUse {
     }
 }
 
-impl<'a, F: FnMut(Diagnostic)> SlotWait<'a, F> {
+impl<'a, F: FnMut(&Session)> SlotWait<'a, F> {
     /// A wait that has not looked yet.
     ///
-    /// - Takes: `report`, called with the finding at first and whenever the holder changes.
+    /// - Takes: `report`, called with the holder at first and whenever it is another one.
     pub fn new(name: &'a str, report: F) -> SlotWait<'a, F> {
         SlotWait { name, report, reported: None }
     }
@@ -303,7 +321,7 @@ impl<'a, F: FnMut(Diagnostic)> SlotWait<'a, F> {
         if self.reported != Some(pid) {
             self.reported = Some(pid);
             let holder = session_of(client, pid).await?;
-            (self.report)(busy(self.name, &holder));
+            (self.report)(&holder);
         }
         Ok(SlotUse::Busy { pid })
     }

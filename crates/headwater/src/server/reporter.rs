@@ -180,7 +180,7 @@ impl Reporter {
                 } else {
                     lag.as_secs_f64()
                 }),
-                retained_bytes: heard.then_some(status.source.retained_bytes),
+                retained_bytes: status.source.retained_bytes(),
                 retained_limit_bytes: self.bounds.retained,
                 catalog_seconds: status.source.catalog_at.map(|at| at.elapsed().as_secs_f64()),
                 sent_whole: status.source.sent_whole,
@@ -283,9 +283,12 @@ impl Reporter {
     /// P7 and E-8: the source is told about before it suffers.
     fn raise_alarms(&self, report: &StatusReport) {
         let mut memory = self.memory.lock();
-        let retained = report.source.retained_bytes.unwrap_or(0);
-        let half = retained > self.bounds.retained / 2;
-        if due(&mut memory.retained_alarm, half) {
+        // What nobody knows at the moment is no reason to begin anew.
+        let retained = report.source.retained_bytes;
+        let half = |retained: u64| retained > self.bounds.retained / 2;
+        if let Some(retained) = retained
+            && due(&mut memory.retained_alarm, half(retained))
+        {
             let (kept, limit) = (show_bytes(retained), show_bytes(self.bounds.retained));
             if retained > self.bounds.retained {
                 tracing::error!("the source keeps {kept} of log for us, more than {limit}");

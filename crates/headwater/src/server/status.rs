@@ -53,7 +53,7 @@ pub struct SourceReport {
     pub lag_bytes: Option<u64>,
     /// Seconds since what is published was the newest.
     pub lag_seconds: Option<f64>,
-    /// Log that the slot makes the source keep.
+    /// Log that the slot makes the source keep. Unset when it has not answered lately.
     pub retained_bytes: Option<u64>,
     /// Its limit.
     pub retained_limit_bytes: u64,
@@ -200,8 +200,12 @@ impl StatusReport {
             // What it was when the source was last heard is not what it is.
             set("headwater_replication_lag_bytes", self.source.lag_bytes.map_or(f64::NAN, whole));
         }
-        if let Some(bytes) = self.source.retained_bytes {
-            set("headwater_retained_log_bytes", whole(bytes));
+        if let Some(seconds) = self.source.catalog_seconds {
+            set("headwater_catalog_age_seconds", seconds);
+        }
+        if self.source.lag_seconds.is_some() {
+            let retained = self.source.retained_bytes.map_or(f64::NAN, whole);
+            set("headwater_retained_log_bytes", retained);
         }
         set("headwater_retained_log_limit_bytes", whole(self.source.retained_limit_bytes));
         set("headwater_checkpoint_op_id", self.checkpoint.op_id.parse().unwrap_or(0.0));

@@ -112,7 +112,12 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     (
         "headwater_retained_log_bytes",
         Unit::Bytes,
-        "Write-ahead log that the slot makes the source keep",
+        "Write-ahead log that the slot makes the source keep; NaN while the source does not tell",
+    ),
+    (
+        "headwater_catalog_age_seconds",
+        Unit::Seconds,
+        "Time since the source's catalog was compared with what is known of its tables and no news was found",
     ),
     (
         "headwater_retained_log_limit_bytes",

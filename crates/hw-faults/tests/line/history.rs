@@ -443,3 +443,33 @@ async fn a_transaction_that_cannot_be_sent_early_is_sent_behind_its_end() {
     rig::until_status("it says so", &line.server, |s| s["source"]["sent_whole"] == false).await;
     line.stop().await;
 }
+
+/// A walsender that hangs keeps the slot: it is named as our own, and what the source keeps for the slot is
+/// asked for all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_61_a_walsender_that_hangs_is_named_and_the_log_kept_for_it_is_measured() {
+    let schema = "CREATE TABLE t (id text PRIMARY KEY)";
+    let outputs: &[Output] = &[("t", "SELECT * FROM t")];
+    let mut line = Line::on(rig::cluster(), schema, &streams(&["SELECT * FROM t"]), outputs).await;
+    let walsender = "SELECT active_pid FROM pg_replication_slots WHERE active";
+    let pid: i32 = line.rig.sql.query_one(walsender, &[]).await.expect("asked").get(0);
+    let retained = async || rig::status(&line.server).await?["source"]["retained_bytes"].as_u64();
+    let before = soon("it is known", line.report(), &retained).await;
+    let signal = |signal: &str| {
+        let sent = Command::new("kill").args([signal, &pid.to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    };
+    signal("-STOP");
+    line.names("HW2126").await;
+    line.names(&format!("pid {pid} ")).await;
+    line.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 4000000))").await;
+    soon("what is kept grows", line.report(), || async {
+        retained().await.filter(|now| *now > before + 3_000_000).map(drop)
+    })
+    .await;
+    signal("-CONT");
+    line.execute("INSERT INTO t VALUES ('later')").await;
+    line.agree("it goes on").await;
+    line.is_well().await;
+    line.stop().await;
+}

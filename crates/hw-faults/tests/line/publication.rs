@@ -320,6 +320,25 @@ async fn a_catalog_that_cannot_be_read_is_trouble_until_it_can_be() {
     line.stop().await;
 }
 
+/// Whose lock keeps looks at the catalog waiting is said while it does, and logged once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_somebody_has_locked_is_trouble_that_names_who() {
+    let config = config();
+    let mut line = Line::on(rig::cluster(), SCHEMA, &config, OUTPUTS).await;
+    let locker = line.rig.cluster.client(&line.rig.database.name).await;
+    let lock = "BEGIN; LOCK TABLE pg_catalog.pg_publication_rel IN ACCESS EXCLUSIVE MODE";
+    locker.batch_execute(lock).await.expect("locked");
+    let pid: i32 = locker.query_one("SELECT pg_backend_pid()", &[]).await.expect("asked").get(0);
+    line.names("HW2127").await;
+    line.names(&format!("pid {pid} ")).await;
+    locker.batch_execute("COMMIT").await.expect("unlocked");
+    line.execute("INSERT INTO o VALUES (2, 'later')").await;
+    line.agree("unlocked").await;
+    line.is_well().await;
+    assert_eq!(line.server.log().matches("\"code\":\"HW2127\"").count(), 1);
+    line.stop().await;
+}
+
 /// A table that somebody else's publication lacks when a configuration first names it is withheld and
 /// named, not served as if it were empty.
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,11 @@ async fn f_16_a_busy_slot_is_waited_for_and_its_holder_named() {
     let waiting = {
         let (source, name, reports) = (bench.source.clone(), name.clone(), reports.clone());
         tokio::spawn(async move {
-            source.wait_for_slot(&name, |finding| reports.lock().unwrap().push(finding)).await
+            source
+                .wait_for_slot(&name, |holder| {
+                    reports.lock().unwrap().push(slot::busy(&name, holder));
+                })
+                .await
         })
     };
     poll_until("the wait was reported", || async {

@@ -87,6 +87,11 @@ pub mod code {
     /// The source cannot remember which store uses the slot: a data directory that is put back alone, or a
     /// second server on the slot, may not be recognised until it can (a warning).
     pub const NOT_REMEMBERED: u16 = 2125;
+    /// A walsender that served this process still uses the slot, and does not answer.
+    pub const SLOT_HUNG: u16 = 2126;
+    /// Somebody's lock keeps a look at the source's catalog waiting: what is done to tables without a trace
+    /// in the log is not noticed until it is released (a warning).
+    pub const CATALOG_LOCKED: u16 = 2127;
     /// A table changed its form or its storage while it was copied.
     pub const COPY_OVERTAKEN: u16 = 2130;
     /// Row level security would hide rows from the copy.
