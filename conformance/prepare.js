@@ -1,6 +1,6 @@
 /**
  * What must be there before a program of this folder can run: a Node that is new enough, the
- * packages of `package-lock.json`, and our own client package, compiled.
+ * packages of `package-lock.json`, and our own packages, compiled.
  *
  * This file runs on any Node from 18 on and needs no package. It installs into `.cache/node` and
  * `node_modules` of the repository and says so; `HEADWATER_OFFLINE=1` forbids it.
@@ -24,7 +24,7 @@ const LEAST_NODE = 22;
 export function prepare(program) {
   const node = ensureNode();
   ensurePackages();
-  ensureClient();
+  ensureOwn();
   if (node === process.execPath) return;
   const again = spawnSync(node, [fileURLToPath(program), ...process.argv.slice(2)], { stdio: 'inherit' });
   process.exit(again.status ?? 1);
@@ -55,14 +55,17 @@ function ensurePackages() {
   fs.writeFileSync(stamp, `${lock}\n`);
 }
 
-/** Our own client package, if its sources are newer than what was compiled. */
-function ensureClient() {
-  const client = path.join(REPOSITORY, 'packages/client');
-  const sources = path.join(client, 'src');
-  const newest = Math.max(...fs.readdirSync(sources).map((name) => fs.statSync(path.join(sources, name)).mtimeMs));
-  const compiled = path.join(client, 'dist/index.js');
-  if (fs.existsSync(compiled) && fs.statSync(compiled).mtimeMs > newest) return;
-  npm(['run', '--silent', '--prefix', client, 'build']);
+/** Our own packages, if their sources are newer than what was compiled. The hooks are compiled against the client. */
+function ensureOwn() {
+  for (const name of ['client', 'react']) {
+    const place = path.join(REPOSITORY, 'packages', name);
+    const sources = path.join(place, 'src');
+    const files = /** @type {string[]} */ (fs.readdirSync(sources, { recursive: true }));
+    const newest = Math.max(...files.map((file) => fs.statSync(path.join(sources, file)).mtimeMs));
+    const compiled = path.join(place, 'dist/index.js');
+    if (fs.existsSync(compiled) && fs.statSync(compiled).mtimeMs > newest) continue;
+    npm(['run', '--silent', '--prefix', place, 'build']);
+  }
 }
 
 function announce(/** @type {string} */ what) {

@@ -97,14 +97,17 @@ fn setup_installs_the_npm_workspaces_once_and_then_says_nothing() {
     checkout.program(".cache/pgbouncer/usr/sbin/pgbouncer", "");
     checkout.write("package-lock.json", "{}");
     checkout.write("packages/client/src/index.ts", "");
-    let compile = "mkdir -p packages/client/dist; touch packages/client/dist/index.js";
+    checkout.write("packages/react/src/index.ts", "");
+    let compile = "mkdir -p $4/dist; touch $4/dist/index.js";
     checkout.tool("npm", &format!("case \"$*\" in *build) {compile};; esac"));
 
     let install = "npm ci --silent --ignore-scripts --prefix ROOT";
-    let build = "npm run --silent --prefix packages/client build";
+    // The hooks are compiled against the client.
+    let build =
+        ["client", "react"].map(|name| format!("npm run --silent --prefix packages/{name} build"));
     let (output, calls) = checkout.run("scripts/setup", Some("test"));
     assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(calls, [install, build]);
+    assert_eq!(calls, [install, &build[0], &build[1]]);
     // What conformance/prepare.js compares with: it does nothing after this.
     let stamp = fs::read_to_string(checkout.path("node_modules/.headwater-setup")).expect("there");
     assert_eq!(stamp, "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\n");

@@ -1,0 +1,296 @@
+/**
+ * One query that is kept live: its subscription at the server over all sockets, its result, and who
+ * listens. Equal queries of a client share one.
+ *
+ * Invariant: rows that were shown stay while the connection is away; they go only when the server
+ * says so, or when another user signs in.
+ */
+import type { Connection } from './connection.js';
+import { LiveError } from './error.js';
+import type { Write } from './layer.js';
+import { Result, type ResultOptions } from './result.js';
+import type { Row } from './types.js';
+import type { ClientMessage, DynamicSQLQuery, ServerMessage } from './wire.js';
+
+/**
+ * - `loading`: nothing is known yet.
+ * - `live`: what is shown is so.
+ * - `reconnecting`: what is shown was so when the connection ended.
+ * - `error`: the server refused the query, or ended it (`error` says why).
+ */
+export type LiveStatus = 'loading' | 'live' | 'reconnecting' | 'error';
+
+export interface LiveState<D> {
+  /** `null` until the first result. The same object for as long as nothing changed. */
+  readonly data: D | null;
+  readonly status: LiveStatus;
+  readonly error: LiveError | null;
+}
+
+/** What a live query needs of its client. */
+export interface Host {
+  readonly connection: Connection;
+  /** Counts everything that happens, so that one can tell what was before what. */
+  tick(): number;
+  /** By whom the server knows it, `null` for no more. */
+  named(query: LiveQuery, before: string | null, now: string | null): void;
+  /** Something has changed: `publish` is to be called soon. */
+  schedule(query: LiveQuery): void;
+  /** Nobody listens any more. */
+  unheard(query: LiveQuery): void;
+  heard(query: LiveQuery): void;
+}
+
+const LOADING: LiveState<never> = { data: null, status: 'loading', error: null };
+
+export class LiveQuery {
+  state: LiveState<readonly Row[] | number> = LOADING;
+  /** `null` for counts, which have no rows. */
+  readonly result: Result | null;
+  isClosed = false;
+  readonly #host: Host;
+  readonly #listeners = new Set<() => void>();
+  #count: number | null = null;
+  #id: string | null = null;
+  #generation = 0;
+  #status: LiveStatus = 'loading';
+  #error: LiveError | null = null;
+  #hasData = false;
+  #isAsking = false;
+  /** Whether anybody ever listened: a query that is only named costs the server nothing. */
+  #isWanted = false;
+  /** Where a later subscription may go on from, if the server said. */
+  #resume: { subscriptionId: string; lsn: string } | null = null;
+
+  constructor(
+    host: Host,
+    /** What it asks, as one text. */
+    readonly name: string,
+    readonly kind: 'rows' | 'count',
+    readonly query: DynamicSQLQuery,
+    readonly options: ResultOptions = {},
+  ) {
+    this.#host = host;
+    this.result = kind === 'rows' ? new Result(query, options) : null;
+  }
+
+  get hasListeners(): boolean {
+    return this.#listeners.size > 0;
+  }
+
+  /** Calls whenever `state` is another object; the first call begins it all. Returns what ends that. */
+  listen(listener: () => void): () => void {
+    // Whoever listens twice with one function ends each by itself.
+    const own = () => listener();
+    this.#listeners.add(own);
+    this.#host.heard(this);
+    if (!this.#isWanted) {
+      this.#isWanted = true;
+      if (this.isClosed) {
+        this.isClosed = false;
+        this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
+      }
+      this.open();
+    }
+    return () => {
+      if (this.#listeners.delete(own) && this.#listeners.size === 0) {
+        this.#host.unheard(this);
+      }
+    };
+  }
+
+  /** Subscribes at the server, if there is a socket; else the client calls again when there is. */
+  open(): void {
+    const { connection } = this.#host;
+    if (!this.#isWanted) {
+      return;
+    }
+    if (connection.state !== 'open') {
+      connection.connect();
+      return;
+    }
+    this.#generation += 1;
+    const generation = this.#generation;
+    const askedAt = this.#host.tick();
+    const message: ClientMessage = {
+      tag: this.kind === 'rows' ? 'CreateDataSubscription' : 'CreateCountSubscription',
+      query: this.result?.sent ?? this.query,
+    };
+    if (this.#resume !== null && this.kind === 'rows') {
+      message.resume = this.#resume;
+    }
+    connection.request(message, {
+      resend: 'here',
+      answered: (answer) => {
+        if (generation === this.#generation) {
+          this.#opened(answer, askedAt);
+        } else {
+          this.#endAtServer(answer.subscriptionId);
+        }
+      },
+      failed: (error) => {
+        if (generation === this.#generation && error.kind === 'refused') {
+          this.#resume = null;
+          this.#become('error', error);
+        }
+      },
+    });
+  }
+
+  /** Asks again after an error. */
+  retry(): void {
+    if (this.#status === 'error' && !this.isClosed) {
+      this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
+      this.open();
+    }
+  }
+
+  close(): void {
+    if (this.isClosed) {
+      return;
+    }
+    this.isClosed = true;
+    this.#generation += 1;
+    this.#isAsking = false;
+    this.#isWanted = false;
+    this.#resume = null;
+    this.#endAtServer(this.#id);
+    this.#name(null);
+    // What is shown is not kept up to date any more, and own writes are nobody's to end.
+    this.result?.layer.forget();
+  }
+
+  /** The socket is no more. */
+  lost(): void {
+    this.#generation += 1;
+    this.#isAsking = false;
+    this.#name(null);
+    if (this.#status !== 'error') {
+      this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
+    }
+  }
+
+  /** Somebody else has signed in: nothing of what was shown may stay. */
+  forget(): void {
+    this.#generation += 1;
+    this.#resume = null;
+    this.#count = null;
+    this.#hasData = false;
+    this.#name(null);
+    this.result?.forget();
+    this.#become('loading', null);
+  }
+
+  /** A message about this subscription. */
+  push(message: ServerMessage): void {
+    switch (message.tag) {
+      case 'DidInsert':
+        this.result?.insert(message.record!);
+        break;
+      case 'DidUpdate':
+        this.result?.update(message.id, message.changeSet, message.appendSet);
+        break;
+      case 'DidDelete':
+        this.result?.delete(message.id);
+        break;
+      case 'DidChangeCount':
+        this.#count = message.count!;
+        break;
+      case 'DataSyncError': {
+        this.#resume = null;
+        this.#name(null);
+        const { errorMessage = 'the server ended the subscription', code, sqlstate } = message;
+        this.#become('error', new LiveError('refused', errorMessage, { code, sqlstate }));
+        break;
+      }
+      default:
+        return;
+    }
+    this.#reached(message);
+    this.#host.schedule(this);
+  }
+
+  begin(write: Write): void {
+    this.result?.layer.begin(write);
+  }
+
+  /** Tells listeners if what they see has changed, and asks for the order where it is not known. */
+  publish(): void {
+    const data = this.#hasData ? (this.result?.rows() ?? this.#count) : null;
+    const { state } = this;
+    if (data !== state.data || this.#status !== state.status || this.#error !== state.error) {
+      this.state = { data, status: this.#status, error: this.#error };
+      for (const listener of [...this.#listeners]) {
+        listener();
+      }
+    }
+    this.#askForOrder();
+  }
+
+  #opened(answer: ServerMessage, askedAt: number): void {
+    this.#name(answer.subscriptionId ?? null);
+    if (this.result === null) {
+      this.#count = answer.count ?? 0;
+    } else if (answer.resumed !== true) {
+      this.result.refresh(answer.result ?? [], askedAt);
+    }
+    this.#resume = null;
+    this.#reached(answer);
+    this.#hasData = true;
+    this.#become('live', null);
+  }
+
+  #reached({ lsn }: ServerMessage): void {
+    if (lsn !== undefined && this.#id !== null) {
+      this.#resume = { subscriptionId: this.#id, lsn };
+    }
+  }
+
+  #askForOrder(): void {
+    const question = this.#isAsking || this.#id === null ? undefined : this.result?.question();
+    if (question === undefined) {
+      return;
+    }
+    this.#isAsking = true;
+    const generation = this.#generation;
+    const answered = (rows: readonly Row[] | null) => {
+      if (generation === this.#generation) {
+        this.#isAsking = false;
+        if (rows === null) {
+          this.result!.giveUp();
+        } else {
+          this.result!.answer(rows, question.stamp);
+        }
+        this.#host.schedule(this);
+      }
+    };
+    this.#host.connection.request(
+      { tag: 'DataSyncQuery', query: question.query },
+      {
+        resend: 'here',
+        answered: ({ result = [] }) => answered(result),
+        // What the server does not order either stands behind the others.
+        failed: ({ kind }) => void (kind === 'refused' && answered(null)),
+      },
+    );
+  }
+
+  #become(status: LiveStatus, error: LiveError | null): void {
+    this.#status = status;
+    this.#error = error;
+    this.#host.schedule(this);
+  }
+
+  #name(id: string | null): void {
+    this.#host.named(this, this.#id, id);
+    this.#id = id;
+  }
+
+  #endAtServer(subscriptionId: string | null | undefined): void {
+    if (subscriptionId != null) {
+      const ignored = () => {};
+      const options = { resend: 'here', answered: ignored, failed: ignored } as const;
+      this.#host.connection.request({ tag: 'DeleteDataSubscription', subscriptionId }, options);
+    }
+  }
+}

@@ -1,0 +1,154 @@
+/**
+ * Where a record stands in a result, as far as that can be proved here.
+ *
+ * The server gives a result in its order, and afterwards changes without places. The order of texts
+ * is that of a collation and the order of an enum that of its declaration: JavaScript knows neither.
+ * So a place is only taken where it follows from
+ * - comparisons that have one answer whatever the column's type is: NULLs, booleans, numbers that
+ *   differ, UUIDs, dates and points in time in the server's own form;
+ * - the order of the rows that are there: a value that stands among them already belongs beside its
+ *   equals.
+ * Everything else is `undefined`, and the server is asked (`result.ts`).
+ */
+import type { Row } from './types.js';
+import type { OrderByClause } from './wire.js';
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+/** Dates and points in time as the server writes them, years of four digits. */
+const MOMENT = /^\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00)?)?$/;
+/** What may be a number, a point in time, bytes or something composed, whose text is not its value. */
+const IS_PERHAPS_NO_TEXT = /^[\s\d+\-.({[\\]|::|^(?:nan|infinity|today|now|epoch|tomorrow|yesterday)$/i;
+
+/** Which of two values is the greater in Postgres; `undefined` if that cannot be told. Not for NULL. */
+export function compareValues(a: unknown, b: unknown): number | undefined {
+  if (typeof a === 'number' && typeof b === 'number') {
+    // Reading decimals is monotone, so numbers that differ here differ in the same way there. Two
+    // that are equal here may have lost their difference.
+    return a !== b ? Math.sign(a - b) : Number.isSafeInteger(a) ? 0 : undefined;
+  }
+  if (typeof a === 'boolean' && typeof b === 'boolean') {
+    return Number(a) - Number(b);
+  }
+  if (typeof a === 'string' && typeof b === 'string') {
+    return a === b ? 0 : compareTexts(a, b);
+  }
+  return undefined;
+}
+
+function compareTexts(a: string, b: string): number | undefined {
+  if (UUID.test(a) && UUID.test(b)) {
+    return a < b ? -1 : 1;
+  }
+  if (!MOMENT.test(a) || !MOMENT.test(b)) {
+    return undefined;
+  }
+  let at = 0;
+  while (a[at] === b[at]) {
+    at += 1;
+  }
+  const [one, other] = [a[at], b[at]];
+  // Whole against fractional seconds is where collations of texts and time itself part.
+  return one !== undefined && other !== undefined && one !== '.' && other !== '.' ? (one < other ? -1 : 1) : undefined;
+}
+
+/** Whether two values are one in Postgres; `undefined` if that cannot be told. Not for NULL. */
+export function isSame(a: unknown, b: unknown): boolean | undefined {
+  if (typeof a === 'string' && typeof b === 'string') {
+    if (a === b) {
+      return true;
+    }
+    const [one, other] = [a.toLowerCase(), b.toLowerCase()];
+    if (UUID.test(one) && UUID.test(other)) {
+      return one === other;
+    }
+    return IS_PERHAPS_NO_TEXT.test(a) || IS_PERHAPS_NO_TEXT.test(b) || one === other ? undefined : false;
+  }
+  const order = compareValues(a, b);
+  return order === undefined ? undefined : order === 0;
+}
+
+/** The fields that an order needs; `undefined` if it needs more than fields. */
+export function orderFields(clauses: readonly OrderByClause[]): string[] | undefined {
+  const fields: string[] = [];
+  for (const clause of clauses) {
+    if (!('orderByColumn' in clause)) {
+      return undefined;
+    }
+    fields.push(clause.orderByColumn);
+  }
+  return fields;
+}
+
+/**
+ * Where a record goes among rows that stand in their order; `undefined` if that cannot be told.
+ *
+ * - Takes: rows that are sorted by `clauses` as the server does it.
+ * - Returns: the index before which it goes; behind its equals, whose order nobody knows.
+ */
+export function placeOf(row: Row, rows: readonly Row[], clauses: readonly OrderByClause[]): number | undefined {
+  let [from, to] = [0, rows.length];
+  for (const clause of clauses) {
+    if (from === to) {
+      return from;
+    }
+    if (!('orderByColumn' in clause)) {
+      return undefined;
+    }
+    const { orderByColumn: field, orderByDirection } = clause;
+    const value = row[field];
+    // All of [from, to) are equal in the fields so far, so equals in this one stand together.
+    let [low, high] = [from, to];
+    let [first, last] = [-1, -1];
+    for (let at = from; at < to; at += 1) {
+      const other = rows[at]![field];
+      if (value === other) {
+        first = first < 0 ? at : first;
+        last = at;
+        continue;
+      }
+      const order = compareNulls(value, other);
+      if (order === undefined) {
+        continue;
+      }
+      const signed = orderByDirection === 'Desc' ? -order : order;
+      if (signed > 0) {
+        low = at + 1;
+      } else if (at < high) {
+        high = at;
+      }
+    }
+    if (first < 0) {
+      return low === high ? low : undefined;
+    }
+    if (value !== null && compareValues(value, value) !== 0) {
+      return undefined;
+    }
+    [from, to] = [first, last + 1];
+  }
+  return to;
+}
+
+/** Whether two rows surely stand beside each other in an order. */
+export function areEquals(a: Row, b: Row, clauses: readonly OrderByClause[]): boolean {
+  return clauses.every((clause) => {
+    if (!('orderByColumn' in clause)) {
+      return false;
+    }
+    return isSurelyEqual(a[clause.orderByColumn], b[clause.orderByColumn]);
+  });
+}
+
+export function isSurelyEqual(a: unknown, b: unknown): boolean {
+  return compareNulls(a, b) === 0;
+}
+
+/** As `compareValues`, with NULL above everything, as Postgres has it. */
+function compareNulls(a: unknown, b: unknown): number | undefined {
+  if (a === undefined || b === undefined) {
+    return undefined;
+  }
+  if (a === null || b === null) {
+    return Number(a === null) - Number(b === null);
+  }
+  return compareValues(a, b);
+}

@@ -1,0 +1,572 @@
+/** The client against a server in memory, whose connection ends whenever it hurts. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { DataSubscription, LiveClient, LiveError, NewRecordBehaviour } from '../../dist/live/index.js';
+import { World } from './world.js';
+
+const HOST = 'http://live.test';
+
+function start(options = {}) {
+  const world = new World();
+  const client = new LiveClient({ host: HOST, token: () => null, environment: world.environment, ...options });
+  return { world, client };
+}
+
+/** What a promise became, told without waiting for it. */
+function outcome(promise) {
+  const result = { state: 'waits' };
+  promise.then(
+    (value) => Object.assign(result, { state: 'done', value }),
+    (error) => Object.assign(result, { state: 'failed', error }),
+  );
+  return result;
+}
+
+const jwt = (claims) => `h.${Buffer.from(JSON.stringify(claims)).toString('base64url')}.s`;
+const titles = (rows) => rows.map(({ title }) => title).join('');
+const byTitle = (client) => client.query('tasks').orderBy('n');
+
+test('ds_16_a_subscription_shows_rows_and_every_change', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const seen = [];
+  const stop = byTitle(client).subscribe((rows) => seen.push(titles(rows)));
+  await world.run();
+  world.commit([['tasks', '2', { n: 0, title: 'b' }]]);
+  await world.run();
+  world.commit([['tasks', '1', null], ['tasks', '2', { n: 0, title: 'c' }]]);
+  await world.run();
+  assert.deepEqual(seen, ['a', 'ba', 'c']);
+  stop();
+  await world.run(1000);
+  assert.equal(world.log.at(-1), '< DidDeleteDataSubscription');
+  assert.equal(world.sockets[0].url, 'ws://live.test/DataSyncController');
+});
+
+test('equal queries share one subscription, which ends with its last listener', async () => {
+  const { world, client } = start();
+  const stops = [1, 2].map(() => byTitle(client).subscribe(() => {}));
+  await world.run();
+  stops[0]();
+  await world.run(5000);
+  assert.equal(world.log.filter((line) => line === '> CreateDataSubscription').length, 1);
+  assert.ok(!world.log.includes('> DeleteDataSubscription'));
+  stops[1]();
+  await world.run(500);
+  // Somebody who comes back in time finds it.
+  const again = byTitle(client).subscribe(() => {});
+  await world.run(5000);
+  assert.ok(!world.log.includes('> DeleteDataSubscription'));
+  again();
+  await world.run(1000);
+  assert.ok(world.log.includes('> DeleteDataSubscription'));
+});
+
+test('ds_16_10_a_row_that_comes_in_one_task_with_the_first_answer_is_not_lost', async () => {
+  const { world, client } = start();
+  let last;
+  world.burst = 10;
+  byTitle(client).subscribe((rows) => (last = titles(rows)));
+  world.intercept = ({ tag, requestId }, socket) => {
+    if (tag !== 'CreateDataSubscription') return undefined;
+    socket.sends({ tag: 'DidCreateDataSubscription', requestId, subscriptionId: 's', result: [] });
+    socket.sends({ tag: 'DidInsert', subscriptionId: 's', record: { id: '1', title: 'x', n: 1 } });
+    return 'nothing';
+  };
+  await world.run();
+  assert.equal(last, 'x');
+});
+
+test('ds_16_1_requests_are_settled_when_the_connection_ends', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  world.intercept = () => 'nothing';
+  const write = outcome(client.updateRecord('tasks', '1', { title: 'b' }));
+  const read = outcome(byTitle(client).fetch());
+  await world.run();
+  world.cut();
+  await world.run();
+  assert.equal(write.state, 'failed');
+  assert.ok(write.error instanceof LiveError && write.error.kind === 'connection');
+  assert.equal(read.state, 'waits');
+  world.intercept = () => undefined;
+  await world.run(1000);
+  assert.deepEqual([read.state, titles(read.value)], ['done', 'a']);
+});
+
+test('a read that ends every socket is told so in the end', async () => {
+  const { world, client } = start();
+  world.intercept = (_message, socket) => {
+    socket.end(1009);
+    return 'nothing';
+  };
+  const read = outcome(byTitle(client).fetch());
+  await world.run(60_000);
+  assert.deepEqual([read.state, read.error?.kind], ['failed', 'connection']);
+  assert.equal(world.sockets.length, 4);
+});
+
+test('ds_16_2_a_silent_server_is_given_up_once', async () => {
+  const { world, client } = start();
+  world.intercept = () => 'nothing';
+  byTitle(client).subscribe(() => {});
+  await world.run();
+  const [first] = world.sockets;
+  await world.run(10_000);
+  assert.equal(first.readyState, 3);
+  world.intercept = () => undefined;
+  await world.run(1000);
+  const [, second] = world.sockets;
+  assert.equal(client.status.state, 'open');
+  // What the first one says late has no meaning any more.
+  assert.equal(first.onclose, null);
+  assert.equal(first.onmessage, null);
+  assert.equal(second, world.socket);
+  // A server that owes nothing may be silent for as long as it likes.
+  await world.run(3_600_000);
+  assert.equal(world.socket, second);
+});
+
+test('keep-alives are enough for a slow answer', async () => {
+  const { world, client } = start();
+  let late;
+  world.intercept = (message, socket) => {
+    late = () => socket.sends({ tag: 'DataSyncResult', requestId: message.requestId, result: [] });
+    return 'nothing';
+  };
+  const read = outcome(byTitle(client).fetch());
+  await world.run();
+  for (let turn = 0; turn < 10; turn += 1) {
+    await world.run(6000);
+    world.socket.sends({ tag: 'KeepAlive' });
+    await world.run();
+  }
+  late();
+  await world.run();
+  assert.equal(read.state, 'done');
+  assert.equal(world.sockets.length, 1);
+});
+
+test('attempts to connect become rarer, and start over after a success', async () => {
+  const { world, client } = start();
+  world.isUp = false;
+  byTitle(client).subscribe(() => {});
+  await world.run(120_000);
+  const tries = world.sockets.length;
+  assert.ok(tries >= 8 && tries <= 12, `${tries} attempts in two minutes`);
+  assert.match(client.status.error.message, /connection ended/);
+  world.isUp = true;
+  await world.run(30_000);
+  assert.equal(client.status.state, 'open');
+  world.cut();
+  await world.run(400);
+  assert.equal(client.status.state, 'open');
+});
+
+test('a network that is back is tried at once', async () => {
+  const world = new World();
+  let online;
+  const environment = { ...world.environment, whenOnline: (call) => ((online = call), () => {}) };
+  const client = new LiveClient({ host: HOST, token: () => null, environment });
+  online();
+  assert.equal(world.sockets.length, 0, 'nobody asked for anything yet');
+  world.isUp = false;
+  byTitle(client).subscribe(() => {});
+  await world.run(60_000);
+  world.isUp = true;
+  online();
+  await world.run();
+  assert.equal(client.status.state, 'open');
+});
+
+test('a query that was named, forgotten and is listened to after all begins again', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const live = client.rows(byTitle(client).query);
+  await world.run(60_000);
+  const other = client.rows(byTitle(client).query);
+  assert.notEqual(live, other);
+  const stops = [live, other].map((one) => one.listen(() => {}));
+  await world.run();
+  assert.deepEqual([titles(live.state.data), titles(other.state.data)], ['a', 'a']);
+  void client.updateRecord('tasks', '1', { title: 'b' });
+  assert.deepEqual([titles(live.state.data), titles(other.state.data)], ['b', 'b']);
+  await world.run();
+  world.cut();
+  await world.run(5000);
+  world.commit([['tasks', '1', { n: 1, title: 'c' }]]);
+  await world.run(5000);
+  assert.deepEqual([titles(live.state.data), titles(other.state.data)], ['c', 'c']);
+  stops.forEach((stop) => stop());
+  await world.run(5000);
+  assert.equal(world.socket.subscriptions.size, 0);
+  live.listen(() => {});
+  await world.run();
+  assert.equal(live.state.status, 'live');
+});
+
+test('rows stay while the connection is away, and are what they are when it is back', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }], ['tasks', '2', { n: 2, title: 'b' }]]);
+  const live = client.rows(byTitle(client).query);
+  const states = [];
+  live.listen(() => states.push(live.state));
+  await world.run();
+  const before = live.state.data;
+  world.isUp = false;
+  world.cut();
+  await world.run(2000);
+  assert.equal(live.state.status, 'reconnecting');
+  assert.equal(live.state.data, before);
+  world.commit([['tasks', '2', { n: 2, title: 'c' }]]);
+  world.isUp = true;
+  await world.run(5000);
+  assert.equal(live.state.status, 'live');
+  assert.equal(titles(live.state.data), 'ac');
+  assert.equal(live.state.data[0], before[0], 'what has not changed is the same object');
+});
+
+test('ds_21_r_a_subscription_goes_on_where_it_was_if_the_server_lets_it', async () => {
+  const { world, client } = start();
+  const asked = [];
+  world.intercept = ({ tag, resume, requestId }, socket) => {
+    if (tag !== 'CreateDataSubscription') return undefined;
+    asked.push(resume);
+    const more = resume ? { resumed: true } : { result: [{ id: '1', n: 1, title: 'a' }], lsn: '0/1' };
+    socket.sends({ tag: 'DidCreateDataSubscription', requestId, subscriptionId: `s${asked.length}`, ...more });
+    if (resume) socket.sends({ tag: 'DidInsert', subscriptionId: 's2', record: { id: '2', n: 2, title: 'b' }, lsn: '0/9' });
+    return 'nothing';
+  };
+  let last;
+  byTitle(client).subscribe((rows) => (last = titles(rows)));
+  await world.run();
+  world.socket.sends({ tag: 'DidUpdate', subscriptionId: 's1', id: '1', changeSet: { title: 'c' }, lsn: '0/5' });
+  await world.run();
+  world.cut();
+  await world.run(1000);
+  assert.equal(last, 'cb');
+  world.cut();
+  await world.run(1000);
+  assert.deepEqual(asked, [undefined, { subscriptionId: 's1', lsn: '0/5' }, { subscriptionId: 's2', lsn: '0/9' }]);
+});
+
+test('an answer to a subscription that nobody wants any more ends it at the server', async () => {
+  const { world, client } = start({ keepMs: 0 });
+  let late;
+  world.intercept = ({ tag, requestId }, socket) => {
+    if (tag !== 'CreateDataSubscription') return undefined;
+    late = () => socket.sends({ tag: 'DidCreateDataSubscription', requestId, subscriptionId: 'late', result: [] });
+    return 'nothing';
+  };
+  const stop = byTitle(client).subscribe(() => assert.fail('nobody listens'));
+  await world.run();
+  stop();
+  await world.run(1);
+  late();
+  await world.run();
+  assert.ok(world.log.includes('> DeleteDataSubscription'));
+});
+
+test('ds_16_9_a_refused_subscription_tells_its_listeners, and is tried again when asked to', async () => {
+  const { world, client } = start();
+  world.intercept = ({ tag }) => (tag.startsWith('Create') ? { tag: 'DataSyncError', errorMessage: 'Row level security is required', code: 'HW1' } : undefined);
+  const errors = [];
+  byTitle(client).subscribe(() => {}, { onError: (error) => errors.push(error) });
+  const subscription = new DataSubscription(client, byTitle(client).query);
+  await world.run();
+  assert.deepEqual(errors.map(({ message, kind, code }) => [message, kind, code]), [['Row level security is required', 'refused', 'HW1']]);
+  await assert.rejects(subscription.createOnServer(), /Row level security/);
+  assert.equal(subscription.connectError, errors[0]);
+  world.intercept = () => undefined;
+  client.rows(byTitle(client).query).retry();
+  await world.run();
+  assert.ok(subscription.isConnected);
+  assert.equal(subscription.connectError, null);
+});
+
+test('ds_10_5_12_a_subscription_that_the_server_ends_says_why', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const live = client.rows(byTitle(client).query);
+  live.listen(() => {});
+  await world.run();
+  world.socket.sends({ tag: 'DidDelete', subscriptionId: 's1', id: '1' });
+  world.socket.sends({ tag: 'DataSyncError', subscriptionId: 's1', errorMessage: 'row level security was switched off' });
+  await world.run();
+  assert.deepEqual([live.state.status, live.state.data], ['error', []]);
+  assert.match(live.state.error.message, /switched off/);
+});
+
+test('own writes are shown before anything is sent, and go when they are refused', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const seen = [];
+  byTitle(client).subscribe((rows) => seen.push(titles(rows)));
+  await world.run();
+  const good = client.createRecord('tasks', { n: 2, title: 'b' });
+  assert.equal(seen.at(-1), 'ab');
+  const bad = outcome(client.updateRecord('tasks', '1', { title: 'x', bad: true }));
+  assert.equal(seen.at(-1), 'xb');
+  const gone = client.deleteRecord('tasks', '1');
+  assert.equal(seen.at(-1), 'b');
+  await world.run();
+  assert.equal((await good).made, 'by the server');
+  assert.deepEqual([bad.state, bad.error.kind], ['failed', 'refused']);
+  await gone;
+  // The second of the two has what the server added to the record.
+  assert.deepEqual(seen, ['a', 'ab', 'xb', 'b', 'b'], 'nothing came back in between');
+  const rolled = outcome(client.createRecords('tasks', [{ n: 3, title: 'c' }, { n: 4, title: 'd', bad: true }]));
+  assert.equal(seen.at(-1), 'bcd');
+  await world.run();
+  assert.equal(rolled.state, 'failed');
+  assert.equal(seen.at(-1), 'b');
+  const [{ id }] = world.rows('tasks');
+  const some = outcome(client.updateRecords('tasks', [id, 'nobody'], { title: 'z' }));
+  await world.run(10_000);
+  assert.deepEqual(some.value.map(({ title }) => title), ['z']);
+  assert.deepEqual(seen, ['a', 'ab', 'xb', 'b', 'b', 'bcd', 'b', 'z']);
+});
+
+test('ds_16_5_a_record_may_name_one_that_is_still_being_created', async () => {
+  const { world, client } = start();
+  const parent = '00000000-0000-4000-8000-000000000001';
+  const both = Promise.all([client.createRecord('tasks', { id: parent, n: 1 }), client.createRecord('tasks', { n: 2, parent }), client.updateRecord('tasks', parent, { n: 3 })]);
+  await world.run();
+  assert.deepEqual((await both).map(({ n }) => n), [1, 2, 3]);
+});
+
+test('ds_16_6_a_transaction_shows_nothing_before_it_is_committed', async () => {
+  const { world, client } = start();
+  let last;
+  byTitle(client).subscribe((rows) => (last = titles(rows)));
+  const failed = outcome(client.withTransaction(async (transaction) => {
+    await transaction.createRecord('tasks', { n: 1, title: 'a' });
+    assert.equal(last, '');
+    throw new Error('changed my mind');
+  }));
+  await world.run();
+  assert.match(failed.error.message, /changed my mind/);
+  assert.equal(last, '');
+  const done = outcome(client.withTransaction(async (transaction) => {
+    await transaction.createRecords('tasks', [{ n: 1, title: 'a' }]);
+    return (await transaction.query('tasks').fetch()).length;
+  }));
+  await world.run();
+  assert.equal(done.state, 'done');
+  assert.equal(last, 'a');
+});
+
+test('a transaction ends with its connection', async () => {
+  const { world, client } = start();
+  let transaction;
+  const done = outcome(client.withTransaction(async (one) => {
+    transaction = one;
+    await one.createRecord('tasks', { n: 1 });
+    world.cut();
+    await new Promise((resolve) => world.environment.setTimer(resolve, 5000));
+    await one.createRecord('tasks', { n: 2 });
+  }));
+  await world.run(10_000);
+  assert.deepEqual([done.state, done.error.kind], ['failed', 'connection']);
+  assert.equal(transaction.transactionId, null);
+  assert.deepEqual(world.rows('tasks'), []);
+});
+
+test('ds_16_7_counts_are_kept, over connections too', async () => {
+  const { world, client } = start();
+  const live = client.count(client.query('tasks').query);
+  live.listen(() => {});
+  await world.run();
+  assert.deepEqual(live.state, { data: 0, status: 'live', error: null });
+  world.commit([['tasks', '1', {}], ['tasks', '2', {}]]);
+  await world.run();
+  assert.equal(live.state.data, 2);
+  world.cut();
+  world.commit([['tasks', '3', {}]]);
+  await world.run(1000);
+  assert.equal(live.state.data, 3);
+});
+
+test('the token is renewed before it ends, on the same socket', async () => {
+  let asked = 0;
+  const { world, client } = start({
+    token: () => jwt({ sub: 'ada', exp: (world?.now ?? 0) / 1000 + 600, n: (asked += 1) }),
+  });
+  byTitle(client).subscribe(() => {});
+  await world.run();
+  assert.match(world.socket.url, /\?access_token=h\./);
+  await world.run(1_200_000);
+  assert.ok(asked >= 3, `asked ${asked} times`);
+  assert.ok(world.log.includes('> LoginWithJWT'));
+  assert.equal(world.sockets.length, 1);
+});
+
+test('a token that has expired is replaced at once, one that goes on expiring with patience', async () => {
+  let asked = 0;
+  const { world, client } = start({ token: () => jwt({ sub: 'ada', n: (asked += 1) }) });
+  byTitle(client).subscribe(() => {});
+  await world.run();
+  world.cut(4401);
+  await world.run();
+  assert.equal(world.sockets.length, 2);
+  world.isUp = false;
+  world.cut(4401);
+  await world.run(60_000);
+  assert.ok(world.sockets.length < 12, `${world.sockets.length} attempts`);
+});
+
+test('what one user was shown, and what he wrote, is nothing of the next', async () => {
+  let user = 'ada';
+  const { world, client } = start({ token: () => user && jwt({ sub: user }) });
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const live = client.rows(byTitle(client).query);
+  live.listen(() => {});
+  await world.run();
+  assert.deepEqual([titles(live.state.data), client.identity.userId], ['a', 'ada']);
+  world.isUp = false;
+  world.cut();
+  await world.run(1000);
+  const write = outcome(client.updateRecord('tasks', '1', { title: 'by ada' }));
+  assert.equal(titles(live.state.data), 'by ada');
+  user = 'ben';
+  await Promise.all([client.refreshToken(), world.run()]);
+  assert.deepEqual(live.state, { data: null, status: 'loading', error: null });
+  assert.equal(write.state, 'failed');
+  world.isUp = true;
+  await world.run(5000);
+  assert.equal(titles(live.state.data), 'a');
+  user = null;
+  await Promise.all([client.refreshToken(), world.run()]);
+  await world.run(1000);
+  assert.equal(client.identity.userId, null);
+  assert.equal(world.socket.url, 'ws://live.test/DataSyncController');
+});
+
+test('a token that cannot be had is an error that is tried again', async () => {
+  let fails = true;
+  const { world, client } = start({
+    token: () => {
+      if (fails) throw new Error('the session is over');
+      return null;
+    },
+  });
+  byTitle(client).subscribe(() => {});
+  await world.run();
+  assert.match(client.status.error.message, /session is over/);
+  fails = false;
+  await world.run(1000);
+  assert.equal(client.status.state, 'open');
+});
+
+test('records that come go before the others where that is wished and nothing else orders them', async () => {
+  const { world, client } = start();
+  let last;
+  const subscription = new DataSubscription(client, client.query('tasks').query, { newRecordBehaviour: NewRecordBehaviour.PREPEND_NEW_RECORD });
+  subscription.subscribe((rows) => (last = titles(rows)));
+  await world.run();
+  world.commit([['tasks', '1', { title: 'a' }]]);
+  world.commit([['tasks', '2', { title: 'b' }]]);
+  await world.run();
+  assert.equal(last, 'ba');
+  let closed = 0;
+  subscription.onClose = () => (closed += 1);
+  subscription.close();
+  subscription.close();
+  assert.deepEqual([closed, subscription.isClosed], [1, true]);
+});
+
+test('a closed client settles everything', async () => {
+  const { world, client } = start();
+  world.intercept = () => 'nothing';
+  const read = outcome(byTitle(client).fetch());
+  await world.run();
+  client.close();
+  await world.run();
+  assert.deepEqual([read.state, read.error.kind], ['failed', 'closed']);
+  await assert.rejects(client.createRecord('tasks', {}), /closed/);
+  assert.equal(world.socket.readyState, 3);
+});
+
+test('ids of tables whose database makes them are not made here', async () => {
+  const { world, client } = start({ tables: { invoices: { ids: 'database' }, seats: { key: ['row', 'place'] } } });
+  const sent = [];
+  world.intercept = (message) => {
+    sent.push(message.record);
+    return { tag: 'DidCreateRecord', record: { id: 7 } };
+  };
+  let seats;
+  client.query('seats').subscribe((rows) => (seats = rows));
+  const made = Promise.all([client.createRecord('invoices', { total: 1 }), client.createRecord('seats', { row: 1, place: 2 })]);
+  await world.run();
+  await made;
+  assert.deepEqual(sent.filter(Boolean), [{ total: 1 }, { row: 1, place: 2 }]);
+  assert.ok(seats);
+});
+
+test('wrong arguments are refused before anything is sent', async () => {
+  const { world, client } = start();
+  await assert.rejects(client.createRecord(7, {}), TypeError);
+  await assert.rejects(client.createRecord('t', null), TypeError);
+  await assert.rejects(client.createRecords('t', {}), TypeError);
+  await assert.rejects(client.updateRecord('t', null, {}), TypeError);
+  await assert.rejects(client.updateRecords('t', 'a', {}), TypeError);
+  await assert.rejects(client.deleteRecord('t', {}), TypeError);
+  assert.throws(() => new LiveClient({ host: 'live.test' }), TypeError);
+  assert.throws(() => new LiveClient({ host: 'http://live.test/' }), TypeError);
+  await world.run();
+  assert.deepEqual(world.log, []);
+});
+
+/** What an application may do, with every message of it in the log. */
+async function useEverything(world, client) {
+  const shown = { rows: [], count: null };
+  client.query('tasks').where('isOpen', true).orderBy('n').limit(3).subscribe((rows) => {
+    shown.rows = rows;
+    assert.ok(rows.length <= 3);
+  });
+  const count = client.count(client.query('tasks').query);
+  count.listen(() => (shown.count = count.state.data));
+  const settled = [];
+  const does = (promise) => settled.push(outcome(promise));
+  await world.run();
+  does(client.createRecord('tasks', { id: 'a', n: 1, isOpen: true }));
+  does(client.createRecord('tasks', { id: 'b', n: 2, isOpen: true }));
+  world.commit([['tasks', 'c', { n: 0, isOpen: true }], ['tasks', 'd', { n: 3, isOpen: true }]]);
+  await world.run();
+  does(client.updateRecord('tasks', 'c', { n: 5 }));
+  does(client.deleteRecord('tasks', 'b'));
+  does(client.updateRecord('tasks', 'a', { bad: true }));
+  does(client.withTransaction(async (transaction) => {
+    await transaction.createRecord('tasks', { id: 'e', n: 4, isOpen: true });
+    await transaction.updateRecord('tasks', 'd', { isOpen: false });
+  }));
+  does(client.query('tasks').fetch());
+  await world.run();
+  world.commit([['tasks', 'c', null]]);
+  await world.run(120_000);
+  return { shown, settled };
+}
+
+test('wherever the connection is cut, everything is settled and what is shown is so', async () => {
+  for (let at = 1; ; at += 1) {
+    const { world, client } = start();
+    let cut = false;
+    world.fate = (number) => {
+      cut ||= number === at;
+      return number === at ? 'cut' : 'pass';
+    };
+    const { shown, settled } = await useEverything(world, client);
+    const expected = world.rows('tasks').filter(({ isOpen }) => isOpen).sort((a, b) => a.n - b.n).slice(0, 3);
+    assert.deepEqual(shown.rows, expected, `cut at message ${at}\n${world.log.join('\n')}`);
+    assert.equal(shown.count, world.rows('tasks').length, `cut at message ${at}`);
+    for (const { state, error } of settled) {
+      assert.notEqual(state, 'waits', `cut at message ${at}`);
+      assert.ok(state === 'done' || error instanceof LiveError, `${error?.stack}`);
+    }
+    client.close();
+    if (!cut) {
+      assert.ok(at > 30, `only ${at} messages`);
+      break;
+    }
+  }
+});

@@ -1,0 +1,107 @@
+/**
+ * Hooks for rows and counts. Components that ask for the same share one subscription, and a component
+ * renders again only when what it shows has changed.
+ *
+ * A hook takes a builder that may be made anew at every render: what counts is what it asks for.
+ */
+import { useCallback, useSyncExternalStore } from 'react';
+import type {
+  DataSubscriptionOptions,
+  LiveError,
+  LiveQuery,
+  LiveState,
+  LiveStatus,
+  QueryBuilder,
+} from '@headwater/client/live';
+import { useLiveClient } from './provider.js';
+
+export type { DataSubscriptionOptions };
+
+export interface QueryState<R> {
+  /** `null` until the first result. Stays while the connection is away. */
+  data: readonly R[] | null;
+  status: LiveStatus;
+  /** Why the server refused the query, or ended it. */
+  error: LiveError | null;
+}
+
+// A query without a table: hooks run at every render, also when there is nothing to ask.
+const NOTHING: LiveState<never> = { data: null, status: 'loading', error: null };
+
+/** The state of a live query, from one moment for all who render. */
+export function useLiveState<D>(live: LiveQuery | null): LiveState<D> {
+  const subscribe = useCallback((changed: () => void) => live?.listen(changed) ?? (() => {}), [live]);
+  const read = () => (live === null ? NOTHING : live.state) as LiveState<D>;
+  return useSyncExternalStore(subscribe, read, () => NOTHING);
+}
+
+function useLive<R>(builder: QueryBuilder<string, R> | AnyBuilder, options: DataSubscriptionOptions): LiveQuery {
+  return useLiveClient().rows(builder.query, options.newRecordBehaviour);
+}
+
+// Builders of tables are not builders of any table: what they take differs. What they give is all that counts here.
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+type AnyBuilder = QueryBuilder<any, any>;
+type RecordOf<B extends AnyBuilder> = B['record'];
+
+/** Rows, state and error; throws nothing. */
+export function useQueryState<B extends AnyBuilder>(builder: B, options: DataSubscriptionOptions = {}): QueryState<RecordOf<B>> {
+  return useLiveState<readonly RecordOf<B>[]>(useLive(builder, options));
+}
+
+/** The rows, `null` while they load. Throws, for an error boundary, if the server refuses the query. */
+export function useQuery<B extends AnyBuilder>(builder: B, options: DataSubscriptionOptions = {}): readonly RecordOf<B>[] | null {
+  return orThrow(useQueryState(builder, options)).data;
+}
+
+/** The first row: `undefined` while it loads, `null` if there is none. */
+export function useQuerySingleResult<B extends AnyBuilder>(builder: B): RecordOf<B> | null | undefined {
+  const client = useLiveClient();
+  const state = useLiveState<readonly RecordOf<B>[]>(client.rows({ ...builder.query, limit: 1 }));
+  const { data } = orThrow(state);
+  return data === null ? undefined : (data[0] ?? null);
+}
+
+/** How many rows there are, `null` while that is not known. Throws as `useQuery` does. */
+export function useCount(builder: AnyBuilder): number | null {
+  return orThrow(useLiveState<number>(useLiveClient().count(builder.query))).data;
+}
+
+/** The rows; suspends until they are there. Throws as `useQuery` does. */
+export function useSuspenseQuery<B extends AnyBuilder>(builder: B, options: DataSubscriptionOptions = {}): readonly RecordOf<B>[] {
+  const live = useLive(builder, options);
+  const { data } = orThrow(useLiveState<readonly RecordOf<B>[]>(live));
+  if (data === null) {
+    throw firstResult(live);
+  }
+  return data;
+}
+
+const waiting = new WeakMap<LiveQuery, Promise<void>>();
+
+/** Resolves when there is something to show. One promise per query: React asks again at every render. */
+function firstResult(live: LiveQuery): Promise<void> {
+  let promise = waiting.get(live);
+  if (promise === undefined) {
+    promise = new Promise((resolve) => {
+      const stop = live.listen(() => {
+        if (live.state.data !== null || live.state.error !== null) {
+          waiting.delete(live);
+          resolve();
+          stop();
+        }
+      });
+    });
+    waiting.set(live, promise);
+  }
+  return promise;
+}
+
+function orThrow<D>(state: LiveState<D>): LiveState<D> {
+  // What was shown is not taken away from whoever may still read it by an error of the connection; a
+  // refusal is another matter.
+  if (state.error !== null) {
+    throw state.error;
+  }
+  return state;
+}
