@@ -53,6 +53,20 @@ impl Caller {
         Caller { author, expires_at: None }
     }
 
+    /// Whether policies see the same of both, but for when their tokens were made and end.
+    pub fn is_same(&self, other: &Caller) -> bool {
+        let claims = |caller: &Caller| {
+            let claims: Option<serde_json::Map<String, serde_json::Value>> =
+                serde_json::from_str(&caller.author.claims_json).ok();
+            claims.map(|mut claims| {
+                claims.retain(|name, _| !["iat", "exp", "nbf", "jti"].contains(&name.as_str()));
+                claims
+            })
+        };
+        let (own, others) = (&self.author, &other.author);
+        (&own.user, &own.role) == (&others.user, &others.role) && claims(self) == claims(other)
+    }
+
     /// Whether it is somebody without a token.
     pub fn is_anonymous(&self) -> bool {
         self.author.user.is_empty()

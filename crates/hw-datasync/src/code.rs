@@ -22,5 +22,5 @@ pub const HOOK: u16 = 5408;
 pub const ORIGIN: u16 = 5409;
 /// The path takes WebSockets only.
 pub const NO_WEBSOCKET: u16 = 5410;
-/// Live queries are not served yet by this server.
+/// Subscriptions are not served: nothing follows the source here.
 pub const NOT_LIVE: u16 = 5411;

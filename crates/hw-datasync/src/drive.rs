@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hw_http::places::Place;
+use hw_live::{Commit, LiveError, News, Subscription};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -24,6 +27,8 @@ use crate::work::{OpenTransaction, Worker};
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// Whoever is not heard for so long is gone.
 const SILENT_FOR: Duration = Duration::from_secs(30);
+/// Results whose changes are told in one go, so that nobody else waits for long.
+const CHANGED_AT_ONCE: usize = 1_000;
 /// How long a socket that ends waits for its peer to take the end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -31,12 +36,14 @@ const LINGER: Duration = Duration::from_secs(1);
 mod close {
     pub const GOING_AWAY: u16 = 1001;
     pub const TOO_LARGE: u16 = 1009;
+    /// Also of another user's token: what was subscribed to is subscribed to anew, as him.
     pub const TOKEN_EXPIRED: u16 = 4401;
 }
 
 /// Runs a socket to its end.
 pub(crate) async fn run(server: DataSync, caller: Caller, socket: WebSocket, place: Place) {
     let limits = Limits {
+        subscriptions: server.options.subscriptions,
         transactions: server.options.transactions,
         waiting_bytes: 2 * server.options.message_bytes,
     };
@@ -47,9 +54,12 @@ pub(crate) async fn run(server: DataSync, caller: Caller, socket: WebSocket, pla
         tasks: JoinSet::new(),
         watchers: JoinSet::new(),
         transactions: HashMap::new(),
+        followed: FuturesUnordered::new(),
+        followers: HashMap::new(),
         socket,
         heard: now,
         pinged: now,
+        is_somebody_else: false,
         server,
         _place: place,
     };
@@ -76,11 +86,34 @@ struct Driver {
     /// Each waits for a transaction to be over.
     watchers: JoinSet<String>,
     transactions: HashMap<String, OpenTransaction>,
+    /// Each waits for the next change of a result.
+    followed: FuturesUnordered<Followed>,
+    /// Ends them.
+    followers: HashMap<String, AbortHandle>,
     socket: WebSocket,
     heard: Instant,
     pinged: Instant,
+    /// A login changed who calls, and results were followed as whom it was before.
+    is_somebody_else: bool,
     server: DataSync,
     _place: Place,
+}
+
+/// Waits for the next change of a result; dropped with its subscription when it is aborted.
+type Followed = Abortable<BoxFuture<'static, Changed>>;
+
+/// A result that changed, or is no more.
+struct Changed {
+    id: String,
+    subscription: Subscription,
+    news: Result<Commit, LiveError>,
+}
+
+fn follow(id: String, mut subscription: Subscription) -> BoxFuture<'static, Changed> {
+    Box::pin(async move {
+        let news = subscription.next().await;
+        Changed { id, subscription, news }
+    })
 }
 
 /// What a task brings back.
@@ -89,6 +122,8 @@ struct Finished {
     outcome: Outcome,
     /// The transaction that it opened.
     opened: Option<(String, OpenTransaction)>,
+    /// The subscription that it began.
+    began: Option<(String, Subscription)>,
     /// Who calls from now on.
     caller: Option<Caller>,
 }
@@ -136,6 +171,7 @@ impl Driver {
                 Some(Ok(id)) = self.watchers.join_next() => {
                     self.event(Event::TransactionOver(&id), &mut effects);
                 }
+                Some(changed) = self.followed.next() => self.changed(changed, &mut effects),
                 () = sleep_until(wake) => {
                     if let Some(ended) = self.timers().await {
                         return ended;
@@ -152,7 +188,15 @@ impl Driver {
                     }
                     Effect::Start(id, task) => self.start(id, task),
                     Effect::Forget(id) => drop(self.transactions.remove(&id)),
+                    Effect::Unsubscribe(id) => {
+                        if let Some(follower) = self.followers.remove(&id) {
+                            follower.abort();
+                        }
+                    }
                 }
+            }
+            if self.is_somebody_else {
+                return Some((close::TOKEN_EXPIRED, "the user is another one; connect anew"));
             }
         }
     }
@@ -200,10 +244,44 @@ impl Driver {
             });
             self.transactions.insert(id, open);
         }
+        if let Some((id, subscription)) = finished.began {
+            self.follow(id, subscription);
+        }
         if let Some(caller) = finished.caller {
+            self.is_somebody_else = !self.followers.is_empty() && !caller.is_same(&self.caller);
             self.caller = Arc::new(caller);
         }
         self.event(Event::Done(finished.task, finished.outcome), effects);
+    }
+
+    fn follow(&mut self, id: String, subscription: Subscription) {
+        let (follower, registration) = AbortHandle::new_pair();
+        self.followers.insert(id.clone(), follower);
+        self.followed.push(Abortable::new(follow(id, subscription), registration));
+    }
+
+    /// Takes what changed, and all else that has changed by now, in the order of the log.
+    fn changed(&mut self, first: Result<Changed, Aborted>, effects: &mut Vec<Effect>) {
+        let mut all: Vec<Changed> = first.into_iter().collect();
+        while all.len() < CHANGED_AT_ONCE
+            && let Some(Some(more)) = self.followed.next().now_or_never()
+        {
+            all.extend(more);
+        }
+        all.sort_by_key(|changed| changed.news.as_ref().map(|commit| commit.position).ok());
+        for Changed { id, subscription, news } in all {
+            if !self.followers.contains_key(&id) {
+                continue;
+            }
+            match news {
+                Ok(commit) => {
+                    self.event(Event::News(&id, &commit.changes), effects);
+                    self.follow(id, subscription);
+                }
+                Err(LiveError::Stopping) => {}
+                Err(error) => self.event(Event::Ended(&id, error.into()), effects),
+            }
+        }
     }
 
     fn start(&mut self, task: TaskId, what: Task) {
@@ -232,6 +310,12 @@ impl Driver {
                     done(task, worker.end(&open, how).await.map(|()| Outcome::Done))
                 });
             }
+            Task::Subscribe(id, query, wants) => drop(self.tasks.spawn(async move {
+                match worker.subscribe(&caller.author, &query, wants).await {
+                    Ok(subscription) => began(task, id, subscription),
+                    Err(failure) => failed(task, failure),
+                }
+            })),
             Task::Login(token) => drop(self.tasks.spawn(login(self.server.clone(), task, token))),
             Task::Hook { tag, .. } => drop(self.tasks.spawn(async move {
                 failed(task, Failure::new(code::HOOK, format!("This server does not answer {tag}")))
@@ -260,17 +344,28 @@ impl Driver {
 
 fn done(task: TaskId, outcome: Result<Outcome, Failure>) -> Finished {
     let outcome = outcome.unwrap_or_else(Outcome::Failed);
-    Finished { task, outcome, opened: None, caller: None }
+    Finished { task, outcome, opened: None, began: None, caller: None }
 }
 
 fn failed(task: TaskId, failure: Failure) -> Finished {
     done(task, Err(failure))
 }
 
+fn began(task: TaskId, id: String, subscription: Subscription) -> Finished {
+    let outcome = match &subscription.first().result {
+        News::Count(count) => Outcome::Count(*count),
+        News::Rows(rows) => {
+            Outcome::Rows(rows.iter().map(|(_, record)| record.json().to_owned()).collect())
+        }
+    };
+    Finished { task, outcome, opened: None, began: Some((id, subscription)), caller: None }
+}
+
 async fn begin(worker: Worker, caller: Arc<Caller>, task: TaskId, id: String) -> Finished {
     match worker.begin(&caller.author).await {
         Ok(open) => {
-            Finished { task, outcome: Outcome::Done, opened: Some((id, open)), caller: None }
+            let opened = Some((id, open));
+            Finished { task, outcome: Outcome::Done, opened, began: None, caller: None }
         }
         Err(failure) => failed(task, failure),
     }
@@ -282,7 +377,7 @@ async fn login(server: DataSync, task: TaskId, token: String) -> Finished {
             let caller = Caller::of(principal);
             let user_id = caller.author.subject.clone();
             let outcome = Outcome::LoggedIn { user_id, token };
-            Finished { task, outcome, opened: None, caller: Some(caller) }
+            Finished { task, outcome, opened: None, began: None, caller: Some(caller) }
         }
         Err(hw_http::Refusal::Token(error)) => {
             let code = error.hw_code().0;

@@ -3,8 +3,9 @@
 //! Fixed sentences are those that clients of the original know; see `datasync.md` 13.
 
 use axum::http::StatusCode;
+use hw_live::LiveError;
 use hw_types::Code;
-use hw_write::{RefusalKind, StatementError};
+use hw_write::{RefusalKind, StatementError, code as write_code};
 
 use crate::code;
 use crate::statement::Unknown;
@@ -57,10 +58,29 @@ impl Failure {
         Failure::new(code::NO_SUCH_ID, format!("No transaction with id {}", shown(id)))
     }
 
+    /// The subscription is not one of this socket, or not any more.
+    pub fn no_subscription(id: &str) -> Failure {
+        let message = format!(
+            "Failed to delete DataSubscription, could not find DataSubscription with id {}",
+            shown(id)
+        );
+        Failure::new(code::NO_SUCH_ID, message)
+    }
+
     /// The answer to the request with this number.
     pub fn answer(&self, request: i64) -> String {
+        self.json(Some(request), None)
+    }
+
+    /// What a subscription that ended by itself is told with: no request failed.
+    pub fn push(&self, subscription: &str) -> String {
+        self.json(None, Some(subscription))
+    }
+
+    fn json(&self, request: Option<i64>, subscription: Option<&str>) -> String {
         Answer::DataSyncError {
             request_id: request,
+            subscription_id: subscription,
             error_message: &self.message,
             code: Some(&self.code.to_string()),
             sqlstate: self.sqlstate.as_deref(),
@@ -72,6 +92,30 @@ impl Failure {
 /// An identifier that a client sent, as far as it may be one of ours.
 pub(crate) fn shown(id: &str) -> String {
     id.chars().take(64).collect()
+}
+
+impl From<LiveError> for Failure {
+    fn from(error: LiveError) -> Failure {
+        let (code, status) = match &error {
+            LiveError::NotReadable(_) => (write_code::NO_TABLE, StatusCode::NOT_FOUND),
+            LiveError::NotSecured { .. } => (write_code::NO_ROW_SECURITY, StatusCode::FORBIDDEN),
+            LiveError::Role { .. } => (write_code::ROLE, StatusCode::SERVICE_UNAVAILABLE),
+            LiveError::Query { .. } => (write_code::STATEMENT, StatusCode::BAD_REQUEST),
+            LiveError::TooLarge(_) => (write_code::RESULT_TOO_LARGE, StatusCode::BAD_REQUEST),
+            _ => (write_code::LATER, StatusCode::SERVICE_UNAVAILABLE),
+        };
+        let (message, sqlstate) = match error {
+            // Postgres may quote values in it.
+            LiveError::Query { sqlstate, .. } => {
+                ("The database refused the query".to_owned(), Some(sqlstate))
+            }
+            LiveError::Source(_) => {
+                ("The database is not available at the moment; come again".to_owned(), None)
+            }
+            other => (other.to_string(), None),
+        };
+        Failure { message, code: Code(code), sqlstate, status }
+    }
 }
 
 impl From<StatementError> for Failure {

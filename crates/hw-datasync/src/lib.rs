@@ -1,7 +1,8 @@
 //! Live queries: the DataSync protocol, for its original client and ours.
 //!
 //! In: WebSockets and requests of strangers. Out: rows that Postgres shows them, writes as their authors.
-//! Invariant: every row that goes out was given by Postgres to a statement under its reader's policies.
+//! Invariant: every row that goes out is one that Postgres shows its reader, by a statement under his policies or
+//! as [`hw_live`] keeps its result.
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
 //! [`statement`] what a query is as SQL, [`change`] what a write is; [`state`] decides what happens on a
@@ -12,6 +13,7 @@ pub mod change;
 pub mod code;
 mod drive;
 pub mod failure;
+mod live;
 pub mod names;
 pub mod options;
 mod rest;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hw_auth::Clock;
 use hw_http::places::Places;
 use hw_http::{Bound, Edge};
+use hw_live::Live;
 use hw_write::Statements;
 use tokio_util::sync::CancellationToken;
 
@@ -24,10 +25,12 @@ pub struct DataSync {
 }
 
 impl DataSync {
-    /// - Takes: who verifies tokens, who runs statements, what operators chose, what ends the sockets.
+    /// - Takes: who verifies tokens, who runs statements, who keeps results live (`None`: nobody), what operators
+    ///   chose, what ends the sockets.
     pub fn new(
         edge: Edge,
         statements: Statements,
+        live: Option<Live>,
         options: DataSyncOptions,
         clock: Clock,
         stop: CancellationToken,
@@ -35,7 +38,7 @@ impl DataSync {
         let (all, of_user) = options.sockets;
         let options = Arc::new(options);
         DataSync {
-            worker: Worker::new(statements, options.clone()),
+            worker: Worker::new(statements, live, options.clone()),
             sockets: Places::new(all, of_user),
             edge,
             options,

@@ -154,6 +154,13 @@ impl Statement {
         Ok(writer.statement)
     }
 
+    /// A condition alone, with columns by their bare names and parameters of its own.
+    pub fn condition_of(condition: &Expr, shape: &Shape) -> Result<Statement, Unknown> {
+        let mut writer = Writer { is_bare: true, ..Writer::new(shape) };
+        writer.condition(condition)?;
+        Ok(writer.statement)
+    }
+
     /// How many rows a query has.
     pub fn count(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
         let mut writer = Writer::new(shape);
@@ -178,11 +185,13 @@ pub(crate) const TABLE: &str = "t";
 pub(crate) struct Writer<'a> {
     pub(crate) shape: &'a Shape,
     pub(crate) statement: Statement,
+    /// Whether columns stand without the name of their table.
+    is_bare: bool,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(shape: &'a Shape) -> Writer<'a> {
-        Writer { shape, statement: Statement::default() }
+        Writer { shape, statement: Statement::default(), is_bare: false }
     }
 
     pub(crate) fn sql(&mut self, text: &str) {
@@ -288,7 +297,11 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn name(&mut self, column: usize) {
-        let name = format!("{TABLE}.{}", quoted(&self.shape.columns[column].name));
+        let name = quoted(&self.shape.columns[column].name);
+        if !self.is_bare {
+            self.sql(TABLE);
+            self.sql(".");
+        }
         self.sql(&name);
     }
 
@@ -465,8 +478,10 @@ impl<'a> Writer<'a> {
             return;
         };
         self.sql("CAST(");
+        // Fractions are rounded.
+        let is_rounded = column.kind == Kind::Integer && text.parse::<i64>().is_err();
         self.parameter(text);
-        if column.kind == Kind::Integer {
+        if is_rounded {
             self.sql("::pg_catalog.numeric");
         }
         self.sql(" AS ");

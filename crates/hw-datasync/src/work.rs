@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use hw_http::places::Places;
+use hw_live::{Live, Subscription, Wants};
 use hw_types::TableName;
 use hw_write::{Access, Author, End, Interactive, Make, Statements};
 
 use crate::change::{self, Change};
 use crate::code;
 use crate::failure::Failure;
+use crate::live::live_query;
 use crate::options::DataSyncOptions;
 use crate::statement::{Shape, Statement};
 use crate::wire::{Literal, Query};
@@ -31,6 +33,7 @@ pub enum Work {
 #[derive(Clone)]
 pub struct Worker {
     statements: Statements,
+    live: Option<Live>,
     options: Arc<DataSyncOptions>,
     /// Connections to the database that are in use.
     pub(crate) connections: Arc<Places>,
@@ -47,16 +50,16 @@ pub struct OpenTransaction {
 }
 
 impl Worker {
-    /// - Takes: who runs statements, and what operators chose.
-    pub fn new(statements: Statements, options: Arc<DataSyncOptions>) -> Worker {
+    /// - Takes: who runs statements, who keeps results live, and what operators chose.
+    pub fn new(
+        statements: Statements,
+        live: Option<Live>,
+        options: Arc<DataSyncOptions>,
+    ) -> Worker {
         let all = options.all_transactions;
         let connections = Places::new(statements.connections(), statements.connections_per_user());
-        Worker {
-            statements,
-            connections,
-            transactions: Places::new(all, (all / 4).max(1)),
-            options,
-        }
+        let transactions = Places::new(all, (all / 4).max(1));
+        Worker { statements, live, connections, transactions, options }
     }
 
     fn table(&self, work: &Work) -> TableName {
@@ -103,6 +106,27 @@ impl Worker {
         let (table, make) = (self.table(&work), self.make(work));
         let rows = transaction.run(&table, make).await?;
         Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Begins to keep the result of a query live.
+    pub async fn subscribe(
+        &self,
+        author: &Author,
+        query: &Query,
+        wants: Wants,
+    ) -> Result<Subscription, Failure> {
+        let Some(live) = &self.live else {
+            let message = "This server does not keep results live";
+            return Err(Failure::new(code::NOT_LIVE, message));
+        };
+        let table = TableName::new(self.options.schema.clone(), query.table.clone());
+        let (who, table) = {
+            let _place = self.connections.wait(&author.user).await;
+            self.statements.table(author, &table).await?
+        };
+        let shape = Shape::of(&table, self.options.naming, self.options.big_numbers);
+        let query = live_query(query, &shape, wants)?;
+        Ok(live.subscribe(query, Arc::new(who)).await?)
     }
 
     /// Opens a transaction.

@@ -98,7 +98,7 @@ impl Rig {
         .expect("usable");
         let edge = Edge::new(authenticator, 64 << 20);
         let stop = CancellationToken::new();
-        let server = DataSync::new(edge, statements, options, Clock::system(), stop.clone());
+        let server = DataSync::new(edge, statements, None, options, Clock::system(), stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let connections = Connections::new(100, Duration::from_secs(60), stop.clone());

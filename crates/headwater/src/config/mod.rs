@@ -140,6 +140,8 @@ pub struct Limits {
     pub sort_memory: u64,
     /// Memory of transactions that wait to be applied.
     pub queue_memory: u64,
+    /// Memory of what the last transactions changed, for live queries.
+    pub change_memory: u64,
     /// Most bytes of spools on disk.
     pub spool_bytes: u64,
     /// Most log that the slot may make the source keep.
@@ -273,6 +275,7 @@ impl Reader {
                 transaction_memory: self.number("limits.transaction_memory"),
                 sort_memory: self.number("limits.sort_memory"),
                 queue_memory: self.number("limits.queue_memory"),
+                change_memory: self.number("limits.change_memory"),
                 spool_bytes: self.number("limits.spool_bytes"),
                 retained_log: self.number("limits.retained_log"),
                 copy_snapshot: self.duration("limits.copy_snapshot"),

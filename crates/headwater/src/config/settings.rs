@@ -126,7 +126,8 @@ pub const SETTINGS: &[Setting] = &[
         "database.pool",
         Kind::Integer(2, 200),
         "Most SQL connections held for writes, the catalog and markers. The replication \
-         connection and the copies have their own.",
+         connection, the copies, results of live queries (4) and open transactions \
+         (`datasync.all_transactions`) have their own.",
         "16",
     )
     .default("8"),
@@ -409,6 +410,14 @@ pub const SETTINGS: &[Setting] = &[
         "Memory of transactions that have been received and wait to be applied. When it is full \
          reading from the source pauses.",
         "32 MB",
+    )
+    .default("16 MB"),
+    setting(
+        "limits.change_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of what the last transactions did to rows, while live queries are served. Results whose \
+         changes are not in it any more are asked anew.",
+        "64 MB",
     )
     .default("16 MB"),
     setting(

@@ -289,6 +289,11 @@ async fn start_engine(
         sort_bytes: bytes(config.limits.sort_memory),
         queue_bytes: bytes(config.limits.queue_memory),
         definition_retention: config.limits.definition_retention,
+        // Nothing is kept for nobody.
+        change_list_bytes: match config.datasync.enabled {
+            true => bytes(config.limits.change_memory),
+            false => 0,
+        },
         ..EngineOptions::new(store.clone(), connect)
     };
     let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();

@@ -12,6 +12,7 @@ use hw_datasync::{DataSync, DataSyncOptions};
 use hw_engine::Engine;
 use hw_expr::sync_config::SyncConfig;
 use hw_http::{Edge, Surface};
+use hw_live::{Live, LiveOptions};
 use hw_pg::config::ConnectConfig;
 use hw_pg::sql::Pool;
 use hw_rest::RestState;
@@ -31,6 +32,9 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a transaction may wait for a connection of its own pool.
 const TRANSACTION_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections that ask what live results are, beside those of statements, which their users may hold.
+const LIVE_CONNECTIONS: usize = 4;
 
 /// How long records of uploads may be too old or too many before they are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -64,7 +68,7 @@ pub fn start(
     let datasync = config
         .datasync
         .enabled
-        .then(|| datasync(config, edge.clone(), pool.clone(), connect, stop.clone()));
+        .then(|| datasync(config, &engine, edge.clone(), pool.clone(), connect, stop.clone()));
     let uploads = Uploads::new(
         pool,
         UploadConfig {
@@ -87,6 +91,7 @@ pub fn start(
 /// Live queries. Their statements share the pool of uploads; transactions that wait for people do not.
 fn datasync(
     config: &Config,
+    engine: &Engine,
     edge: Edge,
     pool: Pool,
     connect: ConnectConfig,
@@ -99,6 +104,17 @@ fn datasync(
         settings.all_transactions,
         TRANSACTION_WAIT,
     );
+    let asking = Pool::new(
+        connect.with_application_name("headwater live"),
+        LIVE_CONNECTIONS,
+        TRANSACTION_WAIT,
+    );
+    let live = LiveOptions {
+        question_time: settings.statement_timeout,
+        result_bytes: bytes(settings.max_result),
+        ..LiveOptions::default()
+    };
+    let live = Live::start(engine.clone(), asking, live, stop.clone());
     let statements = Statements::new(
         pool,
         transactions,
@@ -124,7 +140,7 @@ fn datasync(
         cookie: settings.cookie.clone(),
         origins: settings.origins.clone(),
     };
-    DataSync::new(edge, statements, options, Clock::system(), stop)
+    DataSync::new(edge, statements, Some(live), options, Clock::system(), stop)
 }
 
 fn sync_options(config: &Config) -> SyncOptions {

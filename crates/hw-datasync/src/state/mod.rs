@@ -6,17 +6,20 @@
 //!   plain query sees every write that came before it; what came behind a login runs as whom it names;
 //! - while a request waits for its answer something is sent every three seconds, because the original client
 //!   drops a socket that is silent for five;
+//! - a subscription's answer comes before its events, and nothing behind its end;
 //! - nothing that one client sends lets this grow without a bound.
 //!
 //! Source: `datasync.md` 3, 8, 9, 13, 17.
 
+mod events;
 mod order;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use hw_live::{News, Wants};
 use hw_write::End;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -24,8 +27,9 @@ use tokio::time::Instant;
 use crate::change::Change;
 use crate::code;
 use crate::failure::Failure;
-use crate::wire::{Answer, BadMessage, Message, Request};
+use crate::wire::{Answer, BadMessage, Message, Query, Request};
 use crate::work::Work;
+use events::Appends;
 use order::Lane;
 
 /// Something is sent this often while a request waits.
@@ -34,6 +38,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const WAITING: usize = 256;
 /// Tasks that run at the same time, apart from those of transactions.
 const AT_ONCE: usize = 16;
+
+/// Tables that a socket wrote to are remembered up to this many.
+const WRITTEN: usize = 100;
 
 /// Names a task.
 pub type TaskId = u64;
@@ -47,6 +54,10 @@ pub enum Event<'a> {
     Done(TaskId, Outcome),
     /// A transaction is over, though nobody ended it.
     TransactionOver(&'a str),
+    /// The result of a subscription changed.
+    News(&'a str, &'a News<hw_live::Change>),
+    /// A subscription has no result any more.
+    Ended(&'a str, Failure),
     /// Time went by.
     Tick,
 }
@@ -60,6 +71,8 @@ pub enum Effect {
     Start(TaskId, Task),
     /// Forget this transaction.
     Forget(String),
+    /// End this subscription.
+    Unsubscribe(String),
 }
 
 /// What runs beside the session.
@@ -71,6 +84,8 @@ pub enum Task {
     Begin(String),
     /// Ends one.
     End(String, End),
+    /// Begins a subscription under this name.
+    Subscribe(String, Query, Wants),
     /// Verifies a token; whoever holds it calls from then on.
     Login(String),
     /// Asks the application.
@@ -89,6 +104,10 @@ pub enum Outcome {
     Records(Vec<String>),
     /// It is done.
     Done,
+    /// A subscription begins with these records.
+    Rows(Vec<String>),
+    /// A subscription begins with this number.
+    Count(u64),
     /// The token holds, and is about this user.
     LoggedIn {
         /// The user.
@@ -105,6 +124,8 @@ pub enum Outcome {
 /// Bounds of one session.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Subscriptions at most.
+    pub subscriptions: usize,
     /// Open transactions at most.
     pub transactions: usize,
     /// Bytes of messages that wait for their turn; from there on nothing is read any more.
@@ -119,6 +140,9 @@ pub struct Session {
     running: HashMap<TaskId, Running>,
     next_task: TaskId,
     transactions: HashMap<String, Standing>,
+    subscriptions: HashMap<String, Subscription>,
+    /// The tables to which this socket wrote; `None`: too many to remember.
+    written: Option<HashSet<String>>,
     /// Makes identifiers that nobody can guess.
     new_id: Box<dyn FnMut() -> String + Send>,
     last_sent: Instant,
@@ -146,8 +170,16 @@ enum Kind {
     Delete { several: bool },
     Begin { id: String },
     End { id: String, how: End },
+    Subscribe { id: String },
     Login,
     Hook,
+}
+
+/// A subscription of this socket, from its request on.
+struct Subscription {
+    table: String,
+    /// Whether its answer was sent.
+    began: bool,
 }
 
 /// How a transaction of this socket stands.
@@ -172,6 +204,8 @@ impl Session {
             running: HashMap::new(),
             next_task: 0,
             transactions: HashMap::new(),
+            subscriptions: HashMap::new(),
+            written: Some(HashSet::new()),
             new_id: Box::new(new_id),
             last_sent: now,
         }
@@ -183,6 +217,8 @@ impl Session {
             Event::Message(json) => self.message(now, json, effects),
             Event::Done(task, outcome) => self.done(task, outcome, effects),
             Event::TransactionOver(id) => self.over(id, effects),
+            Event::News(id, news) => self.news(id, news, effects),
+            Event::Ended(id, failure) => self.ended(id, &failure, effects),
             Event::Tick => {}
         }
         self.start_what_can(effects);
@@ -250,6 +286,10 @@ impl Session {
     /// Starts a message's task; whether there is one. What cannot be begun is answered.
     fn start(&mut self, waiting: Waiting, lane: Lane, effects: &mut Vec<Effect>) -> bool {
         let Waiting { request, message, arrived, .. } = waiting;
+        if let Message::Unsubscribe { subscription } = message {
+            self.unsubscribe(request, subscription, effects);
+            return false;
+        }
         let prepared = self.prepare(message);
         let (kind, task) = match prepared {
             Ok(prepared) => prepared,
@@ -266,6 +306,12 @@ impl Session {
     }
 
     fn prepare(&mut self, message: Message) -> Result<(Kind, Task), Failure> {
+        if let Message::Create { table, .. }
+        | Message::Update { table, .. }
+        | Message::Delete { table, .. } = &message
+        {
+            self.wrote(table);
+        }
         let work = |kind: Kind, work: Work, transaction: Option<String>| {
             Ok((kind, Task::Work(work, transaction)))
         };
@@ -297,15 +343,66 @@ impl Session {
             Message::Commit { transaction } => self.end(transaction, End::Commit),
             Message::LoginWithToken { token } => Ok((Kind::Login, Task::Login(token))),
             Message::Hook { tag, json } => Ok((Kind::Hook, Task::Hook { tag, json })),
-            Message::Unsubscribe { subscription } => Err(Failure::new(
-                code::NO_SUCH_ID,
-                format!(
-                    "Failed to delete DataSubscription, could not find DataSubscription with id {}",
-                    crate::failure::shown(&subscription)
-                ),
-            )),
-            Message::SubscribeRows { .. } | Message::SubscribeCount { .. } => {
-                Err(Failure::new(code::NOT_LIVE, "Subscriptions are not served yet"))
+            Message::SubscribeRows { query, .. } => self.subscribe(query, Wants::Rows),
+            Message::SubscribeCount { query } => self.subscribe(query, Wants::Count),
+            Message::Unsubscribe { .. } => unreachable!("invariant: it is answered at once"),
+        }
+    }
+
+    fn subscribe(&mut self, query: Query, wants: Wants) -> Result<(Kind, Task), Failure> {
+        let limit = self.limits.subscriptions;
+        if self.subscriptions.len() >= limit {
+            let message =
+                format!("You've reached the subscriptions limit of {limit} subscriptions");
+            return Err(Failure::new(code::SUBSCRIPTIONS, message));
+        }
+        let id = (self.new_id)();
+        let subscription = Subscription { table: query.table.clone(), began: false };
+        self.subscriptions.insert(id.clone(), subscription);
+        Ok((Kind::Subscribe { id: id.clone() }, Task::Subscribe(id, query, wants)))
+    }
+
+    fn unsubscribe(&mut self, request: i64, id: String, effects: &mut Vec<Effect>) {
+        let answer = match self.subscriptions.remove(&id) {
+            Some(_) => {
+                let answer =
+                    Answer::DidDeleteDataSubscription { request_id: request, subscription_id: &id };
+                answer.json()
+            }
+            None => Failure::no_subscription(&id).answer(request),
+        };
+        effects.push(Effect::Unsubscribe(id));
+        effects.push(Effect::Send(answer));
+    }
+
+    fn news(&mut self, id: &str, news: &News<hw_live::Change>, effects: &mut Vec<Effect>) {
+        let Some(subscription) = self.subscriptions.get(id).filter(|it| it.began) else { return };
+        match news {
+            News::Count(count) => {
+                let event = Answer::DidChangeCount { subscription_id: id, count: *count };
+                effects.push(Effect::Send(event.json()));
+            }
+            News::Rows(changes) => {
+                let wrote = self.written.as_ref().is_none_or(|it| it.contains(&subscription.table));
+                let appends = if wrote { Appends::Whole } else { Appends::Told };
+                let events = changes.iter().filter_map(|it| events::event(id, it, appends));
+                effects.extend(events.map(Effect::Send));
+            }
+        }
+    }
+
+    fn ended(&mut self, id: &str, failure: &Failure, effects: &mut Vec<Effect>) {
+        if self.subscriptions.remove(id).is_some() {
+            effects.push(Effect::Unsubscribe(id.to_owned()));
+            effects.push(Effect::Send(failure.push(id)));
+        }
+    }
+
+    fn wrote(&mut self, table: &str) {
+        if let Some(written) = &mut self.written {
+            written.insert(table.to_owned());
+            if written.len() > WRITTEN {
+                self.written = None;
             }
         }
     }
@@ -358,6 +455,12 @@ impl Session {
                 self.transactions.remove(id);
                 effects.push(Effect::Forget(id.clone()));
             }
+            (Kind::Subscribe { id }, Outcome::Failed(_)) => drop(self.subscriptions.remove(id)),
+            (Kind::Subscribe { id }, _) => {
+                if let Some(subscription) = self.subscriptions.get_mut(id) {
+                    subscription.began = true;
+                }
+            }
             _ => {}
         }
         let answer = match outcome {
@@ -365,6 +468,24 @@ impl Session {
             Outcome::Records(records) => match answered(request, &kind, &records) {
                 Ok(answer) => answer,
                 Err(failure) => failure.answer(request),
+            },
+            Outcome::Rows(records) => match &kind {
+                Kind::Subscribe { id } => Answer::DidCreateDataSubscription {
+                    request_id: request,
+                    subscription_id: id,
+                    result: &read(&records),
+                }
+                .json(),
+                _ => unanswered(request),
+            },
+            Outcome::Count(count) => match &kind {
+                Kind::Subscribe { id } => Answer::DidCreateCountSubscription {
+                    request_id: request,
+                    subscription_id: id,
+                    count,
+                }
+                .json(),
+                _ => unanswered(request),
             },
             Outcome::Done => match &kind {
                 Kind::Begin { id } => {
@@ -377,7 +498,7 @@ impl Session {
                     Answer::DidRollbackTransaction { request_id: request, transaction_id: id }
                         .json()
                 }
-                _ => Failure::new(code::ROWS, "The request has no answer").answer(request),
+                _ => unanswered(request),
             },
             Outcome::LoggedIn { user_id, token } => {
                 Answer::LoginSuccessful { request_id: request, user_id: &user_id, jwt: &token }
@@ -389,11 +510,20 @@ impl Session {
     }
 }
 
+/// A task brought back what nobody asked it for.
+fn unanswered(request: i64) -> String {
+    Failure::new(code::ROWS, "The request has no answer").answer(request)
+}
+
+/// Records of Postgres as JSON.
+fn read(records: &[String]) -> Vec<Box<RawValue>> {
+    let read = |record: &String| RawValue::from_string(record.clone());
+    records.iter().map(read).collect::<Result<_, _>>().unwrap_or_default()
+}
+
 /// The answer that has these records.
 fn answered(request: i64, kind: &Kind, records: &[String]) -> Result<String, Failure> {
-    let read = |record: &String| RawValue::from_string(record.clone());
-    let records: Vec<Box<RawValue>> =
-        records.iter().map(read).collect::<Result<_, _>>().unwrap_or_default();
+    let records = read(records);
     let answer = match (kind, records.as_slice()) {
         (Kind::Query, records) => Answer::DataSyncResult { request_id: request, result: records },
         (Kind::Create { several: true }, records) => {

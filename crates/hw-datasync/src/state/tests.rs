@@ -13,18 +13,20 @@ struct Rig {
     started: Vec<(TaskId, Task)>,
     sent: Vec<Value>,
     forgotten: Vec<String>,
+    unsubscribed: Vec<String>,
 }
 
 impl Rig {
     fn new() -> Rig {
-        let (limits, now) = (Limits { transactions: 2, waiting_bytes: 10_000 }, Instant::now());
+        let (limits, now) =
+            (Limits { subscriptions: 3, transactions: 2, waiting_bytes: 10_000 }, Instant::now());
         let mut number = 0;
         let new_id = move || {
             number += 1;
             format!("id-{number}")
         };
         let session = Session::new(limits, now, new_id);
-        Rig { session, now, started: vec![], sent: vec![], forgotten: vec![] }
+        Rig { session, now, started: vec![], sent: vec![], forgotten: vec![], unsubscribed: vec![] }
     }
 
     fn handle(&mut self, event: Event<'_>) {
@@ -35,6 +37,7 @@ impl Rig {
                 Effect::Send(text) => self.sent.push(serde_json::from_str(&text).expect("JSON")),
                 Effect::Start(id, task) => self.started.push((id, task)),
                 Effect::Forget(id) => self.forgotten.push(id),
+                Effect::Unsubscribe(id) => self.unsubscribed.push(id),
             }
         }
     }
@@ -266,6 +269,108 @@ fn messages_that_wait_are_bounded_by_number_and_by_bytes() {
         task += 1;
     }
     assert_eq!((rig.session.waiting_bytes, rig.session.is_full()), (0, false));
+}
+
+fn subscribe(request: i64) -> Value {
+    let mut message = query(request, None);
+    message["tag"] = "CreateDataSubscription".into();
+    message
+}
+
+fn insert(key: &str) -> News<hw_live::Change> {
+    let record = hw_live::Record::new(format!("{{\"id\": {key}}}"));
+    News::Rows(vec![hw_live::Change::Insert { key: key.into(), record }])
+}
+
+#[test]
+fn ds_10_5_an_answer_comes_before_the_events_and_nothing_behind_the_end() {
+    let mut rig = Rig::new();
+    rig.message(subscribe(0));
+    rig.handle(Event::News("id-1", &insert("1")));
+    assert_eq!(rig.sent(), [Value::Null; 0]);
+    rig.done(0, Outcome::Rows(vec!["{\"id\": 7}".into()]));
+    rig.handle(Event::News("id-1", &insert("1")));
+    rig.message(json!({"tag": "DeleteDataSubscription", "requestId": 1, "subscriptionId": "id-1"}));
+    rig.handle(Event::News("id-1", &insert("2")));
+    assert_eq!(
+        rig.sent(),
+        [
+            json!({"tag": "DidCreateDataSubscription", "requestId": 0, "subscriptionId": "id-1", "result": [{"id": 7}]}),
+            json!({"tag": "DidInsert", "subscriptionId": "id-1", "record": {"id": 1}}),
+            json!({"tag": "DidDeleteDataSubscription", "requestId": 1, "subscriptionId": "id-1"}),
+        ]
+    );
+    assert_eq!(rig.unsubscribed, ["id-1"]);
+    rig.message(json!({"tag": "DeleteDataSubscription", "requestId": 2, "subscriptionId": "id-1"}));
+    assert_eq!(
+        rig.sent()[0]["errorMessage"],
+        "Failed to delete DataSubscription, could not find DataSubscription with id id-1"
+    );
+}
+
+#[test]
+fn ds_13_subscriptions_have_a_limit_and_those_that_failed_do_not_count() {
+    let mut rig = Rig::new();
+    for request in 0..3 {
+        rig.message(subscribe(request));
+    }
+    rig.message(subscribe(3));
+    let sent = rig.sent();
+    assert_eq!(
+        sent[0]["errorMessage"],
+        "You've reached the subscriptions limit of 3 subscriptions"
+    );
+    rig.done(0, Outcome::Failed(Failure::new(1, "no")));
+    rig.done(1, Outcome::Count(5));
+    rig.sent();
+    rig.message(subscribe(4));
+    assert_eq!(rig.sent(), [Value::Null; 0]);
+    rig.handle(Event::News("id-2", &News::Count(6)));
+    assert_eq!(
+        rig.sent(),
+        [json!({"tag": "DidChangeCount", "subscriptionId": "id-2", "count": 6})]
+    );
+}
+
+#[test]
+fn ds_10_5_a_subscription_that_ends_by_itself_is_told_without_a_number() {
+    let mut rig = Rig::new();
+    rig.message(subscribe(0));
+    rig.done(0, Outcome::Rows(vec![]));
+    rig.sent();
+    rig.handle(Event::Ended("id-1", Failure::new(4305, "it is off")));
+    assert_eq!(
+        rig.sent(),
+        [
+            json!({"tag": "DataSyncError", "subscriptionId": "id-1", "errorMessage": "it is off", "code": "HW4305"})
+        ]
+    );
+    assert_eq!(rig.unsubscribed, ["id-1"]);
+}
+
+#[test]
+fn ds_10_5_who_wrote_to_a_table_is_told_whole_texts_of_it() {
+    let text = |end: &str| {
+        hw_live::Record::new(json!({"t": format!("{}{end}", "x".repeat(300))}).to_string())
+    };
+    let news = News::Rows(vec![hw_live::Change::Update {
+        key: "1".into(),
+        before: text(""),
+        after: text("y"),
+    }]);
+    let mut rig = Rig::new();
+    rig.message(subscribe(0));
+    rig.done(0, Outcome::Rows(vec![]));
+    rig.sent();
+    rig.handle(Event::News("id-1", &news));
+    assert_eq!(rig.sent()[0]["appendSet"], json!({"t": "y"}));
+    rig.message(json!({"tag": "UpdateRecordMessage", "requestId": 1, "table": "t", "id": 1, "patch": {"t": "z"}}));
+    rig.handle(Event::News("id-1", &news));
+    let sent = rig.sent();
+    assert!(
+        sent[0].get("appendSet").is_none() && sent[0]["changeSet"]["t"].is_string(),
+        "{sent:?}"
+    );
 }
 
 /// Whatever a client sends and whenever tasks end: each request is answered once, writes never overlap, and

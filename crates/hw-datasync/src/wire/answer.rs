@@ -10,9 +10,12 @@ use serde_json::value::RawValue;
 pub enum Answer<'a> {
     /// The rows of a query.
     DataSyncResult { request_id: i64, result: &'a [Box<RawValue>] },
-    /// A request failed.
+    /// A request failed, or a subscription ended by itself.
     DataSyncError {
-        request_id: i64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        subscription_id: Option<&'a str>,
         error_message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<&'a str>,
@@ -93,7 +96,8 @@ mod tests {
             ),
             (
                 Answer::DataSyncError {
-                    request_id: 3,
+                    request_id: Some(3),
+                    subscription_id: None,
                     error_message: "no",
                     code: None,
                     sqlstate: Some("23505"),

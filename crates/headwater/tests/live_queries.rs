@@ -1,0 +1,410 @@
+//! Live queries of a server as a process, on a real source: `datasync.md` 10.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use hw_auth::{Clock, Secret, token};
+use hw_testkit::{Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpStream;
+use tokio_postgres::Client;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+const SECRET: &str = "a secret of thirty-two characters";
+
+const SCHEMA: &str = "
+CREATE TABLE synced (id int4 PRIMARY KEY);
+CREATE TABLE tasks (id int4 PRIMARY KEY, owner text NOT NULL, title text NOT NULL DEFAULT 'untitled', n int4,
+  created_at timestamptz NOT NULL DEFAULT '2024-01-02T03:04:05.678Z');
+ALTER TABLE tasks ENABLE ROW LEVEL SECURITY;
+CREATE POLICY owner ON tasks USING (owner = current_setting('request.jwt.claim.sub', true));
+CREATE TABLE members (team int4, who text, PRIMARY KEY (team, who));
+ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON members FOR SELECT USING (who = current_setting('request.jwt.claim.sub', true));
+CREATE TABLE notes (id int4 PRIMARY KEY, team int4, body text);
+ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY team ON notes FOR SELECT USING (team IN (SELECT team FROM members));
+GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, notes, members TO headwater_authenticated;
+";
+
+/// The process ends first: what it says of a source that is gone would be a finding.
+struct Rig {
+    process: HeadwaterProcess,
+    sql: Client,
+    _database: TestDatabase,
+    _cluster: Cluster,
+    _directory: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn start() -> Rig {
+        let cluster = Cluster::start_with(ClusterOptions {
+            settings: &[("max_slot_wal_keep_size", "20GB")],
+            ..ClusterOptions::default()
+        });
+        let database = cluster.create_database().await;
+        let sql = cluster.client(&database.name).await;
+        sql.batch_execute(&format!("CREATE ROLE headwater_authenticated; {SCHEMA}"))
+            .await
+            .expect("made");
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = directory.path().join("sync.yaml");
+        let streams = "config:\n  edition: 3\nstreams:\n  all:\n    query: SELECT * FROM synced\n";
+        std::fs::write(&config, streams).expect("written");
+        let process = HeadwaterProcess::start(ProcessOptions {
+            binary: env!("CARGO_BIN_EXE_headwater").into(),
+            arguments: vec!["serve".into()],
+            environment: vec![
+                ("DATABASE_URL".into(), database.url.clone()),
+                ("HEADWATER_DATA_DIR".into(), directory.path().join("data").display().to_string()),
+                ("HEADWATER_JWT_SECRET".into(), SECRET.into()),
+                ("HEADWATER_SYNC_CONFIG".into(), config.display().to_string()),
+                ("HEADWATER_DATASYNC".into(), "true".into()),
+            ],
+            allowed_log: Vec::new(),
+        })
+        .await;
+        Rig { _cluster: cluster, _directory: directory, _database: database, sql, process }
+    }
+
+    async fn run(&self, sql: &str) {
+        self.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    async fn connect(&self, sub: &str) -> Socket {
+        let url = format!(
+            "ws://{}/DataSyncController?access_token={}",
+            self.process.address(),
+            token_of(sub)
+        );
+        let (socket, _) = connect_async(url).await.expect("connected");
+        Socket { socket, next: 0, pushes: Vec::new() }
+    }
+}
+
+fn token_of(sub: &str) -> String {
+    let secret = Secret::parse(SECRET).expect("usable");
+    token::issue(&secret, sub, Duration::from_secs(3600), &Map::new(), &[], &Clock::system())
+}
+
+struct Socket {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    next: i64,
+    /// What came before an answer that was waited for.
+    pushes: Vec<Value>,
+}
+
+impl Socket {
+    async fn receive(&mut self) -> Value {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).expect("JSON");
+                    if message["tag"] != "KeepAlive" {
+                        return message;
+                    }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("no message but {other:?}"),
+            }
+        }
+    }
+
+    /// Sends and waits for the answer.
+    async fn ask(&mut self, mut message: Value) -> Value {
+        let number = self.next;
+        self.next += 1;
+        message["requestId"] = number.into();
+        self.socket.send(Message::text(message.to_string())).await.expect("sent");
+        loop {
+            let answer = self.receive().await;
+            if answer["requestId"] == number {
+                return answer;
+            }
+            self.pushes.push(answer);
+        }
+    }
+
+    /// The next push.
+    async fn push(&mut self) -> Value {
+        if !self.pushes.is_empty() {
+            return self.pushes.remove(0);
+        }
+        self.receive().await
+    }
+
+    async fn subscribe(&mut self, query: Value) -> (String, Value) {
+        let answer = self.ask(json!({"tag": "CreateDataSubscription", "query": query})).await;
+        assert_eq!(answer["tag"], "DidCreateDataSubscription", "{answer}");
+        (answer["subscriptionId"].as_str().expect("an id").to_owned(), answer["result"].clone())
+    }
+}
+
+fn query(table: &str, more: Value) -> Value {
+    let mut query = json!({
+        "table": table, "selectedColumns": {"tag": "SelectAll"}, "whereCondition": null, "orderByClause": [],
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        query[key] = value.clone();
+    }
+    query
+}
+
+fn select(fields: &[&str]) -> Value {
+    json!({"tag": "SelectSpecific", "contents": fields})
+}
+
+#[tokio::test]
+async fn ds_10_5_a_result_follows_what_anybody_commits() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy'), (2, 'bob')").await;
+    let mut amy = rig.connect("amy").await;
+    let fields = json!({"selectedColumns": select(&["id", "title"])});
+    let (id, first) = amy.subscribe(query("tasks", fields)).await;
+    assert_eq!(first, json!([{"id": 1, "title": "untitled"}]));
+    let event = |tag: &str, more: Value| {
+        let mut event = json!({"tag": tag, "subscriptionId": id});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            event[key] = value.clone();
+        }
+        event
+    };
+    rig.run("INSERT INTO tasks (id, owner, title) VALUES (3, 'amy', 'c'), (4, 'bob', 'd')").await;
+    assert_eq!(amy.push().await, event("DidInsert", json!({"record": {"id": 3, "title": "c"}})));
+    // A row that enters and one that leaves by an UPDATE.
+    rig.run("UPDATE tasks SET owner = 'amy' WHERE id = 2").await;
+    assert_eq!(
+        amy.push().await,
+        event("DidInsert", json!({"record": {"id": 2, "title": "untitled"}}))
+    );
+    rig.run("UPDATE tasks SET owner = 'bob' WHERE id = 3").await;
+    assert_eq!(amy.push().await, event("DidDelete", json!({"id": 3})));
+    rig.run("UPDATE tasks SET title = 'new', n = 7 WHERE id = 2").await;
+    assert_eq!(
+        amy.push().await,
+        event("DidUpdate", json!({"id": 2, "changeSet": {"title": "new"}}))
+    );
+    rig.run("UPDATE tasks SET title = title WHERE id = 2").await;
+    assert_eq!(amy.push().await, event("DidUpdate", json!({"id": 2})), "touched, and nothing else");
+    // Of a transaction its net effect, of one that is rolled back nothing.
+    rig.run("BEGIN; UPDATE tasks SET title = 'x' WHERE id = 1; ROLLBACK").await;
+    rig.run(
+        "BEGIN; INSERT INTO tasks VALUES (9, 'amy'); UPDATE tasks SET title = 'a' WHERE id = 1;
+         UPDATE tasks SET title = 'b' WHERE id = 1; DELETE FROM tasks WHERE id = 9; COMMIT",
+    )
+    .await;
+    assert_eq!(amy.push().await, event("DidUpdate", json!({"id": 1, "changeSet": {"title": "b"}})));
+    rig.run("TRUNCATE tasks").await;
+    let mut gone = [amy.push().await["id"].clone(), amy.push().await["id"].clone()];
+    gone.sort_by_key(|id| id.as_i64());
+    assert_eq!(gone, [json!(1), json!(2)]);
+    let answer = amy.ask(json!({"tag": "DeleteDataSubscription", "subscriptionId": id})).await;
+    assert_eq!(answer["tag"], "DidDeleteDataSubscription");
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
+    let (_, again) =
+        amy.subscribe(query("tasks", json!({"selectedColumns": select(&["id"])}))).await;
+    assert_eq!((again, amy.pushes.len()), (json!([{"id": 1}]), 0), "nothing came behind the end");
+}
+
+#[tokio::test]
+async fn ds_10_5_rows_come_and_go_with_membership() {
+    let rig = Rig::start().await;
+    rig.run(
+        "INSERT INTO notes VALUES (1, 1, 'a'), (2, 2, 'b'); INSERT INTO members VALUES (1, 'amy')",
+    )
+    .await;
+    let mut amy = rig.connect("amy").await;
+    let (_, first) = amy.subscribe(query("notes", json!({}))).await;
+    assert_eq!(first, json!([{"id": 1, "team": 1, "body": "a"}]));
+    rig.run("INSERT INTO members VALUES (2, 'amy')").await;
+    assert_eq!(amy.push().await["record"], json!({"id": 2, "team": 2, "body": "b"}));
+    rig.run("DELETE FROM members WHERE team = 1").await;
+    let event = amy.push().await;
+    assert_eq!((&event["tag"], &event["id"]), (&json!("DidDelete"), &json!(1)));
+    // What is written to it from now on is nobody's business here.
+    rig.run(
+        "UPDATE notes SET body = 'hush' WHERE id = 1; UPDATE notes SET body = 'seen' WHERE id = 2",
+    )
+    .await;
+    let event = amy.push().await;
+    assert_eq!(
+        (&event["id"], &event["changeSet"]),
+        (&json!(2), &json!({"body": "seen"})),
+        "{event}"
+    );
+}
+
+#[tokio::test]
+async fn ds_10_5_own_writes_come_back_as_events_when_they_are_committed() {
+    let rig = Rig::start().await;
+    let mut amy = rig.connect("amy").await;
+    let (_, first) = amy.subscribe(query("tasks", json!({}))).await;
+    assert_eq!(first, json!([]));
+    let record = json!({"id": 1, "owner": "amy", "createdAt": "2024-05-06T07:08:09.123Z"});
+    let made =
+        amy.ask(json!({"tag": "CreateRecordMessage", "table": "tasks", "record": record})).await;
+    let event = amy.push().await;
+    assert_eq!(
+        (&event["tag"], &event["record"]),
+        (&json!("DidInsert"), &made["record"]),
+        "of one form"
+    );
+    let begun = amy.ask(json!({"tag": "StartTransaction"})).await;
+    let transaction = begun["transactionId"].clone();
+    let patch = json!({"tag": "UpdateRecordMessage", "table": "tasks", "id": 1, "patch": {"title": "b"}, "transactionId": transaction});
+    amy.ask(patch).await;
+    amy.ask(json!({"tag": "CreateRecordMessage", "table": "tasks", "record": {"id": 2, "owner": "amy"}})).await;
+    let event = amy.push().await;
+    assert_eq!(event["record"]["id"], 2, "what is not committed is not told");
+    amy.ask(json!({"tag": "CommitTransaction", "id": transaction})).await;
+    let event = amy.push().await;
+    assert_eq!((&event["id"], &event["changeSet"]), (&json!(1), &json!({"title": "b"})));
+}
+
+#[tokio::test]
+async fn ds_10_5_counts_follow_and_conditions_decide() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner, n) SELECT n, 'amy', n FROM generate_series(1, 5) AS n")
+        .await;
+    let mut amy = rig.connect("amy").await;
+    let condition = json!({"tag": "InfixOperatorExpression", "op": "OpGreaterThan",
+        "left": {"tag": "ColumnExpression", "field": "n"}, "right": {"tag": "LiteralExpression", "value": 3}});
+    let message = json!({"tag": "CreateCountSubscription", "query": query("tasks", json!({"whereCondition": condition}))});
+    let answer = amy.ask(message).await;
+    assert_eq!(
+        (&answer["tag"], &answer["count"]),
+        (&json!("DidCreateCountSubscription"), &json!(2))
+    );
+    rig.run("UPDATE tasks SET title = 'x'").await;
+    rig.run("UPDATE tasks SET n = 10 WHERE id = 1").await;
+    let event = amy.push().await;
+    assert_eq!((&event["tag"], &event["count"]), (&json!("DidChangeCount"), &json!(3)), "{event}");
+    assert_eq!(event["subscriptionId"], answer["subscriptionId"]);
+}
+
+#[tokio::test]
+async fn ds_10_5_a_window_is_kept_full() {
+    let rig = Rig::start().await;
+    rig.run(
+        "INSERT INTO tasks (id, owner, n) SELECT n, 'amy', 10 * n FROM generate_series(1, 5) AS n",
+    )
+    .await;
+    let mut amy = rig.connect("amy").await;
+    let window = json!({"limit": 2, "selectedColumns": select(&["n"]),
+        "orderByClause": [{"orderByColumn": "n", "orderByDirection": "Asc"}]});
+    let (_, first) = amy.subscribe(query("tasks", window)).await;
+    assert_eq!(first, json!([{"n": 10}, {"n": 20}]));
+    rig.run("INSERT INTO tasks (id, owner, n) VALUES (6, 'amy', 15)").await;
+    let both = [amy.push().await, amy.push().await];
+    let of = |tag: &str| {
+        both.iter().find(|event| event["tag"] == tag).unwrap_or_else(|| panic!("{both:?}"))
+    };
+    assert_eq!(of("DidInsert")["record"], json!({"n": 15}));
+    assert_eq!(of("DidDelete")["id"], 2, "the key is told though it was not selected");
+    rig.run("DELETE FROM tasks WHERE id = 1").await;
+    let both = [amy.push().await, amy.push().await];
+    let of = |tag: &str| {
+        both.iter().find(|event| event["tag"] == tag).unwrap_or_else(|| panic!("{both:?}"))
+    };
+    assert_eq!(
+        (&of("DidDelete")["id"], &of("DidInsert")["record"]),
+        (&json!(1), &json!({"n": 20}))
+    );
+}
+
+#[tokio::test]
+async fn ds_10_5_what_can_no_longer_be_evaluated_is_ended() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
+    let mut amy = rig.connect("amy").await;
+    let (id, _) = amy.subscribe(query("tasks", json!({}))).await;
+    rig.run("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY; INSERT INTO tasks (id, owner) VALUES (2, 'bob')").await;
+    let event = amy.push().await;
+    assert_eq!((&event["tag"], &event["id"]), (&json!("DidDelete"), &json!(1)), "{event}");
+    let end = amy.push().await;
+    assert_eq!(
+        (&end["tag"], &end["subscriptionId"]),
+        (&json!("DataSyncError"), &json!(id)),
+        "{end}"
+    );
+    assert!(end.get("requestId").is_none() && end["code"].is_string(), "{end}");
+    let answer = amy.ask(json!({"tag": "DeleteDataSubscription", "subscriptionId": id})).await;
+    assert_eq!(answer["tag"], "DataSyncError");
+}
+
+#[tokio::test]
+async fn ds_10_5_what_a_follower_holds_is_what_postgres_shows() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner, n) SELECT n, 'amy', n FROM generate_series(1, 20) AS n")
+        .await;
+    let mut amy = rig.connect("amy").await;
+    let (_, first) = amy.subscribe(query("tasks", json!({}))).await;
+    let key = |record: &Value| record["id"].as_i64().expect("a number");
+    let mut held: BTreeMap<i64, Value> = BTreeMap::new();
+    for record in first.as_array().expect("rows") {
+        held.insert(key(record), record.clone());
+    }
+    for round in 0..40 {
+        let (one, two) = (round * 7 % 23 + 1, round * 5 % 23 + 1);
+        rig.run(&format!(
+            "UPDATE tasks SET owner = CASE owner WHEN 'amy' THEN 'bob' ELSE 'amy' END WHERE id = {one};
+             UPDATE tasks SET title = 't{round}', n = {round} WHERE id = {two};
+             INSERT INTO tasks (id, owner) VALUES ({}, 'amy');
+             DELETE FROM tasks WHERE id = {}",
+            100 + round,
+            90 + round
+        ))
+        .await;
+    }
+    rig.run("INSERT INTO tasks (id, owner, title) VALUES (1000, 'amy', 'last')").await;
+    loop {
+        let event = amy.push().await;
+        match event["tag"].as_str() {
+            Some("DidInsert") => {
+                let record = event["record"].clone();
+                assert!(held.insert(key(&record), record).is_none(), "no id comes twice: {event}");
+            }
+            Some("DidUpdate") => {
+                let id = event["id"].as_i64().expect("a number");
+                let record = held.get_mut(&id).unwrap_or_else(|| panic!("not held: {event}"));
+                for (field, value) in event["changeSet"].as_object().into_iter().flatten() {
+                    record[field] = value.clone();
+                }
+            }
+            Some("DidDelete") => {
+                let id = event["id"].as_i64().expect("a number");
+                assert!(held.remove(&id).is_some(), "{event}");
+            }
+            _ => panic!("{event}"),
+        }
+        if held.contains_key(&1000) {
+            break;
+        }
+    }
+    let ordered = json!({"orderByClause": [{"orderByColumn": "id", "orderByDirection": "Asc"}]});
+    let rows = amy.ask(json!({"tag": "DataSyncQuery", "query": query("tasks", ordered)})).await;
+    let held: Vec<Value> = held.into_values().collect();
+    assert_eq!(Value::from(held), rows["result"]);
+}
+
+#[tokio::test]
+async fn ds_1_a_login_of_another_user_ends_the_socket_that_follows_results() {
+    let rig = Rig::start().await;
+    let mut amy = rig.connect("amy").await;
+    amy.subscribe(query("tasks", json!({}))).await;
+    let renewed = amy.ask(json!({"tag": "LoginWithJWT", "jwt": token_of("amy")})).await;
+    assert_eq!(renewed["tag"], "LoginSuccessful");
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
+    assert_eq!(amy.push().await["record"]["id"], 1, "the same user goes on");
+    let other = amy.ask(json!({"tag": "LoginWithJWT", "jwt": token_of("bob")})).await;
+    assert_eq!(other["tag"], "LoginSuccessful");
+    loop {
+        match amy.socket.next().await {
+            Some(Ok(Message::Close(Some(frame)))) => break assert_eq!(u16::from(frame.code), 4401),
+            Some(Ok(_)) => {}
+            other => panic!("not closed with a code: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Queries whose results are kept live.
+//!
+//! In: a query and the shape of its table. Out: a [`LiveQuery`]: the statement that gives the result, and, where
+//! there is such a form, the condition by which the engine finds whom a change concerns without asking.
+
+use hw_live::{LiveQuery, Matcher, Sql, Wants};
+use hw_types::TableName;
+use hw_write::StatementError;
+
+use crate::statement::{Shape, Statement};
+use crate::wire::{Query, Selected};
+
+/// The query as it is kept live.
+pub(crate) fn live_query(
+    query: &Query,
+    shape: &Shape,
+    wants: Wants,
+) -> Result<LiveQuery, StatementError> {
+    let rows = Statement::keyed_rows(query, shape)?;
+    let name = |column: &usize| shape.columns[*column].name.clone();
+    let columns: Vec<usize> = match &query.selected {
+        Selected::All => (0..shape.columns.len()).collect(),
+        // Each is there: the statement has them.
+        Selected::Fields(fields) => {
+            fields.iter().filter_map(|field| shape.fields.column(field)).collect()
+        }
+    };
+    // What goes out as text is no value of its column.
+    let is_plain = columns.iter().chain(&shape.key).all(|it| !shape.columns[*it].as_text);
+    let filter = match &query.condition {
+        None => Some(None),
+        Some(condition) => Statement::condition_of(condition, shape).ok().map(Some),
+    };
+    let fields = columns.iter().map(|it| (shape.fields.field(*it).to_owned(), name(it))).collect();
+    let is_window = query.limit.is_some() || query.offset.is_some() || query.distinct_on.is_some();
+    let matcher = filter.filter(|_| is_plain).map(|filter| Matcher {
+        filter: filter.map(sql),
+        fields,
+        is_window,
+    });
+    Ok(LiveQuery {
+        table: TableName::new(shape.name.0.clone(), shape.name.1.clone()),
+        key: shape.key.iter().map(name).collect(),
+        rows: sql(rows),
+        wants,
+        matcher,
+    })
+}
+
+fn sql(statement: Statement) -> Sql {
+    Sql { text: statement.sql, parameters: statement.parameters }
+}
