@@ -182,7 +182,8 @@ export class Connection {
     }, OPEN_LIMIT_MS);
     socket.onopen = () => this.#opened();
     socket.onmessage = ({ data }) => this.#heard(data);
-    socket.onerror = () => {};
+    // Behind an error comes the end; Node's sockets do not tell it when the server refuses the upgrade.
+    socket.onerror = () => this.#giveUp(new LiveError('connection', 'the connection failed, or the server refused it'));
     socket.onclose = ({ code, reason }) => {
       const why = `the connection ended${code ? ` (${code}${reason ? `: ${reason}` : ''})` : ''}`;
       this.#giveUp(new LiveError('connection', why), code === TOKEN_EXPIRED && this.#failures === 0 ? 0 : undefined);

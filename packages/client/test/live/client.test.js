@@ -154,7 +154,7 @@ test('attempts to connect become rarer, and start over after a success', async (
   await world.run(120_000);
   const tries = world.sockets.length;
   assert.ok(tries >= 8 && tries <= 12, `${tries} attempts in two minutes`);
-  assert.match(client.status.error.message, /connection ended/);
+  assert.match(client.status.error.message, /connection failed/);
   world.isUp = true;
   await world.run(30_000);
   assert.equal(client.status.state, 'open');

@@ -144,7 +144,11 @@ export class World {
     this.sockets.push(socket);
     this.#queue.push(() => {
       if (socket.readyState !== 0) return;
-      if (!this.isUp) return socket.end(1006);
+      if (!this.isUp) {
+        // Node tells no end behind the error, browsers do.
+        socket.onerror?.({});
+        return this.sockets.length % 2 === 0 ? undefined : socket.end(1006);
+      }
       socket.readyState = 1;
       socket.onopen?.();
     });
