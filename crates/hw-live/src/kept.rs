@@ -22,6 +22,8 @@ const MOST_WAITING: usize = 10_000;
 pub(crate) struct Kept {
     pub question: Question,
     pub reads: Reads,
+    /// Who might see what when it was last asked.
+    pub rights: Option<Rights>,
     /// How rows become part of it, where that is computed here.
     pub plan: Option<Arc<Plan>>,
     pub inbox: Arc<Inbox>,
@@ -188,10 +190,11 @@ impl Kept {
             }
             Phase::First(_) => {
                 let told = Phase::Told { held: Held::of(&result), at: now.clone() };
-                self.inbox.begin(&result);
+                let first = First { position, result };
+                self.inbox.begin(&first);
                 if let Phase::First(reply) = std::mem::replace(&mut self.phase, told) {
                     // Nobody waits any more: then it was removed, or is about to be.
-                    let _ = reply.send(Ok(First { position, result }));
+                    let _ = reply.send(Ok(first));
                 }
             }
             Phase::Ended => {}

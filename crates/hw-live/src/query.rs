@@ -126,7 +126,7 @@ pub enum News<T> {
 /// How a subscription begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct First {
-    /// Everything up to here is in it.
+    /// Everything up to here is in it, or in what comes.
     pub position: EndLsn,
     /// The rows with their keys in the result's order, or their number.
     pub result: News<(Key, Record)>,
@@ -135,7 +135,7 @@ pub struct First {
 /// What has changed since what was told last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// Everything up to here is in it.
+    /// Everything up to here is in it, or in what comes. Positions never go back.
     pub position: EndLsn,
     /// Of one row at most one change; rows that go come first.
     pub changes: News<Change>,

@@ -52,6 +52,13 @@ impl State {
         }
     }
 
+    /// What happened is not known any more: everybody is asked, and tables are read again.
+    pub fn lose(&mut self) {
+        self.lookups = Lookups::default();
+        let all: Vec<u64> = self.results.keys().copied().collect();
+        self.ask_all(all);
+    }
+
     /// Lets one that is due into the queue, when nothing is in its way any more.
     pub fn requeue(&mut self, number: u64) {
         let Some(kept) = self.results.get(&number) else { return };
@@ -137,13 +144,21 @@ impl State {
 
     /// Takes what transactions did: asks those who depend on it, and applies it to those that have a plan.
     ///
-    /// - Takes: who may see what, looked at behind these transactions; `None` where no plan is touched.
+    /// - Takes: who may see what, looked at behind these transactions; `None` where that is not known, or no
+    ///   plan is touched.
     pub fn dispatch(&mut self, committed: &[Arc<Committed>], rights: Option<&Rights>) {
         let mut due: BTreeSet<u64> = BTreeSet::new();
         for one in committed {
             let mut moved = BTreeSet::new();
+            if one.altered {
+                // Whatever it was: rights that were taken and given back look as if nothing had happened.
+                moved.extend(self.results.keys());
+            }
             for table in &one.tables {
                 due.extend(self.by_table.get(table.name()).into_iter().flatten());
+                if table.described {
+                    moved.extend(self.planned.get(table.name()).into_iter().flat_map(Index::all));
+                }
                 self.moved(table, &mut moved);
                 self.lookups.apply(table);
             }

@@ -1,8 +1,9 @@
 //! What a subscriber holds: how its result began, and what comes.
 
 use crate::error::LiveError;
-use crate::query::{Commit, First, Key, News, Record};
+use crate::query::{Commit, First, News};
 use crate::result::net;
+use hw_types::EndLsn;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -20,14 +21,17 @@ struct State {
     commit: Option<Commit>,
     /// The number that was taken last, of a count.
     count: Option<u64>,
+    position: EndLsn,
     end: Option<LiveError>,
 }
 
 impl Inbox {
-    /// Notes the number with which a count begins.
-    pub fn begin(&self, result: &News<(Key, Record)>) {
-        if let News::Count(count) = result {
-            self.state.lock().count = Some(*count);
+    /// Notes how the result begins.
+    pub fn begin(&self, first: &First) {
+        let mut state = self.state.lock();
+        state.position = first.position;
+        if let News::Count(count) = first.result {
+            state.count = Some(count);
         }
     }
 
@@ -49,7 +53,9 @@ impl Inbox {
         };
         // What came and went before anybody looked is nothing.
         if count > 0 {
-            state.commit = Some(Commit { position: commit.position, changes });
+            // What a snapshot did not see may stand before what was published behind it.
+            state.position = state.position.max(commit.position);
+            state.commit = Some(Commit { position: state.position, changes });
             self.filled.notify_one();
         }
         count

@@ -1,4 +1,5 @@
 //! Live results against a real Postgres and the real engine.
 
 mod differential;
+mod hostile;
 mod world;

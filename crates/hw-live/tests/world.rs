@@ -11,7 +11,7 @@ use hw_store::{Store, StoreOptions};
 use hw_testkit::Cluster;
 use hw_types::{RunAs, TableName};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -25,7 +25,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub const ROLE: &str = "app";
 
 pub struct World {
-    _cluster: Cluster,
+    cluster: Cluster,
     pub client: Client,
     pub engine: Engine,
     pub live: Live,
@@ -48,10 +48,11 @@ impl World {
         let mut options = EngineOptions::new(store, connection.clone());
         options.change_list_bytes = 16 << 20;
         let (engine, _) = Engine::start(options, None).unwrap();
-        let pool = Pool::new(connection.for_users(), 4, Duration::from_secs(5));
+        let asking = connection.with_application_name("live").for_users();
+        let pool = Pool::new(asking, 4, Duration::from_secs(5));
         let stop = CancellationToken::new();
         let live = Live::start(engine.clone(), pool, LiveOptions::default(), stop.clone());
-        World { _cluster: cluster, client, engine, live, stop, _dir: dir }
+        World { cluster, client, engine, live, stop, _dir: dir }
     }
 
     pub async fn sql(&self, sql: &str) {
@@ -65,14 +66,22 @@ impl World {
 
     /// What Postgres shows whoever asks.
     pub async fn asked(&mut self, query: &LiveQuery, who: &RunAs) -> BTreeMap<String, String> {
-        let transaction = self.client.transaction().await.unwrap();
-        transaction.batch_execute("SET LOCAL TimeZone = 'UTC'").await.unwrap();
+        self.try_asked(query, who).await.unwrap()
+    }
+
+    async fn try_asked(
+        &mut self,
+        query: &LiveQuery,
+        who: &RunAs,
+    ) -> Result<BTreeMap<String, String>, tokio_postgres::Error> {
+        let transaction = self.client.transaction().await?;
+        transaction.batch_execute("SET LOCAL TimeZone = 'UTC'").await?;
         run_as(&transaction, who).await.unwrap();
         let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             query.rows.parameters.iter().map(|text| text as _).collect();
-        let rows = transaction.query(&query.rows.text, &parameters).await.unwrap();
-        transaction.rollback().await.unwrap();
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+        let rows = transaction.query(&query.rows.text, &parameters).await;
+        transaction.rollback().await?;
+        Ok(rows?.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Waits until a follower holds what Postgres shows.
@@ -97,6 +106,41 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// The same for those that lost access to tables; one of them may have ended instead.
+    pub async fn settles_or_ends(&mut self, followers: &mut [Follower], lost: &[&str]) {
+        for follower in followers {
+            if !lost.contains(&&*follower.query.table.name) {
+                continue;
+            }
+            let end = tokio::time::Instant::now() + LIMIT;
+            loop {
+                let held = follower.held();
+                if held.ended.is_some() {
+                    assert!(held.rows.is_empty(), "what ends takes its rows with it");
+                    break;
+                }
+                let expected = self.try_asked(&follower.query, &follower.who).await;
+                if expected.is_ok_and(|expected| expected == held.rows) {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < end, "{} stays", follower.query.table);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    /// Another session.
+    pub async fn client_of(&self, user: &str) -> Client {
+        hw_testkit::cluster::connect(&self.cluster.url_as(user, None, "postgres")).await
+    }
+
+    /// Ends the sessions in which live results are asked.
+    pub async fn cut_sessions(&self) {
+        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE application_name = 'live' AND pid <> pg_backend_pid()";
+        self.client.query(cut, &[]).await.unwrap();
     }
 
     pub async fn end(self) {
@@ -124,6 +168,7 @@ pub fn query(table: &str, condition: &str, window: &str, wants: Wants) -> LiveQu
     let columns: &[&str] = match table {
         "tasks" => &["id", "team", "owner", "title", "done", "at", "price"],
         "notes" => &["id", "task", "body", "secret"],
+        "plain" | "joined" | "asked" => &["id", "team", "owner", "body"],
         _ => &["id", "team", "who"],
     };
     let fields = columns.iter().map(|name| (name.to_string(), name.to_string()));
@@ -148,6 +193,8 @@ pub struct Held {
     /// Updates of rows of which nothing changed.
     pub touched: u64,
     pub ended: Option<String>,
+    /// Every record that was ever shown.
+    shown: BTreeSet<String>,
 }
 
 /// Applies what it is told as a client does, and minds that it is told so that a client can.
@@ -205,6 +252,11 @@ impl Drop for Follower {
 }
 
 impl Held {
+    /// Whether something was ever shown that has this in it.
+    pub fn was_shown(&self, text: &str) -> bool {
+        self.shown.iter().any(|record| record.contains(text))
+    }
+
     fn apply(&mut self, changes: News<Change>) {
         match changes {
             News::Count(count) => {
@@ -218,10 +270,12 @@ impl Held {
     fn change(&mut self, change: Change) {
         match change {
             Change::Insert { key, record } => {
+                self.shown.insert(record.json().to_owned());
                 let was = self.rows.insert(key.to_string(), record.json().to_owned());
                 assert_eq!(was, None, "{key} is told twice");
             }
             Change::Update { key, before, after } => {
+                self.shown.insert(after.json().to_owned());
                 self.touched += u64::from(before == after);
                 let was = self.rows.insert(key.to_string(), after.json().to_owned());
                 assert_eq!(was.as_deref(), Some(before.json()), "{key} was told otherwise");
