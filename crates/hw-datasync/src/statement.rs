@@ -258,7 +258,8 @@ impl<'a> Writer<'a> {
 
     /// These columns of the row as one JSON object.
     pub(crate) fn record(&mut self, columns: &[usize]) {
-        self.sql("(SELECT pg_catalog.row_to_json(r)::pg_catalog.jsonb::text FROM (SELECT ");
+        // `r` alone would be the column of that name, where there is one.
+        self.sql("(SELECT pg_catalog.row_to_json(r.*)::pg_catalog.jsonb::text FROM (SELECT ");
         for (number, column) in columns.iter().enumerate() {
             self.sql(if number > 0 { ", " } else { "" });
             self.name(*column);

@@ -16,8 +16,8 @@ import type { OrderByClause } from './wire.js';
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 /** Dates and points in time as the server writes them, years of four digits. */
 const MOMENT = /^\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00)?)?$/;
-/** What may be a number, a point in time, bytes or something composed, whose text is not its value. */
-const IS_PERHAPS_NO_TEXT = /^[\s\d+\-.({[\\]|::|^(?:nan|infinity|today|now|epoch|tomorrow|yesterday)$/i;
+/** What may be a number, a point in time, an address, bytes or something composed, whose text is not its value. */
+const IS_PERHAPS_NO_TEXT = /^[\s\d+\-.,({["$\\]|::|^[\da-f]{2,4}[:.-]|^(?:nan|inf|infinity|today|now|epoch|tomorrow|yesterday|empty)$/i;
 
 /** Which of two values is the greater in Postgres; `undefined` if that cannot be told. Not for NULL. */
 export function compareValues(a: unknown, b: unknown): number | undefined {
@@ -61,10 +61,20 @@ export function isSame(a: unknown, b: unknown): boolean | undefined {
     if (UUID.test(one) && UUID.test(other)) {
       return one === other;
     }
-    return IS_PERHAPS_NO_TEXT.test(a) || IS_PERHAPS_NO_TEXT.test(b) || one === other ? undefined : false;
+    if (IS_PERHAPS_NO_TEXT.test(a) || IS_PERHAPS_NO_TEXT.test(b)) {
+      return undefined;
+    }
+    // A collation may see no more than letters, and one letter in two (ß), of which only the plain ones are known here.
+    const [some, others] = [letters(one), letters(other)];
+    return some === others || !/^[a-z\d]*$/.test(some + others) ? undefined : false;
   }
   const order = compareValues(a, b);
   return order === undefined ? undefined : order === 0;
+}
+
+/** What is left of a text under the loosest collation, and without the blanks behind a `char(n)`. */
+function letters(text: string): string {
+  return text.normalize('NFKD').replace(/[^\p{L}\p{N}]/gu, '');
 }
 
 /** The fields that an order needs; `undefined` if it needs more than fields. */

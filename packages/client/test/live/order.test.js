@@ -69,6 +69,11 @@ test('texts are told apart only where no other type may see them as one', () => 
     ['0C6E0000-0000-4000-8000-000000000001', '0c6e0000-0000-4000-8000-000000000001', true],
     ['0c6e0000-0000-4000-8000-000000000001', '0c6e0000-0000-4000-8000-000000000002', false],
     ['fe80::0', 'fe80::', undefined],
+    ['aa:bb:cc:00:00:01', 'AABB.CC00.0001', undefined],
+    ['résumé', 'Resume', undefined],
+    ['a', 'a  ', undefined],
+    ['Straße', 'Strasse', undefined],
+    ['cafe', 'face', false],
     [1, '1', undefined],
   ];
   for (const [a, b, expected] of cases) {
