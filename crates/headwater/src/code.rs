@@ -32,6 +32,9 @@ pub const SHORT_SECRET: u16 = 1016;
 pub const NO_READER: u16 = 1017;
 /// The limit of open files leaves too little room for clients beside the store and the source.
 pub const OPEN_FILES: u16 = 1022;
+/// A hook of live queries cannot be used: its address is no http or https URL, or `datasync.hook_secret` is
+/// not set.
+pub const HOOKS: u16 = 1023;
 /// A claim of `headwater token` is not written as name and value.
 pub const CLAIM: u16 = 1030;
 /// The lifetime of a token is not between one second and `auth.max_lifetime`.

@@ -84,7 +84,7 @@ fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
     });
     let edge = Edge::new(authenticator.expect("usable"), 1 << 20);
     let given = tokio::sync::watch::Sender::new(None).subscribe();
-    surfaces::start(&config, &reporter, edge, &connect, given, stop)
+    surfaces::start(&config, &reporter, edge, None, &connect, given, stop)
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::caller::Caller;
-use crate::code;
 use crate::failure::Failure;
+use crate::hooks;
 use crate::server::DataSync;
 use crate::state::{Effect, Event, Limits, Outcome, Session, Task, TaskId};
 use crate::work::{OpenTransaction, Worker};
@@ -317,9 +317,16 @@ impl Driver {
                 }
             })),
             Task::Login(token) => drop(self.tasks.spawn(login(self.server.clone(), task, token))),
-            Task::Hook { tag, .. } => drop(self.tasks.spawn(async move {
-                failed(task, Failure::new(code::HOOK, format!("This server does not answer {tag}")))
-            })),
+            Task::Hook { tag, json } => {
+                let (hooks, clock) = (self.server.hooks.clone(), self.server.clock.clone());
+                self.tasks.spawn(async move {
+                    let answer = match hooks {
+                        Some(hooks) => hooks.ask(&tag, &json, &caller, &clock).await,
+                        None => Err(hooks::unknown(&tag)),
+                    };
+                    done(task, answer.map(Outcome::Answered))
+                });
+            }
         }
     }
 
@@ -383,7 +390,7 @@ async fn login(server: DataSync, task: TaskId, token: String) -> Finished {
             let code = error.hw_code().0;
             failed(task, Failure::new(code, error.description()))
         }
-        Err(_) => failed(task, Failure::new(code::MESSAGE, "The token cannot be verified")),
+        Err(_) => failed(task, Failure::new(crate::code::MESSAGE, "The token cannot be verified")),
     }
 }
 

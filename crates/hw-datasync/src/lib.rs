@@ -13,6 +13,7 @@ pub mod change;
 pub mod code;
 mod drive;
 pub mod failure;
+pub mod hooks;
 mod live;
 pub mod names;
 pub mod options;
@@ -24,6 +25,7 @@ pub mod statement;
 pub mod wire;
 pub mod work;
 
+pub use hooks::Hooks;
 pub use options::DataSyncOptions;
 pub use routes::{routes, surface};
 pub use server::DataSync;

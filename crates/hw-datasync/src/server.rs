@@ -9,6 +9,7 @@ use hw_live::Live;
 use hw_write::Statements;
 use tokio_util::sync::CancellationToken;
 
+use crate::hooks::Hooks;
 use crate::options::DataSyncOptions;
 use crate::work::Worker;
 
@@ -19,18 +20,20 @@ pub struct DataSync {
     pub(crate) worker: Worker,
     pub(crate) options: Arc<DataSyncOptions>,
     pub(crate) sockets: Arc<Places>,
+    pub(crate) hooks: Option<Hooks>,
     pub(crate) clock: Clock,
     /// Ends all sockets.
     pub(crate) stop: CancellationToken,
 }
 
 impl DataSync {
-    /// - Takes: who verifies tokens, who runs statements, who keeps results live (`None`: nobody), what operators
-    ///   chose, what ends the sockets.
+    /// - Takes: who verifies tokens, who runs statements, who keeps results live (`None`: nobody), who
+    ///   answers messages of the application (`None`: nobody), what operators chose, what ends the sockets.
     pub fn new(
         edge: Edge,
         statements: Statements,
         live: Option<Live>,
+        hooks: Option<Hooks>,
         options: DataSyncOptions,
         clock: Clock,
         stop: CancellationToken,
@@ -41,6 +44,7 @@ impl DataSync {
             worker: Worker::new(statements, live, options.clone()),
             sockets: Places::new(all, of_user),
             edge,
+            hooks,
             options,
             clock,
             stop,

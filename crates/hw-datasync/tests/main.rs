@@ -1,6 +1,7 @@
 //! Integration tests against a real Postgres, through real sockets.
 
 mod connection;
+mod hooks;
 mod hostile;
 mod reads;
 mod rest;

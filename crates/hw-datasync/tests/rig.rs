@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret, token};
-use hw_datasync::{DataSync, DataSyncOptions};
+use hw_datasync::{DataSync, DataSyncOptions, Hooks};
 use hw_http::Edge;
 use hw_http::listen::Connections;
 use hw_testkit::Cluster;
@@ -80,6 +80,15 @@ impl Rig {
         statements: StatementOptions,
         allowed_roles: &[&str],
     ) -> Rig {
+        Rig::start_hooked(options, statements, allowed_roles, None).await
+    }
+
+    pub async fn start_hooked(
+        options: DataSyncOptions,
+        statements: StatementOptions,
+        allowed_roles: &[&str],
+        hooks: Option<Hooks>,
+    ) -> Rig {
         let cluster = Cluster::start();
         let sql = cluster.client("postgres").await;
         let roles = format!(
@@ -98,7 +107,8 @@ impl Rig {
         .expect("usable");
         let edge = Edge::new(authenticator, 64 << 20);
         let stop = CancellationToken::new();
-        let server = DataSync::new(edge, statements, None, options, Clock::system(), stop.clone());
+        let server =
+            DataSync::new(edge, statements, None, hooks, options, Clock::system(), stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let connections = Connections::new(100, Duration::from_secs(60), stop.clone());

@@ -1,11 +1,13 @@
 //! The section `datasync`: live queries and `/api/…`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hw_datasync::names::Naming;
 use hw_datasync::statement::BigNumbers;
 
 use super::Reader;
+use super::secret::Secret;
 
 /// Live queries.
 #[derive(Clone, Debug)]
@@ -42,6 +44,10 @@ pub struct DataSync {
     pub cookie: Option<String>,
     /// Origins of pages whose cookie counts.
     pub origins: Vec<String>,
+    /// Addresses of hooks by the tags of their messages.
+    pub hooks: BTreeMap<String, String>,
+    /// What requests to them are signed with.
+    pub hook_secret: Option<Secret>,
 }
 
 impl DataSync {
@@ -71,6 +77,12 @@ impl DataSync {
             max_result: values.number("datasync.max_result"),
             cookie: values.text("datasync.cookie"),
             origins: values.list("datasync.origins"),
+            // That they are texts was looked at in the file; from elsewhere there are none.
+            hooks: values
+                .json("datasync.hooks")
+                .and_then(|hooks| serde_json::from_value(hooks).ok())
+                .unwrap_or_default(),
+            hook_secret: values.secret("datasync.hook_secret"),
         }
     }
 }

@@ -210,7 +210,12 @@ fn read_setting(
         {
             return findings.extend(upload_tables::wrong(tables));
         }
-        (Value::Map(_), Kind::Jwks | Kind::UploadTables) => {
+        (Value::Map(entries), Kind::Texts)
+            if entries.iter().any(|(_, node)| node.text().is_none()) =>
+        {
+            Kind::Texts.describe()
+        }
+        (Value::Map(_), Kind::Jwks | Kind::UploadTables | Kind::Texts) => {
             let text = node.to_json().to_string();
             return take(setting, &text, Place::File(&node.span), values, findings);
         }

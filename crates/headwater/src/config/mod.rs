@@ -397,7 +397,12 @@ impl Config {
 
     /// Every secret that is configured, for the log's last line of defence.
     pub fn secrets(&self) -> Vec<Secret> {
-        let plain = [&self.api_token, &self.database.url, &self.auth.jwt_secret];
+        let plain = [
+            &self.api_token,
+            &self.database.url,
+            &self.auth.jwt_secret,
+            &self.datasync.hook_secret,
+        ];
         let addresses = self.auth.jwks_url.iter().map(Secret::new);
         plain
             .into_iter()

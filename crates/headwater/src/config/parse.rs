@@ -41,6 +41,8 @@ pub enum Kind {
     Jwks,
     /// Upload rules by output table.
     UploadTables,
+    /// A mapping of texts to texts.
+    Texts,
 }
 
 /// The value of a setting.
@@ -62,7 +64,7 @@ pub enum Parsed {
     List(Vec<String>),
     /// Of [`Kind::AddressRanges`].
     AddressRanges(Vec<AddressRange>),
-    /// Of [`Kind::UploadTables`].
+    /// Of [`Kind::UploadTables`] and [`Kind::Texts`].
     Json(serde_json::Value),
 }
 
@@ -125,7 +127,7 @@ impl Kind {
                 Ok(set) => Ok(Parsed::Secret(Secret::new(set.to_string()))),
                 Err(_) => Err("a mapping".to_owned()),
             },
-            Kind::UploadTables => {
+            Kind::UploadTables | Kind::Texts => {
                 serde_json::from_str(text).map(Parsed::Json).map_err(|_| "a mapping".to_owned())
             }
         }
@@ -148,6 +150,7 @@ impl Kind {
             Kind::AddressRanges => "list of `local` and ranges of addresses".to_owned(),
             Kind::Jwks => "JSON Web Key Set".to_owned(),
             Kind::UploadTables => "mapping of output tables".to_owned(),
+            Kind::Texts => "mapping of texts".to_owned(),
         }
     }
 }

@@ -67,6 +67,9 @@ fn schema_of(setting: &Setting) -> Value {
             "properties": { "keys": { "type": "array", "items": { "type": "object" } } },
             "required": ["keys"],
         }),
+        Kind::Texts => json!({
+            "type": "object", "additionalProperties": { "type": "string" },
+        }),
         Kind::UploadTables => json!({
             "type": "object",
             "additionalProperties": {

@@ -331,6 +331,20 @@ pub const SETTINGS: &[Setting] = &[
         "[\"https://app.example.com\"]",
     ),
     setting(
+        "datasync.hooks",
+        Kind::Texts,
+        "Where messages go that the application answers itself, by their tag: http or https. Each is sent \
+         in a POST that is signed with `hook_secret`, which has 3 s.",
+        "{ CreateUser: https://app.example.com/hooks/create-user }",
+    ),
+    setting(
+        "datasync.hook_secret",
+        Kind::Secret,
+        "What requests to hooks are signed with (HMAC-SHA256); needed where there are hooks.",
+        "!env HEADWATER_HOOK_SECRET",
+    )
+    .env("HEADWATER_HOOK_SECRET"),
+    setting(
         "limits.max_clients",
         Kind::Integer(1, 1_000_000),
         "Most connections at a time. The soft limit of open files is raised at start to hold \
@@ -530,7 +544,7 @@ mod tests {
             if let Some(default) = setting.default {
                 assert!(setting.kind.parse(default).is_ok(), "default of {}", setting.path);
             }
-            let structured = matches!(setting.kind, Kind::Jwks | Kind::UploadTables);
+            let structured = matches!(setting.kind, Kind::Jwks | Kind::UploadTables | Kind::Texts);
             if !structured && !setting.example.starts_with('!') {
                 assert!(setting.kind.parse(setting.example).is_ok(), "example of {}", setting.path);
             }

@@ -84,6 +84,7 @@ pub struct Server {
 /// - Errors: findings, of which each says how to mend it. Nothing is left running.
 pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, StartRefused> {
     let authenticator = authentication::authenticator(config)?;
+    let hooks = surfaces::hooks(config)?;
     let (connect, warnings) = ConnectConfig::parse(config.database_url()?)?;
     report::log(&warnings, "");
     let connect = connect.with_answer_within(Some(ANSWER_WITHIN));
@@ -133,7 +134,7 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     let body_memory = usize::try_from(config.limits.body_memory).unwrap_or(usize::MAX);
     let edge = Edge::new(authenticator, body_memory);
     let newest = given.subscribe();
-    let surfaces = surfaces::start(config, &reporter, edge, &connect, newest, stop.clone());
+    let surfaces = surfaces::start(config, &reporter, edge, hooks, &connect, newest, stop.clone());
     let one_port = match admin_listener {
         None => router::one_port(surfaces, Some(admin)),
         Some(listener) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hw_auth::Clock;
-use hw_datasync::{DataSync, DataSyncOptions};
+use hw_datasync::{DataSync, DataSyncOptions, Hooks};
 use hw_engine::Engine;
 use hw_expr::sync_config::SyncConfig;
 use hw_http::{Edge, Surface};
@@ -18,12 +18,14 @@ use hw_pg::sql::Pool;
 use hw_rest::RestState;
 use hw_sync::source::UserLimits;
 use hw_sync::{SyncOptions, SyncState};
+use hw_types::Diagnostic;
 use hw_write::{StatementOptions, Statements, UploadConfig, Uploads};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::reporter::Reporter;
 use super::upload_map;
+use crate::code;
 use crate::config::Config;
 use crate::config::upload_tables::UploadTable;
 
@@ -49,6 +51,7 @@ pub fn start(
     config: &Config,
     reporter: &Arc<Reporter>,
     edge: Edge,
+    hooks: Option<Hooks>,
     connect: &ConnectConfig,
     given: Given,
     stop: CancellationToken,
@@ -65,10 +68,9 @@ pub fn start(
 
     let connect = connect.with_application_name("headwater writes").for_users();
     let pool = Pool::new(connect.clone(), config.database.pool, POOL_WAIT);
-    let datasync = config
-        .datasync
-        .enabled
-        .then(|| datasync(config, &engine, edge.clone(), pool.clone(), connect, stop.clone()));
+    let datasync = config.datasync.enabled.then(|| {
+        datasync(config, &engine, edge.clone(), hooks, (pool.clone(), connect), stop.clone())
+    });
     let uploads = Uploads::new(
         pool,
         UploadConfig {
@@ -88,13 +90,31 @@ pub fn start(
     surfaces
 }
 
+/// Who answers messages of the application.
+///
+/// - Errors: HW1023.
+pub fn hooks(config: &Config) -> Result<Option<Hooks>, Box<Diagnostic>> {
+    let settings = &config.datasync;
+    if settings.hooks.is_empty() {
+        return Ok(None);
+    }
+    let refused = |what: String| Box::new(Diagnostic::error(code::HOOKS, what));
+    let Some(secret) = &settings.hook_secret else {
+        let what = "there are hooks, and nothing to sign their requests with".to_owned();
+        return Err(Box::new(
+            refused(what).mend("set datasync.hook_secret or HEADWATER_HOOK_SECRET"),
+        ));
+    };
+    Hooks::new(settings.hooks.clone(), secret.expose().as_bytes()).map(Some).map_err(refused)
+}
+
 /// Live queries. Their statements share the pool of uploads; transactions that wait for people do not.
 fn datasync(
     config: &Config,
     engine: &Engine,
     edge: Edge,
-    pool: Pool,
-    connect: ConnectConfig,
+    hooks: Option<Hooks>,
+    (pool, connect): (Pool, ConnectConfig),
     stop: CancellationToken,
 ) -> DataSync {
     let (settings, limits) = (&config.datasync, &config.limits);
@@ -140,7 +160,7 @@ fn datasync(
         cookie: settings.cookie.clone(),
         origins: settings.origins.clone(),
     };
-    DataSync::new(edge, statements, Some(live), options, Clock::system(), stop)
+    DataSync::new(edge, statements, Some(live), hooks, options, Clock::system(), stop)
 }
 
 fn sync_options(config: &Config) -> SyncOptions {
