@@ -89,13 +89,20 @@ export function orderFields(clauses: readonly OrderByClause[]): string[] | undef
   return fields;
 }
 
+/** Rows in their order; an array is one. */
+export interface Sorted {
+  readonly length: number;
+  at(place: number): Row | undefined;
+}
+
 /**
  * Where a record goes among rows that stand in their order; `undefined` if that cannot be told.
  *
  * - Takes: rows that are sorted by `clauses` as the server does it.
  * - Returns: the index before which it goes; behind its equals, whose order nobody knows.
  */
-export function placeOf(row: Row, rows: readonly Row[], clauses: readonly OrderByClause[]): number | undefined {
+export function placeOf(row: Row, rows: Sorted, clauses: readonly OrderByClause[]): number | undefined {
+  // All rows from the one to the other are equal to it in the fields so far.
   let [from, to] = [0, rows.length];
   for (const clause of clauses) {
     if (from === to) {
@@ -105,37 +112,77 @@ export function placeOf(row: Row, rows: readonly Row[], clauses: readonly OrderB
       return undefined;
     }
     const { orderByColumn: field, orderByDirection } = clause;
-    const value = row[field];
-    // All of [from, to) are equal in the fields so far, so equals in this one stand together.
-    let [low, high] = [from, to];
-    let [first, last] = [-1, -1];
-    for (let at = from; at < to; at += 1) {
-      const other = rows[at]![field];
-      if (value === other) {
-        first = first < 0 ? at : first;
-        last = at;
-        continue;
-      }
-      const order = compareNulls(value, other);
-      if (order === undefined) {
-        continue;
-      }
-      const signed = orderByDirection === 'Desc' ? -order : order;
-      if (signed > 0) {
-        low = at + 1;
-      } else if (at < high) {
-        high = at;
-      }
-    }
-    if (first < 0) {
-      return low === high ? low : undefined;
-    }
-    if (value !== null && compareValues(value, value) !== 0) {
+    const sign = orderByDirection === 'Desc' ? -1 : 1;
+    const among: Among = { value: row[field], field, sign, rows, from, to };
+    const equals = equalsByHalves(among) ?? equalsOneByOne(among);
+    if (equals === undefined) {
       return undefined;
     }
-    [from, to] = [first, last + 1];
+    [from, to] = equals;
   }
   return to;
+}
+
+interface Among {
+  value: unknown;
+  field: string;
+  sign: 1 | -1;
+  rows: Sorted;
+  from: number;
+  to: number;
+}
+
+/** The first and the last but one of the rows with an equal value; nothing in between where one would stand. */
+type Equals = [from: number, to: number];
+
+/** By comparing with rows in the middle; `undefined` if one of these comparisons has no answer. */
+function equalsByHalves({ value, field, sign, rows, from, to }: Among): Equals | undefined {
+  const bound = (low: number, isBefore: (order: number) => boolean): number | undefined => {
+    let high = to;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      const order = compareNulls(value, rows.at(middle)![field]);
+      if (order === undefined) {
+        return undefined;
+      }
+      if (isBefore(order * sign)) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  };
+  const first = bound(from, (order) => order > 0);
+  const end = first === undefined ? undefined : bound(first, (order) => order >= 0);
+  return first === undefined || end === undefined ? undefined : [first, end];
+}
+
+/** By looking at all of them: a value that stands there already belongs to its equals, which stand together. */
+function equalsOneByOne({ value, field, sign, rows, from, to }: Among): Equals | undefined {
+  let [low, high] = [from, to];
+  let [first, last] = [-1, -1];
+  for (let at = from; at < to; at += 1) {
+    const other = rows.at(at)![field];
+    if (value === other) {
+      first = first < 0 ? at : first;
+      last = at;
+      continue;
+    }
+    const order = compareNulls(value, other);
+    if (order === undefined) {
+      continue;
+    }
+    if (order * sign > 0) {
+      low = at + 1;
+    } else if (at < high) {
+      high = at;
+    }
+  }
+  if (first < 0) {
+    return low === high ? [low, low] : undefined;
+  }
+  return isSurelyEqual(value, value) ? [first, last + 1] : undefined;
 }
 
 /** Whether two rows surely stand beside each other in an order. */

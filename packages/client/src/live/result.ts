@@ -124,7 +124,7 @@ export class Result {
     if (!this.#rows.delete(key)) {
       return;
     }
-    this.#order = this.#order.filter((other) => other !== key);
+    this.#takeOut(key);
     this.#unplaced.delete(key);
     this.layer.changed(key, undefined);
   }
@@ -172,7 +172,7 @@ export class Result {
   #settleAt(place: number, key: string): void {
     const next = this.#order.slice(place).find((other) => other !== key);
     this.#unplaced.delete(key);
-    this.#order = this.#order.filter((other) => other !== key);
+    this.#takeOut(key);
     this.#order.splice(next === undefined ? this.#order.length : this.#order.indexOf(next), 0, key);
   }
 
@@ -293,11 +293,18 @@ export class Result {
     // A number that is said anew and looks the same may be another one.
     const isAnother = orderFields(this.sent.orderByClause)?.some((field) => field in said && !isSurelyEqual(before[field], said[field]));
     if (isAnother ?? row !== before) {
-      const stands = this.#order.indexOf(key);
-      this.#order = this.#order.filter((other) => other !== key);
-      this.#place(key, row, stands);
+      this.#place(key, row, this.#takeOut(key));
     }
     this.layer.changed(key, row);
+  }
+
+  /** Takes a key out of the order; where it stood, below 0 if it did not. */
+  #takeOut(key: string): number {
+    const place = this.#order.indexOf(key);
+    if (place >= 0) {
+      this.#order.splice(place, 1);
+    }
+    return place;
   }
 
   /** Puts a key that is not in the order where it belongs; where it `stands` (not at all below 0) if that is not known. */
@@ -309,8 +316,8 @@ export class Result {
       return;
     }
     // Rows without a place of their own say nothing about the order.
-    const placed = this.#order.filter((other) => !this.#unplaced.has(other));
-    const place = placeOf(row, placed.map((other) => this.#rows.get(other)!), clauses);
+    const placed = this.#unplaced.size === 0 ? this.#order : this.#order.filter((other) => !this.#unplaced.has(other));
+    const place = placeOf(row, { length: placed.length, at: (at) => this.#rows.get(placed[at]!) }, clauses);
     if (place === undefined) {
       this.#stamp += 1;
       this.#unplaced.set(key, this.#stamp);
@@ -320,7 +327,8 @@ export class Result {
       return;
     }
     const next = placed[place];
-    this.#order.splice(next === undefined ? this.#order.length : this.#order.indexOf(next), 0, key);
+    const index = placed === this.#order ? place : next === undefined ? this.#order.length : this.#order.indexOf(next);
+    this.#order.splice(index, 0, key);
   }
 
   #withoutHidden(row: Row): Row {
