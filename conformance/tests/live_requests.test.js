@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test';
 
 import { and, eq, greaterThan, LiveError, or, whereIn } from '@headwater/client/live';
 
-import { LiveWorld } from '../harness/live.js';
+import { LiveWorld, Watched } from '../harness/live.js';
 import { token } from '../harness/token.js';
 
 /** @type {LiveWorld} */
@@ -134,7 +134,7 @@ test('requests are settled when the connection is cut, and a transaction ends wi
   assert.equal(proxy.connections, 2);
 });
 
-test('ds_1_a_token_is_renewed_on_the_open_socket', async () => {
+test('ds_1_a_token_is_renewed_on_the_open_socket_and_its_subscriptions_go_on', async () => {
   const proxy = await world.proxy();
   let asked = 0;
   const give = () => {
@@ -142,10 +142,14 @@ test('ds_1_a_token_is_renewed_on_the_open_socket', async () => {
     return token('ann', { ttl: asked === 1 ? 3 : 3600 });
   };
   const ann = world.client('ann', { host: proxy.url, token: give });
-  await ann.query('tasks').fetch();
+  const watched = new Watched(ann, ann.query('tasks').where('n', 70));
+  await watched.shows('title', []);
   const end = Date.now() + 3000;
   // The socket outlives the first token: asked until that has surely ended.
   while (Date.now() < end + 500) await ann.query('tasks').limit(1).fetch();
+  await world.sql.query(`INSERT INTO tasks (owner_id, title, n) VALUES ('ann', 'later', 70)`);
+  await watched.shows('title', ['later']);
+  await world.sql.query('DELETE FROM tasks WHERE n = 70');
   assert.equal(proxy.connections, 1);
   assert.equal(asked, 2);
 });
