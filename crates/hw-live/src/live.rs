@@ -308,10 +308,9 @@ impl Shared {
             }
             let questions: Vec<Question> =
                 batch.iter().map(|(_, question)| question.clone()).collect();
-            let began = Instant::now();
+            metrics::counter!("headwater_live_rounds_total").increment(1);
+            metrics::counter!("headwater_live_questions_total").increment(questions.len() as u64);
             let round = self.asking.round(&questions).await;
-            metrics::histogram!("headwater_live_round_seconds")
-                .record(began.elapsed().as_secs_f64());
             match round {
                 Ok(round) => {
                     pause = Duration::ZERO;

@@ -78,6 +78,12 @@ const COUNTERS: &[(&str, &str)] = &[
         "Streams of clients that hold operations which this store has never had (HW3104)",
     ),
     ("headwater_foreign_markers_total", "Markers in the log that are not ours"),
+    ("headwater_live_rounds_total", "Rounds in which the source was asked for live results"),
+    ("headwater_live_questions_total", "Results that were asked for in them"),
+    (
+        "headwater_live_rounds_thrown_away_total",
+        "Rounds during which policies or grants changed, so that they were begun anew",
+    ),
 ];
 
 /// Counters with one label, and the values that it has from the start.
@@ -205,7 +211,22 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ),
 ];
 
+/// Gauges of live queries, 0 while nobody has any.
+const LIVE: &[(&str, &str)] = &[
+    ("headwater_live_results", "Live results that are kept"),
+    (
+        "headwater_live_planned",
+        "Values by which changed rows find the results that they concern, without the source being asked",
+    ),
+    ("headwater_live_unindexed", "Results that every changed row of their table is looked at for"),
+    ("headwater_datasync_sockets", "Open sockets of live queries"),
+];
+
 fn describe() {
+    for (name, about) in LIVE {
+        describe_gauge!(*name, Unit::Count, *about);
+        metrics::gauge!(*name).increment(0.0);
+    }
     for (name, about) in COUNTERS {
         describe_counter!(*name, *about);
         metrics::counter!(*name).increment(0);
@@ -270,7 +291,8 @@ mod tests {
         };
         let described = named(&["describe_counter!", "describe_gauge!", "describe_histogram!"]);
         let counters = COUNTERS.iter().map(|c| c.0).chain(LABELLED.iter().map(|l| l.0));
-        let here: Vec<&str> = counters.chain(GAUGES.iter().map(|g| g.0)).collect();
+        let gauges = GAUGES.iter().map(|g| g.0).chain(LIVE.iter().map(|g| g.0));
+        let here: Vec<&str> = counters.chain(gauges).collect();
         let recorded = named(&["counter!", "gauge!", "histogram!"]);
         assert!(recorded.len() > 10, "{recorded:?}");
         for name in recorded {
