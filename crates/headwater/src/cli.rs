@@ -89,6 +89,8 @@ pub enum Command {
     /// decided without a question to Postgres; so is one over rows of other tables. What else it says is
     /// named with the reason. docs/policies.md lists what is known.
     Policies(Policies),
+    /// Generate sources for clients from the database.
+    Generate(Generate),
     /// Make a token for development.
     ///
     /// Signs with the configured secret, or with the one that `dev` wrote to the data directory.
@@ -238,6 +240,56 @@ pub struct Policies {
     pub table: Option<String>,
 }
 
+/// Options of `generate`.
+#[derive(Args, Debug)]
+pub struct Generate {
+    /// What to generate.
+    #[command(subcommand)]
+    pub what: Generated,
+}
+
+/// What is generated.
+#[derive(Debug, Subcommand)]
+pub enum Generated {
+    /// TypeScript declarations of the tables, for clients of live queries.
+    ///
+    /// From the configured database, or from a schema file, which is loaded into a Postgres of its own that
+    /// is thrown away. Names and types are those of the wire, so the settings of `datasync` count (schema,
+    /// naming, bigint). docs/live-queries.md shows how a project uses the file.
+    Types(GenerateTypes),
+}
+
+/// Options of `generate types`.
+#[derive(Args, Debug, Default)]
+pub struct GenerateTypes {
+    /// A schema file instead of a database. (example: headwater generate types Schema.sql)
+    #[arg(value_name = "FILE", conflicts_with = "database_url")]
+    pub schema: Option<PathBuf>,
+    /// Connection string of the database. (example: --database-url postgres://me@localhost/shop)
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// File to write, replaced whole and only when it differs; unset: standard output. (example:
+    /// --output src/headwater.d.ts)
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Module whose registries are filled; unset: `@headwater/client/live`. (example: --module
+    /// @acme/live)
+    #[arg(long, value_name = "NAME", conflicts_with = "compat_ihp")]
+    pub module: Option<String>,
+    /// Type of a table or enum by another name than the derived one; may be repeated. (example:
+    /// --type-name user_data=UserData)
+    #[arg(long = "type-name", value_name = "TABLE=NAME")]
+    pub type_names: Vec<String>,
+    /// Print what IHP's generate-datasync-types prints, for the module `ihp-datasync`. (example:
+    /// headwater generate types --compat-ihp Schema.sql)
+    #[arg(long)]
+    pub compat_ihp: bool,
+    /// Stay, and write again whenever the tables or the file change. (example: headwater generate
+    /// types --watch --output src/headwater.d.ts)
+    #[arg(long)]
+    pub watch: bool,
+}
+
 /// Options of `token`.
 #[derive(Args, Debug, Default)]
 pub struct Token {
@@ -312,6 +364,9 @@ impl Cli {
                 set("sync.config", &doctor.sync_config);
             }
             Command::Policies(policies) => set("database.url", &policies.database_url),
+            Command::Generate(Generate { what: Generated::Types(types) }) => {
+                set("database.url", &types.database_url);
+            }
             Command::Token(token) => set("data_dir", &token.data_dir),
             Command::Status(status) => set("api_token", &status.api_token),
             Command::Eval(_) | Command::Version => {}
@@ -339,6 +394,9 @@ pub fn reference() -> String {
     for name in names {
         if let Some(subcommand) = command.find_subcommand_mut(&name) {
             page.push_str(&section(&format!("headwater {name}"), subcommand));
+            for inner in subcommand.get_subcommands_mut().filter(|c| c.get_name() != "help") {
+                page.push_str(&section(&format!("headwater {name} {}", inner.get_name()), inner));
+            }
         }
         if name == "eval" {
             page.push_str(include_str!("cli/eval-example.md"));
@@ -368,7 +426,10 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         let mut commands = vec![&command];
-        commands.extend(command.get_subcommands().filter(|c| c.get_name() != "help"));
+        for command in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            commands.push(command);
+            commands.extend(command.get_subcommands().filter(|c| c.get_name() != "help"));
+        }
         for command in commands {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments() {

@@ -30,6 +30,14 @@ pub const NO_TOKENS: u16 = 1015;
 pub const SHORT_SECRET: u16 = 1016;
 /// `headwater policies` was given a role or a table that the database does not have.
 pub const NO_READER: u16 = 1017;
+/// `headwater generate types` found no table in the schema of live queries.
+pub const NO_TABLES: u16 = 1018;
+/// The schema file of `headwater generate types` cannot be read, or Postgres does not take it.
+pub const SCHEMA_FILE: u16 = 1019;
+/// Two tables or enums would have a type of one name, or a name that was given is none. `--type-name` names one.
+pub const TYPE_NAME: u16 = 1024;
+/// The declarations of `headwater generate types` cannot be written.
+pub const DECLARATIONS_FILE: u16 = 1025;
 /// The limit of open files leaves too little room for clients beside the store and the source.
 pub const OPEN_FILES: u16 = 1022;
 /// A hook of live queries cannot be used: its address is no http or https URL, or `datasync.hook_secret` is
@@ -47,7 +55,7 @@ pub const NO_ANSWER: u16 = 1040;
 pub const STATUS_REFUSED: u16 = 1041;
 /// What answered `headwater status` is not Headwater.
 pub const NOT_HEADWATER: u16 = 1042;
-/// `headwater dev` cannot start its private Postgres or keep its files.
+/// A private Postgres cannot be started, or `headwater dev` cannot keep its files.
 pub const DEV_START: u16 = 1050;
 /// Log or metrics cannot be started.
 pub const TELEMETRY: u16 = 1051;

@@ -2,7 +2,7 @@
 //!
 //! It composes the crates below it and decides nothing about rows. Suggested reading order:
 //! [`cli`], [`config`], [`commands`]; [`sync_config`], [`authentication`], [`server`]; [`doctor`], [`dev`],
-//! [`sample`]; [`report`], [`files`], [`code`], [`telemetry`], [`process`].
+//! [`generate`], [`sample`]; [`report`], [`files`], [`code`], [`telemetry`], [`process`].
 
 pub mod authentication;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod dev;
 pub mod doctor;
 pub mod files;
+pub mod generate;
 pub mod process;
 pub mod report;
 pub mod sample;

@@ -5,6 +5,7 @@ mod check;
 mod dev;
 mod doctor;
 mod eval;
+mod generate;
 mod live_queries;
 mod pages;
 mod policies;

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod doctor;
 pub mod eval;
+pub mod generate;
 pub mod policies;
 pub mod serve;
 pub mod setup;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use hw_types::Diagnostic;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Generate, Generated};
 use crate::config::{self, Config, Sources};
 use crate::process;
 use crate::report::{self, Exit};
@@ -62,8 +63,14 @@ pub fn run(cli: Cli) -> Exit {
         report::findings(&warnings, "");
     }
     // The private Postgres of `dev` runs as another user when this is root, and must get at its
-    // files; it closes them itself.
-    if !(matches!(cli.command, Command::Dev(_)) && process::is_root()) {
+    // files; it closes them itself. So must that of `generate`, whose output is for everybody who reads the
+    // sources.
+    let is_for_others = match cli.command {
+        Command::Dev(_) => process::is_root(),
+        Command::Generate(_) => true,
+        _ => false,
+    };
+    if !is_for_others {
         process::create_for_the_owner_alone();
     }
     match &cli.command {
@@ -71,6 +78,9 @@ pub fn run(cli: Cli) -> Exit {
         Command::Status(arguments) => short(status::run(&config, arguments)),
         Command::Doctor(_) => short(doctor::run(&config)),
         Command::Policies(arguments) => short(policies::run(&config, arguments)),
+        Command::Generate(Generate { what: Generated::Types(arguments) }) => {
+            short(generate::run(&config, arguments))
+        }
         Command::Check(arguments) => short(check::run(&config, arguments)),
         Command::Setup(arguments) => short(setup::run(&config, arguments)),
         Command::Teardown(arguments) => short(teardown::run(&config, arguments)),

@@ -38,6 +38,14 @@ const QUIT_PATIENCE: Duration = Duration::from_millis(500);
 /// How long recovery after a crash may take.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Whether a cluster is kept for a next start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lasts {
+    Kept,
+    /// It is of no use to anybody: nothing of it need reach the disk.
+    ThrownAway,
+}
+
 /// A running private Postgres. Dropping it stops it.
 pub struct PrivatePostgres {
     child: Child,
@@ -60,12 +68,23 @@ impl PrivatePostgres {
     ///
     /// - Errors: a sentence; the server's own log is named in it.
     pub fn start(data_dir: &Path) -> io::Result<PrivatePostgres> {
+        PrivatePostgres::start_in(data_dir, data_dir, Lasts::Kept)
+    }
+
+    /// Makes a cluster that is not kept and starts it. Whoever calls this removes it, with [`remove`].
+    ///
+    /// - Takes: the data directory, where binaries may be installed; an empty directory for all else.
+    pub fn start_thrown_away(data_dir: &Path, directory: &Path) -> io::Result<PrivatePostgres> {
+        PrivatePostgres::start_in(data_dir, directory, Lasts::ThrownAway)
+    }
+
+    fn start_in(of_binaries: &Path, data_dir: &Path, lasts: Lasts) -> io::Result<PrivatePostgres> {
         let account = account::to_drop_to();
-        let binaries = binaries::find_or_install(data_dir, account.as_ref())?;
+        let binaries = binaries::find_or_install(of_binaries, account.as_ref())?;
         let place = account::directory(data_dir, NAME, account.as_ref())?;
         // As the person named it, unless it had to be elsewhere.
         let shown = if place.moved { place.path.clone() } else { data_dir.join(NAME) };
-        let home = Home { directory: place.path, shown, account, binaries };
+        let home = Home { directory: place.path, shown, account, binaries, lasts };
         stop_left_over(&home.data());
         let created = !home.data().join("PG_VERSION").exists();
         if created {
@@ -144,6 +163,7 @@ struct Home {
     shown: PathBuf,
     account: Option<Account>,
     binaries: Binaries,
+    lasts: Lasts,
 }
 
 impl Home {
@@ -176,20 +196,14 @@ impl Home {
         if let Some(account) = &self.account {
             std::os::unix::fs::chown(self.password_file(), Some(account.uid), Some(account.gid))?;
         }
-        report::say(&format!(
-            "making a private Postgres {} in {}{}",
-            self.binaries.major,
-            self.shown.display(),
-            match &self.account {
-                Some(account) => format!(
-                    ", owned by the account {}, because Postgres does not run as root",
-                    account.name
-                ),
-                None => String::new(),
-            }
-        ));
-        let output = self
-            .command("initdb")
+        if self.lasts == Lasts::Kept {
+            self.tell();
+        }
+        let mut initdb = self.command("initdb");
+        if self.lasts == Lasts::ThrownAway {
+            initdb.arg("--no-sync");
+        }
+        let output = initdb
             .arg("-D")
             .arg(self.data())
             .args(["-U", USER, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
@@ -202,6 +216,22 @@ impl Home {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
         Err(io::Error::other(format!("initdb failed: {last}")))
+    }
+
+    /// Says what is made, and where.
+    fn tell(&self) {
+        report::say(&format!(
+            "making a private Postgres {} in {}{}",
+            self.binaries.major,
+            self.shown.display(),
+            match &self.account {
+                Some(account) => format!(
+                    ", owned by the account {}, because Postgres does not run as root",
+                    account.name
+                ),
+                None => String::new(),
+            }
+        ));
     }
 
     /// The port of earlier runs if it is free, so that commands in a shell's history stay right;
@@ -235,6 +265,9 @@ impl Home {
             "logging_collector=off",
         ] {
             command.args(["-c", setting]);
+        }
+        if self.lasts == Lasts::ThrownAway {
+            command.args(["-c", "fsync=off"]);
         }
         command.stdout(log.try_clone()?).stderr(log);
         // SIGINT asks for a fast shutdown.
