@@ -43,7 +43,8 @@ pub const OPEN_FILES: u16 = 1022;
 /// A hook of live queries cannot be used: its address is no http or https URL, or `datasync.hook_secret` is
 /// not set.
 pub const HOOKS: u16 = 1023;
-/// A claim of `headwater token` is not written as name and value.
+/// A claim of `headwater token` is not written as name and value, has an option of its own, or is an empty
+/// subject.
 pub const CLAIM: u16 = 1030;
 /// The lifetime of a token is not between one second and `auth.max_lifetime`.
 pub const LIFETIME: u16 = 1031;

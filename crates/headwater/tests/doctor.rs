@@ -172,7 +172,7 @@ async fn columns_that_do_not_come_and_a_narrowed_publication_are_named() {
         .expect("made");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("sync.yaml");
-    let query = "SELECT id, g FROM t WHERE a = bucket.a";
+    let query = "SELECT id, g, gone FROM t WHERE a = bucket.a";
     let text = format!(
         "bucket_definitions:\n  s:\n    parameters: SELECT request.user_id() AS a\n    \
          data:\n      - {query}\n"
@@ -187,7 +187,10 @@ async fn columns_that_do_not_come_and_a_narrowed_publication_are_named() {
     let examination = doctor::examine(&config.expect("valid")).await.expect("examined");
     let findings = shown(&examination);
     let unsent = "error[HW2116]: publication \"headwater\" does not send column \"g\" of public.t";
-    assert!(findings.iter().any(|f| f.starts_with(unsent)), "{findings:?}");
+    let absent = "error[HW2117]: ";
+    for both in [unsent, absent] {
+        assert!(findings.iter().any(|f| f.starts_with(both)), "{both} in {findings:?}");
+    }
     if cluster.major() >= 15 {
         let narrowed = "publication \"headwater\" sends of public.t only rows that pass its row \
                         filter (WHERE), and not column \"b\"";

@@ -118,6 +118,9 @@ async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
         trouble.contains("(HW3002)") && trouble.contains(&store.display().to_string())
     })
     .await;
+    for line in ["\"code\":\"HW3002\"", "it is written again when 32 MB are free"] {
+        assert!(server.log().contains(line), "{line} in {}", server.log());
+    }
     let confirmed = format!(
         "SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = '{slot}'"
     );
@@ -160,5 +163,24 @@ async fn f_53_a_disk_full_in_the_first_copy_serves_nothing_half_and_heals() {
     std::fs::remove_file(&ballast).expect("removed");
     server.until_ready().await;
     rig.check(&mut amy, &server, "amy").await;
+    server.stop().await;
+}
+
+/// FD-38: whoever is refused a stream comes again and again, and the operator reads why.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_38_a_stream_that_finds_no_place_leaves_a_line_with_the_bound() {
+    let rig = Rig::new(SCHEMA, CONFIG).await;
+    let options = rig.options_with("limits:\n  streams_per_user: 1\n");
+    let mut server =
+        HeadwaterProcess::start(rig::allowing(options, &["a stream is refused"])).await;
+    let mut amy = client("amy");
+    amy.connect(server.address()).await.expect("there is a place");
+    let refused = client("amy").connect(server.address()).await.expect_err("there is none");
+    assert!(refused.to_string().contains("429"), "{refused}");
+    let line = server.until_log("a stream is refused: every place is taken").await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("one object a line");
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["bound"], "limits.streams_per_user");
+    drop(amy);
     server.stop().await;
 }

@@ -172,6 +172,7 @@ async fn sessions(context: Arc<Context>) {
             Err(Ended::Stopping) | Ok(()) => return,
             Err(error) => error,
         };
+        memory.had_slot |= matches!(error, Ended::Taken);
         if let Ended::Input(error) = &error {
             memory.lost = lost_history(error);
         }

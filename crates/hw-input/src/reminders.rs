@@ -16,17 +16,26 @@ use std::time::Duration;
 /// How soon one that failed is repeated: a server that ends before it leaves no trace of its numbers.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Lets the source remember this store. Returns when to do so again.
+/// What became of a reminder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reminded {
+    /// The source remembers this store.
+    Remembers,
+    /// It cannot, or did not in time.
+    Failed,
+}
+
+/// Lets the source remember this store.
 ///
 /// - Errors: another store took the slot; the replica cannot be read.
-pub(crate) async fn remind(context: &Context, slot: &str, claim: Claim) -> Result<Duration, Ended> {
+pub(crate) async fn remind(context: &Context, slot: &str, claim: Claim) -> Result<Reminded, Ended> {
     let kept = context.replica.kept()?;
     let told = context.source.remember(slot, (kept.store, kept.op_id), claim).await;
     let mut status = context.status.lock();
     let error = match told {
         Ok(true) => {
             status.remembered();
-            return Ok(REMIND);
+            return Ok(Reminded::Remembers);
         }
         Ok(false) => return Err(Ended::Taken),
         Err(error) => error,
@@ -35,17 +44,21 @@ pub(crate) async fn remind(context: &Context, slot: &str, claim: Claim) -> Resul
     // What its catalog shows does not pass by itself.
     let is_plain = matches!(&error, InputError::Pg(error) if matches!(error.kind(), PgErrorKind::Configuration(_)));
     status.not_remembered(memory::not_remembered(error.diagnostic()), is_plain);
-    Ok(AGAIN)
+    Ok(Reminded::Failed)
 }
 
 /// Lets it remember that from then on, until this is dropped.
 pub(crate) async fn keep_reminding(
     context: &Context,
     slot: &str,
-    mut wait: Duration,
+    mut last: Reminded,
 ) -> Result<Infallible, Ended> {
     loop {
+        let wait = match last {
+            Reminded::Remembers => REMIND,
+            Reminded::Failed => AGAIN,
+        };
         tokio::time::sleep(wait).await;
-        wait = remind(context, slot, Claim::Keep).await?;
+        last = remind(context, slot, Claim::Keep).await?;
     }
 }

@@ -5,9 +5,9 @@ use crate::context::{Context, PATIENCE};
 use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
-use crate::history::{Epoch, Ours, decide, held};
+use crate::history::{Epoch, Ours, TakeOver, decide, held};
 use crate::identity::{Found, Recopy, Verdict};
-use crate::reminders::{keep_reminding, remind};
+use crate::reminders::{Reminded, keep_reminding, remind};
 use crate::replica::{Kept, Turns};
 use crate::signal::Signal;
 use crate::source;
@@ -32,6 +32,9 @@ pub(crate) struct Memory {
     pub lost: Option<Recopy>,
     /// Whether the store was found to lack what clients were shown.
     behind: bool,
+    /// Whether the slot was this process's already. It is not taken back from a store that took it
+    /// since: whoever said that the store which used it is gone meant another one.
+    pub had_slot: bool,
     /// When the last session's stream was heard last, if that has ended because it was silent.
     pub silent_since: Option<std::time::Instant>,
 }
@@ -91,13 +94,14 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
         memory.free_since = None;
     }
+    let take_over = if memory.had_slot { TakeOver::WhenGone } else { context.options.take_over };
     let ours = |kept: &Kept, found: &Found, watched: Duration| Ours {
         store: kept.store,
         lacks: found.memory.is_some_and(|memory| context.replica.lacks(memory.op_id)),
         publication: publication(&context.plan().tables),
         made_slot: kept.copying.as_ref().is_some_and(|name| *name == slot),
         watched,
-        take_over: context.options.take_over,
+        take_over,
     };
     let before_wait = ours(&kept, &look.found, Duration::ZERO);
     // The wait may be long.
@@ -142,7 +146,8 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     number(context, decision.epoch).await?;
     // Before clients are shown anything: however soon this process dies, a store that does not have its
     // numbers is known by them, and one that was here before is not alone any more.
-    let again = remind(context, &slot, Claim::Take).await?;
+    let reminded = remind(context, &slot, Claim::Take).await?;
+    memory.had_slot |= reminded == Reminded::Remembers;
     let going_on = async {
         let confirmed = match verdict {
             Verdict::Stream => confirmed.unwrap_or_default(),
@@ -156,7 +161,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let ended = tokio::select! {
         ended = going_on => ended,
         // A copy may take longer than whoever was not seen counts as alive.
-        ended = keep_reminding(context, &slot, again) => ended.map(|never| match never {}),
+        ended = keep_reminding(context, &slot, reminded) => ended.map(|never| match never {}),
     };
     context.status.lock().copies.clear();
     ended

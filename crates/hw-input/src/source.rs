@@ -14,6 +14,7 @@ use crate::transactions::{
 use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
+use hw_pg::error::PgError;
 use hw_pg::memory::{self, Claim};
 use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
@@ -57,6 +58,9 @@ impl Default for SourceOptions {
         }
     }
 }
+
+/// How long somebody's lock may keep the source from being reminded.
+const LOCKED: Duration = Duration::from_secs(2);
 
 /// What a look at the source found.
 #[derive(Clone, Debug)]
@@ -189,8 +193,13 @@ impl Source {
     /// Lets the source remember that this store uses the slot now ([`crate::history::REMIND`]). Returns
     /// false where another one took it.
     pub async fn remember(&self, slot: &str, store: (u128, OpId), claim: Claim) -> Result<bool> {
-        let write =
-            async { Ok(memory::remember(&self.client().await?, slot, store, claim).await?) };
+        let write = async {
+            let client = self.client().await?;
+            // Nothing is followed before the first one, and somebody's lock may last.
+            let limit = format!("SET lock_timeout = {}", LOCKED.as_millis());
+            client.batch_execute(&limit).await.map_err(PgError::from)?;
+            Ok(memory::remember(&client, slot, store, claim).await?)
+        };
         within(self.options.answer_limit, "let the source remember", write).await
     }
 

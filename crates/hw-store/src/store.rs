@@ -230,11 +230,13 @@ impl Store {
 
     /// A failure of this store for a person: what happened, in which directory, and how to mend it.
     pub fn finding(&self, error: &StoreError) -> Diagnostic {
-        let finding = error.diagnostic();
-        match &self.0.backend {
-            Backend::Disk(disk) => finding.at(format!("directory {}", disk.home().dir().display())),
-            Backend::Twin(_) => finding,
+        let mut finding = error.diagnostic();
+        let Backend::Disk(disk) = &self.0.backend else { return finding };
+        if matches!(error, StoreError::Full) {
+            let needed = disk.needed_bytes().div_ceil(1 << 20);
+            finding.what.push_str(&format!("; it is written again when {needed} MB are free"));
         }
+        finding.at(format!("directory {}", disk.home().dir().display()))
     }
 
     /// Bytes on disk: journal, tables and spools.

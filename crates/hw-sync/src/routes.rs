@@ -120,8 +120,10 @@ async fn open_stream<S: Source>(
     if state.stop.is_cancelled() {
         return Err(ErrorBody::unavailable("Server is stopping"));
     }
-    let place =
-        state.streams.take(&principal.key()).map_err(|_| ErrorBody::too_many_connections())?;
+    let place = state.streams.take(&principal.key()).map_err(|full| {
+        state.metrics.no_place(full, &principal.key());
+        ErrorBody::too_many_connections()
+    })?;
     let permit = state.metrics.open_stream(place);
     log_request(&parts.headers, &principal, &request);
     let ready = prepare(&state, &principal, request).await?;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use hw_http::places::Place;
+use hw_http::places::{Full, Place};
 use hw_types::Sample;
 use metrics::{Counter, Gauge};
 use serde_json::{Map, Value};
@@ -25,6 +25,8 @@ pub struct Metrics {
     clients: Gauge,
     too_much: Sample,
     no_write_checkpoint: Sample,
+    full: Sample,
+    full_of_user: Sample,
 }
 
 impl Metrics {
@@ -62,6 +64,8 @@ impl Metrics {
             clients: metrics::gauge!("headwater_sync_clients"),
             too_much: Sample::default(),
             no_write_checkpoint: Sample::default(),
+            full: Sample::default(),
+            full_of_user: Sample::default(),
         })
     }
 
@@ -70,6 +74,18 @@ impl Metrics {
         if let Some(left_out) = self.too_much.turn() {
             let left_out = (left_out > 0).then_some(left_out);
             tracing::warn!(user, details, left_out, "{description}");
+        }
+    }
+
+    /// Logs that a stream found no place: whoever is refused comes again and again.
+    pub fn no_place(&self, full: Full, user: &str) {
+        let (sample, bound) = match full {
+            Full::OfAll => (&self.full, "limits.max_clients"),
+            Full::OfUser => (&self.full_of_user, "limits.streams_per_user"),
+        };
+        if let Some(left_out) = sample.turn() {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::warn!(user, bound, left_out, "a stream is refused: every place is taken");
         }
     }
 

@@ -176,8 +176,9 @@ fn about(
             format!(" -- instead of false: whose row it is, such as owner = {AUTHOR}"),
         ),
     };
+    let verb = if rights.has_ours { "ALTER" } else { "CREATE" };
     let policy = format!(
-        "CREATE POLICY headwater_writes ON {quoted} TO {role_ident} USING ({rule});{remark}"
+        "{verb} POLICY headwater_writes ON {quoted} TO {role_ident} USING ({rule});{remark}"
     );
     if !rights.row_security {
         what.push("no row level security decides whose rows it may write".to_owned());

@@ -38,8 +38,10 @@ pub(crate) struct Rights {
     of_policies: Vec<String>,
     /// Whether policies decide about its rows.
     pub(crate) row_security: bool,
-    /// The commands that no policy lets the role do with any row.
+    /// The commands that no policy lets the role do with any row; one that says `false` lets nobody.
     pub(crate) without_policy: Vec<&'static str>,
+    /// Whether the table has the policy that is printed where there is none, as far as its name says.
+    pub(crate) has_ours: bool,
 }
 
 impl Rights {
@@ -83,6 +85,7 @@ impl Rights {
             of_policies: row.get(14),
             row_security,
             without_policy: without_policy.map(|(_, command)| command).collect(),
+            has_ours: row.get(15),
         }
     }
 
@@ -220,16 +223,23 @@ SELECT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'),
          WHERE asked.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
            AND NOT pg_catalog.has_function_privilege(r.oid, f.oid, 'EXECUTE')
          ORDER BY right_on
-       )
+       ),
+       EXISTS (SELECT FROM pg_catalog.pg_policy
+               WHERE polrelid = c.oid AND polname = 'headwater_writes')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles r ON r.rolname = $1
 LEFT JOIN LATERAL (
-  SELECT pg_catalog.bool_or(polcmd IN ('*', 'r')) AS may_select,
-         pg_catalog.bool_or(polcmd IN ('*', 'a')) AS may_insert,
-         pg_catalog.bool_or(polcmd IN ('*', 'w')) AS may_update,
-         pg_catalog.bool_or(polcmd IN ('*', 'd')) AS may_delete
+  SELECT pg_catalog.bool_or(polcmd IN ('*', 'r') AND shown) AS may_select,
+         pg_catalog.bool_or(polcmd IN ('*', 'a') AND taken) AS may_insert,
+         pg_catalog.bool_or(polcmd IN ('*', 'w') AND shown AND taken) AS may_update,
+         pg_catalog.bool_or(polcmd IN ('*', 'd') AND shown) AS may_delete
   FROM pg_catalog.pg_policy
+  CROSS JOIN LATERAL (
+    SELECT pg_catalog.pg_get_expr(polqual, polrelid) IS DISTINCT FROM 'false',
+           pg_catalog.pg_get_expr(coalesce(polwithcheck, polqual), polrelid)
+             IS DISTINCT FROM 'false'
+  ) rule (shown, taken)
   WHERE polrelid = c.oid AND polpermissive AND EXISTS (
     SELECT FROM pg_catalog.unnest(polroles) AS role
     WHERE role = 0 OR pg_catalog.pg_has_role(r.oid, role, 'USAGE')

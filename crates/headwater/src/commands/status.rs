@@ -21,9 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks and prints.
 pub async fn run(config: &Config, arguments: &Status) -> Exit {
-    let base = arguments.url.clone().unwrap_or_else(|| {
-        format!("http://{}", reachable(config.admin_listen.unwrap_or(config.listen)))
-    });
+    let base = match &arguments.url {
+        Some(url) => with_scheme(url),
+        None => format!("http://{}", reachable(config.admin_listen.unwrap_or(config.listen))),
+    };
     let text = match ask(config, base.trim_end_matches('/')).await {
         Ok(text) => text,
         Err(finding) => return super::refuse(*finding),
@@ -44,6 +45,11 @@ pub async fn run(config: &Config, arguments: &Status) -> Exit {
         report::answer(&table(&report));
     }
     if report.state == "streaming" { Exit::Done } else { Exit::Negative }
+}
+
+/// An address as people write it.
+fn with_scheme(url: &str) -> String {
+    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
 /// An address that listens on all interfaces is asked on this machine's own.
@@ -152,7 +158,7 @@ pub fn table(report: &StatusReport) -> String {
     line(
         "store",
         format!(
-            "{}, unflushed {} of {}, queue {} of {}, spools {} of {}",
+            "{}, unflushed {} (written out above {}), queue {} of {}, spools {} of {}",
             show_bytes(store.bytes),
             show_bytes(store.memtable_bytes),
             show_bytes(store.memtable_limit_bytes),
@@ -226,12 +232,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_may_be_given_without_its_scheme() {
+        assert_eq!(with_scheme("localhost:8080"), "http://localhost:8080");
+        assert_eq!(with_scheme("https://sync.example"), "https://sync.example");
+    }
+
+    #[test]
     fn the_table_shows_copies_with_their_estimate() {
         let mut report = StatusReport { state: "copying".into(), ..StatusReport::default() };
         report.source.retained_bytes = Some(3 << 20);
         report.source.retained_limit_bytes = 10 << 30;
         report.source.lag_bytes = Some(2048);
         report.source.lag_seconds = Some(0.25);
+        report.store.memtable_bytes = 40 << 20;
+        report.store.memtable_limit_bytes = 32 << 20;
         report.copies.push(CopyReport {
             table: "public.todos".into(),
             rows: 250,
@@ -260,6 +274,7 @@ mod tests {
             "lag            2 kB, 250 ms\n",
             "retained log   3 MB of 10 GB\n",
             "sync config    none in force\n",
+            "store          0 B, unflushed 40 MB (written out above 32 MB), queue 0 B of 0 B, spools",
             "copying        public.todos: 250 rows of about 1000 (25 %), 1 MB, key range 3, for 2 min\n",
             "copying        public.lists: waits for its turn, about 40 rows\n",
             "not served     gallery\n",

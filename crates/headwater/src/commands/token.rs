@@ -14,6 +14,15 @@ use crate::code;
 use crate::config::{Config, parse};
 use crate::report::{self, Exit};
 
+/// Claims that have options of their own, or none.
+const OWN: &[(&str, &str)] = &[
+    ("sub", "it is --sub"),
+    ("exp", "it follows from --ttl"),
+    ("iat", "it is the time of now"),
+    ("aud", "it is --audience"),
+    ("role", "it is --role"),
+];
+
 /// Makes and prints the token.
 pub fn run(config: &Config, arguments: &Token) -> Exit {
     match make(config, arguments) {
@@ -26,6 +35,10 @@ pub fn run(config: &Config, arguments: &Token) -> Exit {
 }
 
 fn make(config: &Config, arguments: &Token) -> Result<String, Box<Diagnostic>> {
+    if arguments.sub.is_empty() {
+        let finding = Diagnostic::error(code::CLAIM, "a token needs a subject, which is not empty");
+        return Err(Box::new(finding.at("option --sub").mend("name the user: --sub user-1")));
+    }
     let lifetime = lifetime(config, &arguments.ttl)?;
     let mut claims = Map::new();
     for claim in &arguments.claims {
@@ -36,6 +49,12 @@ fn make(config: &Config, arguments: &Token) -> Result<String, Box<Diagnostic>> {
                     .mend("write it as --claim name=value"),
             )
         })?;
+        if let Some((_, how)) = OWN.iter().find(|(own, _)| *own == name) {
+            let what = format!("\"{name}\" is no further claim: {how}");
+            return Err(Box::new(
+                Diagnostic::error(code::CLAIM, what).at("option --claim").mend("leave it out"),
+            ));
+        }
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         claims.insert(name.to_owned(), value);
     }
@@ -145,6 +164,29 @@ mod tests {
         assert_eq!(principal.claims["org"], "acme");
         assert_eq!(principal.claims["parameters"]["team"], 7);
         assert_eq!(principal.claims["aud"], "headwater");
+    }
+
+    #[test]
+    fn what_a_token_cannot_carry_is_refused_and_not_written_over() {
+        let config = config(&[("HEADWATER_JWT_SECRET", "a secret of thirty-two characters")]);
+        let arguments = |sub: &str, claims: &[&str]| Token {
+            sub: sub.into(),
+            claims: claims.iter().map(|claim| (*claim).to_owned()).collect(),
+            ttl: "1h".into(),
+            ..Token::default()
+        };
+        let empty = make(&config, &arguments("", &[])).expect_err("no subject");
+        assert_eq!(empty.what, "a token needs a subject, which is not empty");
+        for (claim, how) in [
+            ("exp=1", "it follows from --ttl"),
+            ("iat=1", "it is the time of now"),
+            ("sub=x", "it is --sub"),
+            ("aud=x", "it is --audience"),
+            ("role=x", "it is --role"),
+        ] {
+            let finding = make(&config, &arguments("u", &[claim])).expect_err(claim);
+            assert!(finding.what.ends_with(how), "{finding}");
+        }
     }
 
     #[test]

@@ -41,8 +41,10 @@ pub async fn check(
         examination.facts.extend(plan(&catalog, &resolved, name));
     }
     let within_reach = resolved.within_reach(&catalog);
-    let unread = |table: &CatalogTable| unread(&catalog, table, sync?);
-    examination.findings.extend(within_reach.filter_map(unread));
+    if let Some(sync) = sync {
+        let unread = |table: &CatalogTable| unread(&catalog, table, sync);
+        examination.findings.extend(within_reach.flat_map(unread));
+    }
     let published = resolved.tables.iter().filter_map(|id| catalog.table_by_id(*id));
     examination.facts.extend(published.filter_map(|table| catalog::narrowed(&table.facts)));
     let ids = resolved.tables.iter().chain(&resolved.to_publish);
@@ -59,14 +61,15 @@ pub async fn check(
 }
 
 /// The columns of a table that are read and are not there, or do not come.
-fn unread(catalog: &Catalog, table: &CatalogTable, sync: &SyncConfig) -> Option<Diagnostic> {
+fn unread(catalog: &Catalog, table: &CatalogTable, sync: &SyncConfig) -> Vec<Diagnostic> {
     let name = &table.facts.name;
     let of_all = |columns: fn(&Definition, &TableName) -> BTreeSet<String>| {
         let definitions = sync.definitions().iter();
         definitions.flat_map(|definition| columns(definition, name)).collect::<BTreeSet<_>>()
     };
     let absent = catalog::absent(&table.facts, &of_all(Definition::required_of));
-    absent.or_else(|| catalog.unsent(&table.facts, &of_all(Definition::columns_of)))
+    let unsent = catalog.unsent(&table.facts, &of_all(Definition::columns_of));
+    absent.into_iter().chain(unsent).collect()
 }
 
 /// What serve will do about the publication.

@@ -188,7 +188,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         Unit::Bytes,
         "Memory of writes that are not in the store's tables yet",
     ),
-    ("headwater_store_memtable_limit_bytes", Unit::Bytes, "Its configured limit (store.memtable)"),
+    (
+        "headwater_store_memtable_limit_bytes",
+        Unit::Bytes,
+        "Above so much (store.memtable) they are written to tables; meanwhile they are more",
+    ),
     (
         "headwater_queue_memory_bytes",
         Unit::Bytes,

@@ -4,8 +4,9 @@ use super::Sequencer;
 use crate::error::EngineError;
 use hw_input::signal::Signal;
 use hw_store::Store;
+use hw_types::Code;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// So often a process starts its writer again although the store is damaged in a way that nothing
@@ -14,6 +15,9 @@ const MAX_DAMAGES: u32 = 3;
 
 /// Between a failure of the store and the next try.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often it is said that the next tries have failed, too, for the same reason.
+const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs the writer; after a failure of the store opens it anew from what is durable. The queue is
 /// kept: what it holds of the stream that was is passed over because its beginning is not in it.
@@ -37,10 +41,16 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
         }
         note(&error);
         let what = said(&store, &error);
-        tracing::error!(error = what, "the writer stops and starts again from the durable state");
+        let code = code_of(&error);
+        tracing::error!(
+            code = code.map(tracing::field::display),
+            error = what,
+            "the writer stops and starts again from the durable state"
+        );
         board.writer.lock().store_error = Some(what);
         metrics::counter!("headwater_writer_restarts_total").increment(1);
         drop(sequencer);
+        let mut reasons = Reasons::said(code, Instant::now());
         sequencer = loop {
             std::thread::sleep(RESTART_PAUSE);
             board.beat.fetch_add(1, Ordering::Relaxed);
@@ -56,7 +66,14 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
                 Err(error) => {
                     note(&error);
                     let what = said(&store, &error);
-                    tracing::warn!(error = what, "the store cannot be written yet");
+                    let code = code_of(&error);
+                    if reasons.is_due(code, Instant::now()) {
+                        tracing::warn!(
+                            code = code.map(tracing::field::display),
+                            error = what,
+                            "the store cannot be written yet"
+                        );
+                    }
                     board.writer.lock().store_error = Some(what);
                 }
             }
@@ -73,10 +90,56 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
     }
 }
 
+/// Why the store cannot be written, as far as it was said.
+struct Reasons {
+    code: Option<Code>,
+    at: Instant,
+}
+
+impl Reasons {
+    /// One was said.
+    fn said(code: Option<Code>, at: Instant) -> Reasons {
+        Reasons { code, at }
+    }
+
+    /// Whether one is to be said now: another than before, or the same for so long.
+    fn is_due(&mut self, code: Option<Code>, now: Instant) -> bool {
+        let is_due = code != self.code || now.saturating_duration_since(self.at) >= SAID_EVERY;
+        if is_due {
+            *self = Reasons::said(code, now);
+        }
+        is_due
+    }
+}
+
+/// The code of a failure of the store.
+fn code_of(error: &EngineError) -> Option<Code> {
+    let EngineError::Store(error) = error else { return None };
+    Some(error.code())
+}
+
 /// A failure of the writer in one sentence: one of the store with its code and where the store is.
 fn said(store: &Store, error: &EngineError) -> String {
     let EngineError::Store(error) = error else { return error.to_string() };
     let finding = store.finding(error);
     let place = finding.place().map(|place| format!(", {place}")).unwrap_or_default();
     format!("store: {} ({}){place}", finding.what, finding.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F-53: tries are twice a second, and a disk may be full for hours.
+    #[test]
+    fn a_reason_is_said_again_every_half_minute_and_another_one_at_once() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (full, other) = (Some(Code(3002)), Some(Code(3001)));
+        let mut reasons = Reasons::said(full, start);
+        let said: Vec<u64> = (0..100).filter(|second| reasons.is_due(full, at(*second))).collect();
+        assert_eq!(said, [30, 60, 90]);
+        assert!(reasons.is_due(other, at(91)) && !reasons.is_due(other, at(92)));
+        assert!(reasons.is_due(full, at(93)));
+    }
 }

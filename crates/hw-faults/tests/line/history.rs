@@ -274,6 +274,36 @@ async fn fd_28_a_source_that_cannot_remember_a_store_is_followed_and_named() {
     line.stop().await;
 }
 
+/// Somebody's lock on what the source remembers holds up nobody: it is followed all the same, and named
+/// when it lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_28_a_lock_on_what_the_source_remembers_holds_up_nobody() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    line.is_well().await;
+    line.server.stop().await;
+    let locker = line.rig.cluster.client(&line.rig.database.name).await;
+    locker.batch_execute(&format!("BEGIN; {}", remember("\\1"))).await.expect("locked");
+    line.server.spawn_again();
+    line.execute("INSERT INTO t VALUES (3, 'three')").await;
+    line.agree("it is followed").await;
+    line.names("HW2125").await;
+    locker.batch_execute("ROLLBACK").await.expect("ended");
+    line.is_well().await;
+    line.stop().await;
+}
+
+/// SQL that makes the source remember another store; `\1` is the same.
+fn remember(store: &str) -> String {
+    format!(
+        "DO $$ DECLARE place oid; said text; BEGIN
+           SELECT oid, obj_description(oid, 'pg_largeobject') INTO STRICT place, said
+             FROM pg_largeobject_metadata;
+           EXECUTE format('COMMENT ON LARGE OBJECT %s IS %L', place,
+             regexp_replace(said, 'store ([0-9a-f]+)', 'store {store}'));
+         END $$"
+    )
+}
+
 /// What the source remembers of the store.
 const REMEMBERED: &str = "SELECT pg_catalog.obj_description(oid, 'pg_largeobject')
     FROM pg_catalog.pg_largeobject_metadata";
@@ -298,10 +328,39 @@ async fn f_9_a_server_that_starts_while_the_source_is_away_serves_what_it_holds(
     line.stop().await;
 }
 
-/// E-10: who lost the slot while it was paused is not ready, and its streams do not go on as if.
+/// `--take-over` counts once: a store that took the slot since is not the one which was said to be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_30_a_server_that_took_a_slot_over_notices_who_took_it_since_and_stays_away() {
+    let rig = Rig::new(SCHEMA, &config()).await;
+    let mut options = rig.options();
+    options.arguments.push("--take-over".into());
+    let line = Line::of(rig, options, &["u1"], T).await;
+    line.is_well().await;
+    let another = "f".repeat(32);
+    line.execute(&remember(&another)).await;
+    line.names("HW3052").await;
+    nobody_is_answered(&line, "overtaken").await;
+    let remembered = line.rig.ask(REMEMBERED).await.expect("it is remembered");
+    assert!(remembered.contains(&another), "{remembered}");
+    let read = line.rig.ask("SELECT count(*) FROM pg_replication_slots WHERE active").await;
+    assert_eq!(read.as_deref(), Some("0"));
+    line.stop().await;
+}
+
+/// E-10: who lost the slot while it was paused is not ready, and its streams do not go on as if. That
+/// is so too for one that was told to take the slot over when it started.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_30_a_server_that_lost_its_slot_while_it_was_paused_is_not_ready() {
-    let line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    tokio::join!(overtaken_while_paused(&[]), overtaken_while_paused(&["--take-over"]));
+}
+
+/// - Takes: how the first one was started.
+async fn overtaken_while_paused(arguments: &[&str]) {
+    let rig = Rig::new(SCHEMA, &config()).await;
+    let mut options = rig.options();
+    options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    let line = Line::of(rig, options, &["u1"], T).await;
+    line.is_well().await;
     line.server.signal(libc::SIGSTOP);
     line.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
         .await;
@@ -321,6 +380,7 @@ async fn fd_30_a_server_that_lost_its_slot_while_it_was_paused_is_not_ready() {
     assert!(!status["trouble"].is_null(), "{status}");
     // What it has is not what clients are shown by the second.
     nobody_is_answered(&line, "overtaken").await;
+    line.names("HW3052").await;
     second.stop().await;
     line.stop().await;
 }

@@ -309,9 +309,14 @@ impl Disk {
         trees.iter().filter_map(AbstractTree::get_highest_persisted_seqno).max().unwrap_or(0)
     }
 
+    /// Free space that it takes to open again behind a failure.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        self.options.memtable_bytes.max(LEAST_ROOM)
+    }
+
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        let needed = self.options.memtable_bytes.max(LEAST_ROOM);
-        if free_bytes(&self.home.data()).map_err(StoreError::io("ask for free space"))? < needed {
+        let free = free_bytes(&self.home.data()).map_err(StoreError::io("ask for free space"))?;
+        if free < self.needed_bytes() {
             return Err(StoreError::Full);
         }
         // Before `writing` is taken, because a load that is ending and a removal take it.
@@ -595,10 +600,7 @@ impl Disk {
     /// fjall says only that it is poisoned when a background thread died. Free space then tells
     /// whether the disk was full: what that thread was writing still takes the room.
     fn failed(&self, error: StoreError, kind: Failure) -> StoreError {
-        let starved = || {
-            free_bytes(&self.home.data())
-                .is_ok_and(|free| free < self.options.memtable_bytes.max(LEAST_ROOM))
-        };
+        let starved = || free_bytes(&self.home.data()).is_ok_and(|free| free < self.needed_bytes());
         if matches!(error, StoreError::Damaged { .. } | StoreError::SpaceDamaged { .. }) {
             self.suspicion.raise(&error);
         }
