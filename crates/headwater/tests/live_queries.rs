@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use hw_auth::{Clock, Secret, token};
-use hw_testkit::{Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase};
+use hw_testkit::server::{API_TOKEN, OPERATOR, http_get};
+use hw_testkit::{
+    Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase, poll_until,
+};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 use tokio_postgres::Client;
@@ -15,7 +18,6 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 const SECRET: &str = "a secret of thirty-two characters";
 
 const SCHEMA: &str = "
-CREATE TABLE synced (id int4 PRIMARY KEY);
 CREATE TABLE tasks (id int4 PRIMARY KEY, owner text NOT NULL, title text NOT NULL DEFAULT 'untitled', n int4,
   created_at timestamptz NOT NULL DEFAULT '2024-01-02T03:04:05.678Z');
 ALTER TABLE tasks ENABLE ROW LEVEL SECURITY;
@@ -50,9 +52,6 @@ impl Rig {
             .await
             .expect("made");
         let directory = tempfile::tempdir().expect("a directory");
-        let config = directory.path().join("sync.yaml");
-        let streams = "config:\n  edition: 3\nstreams:\n  all:\n    query: SELECT * FROM synced\n";
-        std::fs::write(&config, streams).expect("written");
         let process = HeadwaterProcess::start(ProcessOptions {
             binary: env!("CARGO_BIN_EXE_headwater").into(),
             arguments: vec!["serve".into()],
@@ -60,7 +59,7 @@ impl Rig {
                 ("DATABASE_URL".into(), database.url.clone()),
                 ("HEADWATER_DATA_DIR".into(), directory.path().join("data").display().to_string()),
                 ("HEADWATER_JWT_SECRET".into(), SECRET.into()),
-                ("HEADWATER_SYNC_CONFIG".into(), config.display().to_string()),
+                ("HEADWATER_API_TOKEN".into(), API_TOKEN.into()),
                 ("HEADWATER_DATASYNC".into(), "true".into()),
             ],
             allowed_log: Vec::new(),
@@ -206,6 +205,35 @@ async fn ds_10_5_a_result_follows_what_anybody_commits() {
     let (_, again) =
         amy.subscribe(query("tasks", json!({"selectedColumns": select(&["id"])}))).await;
     assert_eq!((again, amy.pushes.len()), (json!([{"id": 1}]), 0), "nothing came behind the end");
+}
+
+/// Conditions of queries and policies are computed here, of owners and of members: changed rows find
+/// subscriptions, and the source is not asked for each (`datasync.md` 21 A).
+#[tokio::test]
+async fn ds_21_changed_rows_find_subscriptions_by_what_they_have() {
+    let rig = Rig::start().await;
+    let mut amy = rig.connect("amy").await;
+    let field = json!({"tag": "ColumnExpression", "field": "n"});
+    let value = json!({"tag": "LiteralExpression", "value": 7});
+    let is_seven =
+        json!({"tag": "InfixOperatorExpression", "op": "OpEqual", "left": field, "right": value});
+    amy.subscribe(query("tasks", json!({"whereCondition": is_seven}))).await;
+    amy.subscribe(query("notes", json!({}))).await;
+    // One by its owner, one by its only team.
+    rig.run("INSERT INTO members VALUES (1, 'amy')").await;
+    let address = rig.process.address();
+    let planned = || async {
+        let metrics = http_get(address, "/metrics", &OPERATOR).await.ok()?.body;
+        let has = |line: &str| metrics.contains(&format!("\n{line}\n"));
+        let is_planned = has("headwater_live_results 2") && has("headwater_live_planned 2");
+        (is_planned && has("headwater_live_unindexed 0")).then_some(())
+    };
+    poll_until("both are found by what rows have", planned).await;
+    rig.run("INSERT INTO tasks (id, owner, n) VALUES (1, 'amy', 7), (2, 'amy', 8), (3, 'bob', 7)")
+        .await;
+    assert_eq!(amy.push().await["record"]["id"], 1);
+    rig.run("INSERT INTO notes VALUES (1, 1, 'a'), (2, 2, 'b')").await;
+    assert_eq!(amy.push().await["record"]["body"], "a");
 }
 
 #[tokio::test]

@@ -73,6 +73,7 @@ fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
         connections: Connections::new(1, config.limits.reader_patience, stop.clone()),
         database: String::new(),
         configured: false,
+        live_queries: false,
         bounds: Bounds::of(&config),
         started: Instant::now(),
         memory: Default::default(),

@@ -12,7 +12,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hw_http::places::Place;
-use hw_live::{Commit, LiveError, News, Subscription};
+use hw_live::{Commit, First, LiveError, News, Subscription};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -312,7 +312,7 @@ impl Driver {
             }
             Task::Subscribe(id, query, wants) => drop(self.tasks.spawn(async move {
                 match worker.subscribe(&caller.author, &query, wants).await {
-                    Ok(subscription) => began(task, id, subscription),
+                    Ok(begun) => began(task, id, begun),
                     Err(failure) => failed(task, failure),
                 }
             })),
@@ -358,9 +358,9 @@ fn failed(task: TaskId, failure: Failure) -> Finished {
     done(task, Err(failure))
 }
 
-fn began(task: TaskId, id: String, subscription: Subscription) -> Finished {
-    let outcome = match &subscription.first().result {
-        News::Count(count) => Outcome::Count(*count),
+fn began(task: TaskId, id: String, (first, subscription): (First, Subscription)) -> Finished {
+    let outcome = match first.result {
+        News::Count(count) => Outcome::Count(count),
         News::Rows(rows) => {
             Outcome::Rows(rows.iter().map(|(_, record)| record.json().to_owned()).collect())
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hw_http::places::Places;
-use hw_live::{Live, Subscription, Wants};
+use hw_live::{First, Live, Subscription, Wants};
 use hw_types::TableName;
 use hw_write::{Access, Author, End, Interactive, Make, Statements};
 
@@ -114,7 +114,7 @@ impl Worker {
         author: &Author,
         query: &Query,
         wants: Wants,
-    ) -> Result<Subscription, Failure> {
+    ) -> Result<(First, Subscription), Failure> {
         let Some(live) = &self.live else {
             let message = "This server does not keep results live";
             return Err(Failure::new(code::NOT_LIVE, message));

@@ -14,7 +14,7 @@ use crate::error::LiveError;
 use crate::index::Index;
 use crate::kept::{Kept, Moment, Phase, SinceMoments};
 use crate::lookups::ReadTable;
-use crate::query::{LiveQuery, Question};
+use crate::query::{First, LiveQuery, Question};
 use crate::state::State;
 use crate::subscription::{Inbox, Keeper, Subscription};
 use hw_engine::{ChangePlace, Engine, Since, TableState};
@@ -106,7 +106,7 @@ impl Live {
         &self,
         query: LiveQuery,
         who: Arc<RunAs>,
-    ) -> Result<Subscription, LiveError> {
+    ) -> Result<(First, Subscription), LiveError> {
         let shared = &self.0;
         let (reply, first) = oneshot::channel();
         let inbox = Arc::<Inbox>::default();
@@ -144,7 +144,7 @@ impl Live {
             first.unwrap_or_else(|_| Ok(Err(LiveError::Source("it takes too long".into()))));
         let first = first.unwrap_or(Err(LiveError::Stopping))?;
         let keeper = waiting.keeper.take().expect("invariant: taken once");
-        Ok(Subscription { number, first, inbox, keeper })
+        Ok((first, Subscription { number, inbox, keeper }))
     }
 
     /// How many results are kept.

@@ -102,17 +102,11 @@ pub(crate) trait Keeper: Send + Sync {
 /// A result that is kept live for somebody, until this is dropped.
 pub struct Subscription {
     pub(crate) number: u64,
-    pub(crate) first: First,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) keeper: Arc<dyn Keeper>,
 }
 
 impl Subscription {
-    /// How it begins.
-    pub fn first(&self) -> &First {
-        &self.first
-    }
-
     /// Waits for the next change of the result. Nothing is lost when this is cancelled.
     ///
     /// - Errors: the query has no result any more. What was told of it is gone by then.

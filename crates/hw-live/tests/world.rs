@@ -60,8 +60,8 @@ impl World {
     }
 
     pub async fn follow(&self, query: LiveQuery, who: &Arc<RunAs>) -> Follower {
-        let subscription = self.live.subscribe(query.clone(), who.clone()).await.unwrap();
-        Follower::new(query, who.clone(), subscription)
+        let (first, subscription) = self.live.subscribe(query.clone(), who.clone()).await.unwrap();
+        Follower::new(query, who.clone(), first, subscription)
     }
 
     /// What Postgres shows whoever asks.
@@ -206,8 +206,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    fn new(query: LiveQuery, who: Arc<RunAs>, mut subscription: Subscription) -> Follower {
-        let First { result, .. } = subscription.first().clone();
+    fn new(
+        query: LiveQuery,
+        who: Arc<RunAs>,
+        First { position, result }: First,
+        mut subscription: Subscription,
+    ) -> Follower {
         let mut first = Held::default();
         match result {
             News::Rows(rows) => {
@@ -221,7 +225,7 @@ impl Follower {
         let held = Arc::new(Mutex::new(first));
         let told = held.clone();
         let task = tokio::spawn(async move {
-            let mut position = subscription.first().position;
+            let mut position = position;
             loop {
                 match subscription.next().await {
                     Ok(commit) => {

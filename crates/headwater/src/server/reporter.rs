@@ -45,6 +45,8 @@ pub struct Reporter {
     pub database: String,
     /// Whether a sync configuration was named.
     pub configured: bool,
+    /// Whether live queries are served, which need no sync configuration.
+    pub live_queries: bool,
     /// The configured bounds.
     pub bounds: Bounds,
     /// When the server started.
@@ -259,9 +261,12 @@ impl Reporter {
     /// What the probes say: started with the engine, ready once a sync configuration is served,
     /// alive while the engine answers the sampling.
     pub fn health(&self) -> hw_sync::Health {
+        let published = self.engine.published();
+        let follows = || matches!(self.engine.status().source.state, SourceState::Streaming);
+        let only_live = self.live_queries && !self.configured && published.withheld.is_none();
         hw_sync::Health {
             started: true,
-            ready: self.engine.published().sync_view().is_some(),
+            ready: published.sync_view().is_some() || (only_live && follows()),
             touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
         }
     }
