@@ -167,11 +167,13 @@ impl Asking {
         };
         // Back to our own role, and to the settings that held before.
         transaction.batch_execute("ROLLBACK TO SAVEPOINT question").await.map_err(lost)?;
+        // The connection is alive: whatever failed is about this question alone.
         match answer {
-            Err(Failed::Postgres(error)) if error.as_server().is_none() => {
-                Err(LiveError::source(&error))
-            }
             Err(Failed::Postgres(error)) => Ok(Err(refused(error))),
+            Err(Failed::NoKey) => Ok(Err(LiveError::Query {
+                sqlstate: String::from("23502"),
+                message: String::from("a row of the result has no key"),
+            })),
             Err(Failed::TooLarge) => Ok(Err(LiveError::TooLarge(self.limits.bytes))),
             Ok(result) => Ok(Ok(result)),
         }
@@ -196,7 +198,8 @@ impl Asking {
         let mut rows = pin!(transaction.query_typed_raw(text, parameters).await?);
         let (mut result, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
-            let (key, record): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+            let (key, record): (Option<&str>, &str) = (row.try_get(0)?, row.try_get(1)?);
+            let Some(key) = key else { return Err(Failed::NoKey) };
             bytes += key.len() + record.len();
             if bytes > self.limits.bytes {
                 return Err(Failed::TooLarge);
@@ -215,6 +218,7 @@ async fn rights(client: &PooledClient) -> Result<Rights, LiveError> {
 enum Failed {
     Postgres(PgError),
     TooLarge,
+    NoKey,
 }
 
 impl<E: Into<PgError>> From<E> for Failed {

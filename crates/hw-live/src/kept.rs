@@ -8,10 +8,12 @@ use crate::query::{Commit, First, Key, LiveQuery, News, Question, Record};
 use crate::result::Held;
 use crate::subscription::Inbox;
 use crate::touched::touched;
-use hw_engine::{ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since};
+use hw_engine::{
+    ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since, TableView,
+};
 use hw_pg::rights::Rights;
 use hw_types::{EndLsn, PgSnapshot};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -32,6 +34,8 @@ pub(crate) struct Kept {
     /// It is being asked.
     pub asked: bool,
     pub failures: u32,
+    /// There could be a plan as soon as the engine has looked at the catalog behind us.
+    pub is_unsettled: bool,
     pub phase: Phase,
 }
 
@@ -52,6 +56,8 @@ pub(crate) struct Moment {
     pub place: ChangePlace,
     /// What was published up to here is in it, also what the snapshot did not see.
     pub applied: EndLsn,
+    /// What a plan told last.
+    pub told: EndLsn,
 }
 
 /// What the list has behind moments, looked up once each.
@@ -93,7 +99,19 @@ impl Kept {
         let Question { query, who } = &self.question;
         let (conditions, matcher) = conditions.as_ref().zip(query.matcher.as_ref())?;
         let table = published.table(&query.table).entered();
-        let table = table.filter(|table| !table.stands_still())?;
+        // Rows must be told apart by what they are told by, and another table may have taken the name.
+        let is_same = |table: &TableView<'_>| {
+            let names: BTreeSet<&str> = table
+                .key_columns()
+                .iter()
+                .filter_map(|index| Some(&*table.relation().columns.get(*index)?.name))
+                .collect();
+            !table.stands_still()
+                && !table.has_multiplicity()
+                && table.relation().id.0 == conditions.table.number
+                && names == query.key.iter().map(String::as_str).collect()
+        };
+        let table = table.filter(is_same)?;
         if let Some(plan) = &self.plan
             && plan.inner.is_empty()
             && plan.rights == *rights
@@ -124,7 +142,11 @@ impl Kept {
 
     /// Whether a transaction did something to rows that are told by the plan, before or behind it.
     pub fn is_touched(&self, one: &Committed, lookups: &Lookups) -> bool {
-        let Some(plan) = &self.plan else { return false };
+        let Some(plan) = &self.plan else {
+            let mut tables = one.tables.iter();
+            return self.reads.unknown && !one.tables.is_empty()
+                || tables.any(|table| self.reads.tables.contains(table.name()));
+        };
         let name = &self.question.query.table;
         let mut tables = one.tables.iter().filter(|table| table.name() == name);
         let is_known = |state| plan.admits(state, lookups) == Ok(false);
@@ -156,7 +178,12 @@ impl Kept {
         if rights != Some(&plan.rights) {
             return false;
         }
+        // Tables beside that were read since then are ahead of it.
+        if !plan.inner.is_empty() && one.end_lsn <= lookups.read_until() {
+            return false;
+        }
         let Ok(changes) = plan.changes(held, rows, lookups) else { return false };
+        at.told = one.end_lsn;
         let Some(changes) = changes else { return true };
         if !plan.is_complete {
             // Which of the rows are in the window depends on the others.
@@ -178,7 +205,8 @@ impl Kept {
         match &mut self.phase {
             Phase::Told { held, at } => {
                 let is_new = |one: &&Arc<Committed>| {
-                    !at.has(one) && one.xid.is_some_and(|xid| now.snapshot.sees(xid))
+                    let is_told = at.has(one) || one.end_lsn <= at.told;
+                    !is_told && one.xid.is_some_and(|xid| now.snapshot.sees(xid))
                 };
                 let LiveQuery { table, key, .. } = &*self.question.query;
                 let new = since.of(at).iter().filter(is_new).map(|one| &**one);

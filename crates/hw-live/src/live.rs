@@ -127,6 +127,7 @@ impl Live {
                 due: false,
                 asked: false,
                 failures: 0,
+                is_unsettled: false,
                 phase: Phase::First(reply),
             };
             state.results.insert(number, kept);
@@ -272,6 +273,7 @@ impl Shared {
             // While the source does not answer nobody can be told anything.
             let Ok(rights) = self.asking.rights_now().await else { continue };
             let published = self.engine().published();
+            let looked_at = self.engine().status().source.catalog_at;
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let mut due: BTreeSet<u64> = state.by_anything.clone();
@@ -283,6 +285,10 @@ impl Shared {
             let is_outdated = |kept: &&Kept| kept.rights.as_ref() != Some(&rights);
             let outdated = state.results.iter().filter(|(_, kept)| is_outdated(kept));
             due.extend(outdated.map(|(number, _)| number));
+            if state.is_settled(&rights, looked_at) {
+                let unsettled = state.results.iter().filter(|(_, kept)| kept.is_unsettled);
+                due.extend(unsettled.map(|(number, _)| number));
+            }
             state.ask_all(due);
             state.lookups.retain(|oid| state.inner.contains_key(&oid));
             metrics::gauge!("headwater_live_results").set(state.results.len() as f64);
@@ -354,10 +360,11 @@ impl Shared {
         let (read, place) = self.read_inner(&answers);
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let is_settled = state.settle(&rights, self.engine().status().source.catalog_at);
         state.hold(read, self.engine().published().committed_since(place));
         let is_known = state.look_for_unseen(&snapshot, &checked);
         let (snapshot, place) = (Arc::new(snapshot), checked.change_place());
-        let at = Moment { snapshot, place, applied: EndLsn::default() };
+        let at = Moment { snapshot, place, applied: EndLsn::default(), told: EndLsn::default() };
         let mut since =
             SinceMoments { checked: &checked, unseen: state.unseen.clone(), known: HashMap::new() };
         let mut demanded = BTreeSet::new();
@@ -371,8 +378,10 @@ impl Shared {
                     kept.rights = Some(rights.clone());
                     demanded.extend(reads.tables.iter().cloned());
                     kept.tell(result, &at, &published, &mut since);
-                    let lookups = &state.lookups;
-                    let plan = kept.plan_for(conditions, &rights, &checked, lookups);
+                    // Values of before a change of the catalog must not be judged by what it says now.
+                    kept.is_unsettled = !is_settled && conditions.is_some();
+                    let conditions = conditions.filter(|_| is_settled);
+                    let plan = kept.plan_for(conditions, &rights, &checked, &state.lookups);
                     state.depends(*number, reads, plan);
                     told.push(*number);
                 }
@@ -380,6 +389,7 @@ impl Shared {
                     let is_new = matches!(kept.phase, Phase::First(_));
                     kept.failures += 1;
                     if !is_new && error.may_pass() && kept.failures < FAILURES {
+                        kept.due = false;
                         state.ask(*number);
                         continue;
                     }

@@ -4,10 +4,10 @@
 //! A table is read once, when somebody's policies first need it. Invariant: of a table that is held, every
 //! transaction up to the place where it was read, and every one that was followed since, is in it.
 
-use hw_engine::{ChangedTable, EngineError, Published, Rows};
+use hw_engine::{ChangedTable, Committed, EngineError, Published, Rows};
 use hw_expr::postgres::{EvalError, Table, Tables, Type};
 use hw_types::row::RowRef;
-use hw_types::{Relation, Row, TableName};
+use hw_types::{EndLsn, Relation, Row, TableName};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(crate) struct Lookups {
     tables: BTreeMap<u32, Lookup>,
     bytes: usize,
+    /// One of them was read up to here: it is ahead of transactions before that.
+    read_until: EndLsn,
 }
 
 /// Bytes that all of them may have.
@@ -27,6 +29,8 @@ const PER_ROW: usize = 96;
 
 /// One table.
 struct Lookup {
+    /// What was committed up to here was in it from the beginning.
+    read_until: EndLsn,
     relation: Arc<Relation>,
     rows: HashMap<Box<[u8]>, Row>,
     /// By column: the keys of the rows that have a value. Made when it is first asked for.
@@ -83,7 +87,9 @@ impl ReadTable {
         let view = published.table(&name_of(table)).entered();
         let view = view.filter(|view| !view.stands_still());
         let view = view.ok_or(NotHeld::NotFollowed)?;
-        if !has_columns(view.relation(), &table.columns) {
+        // Another table may have taken the name meanwhile.
+        let is_it = view.relation().id.0 == table.number;
+        if !is_it || !has_columns(view.relation(), &table.columns) {
             return Err(NotHeld::NotFollowed);
         }
         let (mut rows, mut bytes) = (HashMap::new(), 0);
@@ -96,7 +102,8 @@ impl ReadTable {
             rows.insert(key, row.row);
         }
         let relation = view.relation().clone();
-        let lookup = Lookup { relation, rows, by_value: RefCell::default() };
+        let read_until = published.checkpoint.end_lsn;
+        let lookup = Lookup { read_until, relation, rows, by_value: RefCell::default() };
         Ok(ReadTable { oid: table.number, lookup, bytes })
     }
 }
@@ -113,6 +120,7 @@ impl Lookups {
             return Err(NotHeld::TooLarge);
         }
         self.bytes += read.bytes;
+        self.read_until = self.read_until.max(read.lookup.read_until);
         self.tables.insert(read.oid, read.lookup);
         Ok(())
     }
@@ -130,10 +138,18 @@ impl Lookups {
         gone.into_iter().for_each(|oid| self.drop_table(oid));
     }
 
+    /// Up to where one of them may be ahead of transactions that are still to be told.
+    pub fn read_until(&self) -> EndLsn {
+        self.read_until
+    }
+
     /// Takes what a transaction did to a table. One whose rows are not known any more is forgotten.
-    pub fn apply(&mut self, changed: &ChangedTable) {
+    pub fn apply(&mut self, one: &Committed, changed: &ChangedTable) {
         let oid = changed.relation.id.0;
         let Some(lookup) = self.tables.get_mut(&oid) else { return };
+        if one.xid.is_some() && one.end_lsn <= lookup.read_until {
+            return;
+        }
         let is_known = Arc::ptr_eq(&lookup.relation, &changed.relation)
             || lookup.relation.columns == changed.relation.columns;
         let Rows::Known(rows) = &changed.rows else { return self.drop_table(oid) };

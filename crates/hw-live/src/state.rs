@@ -11,6 +11,7 @@ use hw_pg::rights::Rights;
 use hw_types::{EndLsn, PgSnapshot, TableName};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Questions of one round.
 const ROUND: usize = 256;
@@ -34,6 +35,10 @@ pub(crate) struct State {
     /// Transactions in the list that the last snapshot did not see, and how far that was looked through.
     pub unseen: Vec<Arc<Committed>>,
     pub looked: Option<ChangePlace>,
+    /// Who may see what, since when that is so.
+    rights: Option<(Rights, Instant)>,
+    /// The last transaction that was followed.
+    followed: EndLsn,
     /// What was followed while somebody was being asked.
     pub meanwhile: Vec<Arc<Committed>>,
     pub is_asking: bool,
@@ -153,6 +158,8 @@ impl State {
             if one.altered {
                 // Whatever it was: rights that were taken and given back look as if nothing had happened.
                 moved.extend(self.results.keys());
+                self.lookups = Lookups::default();
+                self.rights = None;
             }
             for table in &one.tables {
                 due.extend(self.by_table.get(table.name()).into_iter().flatten());
@@ -160,7 +167,7 @@ impl State {
                     moved.extend(self.planned.get(table.name()).into_iter().flat_map(Index::all));
                 }
                 self.moved(table, &mut moved);
-                self.lookups.apply(table);
+                self.lookups.apply(one, table);
             }
             // Who sees what changes with this transaction: the plans are of before it.
             self.ask_all(moved);
@@ -174,7 +181,28 @@ impl State {
         if self.is_asking {
             self.meanwhile.extend_from_slice(committed);
         }
+        if let Some(last) = committed.last() {
+            self.followed = self.followed.max(last.end_lsn);
+        }
         self.ask_all(due);
+    }
+
+    /// Notes who may see what; whether the engine has looked at the catalog since, so that what it has of tables
+    /// is of the same catalog.
+    ///
+    /// - Takes: when its last look began that left no question open.
+    pub fn settle(&mut self, rights: &Rights, looked_at: Option<Instant>) -> bool {
+        if self.rights.as_ref().is_none_or(|(known, _)| known != rights) {
+            self.rights = Some((rights.clone(), Instant::now()));
+            self.lookups = Lookups::default();
+        }
+        self.is_settled(rights, looked_at)
+    }
+
+    /// The same, without noting anything.
+    pub fn is_settled(&self, rights: &Rights, looked_at: Option<Instant>) -> bool {
+        let since = self.rights.as_ref().filter(|(known, _)| known == rights);
+        since.zip(looked_at).is_some_and(|((_, since), looked_at)| *since < looked_at)
     }
 
     /// Holds tables that were read, with what was done to them since.
@@ -183,10 +211,10 @@ impl State {
         for table in read {
             let oid = table.oid();
             if self.lookups.hold(table).is_ok() {
-                let changed = since.iter().flat_map(|one| &one.tables);
-                changed
-                    .filter(|table| table.relation.id.0 == oid)
-                    .for_each(|t| self.lookups.apply(t));
+                for one in &since {
+                    let changed = one.tables.iter().filter(|table| table.relation.id.0 == oid);
+                    changed.for_each(|table| self.lookups.apply(one, table));
+                }
             }
         }
     }
@@ -261,29 +289,29 @@ impl State {
     /// who may see what.
     pub fn catch_up(&mut self, told: &[u64], rights: &Rights, latest: EndLsn) {
         let unseen = self.unseen.clone();
+        let last = self.meanwhile.iter().map(|one| one.end_lsn).max();
         for number in told {
             let Some(kept) = self.results.get_mut(number) else { continue };
-            let mut is_due = false;
-            for one in &unseen {
-                is_due |= match &kept.plan {
-                    None => {
-                        kept.reads.unknown && !one.tables.is_empty()
-                            || one
-                                .tables
-                                .iter()
-                                .any(|table| kept.reads.tables.contains(table.name()))
-                    }
-                    Some(plan) => plan.is_moved(one) || !kept.apply_all(one, rights, &self.lookups),
-                };
+            // Plans that read tables beside are of what was followed: what is not followed yet comes to them
+            // in its place. The others know all that they need.
+            let reads_beside = kept.plan.as_ref().is_some_and(|plan| !plan.inner.is_empty());
+            let upto = if reads_beside { self.followed } else { latest };
+            let mut is_due = kept.due;
+            for one in unseen.iter().filter(|one| one.end_lsn <= upto) {
+                is_due = is_due
+                    || match kept.plan.is_some() && !reads_beside {
+                        true => !kept.apply_all(one, rights, &self.lookups),
+                        false => kept.is_touched(one, &self.lookups),
+                    };
             }
             // What was followed meanwhile went past it.
-            let later = self.meanwhile.iter().filter(|one| one.end_lsn > latest);
-            let last = later.clone().map(|one| one.end_lsn).max();
-            is_due |= later.into_iter().any(|one| kept.is_touched(one, &self.lookups));
+            let mut later = self.meanwhile.iter().filter(|one| one.end_lsn > upto);
+            is_due = is_due || later.any(|one| kept.is_touched(one, &self.lookups));
             if let Phase::Told { at, .. } = &mut kept.phase {
-                at.applied = last.unwrap_or(latest);
+                at.applied = last.unwrap_or(upto).max(upto);
             }
             if is_due {
+                kept.due = false;
                 self.ask(*number);
             }
         }

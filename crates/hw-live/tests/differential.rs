@@ -41,7 +41,7 @@ const RULES: [&str; 8] = [
     "ALTER POLICY plain ON notes USING (NOT secret OR is_member(1))",
 ];
 
-fn statement(rng: &mut StdRng) -> String {
+fn statement(rng: &mut StdRng, with_rules: bool) -> String {
     let (id, team) = (rng.random_range(0..12), rng.random_range(0..3));
     let who = USERS.choose(rng).unwrap();
     let title = ["open", "shut", "a\"b"].choose(rng).unwrap();
@@ -74,7 +74,8 @@ fn statement(rng: &mut StdRng) -> String {
         91..93 => format!(
             "UPDATE tasks SET id = id + 100 WHERE id = {id}; UPDATE tasks SET id = id - 100 WHERE id = {id} + 100"
         ),
-        _ => RULES.choose(rng).unwrap().to_string(),
+        _ if with_rules => RULES.choose(rng).unwrap().to_string(),
+        _ => format!("UPDATE tasks SET price = price + 1 WHERE id = {id}"),
     }
 }
 
@@ -109,9 +110,14 @@ async fn e_4_followers_hold_what_postgres_shows_them() {
                     followers.push(world.follow(query, &who).await);
                 }
             }
+            // Without statements that change who may see what all of them are told by plans.
+            while seed % 2 == 0 && world.live.planned() < followers.len() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
             for _ in 0..rng.random_range(1..6) {
                 let count = rng.random_range(1..4);
-                let statements: Vec<String> = (0..count).map(|_| statement(&mut rng)).collect();
+                let statements: Vec<String> =
+                    (0..count).map(|_| statement(&mut rng, seed % 2 == 1)).collect();
                 world.sql(&format!("BEGIN; {}; COMMIT", statements.join("; "))).await;
             }
             if rng.random_bool(0.3) && !followers.is_empty() {
@@ -120,7 +126,6 @@ async fn e_4_followers_hold_what_postgres_shows_them() {
             for follower in &followers {
                 world.settles(follower).await;
             }
-            eprintln!("round {round}: {} of {} planned", world.live.planned(), followers.len());
         }
         assert_eq!(world.live.subscriptions(), followers.len());
         world.end().await;

@@ -152,6 +152,69 @@ async fn write(client: tokio_postgres::Client, stop: Arc<AtomicBool>) {
     }
 }
 
+/// `character(n)` is equal to texts that differ from it in padding, also where a policy looks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_is_equal_but_for_padding_is_found_where_a_policy_looks_for_it() {
+    let mut world = World::new(
+        "CREATE TABLE members (id int PRIMARY KEY, team int, who varchar);
+         CREATE TABLE plain (id int PRIMARY KEY, team int, owner char(5), body text);
+         CREATE TABLE joined (id int PRIMARY KEY, team int, owner varchar, body text);
+         GRANT SELECT ON members, plain, joined TO app;
+         ALTER TABLE members ENABLE ROW LEVEL SECURITY; ALTER TABLE plain ENABLE ROW LEVEL SECURITY;
+         ALTER TABLE joined ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY all_ ON members FOR SELECT USING (true);
+         CREATE POLICY unlisted ON plain FOR SELECT
+           USING (NOT EXISTS (SELECT FROM members m WHERE m.who = plain.owner));
+         CREATE POLICY listed ON joined FOR SELECT
+           USING (owner = ANY (SELECT p.owner FROM plain p));
+         INSERT INTO members VALUES (1, 1, 'eve');
+         INSERT INTO plain VALUES (1, 1, 'ada', 'a')",
+    )
+    .await;
+    let ada = user("ada");
+    let mut followers = Vec::new();
+    for table in ["plain", "joined"] {
+        followers.push(world.follow(query(table, "true", "", Wants::Rows), &ada).await);
+    }
+    while world.live.planned() < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    world.sql("INSERT INTO plain VALUES (2, 1, 'eve', 'banned'), (3, 1, 'bob', 'b')").await;
+    world.sql("INSERT INTO joined VALUES (1, 1, 'bob', 'b'), (2, 1, 'eve', 'banned'), (3, 1, 'ada  ', 'c')").await;
+    for follower in &followers {
+        world.settles(follower).await;
+        assert!(!follower.held().was_shown("banned"), "{}", follower.query.table);
+    }
+    world.end().await;
+}
+
+/// A question that cannot be answered keeps nobody else from being answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ds_10_5_a_row_without_a_key_ends_its_own_result_and_no_other() {
+    let mut world = World::new(
+        "CREATE TABLE plain (id int, team int, owner text, body text);
+         CREATE TABLE members (id int PRIMARY KEY, team int, who text);
+         GRANT SELECT ON plain, members TO app;
+         ALTER TABLE plain ENABLE ROW LEVEL SECURITY; ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY all_ ON plain FOR SELECT USING (true);
+         CREATE POLICY all_ ON members FOR SELECT USING (true)",
+    )
+    .await;
+    let ada = user("ada");
+    let poisoned = world.follow(query("plain", "true", "", Wants::Rows), &ada).await;
+    let other =
+        world.follow(query("members", "true", "ORDER BY id LIMIT 5", Wants::Rows), &ada).await;
+    world.sql("INSERT INTO plain VALUES (NULL, 1, 'ada', 'x')").await;
+    world.sql("INSERT INTO members VALUES (1, 1, 'ada')").await;
+    world.settles(&other).await;
+    while poisoned.held().ended.is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    world.sql("INSERT INTO members VALUES (2, 1, 'ada')").await;
+    world.settles(&other).await;
+    world.end().await;
+}
+
 #[tokio::test]
 async fn e_4_a_table_without_row_security_is_not_shown() {
     let world = World::new("CREATE TABLE open (id int PRIMARY KEY); GRANT SELECT ON open TO app; INSERT INTO open VALUES (1)").await;

@@ -1,7 +1,7 @@
 //! What a row must have for a condition to be true of it: so that a changed row finds those who may see it,
 //! instead of everybody being asked (`design/engine.md` 7, templates), and that a sub-select finds its rows.
 
-use super::compare::integer;
+use super::compare::{Compare, integer};
 use super::operators::Operation;
 use super::select::{Select, Source};
 use super::tree::{Expr, Frame, Principal};
@@ -148,7 +148,9 @@ impl Reader<'_> {
             }
             Expr::Is(inner, true) => self.cover(inner),
             Expr::Exists(select) => self.joined(select, None),
-            Expr::In(left, _, select) => self.joined(select, Some(left)),
+            Expr::In(left, compare, select) => {
+                self.joined(select, Some(&**left).filter(|_| is_exact(*compare)))
+            }
             _ => self.compared(expr).unwrap_or(Cover::Anything),
         }
     }
@@ -158,7 +160,9 @@ impl Reader<'_> {
             return self.equal(left, right).or_else(|| self.equal(right, left));
         }
         match expr {
-            Expr::Quantified { left, holds, array, all: false, .. } if is_equality(*holds) => {
+            Expr::Quantified { left, compare, holds, array, all: false }
+                if is_equality(*holds) && is_exact(*compare) =>
+            {
                 self.one_of(left, array)
             }
             _ => None,
@@ -199,6 +203,10 @@ impl Reader<'_> {
 
     /// A sub-select that joins its rows to this one by `column = value`, or by what it gives.
     fn joined(&self, select: &Select, left: Option<&Expr>) -> Cover {
+        // An argument of a function, written where fewer rows stood around it: its rows are named as ours.
+        if select.around <= self.row {
+            return Cover::Anything;
+        }
         let conjuncts = match &select.condition {
             Expr::And(all) => &all[..],
             one => std::slice::from_ref(one),
@@ -323,7 +331,9 @@ fn around(expr: &Expr) -> usize {
 /// The two sides of `=`.
 fn equality(expr: &Expr) -> Option<(&Expr, &Expr)> {
     match expr {
-        Expr::Call(Operation::Compare(_, holds), sides) if is_equality(*holds) => {
+        Expr::Call(Operation::Compare(comparison, holds), sides)
+            if is_equality(*holds) && is_exact(comparison.compare()) =>
+        {
             match &sides[..] {
                 [left, right] => Some((left, right)),
                 _ => None,
@@ -336,6 +346,12 @@ fn equality(expr: &Expr) -> Option<(&Expr, &Expr)> {
 /// Whether a comparison is `=`.
 fn is_equality(holds: fn(Ordering) -> bool) -> bool {
     holds(Ordering::Equal) && !holds(Ordering::Less) && !holds(Ordering::Greater)
+}
+
+/// Whether equal values have equal bytes, as far as padding goes: a text that is compared as `character(n)` is
+/// equal to others.
+fn is_exact(compare: Compare) -> bool {
+    compare(b"a", b"a ") != Ok(Ordering::Equal)
 }
 
 fn has_one_form(scalar: Scalar) -> bool {
