@@ -236,6 +236,47 @@ async fn ds_21_changed_rows_find_subscriptions_by_what_they_have() {
     assert_eq!(amy.push().await["record"]["body"], "a");
 }
 
+/// Nothing that was known of the role a moment ago counts.
+#[tokio::test]
+async fn ds_12_a_role_that_comes_to_stand_above_policies_is_refused_at_once() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy'), (2, 'bob')").await;
+    let mut amy = rig.connect("amy").await;
+    let all = json!({"tag": "DataSyncQuery", "query": query("tasks", json!({}))});
+    let answer = amy.ask(all.clone()).await;
+    assert_eq!(answer["result"].as_array().map(Vec::len), Some(1), "{answer}");
+    rig.run("ALTER ROLE headwater_authenticated BYPASSRLS").await;
+    let answer = amy.ask(all).await;
+    assert_eq!(answer["code"], "HW4301", "{answer}");
+    let patch =
+        json!({"tag": "UpdateRecordMessage", "table": "tasks", "id": 2, "patch": {"title": "x"}});
+    let answer = amy.ask(patch).await;
+    assert_eq!(answer["code"], "HW4301", "{answer}");
+    let row = rig.sql.query_one("SELECT title FROM tasks WHERE id = 2", &[]).await.expect("read");
+    assert_eq!(row.get::<_, &str>(0), "untitled");
+}
+
+/// What is open is of the user who opened it.
+#[tokio::test]
+async fn ds_9_a_login_of_another_user_ends_a_socket_with_an_open_transaction() {
+    let rig = Rig::start().await;
+    let mut amy = rig.connect("amy").await;
+    let begun = amy.ask(json!({"tag": "StartTransaction"})).await;
+    assert_eq!(begun["tag"], "DidStartTransaction");
+    let login = json!({"tag": "LoginWithJWT", "jwt": token_of("bob")});
+    assert_eq!(amy.ask(login).await["tag"], "LoginSuccessful");
+    loop {
+        match amy.socket.next().await {
+            Some(Ok(Message::Close(Some(frame)))) => {
+                assert_eq!(u16::from(frame.code), 4401);
+                break;
+            }
+            Some(Ok(_)) => {}
+            other => panic!("no close but {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn ds_10_5_rows_come_and_go_with_membership() {
     let rig = Rig::start().await;

@@ -21,7 +21,8 @@ use crate::failure::Failure;
 use crate::hooks;
 use crate::server::DataSync;
 use crate::state::{Effect, Event, Limits, Outcome, Session, Task, TaskId};
-use crate::work::{OpenTransaction, Worker};
+use crate::work::Worker;
+use hw_write::Interactive;
 
 /// Between two pings.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -85,7 +86,7 @@ struct Driver {
     tasks: JoinSet<Finished>,
     /// Each waits for a transaction to be over.
     watchers: JoinSet<String>,
-    transactions: HashMap<String, OpenTransaction>,
+    transactions: HashMap<String, Interactive>,
     /// Each waits for the next change of a result.
     followed: FuturesUnordered<Followed>,
     /// Ends them.
@@ -93,7 +94,7 @@ struct Driver {
     socket: WebSocket,
     heard: Instant,
     pinged: Instant,
-    /// A login changed who calls, and results were followed as whom it was before.
+    /// A login changed who calls, and results are followed or transactions open as whom it was before.
     is_somebody_else: bool,
     server: DataSync,
     _place: Place,
@@ -121,9 +122,9 @@ struct Finished {
     task: TaskId,
     outcome: Outcome,
     /// The transaction that it opened.
-    opened: Option<(String, OpenTransaction)>,
+    opened: Option<(String, Interactive)>,
     /// The subscription that it began.
-    began: Option<(String, Subscription)>,
+    began: Option<(String, Subscription, Arc<Caller>)>,
     /// Who calls from now on.
     caller: Option<Caller>,
 }
@@ -236,7 +237,7 @@ impl Driver {
 
     fn finished(&mut self, finished: Finished, effects: &mut Vec<Effect>) {
         if let Some((id, open)) = finished.opened {
-            let transaction = open.transaction.clone();
+            let transaction = open.clone();
             let watched = id.clone();
             self.watchers.spawn(async move {
                 transaction.over().await;
@@ -244,11 +245,15 @@ impl Driver {
             });
             self.transactions.insert(id, open);
         }
-        if let Some((id, subscription)) = finished.began {
+        if let Some((id, subscription, caller)) = finished.began {
+            // A login may have overtaken it.
+            self.is_somebody_else |= !caller.is_same(&self.caller);
             self.follow(id, subscription);
         }
         if let Some(caller) = finished.caller {
-            self.is_somebody_else = !self.followers.is_empty() && !caller.is_same(&self.caller);
+            // What is followed, or open, is that of the user before.
+            let has_some = !self.followers.is_empty() || !self.transactions.is_empty();
+            self.is_somebody_else |= has_some && !caller.is_same(&self.caller);
             self.caller = Arc::new(caller);
         }
         self.event(Event::Done(finished.task, finished.outcome), effects);
@@ -297,7 +302,7 @@ impl Driver {
                     let Some(open) = open else {
                         return failed(task, Failure::no_transaction(&id));
                     };
-                    done(task, worker.run_in(&open.transaction, work).await.map(Outcome::Records))
+                    done(task, worker.run_in(&open, work).await.map(Outcome::Records))
                 });
             }
             Task::Begin(id) => drop(self.tasks.spawn(begin(worker, caller, task, id))),
@@ -312,7 +317,7 @@ impl Driver {
             }
             Task::Subscribe(id, query, wants) => drop(self.tasks.spawn(async move {
                 match worker.subscribe(&caller.author, &query, wants).await {
-                    Ok(begun) => began(task, id, begun),
+                    Ok(begun) => began(task, id, caller, begun),
                     Err(failure) => failed(task, failure),
                 }
             })),
@@ -358,14 +363,19 @@ fn failed(task: TaskId, failure: Failure) -> Finished {
     done(task, Err(failure))
 }
 
-fn began(task: TaskId, id: String, (first, subscription): (First, Subscription)) -> Finished {
+fn began(
+    task: TaskId,
+    id: String,
+    caller: Arc<Caller>,
+    (first, subscription): (First, Subscription),
+) -> Finished {
     let outcome = match first.result {
         News::Count(count) => Outcome::Count(count),
         News::Rows(rows) => {
             Outcome::Rows(rows.iter().map(|(_, record)| record.json().to_owned()).collect())
         }
     };
-    Finished { task, outcome, opened: None, began: Some((id, subscription)), caller: None }
+    Finished { task, outcome, opened: None, began: Some((id, subscription, caller)), caller: None }
 }
 
 async fn begin(worker: Worker, caller: Arc<Caller>, task: TaskId, id: String) -> Finished {

@@ -41,14 +41,6 @@ pub struct Worker {
     pub(crate) transactions: Arc<Places>,
 }
 
-/// An open transaction, and its place among all.
-#[derive(Clone)]
-pub struct OpenTransaction {
-    /// The transaction.
-    pub transaction: Interactive,
-    _place: Arc<hw_http::places::Place>,
-}
-
 impl Worker {
     /// - Takes: who runs statements, who keeps results live, and what operators chose.
     pub fn new(
@@ -130,17 +122,23 @@ impl Worker {
     }
 
     /// Opens a transaction.
-    pub async fn begin(&self, author: &Author) -> Result<OpenTransaction, Failure> {
+    pub async fn begin(&self, author: &Author) -> Result<Interactive, Failure> {
         let place = self.transactions.take(&author.user).map_err(|_| {
             let message = "There are as many open transactions as there may be; come again";
             Failure::new(code::TRANSACTIONS, message)
         })?;
         let transaction = self.statements.begin(author).await?;
-        Ok(OpenTransaction { transaction, _place: Arc::new(place) })
+        // The place is free as soon as it is over, also when time has ended it and its socket stays.
+        let over = transaction.over();
+        tokio::spawn(async move {
+            over.await;
+            drop(place);
+        });
+        Ok(transaction)
     }
 
     /// Ends one.
-    pub async fn end(&self, open: &OpenTransaction, how: End) -> Result<(), Failure> {
-        open.transaction.end(how).await.map_err(Failure::from)
+    pub async fn end(&self, open: &Interactive, how: End) -> Result<(), Failure> {
+        open.end(how).await.map_err(Failure::from)
     }
 }

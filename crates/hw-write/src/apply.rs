@@ -278,7 +278,7 @@ impl Uploads {
                 self.recorded(&client, author).await;
                 return Ok(verdict);
             }
-            self.0.catalog.forget_tables();
+            self.0.catalog.forget();
             fresh = true;
         }
     }

@@ -151,7 +151,7 @@ impl Try<'_> {
             biased;
             limit(&transaction, self.config),
             ledger::look_up(&transaction, self.key),
-            catalog::versions(&transaction, &tables),
+            catalog::versions(&transaction, self.role, &tables),
         );
         limits?;
         match known? {

@@ -134,9 +134,10 @@ impl Catalog {
         Catalog { publication, ..Catalog::default() }
     }
 
-    /// Forgets the tables, after Postgres said that something does not exist or fit.
-    pub(crate) fn forget_tables(&self) {
+    /// Forgets the tables and roles, after Postgres said that something does not exist or fit.
+    pub(crate) fn forget(&self) {
         self.tables.lock().clear();
+        self.roles.lock().clear();
     }
 
     /// The first of the usual roles that exists.
@@ -272,16 +273,18 @@ fn parameter_type(oid: u32) -> Type {
         .unwrap_or_else(|| Type::new(String::new(), oid, Kind::Simple, String::new()))
 }
 
-/// The versions of tables at this moment, in any order; a table that is gone is left out.
+/// The versions of tables at this moment, in any order; a table that is gone is left out. For a role that has come
+/// to stand above policies they are none that anybody has noted.
 ///
 /// A column's type may change while our description is still fresh, and a value that went through
 /// the old type may fit the new one without being the client's.
 pub(crate) async fn versions(
     client: &impl GenericClient,
+    role: &str,
     oids: &[u32],
 ) -> Result<Vec<(u32, String)>, PgError> {
     let rows = client
-        .query_typed(VERSIONS, &[(&oids, Type::OID_ARRAY)])
+        .query_typed(VERSIONS, &[(&oids, Type::OID_ARRAY), (&role, Type::TEXT)])
         .await
         .doing("look whether the tables have changed")?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -353,7 +356,8 @@ const VERSIONS: &str = "\
 SELECT c.oid, c.xmin::text || '/' || (
          SELECT coalesce(max(a.xmin::text::int8), 0)
          FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-       )
+       ) || CASE WHEN (SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles r WHERE r.rolname = $2)
+                 THEN ' above policies' ELSE '' END
 FROM pg_catalog.pg_class c
 WHERE c.oid = ANY($1)";
 

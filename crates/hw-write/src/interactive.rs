@@ -88,9 +88,12 @@ impl Interactive {
         self.ask(Command::End { how, reply }, answer).await
     }
 
-    /// Waits until it is over, for whichever reason.
-    pub async fn over(&self) {
-        let _ = self.over.clone().wait_for(|over| *over).await;
+    /// Waits until it is over, for whichever reason. Whoever waits does not keep it open.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut over = self.over.clone();
+        async move {
+            let _ = over.wait_for(|over| *over).await;
+        }
     }
 
     async fn ask<T>(
@@ -238,7 +241,7 @@ impl Holder {
         let mut shape = self.shape(table).await?;
         let inside =
             |error: &PgError| Failed::InTransaction(StatementError::of_statement(error, table));
-        if !is_current(transaction, &shape).await.map_err(|error| inside(&error))? {
+        if !is_current(transaction, &self.who, &shape).await.map_err(|error| inside(&error))? {
             inner.forget(&self.who, table);
             shape = self.shape(table).await?;
         }
@@ -254,7 +257,7 @@ impl Holder {
             let rows = rows_of(transaction, Some(statement), &mut room).await;
             all.push(rows.map_err(|fault| Failed::InTransaction(fault.of(table)))?);
         }
-        match is_current(transaction, &shape).await.map_err(|error| inside(&error))? {
+        match is_current(transaction, &self.who, &shape).await.map_err(|error| inside(&error))? {
             true => Ok(all),
             // It was altered between our look and our lock.
             false => Err(Failed::InTransaction(altered())),

@@ -172,8 +172,8 @@ impl Statements {
         make: &Make,
     ) -> Result<(Rows, Arc<TableShape>), StatementError> {
         let mut client = self.client().await?;
-        let who = self.0.who(&client, author).await?;
         for _ in 0..TRIES {
+            let who = self.0.who(&client, author).await?;
             let shape = self.0.usable(&client, &who, table).await?;
             let statements = make(&shape)?;
             check(&statements)?;
@@ -243,6 +243,10 @@ impl Inner {
         if let Some(known) = self.known(who, table) {
             return Ok(known);
         }
+        // Postgres has no name with a NUL.
+        if table.name.contains('\0') {
+            return Err(StatementError::no_table(table));
+        }
         let read = shape::read(client, &who.role, table).await;
         let shape = read.map_err(|error| StatementError::ours(&error))?;
         let shape = Arc::new(shape.ok_or_else(|| StatementError::no_table(table))?);
@@ -268,6 +272,7 @@ impl Inner {
 
     pub(crate) fn forget(&self, who: &RunAs, table: &TableName) {
         self.shapes.lock().remove(&(who.role.clone(), table.clone()));
+        self.catalog.forget();
     }
 
     /// `None`: the table is not what its shape says, and nothing happened.
@@ -298,7 +303,7 @@ impl Inner {
             self.limit(&transaction, self.options.statement_timeout),
             principal::run_as(&transaction, who),
             rows_of(&transaction, first, &mut room),
-            is_current(&transaction, shape),
+            is_current(&transaction, who, shape),
         );
         limited.and(became).map_err(|error| StatementError::ours(&error))?;
         let mut all = match rows {
@@ -306,7 +311,7 @@ impl Inner {
             Err(fault) => {
                 // A column that is gone, for example. The snapshot of the catalog is another one.
                 let _ = transaction.rollback().await;
-                let current = catalog::versions(client, &[shape.oid]).await;
+                let current = catalog::versions(client, &who.role, &[shape.oid]).await;
                 return match current {
                     Ok(versions) if !names(&versions, shape) => Ok(None),
                     _ => Err(fault.of(&shape.name)),
@@ -350,12 +355,13 @@ impl Inner {
 /// Postgres ends an idle transaction this much later than we do: its way costs the connection.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 
-/// Whether the table is what its shape says.
+/// Whether the table is what its shape says, and its policies hold for the role.
 pub(crate) async fn is_current(
     transaction: &Transaction<'_>,
+    who: &RunAs,
     shape: &TableShape,
 ) -> Result<bool, PgError> {
-    Ok(names(&catalog::versions(transaction, &[shape.oid]).await?, shape))
+    Ok(names(&catalog::versions(transaction, &who.role, &[shape.oid]).await?, shape))
 }
 
 fn names(versions: &[(u32, String)], shape: &TableShape) -> bool {

@@ -188,7 +188,7 @@ impl Wire<'_> {
             Some(b'n' | b'{') | None => {
                 unreadable("an id is a text, a number, or an array of several")
             }
-            Some(_) => Ok(Literal::of(raw)),
+            Some(_) => Literal::read(raw),
         };
         match several {
             false => Ok(vec![one(given("id", self.id)?)?]),
@@ -212,7 +212,7 @@ fn text(name: &str, raw: Option<&RawValue>) -> Result<String, Unreadable> {
 /// Reads the values of a record.
 pub fn payload(raw: &RawValue) -> Result<Payload, Unreadable> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())?;
-    Ok(members.into_iter().map(|(field, raw)| (field, Literal::of(raw))).collect())
+    members.into_iter().map(|(field, raw)| Ok((field, Literal::read(raw)?))).collect()
 }
 
 #[cfg(test)]

@@ -151,15 +151,50 @@ impl Literal {
     }
 
     /// A value of a message.
+    ///
+    /// - Errors: half of a surrogate pair, which no text of Postgres holds.
+    pub fn read(raw: &RawValue) -> Result<Literal, Unreadable> {
+        match has_half_a_pair(raw.get()) {
+            true => unreadable("a text has half of a surrogate pair (\\ud800 to \\udfff) in it"),
+            false => Ok(Literal::of(raw)),
+        }
+    }
+
+    /// A value that was read, or a part of one.
     pub fn of(raw: &RawValue) -> Literal {
         Literal(raw.get().to_owned())
     }
 }
 
+/// Whether an escape in a JSON text names half of a surrogate pair without the other half.
+fn has_half_a_pair(json: &str) -> bool {
+    let unit = |from: &str| {
+        let digits = from.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        rest = &rest[at..];
+        let (length, is_half) = match unit(rest) {
+            Some(0xD800..=0xDBFF) => {
+                let second = rest.get(6..).and_then(unit);
+                (12, !matches!(second, Some(0xDC00..=0xDFFF)))
+            }
+            Some(0xDC00..=0xDFFF) => (6, true),
+            _ => (2, false),
+        };
+        if is_half {
+            return true;
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    false
+}
+
 /// A list of values within bounds.
 fn literals(values: &[&RawValue]) -> Result<Vec<Literal>, Unreadable> {
     match values.len() {
-        0..=MAX_VALUES => Ok(values.iter().map(|raw| Literal::of(raw)).collect()),
+        0..=MAX_VALUES => values.iter().map(|raw| Literal::read(raw)).collect(),
         _ => unreadable(format!("a list may have {MAX_VALUES} values at most")),
     }
 }
@@ -318,7 +353,7 @@ fn read_expr(json: &str, depth: usize, nodes: &mut usize) -> Result<Expr, Unread
         },
         // A value that is missing is not null: that would be another condition.
         "LiteralExpression" => match (wire.value, has_key(json, "value")?) {
-            (Some(value), _) => Expr::Literal(Literal::of(value)),
+            (Some(value), _) => Expr::Literal(Literal::read(value)?),
             (None, true) => Expr::Literal(Literal("null".into())),
             (None, false) => return unreadable(missing("value")),
         },
@@ -365,6 +400,28 @@ mod tests {
             r#"{{"table":"tasks","selectedColumns":{{"tag":"SelectAll"}},"whereCondition":{condition},"orderByClause":[]}}"#
         );
         Query::read(&query).map(|query| query.condition)
+    }
+
+    #[test]
+    fn ds_7_1_half_of_a_surrogate_pair_is_no_text() {
+        let read = |json: &str| {
+            Literal::read(&RawValue::from_string(json.into()).unwrap())
+                .map(|read| read.json().to_owned())
+        };
+        for whole in
+            [r#""a""#, r#""\ud83d\ude00""#, r#""\\ud800""#, r#"{"a": "\u00e9\n"}"#, "1.50", "null"]
+        {
+            assert_eq!(read(whole).as_deref(), Ok(whole));
+        }
+        for half in [
+            r#""a\ud800""#,
+            r#""\udc00""#,
+            r#""\ud800\ud800\udc00""#,
+            r#"["\\\ud800x"]"#,
+            r#""\ud83d\u0041""#,
+        ] {
+            assert!(read(half).is_err(), "{half}");
+        }
     }
 
     #[test]
