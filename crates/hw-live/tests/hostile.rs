@@ -164,9 +164,9 @@ async fn e_4_what_is_equal_but_for_padding_is_found_where_a_policy_looks_for_it(
          ALTER TABLE joined ENABLE ROW LEVEL SECURITY;
          CREATE POLICY all_ ON members FOR SELECT USING (true);
          CREATE POLICY unlisted ON plain FOR SELECT
-           USING (NOT EXISTS (SELECT FROM members m WHERE m.who = plain.owner));
+           USING (NOT EXISTS (SELECT FROM members m WHERE m.who::bpchar = plain.owner));
          CREATE POLICY listed ON joined FOR SELECT
-           USING (owner = ANY (SELECT p.owner FROM plain p));
+           USING (owner::bpchar = ANY (SELECT p.owner FROM plain p));
          INSERT INTO members VALUES (1, 1, 'eve');
          INSERT INTO plain VALUES (1, 1, 'ada', 'a')",
     )
