@@ -11,7 +11,7 @@ use hw_input::signal::Signal;
 use hw_pg::catalog::{Refused, resolve};
 use hw_types::{Diagnostic, TableName, TablePattern};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The writer may begin again under a demand so often.
@@ -66,6 +66,12 @@ impl Engine {
             }
         }
         Err(DemandError::Stopping)
+    }
+
+    /// When the last look at the source's catalog began that left no question open: what is known here of
+    /// tables is not older than that.
+    pub fn catalog_looked_at(&self) -> Option<Instant> {
+        self.driver.status().catalog_at
     }
 
     /// Why a table that is wanted is not replicated, as far as that is known.

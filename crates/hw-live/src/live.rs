@@ -273,7 +273,7 @@ impl Shared {
             // While the source does not answer nobody can be told anything.
             let Ok(rights) = self.asking.rights_now().await else { continue };
             let published = self.engine().published();
-            let looked_at = self.engine().status().source.catalog_at;
+            let looked_at = self.engine().catalog_looked_at();
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let mut due: BTreeSet<u64> = state.by_anything.clone();
@@ -358,9 +358,10 @@ impl Shared {
         let Round { snapshot, published, rights, checked, answers } = round;
         let (now, latest) = (published.checkpoint.end_lsn, checked.checkpoint.end_lsn);
         let (read, place) = self.read_inner(&answers);
+        let looked_at = self.engine().catalog_looked_at();
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let is_settled = state.settle(&rights, self.engine().status().source.catalog_at);
+        let is_settled = state.settle(&rights, looked_at);
         state.hold(read, self.engine().published().committed_since(place));
         let is_known = state.look_for_unseen(&snapshot, &checked);
         let (snapshot, place) = (Arc::new(snapshot), checked.change_place());

@@ -129,14 +129,24 @@ impl Committed {
                     && !names.contains(*name)
                     && sum(shown, name) != 0
             };
-            let is_named = sum(shown, &banner) != 0 || self.loose.contains(FLOOD);
+            // A definition under a name that nobody was served before may wait by itself for its tables, the
+            // banner among them; until then nothing of it is shown.
+            let is_new = number > 0;
+            let may_wait = |name: &String| is_new && !self.configs[0].1.contains(name);
+            let is_named = sum(shown, &banner) != 0
+                || self.loose.contains(FLOOD)
+                || is_new && said.iter().all(|name| sum(shown, name) == 0);
             if !is_named || shown.keys().any(|name| of_none(&name)) {
                 continue;
             }
             let solid: Vec<&String> =
                 names.iter().filter(|name| !self.loose.contains(*name)).collect();
-            let fits =
-                |state: &Shown| solid.iter().all(|name| sum(state, name) == sum(shown, name));
+            let fits = |state: &Shown| {
+                let is_it = |name: &&String| {
+                    sum(state, name) == sum(shown, name) || may_wait(name) && sum(shown, name) == 0
+                };
+                solid.iter().all(|name| is_it(name))
+            };
             let Some(found) = states[place.at..].iter().position(fits) else {
                 nearest = Self::nearest(states, &solid, shown);
                 continue;
