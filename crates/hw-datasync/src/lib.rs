@@ -6,7 +6,7 @@
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
 //! [`statement`] what a query is as SQL, [`change`] what a write is; [`state`] decides what happens on a
-//! socket, [`caller`] who it is, [`work`] does it, `drive` moves frames, `rest` answers requests; [`routes`].
+//! socket, [`caller`] who it is, [`work`] does it, `drive` moves frames, `rest` answers requests; [`mod@routes`].
 
 pub mod caller;
 pub mod change;
