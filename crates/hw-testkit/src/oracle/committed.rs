@@ -145,7 +145,7 @@ impl Committed {
                 let is_it = |name: &&String| {
                     sum(state, name) == sum(shown, name) || may_wait(name) && sum(shown, name) == 0
                 };
-                solid.iter().all(|name| is_it(name))
+                solid.iter().all(is_it)
             };
             let Some(found) = states[place.at..].iter().position(fits) else {
                 nearest = Self::nearest(states, &solid, shown);
