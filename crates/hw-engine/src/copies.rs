@@ -17,7 +17,7 @@ use crate::copy_spool::{Commit, CopySpool, Copying};
 use crate::error::EngineError;
 use crate::fold::{Fold, FoldError, RowChange};
 use crate::overlay::Sink;
-use crate::state::{Record, TableRecord, Text, keys};
+use crate::state::{CopyOfAll, Record, TableRecord, keys};
 use crate::tables::{StoredRow, Table, same_shape};
 use crate::writer::{CopyOutcome, Writer};
 use hw_input::entry::{Behind, CopiedTable, Reading};
@@ -37,12 +37,11 @@ impl Writer {
     pub(crate) fn copy_begins(&mut self, whole: Option<String>) -> Result<(), EngineError> {
         self.drop_copy()?;
         if let Some(slot) = &whole {
-            let slot = Text(slot.clone());
-            self.overlay.put(&self.state, keys::COPYING.to_vec(), slot.encode())?;
+            self.note_copy_of_all(slot.clone(), None)?;
             self.commit()?;
         }
         self.copying = Some(Copying {
-            whole: whole.is_some(),
+            whole,
             boundary: Lsn::ZERO,
             loading: HashMap::new(),
             left_out: Vec::new(),
@@ -50,6 +49,13 @@ impl Writer {
             spool: CopySpool::new(self.store.spool().clone()),
             loaded: None,
         });
+        Ok(())
+    }
+
+    /// A slot that this store made is known as its own, whatever ends the copy.
+    fn note_copy_of_all(&mut self, slot: String, made_at: Option<Lsn>) -> Result<(), EngineError> {
+        let record = CopyOfAll { slot, made_at };
+        self.overlay.put(&self.state, keys::COPYING.to_vec(), record.encode())?;
         Ok(())
     }
 
@@ -82,6 +88,9 @@ impl Writer {
         lsn: Lsn,
         tables: Vec<CopiedTable>,
     ) -> Result<Vec<Arc<Table>>, EngineError> {
+        if let Some(slot) = self.copying.as_ref().and_then(|copying| copying.whole.clone()) {
+            self.note_copy_of_all(slot, Some(lsn))?;
+        }
         let Some(copying) = &mut self.copying else { return Ok(Vec::new()) };
         copying.boundary = lsn;
         let mut targets = Vec::new();
@@ -182,7 +191,7 @@ impl Writer {
 
     /// Whether nothing new may be shown.
     pub(crate) fn hidden(&self) -> bool {
-        self.copying.as_ref().is_some_and(|c| c.whole)
+        self.copying.as_ref().is_some_and(|c| c.whole.is_some())
     }
 
     /// A marker has arrived; if it is the one behind the copy, the tables enter.

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 /// A copy under way. There is one at a time; it may hold many tables.
 pub(crate) struct Copying {
-    /// Nothing is shown until it is complete: the source's history moved.
-    pub whole: bool,
+    /// Everything is copied, from this slot, and nothing is shown until it is complete.
+    pub whole: Option<String>,
     /// X; zero until it is known, with what is loaded.
     pub boundary: Lsn,
     /// The incarnations that are being loaded, by the source's oid.

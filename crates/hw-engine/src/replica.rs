@@ -3,7 +3,7 @@
 use crate::board::Board;
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
-use crate::state::{Record, Text, keys};
+use crate::state::{CopyOfAll, Record, keys};
 use crate::tables::Table;
 use crate::writer::Writer;
 use hw_input::identity::{Identity, Stored};
@@ -31,12 +31,12 @@ impl Told {
         let tail_start = crate::tail::start(store, &store.space("tail")?)?;
         let end_lsn = self.publication.durable();
         let identity = Identity::load(&snapshot, &state, keys::IDENTITY)?;
-        let copying = Text::load(&snapshot, &state, keys::COPYING)?;
+        let copying = CopyOfAll::load(&snapshot, &state, keys::COPYING)?;
         Ok(Kept {
             store: store_id(&self.board.secret()),
             op_id: self.publication.current().checkpoint.op_id,
             stored: identity.map(|identity| Stored { identity, end_lsn, tail_start }),
-            copying: copying.map(|Text(slot)| slot),
+            copying: copying.map(|copy| (copy.slot, copy.made_at)),
             moved: snapshot.get(&state, keys::MOVED)?.is_some(),
         })
     }

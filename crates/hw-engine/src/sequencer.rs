@@ -507,15 +507,17 @@ impl Sequencer {
         missing.extend(self.writer.stale_names().into_iter().cloned());
         let definitions = &self.writer.definitions;
         let unready = definitions.unready(&missing);
-        if unready.is_empty() || definitions.can_serve_without(&unready) {
+        let later = definitions.not_to_build(&missing);
+        // What can be built is built first: who waits for it would be shown it empty meanwhile.
+        let can_build = self.writer.can_build(&later);
+        if unready.is_empty() || !can_build && definitions.can_serve_without(&unready) {
             let waiting = unready.iter().map(|unready| unready.index).collect();
             self.apply(Control::Switch { now: now(), waiting })?;
             return Ok(Work::Some);
         }
-        let later = definitions.not_to_build(&missing);
         // What is built first is built at once, when all is there.
         let is_first = definitions.active.is_none();
-        if !self.writer.can_build(&later) || is_first && !later.is_empty() {
+        if !can_build || is_first && !later.is_empty() {
             return Ok(Work::None);
         }
         let control = match self.writer.can_build_at_once() {

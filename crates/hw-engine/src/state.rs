@@ -161,9 +161,14 @@ pub struct Lacking(pub BTreeSet<u32>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Waiting(pub BTreeSet<u32>);
 
-/// A text.
+/// A copy of everything that has begun and not entered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text(pub String);
+pub struct CopyOfAll {
+    /// Its slot.
+    pub slot: String,
+    /// Where that was made; `None` as long as it is not told.
+    pub made_at: Option<Lsn>,
+}
 
 /// 32 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -213,7 +218,7 @@ pub mod keys {
     pub const LACKING: &[u8] = b"lacking";
     /// [`super::Waiting`].
     pub const WAITING: &[u8] = b"waiting";
-    /// [`super::Text`]: the slot of a copy of everything that has begun and not entered.
+    /// [`super::CopyOfAll`].
     pub const COPYING: &[u8] = b"copying";
     /// There while the source's history is another than the stored one; [`BEHIND`] where the store was
     /// put back to an earlier state.
@@ -461,13 +466,21 @@ fn take_numbers(input: &mut &[u8]) -> Option<BTreeSet<u32>> {
     Some(numbers)
 }
 
-impl Record for Text {
+impl Record for CopyOfAll {
     fn put(&self, out: &mut Vec<u8>) {
-        put_text(out, &self.0);
+        put_text(out, &self.slot);
+        if let Some(Lsn(at)) = self.made_at {
+            varint::put(out, at);
+        }
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
-        take_text(input).map(Text)
+        let slot = take_text(input)?;
+        let made_at = match input.is_empty() {
+            true => None,
+            false => Some(Lsn(varint::take(input)?)),
+        };
+        Some(CopyOfAll { slot, made_at })
     }
 }
 
@@ -691,7 +704,9 @@ mod tests {
         round_trip(Refused(BTreeSet::from([TableName::new("public", "v")])));
         round_trip(Demanded(BTreeSet::from([TableName::new("public", "t")])));
         round_trip(Lacking(BTreeSet::from([1, 300])));
-        round_trip(Text("headwater_x".into()));
+        for made_at in [None, Some(Lsn(1 << 40))] {
+            round_trip(CopyOfAll { slot: "headwater_x".into(), made_at });
+        }
         round_trip(WriteCheckpoint { number: u64::MAX, at: Lsn(1 << 41), day: 20_000 });
         round_trip(Day(20_000));
         round_trip(Identity {

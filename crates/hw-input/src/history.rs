@@ -4,7 +4,8 @@
 //! In: what the store knows, what the source shows and remembers. Out: a [`Decision`]. Pure: every
 //! case is a line of a table. Invariants: a slot whose store was alive a moment ago is not taken
 //! from it (FD-28); numbers are given anew exactly where the store is new or behind its clients
-//! (E-3). It is behind when the slot was confirmed beyond it, when another store used the slot, or when
+//! (E-3). It is behind when the slot was confirmed beyond it (but for one that it made itself for a copy that was
+//! interrupted), when another store used the slot, or when
 //! the source remembers a number that it never gave; whatever else is the case, and also while the
 //! slot is not ours to take: nobody is answered from it then, and it is compared (FD-27, FD-30).
 
@@ -32,7 +33,7 @@ pub struct Ours {
     pub lacks: bool,
     /// Oid of the publication that its rows came through; `None` when none is noted.
     pub publication: Option<u32>,
-    /// Whether this store made the slot that is there, for a first copy that was interrupted.
+    /// Whether this store made the slot that is there, for a copy of everything that was interrupted.
     pub made_slot: bool,
     /// How long this process has seen nobody use the slot.
     pub watched: Duration,
@@ -80,6 +81,11 @@ pub struct Decision {
 pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
     let mut verdict = check(stored, found);
     let other = found.memory.filter(|memory| memory.store != ours.store);
+    if ours.made_slot
+        && let Verdict::ComparedRecopy { reason: reason @ Recopy::Hole, .. } = &mut verdict
+    {
+        *reason = Recopy::CopyInterrupted;
+    }
     let hole = matches!(verdict, Verdict::ComparedRecopy { reason: Recopy::Hole, .. });
     let behind = stored.is_some() && (hole || other.is_some() || ours.lacks);
     if !matches!(verdict, Verdict::Refuse(_)) && is_anothers(stored, ours, found) {
@@ -281,7 +287,7 @@ mod tests {
                 "copy, drop true",
                 new(7 + MARGIN),
             ),
-            ("our own first copy", &none, begun, with(None, here()), "copy, drop true", new(0)),
+            ("our own first copy", &none, begun.clone(), with(None, here()), "copy, drop true", new(0)),
             ("no slot", &none, ours(), with(None, None), "copy, drop false", new(0)),
             (
                 "a lost slot is nobody's",
@@ -311,7 +317,16 @@ mod tests {
                 new(700 + MARGIN),
             ),
             // FD-27: an older copy of the store.
-            ("hole", &full, ours(), beyond, hole, new(400 + MARGIN)),
+            ("hole", &full, ours(), beyond.clone(), hole, new(400 + MARGIN)),
+            // F-14: its new slot stands beyond the store until the copy enters.
+            (
+                "slot dropped by hand, and the copy interrupted",
+                &full,
+                begun.clone(),
+                beyond,
+                "compare: a copy of everything was interrupted",
+                Epoch::Keep,
+            ),
             (
                 "an older store on a quiet source",
                 &full,

@@ -83,6 +83,8 @@ pub enum Recopy {
     SlotLost,
     /// The slot confirmed more than is stored: what lies between is in no store.
     Hole,
+    /// A copy of everything was interrupted when its slot had been made: nothing was confirmed by it.
+    CopyInterrupted,
     /// The source's log ends before the stored position: it was restored from an older state.
     SourceMovedBack,
     /// The slot stands before what the stored tail can compare: an older slot of the same name.
@@ -107,6 +109,7 @@ impl fmt::Display for Recopy {
             Recopy::SlotGone => "the slot was dropped",
             Recopy::SlotLost => "the source gave up the log that the slot needed",
             Recopy::Hole => "the slot was confirmed beyond what is stored",
+            Recopy::CopyInterrupted => "a copy of everything was interrupted",
             Recopy::SourceMovedBack => "the source's log ends before what is stored",
             Recopy::SlotOlderThanTail => "the slot is older than what is stored",
             Recopy::LogRemoved => "the log that the slot needs was removed",

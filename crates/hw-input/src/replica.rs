@@ -8,7 +8,7 @@
 use crate::identity::Stored;
 use hw_pg::catalog::Refused;
 use hw_types::facts::TableFacts;
-use hw_types::{Diagnostic, EndLsn, OpId, Relation, RelationId, TableName, TablePattern, Xid};
+use hw_types::{Diagnostic, EndLsn, Lsn, OpId, Relation, RelationId, TableName, TablePattern, Xid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -49,8 +49,9 @@ pub struct Kept {
     pub op_id: OpId,
     /// Which history is stored and how far; `None` when no rows are.
     pub stored: Option<Stored>,
-    /// The slot of a copy of everything that was begun and has not entered.
-    pub copying: Option<String>,
+    /// The slot of a copy of everything that was begun and has not entered, with where it was made; `None` as
+    /// long as the engine was not told.
+    pub copying: Option<(String, Option<Lsn>)>,
     /// Whether the source was found to repeat something else than what was applied.
     pub moved: bool,
 }

@@ -76,6 +76,14 @@ async fn number(context: &Context, epoch: Epoch) -> Result<(), Ended> {
     is_done.await.map_err(|_| Ended::Restarted)
 }
 
+/// Whether the slot is that of a copy which this store began, as it was made: of whatever streams from it later
+/// it is confirmed beyond that.
+fn made_slot(kept: &Kept, found: &Found) -> bool {
+    let Some((name, made_at)) = &kept.copying else { return false };
+    let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
+    *name == found.slot_name && made_at.is_none_or(|at| confirmed == Some(EndLsn(at)))
+}
+
 /// A compared copy of everything, through a new slot.
 fn compared(reason: Option<Recopy>) -> Verdict {
     let reason = reason.unwrap_or(Recopy::HistoryMoved);
@@ -99,7 +107,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         store: kept.store,
         lacks: found.memory.is_some_and(|memory| context.replica.lacks(memory.op_id)),
         publication: publication(&context.plan().tables),
-        made_slot: kept.copying.as_ref().is_some_and(|name| *name == slot),
+        made_slot: made_slot(kept, found),
         watched,
         take_over,
     };

@@ -5,6 +5,7 @@ use crate::world::{Follower, ROLE, World, query, user};
 use hw_live::{LiveError, Wants};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
 
 /// A table for each tier: computed here, with a table beside, asked.
 const SCHEMA: &str = "
@@ -89,11 +90,16 @@ async fn followers(world: &World) -> Vec<Follower> {
 async fn e_4_nobody_is_shown_what_is_written_behind_the_loss_of_access() {
     let mut world = World::new(SCHEMA).await;
     let mut followers = followers(&world).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = tokio::spawn(write(world.client_of(ROLE_OF_WRITER).await, stop.clone()));
+    let (stop, turn) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+    let writer = world.client_of(ROLE_OF_WRITER).await;
+    let writer = tokio::spawn(write(writer, turn.clone(), stop.clone()));
     for (round, (lost, loss, back)) in LOSSES.iter().enumerate() {
-        for follower in &followers {
-            world.settles(follower).await;
+        {
+            // What is written all the time is never the same here and there.
+            let _rest = turn.lock().await;
+            for follower in &followers {
+                world.settles(follower).await;
+            }
         }
         eprintln!("{loss}");
         world.sql(loss).await;
@@ -136,9 +142,10 @@ async fn e_4_nobody_is_shown_what_is_written_behind_the_loss_of_access() {
 const ROLE_OF_WRITER: &str = "postgres";
 
 /// Writes rows that ada may see, and rows that she may not, all the time.
-async fn write(client: tokio_postgres::Client, stop: Arc<AtomicBool>) {
+async fn write(client: tokio_postgres::Client, turn: Arc<Mutex<()>>, stop: Arc<AtomicBool>) {
     let mut round = 0_u32;
     while !stop.load(Ordering::Acquire) {
+        let own_turn = turn.lock().await;
         round += 1;
         let (id, table) = (3 + round % 40, TABLES[round as usize % 3]);
         let team = round % 2 + 1;
@@ -148,6 +155,7 @@ async fn write(client: tokio_postgres::Client, stop: Arc<AtomicBool>) {
              SET team = excluded.team, owner = excluded.owner, body = excluded.body WHERE {table}.body <> '{SECRET}'"
         );
         client.batch_execute(&upsert).await.unwrap();
+        drop(own_turn);
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
 }

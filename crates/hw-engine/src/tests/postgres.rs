@@ -391,6 +391,9 @@ async fn a_write_checkpoint_comes_back_with_what_was_written_before_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_configuration_is_built_from_the_replica_and_an_invalid_one_changes_nothing() {
     let world = World::new(SCHEMA).await;
+    // So many that building takes a while: what is built is not shown before it is complete.
+    world.sql("INSERT INTO todos SELECT 'f' || i, 'f', 'f' FROM generate_series(1, 20000) i").await;
+    world.barrier().await;
     let mut amy = Client::default();
     world.check(&mut amy, "amy").await;
     let name = |world: &World| {
@@ -411,7 +414,7 @@ async fn a_new_configuration_is_built_from_the_replica_and_an_invalid_one_change
     assert_eq!(again, scanned, "the source is not asked for anything");
     assert_eq!(name(&world), before, "an unchanged bucket keeps its name and operations");
     let state = view(&world.engine().published()).bucket(1, "[]").unwrap().unwrap();
-    assert_eq!(state.live, 500);
+    assert_eq!(state.live, 20_500);
     assert!(!world.engine().configure("sync.yaml", &wider).await.unwrap(), "the same text again");
     world.engine().stop().await;
 }

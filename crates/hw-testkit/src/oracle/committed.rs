@@ -246,12 +246,20 @@ mod tests {
             vec![shown(&[("config1", 9), ("def0", 1), ("def1", 2)])],
             vec![shown(&[("config0", 9), ("def0", 1), ("def1", 1)])],
             vec![shown(&[("config0", 9), ("config1", 9), ("def0", 1), ("def1", 1)])],
-            vec![shown(&[("config1", 9), ("def0", 2)])],
-            vec![shown(&[("def0", 1)])],
+            vec![shown(&[("config1", 9), ("def1", 2)])],
+            vec![shown(&[("def1", 1)])],
             vec![shown(&[("config0", 9), ("def0", 2)]), shown(&[("config0", 9), ("def0", 1)])],
         ];
         for states in wrong {
             given().explain(0, &mut Place::default(), &states).unwrap_err();
+        }
+    }
+
+    /// One under a new name may wait by itself, and the banner of its configuration with it.
+    #[test]
+    fn a_definition_under_a_new_name_may_be_shown_empty() {
+        for state in [shown(&[("config1", 9), ("def0", 2)]), shown(&[("def0", 1)])] {
+            given().explain(0, &mut Place::default(), &[state]).unwrap();
         }
     }
 
