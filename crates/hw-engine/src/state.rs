@@ -469,17 +469,12 @@ fn take_numbers(input: &mut &[u8]) -> Option<BTreeSet<u32>> {
 impl Record for CopyOfAll {
     fn put(&self, out: &mut Vec<u8>) {
         put_text(out, &self.slot);
-        if let Some(Lsn(at)) = self.made_at {
-            varint::put(out, at);
-        }
+        varint::put(out, self.made_at.unwrap_or(Lsn::ZERO).0);
     }
 
     fn take(input: &mut &[u8]) -> Option<Self> {
         let slot = take_text(input)?;
-        let made_at = match input.is_empty() {
-            true => None,
-            false => Some(Lsn(varint::take(input)?)),
-        };
+        let made_at = Some(Lsn(varint::take(input)?)).filter(|at| *at != Lsn::ZERO);
         Some(CopyOfAll { slot, made_at })
     }
 }
