@@ -3,8 +3,8 @@
  * `npm test -- --test-name-pattern=priority`.
  *
  * In: the arguments, `HEADWATER_BIN` (default: the debug build), `CONFORMANCE_FULL=1` for the long
- * forms, `HEADWATER_TEST_MAJOR` for another Postgres. Out: the output of Node's test runner, and its
- * exit code. One Postgres serves the whole run; every test file has a database and a server.
+ * forms, `HEADWATER_TEST_MAJOR` for another Postgres, `HEADWATER_IHP_DATASYNC` for the original client.
+ * Out: the output of Node's test runner, and its exit code. One Postgres serves the whole run; every test file has a database and a server.
  */
 
 import { spawn } from 'node:child_process';
@@ -25,7 +25,13 @@ const given = process.argv.slice(2);
 const flags = given.filter((argument) => argument.startsWith('-'));
 const named = given.filter((argument) => !argument.startsWith('-'));
 const all = fs.readdirSync(path.join(HERE, 'tests')).filter((name) => name.endsWith('.test.js'));
-const files = named.length > 0 ? named : all.sort().map((name) => path.join('tests', name));
+const isOfOriginal = (/** @type {string} */ name) => name.startsWith('original');
+const here = all.filter((name) => process.env.HEADWATER_IHP_DATASYNC || !isOfOriginal(name));
+const files = named.length > 0 ? named : here.sort().map((name) => path.join('tests', name));
+if (here.length < all.length && named.length === 0) {
+  const left = all.filter(isOfOriginal).join(', ');
+  console.error(`not in this run: ${left}: HEADWATER_IHP_DATASYNC names no folder with the original client`);
+}
 
 const cluster = await Postgres.start();
 let code = 1;

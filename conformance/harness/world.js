@@ -54,6 +54,7 @@ export class World {
    * @param {string} [options.before] further SQL that runs before the server starts
    * @param {string} [options.syncConfig]
    * @param {string} [options.config] text of `headwater.yaml`
+   * @param {string} [options.cluster] URL of another cluster than the run's
    */
   static async start({
     tables = read('../worlds/lists.sql'),
@@ -61,8 +62,8 @@ export class World {
     before = '',
     syncConfig = LISTS_YAML,
     config,
+    cluster = process.env.CONFORMANCE_POSTGRES,
   } = {}) {
-    const cluster = process.env.CONFORMANCE_POSTGRES;
     if (!cluster) throw new Error('run the suite with `npm test`, which starts a Postgres for it');
     databases += 1;
     const name = `c_${process.pid}_${databases}`;

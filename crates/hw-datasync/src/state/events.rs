@@ -15,9 +15,9 @@ const LEAST_TEXT: usize = 256;
 /// Whether what was appended to a text may be told instead of the whole text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Appends {
-    /// It may: this socket never wrote to the table.
+    /// It may: whoever subscribed said so.
     Told,
-    /// It may not: the original client drops an append behind a write of its own.
+    /// It may not: old clients know no appends, and newer ones drop one that comes behind a write of their own.
     Whole,
 }
 

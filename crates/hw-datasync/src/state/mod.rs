@@ -16,7 +16,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use hw_live::{News, Wants};
@@ -38,9 +38,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const WAITING: usize = 256;
 /// Tasks that run at the same time, apart from those of transactions.
 const AT_ONCE: usize = 16;
-
-/// Tables that a socket wrote to are remembered up to this many.
-const WRITTEN: usize = 100;
 
 /// Names a task.
 pub type TaskId = u64;
@@ -141,8 +138,6 @@ pub struct Session {
     next_task: TaskId,
     transactions: HashMap<String, Standing>,
     subscriptions: HashMap<String, Subscription>,
-    /// The tables to which this socket wrote; `None`: too many to remember.
-    written: Option<HashSet<String>>,
     /// Makes identifiers that nobody can guess.
     new_id: Box<dyn FnMut() -> String + Send>,
     last_sent: Instant,
@@ -177,7 +172,7 @@ enum Kind {
 
 /// A subscription of this socket, from its request on.
 struct Subscription {
-    table: String,
+    appends: Appends,
     /// Whether its answer was sent.
     began: bool,
 }
@@ -205,7 +200,6 @@ impl Session {
             next_task: 0,
             transactions: HashMap::new(),
             subscriptions: HashMap::new(),
-            written: Some(HashSet::new()),
             new_id: Box::new(new_id),
             last_sent: now,
         }
@@ -306,12 +300,6 @@ impl Session {
     }
 
     fn prepare(&mut self, message: Message) -> Result<(Kind, Task), Failure> {
-        if let Message::Create { table, .. }
-        | Message::Update { table, .. }
-        | Message::Delete { table, .. } = &message
-        {
-            self.wrote(table);
-        }
         let work = |kind: Kind, work: Work, transaction: Option<String>| {
             Ok((kind, Task::Work(work, transaction)))
         };
@@ -343,13 +331,21 @@ impl Session {
             Message::Commit { transaction } => self.end(transaction, End::Commit),
             Message::LoginWithToken { token } => Ok((Kind::Login, Task::Login(token))),
             Message::Hook { tag, json } => Ok((Kind::Hook, Task::Hook { tag, json })),
-            Message::SubscribeRows { query, .. } => self.subscribe(query, Wants::Rows),
-            Message::SubscribeCount { query } => self.subscribe(query, Wants::Count),
+            Message::SubscribeRows { query, appends, .. } => {
+                let appends = if appends { Appends::Told } else { Appends::Whole };
+                self.subscribe(query, Wants::Rows, appends)
+            }
+            Message::SubscribeCount { query } => self.subscribe(query, Wants::Count, Appends::Whole),
             Message::Unsubscribe { .. } => unreachable!("invariant: it is answered at once"),
         }
     }
 
-    fn subscribe(&mut self, query: Query, wants: Wants) -> Result<(Kind, Task), Failure> {
+    fn subscribe(
+        &mut self,
+        query: Query,
+        wants: Wants,
+        appends: Appends,
+    ) -> Result<(Kind, Task), Failure> {
         let limit = self.limits.subscriptions;
         if self.subscriptions.len() >= limit {
             let message =
@@ -357,7 +353,7 @@ impl Session {
             return Err(Failure::new(code::SUBSCRIPTIONS, message));
         }
         let id = (self.new_id)();
-        let subscription = Subscription { table: query.table.clone(), began: false };
+        let subscription = Subscription { appends, began: false };
         self.subscriptions.insert(id.clone(), subscription);
         Ok((Kind::Subscribe { id: id.clone() }, Task::Subscribe(id, query, wants)))
     }
@@ -383,8 +379,7 @@ impl Session {
                 effects.push(Effect::Send(event.json()));
             }
             News::Rows(changes) => {
-                let wrote = self.written.as_ref().is_none_or(|it| it.contains(&subscription.table));
-                let appends = if wrote { Appends::Whole } else { Appends::Told };
+                let appends = subscription.appends;
                 let events = changes.iter().filter_map(|it| events::event(id, it, appends));
                 effects.extend(events.map(Effect::Send));
             }
@@ -395,15 +390,6 @@ impl Session {
         if self.subscriptions.remove(id).is_some() {
             effects.push(Effect::Unsubscribe(id.to_owned()));
             effects.push(Effect::Send(failure.push(id)));
-        }
-    }
-
-    fn wrote(&mut self, table: &str) {
-        if let Some(written) = &mut self.written {
-            written.insert(table.to_owned());
-            if written.len() > WRITTEN {
-                self.written = None;
-            }
         }
     }
 

@@ -349,7 +349,7 @@ fn ds_10_5_a_subscription_that_ends_by_itself_is_told_without_a_number() {
 }
 
 #[test]
-fn ds_10_5_who_wrote_to_a_table_is_told_whole_texts_of_it() {
+fn ds_10_5_appends_are_told_to_whoever_knows_them_and_whole_texts_to_everybody_else() {
     let text = |end: &str| {
         hw_live::Record::new(json!({"t": format!("{}{end}", "x".repeat(300))}).to_string())
     };
@@ -359,13 +359,17 @@ fn ds_10_5_who_wrote_to_a_table_is_told_whole_texts_of_it() {
         after: text("y"),
     }]);
     let mut rig = Rig::new();
-    rig.message(subscribe(0));
-    rig.done(0, Outcome::Rows(vec![]));
+    let mut knows = subscribe(0);
+    knows["appends"] = true.into();
+    rig.message(knows);
+    rig.message(subscribe(1));
+    for task in [0, 1] {
+        rig.done(task, Outcome::Rows(vec![]));
+    }
     rig.sent();
     rig.handle(Event::News("id-1", &news));
     assert_eq!(rig.sent()[0]["appendSet"], json!({"t": "y"}));
-    rig.message(json!({"tag": "UpdateRecordMessage", "requestId": 1, "table": "t", "id": 1, "patch": {"t": "z"}}));
-    rig.handle(Event::News("id-1", &news));
+    rig.handle(Event::News("id-2", &news));
     let sent = rig.sent();
     assert!(
         sent[0].get("appendSet").is_none() && sent[0]["changeSet"]["t"].is_string(),

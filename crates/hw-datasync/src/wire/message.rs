@@ -26,7 +26,7 @@ pub enum Message {
     /// Rows, once.
     Query { query: Query, transaction: Option<String> },
     /// Rows, and every change of them from then on.
-    SubscribeRows { query: Query, resume: Option<Resume> },
+    SubscribeRows { query: Query, resume: Option<Resume>, appends: bool },
     /// How many rows, and every change of that.
     SubscribeCount { query: Query },
     /// Ends a subscription.
@@ -86,6 +86,8 @@ struct Wire<'a> {
     #[serde(borrow)]
     resume: Option<&'a RawValue>,
     #[serde(borrow)]
+    appends: Option<&'a RawValue>,
+    #[serde(borrow)]
     transaction_id: Option<&'a RawValue>,
     #[serde(borrow)]
     subscription_id: Option<&'a RawValue>,
@@ -133,7 +135,9 @@ impl Wire<'_> {
             "DataSyncQuery" => Message::Query { query: query()?, transaction: transaction()? },
             "CreateDataSubscription" => {
                 let resume = self.resume.map(|raw| serde_json::from_str(raw.get())).transpose()?;
-                Message::SubscribeRows { query: query()?, resume }
+                // Keys of other protocols are ignored, whatever they hold.
+                let appends = self.appends.is_some_and(|raw| raw.get() == "true");
+                Message::SubscribeRows { query: query()?, resume, appends }
             }
             "CreateCountSubscription" => Message::SubscribeCount { query: query()? },
             "DeleteDataSubscription" => {
@@ -241,8 +245,15 @@ mod tests {
         let resume = r#","resume":{"subscriptionId":"s","lsn":"0/1"}"#;
         assert!(matches!(
             read(&format!(r#"{{"tag":"CreateDataSubscription",{id},"query":{QUERY}{resume}}}"#)),
-            Message::SubscribeRows { resume: Some(Resume { .. }), .. }
+            Message::SubscribeRows { resume: Some(Resume { .. }), appends: false, .. }
         ));
+        let appends = |value: &str| {
+            let json = format!(
+                r#"{{"tag":"CreateDataSubscription",{id},"query":{QUERY},"appends":{value}}}"#
+            );
+            matches!(read(&json), Message::SubscribeRows { appends: true, .. })
+        };
+        assert!(appends("true") && !appends("false") && !appends("null") && !appends("7"));
         assert!(matches!(
             read(&format!(r#"{{"tag":"CreateCountSubscription",{id},"query":{QUERY}}}"#)),
             Message::SubscribeCount { .. }

@@ -191,10 +191,38 @@ fn has_half_a_pair(json: &str) -> bool {
     false
 }
 
+/// A value of a condition without what old clients put around it: `{"tag": "TextValue", "contents": "a"}` is
+/// `"a"`, `{"tag": "Null"}` is null.
+///
+/// - Source: `jsValueToDynamicValue` in `ihp-querybuilder.js` of IHP 1.4 and before, and of `thin-backend`.
+fn unwrapped(raw: &RawValue) -> &RawValue {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wrapped<'a> {
+        #[serde(borrow)]
+        tag: Cow<'a, str>,
+        #[serde(borrow)]
+        contents: Option<&'a RawValue>,
+    }
+    if !raw.get().starts_with('{') {
+        return raw;
+    }
+    let Ok(Wrapped { tag, contents }) = serde_json::from_str(raw.get()) else { return raw };
+    let contents = contents.unwrap_or(RawValue::NULL);
+    let fits = match (&*tag, contents.get().as_bytes().first()) {
+        ("TextValue", Some(b'"')) => true,
+        ("IntValue" | "DoubleValue", Some(b'-' | b'0'..=b'9')) => true,
+        ("BoolValue", Some(b't' | b'f')) => true,
+        ("Null", Some(b'n')) => true,
+        _ => false,
+    };
+    if fits { contents } else { raw }
+}
+
 /// A list of values within bounds.
 fn literals(values: &[&RawValue]) -> Result<Vec<Literal>, Unreadable> {
     match values.len() {
-        0..=MAX_VALUES => values.iter().map(|raw| Literal::read(raw)).collect(),
+        0..=MAX_VALUES => values.iter().map(|raw| Literal::read(unwrapped(raw))).collect(),
         _ => unreadable(format!("a list may have {MAX_VALUES} values at most")),
     }
 }
@@ -353,7 +381,7 @@ fn read_expr(json: &str, depth: usize, nodes: &mut usize) -> Result<Expr, Unread
         },
         // A value that is missing is not null: that would be another condition.
         "LiteralExpression" => match (wire.value, has_key(json, "value")?) {
-            (Some(value), _) => Expr::Literal(Literal::read(value)?),
+            (Some(value), _) => Expr::Literal(Literal::read(unwrapped(value))?),
             (None, true) => Expr::Literal(Literal("null".into())),
             (None, false) => return unreadable(missing("value")),
         },
@@ -469,6 +497,36 @@ mod tests {
         );
         assert!(read(r#"{"tag":"LiteralExpression"}"#).is_err());
         assert!(read(r#"{"tag":"Other"}"#).unwrap_err().0.contains("Other"));
+    }
+
+    #[test]
+    fn ds_17_what_clients_before_ihp_1_5_put_around_a_value_is_not_part_of_it() {
+        let value = |json: &str| match read(&format!(r#"{{"tag":"LiteralExpression","value":{json}}}"#)) {
+            Ok(Some(Expr::Literal(literal))) => literal.json().to_owned(),
+            other => panic!("{json}: {other:?}"),
+        };
+        assert_eq!(value(r#"{"tag":"TextValue","contents":"a \" b"}"#), r#""a \" b""#);
+        assert_eq!(value(r#"{"contents":-7,"tag":"IntValue"}"#), "-7");
+        assert_eq!(value(r#"{"tag":"DoubleValue","contents":1.50}"#), "1.50");
+        assert_eq!(value(r#"{"tag":"BoolValue","contents":false}"#), "false");
+        assert_eq!(value(r#"{"tag":"Null"}"#), "null");
+        // Objects that are none of these are values of JSON columns.
+        for whole in [
+            r#"{"tag":"IntValue","contents":"7"}"#,
+            r#"{"tag":"TextValue"}"#,
+            r#"{"tag":"TextValue","contents":"a","more":1}"#,
+            r#"{"tag":"Other","contents":1}"#,
+            r#"{"a":1}"#,
+        ] {
+            assert_eq!(value(whole), whole);
+        }
+        let list = read(
+            r#"{"tag":"ListExpression","values":[{"tag":"IntValue","contents":1},{"tag":"Null"},2]}"#,
+        );
+        let expected = ["1", "null", "2"].map(|json| Literal(json.into()));
+        assert_eq!(list, Ok(Some(Expr::List(expected.to_vec()))));
+        let half = r#"{"tag":"LiteralExpression","value":{"tag":"TextValue","contents":"\ud800"}}"#;
+        assert!(read(half).is_err());
     }
 
     #[test]

@@ -116,8 +116,12 @@ export class LiveQuery {
       tag: this.kind === 'rows' ? 'CreateDataSubscription' : 'CreateCountSubscription',
       query: this.result?.sent ?? this.query,
     };
-    if (this.#resume !== null && this.kind === 'rows') {
-      message.resume = this.#resume;
+    if (this.kind === 'rows') {
+      // Appends are applied to the row as the server has it, so they are always right here.
+      message.appends = true;
+      if (this.#resume !== null) {
+        message.resume = this.#resume;
+      }
     }
     connection.request(message, {
       resend: 'here',
