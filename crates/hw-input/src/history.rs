@@ -287,7 +287,14 @@ mod tests {
                 "copy, drop true",
                 new(7 + MARGIN),
             ),
-            ("our own first copy", &none, begun.clone(), with(None, here()), "copy, drop true", new(0)),
+            (
+                "our own first copy",
+                &none,
+                begun.clone(),
+                with(None, here()),
+                "copy, drop true",
+                new(0),
+            ),
             ("no slot", &none, ours(), with(None, None), "copy, drop false", new(0)),
             (
                 "a lost slot is nobody's",

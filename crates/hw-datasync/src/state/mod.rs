@@ -335,7 +335,9 @@ impl Session {
                 let appends = if appends { Appends::Told } else { Appends::Whole };
                 self.subscribe(query, Wants::Rows, appends)
             }
-            Message::SubscribeCount { query } => self.subscribe(query, Wants::Count, Appends::Whole),
+            Message::SubscribeCount { query } => {
+                self.subscribe(query, Wants::Count, Appends::Whole)
+            }
             Message::Unsubscribe { .. } => unreachable!("invariant: it is answered at once"),
         }
     }

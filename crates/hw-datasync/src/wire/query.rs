@@ -501,10 +501,11 @@ mod tests {
 
     #[test]
     fn ds_17_what_clients_before_ihp_1_5_put_around_a_value_is_not_part_of_it() {
-        let value = |json: &str| match read(&format!(r#"{{"tag":"LiteralExpression","value":{json}}}"#)) {
-            Ok(Some(Expr::Literal(literal))) => literal.json().to_owned(),
-            other => panic!("{json}: {other:?}"),
-        };
+        let value =
+            |json: &str| match read(&format!(r#"{{"tag":"LiteralExpression","value":{json}}}"#)) {
+                Ok(Some(Expr::Literal(literal))) => literal.json().to_owned(),
+                other => panic!("{json}: {other:?}"),
+            };
         assert_eq!(value(r#"{"tag":"TextValue","contents":"a \" b"}"#), r#""a \" b""#);
         assert_eq!(value(r#"{"contents":-7,"tag":"IntValue"}"#), "-7");
         assert_eq!(value(r#"{"tag":"DoubleValue","contents":1.50}"#), "1.50");
