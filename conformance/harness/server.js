@@ -37,20 +37,23 @@ export class Server {
   /**
    * @param {string} databaseUrl
    * @param {number} port
-   * @param {{syncConfig: string, config?: string}} options texts of `sync.yaml` and `headwater.yaml`
+   * @param {{syncConfig: string | null, config?: string}} options texts of `sync.yaml` and `headwater.yaml`;
+   *   without the first one policies are synced
    */
   constructor(databaseUrl, port, { syncConfig, config }) {
     this.url = `http://127.0.0.1:${port}`;
     this.#directory = fs.mkdtempSync(path.join(os.tmpdir(), 'hw-server-'));
     this.syncConfigFile = path.join(this.#directory, 'sync.yaml');
-    fs.writeFileSync(this.syncConfigFile, syncConfig);
+    if (syncConfig !== null) fs.writeFileSync(this.syncConfigFile, syncConfig);
     this.#environment = {
       PATH: process.env.PATH,
       HOME: this.#directory,
       DATABASE_URL: databaseUrl,
       HEADWATER_LISTEN: `127.0.0.1:${port}`,
       HEADWATER_DATA_DIR: path.join(this.#directory, 'data'),
-      HEADWATER_SYNC_CONFIG: this.syncConfigFile,
+      ...(syncConfig === null
+        ? { HEADWATER_SYNC_FROM: 'policies' }
+        : { HEADWATER_SYNC_CONFIG: this.syncConfigFile }),
       HEADWATER_JWT_SECRET: SECRET,
       HEADWATER_LOG_FORMAT: 'json',
       HEADWATER_LOG: process.env.HEADWATER_LOG ?? 'info',
@@ -65,7 +68,7 @@ export class Server {
   /**
    * A server on a free port, not started yet.
    * @param {string} databaseUrl
-   * @param {{syncConfig: string, config?: string}} options
+   * @param {{syncConfig: string | null, config?: string}} options
    */
   static async create(databaseUrl, options) {
     return new Server(databaseUrl, await freePort(), options);

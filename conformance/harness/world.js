@@ -52,7 +52,7 @@ export class World {
    * @param {string} [options.tables] SQL that makes the tables
    * @param {string} [options.access] SQL that runs once `headwater setup` has made its role
    * @param {string} [options.before] further SQL that runs before the server starts
-   * @param {string} [options.syncConfig]
+   * @param {string | null} [options.syncConfig] `null`: policies are synced
    * @param {string} [options.config] text of `headwater.yaml`
    * @param {string} [options.cluster] URL of another cluster than the run's
    */

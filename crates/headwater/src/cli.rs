@@ -119,6 +119,9 @@ pub struct Serve {
     /// The sync configuration. (example: --sync-config sync.yaml)
     #[arg(long, value_name = "FILE")]
     pub sync_config: Option<String>,
+    /// `policies`: sync what row level security shows instead. (example: --sync-from policies)
+    #[arg(long, value_name = "SOURCE")]
+    pub sync_from: Option<String>,
     /// Take the slot over although it belongs to a server with another data directory, which was
     /// seen lately: that one is gone. (example: headwater serve --take-over)
     #[arg(long)]
@@ -238,6 +241,9 @@ pub struct Policies {
     /// One table only. (example: --table public.tasks)
     #[arg(long, value_name = "TABLE")]
     pub table: Option<String>,
+    /// Print the policies as a sync configuration: what `sync.from: policies` serves.
+    #[arg(long, conflicts_with = "table")]
+    pub as_streams: bool,
 }
 
 /// Options of `generate`.
@@ -346,6 +352,7 @@ impl Cli {
                 set("admin_listen", &serve.admin_listen);
                 set("data_dir", &serve.data_dir);
                 set("sync.config", &serve.sync_config);
+                set("sync.from", &serve.sync_from);
             }
             Command::Dev(dev) => {
                 set("database.url", &dev.database_url);

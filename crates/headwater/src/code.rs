@@ -43,6 +43,9 @@ pub const OPEN_FILES: u16 = 1022;
 /// A hook of live queries cannot be used: its address is no http or https URL, or `datasync.hook_secret` is
 /// not set.
 pub const HOOKS: u16 = 1023;
+/// Policies cannot be synced, or followed: `sync.from` and `sync.config` are both set, what a policy says has no
+/// stream, or the source does not answer.
+pub const FROM_POLICIES: u16 = 1026;
 /// A claim of `headwater token` is not written as name and value, has an option of its own, or is an empty
 /// subject.
 pub const CLAIM: u16 = 1030;

@@ -1,7 +1,7 @@
 //! The `headwater` binary: configuration, command line, start-up and `dev`.
 //!
 //! It composes the crates below it and decides nothing about rows. Suggested reading order:
-//! [`cli`], [`config`], [`commands`]; [`sync_config`], [`authentication`], [`server`]; [`doctor`], [`dev`],
+//! [`cli`], [`config`], [`commands`]; [`sync_config`], [`policies`], [`authentication`], [`server`]; [`doctor`], [`dev`],
 //! [`generate`], [`sample`]; [`report`], [`files`], [`code`], [`telemetry`], [`process`].
 
 pub mod authentication;
@@ -13,6 +13,7 @@ pub mod dev;
 pub mod doctor;
 pub mod files;
 pub mod generate;
+pub mod policies;
 pub mod process;
 pub mod report;
 pub mod sample;

@@ -17,3 +17,4 @@ mod scripts;
 mod serve;
 mod setup;
 mod sync_config_page;
+mod sync_from_policies;

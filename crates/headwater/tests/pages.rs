@@ -134,6 +134,7 @@ fn the_three_minutes_of_the_readme_are_what_dev_prints() {
         program: "target/demo/headwater".into(),
         data_dir: ".headwater".into(),
         sync_config: Some(".headwater/sync.yaml".into()),
+        from_policies: false,
     };
     let readme = docs().join("../README.md");
     let readme = std::fs::read_to_string(readme).expect("there is a README");

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use axum::Router;
 use headwater::config::{Sources, load};
-use headwater::server::admin::{Access, Admin, DevSession};
+use headwater::server::admin::{Access, Admin, DevSession, Seen};
 use headwater::server::reporter::{Bounds, Reporter};
 use headwater::server::router;
 use headwater::server::surfaces;
@@ -37,6 +37,7 @@ const TABLE: &[&str] = &[
     "/api/{table}",
     "/api/{table}/{id}",
     "/admin/api/status",
+    "/admin/api/policies",
     "/admin/api/dev-token",
     "/metrics",
 ];
@@ -94,6 +95,9 @@ async fn every_route_is_in_the_table_and_every_row_of_the_table_is_a_route() {
     let admin = Admin {
         access: Access::Dev,
         status: Arc::new(Default::default),
+        policies: Arc::new(|_| {
+            Box::pin(async { Ok(Seen { role: "r".into(), tables: Vec::new() }) })
+        }),
         dev: Some(Arc::new(|_| DevSession {
             token: "t".into(),
             sub: "s".into(),

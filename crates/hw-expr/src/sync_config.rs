@@ -43,6 +43,9 @@ use querier::Querier;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
+/// The code of a finding that a part of a query has no effect.
+pub const PASSED_OVER: hw_types::Code = hw_types::Code(crate::report::code::IGNORED);
+
 /// Version of everything that turns a row into bytes. A change of the output of any query raises
 /// it, which makes all fingerprints new and builds all buckets again.
 pub const EVALUATOR_VERSION: u32 = 1;
@@ -183,6 +186,27 @@ impl SyncConfig {
             parts.dedup();
         }
         (sources, lookups)
+    }
+
+    /// Whether a definition gives clients at least what one of its name gives them in another configuration, by
+    /// the same ways into the same buckets. Without one of this name there it gives all of it.
+    pub fn gives_all_of(&self, other: &SyncConfig, name: &str) -> bool {
+        self.ways(name).is_superset(&other.ways(name))
+    }
+
+    /// Texts of the ways by which requests find the buckets of a definition; equal ones find the same buckets with
+    /// the same rows.
+    fn ways(&self, name: &str) -> BTreeSet<String> {
+        let is_of = |querier: &&Querier| self.definitions[querier.definition].name == name;
+        let way = |querier: &Querier| {
+            let mut text = format!("{:?}\n", self.sources[querier.source].fingerprint);
+            querier.write_canonical_by(&mut text, |lookup| {
+                format!("{:?}", self.lookups[lookup].fingerprint)
+            });
+            let of = &self.definitions[querier.definition];
+            text + &format!("{} {}", of.priority, of.auto_subscribe)
+        };
+        self.queriers.iter().filter(is_of).map(way).collect()
     }
 
     /// The options in effect.

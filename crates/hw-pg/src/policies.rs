@@ -11,6 +11,10 @@
 //! apply that are for ALL or SELECT and for PUBLIC or a role whose privileges the reader has; owners,
 //! superusers and roles with BYPASSRLS are exempt, owners unless it is forced.
 
+mod streams;
+
+pub use streams::{PolicyStreams, RefusedPolicy, TableStream};
+
 use crate::error::{Doing as _, Result};
 use crate::types::{TypeCatalog, canonical_from_text};
 use hw_expr::postgres::{
@@ -57,8 +61,19 @@ pub struct SecuredTable {
     unknown: Option<&'static str>,
     /// Those whose values are in the log.
     columns: Vec<Column>,
+    is_partition: bool,
+    keys: Vec<Key>,
     /// All of its policies for ALL and SELECT, whomever they are for.
     pub policies: Vec<Policy>,
+}
+
+/// Columns of which no two rows have the same values.
+#[derive(Debug)]
+struct Key {
+    columns: Vec<String>,
+    is_primary: bool,
+    /// Whether every row has values of all of them.
+    not_null: bool,
 }
 
 #[derive(Debug)]
@@ -72,6 +87,8 @@ struct Column {
 /// A policy that decides what is read.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// Oid, greater than those of policies that were made before.
+    pub id: u32,
     /// Its name.
     pub name: String,
     /// Whether it admits; if not, it restricts what others admit.
@@ -146,7 +163,7 @@ const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relrowsecurity, c.relforcerowsecurity, o.rolname,
        columns.names, columns.types, columns.deterministic,
        CASE WHEN c.relkind = 'p' OR c.relkind = 'r' AND NOT c.relhassubclass THEN ''
-            WHEN c.relkind = 'r' THEN 'inherited' ELSE 'other' END
+            WHEN c.relkind = 'r' THEN 'inherited' ELSE 'other' END, c.relispartition
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
@@ -163,11 +180,24 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND n.nspname NOT LIKE 'pg\\_temp\\_%'
 ORDER BY n.nspname, c.relname";
 
+/// Unique keys that hold after every statement, for all rows.
+const KEYS: &str = "\
+SELECT i.indrelid, i.indisprimary, k.names, k.not_null
+FROM pg_catalog.pg_index i
+CROSS JOIN LATERAL (
+  SELECT pg_catalog.array_agg(a.attname::text ORDER BY n.place) AS names,
+         pg_catalog.bool_and(a.attnotnull) AS not_null
+  FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS n (number, place)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = n.number
+  WHERE n.place <= i.indnkeyatts) k
+WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+ORDER BY i.indrelid, i.indexrelid";
+
 const POLICIES: &str = "\
 SELECT p.polrelid, p.polname, p.polpermissive,
        (SELECT coalesce(pg_catalog.array_agg(r.rolname::text), '{}') FROM pg_catalog.pg_roles r
         WHERE r.oid = ANY (p.polroles)),
-       pg_catalog.pg_get_expr(p.polqual, p.polrelid)
+       pg_catalog.pg_get_expr(p.polqual, p.polrelid), p.oid
 FROM pg_catalog.pg_policy p
 WHERE p.polcmd IN ('*', 'r')
 ORDER BY p.polrelid, p.polname";
@@ -271,9 +301,21 @@ impl RowSecurity {
         for row in rows(TABLES).await? {
             security.tables.push(SecuredTable::of(&row)?);
         }
+        for row in rows(KEYS).await? {
+            let id: u32 = row.try_get(0)?;
+            let key = Key {
+                is_primary: row.try_get(1)?,
+                columns: row.try_get(2)?,
+                not_null: row.try_get(3)?,
+            };
+            if let Some(table) = security.tables.iter_mut().find(|table| table.id == id) {
+                table.keys.push(key);
+            }
+        }
         for row in rows(POLICIES).await? {
             let id: u32 = row.try_get(0)?;
             let policy = Policy {
+                id: row.try_get(5)?,
                 name: row.try_get(1)?,
                 permissive: row.try_get(2)?,
                 roles: row.try_get(3)?,
@@ -601,6 +643,8 @@ impl SecuredTable {
                 _ => Some(NO_TABLE),
             },
             columns: columns.collect(),
+            is_partition: row.try_get(10)?,
+            keys: Vec::new(),
             policies: Vec::new(),
         })
     }

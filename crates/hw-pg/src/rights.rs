@@ -1,5 +1,5 @@
 //! One text for everything in the catalog that decides who sees which rows: policies, grants, flags, owners,
-//! functions, memberships. As long as it stays the same, so does what [`crate::policies`] reads.
+//! functions, memberships, unique keys. As long as it stays the same, so does what [`crate::policies`] reads.
 //!
 //! Postgres reads the catalog of *now* also in a transaction whose rows are of an earlier moment, so a question
 //! is good only where this text was the same before and behind it (`design/engine.md` 11).
@@ -23,12 +23,16 @@ parts (part) AS (VALUES
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
     FROM pg_catalog.pg_policy)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, relname, relnamespace, relowner,
-             relrowsecurity, relforcerowsecurity, relhassubclass, coalesce(relacl::text, '')), ',' ORDER BY oid)
+             relrowsecurity, relforcerowsecurity, relhassubclass, relispartition, coalesce(relacl::text, '')), ',' ORDER BY oid)
     FROM own)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attrelid, a.attnum, a.attname, a.atttypid,
-             a.attcollation, a.attgenerated, coalesce(a.attacl::text, '')), ',' ORDER BY a.attrelid, a.attnum)
+             a.attcollation, a.attgenerated, a.attnotnull, coalesce(a.attacl::text, '')), ',' ORDER BY a.attrelid, a.attnum)
     FROM pg_catalog.pg_attribute a JOIN own ON own.oid = a.attrelid
     WHERE a.attnum > 0 AND NOT a.attisdropped)),
+  ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', i.indexrelid, i.indrelid, i.indisprimary,
+             i.indisvalid, i.indimmediate, i.indkey::text, i.indnkeyatts, i.indpred IS NULL, i.indexprs IS NULL), ','
+             ORDER BY i.indexrelid)
+    FROM pg_catalog.pg_index i JOIN own ON own.oid = i.indrelid WHERE i.indisunique)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
     FROM pg_catalog.pg_proc WHERE pronamespace <> 'pg_catalog'::pg_catalog.regnamespace)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', roleid, member, xmin), ',' ORDER BY roleid, member)

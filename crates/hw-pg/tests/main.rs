@@ -6,6 +6,7 @@ mod facts;
 mod json_values;
 mod own_connections;
 mod policies;
+mod policy_streams;
 mod publication;
 mod rights;
 mod snapshots;

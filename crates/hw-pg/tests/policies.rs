@@ -89,7 +89,11 @@ fn id_of(row: &RowRef<'_>) -> String {
 }
 
 /// What Postgres shows a role of a table; `None` where it fails.
-async fn asked(client: &Client, principal: &Principal, table: &str) -> Option<Vec<String>> {
+pub(crate) async fn asked(
+    client: &Client,
+    principal: &Principal,
+    table: &str,
+) -> Option<Vec<String>> {
     let set: Vec<String> = principal
         .settings
         .iter()
@@ -109,8 +113,8 @@ async fn asked(client: &Client, principal: &Principal, table: &str) -> Option<Ve
     }
 }
 
-const ME: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
-const OTHER: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+pub(crate) const ME: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+pub(crate) const OTHER: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
 
 /// Four who ask: with claims, with others, with none, and without any.
 fn principals(role: &str) -> Vec<Principal> {
@@ -199,7 +203,7 @@ const HELPERS: &[[&str; 6]] = &[
 ];
 
 /// A condition over the columns of `t`.
-fn condition(rng: &mut StdRng, depth: u32) -> String {
+pub(crate) fn condition(rng: &mut StdRng, depth: u32) -> String {
     let pick = |rng: &mut StdRng, from: &[&str]| (*from.choose(rng).unwrap()).to_owned();
     if depth > 0 && rng.random_bool(0.6) {
         let (left, right) = (condition(rng, depth - 1), condition(rng, depth - 1));
@@ -277,7 +281,7 @@ fn condition(rng: &mut StdRng, depth: u32) -> String {
 }
 
 /// Tables, functions and rows for random policies of `t`.
-async fn world(client: &Client, rng: &mut StdRng) {
+pub(crate) async fn world(client: &Client, rng: &mut StdRng) {
     client
         .batch_execute(&format!(
             "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');

@@ -1,18 +1,14 @@
 //! `headwater policies`: what row level security shows a role, and what of it Headwater decides by itself.
 
-use hw_expr::postgres::{Refusal, Visible};
 use hw_pg::config::ConnectConfig;
-use hw_pg::policies::{RowSecurity, SecuredTable, Unseen};
 use hw_pg::sql;
 use hw_types::Diagnostic;
 
 use crate::cli::Policies;
 use crate::code;
 use crate::config::Config;
+use crate::policies::{Because, Reader, Tier, Verdict};
 use crate::report::{self, Exit};
-
-/// The roles that tokens commonly stand for, first things first.
-const USUAL: [&str; 2] = ["authenticated", "headwater_authenticated"];
 
 /// Prints a paragraph for each table. Exit code 1 when a policy is not decided here.
 pub async fn run(config: &Config, arguments: &Policies) -> Exit {
@@ -27,34 +23,18 @@ async fn shown(config: &Config, arguments: &Policies) -> Result<Exit, Box<Diagno
     report::findings(&warnings, "");
     let failed = |error: hw_pg::error::PgError| Box::new(error.diagnostic());
     let (mut client, _driver) = sql::connect(&connect).await.map_err(failed)?;
-    let given = arguments.role.clone().or_else(|| config.uploads.role.clone());
-    let roles = match &given {
-        Some(role) => vec![role.as_str()],
-        None => USUAL.to_vec(),
-    };
-    let mut found = None;
-    for role in &roles {
-        let security = RowSecurity::read(&mut client, role).await.map_err(failed)?;
-        if security.has_role() {
-            found = Some((*role, security));
-            break;
-        }
+    let reader = Reader::read(&mut client, config, arguments.role.as_deref()).await?;
+    if arguments.as_streams {
+        return Ok(as_streams(&reader));
     }
-    let Some((role, security)) = found else {
-        let what = format!("there is no role {}, of which tokens could be", roles.join(" or "));
-        return Err(Box::new(
-            Diagnostic::error(code::NO_READER, what)
-                .mend("name one: headwater policies --role ROLE"),
-        ));
+    let wanted = arguments.table.as_deref().map(named);
+    let is_wanted = |verdict: &&Verdict| match &wanted {
+        None => true,
+        Some((None, table)) => verdict.table == *table,
+        Some((Some(schema), table)) => verdict.table == *table && verdict.schema == *schema,
     };
-    let wanted = |table: &&SecuredTable| {
-        let (schema, name) = &table.name;
-        arguments
-            .table
-            .as_ref()
-            .is_none_or(|only| *only == format!("{schema}.{name}") || only == name)
-    };
-    let tables: Vec<&SecuredTable> = security.tables().filter(wanted).collect();
+    let verdicts = reader.verdicts();
+    let tables: Vec<&Verdict> = verdicts.iter().filter(is_wanted).collect();
     if tables.is_empty() {
         let what = match &arguments.table {
             Some(table) => format!("there is no table {table}"),
@@ -65,12 +45,10 @@ async fn shown(config: &Config, arguments: &Policies) -> Result<Exit, Box<Diagno
                 .mend("name a table as schema.name; views have no policies"),
         ));
     }
-    let mut undecided = 0;
     for table in &tables {
-        let (text, is_decided) = paragraph(&security, table, role);
-        undecided += usize::from(!is_decided);
-        report::answer(&text);
+        report::answer(&paragraph(table));
     }
+    let undecided = tables.iter().filter(|table| table.tier == Tier::Asked).count();
     let all = report::count(tables.len(), "table");
     if undecided == 0 {
         report::answer(&format!("{all}: all is decided without asking Postgres\n"));
@@ -82,59 +60,61 @@ async fn shown(config: &Config, arguments: &Policies) -> Result<Exit, Box<Diagno
     Ok(Exit::Negative)
 }
 
-/// What a role sees of a table, and whether that is decided here.
-fn paragraph(security: &RowSecurity, table: &SecuredTable, role: &str) -> (String, bool) {
-    let (schema, name) = &table.name;
-    let (headline, is_decided) = headline(security, table, role);
-    let mut text = format!("{schema}.{name}: {headline}\n");
-    for policy in security.policies_of(table) {
+/// Prints a sync configuration; what is not in it goes to the person.
+fn as_streams(reader: &Reader) -> Exit {
+    let streams = reader.streams();
+    report::answer(&streams.text());
+    let refused: usize = streams.tables.iter().map(|table| table.refused.len()).sum();
+    if refused == 0 {
+        return Exit::Done;
+    }
+    report::say(&format!(
+        "{} not synced; the text says why",
+        match refused {
+            1 => "1 policy is".to_owned(),
+            many => format!("{many} policies are"),
+        }
+    ));
+    Exit::Negative
+}
+
+/// Schema and name of a table as somebody writes it: in quotes, or in any case without.
+fn named(text: &str) -> (Option<String>, String) {
+    let mut parts = vec![String::new()];
+    let (mut quoted, mut letters) = (false, text.chars().peekable());
+    while let Some(letter) = letters.next() {
+        let part = parts.last_mut().expect("there is one");
+        match letter {
+            '"' if quoted && letters.next_if_eq(&'"').is_some() => part.push('"'),
+            '"' => quoted = !quoted,
+            '.' if !quoted => parts.push(String::new()),
+            letter => part.push(letter),
+        }
+    }
+    match parts.len() {
+        1 => (None, parts.remove(0)),
+        _ => (Some(parts.remove(0)), parts.join(".")),
+    }
+}
+
+/// A paragraph of a table.
+fn paragraph(verdict: &Verdict) -> String {
+    let Verdict { schema, table, sees, because, .. } = verdict;
+    let mut text = format!("{schema}.{table}: {sees}\n");
+    if let Some(Because { expression, reason }) = because {
+        if let Some(expression) = expression {
+            text += &format!("  because of: {expression}\n");
+        }
+        text += &format!("  {reason}\n");
+    }
+    for policy in &verdict.policies {
         let kind = if policy.permissive { "admits" } else { "restricts" };
         let roles = match policy.roles.is_empty() {
             true => "public".to_owned(),
             false => policy.roles.join(", "),
         };
-        let using = match &policy.using {
-            Some(using) => using.split_whitespace().collect::<Vec<_>>().join(" "),
-            None => "nothing, because it has no USING".to_owned(),
-        };
+        let using = policy.using.as_deref().unwrap_or("nothing, because it has no USING");
         text += &format!("  policy {} {kind} for {roles}: {using}\n", policy.name);
     }
-    (text, is_decided)
-}
-
-fn headline(security: &RowSecurity, table: &SecuredTable, role: &str) -> (String, bool) {
-    let seen = match security.table_of(table) {
-        Ok(seen) => seen,
-        Err(Unseen::NotAllowed(reason)) => return (format!("no row, because {reason}"), true),
-        Err(Unseen::Unknown(reason)) => {
-            return (format!("Postgres must be asked\n  {reason}"), false);
-        }
-    };
-    match &seen.visible {
-        Visible::All if !table.enabled => {
-            return ("every row: row security is not enabled".to_owned(), true);
-        }
-        Visible::All => return (format!("every row: {role} is exempt from its policies"), true),
-        Visible::Where { permissive, .. } if permissive.is_empty() => {
-            return (format!("no row: no policy admits {role}"), true);
-        }
-        Visible::Where { .. } => {}
-    }
-    match security.condition(table) {
-        Ok(condition) => {
-            let read = condition.tables();
-            let names = security.tables().filter(|table| read.contains(&table.id));
-            let names: Vec<String> = names.map(|t| format!("{}.{}", t.name.0, t.name.1)).collect();
-            match names.is_empty() {
-                true => ("decided from the row and the token".to_owned(), true),
-                false => (
-                    format!("decided from the row, the token and rows of {}", names.join(", ")),
-                    true,
-                ),
-            }
-        }
-        Err(Refusal { expression, reason }) => {
-            (format!("Postgres must be asked\n  because of: {expression}\n  {reason}"), false)
-        }
-    }
+    text
 }

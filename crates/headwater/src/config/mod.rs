@@ -52,6 +52,8 @@ pub struct Config {
     pub database: Database,
     /// Path of the sync configuration.
     pub sync_config: Option<PathBuf>,
+    /// Whether policies are synced instead.
+    pub sync_from_policies: bool,
     /// Who may connect.
     pub auth: Auth,
     /// Writes of clients.
@@ -249,6 +251,7 @@ impl Reader {
                 publication: self.required_text("database.publication"),
             },
             sync_config: self.text("sync.config").map(PathBuf::from),
+            sync_from_policies: self.text("sync.from").is_some(),
             auth: Auth {
                 jwt_secret: self.secret("auth.jwt_secret"),
                 jwks_url: self.list("auth.jwks_url"),

@@ -142,6 +142,15 @@ pub const SETTINGS: &[Setting] = &[
         .env("HEADWATER_SYNC_CONFIG")
         .flag("--sync-config"),
     setting(
+        "sync.from",
+        Kind::Choice(&["policies"]),
+        "`policies`: instead of a sync configuration, every table with row level security is synced to \
+         whom its policies show it, as the role of `uploads.role`: see [policies.md](policies.md).",
+        "policies",
+    )
+    .env("HEADWATER_SYNC_FROM")
+    .flag("--sync-from"),
+    setting(
         "auth.jwt_secret",
         Kind::Secret,
         "Secret for HS256, HS384 and HS512 tokens: raw text, or `base64:` and the key in \

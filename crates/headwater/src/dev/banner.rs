@@ -24,6 +24,8 @@ pub struct Banner {
     pub data_dir: PathBuf,
     /// The sync configuration that is served.
     pub sync_config: Option<PathBuf>,
+    /// Whether policies are synced instead.
+    pub from_policies: bool,
 }
 
 /// How to open the private Postgres.
@@ -39,10 +41,13 @@ impl Banner {
     /// The text, with an empty line before and after it.
     pub fn text(&self) -> String {
         let url = &self.url;
-        let sync = self.sync_config.as_ref().map_or_else(
-            || "no sync configuration; name one with --sync-config".to_owned(),
-            |path| path.display().to_string(),
-        );
+        let sync = match &self.sync_config {
+            Some(path) => path.display().to_string(),
+            None if self.from_policies => {
+                "row level security, as `headwater policies --as-streams` prints it".to_owned()
+            }
+            None => "no sync configuration; name one with --sync-config".to_owned(),
+        };
         format!(
             "\nHeadwater is running. Ctrl-C stops everything.\n\n  page    {url}/\n{}  client  {}\n  \
              config  {sync}\n\n",
@@ -126,6 +131,7 @@ mod tests {
             program: "target/release/headwater".into(),
             data_dir: ".headwater".into(),
             sync_config: Some("sync.yaml".into()),
+            from_policies: false,
         }
     }
 

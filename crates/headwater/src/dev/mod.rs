@@ -269,6 +269,7 @@ fn banner(config: &Config, server: &Server, postgres: Option<&PrivatePostgres>) 
         program: banner::called_from(&here, &program),
         data_dir: config.data_dir.clone(),
         sync_config: config.sync_config.clone(),
+        from_policies: config.sync_from_policies,
     }
 }
 

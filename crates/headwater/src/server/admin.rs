@@ -6,6 +6,7 @@
 //! of their own, and in `dev`, the same machine does, but no page of another site in its browser.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -15,15 +16,32 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use hw_http::ApiError;
-use hw_types::Code;
+use hw_types::{Code, Diagnostic};
 
 use super::status::StatusReport;
 use crate::code;
 use crate::config::secret::Secret;
+use crate::policies::Verdict;
 use crate::telemetry;
 
 /// Where figures come from at the moment of the question.
 pub type StatusSource = Arc<dyn Fn() -> StatusReport + Send + Sync>;
+
+/// Reads what a role sees of each table; without a name the role that clients have.
+pub type PoliciesSource = Arc<
+    dyn Fn(Option<String>) -> Pin<Box<dyn Future<Output = Result<Seen, Box<Diagnostic>>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// What a role sees.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Seen {
+    /// The role.
+    pub role: String,
+    /// Of each table.
+    pub tables: Vec<Verdict>,
+}
 
 /// Makes what the page of `dev` needs to act as somebody; without a name as its first user.
 pub type DevSessions = Arc<dyn Fn(Option<&str>) -> DevSession + Send + Sync>;
@@ -54,6 +72,8 @@ pub struct Admin {
     pub access: Access,
     /// Figures.
     pub status: StatusSource,
+    /// Row level security of the source.
+    pub policies: PoliciesSource,
     /// Only in `dev`.
     pub dev: Option<DevSessions>,
 }
@@ -72,10 +92,12 @@ pub enum Access {
     Nobody,
 }
 
-/// `/metrics`, `/admin/api/status` and, in `dev`, `/admin/api/dev-token`.
+/// `/metrics`, `/admin/api/status`, `/admin/api/policies` and, in `dev`, `/admin/api/dev-token`.
 pub fn routes(admin: Admin) -> Router {
-    let mut router =
-        Router::new().route("/metrics", get(metrics)).route("/admin/api/status", get(status));
+    let mut router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/admin/api/status", get(status))
+        .route("/admin/api/policies", get(policies));
     if admin.dev.is_some() {
         router = router.route("/admin/api/dev-token", get(dev_token));
     }
@@ -106,6 +128,33 @@ async fn status(
     match admin.access.admit(peer.ip(), &headers) {
         Ok(()) => axum::Json((admin.status)()).into_response(),
         Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What the page of policies asks for.
+#[derive(serde::Deserialize)]
+struct OfRole {
+    role: Option<String>,
+}
+
+async fn policies(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Query(of): Query<OfRole>,
+) -> Response {
+    if let Err(refusal) = admin.access.admit(peer.ip(), &headers) {
+        return refusal.into_response();
+    }
+    match (admin.policies)(of.role).await {
+        Ok(seen) => axum::Json(seen).into_response(),
+        Err(why) => {
+            let status = match why.code.0 {
+                code::NO_READER => StatusCode::NOT_FOUND,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            ApiError::new(status, why.code, why.what.clone()).into_response()
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The server as a process: sockets, routes, figures.
 //!
-//! Suggested reading order: [`start`]; [`router`], [`surfaces`], [`upload_map`]; [`page`], [`admin`];
+//! Suggested reading order: [`start`]; [`router`], [`surfaces`], [`upload_map`], [`from_policies`]; [`page`], [`admin`];
 //! [`status`], [`reporter`], [`lag`].
 
 pub mod admin;
+pub mod from_policies;
 pub mod lag;
 pub mod page;
 pub mod reporter;

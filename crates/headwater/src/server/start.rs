@@ -11,18 +11,21 @@ use hw_expr::sync_config::SyncConfig;
 use hw_http::Edge;
 use hw_http::listen::{self, Connections};
 use hw_pg::config::{ANSWER_WITHIN, ConnectConfig};
+use hw_pg::sql;
 use hw_store::{Store, StoreOptions};
 use hw_types::{Code, Diagnostic};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{Access, Admin, DevSessions};
+use super::admin::{Access, Admin, DevSessions, PoliciesSource, Seen};
+use super::from_policies::Follower;
 use super::reporter::{Bounds, Memory, Reporter};
 use super::router;
 use super::surfaces;
 use crate::authentication;
 use crate::code;
 use crate::config::Config;
+use crate::policies::Reader;
 use crate::process;
 use crate::report;
 use crate::sync_config::{self, SyncFile};
@@ -89,8 +92,16 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     report::log(&warnings, "");
     let connect = connect.with_answer_within(Some(ANSWER_WITHIN));
     let sync = sync_config::configured(config)?;
-    if sync.is_none() {
-        tracing::info!("no sync configuration is named; what the store knows is served");
+    if config.sync_from_policies && sync.is_some() {
+        let what = "sync.from and sync.config are both set";
+        return Err(Diagnostic::error(code::FROM_POLICIES, what)
+            .mend("keep one of them: `headwater policies --as-streams` prints what policies are as a file")
+            .into());
+    }
+    if sync.is_none() && !config.sync_from_policies {
+        tracing::info!(
+            "no sync configuration is named; what the store knows is served (sync.config, or sync.from: policies)"
+        );
     }
     let most_clients = room_for_clients(config)?;
     let listener = listen::bind(config.listen, "--listen or HEADWATER_LISTEN").await?;
@@ -110,13 +121,22 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     let store = open_store(config)?;
     let engine = start_engine(config, &store, connect.clone(), sync).await?;
     let stop = CancellationToken::new();
+    if config.sync_from_policies {
+        match Follower::start(config, &connect, engine.clone(), given.clone()).await {
+            Ok(follower) => drop(tokio::spawn(follower.run(stop.clone()))),
+            Err(why) => {
+                stop_engine(&engine).await;
+                return Err(why.into());
+            }
+        }
+    }
     let connections = Connections::new(most_clients, config.limits.reader_patience, stop.clone());
     let reporter = Arc::new(Reporter {
         engine: engine.clone(),
         store,
         connections: connections.clone(),
         database: connect.database().to_owned(),
-        configured: config.sync_config.is_some(),
+        configured: config.sync_config.is_some() || config.sync_from_policies,
         live_queries: config.datasync.enabled,
         bounds: Bounds::of(config),
         started: Instant::now(),
@@ -130,6 +150,7 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     let admin = Admin {
         access: access(config, dev.is_some()),
         status: Arc::new(move || figures.report()),
+        policies: policies(config, &connect),
         dev,
     };
     let body_memory = usize::try_from(config.limits.body_memory).unwrap_or(usize::MAX);
@@ -153,6 +174,21 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     let data_dir = data_dir.display();
     tracing::info!(%address, %data_dir, version = env!("CARGO_PKG_VERSION"), "listening");
     Ok(Server { engine, reporter, address, connections, given, stop })
+}
+
+/// Reads row level security when it is asked for.
+fn policies(config: &Config, connect: &ConnectConfig) -> PoliciesSource {
+    let of = Arc::new((config.clone(), connect.with_application_name("headwater policies")));
+    Arc::new(move |role| {
+        let of = Arc::clone(&of);
+        Box::pin(async move {
+            let (config, connect) = &*of;
+            let connected = sql::connect(connect).await;
+            let (mut client, _driver) = connected.map_err(|error| Box::new(error.diagnostic()))?;
+            let reader = Reader::read(&mut client, config, role.as_deref()).await?;
+            Ok(Seen { role: reader.role.clone(), tables: reader.verdicts() })
+        })
+    })
 }
 
 /// Who may ask for status and metrics.
@@ -186,6 +222,9 @@ impl Server {
     pub async fn reload(&self, config: &Config) {
         let file = match sync_config::configured(config) {
             Ok(Some(file)) => file,
+            Ok(None) if config.sync_from_policies => {
+                return tracing::info!("policies are synced, which are looked at each second");
+            }
             Ok(None) => return tracing::info!("no sync configuration is named, nothing to read"),
             Err(finding) => return finding.log(),
         };

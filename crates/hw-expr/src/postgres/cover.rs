@@ -329,7 +329,7 @@ fn around(expr: &Expr) -> usize {
 }
 
 /// The two sides of `=`.
-fn equality(expr: &Expr) -> Option<(&Expr, &Expr)> {
+pub(super) fn equality(expr: &Expr) -> Option<(&Expr, &Expr)> {
     match expr {
         Expr::Call(Operation::Compare(comparison, holds), sides)
             if is_equality(*holds) && is_exact(comparison.compare()) =>
@@ -344,13 +344,13 @@ fn equality(expr: &Expr) -> Option<(&Expr, &Expr)> {
 }
 
 /// Whether a comparison is `=`.
-fn is_equality(holds: fn(Ordering) -> bool) -> bool {
+pub(super) fn is_equality(holds: fn(Ordering) -> bool) -> bool {
     holds(Ordering::Equal) && !holds(Ordering::Less) && !holds(Ordering::Greater)
 }
 
 /// Whether equal values have equal bytes, as far as padding goes: a text that is compared as `character(n)` is
 /// equal to others.
-fn is_exact(compare: Compare) -> bool {
+pub(super) fn is_exact(compare: Compare) -> bool {
     compare(b"a", b"a ") != Ok(Ordering::Equal)
 }
 

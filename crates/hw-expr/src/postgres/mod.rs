@@ -20,12 +20,16 @@ mod operators;
 mod reads;
 mod render;
 mod select;
+mod streams;
 mod tree;
 mod types;
 
 pub use crate::error::EvalError;
 pub use cover::Cover;
 pub use render::{JsonOfDatabase, RowJson, to_jsonb};
+pub use streams::{
+    Clients, Shape, Shapes, StreamQuery, Unstreamable, stream_queries, written_name,
+};
 pub use tree::{Frame, Principal};
 pub use types::{Datum, Scalar, Type};
 

@@ -36,7 +36,7 @@ pub(super) enum Operation {
     /// A comparison, and whether its outcome makes it true.
     Compare(Comparison, Holds),
     /// Anything else.
-    Run(Run),
+    Run(&'static Routine),
     /// The bytes mean the same in both types.
     Relabel,
 }
@@ -209,7 +209,7 @@ pub(super) fn binary(name: &str, left: Type, right: Type) -> Option<(Operation, 
 /// Finds a function, or an operator that is no comparison.
 pub(super) fn function(name: &str, arguments: &[Type]) -> Option<(Operation, Type)> {
     let found = ROUTINES.iter().find(|r| r.name == name && r.arguments == arguments)?;
-    Some((Operation::Run(found.run), found.result))
+    Some((Operation::Run(found), found.result))
 }
 
 /// Finds a cast that the author wrote.
@@ -219,7 +219,7 @@ pub(super) fn cast(from: Type, to: Type) -> Option<Operation> {
     match (from, to) {
         (from, to) if from == to => Some(Operation::Relabel),
         (Type::Scalar(Scalar::Enum(_)), TEXT) | (TEXT, BPCHAR) => Some(Operation::Relabel),
-        _ => Some(Operation::Run(found()?.run)),
+        _ => Some(Operation::Run(found()?)),
     }
 }
 

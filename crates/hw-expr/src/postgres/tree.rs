@@ -282,10 +282,10 @@ fn call<'v>(
     }
     match operation {
         Operation::Relabel => Ok(values.pop()),
-        Operation::Run(run) => {
+        Operation::Run(routine) => {
             let slices: SmallVec<[&[u8]; 3]> = values.iter().map(|value| &**value).collect();
             let mut out = Vec::new();
-            Ok(run(&slices, &mut out)?.then_some(Cow::Owned(out)))
+            Ok((routine.run)(&slices, &mut out)?.then_some(Cow::Owned(out)))
         }
         Operation::Compare(comparison, holds) => {
             let [left, right] = &values[..] else {

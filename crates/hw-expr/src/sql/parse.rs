@@ -852,6 +852,7 @@ fn balanced(operator: &'static str, mut operands: Vec<Ast>) -> Option<Ast> {
     Some(Ast { kind: AstKind::Binary(operator, Box::new(left), Box::new(right)), place })
 }
 
-fn is_reserved(word: &str) -> bool {
+/// Whether a word is a name only in quotes.
+pub fn is_reserved(word: &str) -> bool {
     RESERVED.iter().chain(&RESERVED_MORE).any(|r| r.eq_ignore_ascii_case(word))
 }

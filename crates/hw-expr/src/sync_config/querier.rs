@@ -98,12 +98,17 @@ impl Querier {
 
     /// Appends an unambiguous text of how buckets are found; equal texts find equal buckets.
     pub fn write_canonical(&self, out: &mut String) {
+        self.write_canonical_by(out, |lookup| lookup.to_string());
+    }
+
+    /// The same with other names of indexes.
+    pub fn write_canonical_by(&self, out: &mut String, name: impl Fn(usize) -> String) {
         let mut filters: Vec<String> = self.filters.iter().map(Expr::canonical).collect();
         filters.sort();
         filters.dedup();
         out.push_str(&format!("priority {:?} filters {}\n", self.priority, filters.join(" ")));
         let mut components: Vec<String> =
-            self.components.iter().map(Component::canonical).collect();
+            self.components.iter().map(|component| component.canonical_by(&name)).collect();
         components.sort();
         components.iter().for_each(|c| out.push_str(c));
     }
@@ -215,6 +220,10 @@ fn join(left: &[Tuple], right: &[Tuple], meter: &Meter<'_>) -> Result<Vec<Tuple>
 impl Component {
     /// An unambiguous text of the steps and what they give.
     pub fn canonical(&self) -> String {
+        self.canonical_by(&|lookup| lookup.to_string())
+    }
+
+    fn canonical_by(&self, name: &impl Fn(usize) -> String) -> String {
         let mut out = String::from("component\n");
         for step in &self.steps {
             match step {
@@ -223,7 +232,7 @@ impl Component {
                     input.write_canonical(&mut out);
                 }
                 Step::Lookup { lookup, key, outputs } => {
-                    out.push_str(&format!("lookup {lookup} {outputs}"));
+                    out.push_str(&format!("lookup {} {outputs}", name(*lookup)));
                     for e in key {
                         out.push(' ');
                         e.write_canonical(&mut out);

@@ -1,0 +1,318 @@
+//! `sync.from: policies` as a process: what clients hold is what Postgres shows them, whatever happens to rows,
+//! memberships and policies, and over restarts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use hw_auth::Clock;
+use hw_testkit::oracle::{Line, SyncClient};
+use hw_testkit::server::{OPERATOR, http_get};
+use hw_testkit::{Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
+
+use super::setup::{headwater, text};
+
+const SECRET: &str = "a secret of thirty-two characters";
+const LIMIT: Duration = Duration::from_secs(60);
+const ADA: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+const BEN: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+
+/// Owner, membership through two tables, a claim, a column that says so, and a policy that has no stream.
+const SCHEMA: &str = "
+CREATE ROLE authenticated;
+CREATE SCHEMA auth; GRANT USAGE ON SCHEMA auth TO authenticated;
+CREATE FUNCTION auth.uid() RETURNS uuid STABLE LANGUAGE sql
+  AS $$ SELECT nullif(current_setting('request.jwt.claim.sub', true), '')::uuid $$;
+CREATE FUNCTION auth.jwt() RETURNS jsonb STABLE LANGUAGE sql
+  AS $$ SELECT nullif(current_setting('request.jwt.claims', true), '')::jsonb $$;
+CREATE TABLE members (team int, who uuid, PRIMARY KEY (team, who));
+CREATE TABLE lists (id int PRIMARY KEY, owner uuid, team int, plan text, open boolean);
+CREATE TABLE todos (id int PRIMARY KEY, list int, body text);
+CREATE TABLE notes (id int PRIMARY KEY, body text);
+CREATE TABLE plain (id int PRIMARY KEY);
+ALTER TABLE members ENABLE ROW LEVEL SECURITY; ALTER TABLE lists ENABLE ROW LEVEL SECURITY;
+ALTER TABLE todos ENABLE ROW LEVEL SECURITY; ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+GRANT SELECT ON members, lists, todos, notes, plain TO authenticated;
+CREATE POLICY own ON members USING (who = auth.uid());
+CREATE POLICY own ON lists USING (owner = auth.uid());
+CREATE POLICY team ON lists USING (team IN (SELECT team FROM members WHERE who = auth.uid()));
+CREATE POLICY list ON todos USING (EXISTS (SELECT FROM lists WHERE lists.id = todos.list));
+CREATE POLICY lowered ON notes USING (lower(body) = 'x');
+INSERT INTO members VALUES (1, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11');
+INSERT INTO lists VALUES (1, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 2, 'pro', false),
+  (2, 'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 1, 'free', true), (3, NULL, 3, NULL, NULL);
+INSERT INTO todos SELECT n, n % 4, 'todo ' || n FROM generate_series(1, 40) n;
+INSERT INTO notes VALUES (1, 'x');
+";
+
+struct Rig {
+    _cluster: Cluster,
+    database: TestDatabase,
+    directory: tempfile::TempDir,
+    client: Client,
+}
+
+impl Rig {
+    async fn start() -> Rig {
+        let cluster = Cluster::start_with(ClusterOptions {
+            settings: &[("max_slot_wal_keep_size", "20GB")],
+            ..ClusterOptions::default()
+        });
+        let database = cluster.create_database().await;
+        let client = cluster.client(&database.name).await;
+        client.batch_execute(SCHEMA).await.expect("made");
+        Rig {
+            _cluster: cluster,
+            database,
+            directory: tempfile::tempdir().expect("a directory"),
+            client,
+        }
+    }
+
+    fn options(&self) -> ProcessOptions {
+        ProcessOptions {
+            binary: env!("CARGO_BIN_EXE_headwater").into(),
+            arguments: vec!["serve".into()],
+            environment: vec![
+                ("DATABASE_URL".into(), self.database.url.clone()),
+                (
+                    "HEADWATER_DATA_DIR".into(),
+                    self.directory.path().join("data").display().to_string(),
+                ),
+                ("HEADWATER_SYNC_FROM".into(), "policies".into()),
+                ("HEADWATER_JWT_SECRET".into(), SECRET.into()),
+            ],
+            // Policies that have no stream are warned of.
+            allowed_log: vec!["HW1026".into()],
+        }
+    }
+
+    async fn sql(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// The tables and ids that Postgres shows somebody with these claims; `notes` is not synced.
+    async fn shown(&self, claims: &Value) -> BTreeSet<(String, String)> {
+        let mut shown = BTreeSet::new();
+        for (table, id) in
+            [("members", "team || '/' || who"), ("lists", "id::text"), ("todos", "id::text")]
+        {
+            let query = format!(
+                "BEGIN; SELECT set_config('request.jwt.claims', '{claims}', true), \
+                 set_config('request.jwt.claim.sub', '{}', true), set_config('role', 'authenticated', true); \
+                 SELECT {id} FROM {table}",
+                claims["sub"].as_str().expect("a text")
+            );
+            let messages = self.client.simple_query(&query).await;
+            self.client.batch_execute("ROLLBACK").await.expect("rolled back");
+            // A role that lost its grant is shown nothing.
+            for message in messages.unwrap_or_default() {
+                if let tokio_postgres::SimpleQueryMessage::Row(row) = message
+                    && row.len() == 1
+                {
+                    shown.insert((table.to_owned(), row.get(0).expect("an id").to_owned()));
+                }
+            }
+        }
+        shown
+    }
+}
+
+fn token(claims: &Value) -> String {
+    let secret = hw_auth::Secret::parse(SECRET).expect("a secret");
+    let extra: Map<String, Value> = claims.as_object().expect("claims").clone();
+    let subject = claims["sub"].as_str().expect("a text");
+    hw_auth::token::issue(
+        &secret,
+        subject,
+        Duration::from_secs(3600),
+        &extra,
+        &[],
+        &Clock::system(),
+    )
+}
+
+fn claims() -> [Value; 3] {
+    [
+        json!({"sub": ADA, "role": "authenticated", "plan": "free"}),
+        json!({"sub": BEN, "plan": "pro"}),
+        json!({"sub": "c0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"}),
+    ]
+}
+
+/// Somebody who syncs.
+struct User {
+    claims: Value,
+    client: SyncClient,
+}
+
+impl User {
+    fn new(claims: Value, name: &str) -> User {
+        let mut client = SyncClient::new(&token(&claims), name);
+        // What is decided otherwise is sent anew.
+        client.accepts_anew = true;
+        User { claims, client }
+    }
+
+    fn held(&self) -> BTreeSet<(String, String)> {
+        self.client.rows().keys().cloned().collect()
+    }
+
+    /// Reads on until it holds what Postgres shows.
+    async fn settles(&mut self, rig: &Rig, process: &HeadwaterProcess) {
+        let shown = rig.shown(&self.claims).await;
+        let end = Instant::now() + LIMIT;
+        while self.held() != shown {
+            assert!(
+                Instant::now() < end,
+                "{} holds {:?}, Postgres shows {shown:?}\n{}",
+                self.claims,
+                self.held(),
+                process.log()
+            );
+            self.step(process).await;
+        }
+    }
+
+    async fn step(&mut self, process: &HeadwaterProcess) {
+        if !self.client.is_connected() {
+            self.client.connect(process.address()).await.expect("connected");
+        }
+        match timeout(Duration::from_millis(500), self.client.step()).await {
+            Ok(stepped) => {
+                drop(stepped.unwrap_or_else(|error| panic!("{error}\n{}", process.log())))
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// What it is shown first.
+    async fn first(&mut self, process: &HeadwaterProcess) -> BTreeSet<(String, String)> {
+        self.client.connect(process.address()).await.expect("connected");
+        while self.client.step().await.expect("a line") != Line::Complete {}
+        self.held()
+    }
+}
+
+/// What happens, one after the other: rows, memberships, policies, grants, flags.
+const HAPPENS: [&str; 16] = [
+    "INSERT INTO members VALUES (2, 'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')",
+    "UPDATE lists SET owner = 'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' WHERE id = 3",
+    "CREATE POLICY open ON lists USING (open)",
+    "UPDATE lists SET open = NOT open",
+    "ALTER POLICY open ON lists USING (plan = (auth.jwt() ->> 'plan'))",
+    "DELETE FROM members WHERE team = 1",
+    "DROP POLICY own ON lists",
+    "CREATE POLICY calm ON todos AS RESTRICTIVE USING (body <> 'todo 7')",
+    "INSERT INTO members VALUES (1, 'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), (3, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')",
+    "REVOKE SELECT ON todos FROM authenticated",
+    "GRANT SELECT ON todos TO authenticated",
+    "CREATE OR REPLACE FUNCTION auth.jwt() RETURNS jsonb STABLE LANGUAGE sql AS $$ SELECT NULL::jsonb $$",
+    "ALTER POLICY own ON members USING (false)",
+    "ALTER POLICY own ON members USING (who = auth.uid() AND team <> 2)",
+    "DROP POLICY team ON lists; DROP POLICY open ON lists",
+    "CREATE POLICY all_ ON lists USING (true)",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_clients_hold_what_policies_show_them_while_rows_and_policies_change() {
+    let rig = Rig::start().await;
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    let mut users: Vec<User> = claims()
+        .into_iter()
+        .enumerate()
+        .map(|(n, of)| User::new(of, &format!("user {n}")))
+        .collect();
+    for user in &mut users {
+        user.settles(&rig, &process).await;
+    }
+    assert!(users[0].held().len() > 10 && users[2].held().is_empty());
+    for happens in HAPPENS {
+        rig.sql(happens).await;
+        for user in &mut users {
+            user.settles(&rig, &process).await;
+        }
+    }
+    // A token of another role is of nobody whose policies these are.
+    let mut other = User::new(json!({"sub": BEN, "role": "service"}), "another role");
+    assert_eq!(other.first(&process).await, BTreeSet::new());
+    process.stop().await;
+}
+
+/// Whoever comes behind a restart is not shown what policies took meanwhile, not for a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again() {
+    let rig = Rig::start().await;
+    rig.sql("CREATE POLICY all_ ON lists USING (true)").await;
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    let mut user = User::new(claims()[0].clone(), "before");
+    user.settles(&rig, &process).await;
+    assert_eq!(user.held().iter().filter(|(table, _)| table == "lists").count(), 3);
+    process.kill();
+    rig.sql("DROP POLICY all_ ON lists; DROP POLICY team ON lists; INSERT INTO lists VALUES (9, NULL, 1)").await;
+    process.spawn_again();
+    process.until_ready().await;
+    let mut late = User::new(claims()[0].clone(), "behind");
+    let first = late.first(&process).await;
+    let shown = rig.shown(&claims()[0]).await;
+    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    late.settles(&rig, &process).await;
+    process.stop().await;
+}
+
+/// The page of the administration says of each table what the role sees of it, what is synced of it and why not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_told_how_each_table_is_decided() {
+    let rig = Rig::start().await;
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    let ask = async |path: &str, headers: &[(&str, &str)]| {
+        let answer = http_get(process.address(), path, headers).await.expect("answered");
+        (answer.status, serde_json::from_str::<Value>(&answer.body).expect("JSON"))
+    };
+    let (status, page) = ask("/admin/api/policies", &OPERATOR).await;
+    assert_eq!((status, &page["role"]), (200, &json!("authenticated")));
+    let of = |name: &str| {
+        let tables = page["tables"].as_array().expect("tables");
+        tables.iter().find(|table| table["table"] == name).expect("listed").clone()
+    };
+    assert_eq!(of("members")["tier"], "compiled");
+    assert_eq!(of("lists")["tier"], "with_lookup");
+    assert_eq!(of("lists")["policies"][0]["using"], "(owner = auth.uid())");
+    assert_eq!(of("notes")["because"]["expression"], "lower(body)");
+    assert!(of("notes")["lifted_by"].is_string() && of("notes")["stream"] == json!([]));
+    assert_eq!(of("plain")["tier"], "fixed");
+    assert_eq!(ask("/admin/api/policies?role=nobody", &OPERATOR).await.0, 404);
+    assert_eq!(ask("/admin/api/policies", &[]).await.0, 401);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_served_is_what_the_command_prints() {
+    let rig = Rig::start().await;
+    let output = headwater(&["policies", "--as-streams"], Some(&rig.database.url));
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "notes have no stream: {printed}");
+    for line in [
+        "  lists:",
+        "      - SELECT * FROM lists WHERE owner = lower(auth.user_id()) AND ifnull(auth.parameter('role'), 'authenticated') = 'authenticated'",
+        "      - SELECT *, team || '/' || who AS id FROM members WHERE who = lower(auth.user_id()) AND ifnull(auth.parameter('role'), 'authenticated') = 'authenticated'",
+    ] {
+        assert!(printed.lines().any(|said| said == line), "{line} in\n{printed}");
+    }
+    assert!(
+        printed.contains("# public.notes: policy lowered: (lower(body) = 'x'::text) is not synced"),
+        "{printed}"
+    );
+    std::fs::write(rig.directory.path().join("printed.yaml"), &*printed).expect("written");
+    // As a file it is served as well.
+    let mut options = rig.options();
+    options.environment.retain(|(name, _)| name != "HEADWATER_SYNC_FROM");
+    let path = rig.directory.path().join("printed.yaml").display().to_string();
+    options.environment.push(("HEADWATER_SYNC_CONFIG".into(), path));
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "of the file");
+    user.settles(&rig, &process).await;
+    process.stop().await;
+}
