@@ -7,7 +7,7 @@
 //!
 //! In reading order: [`options`], [`report`], the measurements ([`first_copy`], [`stream`], [`download`],
 //! [`latency`], [`reconfigure`], [`hot`], [`membership`], [`memory`],
-//! [`definitions`]); what they stand on: [`source`] (Postgres and the
+//! [`definitions`], [`live`], [`writers`]); what they stand on: [`source`] (Postgres and the
 //! rows), [`server`] (the process), [`client`] and [`body`] (a raw client), [`ticks`] (commits
 //! whose arrival is timed), [`usage`], [`machine`]; and [`limits`].
 
@@ -22,6 +22,7 @@ mod first_copy;
 mod hot;
 mod latency;
 mod limits;
+mod live;
 mod machine;
 mod membership;
 mod memory;
@@ -34,6 +35,7 @@ mod statistics;
 mod stream;
 mod ticks;
 mod usage;
+mod writers;
 
 use std::process::ExitCode;
 
@@ -73,6 +75,10 @@ async fn main() -> ExitCode {
                 Which::Membership => membership::run(&options, &mut report).await?,
                 Which::Memory => memory::run(&options, &mut report).await?,
                 Which::Definitions => definitions::run(&options, &mut report).await?,
+                Which::LiveChange => live::change::run(&options, &mut report).await?,
+                Which::LiveMemory => live::memory::run(&options, &mut report).await?,
+                Which::LiveWindows => live::windows::run(&options, &mut report).await?,
+                Which::Writers => writers::run(&options, &mut report).await?,
             }
             report.finish(&options)
         };

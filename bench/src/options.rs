@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Failure, Outcome};
+use crate::Outcome;
 
 /// Measures Headwater; without a command, everything one after the other.
 #[derive(Parser)]
@@ -40,11 +40,19 @@ pub enum Which {
     Memory,
     /// 9: many tables, each with a definition of its own
     Definitions,
+    /// 10: one change among many subscribers of live queries, each a user of their own
+    LiveChange,
+    /// 11: memory of live queries, and how fast they are subscribed to
+    LiveMemory,
+    /// 12: windows whose order Postgres alone knows, under writes
+    LiveWindows,
+    /// 13: what writers pay for being followed
+    Writers,
 }
 
 impl Which {
     /// All, in order.
-    pub const ALL: [Which; 9] = [
+    pub const ALL: [Which; 13] = [
         Which::FirstCopy,
         Which::Stream,
         Which::Download,
@@ -54,6 +62,10 @@ impl Which {
         Which::Membership,
         Which::Memory,
         Which::Definitions,
+        Which::LiveChange,
+        Which::LiveMemory,
+        Which::LiveWindows,
+        Which::Writers,
     ];
 
     /// Its name, also of its result file.
@@ -68,6 +80,10 @@ impl Which {
             Which::Membership => "membership",
             Which::Memory => "memory",
             Which::Definitions => "definitions",
+            Which::LiveChange => "live-change",
+            Which::LiveMemory => "live-memory",
+            Which::LiveWindows => "live-windows",
+            Which::Writers => "writers",
         }
     }
 }
@@ -178,19 +194,29 @@ fn build() -> Outcome<PathBuf> {
     }
 }
 
+/// How many files this process and the server may each have open.
+pub fn open_files() -> Outcome<u64> {
+    Ok(open_files_limit()?.rlim_cur)
+}
+
 /// Thousands of clients need as many files, here and in the server, which inherits the limit.
-fn raise_open_files() -> Result<(), Failure> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    #[expect(unsafe_code, reason = "the pointer is to a local that outlives the call")]
-    let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    if read != 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
+fn raise_open_files() -> Outcome<()> {
+    let mut limit = open_files_limit()?;
     limit.rlim_cur = limit.rlim_max;
     #[expect(unsafe_code, reason = "the pointer is to a local that outlives the call")]
     let written = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     match written {
         0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().into()),
+    }
+}
+
+fn open_files_limit() -> Outcome<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    #[expect(unsafe_code, reason = "the pointer is to a local that outlives the call")]
+    let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    match read {
+        0 => Ok(limit),
         _ => Err(std::io::Error::last_os_error().into()),
     }
 }

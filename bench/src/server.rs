@@ -72,6 +72,13 @@ const CONFIGURATION: &str = "limits:
   parameter_results: 100000
 ";
 
+/// The same for live queries, of which clients come in tens of thousands.
+const LIVE_CONFIGURATION: &str = "datasync:
+  enabled: true
+limits:
+  max_clients: 200000
+";
+
 /// A server and its directory, which goes with it.
 pub struct Server {
     process: HeadwaterProcess,
@@ -84,16 +91,34 @@ impl Server {
     /// Starts a server with an empty store and does not wait.
     pub fn start(options: &Options, url: &str, sync_config: &str) -> Outcome<Server> {
         let dir = options.work_dir()?;
+        let file = dir.path().join("sync.yaml");
+        std::fs::write(&file, sync_config)?;
+        let file = ("HEADWATER_SYNC_CONFIG", file.display().to_string());
+        Server::start_in(dir, options, url, CONFIGURATION, file)
+    }
+
+    /// Starts a server of live queries alone for users of this role, with an empty store, and does not wait.
+    pub fn start_live(options: &Options, url: &str, role: &str) -> Outcome<Server> {
+        let role = ("HEADWATER_DB_ROLE", role.to_owned());
+        Server::start_in(options.work_dir()?, options, url, LIVE_CONFIGURATION, role)
+    }
+
+    fn start_in(
+        dir: TempDir,
+        options: &Options,
+        url: &str,
+        configuration: &str,
+        setting: (&str, String),
+    ) -> Outcome<Server> {
         let file = |name: &str| dir.path().join(name).display().to_string();
-        std::fs::write(file("sync.yaml"), sync_config)?;
-        std::fs::write(file("headwater.yaml"), CONFIGURATION)?;
+        std::fs::write(file("headwater.yaml"), configuration)?;
         let environment = [
             ("DATABASE_URL", url.to_owned()),
             ("HEADWATER_CONFIG", file("headwater.yaml")),
             ("HEADWATER_DATA_DIR", file("data")),
-            ("HEADWATER_SYNC_CONFIG", file("sync.yaml")),
             ("HEADWATER_JWT_SECRET", SECRET.to_owned()),
             ("HEADWATER_LOG_FORMAT", "text".to_owned()),
+            setting,
         ];
         let process = ProcessOptions {
             binary: options.binary().to_path_buf(),

@@ -1,6 +1,6 @@
 //! What a process has used, as the kernel counts it, and what a directory holds.
 //!
-//! Source: proc(5): `stat` fields 14 and 15, `status`, `clear_refs`.
+//! Source: proc(5): `stat` fields 14 to 17, `status`, `clear_refs`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -24,17 +24,27 @@ pub struct Usage {
 
 /// Of the process `pid`.
 pub fn of(pid: u32) -> Outcome<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field is the program's name in brackets and may hold anything.
-    let behind = stat.rsplit(')').next().unwrap_or_default();
-    let ticks: f64 =
-        behind.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+    let cpu_seconds = seconds(pid, 14)?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(Usage {
-        cpu_seconds: ticks / TICKS,
+        cpu_seconds,
         resident_bytes: field(&status, "VmRSS:")?,
         peak_bytes: field(&status, "VmHWM:")?,
     })
+}
+
+/// Seconds that children of the process `pid` have used which have ended.
+pub fn of_children(pid: u32) -> Outcome<f64> {
+    seconds(pid, 16)
+}
+
+/// The sum of two neighbouring fields of `stat`, the first of which has this number there.
+fn seconds(pid: u32, field: usize) -> Outcome<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in brackets and may hold anything.
+    let behind = stat.rsplit(')').next().unwrap_or_default();
+    let fields = behind.split_whitespace().skip(field - 3).take(2);
+    Ok(fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS)
 }
 
 /// Of this process.

@@ -222,6 +222,16 @@ impl Cluster {
             .await;
     }
 
+    /// The postmaster; `None` if it is not running.
+    pub fn postmaster(&self) -> Option<u32> {
+        self.process().as_ref().map(std::process::Child::id)
+    }
+
+    /// The postmaster's children that are running now.
+    pub fn children(&self) -> Vec<i32> {
+        self.postmaster().map(|pid| children(pid as i32)).unwrap_or_default()
+    }
+
     /// Sends a signal to the postmaster, for example `SIGHUP`; nothing if it is not running.
     pub fn signal(&self, number: i32) {
         if let Some(child) = self.process().as_ref() {
@@ -237,12 +247,9 @@ impl Cluster {
     /// Sends a signal to every process of the server, `SIGSTOP` or `SIGCONT`: one that hangs as a whole
     /// keeps its connections and answers nothing.
     pub fn signal_all(&self, number: i32) {
-        let Some(postmaster) = self.process().as_ref().map(|child| child.id() as i32) else {
-            return;
-        };
         // Who makes processes first, so that none is missed.
-        scratch::signal(postmaster, number);
-        for child in children(postmaster) {
+        self.signal(number);
+        for child in self.children() {
             scratch::signal(child, number);
         }
     }
