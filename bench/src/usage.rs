@@ -24,13 +24,18 @@ pub struct Usage {
 
 /// Of the process `pid`.
 pub fn of(pid: u32) -> Outcome<Usage> {
-    let cpu_seconds = seconds(pid, 14)?;
+    let cpu_seconds = cpu_seconds(pid)?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(Usage {
         cpu_seconds,
         resident_bytes: field(&status, "VmRSS:")?,
         peak_bytes: field(&status, "VmHWM:")?,
     })
+}
+
+/// User and system time of all threads of the process `pid`, seconds.
+pub fn cpu_seconds(pid: u32) -> Outcome<f64> {
+    seconds(pid, 14)
 }
 
 /// Seconds that children of the process `pid` have used which have ended.

@@ -48,13 +48,22 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
 
         let mut cpu = Vec::new();
         for (table, change, what) in [
-            ("notes", "UPDATE notes SET title = title || '.' WHERE id = $1::text::uuid", "own rows"),
-            ("papers", "UPDATE papers SET title = title || '.' WHERE id = $1::text::uuid", "rows of a team"),
+            (
+                "notes",
+                "UPDATE notes SET title = title || '.' WHERE id = $1::text::uuid",
+                "own rows",
+            ),
+            (
+                "papers",
+                "UPDATE papers SET title = title || '.' WHERE id = $1::text::uuid",
+                "rows of a team",
+            ),
         ] {
             let seen = one_may_see(&server, &source, &mut crowd, users, (table, change)).await?;
             let figure = Figure::new(label(&format!("{what}, told")), "ms p50", seen.times.at(0.5));
             report.figure(figure);
-            let figure = Figure::new(label(&format!("{what}, told")), "ms p99", seen.times.at(0.99));
+            let figure =
+                Figure::new(label(&format!("{what}, told")), "ms p99", seen.times.at(0.99));
             report.figure(figure);
             let asked = asking(&source, users, table).await?;
             let figure = Figure::new(label(&format!("{what}, server CPU")), "us/change", seen.cpu);
@@ -64,7 +73,8 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         match &alone {
             None => alone = Some(cpu),
             Some(alone) => {
-                for (what, (many, one)) in ["own rows", "rows of a team"].iter().zip(cpu.iter().zip(alone))
+                for (what, (many, one)) in
+                    ["own rows", "rows of a team"].iter().zip(cpu.iter().zip(alone))
                 {
                     let name = label(&format!("{what}, CPU against one subscriber"));
                     report.figure(Figure::new(name, "times", many / one).at_most(1.2));
@@ -101,7 +111,8 @@ async fn one_may_see(
     (table, change): (&str, &str),
 ) -> Outcome<Seen> {
     let owner = if table == "notes" { "owner::int8" } else { "team::int8" };
-    let whose = format!("SELECT id::text, {owner} FROM {table} WHERE {owner} < $1 ORDER BY id LIMIT $2");
+    let whose =
+        format!("SELECT id::text, {owner} FROM {table} WHERE {owner} < $1 ORDER BY id LIMIT $2");
     let limits: [i64; 2] = [i64::try_from(users)?, i64::try_from(CHANGES)?];
     let rows = source.sql.query(&whose, &[&limits[0], &limits[1]]).await?;
     let change = source.sql.prepare(change).await?;

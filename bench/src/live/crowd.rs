@@ -100,18 +100,6 @@ impl Crowd {
         Ok(answers)
     }
 
-    /// Everybody asks the same, and is answered.
-    ///
-    /// - Returns: how long that took.
-    pub async fn all_ask(&mut self, request: &Value) -> Outcome<Duration> {
-        let began = Instant::now();
-        for who in 0..self.asking.len() {
-            self.ask(who, request.clone())?;
-        }
-        let answers = self.answers(self.asking.len()).await?;
-        Ok(answers.last().map_or(Duration::ZERO, |last| last.at - began))
-    }
-
     /// Everybody subscribes, `watching` runs, everybody ends the subscription.
     ///
     /// - Returns: what `watching` gives.

@@ -60,7 +60,8 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         report.figure(if rows == world::ROWS { figure.at_least(5000.0) } else { figure });
         tokio::time::sleep(REST).await;
         let each = server.usage()?.resident_bytes.saturating_sub(open) as f64 / count;
-        report.figure(Figure::new(label("memory of a subscription"), "bytes", each).at_most(1024.0));
+        report
+            .figure(Figure::new(label("memory of a subscription"), "bytes", each).at_most(1024.0));
         server.account(report).await?;
     }
     Ok(())
@@ -93,7 +94,8 @@ async fn questions_per_second(source: &Source, sockets: u64) -> Outcome<f64> {
     let ask = |session: tokio_postgres::Client| async move {
         session.batch_execute(&format!("SET ROLE {ROLE}")).await?;
         let user = session.prepare("SELECT set_config('rls.ihp_user_id', $1, false)").await?;
-        let rows = session.prepare("SELECT to_jsonb(t)::text FROM notes t WHERE title <> $1").await?;
+        let rows =
+            session.prepare("SELECT to_jsonb(t)::text FROM notes t WHERE title <> $1").await?;
         for who in 0..each {
             session.query(&user, &[&who.to_string()]).await?;
             session.query(&rows, &[&"no note"]).await?;
