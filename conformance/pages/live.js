@@ -3,7 +3,8 @@
 import { createElement as h, Suspense } from 'react';
 import { createRoot } from 'react-dom/client';
 
-import { createRecord, initHeadwater, liveClient, query, sharedEnvironment, updateRecord } from '@headwater/client/live';
+import { createRecord, initHeadwater, liveClient, query, updateRecord } from '@headwater/client/live';
+import { sharedEnvironment } from '@headwater/client/live-shared';
 import { useCount, useCurrentUser, useIsConnected, useIsLoggedIn, useQuery, useSuspenseQuery } from '@headwater/react';
 
 const options = new URLSearchParams(location.search);

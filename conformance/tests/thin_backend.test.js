@@ -1,5 +1,6 @@
 /**
- * The client of Thin Backend, the older original that the npm registry has (`thin-backend` 0.12.1), unmodified.
+ * The client of Thin Backend and its hooks, the older originals that the npm registry has (`thin-backend` 0.12.1,
+ * `thin-backend-react` 0.10.1), unmodified.
  *
  * It has a defect that no server can mend: a push that comes while a request waits for its answer makes it
  * forget its last request, whose promise then never settles. So pages that follow something here ask for
@@ -9,7 +10,11 @@
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
 
+import { browser } from '../harness/browser.js';
 import { ANN, BOB, IhpWorld, program, Shown } from '../harness/ihp.js';
+import { IhpPages, says, shows } from '../harness/ihp_pages.js';
+
+const skip = browser || process.env.CI ? false : 'there is no browser here; scripts/setup test installs one';
 
 /** @type {IhpWorld} */
 let world;
@@ -85,4 +90,22 @@ test('the older original client comes back when its connection was cut', async (
   reader.page.cut();
   await writer.createRecord('tasks', { title: 'meanwhile' });
   await shown.titles(['meanwhile']);
+});
+
+test('the older original hooks show what there is', { skip }, async () => {
+  const pages = await IhpPages.start('thin_backend.js');
+  try {
+    await world.sql.query(`INSERT INTO tasks (user_id, title) VALUES ('${ANN}', 'a'); INSERT INTO projects (user_id, name) VALUES ('${ANN}', 'P')`);
+    const [ann, bob] = [await pages.open(ANN, world.server.url), await pages.open(BOB, world.server.url)];
+    await ann.until(`${shows('a')} && ${says('newest', 'P')} && ${says('state', 'online')}`);
+    await bob.until(`${shows('')} && ${says('newest', 'none')}`);
+    await world.sql.query(`UPDATE tasks SET user_id = '${BOB}', title = 'b'`);
+    await Promise.all([ann.until(shows('')), bob.until(shows('b'))]);
+    await world.sql.query(`INSERT INTO tasks (user_id, title) VALUES ('${BOB}', 'c')`);
+    await bob.until(shows('b,c'));
+    await world.sql.query('DELETE FROM tasks');
+    await bob.until(shows(''));
+  } finally {
+    await pages.close();
+  }
 });

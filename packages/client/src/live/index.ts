@@ -36,7 +36,6 @@ export { LiveError } from './error.js';
 export type { LiveErrorKind } from './error.js';
 export type { LiveQuery, LiveState, LiveStatus } from './live_query.js';
 export { platform } from './platform.js';
-export { sharedEnvironment } from './shared_socket.js';
 export { DataSubscription } from './subscription.js';
 export type { DataSubscriptionOptions } from './subscription.js';
 export type { TokenSource } from './token.js';

@@ -2,7 +2,9 @@
  * Sockets of several tabs as one: what a page puts in place of its WebSocket. The other side is a
  * shared worker (`shared_worker.ts`), which tells the tabs' requests and subscriptions apart.
  *
- * Where there are no shared workers (Node, React Native, some phones) pages have sockets of their own.
+ * Where there are no shared workers (Node, some phones) pages have sockets of their own. This is a module to
+ * import by itself, `@headwater/client/live-shared`: Hermes, the engine of React Native, reads no program with
+ * `import.meta` in it.
  */
 import type { LiveEnvironment, LiveSocket } from './connection.js';
 import { platform } from './platform.js';
