@@ -209,13 +209,13 @@ fn unwrapped(raw: &RawValue) -> &RawValue {
     }
     let Ok(Wrapped { tag, contents }) = serde_json::from_str(raw.get()) else { return raw };
     let contents = contents.unwrap_or(RawValue::NULL);
-    let fits = match (&*tag, contents.get().as_bytes().first()) {
-        ("TextValue", Some(b'"')) => true,
-        ("IntValue" | "DoubleValue", Some(b'-' | b'0'..=b'9')) => true,
-        ("BoolValue", Some(b't' | b'f')) => true,
-        ("Null", Some(b'n')) => true,
-        _ => false,
-    };
+    let fits = matches!(
+        (&*tag, contents.get().as_bytes().first()),
+        ("TextValue", Some(b'"'))
+            | ("IntValue" | "DoubleValue", Some(b'-' | b'0'..=b'9'))
+            | ("BoolValue", Some(b't' | b'f'))
+            | ("Null", Some(b'n'))
+    );
     if fits { contents } else { raw }
 }
 
