@@ -24,7 +24,9 @@ pub async fn check(
     match hw_write::schema::finding(client).await? {
         Some(finding) if !finding.is_error() => {
             let mend = finding.mend.unwrap_or_default();
-            examination.facts.push(format!("{}, clients of sync can only read ({mend})", finding.what));
+            examination
+                .facts
+                .push(format!("{}, clients of sync can only read ({mend})", finding.what));
             return Ok(());
         }
         finding => examination.findings.extend(finding),
