@@ -180,11 +180,8 @@ impl User {
         if !self.client.is_connected() {
             self.client.connect(process.address()).await.expect("connected");
         }
-        match timeout(Duration::from_millis(500), self.client.step()).await {
-            Ok(stepped) => {
-                drop(stepped.unwrap_or_else(|error| panic!("{error}\n{}", process.log())))
-            }
-            Err(_) => {}
+        if let Ok(Err(error)) = timeout(Duration::from_millis(500), self.client.step()).await {
+            panic!("{error}\n{}", process.log());
         }
     }
 

@@ -143,13 +143,14 @@ struct Function {
     schema: String,
     name: String,
     arguments: Vec<(Option<String>, u32)>,
-    /// How many arguments may be left out.
-    defaults: usize,
+    /// What the last arguments are where they are left out; without a text it is not known.
+    defaults: Vec<Option<String>>,
     /// Whether it takes any number of arguments.
     is_variadic: bool,
     /// Whether Postgres itself has a function of this name.
     clashes: bool,
     result: u32,
+    returns_set: bool,
     strict: bool,
     /// The owner, if it runs as its owner.
     owner: Option<String>,
@@ -208,7 +209,9 @@ SELECT p.oid, n.nspname, p.proname, p.proargtypes::oid[], p.proargnames, p.prona
                WHERE b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND b.proname = p.proname),
        p.prorettype, p.proisstrict, CASE WHEN p.prosecdef THEN o.rolname::text END, p.proconfig, l.lanname,
        coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc),
-       p.proretset OR p.proargmodes IS NOT NULL OR p.prokind <> 'f'
+       p.proargmodes IS NOT NULL OR p.prokind <> 'f', p.proretset,
+       ARRAY (SELECT pg_catalog.pg_get_function_arg_default(p.oid, n)
+              FROM pg_catalog.generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) n ORDER BY n)
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language l ON l.oid = p.prolang
@@ -538,7 +541,7 @@ impl Names for RowSecurity {
         let count = arguments.len();
         let takes = |function: &&Function| {
             let all = function.arguments.len();
-            function.is_variadic || (all - function.defaults.min(all)..=all).contains(&count)
+            function.is_variadic || (all - function.defaults.len().min(all)..=all).contains(&count)
         };
         let is_named = |function: &&Function| {
             function.name == name && lookup.schemas.contains(&function.schema)
@@ -565,9 +568,10 @@ impl Names for RowSecurity {
         if !self.roles.get(&lookup.role).is_some_and(|role| role.callable.contains(&function.id)) {
             return Err(format!("the role {} may not call this function", lookup.role));
         }
-        if function.is_variadic || function.arguments.len() != count {
+        let defaults = function.defaults.iter().cloned().collect::<Option<Vec<String>>>();
+        let Some(defaults) = defaults.filter(|_| !function.is_variadic) else {
             return Err("a call that leaves out arguments is not known here".into());
-        }
+        };
         let body = function.body.as_ref().map_err(|reason| (*reason).to_owned())?;
         let parameters = function.arguments.iter();
         let parameters =
@@ -575,6 +579,8 @@ impl Names for RowSecurity {
         Ok(Helper {
             parameters: parameters.collect::<std::result::Result<_, String>>()?,
             result: self.type_of_value(function.result)?,
+            returns_set: function.returns_set,
+            defaults,
             body: body.clone(),
             path: function.path.clone(),
             strict: function.strict,
@@ -680,9 +686,11 @@ impl Function {
         let source = source.unwrap_or_default();
         let unusual: bool = row.try_get(14)?;
         let (path, is_plain) = path_of(settings.as_deref().unwrap_or_default());
+        let returns_set: bool = row.try_get(15)?;
         let body = match (unusual, is_plain, language.as_str()) {
             (true, ..) => Err("a function with several results or other kinds of parameters is not known here"),
             (_, false, _) => Err("a function that sets more than a search path, or names pg_catalog in it, is not known here"),
+            (.., "plpgsql") if returns_set => Err("a PL/pgSQL function that returns rows is not known here; as a function in SQL it could be read"),
             (.., "sql") => sql_body(&source).ok_or("the function does more than compute one expression"),
             (.., "plpgsql") => returned(&source).ok_or(
                 "this PL/pgSQL function does more than RETURN one expression; as a function in SQL it could \
@@ -690,16 +698,16 @@ impl Function {
             ),
             _ => Err("a function in this language is not known here"),
         };
-        let defaults: i16 = row.try_get(5)?;
         Ok(Function {
             id: row.try_get(0)?,
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
             arguments,
-            defaults: usize::try_from(defaults).unwrap_or_default(),
+            defaults: row.try_get(16)?,
             is_variadic: row.try_get(6)?,
             clashes: row.try_get(7)?,
             result: row.try_get(8)?,
+            returns_set,
             strict: row.try_get(9)?,
             owner: row.try_get(10)?,
             path,
@@ -766,6 +774,7 @@ fn schemas(path: &str) -> Vec<String> {
 /// The query of a function in SQL: its whole source, or what stands behind RETURN or between BEGIN ATOMIC
 /// and END.
 fn sql_body(source: &str) -> Option<String> {
+    let source = without_comments(source)?;
     let source = source.trim().trim_end_matches(';').trim();
     if let Some(inner) = behind(source, "BEGIN ATOMIC") {
         let inner = inner.strip_suffix("END").or_else(|| inner.strip_suffix("end"))?;
@@ -779,10 +788,83 @@ fn sql_body(source: &str) -> Option<String> {
 
 /// The one expression that a PL/pgSQL function returns.
 fn returned(source: &str) -> Option<String> {
+    let source = without_comments(source)?;
     let inner = behind(source.trim().trim_end_matches(';').trim(), "BEGIN")?;
     let inner = inner.strip_suffix("END").or_else(|| inner.strip_suffix("end"))?;
     let expression = behind(&one_statement(inner)?, "RETURN")?.to_owned();
     Some(format!("SELECT {expression}"))
+}
+
+/// A text with white space in the places of its comments; `None` where it cannot be told what is one.
+fn without_comments(source: &str) -> Option<String> {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(letter) = rest.chars().next() {
+        let length = match letter {
+            '-' if rest.starts_with("--") => {
+                out.push(' ');
+                rest = rest.find(['\n', '\r']).map_or("", |end| &rest[end..]);
+                continue;
+            }
+            '/' if rest.starts_with("/*") => {
+                out.push(' ');
+                rest = behind_comment(rest)?;
+                continue;
+            }
+            // Of these it is not followed where they end.
+            '$' if rest[1..].starts_with(|c: char| c == '$' || c.is_alphabetic() || c == '_') => {
+                return None;
+            }
+            '\'' if has_escapes(&out) => end_of_escaped(rest)?,
+            '\'' | '"' => rest[1..].find(letter)? + 2,
+            letter => letter.len_utf8(),
+        };
+        let (head, tail) = rest.split_at(length);
+        out.push_str(head);
+        rest = tail;
+    }
+    Some(out)
+}
+
+/// Whether the quote behind a text begins one with escapes: `E'…'`.
+fn has_escapes(before: &str) -> bool {
+    let mut letters = before.chars().rev();
+    let is_e = letters.next().is_some_and(|letter| matches!(letter, 'e' | 'E'));
+    is_e && !letters.next().is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
+}
+
+/// How long such a text is, with its quotes.
+fn end_of_escaped(text: &str) -> Option<usize> {
+    let mut letters = text.char_indices().skip(1);
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '\\' => drop(letters.next()),
+            '\'' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What stands behind a comment between `/*` and `*/`, in which there may be others.
+fn behind_comment(text: &str) -> Option<&str> {
+    let (mut depth, mut at) = (0, 0);
+    loop {
+        let next = text[at..].find(['/', '*'])?;
+        at += next;
+        depth = match &text.as_bytes()[at..] {
+            [b'/', b'*', ..] => depth + 1,
+            [b'*', b'/', ..] => depth - 1,
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        at += 2;
+        if depth == 0 {
+            return Some(&text[at..]);
+        }
+    }
 }
 
 /// A statement without the semicolon behind it, unless there are several.
@@ -838,6 +920,20 @@ mod tests {
         assert_eq!(sql("BEGIN ATOMIC\n SELECT 1;\nEND").as_deref(), Some("SELECT 1"));
         assert_eq!(sql("select ';'").as_deref(), Some("select ';'"));
         assert_eq!(sql("select 1; select 2"), None);
+        let commented = "-- who; asks\n select /* a /* 'nested */ one */ auth.uid() -- it's\n;";
+        assert_eq!(sql(commented).as_deref(), Some("select   auth.uid()"));
+        assert_eq!(sql("select '--', \"/*\"").as_deref(), Some("select '--', \"/*\""));
+        assert_eq!(sql("select e'\\'--'").as_deref(), Some("select e'\\'--'"));
+        assert_eq!(
+            sql("select true --x\r and false").as_deref(),
+            Some("select true  \r and false")
+        );
+        assert_eq!(sql("select $$--$$"), None);
+        assert_eq!(sql("select 1 /* no end"), None);
+        assert_eq!(
+            returned("/* all */ begin -- one\n return true; -- done\n end").as_deref(),
+            Some("SELECT true")
+        );
         assert_eq!(
             returned("begin\n return exists (select 1);\nend;").as_deref(),
             Some("SELECT exists (select 1)")

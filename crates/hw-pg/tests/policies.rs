@@ -194,6 +194,22 @@ const HELPERS: &[[&str; 6]] = &[
     ],
     [
         "public",
+        "my_teams",
+        "",
+        "SETOF integer",
+        "-- all; of mine\nselect team /* it's */ from m where who = auth.uid()",
+        "LANGUAGE sql SECURITY DEFINER SET search_path = public",
+    ],
+    [
+        "public",
+        "at_least",
+        "value integer, bound integer DEFAULT 1",
+        "boolean",
+        "select value >= bound",
+        "LANGUAGE sql",
+    ],
+    [
+        "public",
         "has_role",
         "wanted text",
         "boolean",
@@ -216,7 +232,7 @@ pub(crate) fn condition(rng: &mut StdRng, depth: u32) -> String {
     }
     let comparison = pick(rng, &["=", "<>", "<", "<=", ">", ">="]);
     let equality = pick(rng, &["=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"]);
-    match rng.random_range(0..34) {
+    match rng.random_range(0..39) {
         26 => "(EXISTS (SELECT 1 FROM m WHERE m.team = t.i4 AND m.who = auth.uid()))".into(),
         27 => "(i4 IN (SELECT m.team FROM m WHERE m.who = auth.uid()))".into(),
         28 => "(i2 NOT IN (SELECT x.team FROM m x WHERE x.who <> u OR x.who = auth.uid()))".into(),
@@ -228,6 +244,15 @@ pub(crate) fn condition(rng: &mut StdRng, depth: u32) -> String {
                 .into()
         }
         32 => "public.in_team(i4)".into(),
+        34 => format!("(i4 {} IN (SELECT public.my_teams()))", pick(rng, &["", "NOT"])),
+        35 => format!(
+            "(i2 {} (ARRAY(SELECT {})))",
+            pick(rng, &["= ANY", "<> ALL"]),
+            pick(rng, &["public.my_teams()", "m.team FROM m", "m.team FROM m WHERE m.who = u"])
+        ),
+        36 => format!("public.at_least({})", pick(rng, &["i4", "i4, 0", "i4, i4"])),
+        37 => "(EXISTS (SELECT 1 FROM m WHERE m.team = t.i4 LIMIT 1))".into(),
+        38 => "(s = (SELECT n.role FROM n WHERE n.who = auth.uid() LIMIT 1))".into(),
         33 => format!("public.in_role({})", pick(rng, &["'admin'", "s"])),
         0 => format!("(u {equality} auth.uid())"),
         1 => "(u = (select auth.uid()))".into(),

@@ -164,7 +164,10 @@ fn streamable(rng: &mut StdRng, depth: u32) -> String {
         };
     }
     let equality = pick(rng, &["=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"]);
-    match rng.random_range(0..30) {
+    match rng.random_range(0..33) {
+        30 => "(i4 IN (SELECT public.my_teams()))".into(),
+        31 => "(i2 = ANY (ARRAY(SELECT public.my_teams())))".into(),
+        32 => "(public.at_least(i4) AND EXISTS (SELECT 1 FROM m WHERE m.team = i4 LIMIT 1))".into(),
         0 => "(u = auth.uid())".into(),
         1 => "(u = (SELECT auth.uid()))".into(),
         2 => "public.is_mine(u)".into(),

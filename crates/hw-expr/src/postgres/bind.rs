@@ -12,7 +12,8 @@ use super::tree::{Expr, Typed, scalar};
 use super::types::{Scalar, Type};
 use super::{Lookup, Names, Refusal, Table};
 use sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr as Ast, InTarget, ObjectName, UnaryOperator, Value,
+    BinaryOperator, CastKind, DataType, Expr as Ast, FunctionArguments, InTarget, ObjectName,
+    Query, UnaryOperator, Value,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -564,7 +565,7 @@ impl<'a> Binder<'a> {
     ) -> Result<Typed, Refusal> {
         let name = if name == "!=" { "<>" } else { name };
         let left = self.expression(left)?;
-        if let Ast::Subquery(query) = right
+        if let Some(query) = rows(right)
             && matches!((name, all), ("=", false) | ("<>", true))
         {
             return self.contained(ast, left, query, all);
@@ -624,6 +625,21 @@ impl<'a> Binder<'a> {
             Some(ty) => Ok(ty),
             None => refuse(ast, format!("the type {data_type} is not known here")),
         }
+    }
+}
+
+/// The query of `(SELECT …)`, or of `ARRAY(SELECT …)`, which is an array of the same and never NULL.
+fn rows(ast: &Ast) -> Option<&Query> {
+    match ast {
+        Ast::Subquery(query) => Some(query),
+        Ast::Nested(inner) => rows(inner),
+        Ast::Function(call) => match &call.args {
+            FunctionArguments::Subquery(query) => qualified(&call.name)
+                .is_some_and(|(schema, name)| schema.is_none() && name == "array")
+                .then_some(&**query),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

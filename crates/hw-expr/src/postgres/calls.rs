@@ -1,18 +1,36 @@
 //! Calls: forms of the language that look like functions, functions of the table, settings of the session,
 //! and helper functions of the database, in whose place stands what they compute.
 
-use super::Refusal;
 use super::bind::{Binder, qualified, refuse, whole};
 use super::operators::{BOOL, Operation, TEXT, function};
+use super::select::Select;
 use super::tree::{Expr, Typed};
 use super::types::Type;
-use sqlparser::ast::{Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments};
+use super::{Helper, Refusal};
+use sqlparser::ast::{
+    Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Query,
+};
 
 /// How deep calls of functions are replaced within functions.
 const MAX_CALLS: usize = 16;
 
 impl Binder<'_> {
     pub(super) fn call(&mut self, ast: &Ast, call: &Function) -> Result<Typed, Refusal> {
+        let (schema, name, arguments) = self.called(ast, call)?;
+        if schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+            && let Some(built_in) = self.built_in(ast, schema.is_some(), &name, &arguments)
+        {
+            return built_in;
+        }
+        self.helper(ast, schema, &name, arguments)
+    }
+
+    /// Schema and name of what is called, and its arguments.
+    fn called(
+        &mut self,
+        ast: &Ast,
+        call: &Function,
+    ) -> Result<(Option<String>, String, Vec<Typed>), Refusal> {
         let plain = call.filter.is_none()
             && call.over.is_none()
             && call.null_treatment.is_none()
@@ -35,15 +53,10 @@ impl Binder<'_> {
             }
             _ => return refuse(ast, "this form of call is not known here"),
         }
-        let Some((schema, name)) = qualified(&call.name).filter(|_| plain) else {
-            return refuse(ast, "this form of call is not known here");
-        };
-        if schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
-            && let Some(built_in) = self.built_in(ast, schema.is_some(), &name, &arguments)
-        {
-            return built_in;
+        match qualified(&call.name).filter(|_| plain) {
+            Some((schema, name)) => Ok((schema, name, arguments)),
+            None => refuse(ast, "this form of call is not known here"),
         }
-        self.helper(ast, schema, &name, arguments)
     }
 
     /// What is a form of the language, or a function of the table; `None` for any other name.
@@ -134,13 +147,80 @@ impl Binder<'_> {
         name: &str,
         arguments: Vec<Typed>,
     ) -> Result<Typed, Refusal> {
-        let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
-        let function = match self.names.function(&self.lookup(schema), name, &types) {
-            Ok(function) => function,
-            Err(reason) => return refuse(ast, reason),
+        let function = self.function(ast, schema, name, &arguments)?;
+        if function.returns_set {
+            return refuse(ast, "what returns rows is known here behind IN (SELECT …) only");
+        }
+        let (computed, given) =
+            self.inlined(ast, name, &function, arguments, |this, query| this.only(ast, query))?;
+        let Some(computed) = self.coerced(computed, function.result) else {
+            return refuse(ast, format!("its body is of another type than {}", function.result));
         };
+        if !function.strict || given.is_empty() {
+            return Ok(computed);
+        }
+        let whens =
+            given.into_iter().map(|one| (Expr::IsNull(Box::new(one)), Expr::NULL)).collect();
+        Ok(Typed { expr: Expr::Case(whens, Box::new(computed.expr)), ty: computed.ty })
+    }
+
+    /// The rows of a function of the database that stands alone in a SELECT: those of its body. `None`: it is
+    /// none that returns rows.
+    pub(super) fn rows_of(
+        &mut self,
+        ast: &Ast,
+        call: &Function,
+    ) -> Option<Result<(Select, Type), Refusal>> {
+        let (schema, name, arguments) = self.called(ast, call).ok()?;
+        let function = self.function(ast, schema, &name, &arguments).ok()?;
+        if !function.returns_set {
+            return None;
+        }
+        if function.strict && !arguments.is_empty() {
+            return Some(refuse(ast, "for a NULL a STRICT function returns no rows"));
+        }
+        let read = |this: &mut Self, query: &Query| this.select(ast, query, true);
+        Some(self.inlined(ast, &name, &function, arguments, read).and_then(
+            |(rows, _)| match rows.1 == function.result {
+                true => Ok(rows),
+                false => {
+                    refuse(ast, format!("its rows are of another type than {}", function.result))
+                }
+            },
+        ))
+    }
+
+    fn function(
+        &self,
+        ast: &Ast,
+        schema: Option<String>,
+        name: &str,
+        arguments: &[Typed],
+    ) -> Result<Helper, Refusal> {
+        let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
+        let found = self.names.function(&self.lookup(schema), name, &types);
+        found.map_err(|reason| Refusal { expression: ast.to_string(), reason })
+    }
+
+    /// Reads the body of a function.
+    ///
+    /// - Returns: what it is read as, and the arguments.
+    fn inlined<T>(
+        &mut self,
+        ast: &Ast,
+        name: &str,
+        function: &Helper,
+        arguments: Vec<Typed>,
+        read: impl FnOnce(&mut Self, &Query) -> Result<T, Refusal>,
+    ) -> Result<(T, Vec<Expr>), Refusal> {
         if self.calls >= MAX_CALLS {
             return refuse(ast, format!("functions call one another more than {MAX_CALLS} deep"));
+        }
+        let mut arguments = arguments;
+        let left_out = function.parameters.len().saturating_sub(arguments.len());
+        let defaults = function.defaults.len().saturating_sub(left_out);
+        for text in function.defaults.iter().skip(defaults) {
+            arguments.push(self.default_argument(text)?);
         }
         let mut parameters = Vec::with_capacity(arguments.len());
         for ((name, ty), argument) in function.parameters.iter().zip(arguments) {
@@ -158,14 +238,14 @@ impl Binder<'_> {
         let outer = std::mem::replace(&mut self.parameters, parameters);
         let outer_function = std::mem::replace(&mut self.function, name.to_owned());
         let caller = self.role.clone();
-        self.role = function.owner.unwrap_or_else(|| caller.clone());
+        self.role = function.owner.clone().unwrap_or_else(|| caller.clone());
         // A body names what it reads itself.
         let reach = std::mem::replace(&mut self.reach, self.scopes.len());
         let outer_path = self.path.clone();
-        self.path = function.path.unwrap_or_else(|| outer_path.clone());
+        self.path = function.path.clone().unwrap_or_else(|| outer_path.clone());
         let in_body = std::mem::replace(&mut self.in_body, true);
         self.calls += 1;
-        let computed = self.only(ast, &query);
+        let computed = read(self, &query);
         self.calls -= 1;
         self.in_body = in_body;
         self.path = outer_path;
@@ -175,14 +255,20 @@ impl Binder<'_> {
         self.function = outer_function;
         let computed = computed
             .map_err(|inner| Refusal { reason: format!("in {ast}: {}", inner.reason), ..inner })?;
-        let Some(computed) = self.coerced(computed, function.result) else {
-            return refuse(ast, format!("its body is of another type than {}", function.result));
-        };
-        if !function.strict || given.is_empty() {
-            return Ok(computed);
-        }
-        let whens =
-            given.into_iter().map(|one| (Expr::IsNull(Box::new(one)), Expr::NULL)).collect();
-        Ok(Typed { expr: Expr::Case(whens, Box::new(computed.expr)), ty: computed.ty })
+        Ok((computed, given))
+    }
+
+    /// The expression of an argument that is left out, as Postgres prints it: it names neither columns nor
+    /// parameters, and its own names were resolved when the function was made.
+    fn default_argument(&mut self, text: &str) -> Result<Typed, Refusal> {
+        let ast = whole(text, |parser| parser.parse_expr())?;
+        let parameters = std::mem::take(&mut self.parameters);
+        let reach = std::mem::replace(&mut self.reach, self.scopes.len());
+        let in_body = std::mem::replace(&mut self.in_body, false);
+        let read = self.expression(&ast);
+        self.in_body = in_body;
+        self.reach = reach;
+        self.parameters = parameters;
+        read
     }
 }

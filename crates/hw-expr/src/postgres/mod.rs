@@ -142,7 +142,11 @@ pub struct Helper {
     pub parameters: Vec<(Option<String>, Type)>,
     /// The type of what it returns.
     pub result: Type,
-    /// `SELECT` and the expression.
+    /// Whether it returns rows of that type, those of its body.
+    pub returns_set: bool,
+    /// Expressions of the last parameters, for those that a call leaves out.
+    pub defaults: Vec<String>,
+    /// `SELECT` and the expression, or the whole SELECT.
     pub body: String,
     /// Its own search path; without one, that of whoever calls it holds.
     pub path: Option<Vec<String>>,

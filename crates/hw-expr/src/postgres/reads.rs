@@ -8,8 +8,8 @@ use super::tree::{Expr, Typed};
 use super::types::Type;
 use super::{Refusal, Visible};
 use sqlparser::ast::{
-    Expr as Ast, GroupByExpr, JoinConstraint, JoinOperator, Query, Select as SelectAst, SelectItem,
-    SetExpr, TableFactor, TableWithJoins,
+    Expr as Ast, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, Query,
+    Select as SelectAst, SelectItem, SetExpr, TableFactor, TableWithJoins, Value,
 };
 use std::rc::Rc;
 
@@ -96,7 +96,16 @@ impl Binder<'_> {
         query: &Query,
         has_output: bool,
     ) -> Result<(Select, Type), Refusal> {
-        let Some(select) = plain_select(query) else {
+        if has_output
+            && let Some(Ast::Function(call)) = bare(query)
+            && let Some(rows) = self.rows_of(ast, call)
+        {
+            return rows;
+        }
+        // Whether there is a row does not depend on how many of them are wanted, if one is.
+        let one_is_enough = !has_output && query.limit_clause.as_ref().is_some_and(wants_some);
+        let unlimited = one_is_enough.then(|| Query { limit_clause: None, ..query.clone() });
+        let Some(select) = plain_select(unlimited.as_ref().unwrap_or(query)) else {
             return refuse(ast, "this form of sub-select is not known here");
         };
         let level = self.scopes.last().map_or(0, |scope| scope.level) + 1;
@@ -217,6 +226,16 @@ fn plain_select(query: &Query) -> Option<&SelectAst> {
     let is_plain =
         locks.is_empty() && !is_grouped && select.having.is_none() && select.distinct.is_none();
     is_plain.then_some(&**select)
+}
+
+/// `LIMIT` and a number that is not zero.
+fn wants_some(limit: &LimitClause) -> bool {
+    let LimitClause::LimitOffset { limit: Some(Ast::Value(limit)), offset: None, limit_by } = limit
+    else {
+        return false;
+    };
+    let is_number = |digits: &str| digits.parse::<u32>().is_ok_and(|number| number > 0);
+    limit_by.is_empty() && matches!(&limit.value, Value::Number(digits, _) if is_number(digits))
 }
 
 /// The one expression of a query that reads no table.
