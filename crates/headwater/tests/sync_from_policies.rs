@@ -238,6 +238,36 @@ async fn e_4_clients_hold_what_policies_show_them_while_rows_and_policies_change
     process.stop().await;
 }
 
+/// A policy that reads what is not replicated keeps its own table from being served, and no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_over_what_cannot_be_replicated_stops_its_table_alone() {
+    let rig = Rig::start().await;
+    let mut options = rig.options();
+    options.allowed_log.push("away".into());
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "user");
+    user.settles(&rig, &process).await;
+    rig.sql(
+        "CREATE UNLOGGED TABLE away (id int PRIMARY KEY, who uuid); GRANT SELECT ON away TO authenticated;
+         CREATE POLICY away ON lists USING (id IN (SELECT id FROM away WHERE who = auth.uid()))",
+    )
+    .await;
+    rig.sql("ALTER POLICY own ON members USING (who = auth.uid() AND team > 1)").await;
+    rig.sql("INSERT INTO members VALUES (7, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')").await;
+    let end = Instant::now() + LIMIT;
+    let members = |user: &User| -> Vec<String> {
+        let held = user.held().into_iter().filter(|(table, _)| table == "members");
+        held.map(|(_, id)| id).collect()
+    };
+    while members(&user) != [format!("7/{ADA}")] {
+        assert!(Instant::now() < end, "{:?}\n{}", user.held(), process.log());
+        user.step(&process).await;
+    }
+    let shown = rig.shown(&claims()[0]).await;
+    assert!(user.held().is_subset(&shown), "{:?} and Postgres shows {shown:?}", user.held());
+    process.stop().await;
+}
+
 /// Whoever comes behind a restart is not shown what policies took meanwhile, not for a moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again() {

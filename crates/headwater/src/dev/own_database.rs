@@ -23,6 +23,7 @@ use crate::sync_config::{self, SyncFile};
 /// Shows what would be changed and asks.
 ///
 /// - Takes: `yes`, the answer to every question, given beforehand.
+///
 /// Without a sync configuration the policies of the role that tokens stand for are synced, if there is one.
 ///
 /// - Returns: false when the person said no to what replication needs.

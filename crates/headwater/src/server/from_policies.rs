@@ -157,28 +157,46 @@ impl Follower {
     ///
     /// - Returns: whether nothing is served that they do not give.
     async fn hand_in(&self, streams: &PolicyStreams) -> Result<bool, Box<Diagnostic>> {
-        let target = compiled(&streams.text())?;
-        let served =
-            self.engine.published().sync.as_ref().map(|sync| (sync.version, sync.config.clone()));
-        let mut is_shut = true;
-        if let Some((version, served)) = served {
-            let stays = |name: &str| target.gives_all_of(&served, name);
-            if !served.definitions().iter().all(|definition| stays(&definition.name)) {
-                let is_served = |name: &str| served.definitions().iter().any(|d| d.name == name);
-                let less =
-                    streams.narrowed(|table| is_served(&table.name) && stays(&table.name)).text();
-                tracing::info!("policies changed: what they no longer show is taken back");
-                self.configure(&less).await?;
-                let mut watch = self.engine.watch();
-                let switched = watch.wait_for(|published| {
-                    published.sync.as_ref().is_none_or(|sync| sync.version > version)
-                });
-                is_shut = matches!(timeout(SHUT_WITHIN, switched).await, Ok(Ok(_)));
-            }
-        }
+        let text = streams.text();
+        let target = compiled(&text)?;
+        let is_shut = self.take_back(streams, |served, name| target.gives_all_of(served, name));
+        let is_shut = is_shut.await?;
         // Wider than what was served, or still to be built.
-        self.configure(&streams.text()).await?;
+        if self.configure(&text).await.is_err() {
+            // A definition that is served is not made to read what is not there; one that comes is withheld by
+            // itself, and the others are as they should be.
+            let is_same = |served: &SyncConfig, name: &str| {
+                target.gives_all_of(served, name) && served.gives_all_of(&target, name)
+            };
+            self.take_back(streams, is_same).await?;
+            self.configure(&text).await?;
+        }
         Ok(is_shut)
+    }
+
+    /// Lets the engine serve no definition but those that stay.
+    ///
+    /// - Returns: whether it is so.
+    async fn take_back(
+        &self,
+        streams: &PolicyStreams,
+        stays: impl Fn(&SyncConfig, &str) -> bool,
+    ) -> Result<bool, Box<Diagnostic>> {
+        let published = self.engine.published();
+        let Some(served) = &published.sync else { return Ok(true) };
+        let (version, served) = (served.version, served.config.clone());
+        if served.definitions().iter().all(|definition| stays(&served, &definition.name)) {
+            return Ok(true);
+        }
+        let is_served = |name: &str| served.definitions().iter().any(|of| of.name == name);
+        let less = streams.narrowed(|table| is_served(&table.name) && stays(&served, &table.name));
+        tracing::info!("policies changed: what they no longer show is taken back");
+        self.configure(&less.text()).await?;
+        let mut watch = self.engine.watch();
+        let switched = watch.wait_for(|published| {
+            published.sync.as_ref().is_none_or(|sync| sync.version > version)
+        });
+        Ok(matches!(timeout(SHUT_WITHIN, switched).await, Ok(Ok(_))))
     }
 
     async fn configure(&self, text: &str) -> Result<(), Box<Diagnostic>> {
