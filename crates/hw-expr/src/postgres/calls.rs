@@ -265,7 +265,10 @@ impl Binder<'_> {
         let parameters = std::mem::take(&mut self.parameters);
         let reach = std::mem::replace(&mut self.reach, self.scopes.len());
         let in_body = std::mem::replace(&mut self.in_body, false);
+        // It may call the function that it is an argument of.
+        self.calls += 1;
         let read = self.expression(&ast);
+        self.calls -= 1;
         self.in_body = in_body;
         self.reach = reach;
         self.parameters = parameters;
