@@ -289,6 +289,49 @@ async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again(
     process.stop().await;
 }
 
+/// What policies take is taken whatever else changes with it: here something comes that cannot be followed. That
+/// comes when it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_policies_take_waits_for_nothing_that_they_give() {
+    let rig = Rig::start().await;
+    rig.sql(
+        "CREATE TABLE loose (team int, who uuid); CREATE TABLE extra (id int PRIMARY KEY, owner uuid);
+         ALTER TABLE extra ENABLE ROW LEVEL SECURITY; GRANT SELECT ON loose, extra TO authenticated;
+         CREATE POLICY own ON extra USING (owner = auth.uid())",
+    )
+    .await;
+    let mut options = rig.options();
+    options.allowed_log.push("HW2106".into());
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "ada");
+    user.settles(&rig, &process).await;
+    assert!(user.held().iter().any(|(table, _)| table == "lists"));
+    rig.sql(
+        "BEGIN; DROP POLICY own ON lists; DROP POLICY team ON lists;
+         CREATE POLICY loose ON extra USING (id IN (SELECT team FROM loose WHERE who = auth.uid())); COMMIT",
+    )
+    .await;
+    user.settles(&rig, &process).await;
+    assert!(!user.held().iter().any(|(table, _)| table == "lists"));
+    // Nobody can be of a role that is gone.
+    rig.sql("ALTER ROLE authenticated RENAME TO gone").await;
+    user.settles(&rig, &process).await;
+    assert_eq!(user.held(), BTreeSet::new());
+    rig.sql("ALTER ROLE gone RENAME TO authenticated").await;
+    user.settles(&rig, &process).await;
+    rig.sql(&format!(
+        "ALTER TABLE loose ADD PRIMARY KEY (team, who); INSERT INTO extra VALUES (7, NULL);
+         INSERT INTO loose VALUES (7, '{ADA}')"
+    ))
+    .await;
+    let end = Instant::now() + LIMIT;
+    while !user.held().contains(&("extra".to_owned(), "7".to_owned())) {
+        assert!(Instant::now() < end, "{}", process.log());
+        user.step(&process).await;
+    }
+    process.stop().await;
+}
+
 /// The page of the administration says of each table what the role sees of it, what is synced of it and why not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_are_told_how_each_table_is_decided() {

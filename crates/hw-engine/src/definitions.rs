@@ -628,7 +628,8 @@ impl Definitions {
         };
         let frozen = (0..active.config.definitions().len()).map(frozen).collect();
         let (config, version) = (active.config.clone(), active.record.version);
-        let sync = ActiveSync { config, version, sources, lookups, frozen, withheld, unsent };
+        let text = active.record.text.clone();
+        let sync = ActiveSync { config, text, version, sources, lookups, frozen, withheld, unsent };
         Ok(Some(Arc::new(sync)))
     }
 }

@@ -25,6 +25,8 @@ use std::sync::Arc;
 pub struct ActiveSync {
     /// The compiled configuration.
     pub config: Arc<SyncConfig>,
+    /// The text that it was compiled from.
+    pub text: String,
     /// Counts configurations of this store, from 1.
     pub version: u64,
     pub(crate) sources: Vec<SourceSpaces>,

@@ -3,14 +3,15 @@
 //! In: the catalog, looked at each second and when the engine says that something was altered. Out: sync
 //! configurations for the engine, one for each state of the policies.
 //!
-//! Invariants: a definition whose policies changed is taken from clients before its new form is built, unless
-//! that gives all that it gave; nothing that an earlier run of the server was told is served before the policies
+//! Invariants: a definition whose policies changed is taken from clients before anything new is built, unless
+//! its new form gives all that it gave; what is taken waits for nothing that is to be built or cannot be; nothing that an earlier run of the server was told is served before the policies
 //! of now have been read; while they cannot be read, nothing that is served becomes wider.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hw_engine::Engine;
+use hw_engine::{ActiveSync, Engine};
 use hw_expr::sync_config::SyncConfig;
 use hw_pg::config::ConnectConfig;
 use hw_pg::policies::PolicyStreams;
@@ -68,14 +69,12 @@ impl Follower {
         let (mut client, _driver) =
             sql::connect(&follower.connect).await.map_err(|error| Box::new(error.diagnostic()))?;
         let (rights, streams) = follower.read(&mut client).await?;
-        if !follower.hand_in(&streams).await? {
-            let what = "what an earlier start served cannot be taken back, and policies may have changed since";
-            return Err(Box::new(
-                Diagnostic::error(code::FROM_POLICIES, what)
-                    .mend("start again when the source answers, or with an empty data directory"),
-            ));
+        match follower.hand_in(&streams).await? {
+            Handed::All => follower.rights = Some(rights),
+            // Whoever follows goes on trying, and says so.
+            Handed::NotWider(_) => {}
+            Handed::NotShut(finding) => return Err(finding),
         }
-        follower.rights = Some(rights);
         Ok(follower)
     }
 
@@ -120,9 +119,19 @@ impl Follower {
             return Ok(());
         }
         self.rights = None;
-        let (rights, streams) = self.read(client).await?;
-        if self.hand_in(&streams).await? {
-            self.rights = Some(rights);
+        // A session has the settings (the search path) that its login had when it began.
+        let session = session.insert(sql::connect(&self.connect).await.map_err(failed)?);
+        let (rights, streams) = match self.read(&mut session.0).await {
+            // Nobody can be of a role that is gone.
+            Err(finding) if finding.code.0 == code::NO_READER => {
+                self.hand_in(&PolicyStreams::default()).await?;
+                return Err(finding);
+            }
+            read => read?,
+        };
+        match self.hand_in(&streams).await? {
+            Handed::All => self.rights = Some(rights),
+            Handed::NotWider(finding) | Handed::NotShut(finding) => return Err(finding),
         }
         Ok(())
     }
@@ -154,49 +163,51 @@ impl Follower {
     }
 
     /// Hands the streams to the engine: what is served and would change goes first.
-    ///
-    /// - Returns: whether nothing is served that they do not give.
-    async fn hand_in(&self, streams: &PolicyStreams) -> Result<bool, Box<Diagnostic>> {
+    async fn hand_in(&self, streams: &PolicyStreams) -> Result<Handed, Box<Diagnostic>> {
         let text = streams.text();
-        let target = compiled(&text)?;
-        let is_shut = self.take_back(streams, |served, name| target.gives_all_of(served, name));
-        let is_shut = is_shut.await?;
-        // Wider than what was served, or still to be built.
-        if self.configure(&text).await.is_err() {
-            // A definition that is served is not made to read what is not there; one that comes is withheld by
-            // itself, and the others are as they should be.
-            let is_same = |served: &SyncConfig, name: &str| {
-                target.gives_all_of(served, name) && served.gives_all_of(&target, name)
-            };
-            self.take_back(streams, is_same).await?;
-            self.configure(&text).await?;
+        let (target, failed) = match compiled(&text) {
+            Ok(target) => (target, None),
+            // What policies show now cannot be said: nothing is.
+            Err(finding) => (compiled(&joined(&BTreeMap::new()))?, Some(finding)),
+        };
+        let gives = |sync: &ActiveSync, name: &str| target.gives_all_of(&sync.config, name);
+        let is_narrow =
+            |sync: &ActiveSync| sync.config.definitions().iter().all(|of| gives(sync, &of.name));
+        if let Some(sync) = self.served().filter(|sync| !is_narrow(sync)) {
+            tracing::info!("policies changed: what they no longer show is taken back");
+            // As it is served, so that there is nothing to build, and nothing that could not be.
+            self.configure(&part_of(&sync, |name| gives(&sync, name))).await?;
+            let mut watch = self.engine.watch();
+            let switched =
+                watch.wait_for(|published| published.sync.as_deref().is_none_or(is_narrow));
+            if !matches!(timeout(SHUT_WITHIN, switched).await, Ok(Ok(_))) {
+                let what = "what was served cannot be taken back, and policies have changed";
+                return Ok(Handed::NotShut(Box::new(
+                    Diagnostic::error(code::FROM_POLICIES, what).mend(
+                        "start again when the source answers, or with an empty data directory",
+                    ),
+                )));
+            }
         }
-        Ok(is_shut)
+        if let Some(finding) = failed {
+            return Err(finding);
+        }
+        // Wider than what was served, or still to be built.
+        let Err(finding) = self.configure(&text).await else { return Ok(Handed::All) };
+        // What would be wider and cannot be served stays as it is, and holds up nothing else.
+        let mut wanted = blocks(&text, &target);
+        if let Some(sync) = self.served() {
+            let before = blocks(&sync.text, &sync.config);
+            let changed =
+                before.into_iter().filter(|(name, _)| !sync.config.gives_all_of(&target, name));
+            wanted.extend(changed);
+        }
+        self.configure(&joined(&wanted)).await?;
+        Ok(Handed::NotWider(finding))
     }
 
-    /// Lets the engine serve no definition but those that stay.
-    ///
-    /// - Returns: whether it is so.
-    async fn take_back(
-        &self,
-        streams: &PolicyStreams,
-        stays: impl Fn(&SyncConfig, &str) -> bool,
-    ) -> Result<bool, Box<Diagnostic>> {
-        let published = self.engine.published();
-        let Some(served) = &published.sync else { return Ok(true) };
-        let (version, served) = (served.version, served.config.clone());
-        if served.definitions().iter().all(|definition| stays(&served, &definition.name)) {
-            return Ok(true);
-        }
-        let is_served = |name: &str| served.definitions().iter().any(|of| of.name == name);
-        let less = streams.narrowed(|table| is_served(&table.name) && stays(&served, &table.name));
-        tracing::info!("policies changed: what they no longer show is taken back");
-        self.configure(&less.text()).await?;
-        let mut watch = self.engine.watch();
-        let switched = watch.wait_for(|published| {
-            published.sync.as_ref().is_none_or(|sync| sync.version > version)
-        });
-        Ok(matches!(timeout(SHUT_WITHIN, switched).await, Ok(Ok(_))))
+    fn served(&self) -> Option<Arc<ActiveSync>> {
+        self.engine.published().sync.clone()
     }
 
     async fn configure(&self, text: &str) -> Result<(), Box<Diagnostic>> {
@@ -207,6 +218,57 @@ impl Follower {
                 Ok(())
             }
             Err(findings) => Err(first(findings)),
+        }
+    }
+}
+
+/// What became of streams that the engine was given.
+enum Handed {
+    /// They are what is served, or will be when they are built.
+    All,
+    /// What would show more of tables that are served cannot be served, for this reason: these stay as they are.
+    NotWider(Box<Diagnostic>),
+    /// More is served than they show.
+    NotShut(Box<Diagnostic>),
+}
+
+/// The part of what is served that these definitions are; nothing where that cannot be told.
+fn part_of(sync: &ActiveSync, is_kept: impl Fn(&str) -> bool) -> String {
+    let mut kept = blocks(&sync.text, &sync.config);
+    kept.retain(|name, _| is_kept(name));
+    let part = joined(&kept);
+    let is_part = compiled(&part).is_ok_and(|part| {
+        part.definitions().iter().all(|of| sync.config.gives_all_of(&part, &of.name))
+    });
+    if is_part { part } else { joined(&BTreeMap::new()) }
+}
+
+/// The streams of a configuration as policies give it ([`PolicyStreams::text`]), by name, each with its lines;
+/// none of a text that has another form.
+fn blocks(text: &str, config: &SyncConfig) -> BTreeMap<String, String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let lines = text.lines().skip_while(|line| *line != "streams:").skip(1);
+    for line in lines.filter(|line| !line.starts_with("  #")) {
+        match blocks.last_mut() {
+            Some(block) if line.starts_with("   ") => block.push_str(line),
+            _ => blocks.push(line.to_owned()),
+        }
+        blocks.last_mut().expect("one was pushed").push('\n');
+    }
+    let names = config.definitions().iter().map(|definition| definition.name.clone());
+    match names.len() == blocks.len() {
+        true => names.zip(blocks).collect(),
+        false => BTreeMap::new(),
+    }
+}
+
+/// A configuration of these streams.
+fn joined(blocks: &BTreeMap<String, String>) -> String {
+    match blocks.is_empty() {
+        true => "config:\n  edition: 3\nstreams: {}\n".to_owned(),
+        false => {
+            let blocks: String = blocks.values().map(String::as_str).collect();
+            format!("config:\n  edition: 3\nstreams:\n{blocks}")
         }
     }
 }

@@ -64,6 +64,7 @@ impl Bucket {
         let plan = TablePlan(vec![Planned { number: 1, bound }]);
         let source = SourceSpaces { number: 1, prefix: "1.1#".into(), ops, buckets };
         let sync = ActiveSync {
+            text: String::new(),
             config,
             version: 1,
             sources: vec![source],

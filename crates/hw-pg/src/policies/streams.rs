@@ -98,12 +98,6 @@ impl PolicyStreams {
         }
         text
     }
-
-    /// The same without the streams that are not told to stay.
-    pub fn narrowed(&self, stays: impl Fn(&TableStream) -> bool) -> PolicyStreams {
-        let tables = self.tables.iter().filter(|table| stays(table)).cloned().collect();
-        PolicyStreams { role: self.role.clone(), tables }
-    }
 }
 
 impl TableStream {
