@@ -351,26 +351,37 @@ SELECT EXISTS (
     ))
 )";
 
-// Every ALTER TABLE writes a new row of pg_class or pg_attribute, with its own transaction id.
-const VERSIONS: &str = "\
-SELECT c.oid, c.xmin::text || '/' || (
+/// The version of the table `c`, in SQL: every ALTER TABLE writes a new row of `pg_class` or `pg_attribute`, with its
+/// own transaction id.
+macro_rules! version {
+    () => {
+        "c.xmin::text || '/' || (
          SELECT coalesce(max(a.xmin::text::int8), 0)
          FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-       ) || CASE WHEN (SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles r WHERE r.rolname = $2)
+       )"
+    };
+}
+pub(crate) use version;
+
+const VERSIONS: &str = concat!(
+    "SELECT c.oid, ",
+    version!(),
+    " || CASE WHEN (SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles r WHERE r.rolname = $2)
                  THEN ' above policies' ELSE '' END
 FROM pg_catalog.pg_class c
-WHERE c.oid = ANY($1)";
+WHERE c.oid = ANY($1)"
+);
 
 // A unique index finds a row only if it is valid, whole (no WHERE), immediate, and on columns
 // themselves. Its NULLS DISTINCT does not matter: a part of a client's id is never NULL.
-const TABLE: &str = "\
+const TABLE: &str = concat!(
+    "\
 SELECT c.oid,
        c.relkind IN ('r', 'p'),
        pg_catalog.pg_has_role($3::text::name, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity,
-       c.xmin::text || '/' || (
-         SELECT coalesce(max(a.xmin::text::int8), 0)
-         FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-       ),
+       ",
+    version!(),
+    ",
        ARRAY(
          SELECT pg_catalog.array_to_string((i.indkey::int2[])[0:i.indnkeyatts - 1], ' ')
          FROM pg_catalog.pg_index i
@@ -379,7 +390,8 @@ SELECT c.oid,
        )
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2";
+WHERE n.nspname = $1 AND c.relname = $2"
+);
 
 // Publications have lists of columns since Postgres 15; the row as JSON has the list where there
 // is one. A type's modifier stands with the outermost domain that has one.

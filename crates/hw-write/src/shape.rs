@@ -4,6 +4,7 @@
 //! seconds and compared with the catalog in each transaction that uses it ([`versions`](crate::catalog::versions)),
 //! so that neither a column nor row security changes behind its back.
 
+use crate::catalog::version;
 use hw_pg::error::{Doing as _, PgError};
 use hw_types::TableName;
 use tokio_postgres::Client;
@@ -77,21 +78,22 @@ pub(crate) async fn read(
     }))
 }
 
-// The version is that of `crate::catalog::VERSIONS`. A view has no row security, and is refused by that.
-const TABLE: &str = "\
+// A view has no row security, and is refused by that.
+const TABLE: &str = concat!(
+    "\
 SELECT c.oid, c.relrowsecurity,
        pg_catalog.pg_has_role($3::text::name, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity,
-       c.xmin::text || '/' || (
-         SELECT coalesce(max(a.xmin::text::int8), 0)
-         FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-       ),
+       ",
+    version!(),
+    ",
        coalesce((
          SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1]
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
        ), '{}')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')";
+WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+);
 
 // `format_type` without a modifier would make `character` a text of one letter; with -1 it is `bpchar`.
 const COLUMNS: &str = "\

@@ -16,7 +16,7 @@ use hw_pg::config::ConnectConfig;
 use hw_pg::error::{Doing as _, PgError};
 use hw_pg::principal;
 use hw_pg::sql::{Pool, PooledClient};
-use hw_types::{Diagnostic, RunAs, TableName};
+use hw_types::{Diagnostic, RunAs, Sql, TableName};
 use parking_lot::Mutex;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
@@ -58,15 +58,6 @@ impl Default for StatementOptions {
             transaction_timeout: Duration::from_secs(60),
         }
     }
-}
-
-/// SQL with numbered parameters, all of them texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sql {
-    /// With `$1::text` and so on.
-    pub text: String,
-    /// Their values.
-    pub parameters: Vec<String>,
 }
 
 /// Values of one statement at most: the protocol counts them with 16 bits.
@@ -147,7 +138,8 @@ impl Statements {
         self.0.pool.size()
     }
 
-    /// As whom an author's statements run, and a table as he may use it.
+    /// As whom an author's statements run, and a table as he may use it and as it is now: for whoever keeps what he
+    /// makes of it.
     ///
     /// - Errors: there is no such table or role, the table has no row level security, or it would not hold.
     pub async fn table(
@@ -156,9 +148,16 @@ impl Statements {
         table: &TableName,
     ) -> Result<(RunAs, Arc<TableShape>), StatementError> {
         let client = self.client().await?;
-        let who = self.0.who(&client, author).await?;
-        let shape = self.0.usable(&client, &who, table).await?;
-        Ok((who, shape))
+        for _ in 0..TRIES {
+            let who = self.0.who(&client, author).await?;
+            let shape = self.0.usable(&client, &who, table).await?;
+            let current = catalog::versions(&*client, &who.role, &[shape.oid]).await;
+            if names(&current.map_err(|error| StatementError::ours(&error))?, &shape) {
+                return Ok((who, shape));
+            }
+            self.0.forget(&who, table);
+        }
+        Err(altered())
     }
 
     /// Runs statements on one table as one transaction of their author.

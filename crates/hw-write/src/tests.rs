@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 use tokio_postgres::Client;
 
 use crate::{
-    Author, AuthorRole, ConflictPolicy, MappedTable, OperationKind, Rejection, TableTarget,
-    Unknown, UploadConfig, UploadMap, UploadOperation, UploadTransaction, Uploads, Verdict, code,
-    schema,
+    Author, AuthorRole, ConflictPolicy, MappedTable, OperationKind, RefusalKind, Rejection,
+    StatementOptions, Statements, TableTarget, Unknown, UploadConfig, UploadMap, UploadOperation,
+    UploadTransaction, Uploads, Verdict, code, schema,
 };
 
 const LOGIN: &str = "headwater_login";
@@ -56,7 +56,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON rooms, members TO headwater_authenticate
 ";
 
 struct Rig {
-    _cluster: Cluster,
+    cluster: Cluster,
     /// A superuser's session.
     sql: Client,
     uploads: Uploads,
@@ -81,7 +81,7 @@ impl Rig {
             map.insert(table, TableTarget::Table(MappedTable::plain(source, conflict)));
         }
         uploads.set_map(map);
-        Rig { _cluster: cluster, sql, uploads }
+        Rig { cluster, sql, uploads }
     }
 
     /// Applies one transaction of this author; its id is the `op_id` of its first operation.
@@ -91,12 +91,7 @@ impl Rig {
 
     /// The same of one of several users of a subject.
     async fn write_as(&self, user: &str, sub: &str, operations: &[UploadOperation]) -> Verdict {
-        let author = Author {
-            user: user.to_owned(),
-            subject: sub.to_owned(),
-            role: AuthorRole::Configured,
-            claims_json: format!("{{\"sub\":\"{sub}\"}}").into(),
-        };
+        let author = author(user, sub);
         let transaction = UploadTransaction {
             id: operations[0].op_id,
             operations: operations.to_vec(),
@@ -116,6 +111,15 @@ impl Rig {
             "SELECT string_agg(concat_ws(' ', id, author, kind), ', ' ORDER BY id) FROM events",
         )
         .await
+    }
+}
+
+fn author(user: &str, sub: &str) -> Author {
+    Author {
+        user: user.to_owned(),
+        subject: sub.to_owned(),
+        role: AuthorRole::Configured,
+        claims_json: format!("{{\"sub\":\"{sub}\"}}").into(),
     }
 }
 
@@ -258,6 +262,26 @@ async fn under_reject_a_put_on_a_taken_id_tells_a_changed_row_from_a_hidden_one(
     let seen = rig.write("ann", &[put(6, "rooms", "1", &[("name", "b")])]).await;
     let changed = "somebody else changed the row since this client read it";
     assert_eq!(rejected(seen), rejection(6, "rooms", "40001", changed));
+}
+
+/// Whoever keeps what he makes of a table's shape does not make it of one that is gone.
+#[tokio::test]
+async fn the_shape_of_a_table_is_that_of_now_however_lately_it_was_read() {
+    let rig = Rig::start(ConflictPolicy::LastWriteWins).await;
+    let url = rig.cluster.url_as(LOGIN, None, "postgres");
+    let statements = Statements::connect(&url, (2, 1), StatementOptions::default()).unwrap();
+    let events = TableName::new("public", "events");
+    let ann = author("t3:ann", "ann");
+    let has_more = async || {
+        let (_, shape) = statements.table(&ann, &events).await.unwrap();
+        shape.columns.iter().any(|column| column.name == "more")
+    };
+    assert!(!has_more().await);
+    rig.sql.batch_execute("ALTER TABLE events ADD COLUMN more text").await.unwrap();
+    assert!(has_more().await);
+    rig.sql.batch_execute("ALTER TABLE events DISABLE ROW LEVEL SECURITY").await.unwrap();
+    let refused = statements.table(&ann, &events).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Forbidden);
 }
 
 /// Issue 5, group 9: what an operator can mend is not rejected.
