@@ -5,8 +5,9 @@
 //!
 //! Source: `datasync.md` 8, "OURS".
 
-use crate::statement::{Column, Shape, Statement, Unknown, Writer, quoted, text_of};
+use crate::statement::{Column, Shape, Unknown, Writer, quoted, text_of};
 use crate::wire::{Literal, Payload};
+use hw_types::Sql;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ pub enum Change {
 
 impl Change {
     /// The statements of a write, none for one that changes nothing.
-    pub fn statements(&self, shape: &Shape) -> Result<Vec<Statement>, Unknown> {
+    pub fn statements(&self, shape: &Shape) -> Result<Vec<Sql>, Unknown> {
         match self {
             Change::Insert(records) => inserts(records, shape),
             Change::Update(ids, _) | Change::Delete(ids) if ids.is_empty() => Ok(Vec::new()),
@@ -38,7 +39,7 @@ impl Change {
 }
 
 /// The row with an id, as one JSON object.
-pub fn found(ids: &[Literal], shape: &Shape) -> Result<Vec<Statement>, Unknown> {
+pub fn found(ids: &[Literal], shape: &Shape) -> Result<Vec<Sql>, Unknown> {
     let mut writer = Writer::new(shape);
     writer.sql("SELECT ");
     writer.whole_record();
@@ -48,7 +49,7 @@ pub fn found(ids: &[Literal], shape: &Shape) -> Result<Vec<Statement>, Unknown> 
     Ok(vec![writer.statement])
 }
 
-fn inserts(records: &[Payload], shape: &Shape) -> Result<Vec<Statement>, Unknown> {
+fn inserts(records: &[Payload], shape: &Shape) -> Result<Vec<Sql>, Unknown> {
     let rows: Vec<BTreeMap<usize, &Literal>> =
         records.iter().map(|record| values(record, shape)).collect::<Result<_, _>>()?;
     let mut columns: Vec<usize> = rows.iter().flat_map(|row| row.keys().copied()).collect();
@@ -70,7 +71,7 @@ fn inserts(records: &[Payload], shape: &Shape) -> Result<Vec<Statement>, Unknown
     Ok(rows.chunks(at_once).map(|rows| insert(rows, &columns, shape)).collect())
 }
 
-fn insert(rows: &[BTreeMap<usize, &Literal>], columns: &[usize], shape: &Shape) -> Statement {
+fn insert(rows: &[BTreeMap<usize, &Literal>], columns: &[usize], shape: &Shape) -> Sql {
     let mut writer = Writer::new(shape);
     writer.sql("INSERT INTO ");
     writer.table();
@@ -93,7 +94,7 @@ fn insert(rows: &[BTreeMap<usize, &Literal>], columns: &[usize], shape: &Shape) 
     writer.statement
 }
 
-fn update(ids: &[Literal], patch: &Payload, shape: &Shape) -> Result<Vec<Statement>, Unknown> {
+fn update(ids: &[Literal], patch: &Payload, shape: &Shape) -> Result<Vec<Sql>, Unknown> {
     let mut writer = Writer::new(shape);
     writer.sql("UPDATE ");
     writer.table();
@@ -110,7 +111,7 @@ fn update(ids: &[Literal], patch: &Payload, shape: &Shape) -> Result<Vec<Stateme
     Ok(vec![writer.statement])
 }
 
-fn delete(ids: &[Literal], shape: &Shape) -> Result<Vec<Statement>, Unknown> {
+fn delete(ids: &[Literal], shape: &Shape) -> Result<Vec<Sql>, Unknown> {
     let mut writer = Writer::new(shape);
     writer.sql("DELETE FROM ");
     writer.table();

@@ -3,11 +3,11 @@
 //! In: a query and the shape of its table. Out: a [`LiveQuery`]: the statement that gives the result, and, where
 //! there is such a form, the condition by which the engine finds whom a change concerns without asking.
 
-use hw_live::{LiveQuery, Matcher, Sql, Wants};
+use hw_live::{LiveQuery, Matcher, Wants};
 use hw_types::TableName;
 use hw_write::StatementError;
 
-use crate::statement::{Shape, Statement};
+use crate::statement::{Shape, condition_of, keyed_rows};
 use crate::wire::{Query, Selected};
 
 /// The query as it is kept live.
@@ -16,7 +16,7 @@ pub(crate) fn live_query(
     shape: &Shape,
     wants: Wants,
 ) -> Result<LiveQuery, StatementError> {
-    let rows = Statement::keyed_rows(query, shape)?;
+    let rows = keyed_rows(query, shape)?;
     let name = |column: &usize| shape.columns[*column].name.clone();
     let columns: Vec<usize> = match &query.selected {
         Selected::All => (0..shape.columns.len()).collect(),
@@ -29,24 +29,16 @@ pub(crate) fn live_query(
     let is_plain = columns.iter().chain(&shape.key).all(|it| !shape.columns[*it].as_text);
     let filter = match &query.condition {
         None => Some(None),
-        Some(condition) => Statement::condition_of(condition, shape).ok().map(Some),
+        Some(condition) => condition_of(condition, shape).ok().map(Some),
     };
     let fields = columns.iter().map(|it| (shape.fields.field(*it).to_owned(), name(it))).collect();
     let is_window = query.limit.is_some() || query.offset.is_some() || query.distinct_on.is_some();
-    let matcher = filter.filter(|_| is_plain).map(|filter| Matcher {
-        filter: filter.map(sql),
-        fields,
-        is_window,
-    });
+    let matcher = filter.filter(|_| is_plain).map(|filter| Matcher { filter, fields, is_window });
     Ok(LiveQuery {
         table: TableName::new(shape.name.0.clone(), shape.name.1.clone()),
         key: shape.key.iter().map(name).collect(),
-        rows: sql(rows),
+        rows,
         wants,
         matcher,
     })
-}
-
-fn sql(statement: Statement) -> Sql {
-    Sql { text: statement.sql, parameters: statement.parameters }
 }

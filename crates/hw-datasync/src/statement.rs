@@ -1,6 +1,6 @@
 //! Queries as SQL: text with numbered parameters, and their values as texts.
 //!
-//! In: a [`Query`] and the [`Shape`] of its table. Out: a [`Statement`] whose rows are JSON objects of fields.
+//! In: a [`Query`] and the [`Shape`] of its table. Out: [`Sql`] whose rows are JSON objects of fields.
 //! Nothing that a client wrote becomes SQL text but names that the table has: values are parameters, each
 //! read by Postgres as the type of the column that it is compared with.
 //!
@@ -8,7 +8,8 @@
 
 use crate::names::{Fields, Naming};
 use crate::wire::{Expr, Literal, Operator, Order, Query, Selected};
-use hw_write::{ShapeColumn, Sql, TableShape};
+use hw_types::Sql;
+use hw_write::{ShapeColumn, TableShape};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt::Write;
@@ -104,21 +105,6 @@ impl Column {
     }
 }
 
-/// A statement.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statement {
-    /// With `$1` and so on, all of type text.
-    pub sql: String,
-    /// Their values; none of them is NULL.
-    pub parameters: Vec<String>,
-}
-
-impl From<Statement> for Sql {
-    fn from(statement: Statement) -> Sql {
-        Sql { text: statement.sql, parameters: statement.parameters }
-    }
-}
-
 /// Why a query has no SQL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
@@ -138,37 +124,35 @@ pub enum Unknown {
     NoKey(String),
 }
 
-impl Statement {
-    /// The rows of a query, each as one JSON object.
-    pub fn rows(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
-        let mut writer = Writer::new(shape);
-        writer.select(query, Output::Record)?;
-        Ok(writer.statement)
-    }
+/// The rows of a query, each as one JSON object.
+pub fn rows(query: &Query, shape: &Shape) -> Result<Sql, Unknown> {
+    let mut writer = Writer::new(shape);
+    writer.select(query, Output::Record)?;
+    Ok(writer.statement)
+}
 
-    /// The rows of a query in two columns: the key as JSON (one value, or an array of several), and the row
-    /// as one JSON object.
-    pub fn keyed_rows(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
-        let mut writer = Writer::new(shape);
-        writer.select(query, Output::KeyAndRecord)?;
-        Ok(writer.statement)
-    }
+/// The rows of a query in two columns: the key as JSON (one value, or an array of several), and the row
+/// as one JSON object.
+pub fn keyed_rows(query: &Query, shape: &Shape) -> Result<Sql, Unknown> {
+    let mut writer = Writer::new(shape);
+    writer.select(query, Output::KeyAndRecord)?;
+    Ok(writer.statement)
+}
 
-    /// A condition alone, with columns by their bare names and parameters of its own.
-    pub fn condition_of(condition: &Expr, shape: &Shape) -> Result<Statement, Unknown> {
-        let mut writer = Writer { is_bare: true, ..Writer::new(shape) };
-        writer.condition(condition)?;
-        Ok(writer.statement)
-    }
+/// A condition alone, with columns by their bare names and parameters of its own.
+pub fn condition_of(condition: &Expr, shape: &Shape) -> Result<Sql, Unknown> {
+    let mut writer = Writer { is_bare: true, ..Writer::new(shape) };
+    writer.condition(condition)?;
+    Ok(writer.statement)
+}
 
-    /// How many rows a query has.
-    pub fn count(query: &Query, shape: &Shape) -> Result<Statement, Unknown> {
-        let mut writer = Writer::new(shape);
-        writer.sql("SELECT pg_catalog.count(*)::text FROM (");
-        writer.select(query, Output::Record)?;
-        writer.sql(") AS q");
-        Ok(writer.statement)
-    }
+/// How many rows a query has.
+pub fn count(query: &Query, shape: &Shape) -> Result<Sql, Unknown> {
+    let mut writer = Writer::new(shape);
+    writer.sql("SELECT pg_catalog.count(*)::text FROM (");
+    writer.select(query, Output::Record)?;
+    writer.sql(") AS q");
+    Ok(writer.statement)
 }
 
 /// What a SELECT gives.
@@ -184,24 +168,24 @@ pub(crate) const TABLE: &str = "t";
 /// Writes one statement.
 pub(crate) struct Writer<'a> {
     pub(crate) shape: &'a Shape,
-    pub(crate) statement: Statement,
+    pub(crate) statement: Sql,
     /// Whether columns stand without the name of their table.
     is_bare: bool,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(shape: &'a Shape) -> Writer<'a> {
-        Writer { shape, statement: Statement::default(), is_bare: false }
+        Writer { shape, statement: Sql::default(), is_bare: false }
     }
 
     pub(crate) fn sql(&mut self, text: &str) {
-        self.statement.sql.push_str(text);
+        self.statement.text.push_str(text);
     }
 
     pub(crate) fn parameter(&mut self, value: String) {
         self.statement.parameters.push(value);
         let number = self.statement.parameters.len();
-        let _ = write!(self.statement.sql, "${number}::text");
+        let _ = write!(self.statement.text, "${number}::text");
     }
 
     pub(crate) fn column(&self, field: &str) -> Result<usize, Unknown> {
@@ -509,7 +493,7 @@ impl<'a> Writer<'a> {
         };
         self.sql("CAST(");
         self.parameter(text);
-        let _ = write!(self.statement.sql, " AS pg_catalog.{ty})");
+        let _ = write!(self.statement.text, " AS pg_catalog.{ty})");
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::code;
 use crate::failure::Failure;
 use crate::live::live_query;
 use crate::options::DataSyncOptions;
-use crate::statement::{Shape, Statement};
+use crate::statement::{self, Shape};
 use crate::wire::{Literal, Query};
 
 /// Reads or writes one table.
@@ -66,12 +66,11 @@ impl Worker {
         let (naming, big) = (self.options.naming, self.options.big_numbers);
         Arc::new(move |table| {
             let shape = Shape::of(table, naming, big);
-            let statements = match &work {
-                Work::Query(query) => vec![Statement::rows(query, &shape)?],
+            Ok(match &work {
+                Work::Query(query) => vec![statement::rows(query, &shape)?],
                 Work::Find(_, ids) => change::found(ids, &shape)?,
                 Work::Change(_, change) => change.statements(&shape)?,
-            };
-            Ok(statements.into_iter().map(Into::into).collect())
+            })
         })
     }
 

@@ -1,9 +1,10 @@
 //! Queries of clients are what their rules say, asked of a real Postgres (`datasync.md` 5, 7).
 
 use hw_datasync::names::{Fields, Naming};
-use hw_datasync::statement::{Column, Kind, Shape, Statement, Unknown};
+use hw_datasync::statement::{self, Column, Kind, Shape, Unknown};
 use hw_datasync::wire::Query;
 use hw_testkit::Cluster;
+use hw_types::Sql;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
@@ -60,16 +61,13 @@ fn query(condition: &Value, more: &Value) -> Query {
     Query::read(&query.to_string()).unwrap_or_else(|error| panic!("{query}: {error}"))
 }
 
-async fn asked(
-    client: &Client,
-    statement: &Statement,
-) -> Result<Vec<Value>, tokio_postgres::Error> {
+async fn asked(client: &Client, statement: &Sql) -> Result<Vec<Value>, tokio_postgres::Error> {
     let parameters: Vec<(&(dyn ToSql + Sync), Type)> = statement
         .parameters
         .iter()
         .map(|value| (value as &(dyn ToSql + Sync), Type::TEXT))
         .collect();
-    let rows = client.query_typed(&statement.sql, &parameters).await?;
+    let rows = client.query_typed(&statement.text, &parameters).await?;
     Ok(rows.iter().map(|row| serde_json::from_str(row.get(0)).expect("JSON")).collect())
 }
 
@@ -155,12 +153,12 @@ async fn conditions_admit_the_rows_that_the_rules_say() {
     for (condition, expected) in cases {
         let query = query(&condition, &Value::Null);
         let statement =
-            Statement::rows(&query, &shape).unwrap_or_else(|error| panic!("{condition}: {error}"));
+            statement::rows(&query, &shape).unwrap_or_else(|error| panic!("{condition}: {error}"));
         let rows = asked(&client, &statement).await;
         let rows = rows.unwrap_or_else(|error| panic!("{condition}: {error:?} in {statement:?}"));
         let ids: Vec<i64> = rows.iter().map(|row| row["id"].as_i64().expect("an id")).collect();
         assert_eq!(ids, expected, "{condition}");
-        let counted = asked(&client, &Statement::count(&query, &shape).unwrap()).await.unwrap();
+        let counted = asked(&client, &statement::count(&query, &shape).unwrap()).await.unwrap();
         assert_eq!(counted, [json!(expected.len())], "{condition}");
     }
 }
@@ -172,7 +170,7 @@ async fn columns_orders_and_windows_are_those_of_the_query() {
     client.batch_execute(TABLE).await.expect("made");
     let shape = shape();
     let rows = async |more: Value| {
-        let statement = Statement::rows(&query(&Value::Null, &more), &shape).unwrap();
+        let statement = statement::rows(&query(&Value::Null, &more), &shape).unwrap();
         asked(&client, &statement).await.unwrap_or_else(|error| panic!("{more}: {error:?}"))
     };
     let selected = json!({"tag": "SelectSpecific", "contents": ["title", "isDone", "type"]});
@@ -213,7 +211,7 @@ async fn columns_orders_and_windows_are_those_of_the_query() {
 fn fields_that_are_not_there_and_values_in_wrong_places_are_refused() {
     let shape = shape();
     let refused =
-        |condition: Value| Statement::rows(&query(&condition, &Value::Null), &shape).unwrap_err();
+        |condition: Value| statement::rows(&query(&condition, &Value::Null), &shape).unwrap_err();
     let unknown = refused(infix(field("nothing"), "OpEqual", literal(json!(1))));
     assert!(matches!(&unknown, Unknown::Field { field, .. } if field == "nothing"), "{unknown}");
     let injected = refused(infix(field("id\" = 1 OR \"id"), "OpEqual", literal(json!(1))));

@@ -61,7 +61,7 @@ mod tables;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod threads;
+pub mod threads;
 mod transaction;
 mod waiting;
 pub mod wake;

@@ -1,4 +1,4 @@
-//! Threads and tasks that the engine cannot do without.
+//! Threads and tasks that the server cannot do without.
 //!
 //! Invariant: none of them ends by a panic while the process goes on. A server whose writer is
 //! dead looks well from outside and shows nobody anything new; its supervisor restarts one that
@@ -35,7 +35,7 @@ pub(crate) fn start(
 }
 
 /// Starts a task. Its panic ends the process.
-pub(crate) fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+pub fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
             end(name);

@@ -2,7 +2,7 @@
 
 use hw_datasync::change::Change;
 use hw_datasync::names::{Fields, Naming};
-use hw_datasync::statement::{Column, Kind, Shape, Statement};
+use hw_datasync::statement::{self, Column, Kind, Shape};
 use hw_datasync::wire::{Message, Request};
 use hw_sync::wire::{negotiate, request};
 
@@ -47,8 +47,8 @@ pub(crate) fn datasync_message(data: &[u8]) {
         Message::Query { query, .. }
         | Message::SubscribeRows { query, .. }
         | Message::SubscribeCount { query } => {
-            let rows = Statement::rows(&query, &shape).into_iter();
-            rows.chain(Statement::keyed_rows(&query, &shape)).collect::<Vec<_>>()
+            let rows = statement::rows(&query, &shape).into_iter();
+            rows.chain(statement::keyed_rows(&query, &shape)).collect::<Vec<_>>()
         }
         Message::Create { records, .. } => {
             Change::Insert(records).statements(&shape).unwrap_or_default()
@@ -62,9 +62,9 @@ pub(crate) fn datasync_message(data: &[u8]) {
     for statement in statements {
         // Every value is a parameter, and every parameter stands in the text.
         let last = format!("${}::text", statement.parameters.len());
-        assert!(statement.parameters.is_empty() || statement.sql.contains(&last));
-        assert!(!statement.sql.contains(&format!("${}::text", statement.parameters.len() + 1)));
-        let ours = statement.sql.replace("'pg_catalog.english'", "");
+        assert!(statement.parameters.is_empty() || statement.text.contains(&last));
+        assert!(!statement.text.contains(&format!("${}::text", statement.parameters.len() + 1)));
+        let ours = statement.text.replace("'pg_catalog.english'", "");
         assert!(!ours.contains('\''), "no literal of a client is in the text");
     }
 }

@@ -5,6 +5,7 @@ use hw_expr::postgres::{
 };
 use hw_pg::types::canonical_from_text;
 use hw_types::{Cell, RowBuilder, RowRef};
+use std::sync::Arc;
 
 /// Two tables, each with itself and the other in reach, and one function.
 struct World;
@@ -122,7 +123,8 @@ pub(crate) fn policy(data: &[u8]) {
     let Ok(condition) = Condition::read(text, &table(0, "t"), &World) else { return };
     let principal = Principal {
         role: "reader".into(),
-        settings: [("request.jwt.claims".to_owned(), claims.to_owned())].into(),
+        settings: Arc::new([("request.jwt.claims".to_owned(), claims.to_owned())].into()),
+        parameters: Arc::default(),
     };
     let row = row();
     let frame = Frame { rows: &[&row.view()], principal: &principal, tables: &World };

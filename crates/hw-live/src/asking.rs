@@ -3,24 +3,28 @@
 //! In: questions. Out: a [`Round`]: an answer each, all from one snapshot, and a published state that holds
 //! everything that the snapshot saw. Invariants: verdict and contents come from the same moment; who may see
 //! what was the same before and behind the questions, else the round is thrown away, because Postgres reads
-//! rows of the snapshot under policies of *now*; nothing that one question sets reaches the next.
+//! rows of the snapshot under policies of *now*; nothing that one question sets reaches the next. Rounds go on
+//! beside each other, and each of them keeps all this by itself; all that they share is what was read of policies,
+//! which is as of rights that every round compares by itself.
 
 use crate::book::{Admitted, Book};
 use crate::error::LiveError;
-use crate::query::{Key, LiveQuery, News, Question, Record, Wants};
+use crate::lanes::Bounds;
+use crate::query::{Key, News, Question, Record, Wants};
+use crate::unseen::{Before, View};
 use futures_util::TryStreamExt as _;
 use hw_engine::{Engine, Published};
 use hw_pg::error::PgError;
 use hw_pg::principal::{run_as, set_locally};
 use hw_pg::rights::Rights;
 use hw_pg::sql::{Pool, PooledClient};
-use hw_types::PgSnapshot;
+use hw_types::{FullXid, PgSnapshot, Xid};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio_postgres::types::Type;
-use tokio_postgres::{IsolationLevel, Transaction};
+use tokio_postgres::{GenericClient, IsolationLevel, Transaction};
 
 /// How values are printed, whatever the database or the login has set (`datasync.md` 7.2).
 const PRINTED: [(&str, &str); 5] = [
@@ -34,27 +38,27 @@ const PRINTED: [(&str, &str); 5] = [
 /// How often a round is begun anew because who may see what has changed meanwhile.
 const TRIES: usize = 5;
 
-/// Bounds of a question.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// How long Postgres may take.
-    pub time: Duration,
-    /// Bytes of a result.
-    pub bytes: usize,
-}
+/// What a snapshot sees, and the next id that is to be given: the age of the first id that there ever was, which
+/// has 32 bits. (`pg_snapshot_xmax` is the one behind the last that has *ended*.)
+const VIEW: &str =
+    "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.age('3'::pg_catalog.xid)";
+const FIRST_XID: u32 = 3;
 
 /// Asks Postgres.
 pub(crate) struct Asking {
     pub engine: Engine,
     pool: Pool,
-    limits: Limits,
+    /// Bytes of a result.
+    result_bytes: usize,
     book: Mutex<Book>,
 }
 
 /// What was answered.
 pub(crate) struct Round {
+    /// Where publication stood before the snapshot was taken.
+    pub before: Before,
     /// The moment of all answers.
-    pub snapshot: PgSnapshot,
+    pub view: View,
     /// Holds all that the snapshot saw, and perhaps more.
     pub published: Arc<Published>,
     /// Who may see what at that moment, and still when this was published.
@@ -67,58 +71,88 @@ pub(crate) struct Round {
 
 /// What one snapshot answered.
 struct Asked {
-    snapshot: PgSnapshot,
+    before: Before,
+    view: View,
     published: Arc<Published>,
     answers: Vec<Answer>,
 }
 
-/// A result and what it stands on, or why there is none.
-pub(crate) type Answer = Result<(News<(Key, Record)>, Admitted), LiveError>;
+/// What became of a question.
+pub(crate) enum Answer {
+    /// A result, what it stands on, and how long it took.
+    Result(News<(Key, Record)>, Admitted, Duration),
+    /// There is none.
+    Refused(LiveError),
+    /// It takes longer than questions of this round may.
+    Slow,
+    /// The round was full before it came to its turn.
+    Unasked,
+}
 
 impl Asking {
-    pub fn new(engine: Engine, pool: Pool, limits: Limits) -> Asking {
-        Asking { engine, pool, limits, book: Mutex::default() }
+    pub fn new(engine: Engine, pool: Pool, result_bytes: usize) -> Asking {
+        Asking { engine, pool, result_bytes, book: Mutex::default() }
     }
 
-    /// Asks.
+    /// Asks, within bounds.
     ///
     /// - Errors: the source does not answer, or who may see what changes all the time. Those of a question
     ///   are its answer.
-    pub async fn round(&self, questions: &[Question]) -> Result<Round, LiveError> {
-        let mut client = self.pool.get().await.map_err(|error| LiveError::source(&error))?;
-        let mut book = self.book.lock().await;
+    pub async fn round(&self, bounds: &Bounds, questions: &[Question]) -> Result<Round, LiveError> {
+        let round = tokio::time::timeout(bounds.all, self.try_round(bounds, questions)).await;
+        round.unwrap_or_else(|_| Err(LiveError::Source("it takes too long".into())))
+    }
+
+    async fn try_round(&self, bounds: &Bounds, questions: &[Question]) -> Result<Round, LiveError> {
+        let mut client = self.client().await?;
         for _ in 0..TRIES {
             let before = rights(&client).await?;
             let mut admitted = Vec::with_capacity(questions.len());
-            for question in questions {
-                let known = book.admit(&mut client, &before, question).await;
-                admitted.push(known.map_err(|error| LiveError::source(&error))?);
+            {
+                let mut book = self.book.lock().await;
+                for question in questions {
+                    let known = book.admit(&mut client, &before, question).await;
+                    admitted.push(known.map_err(|error| LiveError::source(&error))?);
+                }
             }
-            let asked = self.ask(&mut client, questions, admitted).await?;
+            let asked = self.ask(bounds, &mut client, questions, admitted).await?;
             let checked = self.engine.published();
             if rights(&client).await? == before {
-                let Asked { snapshot, published, answers } = asked;
-                return Ok(Round { snapshot, published, rights: before, checked, answers });
+                let Asked { before: place, view, published, answers } = asked;
+                let rights = before;
+                return Ok(Round { before: place, view, published, rights, checked, answers });
             }
-            book.forget();
+            self.book.lock().await.forget(&before);
             metrics::counter!("headwater_live_rounds_thrown_away_total").increment(1);
         }
         Err(LiveError::Unsettled)
     }
 
+    async fn client(&self) -> Result<PooledClient, LiveError> {
+        self.pool.get().await.map_err(|error| LiveError::source(&error))
+    }
+
     /// Who may see what now.
     pub async fn rights_now(&self) -> Result<Rights, LiveError> {
-        let client = self.pool.get().await.map_err(|error| LiveError::source(&error))?;
-        rights(&client).await
+        rights(&self.client().await?).await
+    }
+
+    /// What snapshots see now, and where publication stood before.
+    pub async fn view_now(&self) -> Result<(Before, View), LiveError> {
+        let client = self.client().await?;
+        let before = Before::of(&self.engine.published());
+        Ok((before, view(&*client).await?))
     }
 
     async fn ask(
         &self,
+        bounds: &Bounds,
         client: &mut PooledClient,
         questions: &[Question],
         admitted: Vec<Result<Admitted, LiveError>>,
     ) -> Result<Asked, LiveError> {
         let failed = |error: PgError| LiveError::source(&error);
+        let before = Before::of(&self.engine.published());
         let transaction = client
             .build_transaction()
             .isolation_level(IsolationLevel::RepeatableRead)
@@ -126,43 +160,56 @@ impl Asking {
             .start()
             .await
             .map_err(|error| failed(error.into()))?;
-        let time = self.limits.time.as_millis().to_string();
-        let bounds = PRINTED.into_iter().chain([("statement_timeout", &*time)]);
-        set_locally(&transaction, &bounds.collect::<Vec<_>>()).await.map_err(failed)?;
-        let row = transaction.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await;
-        let text: String =
-            row.and_then(|row| row.try_get(0)).map_err(|error| failed(error.into()))?;
-        let snapshot: PgSnapshot =
-            text.parse().map_err(|_| LiveError::Source("it has no snapshot".into()))?;
+        let time = bounds.question.as_millis().to_string();
+        let settings = PRINTED.into_iter().chain([("statement_timeout", &*time)]);
+        set_locally(&transaction, &settings.collect::<Vec<_>>()).await.map_err(failed)?;
+        let view = view(&transaction).await?;
         // Sent behind the snapshot: what that saw stands before it in the log.
         let published =
             self.engine.arrival().await.map_err(|error| LiveError::Source(error.to_string()))?;
+        let (began, mut bytes, mut is_first) = (Instant::now(), 0, true);
         let mut answers = Vec::with_capacity(questions.len());
         for (question, admitted) in questions.iter().zip(admitted) {
-            answers.push(match admitted {
-                Ok(admitted) => {
-                    self.answer(&transaction, question).await?.map(|found| (found, admitted))
+            let answer = match admitted {
+                Err(refused) => Answer::Refused(refused),
+                Ok(_)
+                    if !is_first
+                        && (began.elapsed() > bounds.questions || bytes > bounds.bytes) =>
+                {
+                    Answer::Unasked
                 }
-                Err(refused) => Err(refused),
-            });
+                Ok(admitted) => {
+                    is_first = false;
+                    let asked = Instant::now();
+                    match self.answer(&transaction, question).await? {
+                        Ok((result, size)) => {
+                            bytes += size;
+                            Answer::Result(result, admitted, asked.elapsed())
+                        }
+                        Err(error) if bounds.is_patient && error.is_timeout() => Answer::Slow,
+                        Err(error) => Answer::Refused(error),
+                    }
+                }
+            };
+            answers.push(answer);
         }
         transaction.commit().await.map_err(|error| failed(error.into()))?;
-        Ok(Asked { snapshot, published, answers })
+        Ok(Asked { before, view, published, answers })
     }
 
-    /// Asks one question, and forgets all that it has set.
+    /// Asks one question, and forgets all that it has set. A result comes with its size in bytes.
     ///
     /// - Errors: the connection is lost. The answer may be an error as well.
     async fn answer(
         &self,
         transaction: &Transaction<'_>,
         question: &Question,
-    ) -> Result<Result<News<(Key, Record)>, LiveError>, LiveError> {
+    ) -> Result<Result<Weighed, LiveError>, LiveError> {
         let lost = |error: tokio_postgres::Error| LiveError::source(&error.into());
         transaction.batch_execute("SAVEPOINT question").await.map_err(lost)?;
-        let became = run_as(transaction, &question.who).await;
+        let became = run_as(transaction, &question.who.run_as).await;
         let answer = match became {
-            Ok(()) => self.result(transaction, &question.query).await,
+            Ok(()) => self.result(transaction, question).await,
             Err(error) => Err(error.into()),
         };
         // Back to our own role, and to the settings that held before.
@@ -174,7 +221,7 @@ impl Asking {
                 sqlstate: String::from("23502"),
                 message: String::from("a row of the result has no key"),
             })),
-            Err(Failed::TooLarge) => Ok(Err(LiveError::TooLarge(self.limits.bytes))),
+            Err(Failed::TooLarge) => Ok(Err(LiveError::TooLarge(self.result_bytes))),
             Ok(result) => Ok(Ok(result)),
         }
     }
@@ -182,9 +229,9 @@ impl Asking {
     async fn result(
         &self,
         transaction: &Transaction<'_>,
-        query: &LiveQuery,
-    ) -> Result<News<(Key, Record)>, Failed> {
-        let parameters = query.rows.parameters.iter().map(|text| (text, Type::TEXT));
+        Question { query, parameters, .. }: &Question,
+    ) -> Result<Weighed, Failed> {
+        let parameters = parameters.iter().map(|text| (text, Type::TEXT));
         let text = &query.rows.text;
         if query.wants == Wants::Count {
             let count = format!("SELECT pg_catalog.count(*) FROM ({text}) AS result");
@@ -193,7 +240,7 @@ impl Asking {
             while let Some(row) = rows.try_next().await? {
                 number = row.try_get(0)?;
             }
-            return Ok(News::Count(u64::try_from(number).unwrap_or_default()));
+            return Ok((News::Count(u64::try_from(number).unwrap_or_default()), 0));
         }
         let mut rows = pin!(transaction.query_typed_raw(text, parameters).await?);
         let (mut result, mut bytes) = (Vec::new(), 0);
@@ -201,17 +248,31 @@ impl Asking {
             let (key, record): (Option<&str>, &str) = (row.try_get(0)?, row.try_get(1)?);
             let Some(key) = key else { return Err(Failed::NoKey) };
             bytes += key.len() + record.len();
-            if bytes > self.limits.bytes {
+            if bytes > self.result_bytes {
                 return Err(Failed::TooLarge);
             }
             result.push((Key::from(key), Record::new(record)));
         }
-        Ok(News::Rows(result))
+        Ok((News::Rows(result), bytes))
     }
 }
 
+/// A result with its size in bytes.
+type Weighed = (News<(Key, Record)>, usize);
+
 async fn rights(client: &PooledClient) -> Result<Rights, LiveError> {
     Rights::read(client).await.map_err(|error| LiveError::source(&error))
+}
+
+async fn view(client: &impl GenericClient) -> Result<View, LiveError> {
+    let failed = |error: tokio_postgres::Error| LiveError::source(&error.into());
+    let row = client.query_one(VIEW, &[]).await.map_err(failed)?;
+    let (text, age): (String, i32) =
+        (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let snapshot: PgSnapshot =
+        text.parse().map_err(|_| LiveError::Source("it has no snapshot".into()))?;
+    let next = Xid(FIRST_XID.wrapping_add(age.cast_unsigned()));
+    Ok(View { next: FullXid::of(next, snapshot.xmax), snapshot })
 }
 
 /// Why a question has no result.

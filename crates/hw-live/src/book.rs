@@ -4,7 +4,7 @@ use crate::error::LiveError;
 use crate::lookups::name_of;
 use crate::plan::Conditions;
 use crate::query::Question;
-use hw_expr::postgres::{Condition, Table};
+use hw_expr::postgres::{Condition, JsonOfDatabase, Table};
 use hw_pg::error::PgError;
 use hw_pg::policies::{Exemption, RowSecurity, SecuredTable};
 use hw_pg::rights::Rights;
@@ -31,11 +31,13 @@ pub(crate) struct Book {
     tables: HashMap<(Arc<str>, TableName), Arc<Known>>,
     /// Filters by role, table and text; those that differ in parameters only are one.
     filters: HashMap<(Arc<str>, TableName, String), Option<Arc<Condition>>>,
+    /// Bytes of all texts of filters.
+    filter_bytes: usize,
 }
 
 /// What is known of a table that a role may ask for.
 pub(crate) struct Known {
-    pub reads: Reads,
+    pub reads: Arc<Reads>,
     /// The table as the role sees it, and its policies as a condition; `None`: Postgres has to be asked.
     visible: Option<Visible>,
 }
@@ -50,13 +52,18 @@ struct Visible {
 
 /// What a question stands on.
 pub(crate) struct Admitted {
-    pub reads: Reads,
+    pub reads: Arc<Reads>,
+    /// How values become JSON in this database.
+    pub json: JsonOfDatabase,
     /// Its policies and filter as conditions, where there are such.
     pub conditions: Option<Conditions>,
 }
 
-/// Filters that are remembered.
-const FILTERS: usize = 10_000;
+/// Bytes of texts of filters that are remembered. What is read of one takes several times as much.
+const FILTER_BYTES: usize = 4 << 20;
+
+/// What counts of a filter beside its text.
+const PER_FILTER: usize = 256;
 
 impl Book {
     /// What a question stands on.
@@ -72,7 +79,7 @@ impl Book {
         if self.rights.as_ref() != Some(rights) {
             *self = Book { rights: Some(rights.clone()), ..Book::default() };
         }
-        let (role, query) = (&question.who.role, &question.query);
+        let (role, query) = (&question.who.run_as.role, &question.query);
         let security = match self.roles.get(role) {
             Some(known) => known.clone(),
             None => {
@@ -105,10 +112,10 @@ impl Book {
                 visible: condition.clone(),
                 filter,
                 inner: inner.clone(),
-                json: security.json(),
             })
         });
-        Ok(Ok(Admitted { reads: known.reads.clone(), conditions }))
+        let (reads, json) = (known.reads.clone(), security.json());
+        Ok(Ok(Admitted { reads, json, conditions }))
     }
 
     fn filter(
@@ -123,16 +130,22 @@ impl Book {
             return known.clone();
         }
         let read = Condition::read(text, table, security).ok().map(Arc::new);
-        if self.filters.len() >= FILTERS {
+        self.filter_bytes += text.len() + PER_FILTER;
+        if self.filter_bytes > FILTER_BYTES {
             self.filters.clear();
+            self.filter_bytes = text.len() + PER_FILTER;
         }
         self.filters.insert(key, read.clone());
         read
     }
 
     /// Forgets what was read while it changed.
-    pub fn forget(&mut self) {
-        *self = Book::default();
+    ///
+    /// - Takes: as of which rights it was read.
+    pub fn forget(&mut self, rights: &Rights) {
+        if self.rights.as_ref() == Some(rights) {
+            *self = Book::default();
+        }
     }
 }
 
@@ -169,7 +182,7 @@ fn admitted(security: &RowSecurity, role: &str, table: &TableName) -> Result<Kno
         Some(visible) => reads.tables.extend(visible.inner.iter().map(name_of)),
         None => reads.unknown = true,
     }
-    Ok(Known { reads, visible })
+    Ok(Known { reads: Arc::new(reads), visible })
 }
 
 fn is(known: &SecuredTable, table: &TableName) -> bool {

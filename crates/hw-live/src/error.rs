@@ -60,6 +60,11 @@ impl LiveError {
         ["40", "53", "55", "57", "58"].iter().any(|class| sqlstate.starts_with(class))
     }
 
+    /// Whether Postgres gave up because it took too long.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, LiveError::Query { sqlstate, .. } if sqlstate == "57014")
+    }
+
     /// What a failure of our own statements means.
     pub(crate) fn source(error: &PgError) -> LiveError {
         LiveError::Source(error.to_string())

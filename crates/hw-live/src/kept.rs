@@ -2,41 +2,51 @@
 
 use crate::book::Reads;
 use crate::error::LiveError;
+use crate::lanes::Lane;
 use crate::lookups::Lookups;
 use crate::plan::{Conditions, Plan};
-use crate::query::{Commit, First, Key, LiveQuery, News, Question, Record};
+use crate::query::{Commit, First, Key, News, Question, Record};
+use crate::rendering::Rendering;
 use crate::result::Held;
 use crate::subscription::Inbox;
-use crate::touched::touched;
 use hw_engine::{
     ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since, TableView,
 };
 use hw_pg::rights::Rights;
-use hw_types::{EndLsn, PgSnapshot};
+use hw_types::{EndLsn, FullXid, PgSnapshot};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Changes that wait for somebody who takes nothing, before he is asked instead when he takes them.
-const MOST_WAITING: usize = 10_000;
-
 /// A result that is kept.
 pub(crate) struct Kept {
     pub question: Question,
-    pub reads: Reads,
+    pub reads: Arc<Reads>,
     /// Who might see what when it was last asked.
     pub rights: Option<Rights>,
+    /// How its rows are told, where that can be done here.
+    pub rendering: Option<Arc<Rendering>>,
     /// How rows become part of it, where that is computed here.
     pub plan: Option<Arc<Plan>>,
     pub inbox: Arc<Inbox>,
-    /// Whether it has to be asked: it stands in the queue, or will when its inbox is empty.
-    pub due: bool,
-    /// It is being asked.
-    pub asked: bool,
-    pub failures: u32,
+    pub standing: Standing,
+    /// Its last answer took long.
+    pub is_slow: bool,
+    pub failures: u8,
     /// There could be a plan as soon as the engine has looked at the catalog behind us.
     pub is_unsettled: bool,
+    /// Transactions that touch it, were published before it was last asked, and are not in the answer.
+    pub late: Vec<Arc<Committed>>,
     pub phase: Phase,
+}
+
+/// Whether a result has to be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// It has to: it stands in a queue, or will when it is not being asked and its inbox is empty.
+    pub due: bool,
+    pub queued: bool,
+    pub asked: bool,
 }
 
 pub(crate) enum Phase {
@@ -54,7 +64,7 @@ pub(crate) struct Moment {
     pub snapshot: Arc<PgSnapshot>,
     /// Where the list of changes stood.
     pub place: ChangePlace,
-    /// What was published up to here is in it, also what the snapshot did not see.
+    /// What was published up to here is in it, also what the snapshot did not see, but for what is late.
     pub applied: EndLsn,
     /// What a plan told last.
     pub told: EndLsn,
@@ -62,20 +72,22 @@ pub(crate) struct Moment {
 
 /// What the list has behind moments, looked up once each.
 pub(crate) struct SinceMoments<'p> {
-    pub checked: &'p Published,
-    /// What no snapshot saw before.
-    pub unseen: Vec<Arc<Committed>>,
-    pub known: HashMap<ChangePlace, Vec<Arc<Committed>>>,
+    checked: &'p Published,
+    known: HashMap<ChangePlace, Vec<Arc<Committed>>>,
 }
 
 impl SinceMoments<'_> {
+    pub fn new(checked: &Published) -> SinceMoments<'_> {
+        SinceMoments { checked, known: HashMap::new() }
+    }
+
     /// What is behind a moment. Where the list does not reach back, all that is lost is that rows were touched
-    /// of which nothing has changed.
-    pub fn of(&mut self, at: &Moment) -> &[Arc<Committed>] {
-        let SinceMoments { checked, unseen, known } = self;
+    /// of which nothing has changed, and what others were before.
+    fn of(&mut self, at: &Moment) -> &[Arc<Committed>] {
+        let SinceMoments { checked, known } = self;
         known.entry(at.place).or_insert_with(|| match checked.committed_since(at.place) {
-            Since::Complete(list) => unseen.iter().cloned().chain(list).collect(),
-            Since::Gone => unseen.clone(),
+            Since::Complete(list) => list,
+            Since::Gone => Vec::new(),
         })
     }
 }
@@ -88,6 +100,22 @@ impl Moment {
 }
 
 impl Kept {
+    /// Among whom it is asked.
+    pub fn lane(&self) -> Lane {
+        let is_first = matches!(self.phase, Phase::First(_));
+        let is_planned = self.plan.as_ref().is_some_and(|plan| plan.is_complete);
+        match (self.is_slow, is_first || is_planned) {
+            (true, _) => Lane::Slow,
+            (false, true) => Lane::Quick,
+            (false, false) => Lane::Again,
+        }
+    }
+
+    /// Whether its last moment lacks a transaction.
+    pub fn lacks(&self, xid: FullXid) -> bool {
+        matches!(&self.phase, Phase::Told { at, .. } if !at.snapshot.sees(xid))
+    }
+
     /// How rows become part of the result from now on, if that can be computed here.
     pub fn plan_for(
         &self,
@@ -96,8 +124,9 @@ impl Kept {
         published: &Published,
         lookups: &Lookups,
     ) -> Option<Arc<Plan>> {
-        let Question { query, who } = &self.question;
-        let (conditions, matcher) = conditions.as_ref().zip(query.matcher.as_ref())?;
+        let query = &self.question.query;
+        let (conditions, rendering) = (conditions.as_ref()?, self.rendering.as_ref()?);
+        query.matcher.as_ref()?;
         let table = published.table(&query.table).entered();
         // Rows must be told apart by what they are told by, and another table may have taken the name.
         let is_same = |table: &TableView<'_>| {
@@ -108,6 +137,7 @@ impl Kept {
                 .collect();
             !table.stands_still()
                 && !table.has_multiplicity()
+                && rendering.reads(table.relation())
                 && table.relation().id.0 == conditions.table.number
                 && names == query.key.iter().map(String::as_str).collect()
         };
@@ -119,16 +149,15 @@ impl Kept {
         {
             return Some(plan.clone());
         }
-        let relation = table.relation().clone();
-        let rights = rights.clone();
-        Plan::new(query, matcher, who, conditions, relation, rights, lookups).map(Arc::new)
+        let told = (&**table.relation(), rendering.clone());
+        Plan::new(&self.question, conditions, told, rights.clone(), lookups).map(Arc::new)
     }
 
     /// Applies what a transaction did to all of a plan's rows; false where it has to be asked instead.
     pub fn apply_all(&mut self, one: &Committed, rights: &Rights, lookups: &Lookups) -> bool {
-        let name = self.question.query.table.clone();
+        let query = self.question.query.clone();
         let mut is_known = true;
-        for table in one.tables.iter().filter(|table| *table.name() == name) {
+        for table in one.tables.iter().filter(|table| *table.name() == query.table) {
             is_known &= match &table.rows {
                 Rows::Known(rows) => {
                     let rows: Vec<&ChangedRow> = rows.iter().collect();
@@ -183,17 +212,17 @@ impl Kept {
             return false;
         }
         let Ok(changes) = plan.changes(held, rows, lookups) else { return false };
-        at.told = one.end_lsn;
-        let Some(changes) = changes else { return true };
-        if !plan.is_complete {
+        if changes.is_some() && !plan.is_complete {
             // Which of the rows are in the window depends on the others.
             return false;
         }
-        let waiting = self.inbox.put(Commit { position: one.end_lsn, changes });
+        at.told = one.end_lsn;
+        let Some(changes) = changes else { return true };
         // For somebody who takes nothing no more is put together.
-        waiting < MOST_WAITING
+        self.inbox.put(Commit { position: one.end_lsn, changes })
     }
 
+    /// Tells what is asked at a moment. Its inbox is shut from then on.
     pub fn tell(
         &mut self,
         result: News<(Key, Record)>,
@@ -202,16 +231,18 @@ impl Kept {
         since: &mut SinceMoments<'_>,
     ) {
         let position = published.checkpoint.end_lsn;
+        let late = std::mem::take(&mut self.late);
+        // What a plan has told already, and the snapshot does not see, follows.
+        self.inbox.shut();
         match &mut self.phase {
             Phase::Told { held, at } => {
-                let is_new = |one: &&Arc<Committed>| {
-                    let is_told = at.has(one) || one.end_lsn <= at.told;
-                    !is_told && one.xid.is_some_and(|xid| now.snapshot.sees(xid))
-                };
-                let LiveQuery { table, key, .. } = &*self.question.query;
-                let new = since.of(at).iter().filter(is_new).map(|one| &**one);
-                let touched = touched(table, key, published, new);
-                if let Some(changes) = held.replace(result, &touched) {
+                let sees = |one: &Committed| one.xid.is_some_and(|xid| now.snapshot.sees(xid));
+                let is_told = |one: &Committed| at.has(one) || one.end_lsn <= at.told;
+                let late = late.iter().filter(|one| sees(one));
+                let since = since.of(at).iter().filter(|one| !is_told(one) && sees(one));
+                let new = late.chain(since).map(|one| &**one);
+                let touched = self.rendering.as_ref().map(|rendering| rendering.touched(new));
+                if let Some(changes) = held.replace(result, &touched.unwrap_or_default()) {
                     self.inbox.put(Commit { position, changes });
                 }
                 *at = now.clone();

@@ -7,24 +7,29 @@
 //! - every transaction that the last moment did not see is asked about, wherever it stands in the log.
 //!
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
-//! [`live`], `state`, `kept`, `asking`; `result` makes changes of two results, `book` says what a result depends on;
-//! `plan` computes who is shown a row, and `index` finds them.
+//! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
+//! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
+//! of two results, and `net` one of several changes.
 
 mod asking;
 mod book;
 pub mod error;
 mod index;
 mod kept;
+mod lanes;
 pub mod live;
 mod lookups;
+mod net;
 mod plan;
 pub mod query;
+mod rendering;
 mod result;
+mod rounds;
 mod state;
 mod subscription;
-mod touched;
+mod unseen;
 
 pub use error::LiveError;
 pub use live::{Live, LiveOptions};
-pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, News, Record, Sql, Wants};
+pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, News, Record, Wants};
 pub use subscription::Subscription;

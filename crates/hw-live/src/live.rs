@@ -1,30 +1,33 @@
 //! The results that are kept live, and the tasks that keep them.
 //!
-//! Three tasks: one follows what is published, one looks each second at who may see what, and one asks, in
-//! rounds, whoever has to be asked. A result is asked first; from then on, where there is a plan for it, what
-//! transactions did to rows is applied to it; else every transaction that touches what it depends on asks it
-//! again. Invariants: a result is at the moment of one snapshot, behind which every transaction counts that the
-//! snapshot did not see, wherever it stands in the log; nothing is told of a moment before everything that it
-//! saw is published; rows are told by a plan only if who may see what is the same as when it was made, and that
-//! was looked at behind the transaction.
+//! One task follows what is published, one looks each second at who may see what, one at what snapshots see, and
+//! one for each lane asks, in rounds (`rounds`), whoever has to be asked. A result is asked first; from then on,
+//! where there is a plan for it, what transactions did to rows is applied to it; else every transaction that
+//! touches what it depends on asks it again. Invariants: a result is at the moment of one snapshot, behind which
+//! every transaction counts that the snapshot did not see, wherever it stands in the log; nothing is told of a
+//! moment before everything that it saw is published; rows are told by a plan only if who may see what is the
+//! same as when it was made, and that was looked at behind the transaction. A result is in one round at a time.
+//! None of the tasks ends by a panic while the process goes on.
 
-use crate::asking::{Answer, Asking, Limits, Round};
-use crate::book::{Admitted, Reads};
+use crate::asking::Asking;
+use crate::book::Reads;
 use crate::error::LiveError;
 use crate::index::Index;
-use crate::kept::{Kept, Moment, Phase, SinceMoments};
-use crate::lookups::ReadTable;
-use crate::query::{First, LiveQuery, Question};
+use crate::kept::{Kept, Phase, Standing};
+use crate::lanes::{Bounds, Lane};
+use crate::query::{First, LiveQuery};
 use crate::state::State;
 use crate::subscription::{Inbox, Keeper, Subscription};
+use crate::unseen::Unseen;
+use hw_engine::threads::spawn;
 use hw_engine::{ChangePlace, Engine, Since, TableState};
-use hw_expr::postgres::Table;
 use hw_pg::rights::Rights;
 use hw_pg::sql::Pool;
-use hw_types::{EndLsn, RunAs, TableName};
+use hw_types::{RunAs, TableName};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -39,6 +42,8 @@ pub struct LiveOptions {
     pub result_bytes: usize,
     /// How long whoever subscribes waits for a source that does not answer.
     pub patience: Duration,
+    /// Bytes that may be held of the tables which policies read beside their own.
+    pub lookup_bytes: usize,
 }
 
 impl Default for LiveOptions {
@@ -47,6 +52,7 @@ impl Default for LiveOptions {
             question_time: Duration::from_secs(10),
             result_bytes: 32 << 20,
             patience: Duration::from_secs(10),
+            lookup_bytes: 256 << 20,
         }
     }
 }
@@ -54,30 +60,42 @@ impl Default for LiveOptions {
 /// How often it is looked at who may see what, and whoever depends on what is not followed is asked again.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How soon it is looked again at what snapshots see while somebody waits for that; from there on it takes twice
+/// as long each time, up to [`LOOK`].
+const SOON: Duration = Duration::from_millis(5);
+
 /// How long it is not looked at who may see what while rows are told all the time.
 const LONGEST_REST: Duration = Duration::from_millis(25);
-
-/// How often a question may fail for a reason that passes, before its subscription ends.
-const FAILURES: u32 = 3;
 
 /// Keeps results live. Clones share one.
 #[derive(Clone)]
 pub struct Live(Arc<Shared>);
 
-struct Shared {
-    asking: Asking,
+pub(crate) struct Shared {
+    pub asking: Asking,
+    /// Of rounds, by lane.
+    pub bounds: [Bounds; Lane::ALL.len()],
     patience: Duration,
-    state: Mutex<State>,
-    /// Somebody has to be asked.
-    wake: Notify,
-    stop: CancellationToken,
+    pub state: Mutex<State>,
+    pub rounds: AtomicU64,
+    /// Somebody has to be asked, by lane.
+    wake: [Notify; Lane::ALL.len()],
+    /// Somebody waits for snapshots to see something.
+    pub awaits: Notify,
+    /// Held by whoever reads tables that policies read beside their own: no table is read twice.
+    pub reading: tokio::sync::Mutex<()>,
+    pub stop: CancellationToken,
 }
 
 impl Live {
+    /// Connections that it needs, so that none of its tasks waits for another: one for each lane, and one for
+    /// each of those that look.
+    pub const CONNECTIONS: usize = Lane::ALL.len() + 3;
+
     /// Starts to keep results.
     ///
-    /// - Takes: the engine, which must keep a list of changes; connections to the source whose login may take
-    ///   the roles that ask.
+    /// - Takes: the engine, which must keep a list of changes; [`Live::CONNECTIONS`] connections to the source
+    ///   whose login may take the roles that ask.
     /// - Needs: a tokio runtime.
     pub fn start(
         engine: Engine,
@@ -85,17 +103,27 @@ impl Live {
         options: LiveOptions,
         stop: CancellationToken,
     ) -> Live {
-        let limits = Limits { time: options.question_time, bytes: options.result_bytes };
+        // What is published from here on is followed.
+        let published = engine.published();
+        let state = State::new(options.lookup_bytes, published.checkpoint.end_lsn);
         let shared = Arc::new(Shared {
-            asking: Asking::new(engine, pool, limits),
+            asking: Asking::new(engine, pool, options.result_bytes),
+            bounds: Lane::ALL.map(|lane| lane.bounds(options.question_time)),
             patience: options.patience,
-            state: Mutex::default(),
-            wake: Notify::new(),
+            state: Mutex::new(state),
+            rounds: AtomicU64::new(0),
+            wake: Default::default(),
+            awaits: Notify::new(),
+            reading: tokio::sync::Mutex::default(),
             stop,
         });
-        tokio::spawn(shared.clone().ask());
-        tokio::spawn(shared.clone().follow());
-        tokio::spawn(shared.clone().look());
+        spawn("live results: following", shared.clone().follow(published.change_place()));
+        spawn("live results: rights", shared.clone().look());
+        spawn("live results: snapshots", shared.clone().see());
+        for lane in Lane::ALL {
+            spawn("live results: asking", shared.clone().ask(lane));
+        }
+        spawn("live results: end", shared.clone().end());
         Live(shared)
     }
 
@@ -110,7 +138,6 @@ impl Live {
         let shared = &self.0;
         let (reply, first) = oneshot::channel();
         let inbox = Arc::<Inbox>::default();
-        let table = query.table.clone();
         let number = {
             let mut state = shared.state.lock();
             if state.stopping {
@@ -118,28 +145,30 @@ impl Live {
             }
             let number = state.next;
             state.next += 1;
+            let reads = Reads { tables: BTreeSet::from([query.table.clone()]), unknown: false };
             let kept = Kept {
-                question: Question { query: Arc::new(query), who },
-                reads: Reads::default(),
+                question: state.question(query, who),
+                reads: Arc::default(),
                 rights: None,
+                rendering: None,
                 plan: None,
                 inbox: inbox.clone(),
-                due: false,
-                asked: false,
+                standing: Standing::default(),
+                is_slow: false,
                 failures: 0,
                 is_unsettled: false,
+                late: Vec::new(),
                 phase: Phase::First(reply),
             };
             state.results.insert(number, kept);
-            let reads = Reads { tables: BTreeSet::from([table.clone()]), unknown: false };
-            state.depends(number, reads, None);
+            state.depends(number, Arc::new(reads), None);
             state.ask(number);
             number
         };
         // From here on it is ended by being dropped, however this ends.
         let keeper: Arc<dyn Keeper> = shared.clone();
         let mut waiting = Waiting { number, keeper: Some(keeper) };
-        shared.wake.notify_one();
+        shared.wake_if_queued();
         let first = tokio::time::timeout(shared.patience, first).await;
         let first =
             first.unwrap_or_else(|_| Ok(Err(LiveError::Source("it takes too long".into()))));
@@ -151,6 +180,11 @@ impl Live {
     /// How many results are kept.
     pub fn subscriptions(&self) -> usize {
         self.0.state.lock().results.len()
+    }
+
+    /// How many rounds there were in which somebody was asked.
+    pub fn rounds(&self) -> u64 {
+        self.0.rounds.load(Ordering::Relaxed)
     }
 
     /// For how many of them it is computed here whom a change concerns.
@@ -175,11 +209,8 @@ impl Drop for Waiting {
 
 impl Keeper for Shared {
     fn taken(&self, number: u64) {
-        let mut state = self.state.lock();
-        state.requeue(number);
-        if !state.queue.is_empty() {
-            self.wake.notify_one();
-        }
+        self.state.lock().queue(number);
+        self.wake_if_queued();
     }
 
     fn left(&self, number: u64) {
@@ -188,13 +219,13 @@ impl Keeper for Shared {
 }
 
 impl Shared {
-    fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Engine {
         &self.asking.engine
     }
 
     /// Makes tables replicated that somebody may read, in its own time. Changes of a table that is not followed
     /// are not told; until it is, the results that depend on it are asked each second.
-    fn demand(&self, tables: impl IntoIterator<Item = TableName>) {
+    pub fn demand(&self, tables: impl IntoIterator<Item = TableName>) {
         let published = self.engine().published();
         let is_unknown = |table: &TableName| matches!(published.table(table), TableState::Unknown);
         for table in tables.into_iter().filter(is_unknown) {
@@ -207,10 +238,10 @@ impl Shared {
         }
     }
 
-    /// Follows what is published.
-    async fn follow(self: Arc<Shared>) {
+    /// Follows what is published, from a place on.
+    async fn follow(self: Arc<Shared>, mut place: ChangePlace) {
         let mut watch = self.engine().watch();
-        let mut place = watch.borrow_and_update().change_place();
+        watch.mark_changed();
         let mut rested = Instant::now();
         loop {
             let changed = tokio::select! {
@@ -223,20 +254,21 @@ impl Shared {
             let published = watch.borrow_and_update().clone();
             let since = published.committed_since(place);
             place = published.change_place();
-            // It pins a snapshot of the store.
-            drop(published);
+            let followed = published.checkpoint.end_lsn;
             let Since::Complete(committed) = since else {
-                self.state.lock().lose();
+                self.state.lock().lose(&published);
                 self.wake_if_queued();
                 continue;
             };
+            // It pins a snapshot of the store.
+            drop(published);
             let is_planned = self.state.lock().is_planned(&committed);
             let rights = match is_planned {
                 true => self.rights_behind(&mut rested).await.ok(),
                 false => None,
             };
             // Where who may see what is not known, whoever has a plan is asked when the source answers.
-            self.state.lock().dispatch(&committed, rights.as_ref());
+            self.state.lock().dispatch(&committed, rights.as_ref(), followed);
             self.wake_if_queued();
         }
     }
@@ -252,10 +284,17 @@ impl Shared {
         rights
     }
 
-    fn wake_if_queued(&self) {
-        if !self.state.lock().queue.is_empty() {
-            self.wake.notify_one();
+    /// Wakes those who ask, where somebody has to be asked.
+    pub fn wake_if_queued(&self) {
+        let state = self.state.lock();
+        for lane in Lane::ALL.into_iter().filter(|lane| state.is_queued(*lane)) {
+            self.wake[lane as usize].notify_one();
         }
+    }
+
+    /// Waits until somebody has to be asked in a lane.
+    pub async fn queued(&self, lane: Lane) {
+        self.wake[lane as usize].notified().await;
     }
 
     /// Looks each second at who may see what, and asks those who depend on what is not followed.
@@ -268,6 +307,7 @@ impl Shared {
                 () = self.stop.cancelled() => return,
             }
             if self.state.lock().results.is_empty() {
+                self.state.lock().tidy();
                 continue;
             }
             // While the source does not answer nobody can be told anything.
@@ -290,7 +330,7 @@ impl Shared {
                 due.extend(unsettled.map(|(number, _)| number));
             }
             state.ask_all(due);
-            state.lookups.retain(|oid| state.inner.contains_key(&oid));
+            state.tidy();
             metrics::gauge!("headwater_live_results").set(state.results.len() as f64);
             let planned: usize = state.planned.values().map(Index::len).sum();
             metrics::gauge!("headwater_live_planned").set(planned as f64);
@@ -301,134 +341,45 @@ impl Shared {
         }
     }
 
-    /// Asks whoever has to be asked, round by round.
-    async fn ask(self: Arc<Shared>) {
-        let mut pause = Duration::ZERO;
+    /// Looks at what snapshots see: each second, and more often while somebody waits for that.
+    async fn see(self: Arc<Shared>) {
+        let mut pause = LOOK;
         loop {
-            let batch = self.state.lock().batch();
-            if batch.is_empty() {
-                tokio::select! {
-                    () = self.wake.notified() => continue,
-                    () = self.stop.cancelled() => break,
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (2 * pause).min(LOOK),
+                () = self.awaits.notified() => {
+                    pause = SOON;
+                    tokio::time::sleep(pause).await;
                 }
+                () = self.stop.cancelled() => return,
             }
-            let questions: Vec<Question> =
-                batch.iter().map(|(_, question)| question.clone()).collect();
-            metrics::counter!("headwater_live_rounds_total").increment(1);
-            metrics::counter!("headwater_live_questions_total").increment(questions.len() as u64);
-            let round = self.asking.round(&questions).await;
-            match round {
-                Ok(round) => {
-                    pause = Duration::ZERO;
-                    self.tell(&batch, round);
+            let known = {
+                let state = self.state.lock();
+                if state.results.is_empty() {
+                    continue;
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "live results cannot be asked");
-                    self.put_back(&batch);
-                    // From 0.1 s to 2 s.
-                    pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = self.stop.cancelled() => break,
-                    }
-                }
+                state.unseen.clone()
+            };
+            let Ok((before, view)) = self.asking.view_now().await else { continue };
+            let published = self.engine().published();
+            let unseen = Unseen::behind(known.as_ref(), before, &view, &published);
+            let mut state = self.state.lock();
+            state.see(&view, unseen.as_ref());
+            if !state.is_awaiting() {
+                pause = LOOK;
             }
+            drop(state);
+            self.wake_if_queued();
         }
+    }
+
+    /// Ends all results when the server stops.
+    async fn end(self: Arc<Shared>) {
+        self.stop.cancelled().await;
         let mut state = self.state.lock();
         state.stopping = true;
         for (_, kept) in state.results.drain() {
             kept.inbox.end(LiveError::Stopping);
         }
-    }
-
-    /// A round failed: whoever was asked is asked again. Who waits for a first result waits for as long as
-    /// they have patience.
-    fn put_back(&self, batch: &[(u64, Question)]) {
-        let mut state = self.state.lock();
-        for (number, _) in batch {
-            let Some(kept) = state.results.get_mut(number) else { continue };
-            kept.asked = false;
-            kept.due = false;
-            state.ask(*number);
-        }
-    }
-
-    /// Tells what a round has found.
-    fn tell(&self, batch: &[(u64, Question)], round: Round) {
-        let Round { snapshot, published, rights, checked, answers } = round;
-        let (now, latest) = (published.checkpoint.end_lsn, checked.checkpoint.end_lsn);
-        let (read, place) = self.read_inner(&answers);
-        let looked_at = self.engine().catalog_looked_at();
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let is_settled = state.settle(&rights, looked_at);
-        state.hold(read, self.engine().published().committed_since(place));
-        let is_known = state.look_for_unseen(&snapshot, &checked);
-        let (snapshot, place) = (Arc::new(snapshot), checked.change_place());
-        let at = Moment { snapshot, place, applied: EndLsn::default(), told: EndLsn::default() };
-        let mut since =
-            SinceMoments { checked: &checked, unseen: state.unseen.clone(), known: HashMap::new() };
-        let mut demanded = BTreeSet::new();
-        let mut told = Vec::new();
-        for ((number, question), answer) in batch.iter().zip(answers) {
-            let Some(kept) = state.results.get_mut(number) else { continue };
-            kept.asked = false;
-            match answer {
-                Ok((result, Admitted { reads, conditions })) => {
-                    kept.failures = 0;
-                    kept.rights = Some(rights.clone());
-                    demanded.extend(reads.tables.iter().cloned());
-                    kept.tell(result, &at, &published, &mut since);
-                    // Values of before a change of the catalog must not be judged by what it says now.
-                    kept.is_unsettled = !is_settled && conditions.is_some();
-                    let conditions = conditions.filter(|_| is_settled);
-                    let plan = kept.plan_for(conditions, &rights, &checked, &state.lookups);
-                    state.depends(*number, reads, plan);
-                    told.push(*number);
-                }
-                Err(error) => {
-                    let is_new = matches!(kept.phase, Phase::First(_));
-                    kept.failures += 1;
-                    if !is_new && error.may_pass() && kept.failures < FAILURES {
-                        kept.due = false;
-                        state.ask(*number);
-                        continue;
-                    }
-                    let table = &question.query.table;
-                    tracing::debug!(%table, %error, "a live result ends");
-                    kept.end(error, now);
-                    state.remove(*number);
-                }
-            }
-        }
-        // What the snapshot did not see: those with a plan are told of it, the others are asked once more.
-        if is_known {
-            state.catch_up(&told, &rights, latest);
-        } else {
-            state.ask_all(told.iter().copied());
-        }
-        told.into_iter().for_each(|number| state.requeue(number));
-        state.meanwhile.clear();
-        state.is_asking = false;
-        drop(guard);
-        self.demand(demanded);
-        self.wake_if_queued();
-    }
-
-    /// Reads the tables that policies of the answers read beside, as far as they are not held; with the place
-    /// from which on changes of them count.
-    fn read_inner(&self, answers: &[Answer]) -> (Vec<ReadTable>, ChangePlace) {
-        let published = self.engine().published();
-        let inner =
-            answers.iter().flatten().filter_map(|(_, admitted)| admitted.conditions.as_ref());
-        let inner: BTreeMap<u32, &Table> =
-            inner.flat_map(|known| known.inner.iter()).map(|table| (table.number, table)).collect();
-        let missing: Vec<&Table> = {
-            let state = self.state.lock();
-            inner.into_values().filter(|table| !state.lookups.has(table.number)).collect()
-        };
-        // Whoever cannot be told by them is asked.
-        let read = missing.into_iter().filter_map(|table| ReadTable::read(&published, table).ok());
-        (read.collect(), published.change_place())
     }
 }

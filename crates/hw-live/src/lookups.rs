@@ -11,18 +11,23 @@ use hw_types::{EndLsn, Relation, Row, TableName};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The tables that are held, by their oids.
 #[derive(Default)]
 pub(crate) struct Lookups {
+    /// Bytes that all of them may have.
+    limit: usize,
     tables: BTreeMap<u32, Lookup>,
     bytes: usize,
     /// One of them was read up to here: it is ahead of transactions before that.
     read_until: EndLsn,
+    /// Those for which there is no memory, and since when.
+    too_large: BTreeMap<u32, Instant>,
 }
 
-/// Bytes that all of them may have.
-const LIMIT: usize = 256 << 20;
+/// When it is tried again to hold a table for which there was no memory.
+const TRIED_AGAIN: Duration = Duration::from_secs(300);
 
 /// Memory of a row beside its bytes, roughly.
 const PER_ROW: usize = 96;
@@ -83,7 +88,9 @@ impl ReadTable {
     }
 
     /// Reads a table, all of it.
-    pub fn read(published: &Published, table: &Table) -> Result<ReadTable, NotHeld> {
+    ///
+    /// - Takes: how many bytes it may have.
+    pub fn read(published: &Published, table: &Table, limit: usize) -> Result<ReadTable, NotHeld> {
         let view = published.table(&name_of(table)).entered();
         let view = view.filter(|view| !view.stands_still());
         let view = view.ok_or(NotHeld::NotFollowed)?;
@@ -96,7 +103,7 @@ impl ReadTable {
         for entry in view.rows() {
             let (key, row) = entry?;
             bytes += weight(&key, &row.row);
-            if bytes > LIMIT {
+            if bytes > limit {
                 return Err(NotHeld::TooLarge);
             }
             rows.insert(key, row.row);
@@ -109,14 +116,37 @@ impl ReadTable {
 }
 
 impl Lookups {
+    /// None yet, of so many bytes at most.
+    pub fn new(limit: usize) -> Lookups {
+        Lookups { limit, ..Lookups::default() }
+    }
+
     pub fn has(&self, oid: u32) -> bool {
         self.tables.contains_key(&oid)
+    }
+
+    /// How many bytes all of them may have.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether it is of use to read a table: it is not held, and there may be memory for it.
+    pub fn lacks(&self, oid: u32) -> bool {
+        let is_too_large = self.too_large.get(&oid).is_some_and(|at| at.elapsed() < TRIED_AGAIN);
+        !self.has(oid) && !is_too_large
+    }
+
+    /// Notes that there is no memory for a table: whom it concerns is asked.
+    pub fn refuse(&mut self, oid: u32) {
+        self.drop_table(oid);
+        self.too_large.insert(oid, Instant::now());
     }
 
     /// Holds a table that was read.
     pub fn hold(&mut self, read: ReadTable) -> Result<(), NotHeld> {
         self.drop_table(read.oid);
-        if self.bytes + read.bytes > LIMIT {
+        if self.bytes + read.bytes > self.limit {
+            self.refuse(read.oid);
             return Err(NotHeld::TooLarge);
         }
         self.bytes += read.bytes;
@@ -125,8 +155,14 @@ impl Lookups {
         Ok(())
     }
 
+    /// Forgets all of them, but for which there is no memory.
+    pub fn forget(&mut self) {
+        (self.tables, self.bytes) = Default::default();
+        self.read_until = EndLsn::default();
+    }
+
     /// Forgets a table.
-    pub fn drop_table(&mut self, oid: u32) {
+    fn drop_table(&mut self, oid: u32) {
         if let Some(lookup) = self.tables.remove(&oid) {
             self.bytes -= lookup.rows.iter().map(|(key, row)| weight(key, row)).sum::<usize>();
         }
@@ -161,8 +197,8 @@ impl Lookups {
             self.bytes += after.as_ref().map_or(0, |after| weight(&row.key, after));
             self.bytes -= lookup.set(&row.key, after);
         }
-        if self.bytes > LIMIT {
-            self.drop_table(oid);
+        if self.bytes > self.limit {
+            self.refuse(oid);
         }
     }
 }
@@ -251,5 +287,21 @@ impl Tables for Lookups {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_for_which_there_is_no_memory_is_not_read_again_at_once() {
+        let mut lookups = Lookups::new(1000);
+        assert!(lookups.lacks(1));
+        lookups.refuse(1);
+        assert!(!lookups.lacks(1) && !lookups.has(1) && lookups.lacks(2));
+        // Nor because policies have changed.
+        lookups.forget();
+        assert!(!lookups.lacks(1));
     }
 }

@@ -3,16 +3,13 @@
 //! `design/engine.md` 11).
 
 use crate::lookups::{Lookups, has_columns};
-use crate::query::{Change, Key, LiveQuery, Matcher, News, Record};
+use crate::query::{Change, News, Question};
+use crate::rendering::Rendering;
 use crate::result::Held;
 use hw_engine::{ChangedRow, Committed, Rows, StoredRow};
-use hw_expr::postgres::{
-    Condition, Cover, EvalError, Frame, JsonOfDatabase, Principal, RowJson, Table, to_jsonb,
-};
+use hw_expr::postgres::{Condition, Cover, EvalError, Frame, Principal, Table};
 use hw_pg::rights::Rights;
-use hw_types::row::RowRef;
-use hw_types::{PgType, Relation, Row, RunAs};
-use std::collections::BTreeMap;
+use hw_types::{Relation, Row};
 use std::sync::Arc;
 
 /// How rows become part of one result.
@@ -26,11 +23,8 @@ pub(crate) struct Plan {
     pub cover: Cover,
     /// What rows of other tables have that decide who sees it, by their oids. When one of them changes, it is
     /// asked, and the plan is made anew.
-    pub inner: Vec<(u32, Cover)>,
-    /// The columns of rows, as the log has them.
-    relation: Arc<Relation>,
-    key: Vec<(usize, PgType)>,
-    record: RowJson,
+    pub inner: Box<[(u32, Cover)]>,
+    rendering: Arc<Rendering>,
     /// Whether it is enough to know which rows match: the result is no window.
     pub is_complete: bool,
 }
@@ -42,57 +36,48 @@ pub(crate) struct Conditions {
     pub filter: Option<Arc<Condition>>,
     /// The tables that policies read beside the table itself.
     pub inner: Arc<[Table]>,
-    pub json: JsonOfDatabase,
+}
+
+/// What a row that may be in a result is behind a transaction.
+struct State<'r> {
+    row: &'r ChangedRow,
+    /// It was in the result, and is.
+    was: bool,
+    is: bool,
 }
 
 impl Plan {
     /// Makes a plan; `None` where Postgres has to be asked.
     ///
-    /// - Takes: the table's columns as the log describes them; the tables that policies read.
+    /// - Takes: how rows as the log has them are told; the tables that policies read.
     pub fn new(
-        query: &LiveQuery,
-        matcher: &Matcher,
-        who: &RunAs,
+        question: &Question,
         conditions: &Conditions,
-        relation: Arc<Relation>,
+        (relation, rendering): (&Relation, Arc<Rendering>),
         rights: Rights,
         lookups: &Lookups,
     ) -> Option<Plan> {
-        let Conditions { table, visible, filter, inner, json } = conditions;
-        let principal = principal(who, matcher);
+        let matcher = question.query.matcher.as_ref()?;
+        let Conditions { table, visible, filter, inner } = conditions;
+        let principal = question.who.principal(question.filter_parameters.clone());
         let all = [Some(visible), filter.as_ref()];
         for condition in all.into_iter().flatten() {
             // What the database or a role sets is not known here.
             let settings = condition.settings()?;
-            let is_known = settings.iter().all(|name| principal.settings.contains_key(name));
-            if !is_known {
+            if !settings.iter().all(|name| principal.setting(name).is_some()) {
                 return None;
             }
         }
         if !inner.iter().all(|table| lookups.has(table.number)) {
             return None;
         }
-        if !has_columns(&relation, &table.columns) {
+        if !has_columns(relation, &table.columns) || !rendering.is_whole() {
             return None;
         }
-        let column = |name: &str| {
-            let index = relation.columns.iter().position(|column| column.name == name)?;
-            let found = &relation.columns[index];
-            let is_exact = json.is_exact(found.type_oid, &found.pg_type) && name.is_ascii();
-            is_exact.then_some((index, &found.pg_type))
-        };
-        let key = |name: &String| column(name).map(|(index, ty)| (index, ty.clone()));
-        let key = query.key.iter().map(key).collect::<Option<Vec<_>>>()?;
-        let mut fields = Vec::with_capacity(matcher.fields.len());
-        for (field, name) in &matcher.fields {
-            let (index, ty) = column(name).filter(|_| field.is_ascii())?;
-            fields.push((&**field, index, ty));
-        }
-        let record = RowJson::new(fields);
         let covers = all.into_iter().flatten();
         let covers = covers.map(|one| one.cover(&table.columns, &principal, lookups));
         let cover = covers.reduce(Cover::narrower).unwrap_or(Cover::Anything);
-        let inner = visible.inner_covers(&principal, lookups);
+        let inner = visible.inner_covers(&principal, lookups).into();
         Some(Plan {
             rights,
             visible: visible.clone(),
@@ -100,16 +85,14 @@ impl Plan {
             principal,
             cover,
             inner,
-            key,
-            record,
+            rendering,
             is_complete: !matcher.is_window,
-            relation,
         })
     }
 
     /// Whether it reads rows with these columns.
     pub fn reads(&self, relation: &Arc<Relation>) -> bool {
-        Arc::ptr_eq(&self.relation, relation) || self.relation.columns == relation.columns
+        self.rendering.reads(relation)
     }
 
     /// Whether a transaction did something to rows that decide who sees the result.
@@ -147,7 +130,7 @@ impl Plan {
 
     /// What a transaction changes of a result, by the rows that may be in it; `None` if nothing.
     ///
-    /// - Errors: it has to be asked.
+    /// - Errors: it has to be asked. Nothing was taken then.
     pub fn changes(
         &self,
         held: &mut Held,
@@ -155,51 +138,36 @@ impl Plan {
         lookups: &Lookups,
     ) -> Result<Option<News<Change>>, EvalError> {
         let mut states = Vec::new();
-        let mut count: i64 = 0;
-        for ChangedRow { before, after, .. } in rows {
-            let was = self.admits(before.as_ref(), lookups)?;
-            let is = self.admits(after.as_ref(), lookups)?;
-            count += i64::from(is) - i64::from(was);
-            match after.as_ref().filter(|_| is) {
-                Some(row) => {
-                    let (key, record) = self.told(&row.row)?;
-                    states.push((key, Some(record)));
-                }
-                None => {
-                    let before = before.as_ref().filter(|_| was);
-                    let key = before.map(|row| self.key_of(&row.row)).transpose()?;
-                    states.extend(key.map(|key| (key, None)));
-                }
+        for row in rows {
+            let was = self.admits(row.before.as_ref(), lookups)?;
+            let is = self.admits(row.after.as_ref(), lookups)?;
+            if was || is {
+                states.push(State { row, was, is });
             }
         }
         if !self.is_complete {
             return Ok((!states.is_empty()).then(|| News::Rows(Vec::new())));
         }
-        Ok(match held {
-            Held::Count(number) if count != 0 => {
-                *number = number.saturating_add_signed(count);
-                Some(News::Count(*number))
-            }
-            Held::Count(_) => None,
-            Held::Rows(_) => {
-                let changes = held.apply(states.into_iter());
-                (!changes.is_empty()).then_some(News::Rows(changes))
-            }
-        })
-    }
-
-    /// A row's key and its record.
-    pub fn told(&self, row: &Row) -> Result<(Key, Record), EvalError> {
-        let row = row.view();
-        let key = key_of(&row, &self.key)?;
-        let mut json = String::new();
-        self.record.write(&row, &mut json)?;
-        Ok((key, Record::new(json)))
-    }
-
-    /// A row's key.
-    pub fn key_of(&self, row: &Row) -> Result<Key, EvalError> {
-        key_of(&row.view(), &self.key)
+        if let Held::Count(number) = held {
+            let count: i64 = states.iter().map(|it| i64::from(it.is) - i64::from(it.was)).sum();
+            *number = number.saturating_add_signed(count);
+            return Ok((count != 0).then_some(News::Count(*number)));
+        }
+        let mut told = Vec::with_capacity(states.len());
+        for State { row, is, .. } in states {
+            let Some(known) = row.after.as_ref().filter(|_| is).or(row.before.as_ref()) else {
+                continue;
+            };
+            let key = self.rendering.key(&known.row)?;
+            let now = is.then(|| self.rendering.record(&known.row)).transpose()?;
+            told.push((key, now, row.before.as_ref()));
+        }
+        let mut changes = Vec::with_capacity(told.len());
+        for (key, now, before) in told {
+            let before = || self.rendering.record(&before?.row).ok();
+            changes.extend(held.apply(key, now, before));
+        }
+        Ok((!changes.is_empty()).then_some(News::Rows(changes)))
     }
 }
 
@@ -212,25 +180,4 @@ fn has(row: &Row, cover: &Cover) -> bool {
             keys.iter().any(|(column, value)| row.get(*column).bytes() == Some(value))
         }
     }
-}
-
-/// Who asks, as conditions know them, with the parameters of the filter.
-fn principal(who: &RunAs, matcher: &Matcher) -> Principal {
-    let settings = who.settings().into_iter();
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let parameters = matcher.filter.iter().flat_map(|filter| &filter.parameters).enumerate();
-    let parameters = parameters.map(|(at, value)| (format!("${}", at + 1), value.clone()));
-    let settings: BTreeMap<String, String> = settings.chain(parameters).collect();
-    Principal { role: who.role.to_string(), settings }
-}
-
-/// The JSON of a row's key: one value, or an array of several.
-pub(crate) fn key_of(row: &RowRef<'_>, columns: &[(usize, PgType)]) -> Result<Key, EvalError> {
-    let mut json = String::new();
-    for (number, (index, ty)) in columns.iter().enumerate() {
-        json.push_str(if number > 0 { ", " } else { "" });
-        let value = row.get(*index).bytes().ok_or(EvalError("a key has no NULL"))?;
-        to_jsonb(ty, value, &mut json)?;
-    }
-    Ok(if columns.len() > 1 { format!("[{json}]").into() } else { json.into() })
 }

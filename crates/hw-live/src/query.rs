@@ -1,18 +1,10 @@
 //! What is asked, and what is told of it.
 
-use hw_types::{EndLsn, RunAs, TableName};
+use hw_expr::postgres::Principal;
+use hw_types::{EndLsn, RunAs, Sql, TableName};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A statement with parameters, all of them texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Sql {
-    /// With `$1` and so on.
-    pub text: String,
-    /// Their values.
-    pub parameters: Vec<String>,
-}
 
 /// What is wanted of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,8 +81,8 @@ pub enum Change {
     Update {
         /// Its key.
         key: Key,
-        /// What was told last.
-        before: Record,
+        /// What was told last; `None` where that is not known any more.
+        before: Option<Record>,
         /// What it is now; the same when a transaction touched it only.
         after: Record,
     },
@@ -98,8 +90,6 @@ pub enum Change {
     Delete {
         /// Its key.
         key: Key,
-        /// What was told last.
-        before: Record,
     },
 }
 
@@ -107,9 +97,7 @@ impl Change {
     /// The row's key.
     pub fn key(&self) -> &Key {
         match self {
-            Change::Insert { key, .. }
-            | Change::Update { key, .. }
-            | Change::Delete { key, .. } => key,
+            Change::Insert { key, .. } | Change::Update { key, .. } | Change::Delete { key } => key,
         }
     }
 }
@@ -141,9 +129,49 @@ pub struct Commit {
     pub changes: News<Change>,
 }
 
-/// A query, and as whom it is asked.
+/// A query, and as whom it is asked. What equal ones have in common is shared by all of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
+    /// Without the parameters of its statement and of its filter.
     pub query: Arc<LiveQuery>,
-    pub who: Arc<RunAs>,
+    /// Those of the statement.
+    pub parameters: Arc<[String]>,
+    /// Those of the filter.
+    pub filter_parameters: Arc<[String]>,
+    pub who: Arc<Asker>,
+}
+
+/// Somebody who asks, as Postgres and as conditions know them.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub run_as: Arc<RunAs>,
+    settings: Arc<BTreeMap<String, String>>,
+}
+
+impl Asker {
+    pub fn new(run_as: Arc<RunAs>) -> Asker {
+        let settings = run_as.settings().into_iter();
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Asker { settings: Arc::new(settings.collect()), run_as }
+    }
+
+    /// As conditions know them.
+    pub fn principal(&self, parameters: Arc<[String]>) -> Principal {
+        let (role, settings) = (self.run_as.role.clone(), self.settings.clone());
+        Principal { role, settings, parameters }
+    }
+}
+
+impl LiveQuery {
+    /// Takes the parameters out: those of the statement, and those of the filter.
+    pub(crate) fn take_parameters(&mut self) -> (Arc<[String]>, Arc<[String]>) {
+        let statement: Arc<[String]> = std::mem::take(&mut self.rows.parameters).into();
+        let filter = self.matcher.as_mut().and_then(|matcher| matcher.filter.as_mut());
+        let filter =
+            filter.map(|filter| std::mem::take(&mut filter.parameters)).unwrap_or_default();
+        // Mostly they are the same.
+        let is_same = *statement == *filter;
+        let filter = if is_same { statement.clone() } else { filter.into() };
+        (statement, filter)
+    }
 }

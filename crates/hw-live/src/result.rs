@@ -1,32 +1,54 @@
-//! A result that is held to tell what changes in it.
+//! What was told of a result, to tell what changes in it.
+//!
+//! Of rows their keys are held, and digests of what was told of them: what a row was before it changed comes
+//! from the list of changes, and counts only if it is what was told.
 
 use crate::query::{Change, Key, News, Record};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::LazyLock;
 
 /// What a subscriber has been told of a result.
 #[derive(Debug)]
 pub(crate) enum Held {
-    Rows(HashMap<Key, Record>),
+    Rows(HashMap<Box<str>, Digest>),
     Count(u64),
+}
+
+/// Stands for a record: that two have the same is as good as impossible, also for whoever writes them, as the
+/// keys of the hashes are secret and new in each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digest([u64; 2]);
+
+impl Digest {
+    fn of(record: &Record) -> Digest {
+        static KEYS: LazyLock<[RandomState; 2]> =
+            LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+        Digest(KEYS.each_ref().map(|keys| keys.hash_one(record.json())))
+    }
 }
 
 impl Held {
     /// What is held of a first result.
     pub fn of(result: &News<(Key, Record)>) -> Held {
         match result {
-            News::Rows(rows) => Held::Rows(rows.iter().cloned().collect()),
+            News::Rows(rows) => {
+                let digest =
+                    |(key, record): &(Key, Record)| (Box::from(&**key), Digest::of(record));
+                Held::Rows(rows.iter().map(digest).collect())
+            }
             News::Count(count) => Held::Count(*count),
         }
     }
 
     /// Takes a newer result. What has changed is returned; `None` when there is nothing to tell.
     ///
-    /// - Takes: the result; the keys of rows that were touched since the last one, whether or not anything
-    ///   of them has changed.
+    /// - Takes: the result; the rows that were touched since the last one, whether or not anything of them has
+    ///   changed, with what they were before, where that is known.
     pub fn replace(
         &mut self,
         result: News<(Key, Record)>,
-        touched: &HashSet<Key>,
+        touched: &HashMap<Key, Option<Record>>,
     ) -> Option<News<Change>> {
         let changes = match (self, result) {
             (Held::Rows(held), News::Rows(rows)) => difference(held, rows, touched),
@@ -44,108 +66,95 @@ impl Held {
         (!changes.is_empty()).then_some(News::Rows(changes))
     }
 
-    /// Takes what a transaction made of rows: of each its key, and what it is now if it is in the result.
-    pub fn apply(&mut self, rows: impl Iterator<Item = (Key, Option<Record>)>) -> Vec<Change> {
-        let Held::Rows(held) = self else { return Vec::new() };
-        let mut changes = Vec::new();
-        for (key, now) in rows {
-            let before = match &now {
-                Some(record) => held.insert(key.clone(), record.clone()),
-                None => held.remove(&key),
-            };
-            changes.extend(match (before, now) {
-                (None, Some(record)) => Some(Change::Insert { key, record }),
-                (Some(before), Some(after)) => Some(Change::Update { key, before, after }),
-                (Some(before), None) => Some(Change::Delete { key, before }),
-                (None, None) => None,
-            });
-        }
-        changes
+    /// Takes what a transaction made of a row: what it is now, if it is in the result.
+    ///
+    /// - Takes: how to find out what it was before.
+    pub fn apply(
+        &mut self,
+        key: Key,
+        now: Option<Record>,
+        before: impl FnOnce() -> Option<Record>,
+    ) -> Option<Change> {
+        let Held::Rows(held) = self else { return None };
+        let Some(after) = now else {
+            return held.remove(&*key).map(|_| Change::Delete { key });
+        };
+        let digest = Digest::of(&after);
+        Some(match held.insert(Box::from(&*key), digest) {
+            None => Change::Insert { key, record: after },
+            Some(was) => {
+                let before = was_told(was, &after, digest, before);
+                Change::Update { key, before, after }
+            }
+        })
     }
 
     /// Everything goes.
     pub fn clear(&mut self) -> Option<News<Change>> {
         match self {
-            Held::Rows(_) => self.replace(News::Rows(Vec::new()), &HashSet::new()),
-            Held::Count(_) => self.replace(News::Count(0), &HashSet::new()),
+            Held::Rows(_) => self.replace(News::Rows(Vec::new()), &HashMap::new()),
+            Held::Count(_) => self.replace(News::Count(0), &HashMap::new()),
         }
     }
+}
+
+/// What was told of a row that is told again: the same, or what it was before if that has the same digest.
+fn was_told(
+    was: Digest,
+    after: &Record,
+    digest: Digest,
+    before: impl FnOnce() -> Option<Record>,
+) -> Option<Record> {
+    if was == digest {
+        return Some(after.clone());
+    }
+    before().filter(|before| Digest::of(before) == was)
 }
 
 /// What makes one result of another: rows that go, by key, then those that come or change in the order of
 /// the new result.
 fn difference(
-    held: &mut HashMap<Key, Record>,
+    held: &mut HashMap<Box<str>, Digest>,
     rows: Vec<(Key, Record)>,
-    touched: &HashSet<Key>,
+    touched: &HashMap<Key, Option<Record>>,
 ) -> Vec<Change> {
     let mut before = std::mem::take(held);
     let mut changes = Vec::new();
-    for (key, record) in rows {
-        match before.remove(&key) {
-            None => changes.push(Change::Insert { key: key.clone(), record: record.clone() }),
-            Some(was) if was != record || touched.contains(&key) => {
-                let (key, after) = (key.clone(), record.clone());
-                changes.push(Change::Update { key, before: was, after });
+    held.reserve(rows.len());
+    for (key, after) in rows {
+        let digest = Digest::of(&after);
+        let (name, was) = match before.remove_entry(&*key) {
+            Some((name, was)) => (name, Some(was)),
+            None => (Box::from(&*key), None),
+        };
+        held.insert(name, digest);
+        match was {
+            None => changes.push(Change::Insert { key, record: after }),
+            Some(was) if was != digest || touched.contains_key(&key) => {
+                let before = was_told(was, &after, digest, || touched.get(&key).cloned().flatten());
+                changes.push(Change::Update { key, before, after });
             }
             Some(_) => {}
         }
-        held.insert(key, record);
     }
-    let mut gone: Vec<(Key, Record)> = before.into_iter().collect();
-    gone.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    let gone = gone.into_iter().map(|(key, before)| Change::Delete { key, before });
+    let mut gone: Vec<Key> = before.into_keys().map(Key::from).collect();
+    gone.sort_unstable();
+    let gone = gone.into_iter().map(|key| Change::Delete { key });
     gone.chain(changes).collect()
-}
-
-/// What was told last of each row, and what is to be told of it, where that has changed.
-type Net = (Option<Record>, Option<Record>);
-
-/// Two pieces of news as one: of each row what was told before both of them, and what is behind both.
-pub(crate) fn net(first: News<Change>, then: News<Change>) -> News<Change> {
-    let (first, then) = match (first, then) {
-        (News::Rows(first), News::Rows(then)) => (first, then),
-        // The newest number is the one that counts.
-        (_, then) => return then,
-    };
-    let mut order: Vec<Key> = Vec::new();
-    let mut rows: HashMap<Key, Net> = HashMap::new();
-    for change in first.into_iter().chain(then) {
-        let (key, (before, after)) = match change {
-            Change::Insert { key, record } => (key, (None, Some(record))),
-            Change::Update { key, before, after } => (key, (Some(before), Some(after))),
-            Change::Delete { key, before } => (key, (Some(before), None)),
-        };
-        match rows.get_mut(&key) {
-            Some(row) => row.1 = after,
-            None => {
-                order.push(key.clone());
-                rows.insert(key, (before, after));
-            }
-        }
-    }
-    let (mut gone, mut there) = (Vec::new(), Vec::new());
-    for key in order {
-        match rows.remove(&key) {
-            Some((Some(before), None)) => gone.push(Change::Delete { key, before }),
-            Some((None, Some(record))) => there.push(Change::Insert { key, record }),
-            Some((Some(before), Some(after))) => there.push(Change::Update { key, before, after }),
-            Some((None, None)) | None => {}
-        }
-    }
-    gone.append(&mut there);
-    News::Rows(gone)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn record(value: u8) -> Record {
+        Record::new(format!("{{\"v\": {value}}}"))
+    }
 
     fn rows(result: &HashMap<u8, u8>) -> News<(Key, Record)> {
-        let row = |(key, value): (&u8, &u8)| {
-            (key.to_string().into(), Record::new(format!("{{\"v\": {value}}}")))
-        };
+        let row = |(key, value): (&u8, &u8)| (key.to_string().into(), record(*value));
         News::Rows(result.iter().map(row).collect())
     }
 
@@ -160,11 +169,12 @@ mod tests {
                     key
                 }
                 Change::Update { key, before, after } => {
-                    assert_eq!(told.insert(key.clone(), after), Some(before));
+                    let was = told.insert(key.clone(), after).expect("it is there");
+                    assert!(before.is_none_or(|before| before == was), "told otherwise");
                     key
                 }
-                Change::Delete { key, before } => {
-                    assert_eq!(told.remove(&key), Some(before));
+                Change::Delete { key } => {
+                    assert!(told.remove(&key).is_some(), "it is there");
                     key
                 }
             };
@@ -176,19 +186,27 @@ mod tests {
         #[test]
         fn ds_10_5_what_is_told_makes_each_result_of_the_one_before(
             results in prop::collection::vec(prop::collection::hash_map(0_u8..8, 0_u8..3, 0..8), 1..6),
-            touched in prop::collection::hash_set(0_u8..8, 0..4),
+            touched in prop::collection::hash_map(0_u8..8, prop::option::of(0_u8..3), 0..4),
         ) {
-            let touched: HashSet<Key> = touched.iter().map(|key| key.to_string().into()).collect();
+            // What they were before may be of another moment than what was told.
+            let touched: HashMap<Key, Option<Record>> =
+                touched.iter().map(|(key, was)| (key.to_string().into(), was.map(record))).collect();
             let mut held = Held::of(&rows(&HashMap::new()));
             let mut told = HashMap::new();
             for result in results {
-                let Held::Rows(before) = &held else { unreachable!() };
-                let before = before.clone();
+                let before = told.clone();
                 let changes = held.replace(rows(&result), &touched);
                 if let Some(News::Rows(changes)) = &changes {
-                    // A row that was touched is told of, also when nothing of it has changed (10.5-2).
-                    for key in touched.iter().filter(|key| before.contains_key(*key)) {
-                        prop_assert!(changes.iter().any(|change| change.key() == key));
+                    // A row that was touched is told of, also when nothing of it has changed (10.5-2), and
+                    // with what it was where that is known.
+                    for (key, was) in touched.iter().filter(|(key, _)| before.contains_key(*key)) {
+                        let change = changes.iter().find(|change| change.key() == key);
+                        prop_assert!(change.is_some());
+                        if let Some(Change::Update { before: known, .. }) = change
+                            && *was == before.get(key).cloned()
+                        {
+                            prop_assert_eq!(known, was);
+                        }
                     }
                 }
                 if let Some(changes) = changes {
@@ -202,34 +220,32 @@ mod tests {
             }
             prop_assert!(told.is_empty());
         }
-    }
 
-    proptest! {
         #[test]
-        fn ds_10_5_3_two_pieces_of_news_are_one_of_what_they_come_to(
-            results in prop::collection::vec(prop::collection::hash_map(0_u8..6, 0_u8..3, 0..6), 4),
+        fn ds_10_5_what_transactions_do_to_rows_is_told_by_what_was_told(
+            steps in prop::collection::vec((0_u8..4, prop::option::of(0_u8..3), prop::option::of(0_u8..3)), 0..20),
         ) {
-            let mut held = Held::of(&rows(&results[0]));
-            let mut told = HashMap::new();
-            let News::Rows(first) = rows(&results[0]) else { unreachable!() };
-            told.extend(first);
-            let mut news = News::Rows(Vec::new());
-            for result in &results[1..] {
-                if let Some(more) = held.replace(rows(result), &HashSet::new()) {
-                    news = net(news, more);
+            let mut held = Held::of(&rows(&HashMap::new()));
+            let mut told: HashMap<Key, Record> = HashMap::new();
+            let mut now = HashMap::new();
+            for (key, value, before) in steps {
+                let key = Key::from(key.to_string());
+                let change = held.apply(key.clone(), value.map(record), || before.map(record));
+                match value {
+                    Some(value) => drop(now.insert(key, record(value))),
+                    None => drop(now.remove(&key)),
                 }
+                apply(&mut told, News::Rows(change.into_iter().collect()));
+                prop_assert_eq!(&told, &now);
             }
-            apply(&mut told, news);
-            let News::Rows(now) = rows(&results[3]) else { unreachable!() };
-            prop_assert_eq!(told, now.into_iter().collect());
         }
     }
 
     #[test]
     fn ds_10_5_11_a_count_is_told_when_it_is_another_one() {
         let mut held = Held::of(&News::Count(2));
-        assert_eq!(held.replace(News::Count(2), &HashSet::new()), None);
-        assert_eq!(held.replace(News::Count(3), &HashSet::new()), Some(News::Count(3)));
+        assert_eq!(held.replace(News::Count(2), &HashMap::new()), None);
+        assert_eq!(held.replace(News::Count(3), &HashMap::new()), Some(News::Count(3)));
         assert_eq!(held.clear(), Some(News::Count(0)));
     }
 }

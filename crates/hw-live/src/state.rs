@@ -3,26 +3,31 @@
 use crate::book::Reads;
 use crate::index::Index;
 use crate::kept::{Kept, Phase};
+use crate::lanes::{Lane, Queue};
 use crate::lookups::{Lookups, ReadTable};
 use crate::plan::Plan;
-use crate::query::Question;
-use hw_engine::{ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since};
+use crate::query::{Asker, LiveQuery, Question};
+use crate::rendering::Rendering;
+use crate::unseen::{Unseen, View};
+use hw_engine::{ChangedRow, ChangedTable, Committed, Published, Rows, Since};
+use hw_expr::postgres::JsonOfDatabase;
 use hw_pg::rights::Rights;
-use hw_types::{EndLsn, PgSnapshot, TableName};
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use hw_types::{EndLsn, FullXid, RunAs, TableName};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Questions of one round.
-const ROUND: usize = 256;
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct State {
     pub results: HashMap<u64, Kept>,
     pub next: u64,
-    /// Who has to be asked, in turn.
-    pub queue: VecDeque<u64>,
+    /// Who has to be asked, by lane.
+    queues: [Queue; Lane::ALL.len()],
+    /// Queries that somebody has, and how their rows are told.
+    queries: HashMap<Arc<LiveQuery>, Option<Arc<Rendering>>>,
+    /// Who has them.
+    askers: HashMap<Arc<RunAs>, Arc<Asker>>,
     /// Who has a plan for the rows of a table.
     pub planned: HashMap<TableName, Index>,
     /// The tables that policies read beside, and who depends on rows of them, by oid.
@@ -32,43 +37,82 @@ pub(crate) struct State {
     pub by_table: HashMap<TableName, BTreeSet<u64>>,
     /// Who is asked when anything changes.
     pub by_anything: BTreeSet<u64>,
-    /// Transactions in the list that the last snapshot did not see, and how far that was looked through.
-    pub unseen: Vec<Arc<Committed>>,
-    pub looked: Option<ChangePlace>,
+    /// What the last snapshot did not see of what is published; `None`: nothing is known of that.
+    pub unseen: Option<Unseen>,
+    /// Who waits for snapshots to see what is late for them.
+    waiting: BTreeSet<u64>,
     /// Who may see what, since when that is so.
     rights: Option<(Rights, Instant)>,
-    /// The last transaction that was followed.
-    followed: EndLsn,
-    /// What was followed while somebody was being asked.
-    pub meanwhile: Vec<Arc<Committed>>,
-    pub is_asking: bool,
+    /// Up to where publications were followed.
+    pub followed: EndLsn,
     pub stopping: bool,
 }
 
+/// What a round has told, and where it stood.
+pub(crate) struct Told<'r> {
+    pub results: &'r [u64],
+    pub rights: &'r Rights,
+    /// What its snapshot did not see, up to `latest`; `None` where that is not known.
+    pub unseen: Option<Unseen>,
+    /// What was published up to here could be in a snapshot of the round, if anything held it back.
+    pub began: EndLsn,
+    /// Up to where it was looked at who may see what.
+    pub latest: EndLsn,
+    /// What was published since.
+    pub later: Since,
+}
+
 impl State {
+    /// Nothing yet.
+    ///
+    /// - Takes: bytes that may be held of tables which policies read; from where on publications are followed.
+    pub fn new(lookup_bytes: usize, followed: EndLsn) -> State {
+        State { lookups: Lookups::new(lookup_bytes), followed, ..State::default() }
+    }
+
+    /// A question, with what equal ones share.
+    pub fn question(&mut self, mut query: LiveQuery, who: Arc<RunAs>) -> Question {
+        let (parameters, filter_parameters) = query.take_parameters();
+        let query = match self.queries.get_key_value(&query) {
+            Some((known, _)) => known.clone(),
+            None => {
+                let query = Arc::new(query);
+                self.queries.insert(query.clone(), None);
+                query
+            }
+        };
+        let asker = self.askers.entry(who).or_insert_with_key(|who| Asker::new(who.clone()).into());
+        Question { query, parameters, filter_parameters, who: asker.clone() }
+    }
+
+    /// How the rows of a query are told, as the log has them.
+    pub fn rendering(
+        &mut self,
+        query: &Arc<LiveQuery>,
+        published: &Published,
+        json: JsonOfDatabase,
+    ) -> Option<Arc<Rendering>> {
+        let table = published.table(&query.table).entered()?;
+        let relation = table.relation();
+        let known = self.queries.get_mut(query)?;
+        if known.as_ref().is_none_or(|known| !known.is_of(relation, json)) {
+            *known = Rendering::new(query, relation.clone(), json).map(Arc::new);
+        }
+        known.clone()
+    }
+
+    /// Forgets what nobody has any more.
+    pub fn tidy(&mut self) {
+        self.queries.retain(|query, _| Arc::strong_count(query) > 1);
+        self.askers.retain(|_, asker| Arc::strong_count(asker) > 1);
+        self.lookups.retain(|oid| self.inner.contains_key(&oid));
+    }
+
     /// Notes that a result has to be asked again.
     pub fn ask(&mut self, number: u64) {
-        let Some(kept) = self.results.get_mut(&number) else { return };
-        if !kept.due {
-            kept.due = true;
-            if !kept.asked && kept.inbox.is_empty() {
-                self.queue.push_back(number);
-            }
-        }
-    }
-
-    /// What happened is not known any more: everybody is asked, and tables are read again.
-    pub fn lose(&mut self) {
-        self.lookups = Lookups::default();
-        let all: Vec<u64> = self.results.keys().copied().collect();
-        self.ask_all(all);
-    }
-
-    /// Lets one that is due into the queue, when nothing is in its way any more.
-    pub fn requeue(&mut self, number: u64) {
-        let Some(kept) = self.results.get(&number) else { return };
-        if kept.due && !kept.asked && kept.inbox.is_empty() {
-            self.queue.push_back(number);
+        if let Some(kept) = self.results.get_mut(&number) {
+            kept.standing.due = true;
+            self.queue(number);
         }
     }
 
@@ -76,8 +120,70 @@ impl State {
         numbers.into_iter().for_each(|number| self.ask(number));
     }
 
+    /// Lets one that is due into its queue, when nothing is in its way.
+    pub fn queue(&mut self, number: u64) {
+        let Some(kept) = self.results.get_mut(&number) else { return };
+        let standing = &mut kept.standing;
+        if standing.due && !standing.queued && !standing.asked && kept.inbox.is_empty() {
+            standing.queued = true;
+            let user = &kept.question.who.run_as.subject;
+            self.queues[kept.lane() as usize].push(user, number);
+        }
+    }
+
+    /// Whether somebody waits in a lane.
+    pub fn is_queued(&self, lane: Lane) -> bool {
+        !self.queues[lane as usize].is_empty()
+    }
+
+    /// Takes those of a lane who are asked next.
+    pub fn batch(&mut self, lane: Lane) -> Vec<(u64, Question)> {
+        let results = &mut self.results;
+        let mut elsewhere = Vec::new();
+        let batch = self.queues[lane as usize].batch(|number| {
+            let kept = results.get_mut(&number)?;
+            kept.standing.queued = false;
+            if !kept.standing.due || kept.standing.asked || !kept.inbox.is_empty() {
+                return None;
+            }
+            if kept.lane() != lane {
+                elsewhere.push(number);
+                return None;
+            }
+            (kept.standing.due, kept.standing.asked) = (false, true);
+            Some((number, kept.question.clone()))
+        });
+        elsewhere.into_iter().for_each(|number| self.queue(number));
+        batch
+    }
+
+    /// A question takes long: so may the same of the same user with other values, of which nothing is known yet.
+    pub fn beside_slow(&mut self, question: &Question) {
+        for kept in self.results.values_mut().filter(|kept| matches!(kept.phase, Phase::First(_))) {
+            let Question { query, who, .. } = &kept.question;
+            kept.is_slow |= Arc::ptr_eq(query, &question.query) && Arc::ptr_eq(who, &question.who);
+        }
+    }
+
+    /// Those who were asked are not any more.
+    pub fn answered(&mut self, number: u64) -> Option<&mut Kept> {
+        let kept = self.results.get_mut(&number)?;
+        kept.standing.asked = false;
+        Some(kept)
+    }
+
+    /// What happened is not known any more: everybody is asked, and tables are read again.
+    pub fn lose(&mut self, published: &Published) {
+        self.lookups.forget();
+        self.unseen = None;
+        self.waiting.clear();
+        self.followed = published.checkpoint.end_lsn;
+        let all: Vec<u64> = self.results.keys().copied().collect();
+        self.ask_all(all);
+    }
+
     /// Notes what a result depends on: rows that its plan finds, or every row of what it reads.
-    pub fn depends(&mut self, number: u64, reads: Reads, plan: Option<Arc<Plan>>) {
+    pub fn depends(&mut self, number: u64, reads: Arc<Reads>, plan: Option<Arc<Plan>>) {
         let Some(kept) = self.results.get(&number) else { return };
         let is_same = match (&kept.plan, &plan) {
             (None, None) => kept.reads == reads,
@@ -92,7 +198,11 @@ impl State {
         (kept.reads, kept.plan) = (reads, plan);
         let table = &kept.question.query.table;
         if let Some(plan) = &kept.plan {
-            self.planned.entry(table.clone()).or_default().add(number, &plan.cover);
+            let index = match self.planned.get_mut(table) {
+                Some(index) => index,
+                None => self.planned.entry(table.clone()).or_default(),
+            };
+            index.add(number, &plan.cover);
             for (oid, cover) in &plan.inner {
                 self.inner.entry(*oid).or_default().add(number, cover);
             }
@@ -106,7 +216,7 @@ impl State {
         }
     }
 
-    pub fn forget(&mut self, number: u64) {
+    fn forget(&mut self, number: u64) {
         let Some(kept) = self.results.get(&number) else { return };
         let table = &kept.question.query.table;
         if let Some(plan) = &kept.plan {
@@ -124,6 +234,7 @@ impl State {
                     }
                 }
             }
+            return;
         }
         for table in &kept.reads.tables {
             if let Some(numbers) = self.by_table.get_mut(table) {
@@ -138,6 +249,7 @@ impl State {
 
     pub fn remove(&mut self, number: u64) {
         self.forget(number);
+        self.waiting.remove(&number);
         self.results.remove(&number);
     }
 
@@ -150,15 +262,20 @@ impl State {
     /// Takes what transactions did: asks those who depend on it, and applies it to those that have a plan.
     ///
     /// - Takes: who may see what, looked at behind these transactions; `None` where that is not known, or no
-    ///   plan is touched.
-    pub fn dispatch(&mut self, committed: &[Arc<Committed>], rights: Option<&Rights>) {
+    ///   plan is touched; up to where everything was followed with them.
+    pub fn dispatch(
+        &mut self,
+        committed: &[Arc<Committed>],
+        rights: Option<&Rights>,
+        followed: EndLsn,
+    ) {
         let mut due: BTreeSet<u64> = BTreeSet::new();
         for one in committed {
             let mut moved = BTreeSet::new();
             if one.altered {
                 // Whatever it was: rights that were taken and given back look as if nothing had happened.
                 moved.extend(self.results.keys());
-                self.lookups = Lookups::default();
+                self.lookups.forget();
                 self.rights = None;
             }
             for table in &one.tables {
@@ -178,12 +295,7 @@ impl State {
                 due.extend(&self.by_anything);
             }
         }
-        if self.is_asking {
-            self.meanwhile.extend_from_slice(committed);
-        }
-        if let Some(last) = committed.last() {
-            self.followed = self.followed.max(last.end_lsn);
-        }
+        self.followed = self.followed.max(followed);
         self.ask_all(due);
     }
 
@@ -194,7 +306,7 @@ impl State {
     pub fn settle(&mut self, rights: &Rights, looked_at: Option<Instant>) -> bool {
         if self.rights.as_ref().is_none_or(|(known, _)| known != rights) {
             self.rights = Some((rights.clone(), Instant::now()));
-            self.lookups = Lookups::default();
+            self.lookups.forget();
         }
         self.is_settled(rights, looked_at)
     }
@@ -220,7 +332,7 @@ impl State {
     }
 
     /// Who depends on what a transaction did to a table beside theirs.
-    pub fn moved(&self, table: &ChangedTable, moved: &mut BTreeSet<u64>) {
+    fn moved(&self, table: &ChangedTable, moved: &mut BTreeSet<u64>) {
         let Some(index) = self.inner.get(&table.relation.id.0) else { return };
         let Rows::Known(rows) = &table.rows else { return moved.extend(index.all()) };
         let mut found = HashSet::new();
@@ -233,7 +345,7 @@ impl State {
     }
 
     /// Applies what a transaction did to a table to those that have a plan for it.
-    pub fn apply(
+    fn apply(
         &mut self,
         one: &Committed,
         table: &ChangedTable,
@@ -259,79 +371,128 @@ impl State {
         for (number, rows) in found {
             let Some(kept) = self.results.get_mut(&number) else { continue };
             // Whoever is or will be asked is told by the answer.
-            let is_told = kept.due || kept.asked;
+            let is_told = kept.standing.due || kept.standing.asked;
             if !is_told && !kept.apply(one, table, &rows, rights, &self.lookups) {
                 due.insert(number);
             }
         }
     }
 
-    /// Finds what the newest snapshot does not see, among what no snapshot saw so far and what came since;
-    /// false where that is not known any more.
-    pub fn look_for_unseen(&mut self, snapshot: &PgSnapshot, published: &Published) -> bool {
-        let since = self.looked.map(|place| published.committed_since(place));
-        self.looked = Some(published.change_place());
-        let is_unseen = |one: &Arc<Committed>| one.xid.is_some_and(|xid| !snapshot.sees(xid));
-        match since {
-            Some(Since::Complete(list)) => {
-                self.unseen.extend(list);
-                self.unseen.retain(is_unseen);
-                true
-            }
-            Some(Since::Gone) | None => {
-                self.unseen.clear();
-                false
+    /// Notes what a snapshot sees. Those for whom something was late that it sees are asked.
+    ///
+    /// - Takes: what it does not see, where that is known.
+    pub fn see(&mut self, view: &View, unseen: Option<&Unseen>) {
+        let Some(was) = self.unseen.take() else {
+            self.unseen = unseen.cloned();
+            return;
+        };
+        let mut now = was.or(unseen.cloned(), view);
+        let seen = |one: &Arc<Committed>| !now.lists(one);
+        if was.listed.iter().any(&seen) {
+            let is_due = |number: &u64| {
+                self.results.get(number).is_some_and(|kept| kept.late.iter().any(&seen))
+            };
+            let due: Vec<u64> = self.waiting.iter().copied().filter(is_due).collect();
+            for number in due {
+                self.waiting.remove(&number);
+                self.ask(number);
             }
         }
+        // What has come with the list since is told by that. Of the others all that is known is that they ended.
+        let suspects = was.suspects.iter().copied();
+        let lost: Vec<FullXid> = suspects.filter(|xid| now.has_lost(*xid)).collect();
+        if !lost.is_empty() {
+            let lacks = |kept: &Kept| lost.iter().any(|xid| kept.lacks(*xid));
+            let due =
+                self.results.iter().filter(|(_, kept)| lacks(kept)).map(|(number, _)| *number);
+            let due: Vec<u64> = due.collect();
+            self.ask_all(due);
+        }
+        now.came.clear();
+        self.unseen = Some(now);
     }
 
-    /// Brings those that were just asked from the moment of the answer to that up to which it was looked at
-    /// who may see what.
-    pub fn catch_up(&mut self, told: &[u64], rights: &Rights, latest: EndLsn) {
-        let unseen = self.unseen.clone();
-        let last = self.meanwhile.iter().map(|one| one.end_lsn).max();
-        for number in told {
-            let Some(kept) = self.results.get_mut(number) else { continue };
-            // Plans that read tables beside are of what was followed: what is not followed yet comes to them
-            // in its place. The others know all that they need.
-            let reads_beside = kept.plan.as_ref().is_some_and(|plan| !plan.inner.is_empty());
-            let upto = if reads_beside { self.followed } else { latest };
-            let mut is_due = kept.due;
-            for one in unseen.iter().filter(|one| one.end_lsn <= upto) {
-                is_due = is_due
-                    || match kept.plan.is_some() && !reads_beside {
-                        true => !kept.apply_all(one, rights, &self.lookups),
-                        false => kept.is_touched(one, &self.lookups),
-                    };
-            }
-            // What was followed meanwhile went past it.
-            let mut later = self.meanwhile.iter().filter(|one| one.end_lsn > upto);
-            is_due = is_due || later.any(|one| kept.is_touched(one, &self.lookups));
-            if let Phase::Told { at, .. } = &mut kept.phase {
-                at.applied = last.unwrap_or(upto).max(upto);
-            }
-            if is_due {
-                kept.due = false;
-                self.ask(*number);
-            }
-        }
+    /// Whether somebody waits for snapshots to see something.
+    pub fn is_awaiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    /// Takes those who are asked next.
-    pub fn batch(&mut self) -> Vec<(u64, Question)> {
-        let mut batch = Vec::new();
-        self.meanwhile.clear();
-        while batch.len() < ROUND
-            && let Some(number) = self.queue.pop_front()
-        {
-            let Some(kept) = self.results.get_mut(&number) else { continue };
-            // It may stand in the queue twice.
-            if kept.due && !kept.asked && kept.inbox.is_empty() {
-                (kept.due, kept.asked) = (false, true);
-                batch.push((number, kept.question.clone()));
+    /// Brings those that were just told from the moment of the answer to that up to which it was looked at
+    /// who may see what. Returns whether some of them wait for snapshots to see something.
+    pub fn catch_up(&mut self, told: &Told<'_>) -> bool {
+        let behind = match (&told.unseen, &told.later) {
+            (Some(unseen), Since::Complete(later)) => Some(Behind {
+                unseen,
+                // Somebody may have found meanwhile that they have ended.
+                has_lost: unseen.suspects.iter().any(|xid| !self.suspects(*xid)),
+                // What was followed meanwhile went past those who were asked.
+                passed: later.iter().filter(|one| one.end_lsn <= self.followed).cloned().collect(),
+            }),
+            _ => None,
+        };
+        let mut awaits = false;
+        for number in told.results {
+            match &behind {
+                Some(behind) => awaits |= self.catch_up_one(*number, told, behind),
+                // What is missing is not known.
+                None => self.ask(*number),
+            }
+            if let Some(kept) = self.results.get(number) {
+                kept.inbox.open();
             }
         }
-        self.is_asking = !batch.is_empty();
-        batch
+        awaits
     }
+
+    fn suspects(&self, xid: FullXid) -> bool {
+        self.unseen.as_ref().is_some_and(|unseen| unseen.suspects.contains(&xid))
+    }
+
+    fn catch_up_one(&mut self, number: u64, told: &Told<'_>, behind: &Behind<'_>) -> bool {
+        let Some(kept) = self.results.get_mut(&number) else { return false };
+        let lookups = &self.lookups;
+        self.waiting.remove(&number);
+        // Plans that read tables beside are of what was followed: what is not followed yet comes to them
+        // in its place. The others know all that they need.
+        let reads_beside = kept.plan.as_ref().is_some_and(|plan| !plan.inner.is_empty());
+        let upto = if reads_beside { self.followed.min(told.latest) } else { told.latest };
+        let mut is_due = kept.standing.due || behind.has_lost;
+        let mut awaits = false;
+        for one in behind.unseen.listed.iter().filter(|one| one.end_lsn <= upto) {
+            let is_in = match kept.plan.is_some() && !reads_beside {
+                true => kept.apply_all(one, told.rights, lookups),
+                false => !kept.is_touched(one, lookups),
+            };
+            if is_in {
+                continue;
+            }
+            kept.late.push(one.clone());
+            // What was published before the snapshot was taken is held back by Postgres: to ask is of no use
+            // before it is seen.
+            let is_held = self.unseen.as_ref().is_some_and(|unseen| unseen.lists(one));
+            if one.end_lsn <= told.began && is_held {
+                awaits |= self.waiting.insert(number);
+            } else {
+                is_due = true;
+            }
+        }
+        is_due = is_due || behind.passed.iter().any(|one| kept.is_touched(one, lookups));
+        if let Phase::Told { at, .. } = &mut kept.phase {
+            at.applied = upto;
+        }
+        if is_due {
+            self.ask(number);
+        }
+        awaits
+    }
+}
+
+/// What those lack who were told in a round.
+struct Behind<'r> {
+    /// What its snapshot did not see.
+    unseen: &'r Unseen,
+    /// It did not see what has ended since, and may have been published before.
+    has_lost: bool,
+    /// What was followed while it went on.
+    passed: Vec<Arc<Committed>>,
 }

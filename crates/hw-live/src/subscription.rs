@@ -1,8 +1,8 @@
 //! What a subscriber holds: how its result began, and what comes.
 
 use crate::error::LiveError;
+use crate::net::Net;
 use crate::query::{Commit, First, News};
-use crate::result::net;
 use hw_types::EndLsn;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -18,9 +18,11 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 struct State {
-    commit: Option<Commit>,
+    news: Option<Net>,
     /// The number that was taken last, of a count.
     count: Option<u64>,
+    /// What is in it is of no moment yet: nothing is taken.
+    is_shut: bool,
     position: EndLsn,
     end: Option<LiveError>,
 }
@@ -37,28 +39,35 @@ impl Inbox {
 
     /// Whether what was put in last has been taken.
     pub fn is_empty(&self) -> bool {
-        self.state.lock().commit.is_none()
+        self.state.lock().news.is_none()
     }
 
-    /// Puts news in; with what was not taken yet it becomes one. Returns how many rows are in it.
-    pub fn put(&self, commit: Commit) -> usize {
+    /// Puts news in; with what was not taken yet it becomes one. Returns whether there is room for more.
+    pub fn put(&self, commit: Commit) -> bool {
+        let Commit { position, changes } = commit;
         let mut state = self.state.lock();
-        let changes = match state.commit.take() {
-            Some(waiting) => net(waiting.changes, commit.changes),
-            None => commit.changes,
-        };
-        let count = match &changes {
-            News::Rows(rows) => rows.len(),
-            News::Count(count) => usize::from(state.count != Some(*count)),
-        };
-        // What came and went before anybody looked is nothing.
-        if count > 0 {
-            // What a snapshot did not see may stand before what was published behind it.
-            state.position = state.position.max(commit.position);
-            state.commit = Some(Commit { position: state.position, changes });
-            self.filled.notify_one();
+        let mut news = state.news.take().unwrap_or_else(|| Net::like(&changes));
+        news.add(changes);
+        if news.is_empty(state.count) {
+            return true;
         }
-        count
+        let has_room = !news.is_full();
+        // What a snapshot did not see may stand before what was published behind it.
+        state.position = state.position.max(position);
+        state.news = Some(news);
+        self.filled.notify_one();
+        has_room
+    }
+
+    /// Shuts it while what is put in comes to one moment only together.
+    pub fn shut(&self) {
+        self.state.lock().is_shut = true;
+    }
+
+    /// Opens it again.
+    pub fn open(&self) {
+        self.state.lock().is_shut = false;
+        self.filled.notify_one();
     }
 
     /// Nothing comes behind what is in it.
@@ -69,15 +78,16 @@ impl Inbox {
 
     fn take(&self) -> Option<Result<Commit, LiveError>> {
         let mut state = self.state.lock();
-        match state.commit.take() {
-            Some(commit) => {
-                if let News::Count(count) = commit.changes {
-                    state.count = Some(count);
-                }
-                Some(Ok(commit))
-            }
-            None => state.end.clone().map(Err),
+        if state.is_shut {
+            return None;
         }
+        let Some(news) = state.news.take() else { return state.end.clone().map(Err) };
+        if let Net::Count(count) = news {
+            state.count = Some(count);
+        }
+        let position = state.position;
+        drop(state);
+        Some(Ok(Commit { position, changes: news.news() }))
     }
 
     async fn next(&self) -> Result<Commit, LiveError> {

@@ -128,6 +128,11 @@ async fn e_4_followers_hold_what_postgres_shows_them() {
             }
         }
         assert_eq!(world.live.subscriptions(), followers.len());
+        if seed % 2 == 0 {
+            // What rows were before they changed comes with what changes them.
+            let unknown: u64 = followers.iter().map(|follower| follower.held().unknown).sum();
+            assert_eq!(unknown, 0, "changes of which it is not told what they change");
+        }
         world.end().await;
     }
 }

@@ -2,4 +2,7 @@
 
 mod differential;
 mod hostile;
+mod lanes;
+mod late;
+mod memory;
 mod world;

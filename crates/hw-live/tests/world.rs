@@ -1,15 +1,13 @@
 //! A database with row level security, the engine over it, and followers of results.
 
 use hw_engine::{Engine, EngineOptions};
-use hw_live::{
-    Change, First, Live, LiveOptions, LiveQuery, Matcher, News, Sql, Subscription, Wants,
-};
+use hw_live::{Change, First, Live, LiveOptions, LiveQuery, Matcher, News, Subscription, Wants};
 use hw_pg::config::ConnectConfig;
 use hw_pg::principal::run_as;
 use hw_pg::sql::Pool;
 use hw_store::{Store, StoreOptions};
 use hw_testkit::Cluster;
-use hw_types::{RunAs, TableName};
+use hw_types::{RunAs, Sql, TableName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,14 +43,35 @@ impl World {
         options.memtable_bytes = 8 << 20;
         let store = Store::open(&options).unwrap();
         let (connection, _) = ConnectConfig::parse(&cluster.url("postgres")).unwrap();
-        let mut options = EngineOptions::new(store, connection.clone());
+        let mut options = EngineOptions::new(store, connection);
         options.change_list_bytes = 16 << 20;
         let (engine, _) = Engine::start(options, None).unwrap();
-        let asking = connection.with_application_name("live").for_users();
-        let pool = Pool::new(asking, 4, Duration::from_secs(5));
         let stop = CancellationToken::new();
-        let live = Live::start(engine.clone(), pool, LiveOptions::default(), stop.clone());
+        let live = start(&engine, &cluster, LiveOptions::default(), &stop);
         World { cluster, client, engine, live, stop, _dir: dir }
+    }
+
+    /// Somebody else who keeps results over the same engine.
+    pub fn live_beside(&self, options: LiveOptions) -> Live {
+        start(&self.engine, &self.cluster, options, &self.stop)
+    }
+
+    /// Lets commits wait for a standby that there is not, or no more.
+    pub async fn commits_wait(&self, wait: bool) {
+        let name = if wait { "nobody" } else { "" };
+        self.cluster.configure(&[("synchronous_standby_names", name)]);
+        let is_set = "SELECT current_setting('synchronous_standby_names') = $1";
+        while !self.client.query_one(is_set, &[&name]).await.unwrap().get::<_, bool>(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until somebody who asks waits for an advisory lock.
+    pub async fn is_waiting_for_lock(&self) {
+        let count = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        while !self.client.query_one(count, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn sql(&self, sql: &str) {
@@ -60,7 +79,11 @@ impl World {
     }
 
     pub async fn follow(&self, query: LiveQuery, who: &Arc<RunAs>) -> Follower {
-        let (first, subscription) = self.live.subscribe(query.clone(), who.clone()).await.unwrap();
+        self.follow_in(&self.live, query, who).await
+    }
+
+    pub async fn follow_in(&self, live: &Live, query: LiveQuery, who: &Arc<RunAs>) -> Follower {
+        let (first, subscription) = live.subscribe(query.clone(), who.clone()).await.unwrap();
         Follower::new(query, who.clone(), first, subscription)
     }
 
@@ -149,6 +172,18 @@ impl World {
     }
 }
 
+fn start(
+    engine: &Engine,
+    cluster: &Cluster,
+    options: LiveOptions,
+    stop: &CancellationToken,
+) -> Live {
+    let (connection, _) = ConnectConfig::parse(&cluster.url("postgres")).unwrap();
+    let asking = connection.with_application_name("live").for_users();
+    let pool = Pool::new(asking, Live::CONNECTIONS, Duration::from_secs(5));
+    Live::start(engine.clone(), pool, options, stop.clone())
+}
+
 /// Somebody with a token.
 pub fn user(subject: &str) -> Arc<RunAs> {
     Arc::new(RunAs {
@@ -192,6 +227,8 @@ pub struct Held {
     pub count: u64,
     /// Updates of rows of which nothing changed.
     pub touched: u64,
+    /// Updates of rows of which it was not told what they were before.
+    pub unknown: u64,
     pub ended: Option<String>,
     /// Every record that was ever shown.
     shown: BTreeSet<String>,
@@ -280,17 +317,17 @@ impl Held {
             }
             Change::Update { key, before, after } => {
                 self.shown.insert(after.json().to_owned());
-                self.touched += u64::from(before == after);
+                self.touched += u64::from(before.as_ref() == Some(&after));
+                self.unknown += u64::from(before.is_none());
                 let was = self.rows.insert(key.to_string(), after.json().to_owned());
-                assert_eq!(was.as_deref(), Some(before.json()), "{key} was told otherwise");
+                let was = was.unwrap_or_else(|| panic!("{key} changes and is not there"));
+                if let Some(before) = before {
+                    assert_eq!(was, before.json(), "{key} was told otherwise");
+                }
             }
-            Change::Delete { key, before } => {
+            Change::Delete { key } => {
                 let was = self.rows.remove(&*key);
-                assert_eq!(
-                    was.as_deref(),
-                    Some(before.json()),
-                    "{key} goes and was told otherwise"
-                );
+                assert!(was.is_some(), "{key} goes and is not there");
             }
         }
     }

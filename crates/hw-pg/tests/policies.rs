@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio_postgres::Client;
 
 /// The rows of tables by oid.
@@ -131,11 +132,11 @@ fn principals(role: &str) -> Vec<Principal> {
     ];
     let of = |(number, claims): (usize, &String)| Principal {
         role: role.into(),
-        settings: [
+        settings: Arc::new(BTreeMap::from([
             ("request.jwt.claims".to_owned(), claims.clone()),
             ("rls.ihp_user_id".to_owned(), if number == 0 { ME.into() } else { String::new() }),
-        ]
-        .into(),
+        ])),
+        parameters: Arc::default(),
     };
     claims.iter().enumerate().map(of).collect()
 }

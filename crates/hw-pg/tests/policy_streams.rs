@@ -13,6 +13,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use tokio_postgres::Client;
 
 /// All rows of a database, as a store would hold them for a configuration.
@@ -129,9 +130,11 @@ fn principal(role: &str, claims: &Value) -> Principal {
         ("request.jwt.claim.role", claimed.to_owned()),
         ("rls.ihp_user_id", subject),
     ];
+    let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
     Principal {
-        role: role.to_owned(),
-        settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        role: role.into(),
+        settings: Arc::new(settings.collect()),
+        parameters: Arc::default(),
     }
 }
 

@@ -35,9 +35,6 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 /// How long a transaction may wait for a connection of its own pool.
 const TRANSACTION_WAIT: Duration = Duration::from_secs(1);
 
-/// Connections that ask what live results are, beside those of statements, which their users may hold.
-const LIVE_CONNECTIONS: usize = 4;
-
 /// How long records of uploads may be too old or too many before they are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -124,9 +121,10 @@ fn datasync(
         settings.all_transactions,
         TRANSACTION_WAIT,
     );
+    // Beside those of statements, which their users may hold.
     let asking = Pool::new(
         connect.with_application_name("headwater live"),
-        LIVE_CONNECTIONS,
+        Live::CONNECTIONS,
         TRANSACTION_WAIT,
     );
     let live = LiveOptions {

@@ -31,7 +31,7 @@ pub(super) fn event(subscription: &str, change: &Change, appends: Appends) -> Op
             Answer::DidInsert { subscription_id: subscription, record: &record }.json()
         }
         Change::Update { before, after, .. } => {
-            let (changed, appended) = difference(before, after, appends);
+            let (changed, appended) = difference(before.as_ref(), after, appends);
             let change_set = raw(&object(&changed)).filter(|_| !changed.is_empty());
             let append_set = raw(&object(&appended)).filter(|_| !appended.is_empty());
             Answer::DidUpdate {
@@ -50,13 +50,14 @@ pub(super) fn event(subscription: &str, change: &Change, appends: Appends) -> Op
 
 type Fields = BTreeMap<String, String>;
 
-/// The fields that have other values, and those to whose text something was appended.
-fn difference(before: &Record, after: &Record, appends: Appends) -> (Fields, Fields) {
+/// The fields that have other values, and those to whose text something was appended; all of them where it is not
+/// known any more what was told last.
+fn difference(before: Option<&Record>, after: &Record, appends: Appends) -> (Fields, Fields) {
     let (mut changed, mut appended) = (Fields::new(), Fields::new());
-    if before.json() == after.json() {
+    if before == Some(after) {
         return (changed, appended);
     }
-    let known = before.fields();
+    let known = before.map(Record::fields).unwrap_or_default();
     for (field, value) in after.fields() {
         let old = known.get(&field).map(|old| old.get());
         if old == Some(value.get()) {
@@ -102,7 +103,7 @@ mod tests {
     fn update(before: &Value, after: &Value, appends: Appends) -> Value {
         let change = Change::Update {
             key: "1".into(),
-            before: Record::new(before.to_string()),
+            before: Some(Record::new(before.to_string())),
             after: Record::new(after.to_string()),
         };
         serde_json::from_str(&event("s", &change, appends).expect("an event")).expect("JSON")
@@ -120,12 +121,19 @@ mod tests {
             update(&before, &before, Appends::Told),
             json!({"tag": "DidUpdate", "subscriptionId": "s", "id": 1})
         );
+        let after = Record::new(after.to_string());
+        let unknown = Change::Update { key: "1".into(), before: None, after };
+        assert_eq!(
+            serde_json::from_str::<Value>(&event("s", &unknown, Appends::Told).expect("an event"))
+                .expect("JSON"),
+            json!({"tag": "DidUpdate", "subscriptionId": "s", "id": 1, "changeSet": {"a": 2, "b": "x", "c": [1]}})
+        );
         let insert = Change::Insert { key: "\"k\"".into(), record: Record::new(r#"{"a": 1.50}"#) };
         assert_eq!(
             event("s", &insert, Appends::Told).expect("an event"),
             r#"{"tag":"DidInsert","subscriptionId":"s","record":{"a": 1.50}}"#
         );
-        let delete = Change::Delete { key: "[1, \"b\"]".into(), before: Record::new("{}") };
+        let delete = Change::Delete { key: "[1, \"b\"]".into() };
         assert_eq!(
             event("s", &delete, Appends::Told).expect("an event"),
             r#"{"tag":"DidDelete","subscriptionId":"s","id":[1, "b"]}"#

@@ -355,7 +355,7 @@ fn ds_10_5_appends_are_told_to_whoever_knows_them_and_whole_texts_to_everybody_e
     };
     let news = News::Rows(vec![hw_live::Change::Update {
         key: "1".into(),
-        before: text(""),
+        before: Some(text("")),
         after: text("y"),
     }]);
     let mut rig = Rig::new();

@@ -11,14 +11,28 @@ use hw_types::text::container::Array;
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Who asks, as a session of Postgres knows it.
+/// Who asks, as a session of Postgres knows it, and with what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
     /// The role that statements run as.
-    pub role: String,
+    pub role: Arc<str>,
     /// Settings of the session by name, `request.jwt.claims` among them.
-    pub settings: BTreeMap<String, String>,
+    pub settings: Arc<BTreeMap<String, String>>,
+    /// The parameters of a filter, `$1` first.
+    pub parameters: Arc<[String]>,
+}
+
+impl Principal {
+    /// The value of a setting, or of a parameter by its name in SQL.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        let value = match name.strip_prefix('$') {
+            Some(number) => self.parameters.get(number.parse::<usize>().ok()?.checked_sub(1)?),
+            None => self.settings.get(name),
+        };
+        value.map(String::as_str)
+    }
 }
 
 /// What an expression is evaluated for.
@@ -114,7 +128,7 @@ impl Expr {
                 };
                 // Names of settings are not told apart by case.
                 let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
-                match (frame.principal.settings.get(&name), missing_ok) {
+                match (frame.principal.setting(&name), missing_ok) {
                     (Some(value), _) => Some(Cow::Borrowed(value.as_bytes())),
                     (None, true) => None,
                     (None, false) => return Err(EvalError("a setting of the session is not set")),

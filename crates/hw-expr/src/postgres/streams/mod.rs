@@ -252,7 +252,8 @@ impl Writer<'_> {
         if !is_constant {
             return Ok(None);
         }
-        let principal = Principal { role: self.clients.role.clone(), ..Principal::default() };
+        let role = self.clients.role.as_str().into();
+        let principal = Principal { role, ..Principal::default() };
         match evaluate(Frame { rows: &[], principal: &principal, tables: &NoTables }) {
             Ok(value) => Ok(Some(value)),
             Err(error) => refuse(

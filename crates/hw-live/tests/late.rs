@@ -1,0 +1,152 @@
+//! Transactions that are published before snapshots see them: their commits wait for a standby (`engine.md` 11).
+
+use crate::world::{Follower, World, query, user};
+use hw_live::{Live, LiveOptions, Wants};
+use hw_types::{Row, TableName};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// A table for each way of being told: computed here, with a table beside, asked.
+const SCHEMA: &str = "
+CREATE FUNCTION me() RETURNS text LANGUAGE sql STABLE
+  AS $$ SELECT nullif(current_setting('request.jwt.claim.sub', true), '') $$;
+CREATE FUNCTION teams() RETURNS SETOF int LANGUAGE plpgsql STABLE SECURITY DEFINER
+  AS $$ BEGIN RETURN QUERY SELECT m.team FROM public.members m WHERE m.who = public.me(); END $$;
+CREATE TABLE members (id int PRIMARY KEY, team int NOT NULL, who text NOT NULL);
+CREATE TABLE plain (id int PRIMARY KEY, team int, owner text, body text);
+CREATE TABLE joined (id int PRIMARY KEY, team int, owner text, body text);
+CREATE TABLE asked (id int PRIMARY KEY, team int, owner text, body text);
+GRANT SELECT ON members, plain, joined, asked TO app;
+ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+ALTER TABLE plain ENABLE ROW LEVEL SECURITY;
+ALTER TABLE joined ENABLE ROW LEVEL SECURITY;
+ALTER TABLE asked ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON members FOR SELECT USING (who = me());
+CREATE POLICY seen ON plain FOR SELECT USING (owner = me());
+CREATE POLICY seen ON joined FOR SELECT USING (team IN (SELECT m.team FROM members m WHERE m.who = me()));
+CREATE POLICY seen ON asked FOR SELECT USING (team IN (SELECT teams()));
+INSERT INTO members VALUES (1, 1, 'ada');
+INSERT INTO plain VALUES (1, 1, 'ada', 'a'), (2, 1, 'ada', 'a');
+INSERT INTO joined VALUES (1, 1, 'ada', 'a');
+INSERT INTO asked VALUES (1, 1, 'ada', 'a'), (2, 1, 'ada', 'a');
+";
+
+const TABLES: [&str; 3] = ["plain", "joined", "asked"];
+
+/// Results of the first two.
+const PLANNED: usize = 6;
+
+async fn followers(world: &World, live: &Live) -> Vec<Follower> {
+    let ada = user("ada");
+    let mut followers = Vec::new();
+    for table in TABLES {
+        for (window, wants) in
+            [("", Wants::Rows), ("ORDER BY id DESC LIMIT 2", Wants::Rows), ("", Wants::Count)]
+        {
+            let query = query(table, "true", window, wants);
+            followers.push(world.follow_in(live, query, &ada).await);
+        }
+    }
+    followers
+}
+
+/// A transaction whose commit waits for a standby that there is not.
+struct Held(Vec<JoinHandle<()>>);
+
+impl Held {
+    /// Returns when all of it is published.
+    async fn begin(world: &World) -> Held {
+        // What makes a table followed commits as well.
+        while TABLES.iter().any(|table| rows(world, table).is_none()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        world.commits_wait(true).await;
+        let mut writers = Vec::new();
+        for table in TABLES {
+            let client = world.client_of("postgres").await;
+            let sql = format!(
+                "BEGIN; INSERT INTO {table} VALUES (7, 1, 'ada', 'late'); \
+                 UPDATE {table} SET body = 'changed' WHERE id = 1; DELETE FROM {table} WHERE id = 2; COMMIT"
+            );
+            writers.push(tokio::spawn(async move { client.batch_execute(&sql).await.unwrap() }));
+        }
+        for table in TABLES {
+            while !rows(world, table).is_some_and(|rows| rows.iter().any(is_late)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert!(writers.iter().all(|writer| !writer.is_finished()), "the commits do not wait");
+        Held(writers)
+    }
+
+    async fn release(self, world: &World) {
+        world.commits_wait(false).await;
+        for writer in self.0 {
+            writer.await.unwrap();
+        }
+    }
+}
+
+/// The rows of a table that is followed.
+fn rows(world: &World, table: &str) -> Option<Vec<Row>> {
+    let published = world.engine.published();
+    let view = published.table(&TableName::new("public", table)).entered()?;
+    Some(view.rows().map(|row| row.unwrap().1.row).collect())
+}
+
+fn is_late(row: &Row) -> bool {
+    row.view().get(3).bytes() == Some(b"late")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_is_published_before_anybody_asks_is_told_when_it_is_seen() {
+    let mut world = World::new(SCHEMA).await;
+    // So that the tables are followed.
+    let _first = followers(&world, &world.live).await;
+    let held = Held::begin(&world).await;
+    let live = world.live_beside(LiveOptions::default());
+    let late = followers(&world, &live).await;
+    for follower in &late {
+        world.settles(follower).await;
+        assert!(!follower.held().was_shown("late"), "a first result is of one snapshot");
+    }
+    // From then on nobody is asked for another reason.
+    while live.planned() < PLANNED {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    held.release(&world).await;
+    for follower in &late {
+        world.settles(follower).await;
+    }
+    // It goes on from there.
+    for table in TABLES {
+        world.sql(&format!("INSERT INTO {table} VALUES (8, 1, 'ada', 'on')")).await;
+    }
+    for follower in &late {
+        world.settles(follower).await;
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_is_published_and_not_seen_is_told_once_and_nobody_is_asked_until_then() {
+    let mut world = World::new(SCHEMA).await;
+    let followers = followers(&world, &world.live).await;
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    while world.live.planned() < PLANNED {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let held = Held::begin(&world).await;
+    // Rounds that follow each other without a pause would be hundreds by then.
+    let before = world.live.rounds();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let rounds = world.live.rounds() - before;
+    assert!(rounds < 20, "{rounds} rounds while nothing could be seen");
+    held.release(&world).await;
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    world.end().await;
+}
