@@ -241,7 +241,8 @@ pub struct Policies {
     /// One table only. (example: --table public.tasks)
     #[arg(long, value_name = "TABLE")]
     pub table: Option<String>,
-    /// Print the policies as a sync configuration: what `sync.from: policies` serves.
+    /// Print the policies as a sync configuration: what `sync.from: policies` serves. (example:
+    /// headwater policies --as-streams > sync.yaml)
     #[arg(long, conflicts_with = "table")]
     pub as_streams: bool,
 }
