@@ -16,7 +16,7 @@ use crate::code;
 const PREFIX: &str = "HEADWATER_";
 
 /// What scripts, tests and measurements of this repository read.
-const OF_TOOLS: [&str; 13] = [
+const OF_TOOLS: [&str; 14] = [
     "HEADWATER_BIN",
     "HEADWATER_BROWSER",
     "HEADWATER_DISTURB",
