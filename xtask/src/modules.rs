@@ -16,6 +16,7 @@ use crate::workspace::{files, relative};
 const ENGINE: &[&str] = &[
     "failpoint",
     "error",
+    "moved",
     "wake",
     "arrivals",
     "lease",
@@ -39,6 +40,7 @@ const ENGINE: &[&str] = &[
     "buckets",
     "compact",
     "sync_view",
+    "sync_difference",
     "published",
     "publish",
     "definitions",

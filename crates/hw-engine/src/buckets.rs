@@ -6,13 +6,14 @@
 //! Invariant E-3: op ids are given here, in the order of the effects, and nowhere else.
 
 use crate::error::EngineError;
-use crate::evaluate::{Effects, OpEffect};
+use crate::evaluate::{Effects, Existing, OpEffect};
+use crate::moved::Movement;
 use crate::overlay::{Overlay, Sink};
 use crate::record::{
     BucketRecord, Mark, OpRecord, RowOp, bounded_key, lookup_key, newest_key, op_key,
 };
 use crate::state::DerivedKind;
-use crate::wake::{BucketKey, LookupKey, Touched};
+use crate::wake::{BucketKey, Touched};
 use hw_store::{Space, Store};
 use hw_types::OpId;
 use std::collections::{BTreeSet, HashMap};
@@ -198,14 +199,20 @@ impl BucketBook {
             }
         }
         for effect in effects.lookups.drain(..) {
-            touched.lookup(LookupKey::new(effect.lookup, &effect.key));
+            touched.entry(Movement {
+                lookup: effect.lookup,
+                key: &effect.key,
+                value: &effect.value,
+                comes: effect.comes,
+                is_certain: effect.existing == Existing::AsBefore,
+            });
             let Some(space) = spaces.lookups.get(&effect.lookup) else {
                 return Err(EngineError::damaged("lookups", "lookup without space"));
             };
             lookup_key(&effect.key, place.0, place.1, effect.ordinal, &mut self.key);
-            match effect.value {
-                Some(value) => sink.put(space, self.key.clone(), value)?,
-                None => sink.delete(space, self.key.clone())?,
+            match effect.comes {
+                true => sink.put(space, self.key.clone(), effect.value)?,
+                false => sink.delete(space, self.key.clone())?,
             }
         }
         Ok(())

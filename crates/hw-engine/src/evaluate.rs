@@ -35,8 +35,12 @@ pub(crate) struct LookupEffect {
     pub key: Vec<u8>,
     /// Tells equal keys of one row apart.
     pub ordinal: u32,
-    /// The results, or `None` when the entry goes.
-    pub value: Option<Vec<u8>>,
+    /// The results.
+    pub value: Vec<u8>,
+    /// Whether it comes, or goes.
+    pub comes: bool,
+    /// Whether it is known to have been there, or not, before.
+    pub existing: Existing,
 }
 
 /// Buffers of an evaluation, reused from row to row.
@@ -56,7 +60,7 @@ pub(crate) struct Effects {
 
 /// Which entries of a lookup there are before a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Existing {
+pub(crate) enum Existing {
     /// Those of the row's state before.
     AsBefore,
     /// Some of them.
@@ -163,7 +167,9 @@ impl Effects {
         entries(is.0, is.1, table, &mut self.lookups_after);
         for (row, ordinal) in number(&mut self.lookups_before) {
             if !self.lookups_after.contains(&row) {
-                self.lookups.push(LookupEffect { lookup, key: row.key, ordinal, value: None });
+                let LookupRow { key, value } = row;
+                let (comes, existing) = (false, Existing::Perhaps);
+                self.lookups.push(LookupEffect { lookup, key, ordinal, value, comes, existing });
             }
         }
     }
@@ -187,9 +193,8 @@ impl Effects {
         }
         let gone = number(before).into_iter().map(|(row, ordinal)| (row, ordinal, false));
         let come = number(after).into_iter().map(|(row, ordinal)| (row, ordinal, true));
-        for (row, ordinal, comes) in gone.chain(come) {
-            let value = comes.then_some(row.value);
-            self.lookups.push(LookupEffect { lookup, key: row.key, ordinal, value });
+        for (LookupRow { key, value }, ordinal, comes) in gone.chain(come) {
+            self.lookups.push(LookupEffect { lookup, key, ordinal, value, comes, existing });
         }
     }
 }

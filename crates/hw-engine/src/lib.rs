@@ -8,7 +8,7 @@
 //!
 //! Suggested reading order, downhill: [`engine`], [`sequencer`], [`apply`], [`transaction`],
 //! [`interpret`], [`fold`], [`evaluate`], [`buckets`], [`overlay`], [`publish`], [`wake`],
-//! [`change_list`], [`published`], [`sync_view`], [`table_view`].
+//! [`moved`], [`change_list`], [`published`], [`sync_view`], [`sync_difference`], [`table_view`].
 //! What is stored where: [`record`], [`state`]; what is removed again and who is waited for:
 //! [`compact`], [`lease`]. What takes effect when: [`definitions`], [`build`], [`copies`], [`entering`].
 //! The other direction, from clients to Postgres, is the crate `hw-write`.
@@ -44,6 +44,7 @@ mod lease;
 mod loader;
 mod lost;
 mod messages;
+mod moved;
 mod overlay;
 mod publish;
 mod published;
@@ -55,6 +56,7 @@ mod sent_under;
 mod sequencer;
 mod state;
 pub mod status;
+mod sync_difference;
 mod sync_view;
 mod table_view;
 mod tables;

@@ -1,11 +1,13 @@
 //! Wake-ups: which buckets, lookups and write checkpoints a publication changed.
 //!
 //! A surface notes the number of the publication it has answered and asks what changed since.
-//! Entries are hashes: a collision wakes somebody for nothing and is otherwise harmless. The
-//! ring is bounded; behind it the answer is "everything".
+//! Names are hashes: a collision wakes somebody for nothing and is otherwise harmless. Which entries of a
+//! lookup came and went stands beside them under the whole key ([`crate::moved`]). The ring is bounded;
+//! behind it the answer is "everything".
 
+use crate::moved::{Moved, Movement, Net};
 use parking_lot::Mutex;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -37,18 +39,28 @@ fn hash<T: std::hash::Hash>(value: &T) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Touched {
     pub buckets: HashSet<BucketKey, foldhash::fast::RandomState>,
-    pub lookups: HashSet<LookupKey, foldhash::fast::RandomState>,
+    /// With what came and went under it.
+    pub lookups: HashMap<LookupKey, Moved, foldhash::fast::RandomState>,
     pub users: HashSet<String>,
     /// Set when a list was cut short or the definitions changed.
     pub everything: bool,
+    /// Bytes of the entries of lookups that are kept.
+    pub kept_bytes: usize,
 }
 
 impl Touched {
     /// Above this many entries a publication counts as "everything".
     const LIMIT: usize = 200_000;
+    /// Bytes of entries that a publication keeps; of further ones it is only known that they moved.
+    const KEPT_BYTES: usize = 1 << 20;
 
     fn weight(&self) -> usize {
         self.buckets.len() + self.lookups.len() + self.users.len()
+    }
+
+    /// What the ring holds with it, in entries of a set.
+    fn held(&self) -> usize {
+        self.weight() + 1 + self.kept_bytes / 16
     }
 
     /// Notes a changed bucket.
@@ -59,10 +71,12 @@ impl Touched {
         }
     }
 
-    /// Notes a changed lookup key.
-    pub fn lookup(&mut self, key: LookupKey) {
+    /// Notes an entry of a lookup that comes or goes.
+    pub fn entry(&mut self, movement: Movement<'_>) {
         if !self.everything {
-            self.lookups.insert(key);
+            let name = LookupKey::new(movement.lookup, movement.key);
+            let moved = self.lookups.entry(name).or_default();
+            self.kept_bytes += moved.note(movement, Self::KEPT_BYTES - self.kept_bytes);
             self.cut();
         }
     }
@@ -70,7 +84,8 @@ impl Touched {
     fn cut(&mut self) {
         if self.weight() > Self::LIMIT {
             self.buckets = HashSet::default();
-            self.lookups = HashSet::default();
+            self.lookups = HashMap::default();
+            self.kept_bytes = 0;
             self.everything = true;
         }
     }
@@ -95,11 +110,11 @@ impl ChangeRing {
     /// Appends publication `number`.
     pub fn push(&self, number: u64, touched: Touched) {
         let mut ring = self.entries.lock();
-        ring.weight += touched.weight() + 1;
+        ring.weight += touched.held();
         ring.publications.push_back((number, Arc::new(touched)));
         while ring.weight > Self::LIMIT && ring.publications.len() > 1 {
             if let Some((_, dropped)) = ring.publications.pop_front() {
-                ring.weight -= dropped.weight() + 1;
+                ring.weight -= dropped.held();
             }
         }
     }
@@ -144,7 +159,7 @@ impl Changes {
 
     /// The lookup keys whose results changed; some may be named twice.
     pub fn lookups(&self) -> impl Iterator<Item = LookupKey> + '_ {
-        self.publications.iter().flat_map(|t| t.lookups.iter().copied())
+        self.publications.iter().flat_map(|t| t.lookups.keys().copied())
     }
 
     /// The user keys whose write checkpoint changed; some may be named twice.
@@ -159,7 +174,27 @@ impl Changes {
 
     /// Whether the results under a lookup key may have changed.
     pub fn lookup_changed(&self, key: LookupKey) -> bool {
-        self.everything || self.publications.iter().any(|t| t.lookups.contains(&key))
+        self.everything || self.publications.iter().any(|t| t.lookups.contains_key(&key))
+    }
+
+    /// Whether entries of a lookup (an incarnation) may have come or gone, under whatever key.
+    pub(crate) fn lookup_touched(&self, lookup: u32) -> bool {
+        let mut moved = self.publications.iter().flat_map(|t| t.lookups.values());
+        self.everything || moved.any(|moved| moved.is_of(lookup))
+    }
+
+    /// The entries of a lookup (an incarnation) that came and went under a key; `None` when that is not
+    /// known.
+    pub(crate) fn moved(&self, lookup: u32, key: &[u8]) -> Option<Net<'_>> {
+        if self.everything {
+            return None;
+        }
+        let name = LookupKey::new(lookup, key);
+        let mut net = Net::default();
+        for moved in self.publications.iter().filter_map(|t| t.lookups.get(&name)) {
+            moved.add_to(&mut net, lookup, key)?;
+        }
+        Some(net)
     }
 
     /// Whether the write checkpoint of a user key may have changed.

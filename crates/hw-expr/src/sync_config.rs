@@ -2,14 +2,16 @@
 //!
 //! 1. [`BucketSource::bind`] and [`BoundSource::evaluate`]: a row to the buckets that it is in.
 //! 2. [`LookupDef::bind`] and [`BoundLookup::evaluate`]: a row to entries of parameter indexes.
-//! 3. [`SyncConfig::resolve`]: a request to its buckets, reading those indexes.
+//! 3. [`SyncConfig::resolve`]: a request to its buckets, reading those indexes;
+//!    [`SyncConfig::difference`]: which of them come and go with entries of indexes.
 //!
 //! Invariant: only equality connects rows with requests, so each of the three can be computed
 //! without the others. Reading order: `load`, `classic`, `streams`, `plan`, `data`, `lookup`,
-//! `querier`, `resolve`. Source: `sync-rules.md`.
+//! `querier`, `resolve`, `difference`. Source: `sync-rules.md`.
 
 mod classic;
 mod data;
+mod difference;
 mod infer;
 mod load;
 mod lookup;
@@ -25,6 +27,7 @@ mod table;
 
 pub use crate::report::{checked_against_source, excerpt, render};
 pub use data::{BoundSource, BucketRow};
+pub use difference::{Difference, Moved};
 pub use infer::ClientTable;
 pub use load::Loaded;
 pub use lookup::{BoundLookup, LookupDef, LookupRow};
@@ -32,8 +35,8 @@ pub use options::SyncOptions;
 pub use outputs::{OutputColumn, OutputOrigin, OutputPart, OutputStar, OutputTable};
 pub use request::{Request, Subscription};
 pub use resolve::{
-    Entries, ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution, ResolveError,
-    ResolvedBucket, ResolvedStream, StreamError,
+    Cost, Entries, ErrorSubject, Limits, LookupError, LookupReader, Reason, Resolution,
+    ResolveError, ResolvedBucket, ResolvedStream, StreamError,
 };
 pub use table::{CatalogColumn, CatalogKind, CatalogTable, TableRead, Withheld};
 

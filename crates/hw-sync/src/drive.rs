@@ -19,8 +19,11 @@ use crate::hub::Listener;
 use crate::open::{Ready, resolve};
 use crate::page::{KindCounts, Page, PageKey};
 use crate::shared::SyncState;
-use crate::source::{Asker, Changes, Known, ResolveError, Source, SourceError, Version, View};
-use crate::state::bucket::{Bucket, Newest, Totals};
+use crate::source::{
+    Asker, Before, Changes, Cost, Difference, Interest, Known, ResolveError, Source, SourceError,
+    Version, View,
+};
+use crate::state::bucket::{Bucket, BucketChanges, Newest, Totals, exchange};
 use crate::state::session::{
     CloseReason, Effect, Event, PageRequest, PageSize, Phase, SLOW_AFTER, Session,
 };
@@ -63,6 +66,7 @@ pub(crate) async fn run<S: Source>(
         first,
         number,
         version,
+        cost,
         lease,
         listener,
         memory,
@@ -76,6 +80,7 @@ pub(crate) async fn run<S: Source>(
         told: false,
         seen: number,
         version,
+        cost,
         lease: Some(lease),
         stale: false,
         burst: Burst::new(transport.coding),
@@ -104,6 +109,8 @@ struct Driver<S: Source> {
     seen: u64,
     /// Version of the configuration that the session's buckets come from.
     version: Version,
+    /// What they take of the user's bounds.
+    cost: Cost,
     /// Keeps readable what is being sent; `None` while nothing is.
     lease: Option<<S::View as View>::Lease>,
     /// Whether the session's buckets can no longer be read and must be resolved anew.
@@ -323,15 +330,24 @@ impl<S: Source> Driver<S> {
         let (number, version) = (view.number(), view.version().ok_or(ResolveError::NoConfig)?);
         let changes = view.changes_since(looked);
         let interest = self.listener.interest();
-        let resolve_anew = self.stale
-            || version != self.version
-            || changes.everything()
-            || (view.stands_still() && changes.user(&self.asker.user_key))
-            || interest.lookups.iter().any(|&key| changes.lookup(key));
+        let is_moved = interest.lookups.iter().any(|&key| changes.lookup(key));
+        let is_another = self.stale || version != self.version || changes.everything();
+        let resolve_anew =
+            is_another || (view.stands_still() && changes.user(&self.asker.user_key));
         self.seen = number;
-        if resolve_anew {
+        // What an expression that failed kept away may come with any entry.
+        let has_failed = || self.session.streams().iter().any(|stream| !stream.errors.is_empty());
+        let moved = match is_moved {
+            false => Some(Difference::none(self.cost)),
+            true if resolve_anew || has_failed() => None,
+            true => {
+                let before = Before { buckets: self.session.buckets(), cost: self.cost };
+                view.difference(&self.asker, &self.state.options.user, before, &changes)?
+            }
+        };
+        let Some(moved) = moved.filter(|_| !resolve_anew) else {
             // A change of one membership reads that one's bucket, not all of the user's.
-            let known = if self.stale || version != self.version || changes.everything() {
+            let known = if is_another {
                 Vec::new()
             } else {
                 let buckets = self.session.buckets().iter().zip(&interest.buckets);
@@ -348,13 +364,15 @@ impl<S: Source> Driver<S> {
             };
             self.listener.attend(number, resolved.interest);
             self.version = version;
+            self.cost = resolved.cost;
             self.stale = false;
             return Ok(Newest::Resolved(resolved.announcement));
-        }
+        };
+        let Difference { went, came, keys, cost } = moved;
         let mut totals = Vec::new();
         // The keys stand in the order of the announced buckets.
         for (index, &key) in interest.buckets.iter().enumerate() {
-            if changes.bucket(key) {
+            if changes.bucket(key) && went.binary_search(&index).is_err() {
                 let bucket = &self.session.buckets()[index];
                 totals.push((index, self.state.totals(&view, bucket)?));
             }
@@ -364,9 +382,16 @@ impl<S: Source> Driver<S> {
         } else {
             self.session.head().write_checkpoint
         };
+        if !went.is_empty() || !came.is_empty() {
+            let keys = came.iter().map(|(before, _)| *before).zip(keys);
+            let Interest { buckets, lookups } = interest.clone();
+            let buckets = exchange(buckets, &went, keys);
+            self.listener.attend(number, Interest { buckets, lookups });
+        }
+        self.cost = cost;
         Ok(Newest::Updated {
             head: CheckpointHead { op_id: view.op_id(), write_checkpoint },
-            totals,
+            changes: BucketChanges { totals, went, came },
         })
     }
 

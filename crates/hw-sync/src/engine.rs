@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::source::{
-    Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, ResolvedBy, Source,
-    SourceError, UserLimits, Version, View,
+    Asker, Before, Changes, Cost, Difference, Interest, Known, PageEnd, ResolveError, Resolved,
+    ResolvedBy, Source, SourceError, UserLimits, Version, View,
 };
 use crate::state::bucket::{Announcement, Bucket, Totals};
 use crate::wire::line::{
@@ -102,17 +102,9 @@ impl View for Published {
     ) -> Result<ResolvedBy<Self>, ResolveError> {
         let view = self.sync_view().ok_or(ResolveError::NoConfig)?;
         let sync = view.config();
-        let parameters = Value::Object(asker.parameters.read());
-        let subscriptions: Vec<_> = asker.subscriptions.iter().map(subscription).collect();
-        let request = Request {
-            jwt: &asker.claims,
-            parameters: &parameters,
-            subscriptions: &subscriptions,
-            include_defaults: asker.include_defaults,
-        };
-        let limits =
-            Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results };
-        let resolution = view.resolve(&request, &limits).map_err(unresolved)?;
+        let asked = Asked::of(asker);
+        let resolution =
+            view.resolve(&asked.request(asker), &bounds(limits)).map_err(unresolved)?;
         let mut found: Vec<(String, ResolvedBucket)> = resolution
             .buckets
             .into_iter()
@@ -133,15 +125,7 @@ impl View for Published {
                 }
             };
             keys.push(sync.bucket_key(source, &bucket.parameters));
-            buckets.push(Bucket {
-                name,
-                parameters_at: index(parameters_at),
-                source: index(source),
-                priority: bucket.priority,
-                reasons: bucket.reasons.iter().map(reason).collect(),
-                totals,
-                place: Place::default(),
-            });
+            buckets.push(announced(&bucket, name, parameters_at, totals));
         }
         let head = CheckpointHead {
             op_id: self.checkpoint.op_id,
@@ -160,7 +144,51 @@ impl View for Published {
                 buckets: keys,
                 lookups: lookups.map(|(lookup, key)| sync.lookup_key(*lookup, key)).collect(),
             },
+            cost: cost(resolution.cost),
         })
+    }
+
+    fn difference(
+        &self,
+        asker: &Asker,
+        limits: &UserLimits,
+        before: Before<'_>,
+        changes: &hw_engine::Changes,
+    ) -> Result<Option<Difference<BucketKey>>, SourceError> {
+        let Some(view) = self.sync_view() else { return Ok(None) };
+        let sync = view.config();
+        let asked = Asked::of(asker);
+        let Cost { results, work } = before.cost;
+        let taken = hw_expr::sync_config::Cost { results, work };
+        let request = asked.request(asker);
+        let Some(found) = view.difference(&request, &bounds(limits), taken, changes) else {
+            return Ok(None);
+        };
+        let place = |name: &str| before.buckets.binary_search_by(|known| (*known.name).cmp(name));
+        let mut went = Vec::with_capacity(found.went.len());
+        for bucket in &found.went {
+            match place(&sync.bucket_name(bucket.source, &bucket.parameters)) {
+                Ok(at) if before.buckets[at].found_once && bucket.found_once => went.push(at),
+                // Something else may lead to it still.
+                _ => return Ok(None),
+            }
+        }
+        let mut came = Vec::with_capacity(found.came.len());
+        for bucket in &found.came {
+            let name = sync.bucket_name(bucket.source, &bucket.parameters);
+            let Err(before) = place(&name) else { return Ok(None) };
+            let parameters_at = name.len() - bucket.parameters.len();
+            let totals = View::totals(self, index(bucket.source), &bucket.parameters)?;
+            let key = sync.bucket_key(bucket.source, &bucket.parameters);
+            came.push(((before, announced(bucket, name.into(), parameters_at, totals)), key));
+        }
+        if before.buckets.len() - went.len() + came.len() > limits.max_buckets {
+            return Ok(None);
+        }
+        went.sort_unstable();
+        came.sort_by(|((_, a), _), ((_, b), _)| a.name.cmp(&b.name));
+        let (came, keys) = came.into_iter().unzip();
+        Ok(Some(Difference { went, came, keys, cost: cost(found.cost) }))
     }
 
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError> {
@@ -250,6 +278,57 @@ impl Changes for hw_engine::Changes {
 
     fn each_user(&self, each: &mut dyn FnMut(&str)) {
         self.users().for_each(each);
+    }
+}
+
+/// What a request says, as the configuration reads it.
+struct Asked {
+    parameters: Value,
+    subscriptions: Vec<hw_expr::sync_config::Subscription>,
+}
+
+impl Asked {
+    fn of(asker: &Asker) -> Asked {
+        Asked {
+            parameters: Value::Object(asker.parameters.read()),
+            subscriptions: asker.subscriptions.iter().map(subscription).collect(),
+        }
+    }
+
+    fn request<'a>(&'a self, asker: &'a Asker) -> Request<'a> {
+        Request {
+            jwt: &asker.claims,
+            parameters: &self.parameters,
+            subscriptions: &self.subscriptions,
+            include_defaults: asker.include_defaults,
+        }
+    }
+}
+
+fn bounds(limits: &UserLimits) -> Limits {
+    Limits { max_buckets: limits.max_buckets, max_results: limits.max_parameter_results }
+}
+
+fn cost(taken: hw_expr::sync_config::Cost) -> Cost {
+    Cost { results: taken.results, work: taken.work }
+}
+
+/// A bucket of which the client has nothing yet.
+fn announced(
+    found: &ResolvedBucket,
+    name: Arc<str>,
+    parameters_at: usize,
+    totals: Totals,
+) -> Bucket {
+    Bucket {
+        name,
+        parameters_at: index(parameters_at),
+        source: index(found.source),
+        priority: found.priority,
+        reasons: found.reasons.iter().map(reason).collect(),
+        found_once: found.found_once,
+        totals,
+        place: Place::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::hub::Listener;
 use crate::shared::Shared;
 use crate::source::{
-    Asker, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, Version, View,
+    Asker, Cost, Known, ResolveError, Resolved, ResolvedBy, Source, SourceError, Version, View,
 };
 use crate::state::bucket::Announcement;
 use crate::wire::document::Document;
@@ -40,6 +40,8 @@ pub struct Ready<V: View> {
     pub number: u64,
     /// What was served when it was resolved.
     pub version: Version,
+    /// What the first state takes of the user's bounds.
+    pub cost: Cost,
     /// Keeps the first state readable.
     pub lease: V::Lease,
     /// Already listening for what the first state depends on.
@@ -118,7 +120,7 @@ pub async fn prepare<S: Source>(
     let mut listener = shared.hub.listen(&asker.user_key);
     let (view, resume) = standing(shared, &asker, &listener, &held).await?;
     let (number, version, lease) = (view.number(), view.version(), view.lease());
-    let Resolved { announcement: first, interest } =
+    let Resolved { announcement: first, interest, cost } =
         resolve(shared, view, asker.clone(), Vec::new())
             .await
             .map_err(|error| outer(shared, &asker, &error))?;
@@ -132,6 +134,7 @@ pub async fn prepare<S: Source>(
         first,
         number,
         version: version.ok_or_else(|| nothing_served(shared))?,
+        cost,
         lease,
         listener,
         memory,

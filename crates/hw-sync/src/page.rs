@@ -361,6 +361,7 @@ mod tests {
             source: 0,
             priority: 3,
             reasons: Box::new([]),
+            found_once: true,
             totals,
             place,
         };

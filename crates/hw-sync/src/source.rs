@@ -81,6 +81,39 @@ pub struct Resolved<B, L> {
     pub announcement: Announcement,
     /// What wakes the user.
     pub interest: Interest<B, L>,
+    /// What it took of the user's bounds.
+    pub cost: Cost,
+}
+
+/// What a user's buckets take of his bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Rows of all lookups.
+    pub results: usize,
+    /// Elements looked at and buckets found, over all subscriptions.
+    pub work: usize,
+}
+
+/// A user's buckets as they were resolved, with all differences since.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// Ascending by name.
+    pub buckets: &'a [Bucket],
+    /// What they took of his bounds.
+    pub cost: Cost,
+}
+
+/// Which of a user's buckets came and went.
+#[derive(Clone, Debug)]
+pub struct Difference<B> {
+    /// Indexes of those that go; ascending.
+    pub went: Vec<usize>,
+    /// Those that come, with their totals, ascending by name; each with the index that it comes before.
+    pub came: Vec<(usize, Bucket)>,
+    /// Their names in wake-ups, in the same order.
+    pub keys: Vec<B>,
+    /// What all take of the user's bounds then.
+    pub cost: Cost,
 }
 
 /// A bucket that a stream has resolved before and that did not change since.
@@ -90,6 +123,13 @@ pub struct Known {
     pub name: Arc<str>,
     /// Its totals.
     pub totals: Totals,
+}
+
+impl<B> Difference<B> {
+    /// That of buckets which stay as they are.
+    pub fn none(cost: Cost) -> Difference<B> {
+        Difference { went: Vec::new(), came: Vec::new(), keys: Vec::new(), cost }
+    }
 }
 
 /// A name of something in wake-ups.
@@ -188,6 +228,15 @@ pub trait View: Sized + Send + Sync + 'static {
         limits: &UserLimits,
         known: &[Known],
     ) -> Result<ResolvedBy<Self>, ResolveError>;
+    /// What `changes` did to the set of a user's buckets, without those that stayed; `None` when only
+    /// [`View::resolve`] can tell. Asked only where no stream had an error.
+    fn difference(
+        &self,
+        asker: &Asker,
+        limits: &UserLimits,
+        before: Before<'_>,
+        changes: &Self::Changes,
+    ) -> Result<Option<Difference<BucketKeyOf<Self>>>, SourceError>;
     /// Totals of a bucket of the active configuration; zero when it never had a row.
     fn totals(&self, source: u32, parameters: &str) -> Result<Totals, SourceError>;
     /// Whether some definition stands still, so that what a write checkpoint contains depends on

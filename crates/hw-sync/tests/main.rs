@@ -2,6 +2,7 @@
 //! simulated store.
 
 mod client;
+mod difference;
 mod engine;
 mod listening;
 mod refusals;

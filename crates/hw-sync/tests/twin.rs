@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use hw_auth::{AuthConfig, Authenticator, Clock, Secret};
 use hw_http::Edge;
 use hw_sync::source::{
-    Asker, Changes, Interest, Known, PageEnd, ResolveError, Resolved, Source, SourceError,
-    UserLimits, Version, View,
+    Asker, Before, Changes, Cost, Difference, Interest, Known, PageEnd, ResolveError, Resolved,
+    Source, SourceError, UserLimits, Version, View,
 };
 use hw_sync::state::bucket::{Announcement, Bucket, Totals};
 use hw_sync::wire::line::{CheckpointHead, OperationKind, OperationLine, Reason, StreamLine};
@@ -332,6 +332,7 @@ impl View for TwinView {
                 source: 0,
                 priority: if parameters.starts_with("urgent") { 1 } else { 3 },
                 reasons: Box::new([Reason::Default(0)]),
+                found_once: true,
                 totals: match known.iter().find(|known| known.name.ends_with(&suffix)) {
                     Some(known) => known.totals,
                     None => self.totals(0, &suffix)?,
@@ -356,7 +357,19 @@ impl View for TwinView {
         Ok(Resolved {
             announcement: Announcement { head, buckets, streams },
             interest: Interest { buckets: keys, lookups: vec![hash(("members", user))] },
+            cost: Cost::default(),
         })
+    }
+
+    /// It keeps nothing of what came and went.
+    fn difference(
+        &self,
+        _: &Asker,
+        _: &UserLimits,
+        _: Before<'_>,
+        _: &Touched,
+    ) -> Result<Option<Difference<u64>>, SourceError> {
+        Ok(None)
     }
 
     fn totals(&self, _: u32, parameters: &str) -> Result<Totals, SourceError> {

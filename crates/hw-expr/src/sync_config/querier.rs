@@ -96,6 +96,15 @@ impl Querier {
         })
     }
 
+    /// Whether each entry of an index leads to buckets by itself, whatever others there are.
+    pub(super) fn is_linear(&self) -> bool {
+        let is_lookup = |step: &&Step| matches!(step, Step::Lookup { .. });
+        match self.components.as_slice() {
+            [component] => component.steps.iter().filter(is_lookup).count() == 1,
+            _ => false,
+        }
+    }
+
     /// Appends an unambiguous text of how buckets are found; equal texts find equal buckets.
     pub fn write_canonical(&self, out: &mut String) {
         self.write_canonical_by(out, |lookup| lookup.to_string());
@@ -136,9 +145,9 @@ impl Querier {
                 }
             }
             if meter.check_buckets(found.len()).is_err() {
-                let mut seen: HashSet<String, foldhash::fast::RandomState> = HashSet::default();
-                found.retain(|text| seen.insert(text.clone()));
-                meter.check_buckets(found.len())?;
+                let mut seen: HashSet<&str, foldhash::fast::RandomState> = HashSet::default();
+                seen.extend(found.iter().map(String::as_str));
+                meter.check_buckets(seen.len())?;
             }
             return Ok(found);
         }

@@ -56,6 +56,17 @@ pub struct Limits {
     pub max_results: usize,
 }
 
+impl Limits {
+    fn allow_work(&self, work: usize) -> bool {
+        work <= WORK_FACTOR * self.max_results.max(self.max_buckets)
+    }
+
+    /// Whether a request may cost this.
+    pub(super) fn allow(&self, cost: Cost) -> bool {
+        cost.results <= self.max_results && self.allow_work(cost.work)
+    }
+}
+
 impl Default for Limits {
     /// 1000 each, as the reference service.
     fn default() -> Limits {
@@ -106,6 +117,17 @@ pub struct Resolution {
     pub lookups_used: Vec<(usize, Vec<u8>)>,
     /// Whether the result depends on indexes at all.
     pub dynamic: bool,
+    /// What it took of the bounds.
+    pub cost: Cost,
+}
+
+/// How much of its bounds a request takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Rows of all lookups.
+    pub results: usize,
+    /// Elements looked at and buckets found, over all subscriptions.
+    pub work: usize,
 }
 
 /// One bucket of a request.
@@ -119,6 +141,8 @@ pub struct ResolvedBucket {
     pub priority: u8,
     /// Why it is here.
     pub reasons: Vec<Reason>,
+    /// Whether it was found in one way only, so that it goes with the entry of an index that led to it.
+    pub found_once: bool,
 }
 
 /// Why a bucket is synced.
@@ -169,9 +193,7 @@ pub(super) struct Meter<'a> {
     config: &'a SyncConfig,
     limits: &'a Limits,
     definition: usize,
-    results: usize,
-    /// Elements looked at and buckets found, over all subscriptions.
-    work: usize,
+    cost: Cost,
     by_definition: Vec<usize>,
     cache: HashMap<LookupKey, Rc<Entries>>,
     used: Vec<LookupKey>,
@@ -204,9 +226,9 @@ impl Meter<'_> {
                 values
             }
         };
-        self.results += values.len();
+        self.cost.results += values.len();
         self.by_definition[self.definition] += values.len();
-        self.check_results(self.results.max(self.used.len()))?;
+        self.check_results(self.cost.results.max(self.used.len()))?;
         Ok(values)
     }
 
@@ -220,8 +242,8 @@ impl Meter<'_> {
     /// Counts what is done for a subscription. Each may be within the bounds and all together far
     /// beyond them: a thousand subscriptions that look at the same thousand elements.
     fn count(&mut self, work: usize) -> Result<(), ResolveError> {
-        self.work += work;
-        match self.work <= WORK_FACTOR * self.limits.max_results.max(self.limits.max_buckets) {
+        self.cost.work += work;
+        match self.limits.allow_work(self.cost.work) {
             true => Ok(()),
             false => Err(self.too_many_results()),
         }
@@ -263,9 +285,9 @@ fn breakdown(config: &SyncConfig, counts: &[usize]) -> Vec<(String, usize)> {
 }
 
 /// A subscription that is in effect: whose, with which parameters, and why.
-struct Active {
+pub(super) struct Active {
     stream: usize,
-    definition: usize,
+    pub(super) definition: usize,
     parameters: Option<Json>,
     reason: Reason,
     priority: Option<u8>,
@@ -284,14 +306,24 @@ impl SyncConfig {
         reader: &dyn LookupReader,
         limits: &Limits,
     ) -> Result<Resolution, ResolveError> {
+        self.resolve_by(request, reader, limits, |_| true)
+    }
+
+    /// What some of the queriers find.
+    pub(super) fn resolve_by(
+        &self,
+        request: &Request<'_>,
+        reader: &dyn LookupReader,
+        limits: &Limits,
+        is_meant: impl Fn(&Querier) -> bool,
+    ) -> Result<Resolution, ResolveError> {
         let values = RequestValues::new(request);
         let (active, mut streams) = self.active(request);
         let mut meter = Meter {
             config: self,
             limits,
             definition: 0,
-            results: 0,
-            work: 0,
+            cost: Cost::default(),
             by_definition: vec![0; self.definitions.len()],
             cache: HashMap::new(),
             used: Vec::new(),
@@ -299,7 +331,7 @@ impl SyncConfig {
         let mut out = Resolution::default();
         let mut places: Places = HashMap::default();
         let mut queriers: Vec<Vec<&Querier>> = vec![Vec::new(); self.definitions.len()];
-        for querier in &self.queriers {
+        for querier in self.queriers.iter().filter(|querier| is_meant(querier)) {
             queriers[querier.definition].push(querier);
         }
         for active in &active {
@@ -329,16 +361,19 @@ impl SyncConfig {
                 let mut distinct = 0;
                 let priority = active.priority.or(querier.priority).unwrap_or(definition.priority);
                 for parameters in found {
+                    let known = out.buckets.len();
                     let place = *places.entry((querier.source, parameters)).or_insert_with(|| {
                         out.buckets.push(ResolvedBucket {
                             source: querier.source,
                             parameters: String::new(),
                             priority,
                             reasons: Vec::with_capacity(1),
+                            found_once: true,
                         });
-                        out.buckets.len() - 1
+                        known
                     });
                     let bucket = &mut out.buckets[place];
+                    bucket.found_once = place == known;
                     bucket.priority = bucket.priority.min(priority);
                     // All that one subscription finds comes together: a reason that is there is
                     // the last one.
@@ -366,13 +401,14 @@ impl SyncConfig {
             out.buckets[place].parameters = parameters;
         }
         out.streams = streams;
+        out.cost = meter.cost;
         out.lookups_used = meter.used;
         Ok(out)
     }
 
     /// The subscriptions in effect, in the order of the definitions for defaults and then of the
     /// request, and the streams that they are of.
-    fn active(&self, request: &Request<'_>) -> (Vec<Active>, Vec<ResolvedStream>) {
+    pub(super) fn active(&self, request: &Request<'_>) -> (Vec<Active>, Vec<ResolvedStream>) {
         let mut streams: Vec<ResolvedStream> = Vec::new();
         let mut active = Vec::new();
         let mut of_definition = vec![None; self.definitions.len()];

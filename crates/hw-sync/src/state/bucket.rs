@@ -37,6 +37,8 @@ pub struct Bucket {
     pub priority: u8,
     /// Why the user has it, in the order of the resolution.
     pub reasons: Box<[Reason]>,
+    /// Whether the user has it in one way only: by one entry of a lookup, or by the request alone.
+    pub found_once: bool,
     /// Its totals.
     pub totals: Totals,
     /// Where the client stands. Changed by the session alone: at the first checkpoint, behind each
@@ -84,13 +86,25 @@ pub struct Announcement {
 pub enum Newest {
     /// Resolved anew.
     Resolved(Announcement),
-    /// The set of buckets is unchanged; some totals may have moved.
+    /// What is different from the session's buckets.
     Updated {
         /// Position and write checkpoint.
         head: CheckpointHead,
-        /// Index among the session's buckets, and the totals there now.
-        totals: Vec<(usize, Totals)>,
+        /// Some buckets and some totals.
+        changes: BucketChanges,
     },
+}
+
+/// How a user's buckets differ from those that were announced.
+#[derive(Clone, Debug, Default)]
+pub struct BucketChanges {
+    /// Index among the session's buckets, and the totals there now; ascending.
+    pub totals: Vec<(usize, Totals)>,
+    /// Indexes of those that go; ascending, and none of those above.
+    pub went: Vec<usize>,
+    /// Those that come, ascending by name, each with the index of the session's bucket that it comes
+    /// before.
+    pub came: Vec<(usize, Bucket)>,
 }
 
 /// The contents of a `checkpoint_diff` line.
@@ -134,22 +148,58 @@ pub fn replace(buckets: &mut Vec<Bucket>, mut new: Vec<Bucket>) -> Diff {
     diff
 }
 
-/// Moves totals and returns the difference.
-pub fn update(buckets: &mut [Bucket], totals: &[(usize, Totals)]) -> Diff {
+/// Moves totals, lets buckets come and go, and returns the difference.
+pub fn update(buckets: &mut Vec<Bucket>, changes: BucketChanges) -> Diff {
+    let BucketChanges { totals, went, came } = changes;
     let mut diff = Diff::default();
-    for &(index, now) in totals {
+    for (index, now) in totals {
         let Some(bucket) = buckets.get_mut(index) else { continue };
         if (bucket.totals.count, bucket.totals.checksum) != (now.count, now.checksum) {
             diff.updated.push(index);
         }
         bucket.totals = now;
     }
+    if went.is_empty() && came.is_empty() {
+        return diff;
+    }
+    diff.removed = went.iter().map(|&index| buckets[index].name.clone()).collect();
+    // Where what stood at an index stands now, without those that come right before it.
+    let moved = |index: usize, before: usize| index + before - went.partition_point(|&i| i < index);
+    let before = |index: usize| came.partition_point(|(at, _)| *at <= index);
+    let stay = diff.updated.iter().map(|&index| moved(index, before(index)));
+    let new = came.iter().enumerate().map(|(nth, (at, _))| moved(*at, nth));
+    diff.updated = stay.chain(new).collect();
+    diff.updated.sort_unstable();
+    *buckets = exchange(std::mem::take(buckets), &went, came);
+    debug_assert!(buckets.is_sorted_by(|a, b| a.name < b.name));
     diff
+}
+
+/// Without what stands at the indexes `went`, and with what `came`, each before what stands at its index.
+/// Both ascending.
+pub fn exchange<T>(
+    old: Vec<T>,
+    went: &[usize],
+    came: impl IntoIterator<Item = (usize, T)>,
+) -> Vec<T> {
+    let (mut went, mut came) = (went.iter().peekable(), came.into_iter().peekable());
+    let mut all = Vec::with_capacity(old.len() + 1);
+    for (index, item) in old.into_iter().enumerate() {
+        while let Some((_, new)) = came.next_if(|(at, _)| *at <= index) {
+            all.push(new);
+        }
+        if went.next_if_eq(&&index).is_none() {
+            all.push(item);
+        }
+    }
+    all.extend(came.map(|(_, new)| new));
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn bucket(name: &str, checksum: u32, position: u64) -> Bucket {
         Bucket {
@@ -158,6 +208,7 @@ mod tests {
             source: 0,
             priority: 3,
             reasons: Box::new([Reason::Default(0)]),
+            found_once: true,
             totals: Totals { checksum, count: 1, last_op: OpId(9), ..Totals::default() },
             place: Place::brought(OpId(position)),
         }
@@ -195,8 +246,42 @@ mod tests {
         let mut buckets = vec![bucket("a[\"x\"]", 1, 9)];
         assert_eq!(buckets[0].parameters(), "[\"x\"]");
         let same = buckets[0].totals;
-        assert!(update(&mut buckets, &[(0, same), (7, same)]).is_empty());
+        let totals = |totals| BucketChanges { totals, ..BucketChanges::default() };
+        assert!(update(&mut buckets, totals(vec![(0, same), (7, same)])).is_empty());
         let moved = Totals { count: 2, ..same };
-        assert_eq!(update(&mut buckets, &[(0, moved)]).updated, [0]);
+        assert_eq!(update(&mut buckets, totals(vec![(0, moved)])).updated, [0]);
+    }
+
+    /// Some of six buckets, with one of two sums each.
+    fn some() -> impl Strategy<Value = Vec<Bucket>> {
+        let names = ["a[]", "b[]", "c[]", "d[]", "e[]", "f[]"];
+        prop::collection::vec(prop::option::of(0_u32..2), names.len()).prop_map(move |sums| {
+            let sums = names.iter().zip(sums);
+            sums.filter_map(|(name, sum)| Some(bucket(name, sum?, 0))).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_came_and_went_makes_of_buckets_what_a_new_resolution_makes_of_them(
+            before in some(),
+            after in some(),
+        ) {
+            let find = |all: &[Bucket], name: &str| all.iter().position(|b| *b.name == *name);
+            let mut changes = BucketChanges::default();
+            for (index, bucket) in before.iter().enumerate() {
+                match find(&after, &bucket.name) {
+                    Some(at) => changes.totals.push((index, after[at].totals)),
+                    None => changes.went.push(index),
+                }
+            }
+            let place = |bucket: &Bucket| before.binary_search_by(|b| b.name.cmp(&bucket.name));
+            let comes = |bucket: &Bucket| Some((place(bucket).err()?, bucket.clone()));
+            changes.came = after.iter().filter_map(comes).collect();
+            let (mut updated, mut replaced) = (before.clone(), before);
+            let diff = update(&mut updated, changes);
+            prop_assert_eq!(diff, replace(&mut replaced, after));
+            prop_assert_eq!(updated, replaced);
+        }
     }
 }

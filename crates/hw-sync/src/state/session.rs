@@ -348,7 +348,7 @@ impl Session {
                 }
                 (head, replace(&mut self.buckets, buckets))
             }
-            Newest::Updated { head, totals } => (head, update(&mut self.buckets, &totals)),
+            Newest::Updated { head, changes } => (head, update(&mut self.buckets, changes)),
         };
         if diff.is_empty() && head.write_checkpoint == self.head.write_checkpoint {
             // Nothing between the announced position and the newest concerns this user, so the

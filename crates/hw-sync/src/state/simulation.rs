@@ -11,7 +11,7 @@ use hw_types::{OpId, Place};
 use serde_json::Value;
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Newest, Totals};
+use super::bucket::{Announcement, Bucket, BucketChanges, Newest, Totals};
 use super::session::{CloseReason, Effect, Event, PageRead, PageRequest, Phase, Session};
 use super::timers::Timers;
 use crate::wire::line::{
@@ -113,27 +113,33 @@ impl Store {
         let head =
             CheckpointHead { op_id: OpId(self.op_id), write_checkpoint: self.write_checkpoint };
         let mine = self.mine(self.op_id);
-        let same = session
-            .buckets()
-            .iter()
-            .map(|b| (b.name.to_string(), b.priority))
-            .eq(mine.iter().map(|(name, &priority)| (name.clone(), priority)));
-        if same && !session.buckets().is_empty() && random.chance(70) {
-            let names = session.buckets().iter().enumerate();
-            return Newest::Updated {
-                head,
-                totals: names.map(|(i, b)| (i, self.totals(&b.name))).collect(),
-            };
-        }
         let bucket = |(name, &priority): (&String, &u8)| Bucket {
             name: name.as_str().into(),
             parameters_at: name.find('[').unwrap() as u32,
             source: 0,
             priority,
             reasons: Box::new([Reason::Default(0)]),
+            found_once: true,
             totals: self.totals(name),
             place: Place::default(),
         };
+        let known = session.buckets();
+        let is_here =
+            |bucket: &Bucket| mine.get(&*bucket.name).is_none_or(|p| *p == bucket.priority);
+        if !known.is_empty() && known.iter().all(is_here) && random.chance(70) {
+            // Another priority of a bucket makes a new resolution; other buckets need none.
+            let mut changes = BucketChanges::default();
+            for (index, bucket) in known.iter().enumerate() {
+                match mine.contains_key(&*bucket.name) {
+                    true => changes.totals.push((index, self.totals(&bucket.name))),
+                    false => changes.went.push(index),
+                }
+            }
+            let place = |name: &str| known.binary_search_by(|bucket| (*bucket.name).cmp(name));
+            let comes = |of: (&String, &u8)| Some((place(of.0).err()?, bucket(of)));
+            changes.came = mine.iter().filter_map(comes).collect();
+            return Newest::Updated { head, changes };
+        }
         let streams = vec![StreamLine { name: "s".into(), is_default: true, errors: vec![] }];
         Newest::Resolved(Announcement { head, buckets: mine.iter().map(bucket).collect(), streams })
     }

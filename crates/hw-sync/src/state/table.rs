@@ -6,7 +6,7 @@ use std::time::Duration;
 use hw_types::{OpId, Place};
 
 use super::Moment;
-use super::bucket::{Announcement, Bucket, Newest, Totals};
+use super::bucket::{Announcement, Bucket, BucketChanges, Newest, Totals};
 use super::session::{
     CloseReason, Effect, Event, INTERRUPT_AFTER_OPERATIONS, PageRead, PageRequest, PageSize, Phase,
     SLOW_AFTER, Session,
@@ -25,6 +25,7 @@ fn bucket(name: &str, priority: u8, last_op: u64) -> Bucket {
         source: 0,
         priority,
         reasons: Box::new([Reason::Default(0)]),
+        found_once: true,
         totals: totals(last_op),
         place: Place::default(),
     }
@@ -47,7 +48,8 @@ fn resolved(op_id: u64, buckets: Vec<Bucket>) -> Event {
 }
 
 fn updated(op_id: u64, totals: Vec<(usize, Totals)>) -> Event {
-    Event::Newest(Newest::Updated { head: head(op_id, None), totals })
+    let changes = BucketChanges { totals, ..BucketChanges::default() };
+    Event::Newest(Newest::Updated { head: head(op_id, None), changes })
 }
 
 fn page(next_after: u64, operations: u64, has_more: bool) -> Event {
@@ -201,8 +203,10 @@ fn a_publication_that_changes_nothing_for_the_user_sends_nothing() {
 fn a_write_checkpoint_alone_is_a_diff_with_empty_arrays() {
     let mut run = Run::at(Phase::Waiting);
     run.on(Event::Changed);
-    let effects =
-        run.on(Event::Newest(Newest::Updated { head: head(12, Some(4)), totals: vec![] }));
+    let effects = run.on(Event::Newest(Newest::Updated {
+        head: head(12, Some(4)),
+        changes: BucketChanges::default(),
+    }));
     assert_eq!(effects, [Effect::Diff(Default::default())]);
     assert_eq!(run.session.head(), head(12, Some(4)));
     assert_eq!(run.on(Event::Room), [Effect::Complete]);
