@@ -8,6 +8,7 @@ use crate::published::{Published, Withheld};
 use crate::replica::Told;
 use crate::sequencer::{self, Outside, Sequencer};
 use crate::status::EngineStatus;
+use crate::sync_view::ActiveSync;
 use crate::writer::Bounds;
 use hw_expr::sync_config::SyncConfig;
 use hw_input::Driver;
@@ -144,6 +145,11 @@ impl Engine {
     /// Wakes with every publication.
     pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
         self.publication.watch()
+    }
+
+    /// Wakes when another sync configuration is served, or when a definition of it stands still or goes on.
+    pub fn watch_served(&self) -> watch::Receiver<Option<Arc<ActiveSync>>> {
+        self.publication.watch_served()
     }
 
     /// Replaces the sync configuration: validated, built beside the old one from the replica,

@@ -51,6 +51,8 @@ pub(crate) struct Publication {
     sender: watch::Sender<Arc<Published>>,
     /// How often it was changed from whom answers are withheld. Held while what is published changes.
     changes: Mutex<u64>,
+    /// What is served, for whoever need not wake with every publication.
+    served: watch::Sender<Option<Arc<ActiveSync>>>,
     /// Everything up to here is durable: the driver confirms it to the source.
     durable: watch::Sender<EndLsn>,
     ring: Arc<ChangeRing>,
@@ -84,6 +86,7 @@ impl Publication {
         let ring = Arc::new(ChangeRing::default());
         let leases = Arc::new(Leases::default());
         let met = Arc::<Met>::default();
+        let served = watch::Sender::new(sync.clone());
         let first = Published {
             number: 0,
             checkpoint: Checkpoint { op_id: progress.op_id, end_lsn: progress.end_lsn },
@@ -103,6 +106,7 @@ impl Publication {
         };
         Publication {
             sender: watch::Sender::new(Arc::new(first)),
+            served,
             changes: Mutex::default(),
             durable: watch::Sender::new(progress.end_lsn),
             ring,
@@ -141,6 +145,11 @@ impl Publication {
     /// Wakes with every publication.
     pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
         self.sender.subscribe()
+    }
+
+    /// Wakes when another sync configuration is served, or it stands elsewhere.
+    pub fn watch_served(&self) -> watch::Receiver<Option<Arc<ActiveSync>>> {
+        self.served.subscribe()
     }
 
     /// Everything up to this position is durable.
@@ -208,7 +217,13 @@ impl Publication {
             debug_assert!(
                 next.epoch != previous.epoch || next.checkpoint.op_id >= previous.checkpoint.op_id
             );
+            let sync = next.sync.clone();
             self.sender.send_replace(Arc::new(next));
+            self.served.send_if_modified(|served| {
+                let is_other = served.as_ref().map(Arc::as_ptr) != sync.as_ref().map(Arc::as_ptr);
+                *served = sync;
+                is_other
+            });
         }
         self.durable.send_replace(end_lsn);
         Ok(())

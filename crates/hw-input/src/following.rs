@@ -14,13 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// A full spool that holds the stream up for so long is named.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// How often progress without transactions is passed on.
 const PROGRESS: Duration = Duration::from_millis(500);
+
+/// How often what is durable is looked at. What comes alone is confirmed at once.
+const CONFIRMED: Duration = Duration::from_millis(25);
 
 /// Who follows, and what the work beside the stream needs: it is done in the server's runtime.
 pub(crate) struct Following<'a> {
@@ -44,6 +47,8 @@ pub(crate) async fn confirm(
     }
     loop {
         acknowledger.ack(*durable.borrow_and_update());
+        // The source is told every so often at most, and each publication would wake this thread for it.
+        sleep(CONFIRMED).await;
         if durable.changed().await.is_err() {
             return;
         }

@@ -185,10 +185,10 @@ async fn follow(
     settings: BTreeMap<String, UploadTable>,
     stop: CancellationToken,
 ) {
-    let mut published = engine.watch();
+    let mut served = engine.watch_served();
     let mut known = None;
     loop {
-        let sync = published.borrow_and_update().sync.clone();
+        let sync = served.borrow_and_update().clone();
         let (newest, is_new) = {
             let given = given.borrow_and_update();
             (given.clone(), given.has_changed())
@@ -196,15 +196,15 @@ async fn follow(
         let version = sync.as_ref().map(|sync| sync.version);
         if known != Some(version) || is_new {
             let before = known.replace(version);
-            let served = sync.as_ref().map(|sync| &*sync.config);
-            uploads.set_map(upload_map::make(served, newest.as_deref(), &settings));
+            let config = sync.as_ref().map(|sync| &*sync.config);
+            uploads.set_map(upload_map::make(config, newest.as_deref(), &settings));
             // What there is to say of the first one was said at the start.
             if version.is_some() && before.flatten().is_some_and(|before| Some(before) != version) {
                 tokio::spawn(tell(uploads.clone()));
             }
         }
         tokio::select! {
-            changed = published.changed() => if changed.is_err() { return },
+            changed = served.changed() => if changed.is_err() { return },
             // Whoever gives configurations may be gone before the engine is.
             Ok(()) = given.changed() => {}
             () = stop.cancelled() => return,
