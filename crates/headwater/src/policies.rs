@@ -130,7 +130,7 @@ impl Reader {
                     }
                 }
             }
-            Err(Refusal { expression, reason }) => {
+            Err(Refusal { expression, reason, .. }) => {
                 let because = Because { expression: Some(expression), reason };
                 ("Postgres must be asked".to_owned(), Tier::Asked, Some(because))
             }

@@ -1,7 +1,8 @@
 //! Texts of policies, and the claims that they are evaluated with.
 
 use hw_expr::postgres::{
-    Condition, EvalError, Frame, Helper, Lookup, Names, Principal, Table, Tables, Type, Visible,
+    Condition, EvalError, Frame, Helper, Lookup, Names, Principal, Table, Tables, Type, Unseen,
+    Visible,
 };
 use hw_pg::types::canonical_from_text;
 use hw_types::{Cell, RowBuilder, RowRef};
@@ -37,7 +38,7 @@ impl Names for World {
         &[]
     }
 
-    fn table(&self, _: &Lookup, name: &str) -> Result<Table, String> {
+    fn table(&self, _: &Lookup, name: &str) -> Result<Table, Unseen> {
         match name {
             "t" => Ok(table(0, "t")),
             "m" => Ok(table(1, "m")),
@@ -45,7 +46,7 @@ impl Names for World {
         }
     }
 
-    fn function(&self, _: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, String> {
+    fn function(&self, _: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, Unseen> {
         let jsonb = Type::named("jsonb").expect("known");
         let (parameters, body) = match (name, arguments) {
             ("jwt", []) => {

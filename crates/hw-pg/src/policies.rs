@@ -13,6 +13,7 @@
 
 mod streams;
 
+pub use hw_expr::postgres::Unseen;
 pub use streams::{PolicyStreams, RefusedPolicy, TableStream};
 
 use crate::error::{Doing as _, Result};
@@ -98,15 +99,6 @@ pub struct Policy {
     /// `USING`, as `pg_get_expr` prints it under an empty search path. A policy without one neither admits
     /// nor restricts.
     pub using: Option<String>,
-}
-
-/// Why a role is not shown the rows of a table that some policy may admit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unseen {
-    /// It may not read it.
-    NotAllowed(String),
-    /// What it sees is not known here.
-    Unknown(String),
 }
 
 /// Why row security does not stand between a role and a table.
@@ -261,7 +253,7 @@ SELECT r.rolname, r.rolsuper OR r.rolbypassrls,
        ARRAY (SELECT n.nspname::text FROM pg_catalog.pg_namespace n
               WHERE pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')),
        ARRAY (SELECT c.oid FROM pg_catalog.pg_class c
-              WHERE c.relkind IN ('r', 'p') AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')),
+              WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')),
        ARRAY (SELECT c.oid FROM pg_catalog.pg_class c
               WHERE c.relkind IN ('r', 'p') AND pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT')),
        ARRAY (SELECT p.oid FROM pg_catalog.pg_proc p
@@ -396,7 +388,8 @@ impl RowSecurity {
     pub fn condition(&self, table: &SecuredTable) -> std::result::Result<Condition, Refusal> {
         let seen = self.table_of(table).map_err(|unseen| {
             let (schema, name) = &table.name;
-            Refusal { expression: format!("{schema}.{name}"), reason: unseen.reason() }
+            let fails = matches!(unseen, Unseen::NotAllowed(_));
+            Refusal { expression: format!("{schema}.{name}"), reason: unseen.reason(), fails }
         })?;
         Condition::of_visibility(&seen, self)
     }
@@ -432,9 +425,6 @@ impl RowSecurity {
         let Some(known) = self.roles.get(role) else {
             return Err(Unseen::Unknown(format!("the role {role} is not known here")));
         };
-        if table.unknown == Some(NO_TABLE) {
-            return Err(Unseen::Unknown(format!("{schema}.{name} {NO_TABLE}")));
-        }
         if !known.readable.contains(&table.id) {
             return Err(match known.partly_readable.contains(&table.id) {
                 true => Unseen::Unknown(format!(
@@ -489,25 +479,17 @@ impl RowSecurity {
 
     /// Whether every schema of a lookup can be looked into: Postgres passes over those that the role may not
     /// use.
-    fn looks_into(&self, lookup: &Lookup) -> std::result::Result<(), String> {
+    fn looks_into(&self, lookup: &Lookup) -> std::result::Result<(), Unseen> {
         let usable = self.roles.get(&lookup.role).map(|role| &role.schemas);
         let shut = |schema: &&String| {
             self.schemas.contains(*schema) && !usable.is_some_and(|usable| usable.contains(*schema))
         };
         match lookup.schemas.iter().find(shut).filter(|_| lookup.in_body) {
             Some(schema) => {
-                Err(format!("the role {} may not use the schema {schema}", lookup.role))
+                let reason = format!("the role {} may not use the schema {schema}", lookup.role);
+                Err(Unseen::NotAllowed(reason))
             }
             None => Ok(()),
-        }
-    }
-}
-
-impl Unseen {
-    /// The reason in words.
-    pub fn reason(self) -> String {
-        match self {
-            Unseen::NotAllowed(reason) | Unseen::Unknown(reason) => reason,
         }
     }
 }
@@ -521,13 +503,23 @@ impl Names for RowSecurity {
         &self.path
     }
 
-    fn table(&self, lookup: &Lookup, name: &str) -> std::result::Result<Table, String> {
+    fn table(&self, lookup: &Lookup, name: &str) -> std::result::Result<Table, Unseen> {
         self.looks_into(lookup)?;
         let of =
             |schema: &String| self.tables.iter().find(|t| t.name.0 == *schema && t.name.1 == name);
         match lookup.schemas.iter().find_map(of) {
-            Some(table) => self.seen(table, &lookup.role).map_err(Unseen::reason),
-            None => Err(format!("{name} is nothing that is found in {}", listed(&lookup.schemas))),
+            Some(table) => self.seen(table, &lookup.role).map_err(|unseen| {
+                let role = self.roles.get(&lookup.role);
+                match role.is_some_and(|role| !role.readable.contains(&table.id)) {
+                    // With columns that it may not read Postgres fails.
+                    true => Unseen::NotAllowed(unseen.reason()),
+                    false => unseen,
+                }
+            }),
+            None => {
+                let listed = listed(&lookup.schemas);
+                Err(format!("{name} is nothing that is found in {listed}").into())
+            }
         }
     }
 
@@ -536,7 +528,7 @@ impl Names for RowSecurity {
         lookup: &Lookup,
         name: &str,
         arguments: &[Type],
-    ) -> std::result::Result<Helper, String> {
+    ) -> std::result::Result<Helper, Unseen> {
         self.looks_into(lookup)?;
         let count = arguments.len();
         let takes = |function: &&Function| {
@@ -566,7 +558,8 @@ impl Names for RowSecurity {
             return Err("a function of Postgres of this name could be meant".into());
         }
         if !self.roles.get(&lookup.role).is_some_and(|role| role.callable.contains(&function.id)) {
-            return Err(format!("the role {} may not call this function", lookup.role));
+            let reason = format!("the role {} may not call this function", lookup.role);
+            return Err(Unseen::NotAllowed(reason));
         }
         let defaults = function.defaults.iter().cloned().collect::<Option<Vec<String>>>();
         let Some(defaults) = defaults.filter(|_| !function.is_variadic) else {

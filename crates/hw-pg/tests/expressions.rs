@@ -3,7 +3,7 @@
 
 use hw_expr::postgres::{
     Condition, EvalError, Frame, Helper, Lookup, Names, Principal, Scalar, Table, Tables, Type,
-    Visible, operators,
+    Unseen, Visible, operators,
 };
 use hw_pg::types::{canonical_from_text, decode_text};
 use hw_testkit::Cluster;
@@ -185,12 +185,12 @@ impl Names for Alone {
         &[]
     }
 
-    fn table(&self, _: &Lookup, name: &str) -> Result<Table, String> {
-        Err(format!("{name} is not there"))
+    fn table(&self, _: &Lookup, name: &str) -> Result<Table, Unseen> {
+        Err(format!("{name} is not there").into())
     }
 
-    fn function(&self, _: &Lookup, name: &str, _: &[Type]) -> Result<Helper, String> {
-        Err(format!("{name} is not there"))
+    fn function(&self, _: &Lookup, name: &str, _: &[Type]) -> Result<Helper, Unseen> {
+        Err(format!("{name} is not there").into())
     }
 
     fn is_shadowed(&self, _: &Lookup, _: &str) -> bool {

@@ -5,7 +5,7 @@ use crate::expressions::{PINNED, pg_type, row_of, rows};
 use crate::policies::{ME, OTHER, asked, condition, world};
 use hw_expr::postgres::{Principal, Type};
 use hw_expr::sync_config::{Entries, Limits, LookupError, LookupReader, Request, SyncConfig};
-use hw_pg::policies::RowSecurity;
+use hw_pg::policies::{PolicyStreams, RowSecurity, TableStream};
 use hw_testkit::Cluster;
 use hw_types::{Column, Relation, RelationId, ReplicaIdentity, Row, TableName};
 use rand::rngs::StdRng;
@@ -443,4 +443,167 @@ async fn what_has_no_stream_is_refused_with_its_reason_and_what_would_work() {
     let all = RowSecurity::read(&mut client, "postgres").await.unwrap().streams(&[]);
     assert!(all.tables.iter().all(|table| table.queries.is_empty()), "{}", all.text());
     assert!(SyncConfig::load(&all.text(), "policies", None).config.is_some(), "{}", all.text());
+}
+
+/// Tables of one database, each with policies on it, and what the role `app` is shown of them.
+async fn secured(tables: &str, policies: &[(&str, &str)]) -> (Cluster, Client, PolicyStreams) {
+    let cluster = Cluster::start();
+    let mut client = cluster.client("postgres").await;
+    let me = "CREATE ROLE app; CREATE FUNCTION me() RETURNS text STABLE LANGUAGE sql
+        AS $$ SELECT current_setting('request.jwt.claim.sub', true) $$;
+        CREATE FUNCTION claims() RETURNS json STABLE LANGUAGE sql
+        AS $$ SELECT current_setting('request.jwt.claims', true)::json $$";
+    client.batch_execute(&format!("{PINNED}; {me}; {tables}")).await.unwrap();
+    for (number, (table, policy)) in policies.iter().enumerate() {
+        let statements = format!(
+            "CREATE POLICY p{number} ON \"{table}\" {policy};
+             ALTER TABLE \"{table}\" ENABLE ROW LEVEL SECURITY; GRANT SELECT ON \"{table}\" TO app"
+        );
+        client.batch_execute(&statements).await.unwrap_or_else(|e| panic!("{policy}: {e:?}"));
+    }
+    let streams = RowSecurity::read(&mut client, "app").await.unwrap().streams(&[]);
+    (cluster, client, streams)
+}
+
+fn stream<'s>(streams: &'s PolicyStreams, table: &str) -> &'s TableStream {
+    streams.tables.iter().find(|stream| stream.table.1 == table).unwrap()
+}
+
+/// A policy with which Postgres refuses every SELECT hides what the others admit.
+#[tokio::test]
+async fn e_4_streams_give_nothing_of_a_table_whose_policies_fail() {
+    let tables = ["unread", "recursive", "uncalled", "hidden", "viewed", "divided", "partly"];
+    let mut sql = String::from(
+        "CREATE TABLE members (team int, who text); CREATE TABLE round (team int, who text);
+         GRANT SELECT (team) ON round TO app; CREATE TABLE few (team int, who text);
+         CREATE VIEW seen AS SELECT * FROM members; GRANT SELECT (team) ON few TO app;
+         CREATE FUNCTION mine(text) RETURNS boolean STABLE LANGUAGE sql AS $$ SELECT $1 = me() $$;
+         REVOKE EXECUTE ON FUNCTION mine(text) FROM PUBLIC;",
+    );
+    for table in tables {
+        sql += &format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, owner text, team int);
+             INSERT INTO {table} VALUES (1, 'me', 1);"
+        );
+    }
+    let mut policies: Vec<(&str, &str)> =
+        tables.iter().map(|table| (*table, "USING (owner = me())")).collect();
+    policies.extend([
+        ("round", "USING (team IN (SELECT r.team FROM round r WHERE r.who = me()))"),
+        ("unread", "USING (team IN (SELECT m.team FROM members m WHERE m.who = me()))"),
+        ("recursive", "USING (team IN (SELECT r.team FROM round r WHERE r.who = me()))"),
+        ("uncalled", "USING (mine(owner))"),
+        // What is not known here stands before what fails.
+        (
+            "hidden",
+            "USING (lower(owner) = 'x' OR team IN (SELECT m.team FROM members m WHERE m.who = me()))",
+        ),
+        ("viewed", "USING (team IN (SELECT s.team FROM seen s WHERE s.who = me()))"),
+        ("divided", "USING (team = 1 / 0)"),
+        ("partly", "USING (team IN (SELECT s.team FROM few s WHERE s.who = me()))"),
+    ]);
+    let (_cluster, client, streams) = secured(&sql, &policies).await;
+    for table in tables {
+        let shown = asked(&client, &principal("app", &json!({"sub": "me"})), table).await;
+        assert_eq!(shown, None, "{table}");
+        let stream = stream(&streams, table);
+        assert_eq!(stream.queries, Vec::<String>::new(), "{table}");
+        let [refused] = &stream.refused[..] else { panic!("{table}: {:?}", stream.refused) };
+        assert_eq!(refused.policy, None, "{table}");
+        assert!(refused.reason.starts_with("every SELECT of it fails in Postgres"), "{refused:?}");
+    }
+}
+
+/// Claims and arrays that the sync language sees otherwise than Postgres.
+#[tokio::test]
+async fn e_4_streams_of_odd_values_give_what_postgres_shows() {
+    let mut sql = String::new();
+    let values = "(1, 'me', 42, '{me,b}'), (2, '[\"a\"]', 1234567890123456789, '{{a},{a}}')";
+    for table in ["negated", "unlike", "other", "large", "texts", "nested", "listed"] {
+        sql += &format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, s text, n bigint, ta text[]);
+             INSERT INTO {table} VALUES {values};"
+        );
+    }
+    let (_cluster, mut client, streams) = secured(
+        &sql,
+        &[
+            ("negated", "USING (true)"),
+            ("negated", "AS RESTRICTIVE USING ((claims() ->> 'sub') <> '42')"),
+            ("unlike", "USING (me() IS DISTINCT FROM '42')"),
+            ("other", "USING ((claims() ->> 'org') <> me())"),
+            ("large", "USING ((claims() ->> 'org')::bigint = n)"),
+            ("texts", "USING (n::text = (claims() ->> 'org'))"),
+            ("nested", "USING (s = ANY (ta))"),
+            ("listed", "USING ('[\"a\"]' = ANY (ta))"),
+        ],
+    )
+    .await;
+    for (table, reason) in [
+        (
+            "other",
+            "a claim that is no text is not equal to the sync language where it is to Postgres",
+        ),
+        ("listed", "a text that looks like JSON is equal to arrays"),
+    ] {
+        assert_eq!(stream(&streams, table).refused[0].reason, reason);
+    }
+    let text = streams.text();
+    let config = SyncConfig::load(&text, "policies", None).config.unwrap();
+    let security = RowSecurity::read(&mut client, "app").await.unwrap();
+    let stored = stored(&client, &security).await;
+    let replica = Replica::of(&config, &stored);
+    for claims in [
+        json!({"sub": 42, "org": 42}),
+        json!({"sub": "42", "org": 1_234_567_890_123_456_789_i64}),
+        json!({"sub": "me", "org": "42"}),
+        json!({"sub": "me", "org": true}),
+    ] {
+        for table in ["negated", "unlike", "large", "texts", "nested"] {
+            assert!(!stream(&streams, table).queries.is_empty(), "{table} {text}");
+            let theirs = asked(&client, &principal("app", &claims), table).await;
+            let ours = replica.given(&claims, table);
+            assert_eq!(ours, theirs.unwrap_or_default(), "{table} {claims}\n{text}");
+        }
+    }
+}
+
+/// What would be too much, and what clients would not tell apart.
+#[tokio::test]
+async fn one_table_that_has_no_stream_leaves_the_others_theirs() {
+    let deep = format!("USING ({}flag{})", "(".repeat(40), " IS NULL)".repeat(40));
+    let many: Vec<String> =
+        (0..101).map(|number| format!("USING (s = (claims() ->> 'c{number}'))")).collect();
+    let mut policies = vec![("deep", &*deep)];
+    policies.extend(many.iter().map(|policy| ("many", &**policy)));
+    for table in ["docs", "docs ", "bytes", "times", "days", "pair"] {
+        policies.push((table, "USING (s = me())"));
+    }
+    let (_cluster, _client, streams) = secured(
+        "CREATE TABLE deep (id int PRIMARY KEY, flag boolean); CREATE TABLE many (id int PRIMARY KEY, s text, n int);
+         CREATE TABLE docs (id int PRIMARY KEY, s text); CREATE TABLE \"docs \" (id int PRIMARY KEY, s text);
+         CREATE TABLE bytes (id bytea PRIMARY KEY, s text); CREATE TABLE times (id timestamptz PRIMARY KEY, s text);
+         CREATE TABLE days (id date PRIMARY KEY, s text);
+         CREATE TABLE pair (team int, who text, id int, s text, PRIMARY KEY (team, who))",
+        &policies,
+    )
+    .await;
+    for (table, policy, reason) in [
+        ("deep", Some("p0"), "its query would be too long"),
+        ("many", None, "the sync language refuses its query"),
+        ("bytes", None, "values of its key id are not told apart on clients"),
+        ("times", None, "values of its key id are not told apart on clients"),
+        ("days", None, "values of its key id are not told apart on clients"),
+        ("pair", None, "its column id would be overwritten on clients"),
+    ] {
+        let stream = stream(&streams, table);
+        assert_eq!(stream.queries, Vec::<String>::new(), "{table}");
+        let [refused] = &stream.refused[..] else { panic!("{table}: {:?}", stream.refused) };
+        assert_eq!(refused.policy.as_deref(), policy, "{table}");
+        assert!(refused.reason.starts_with(reason), "{refused:?}");
+    }
+    let text = streams.text();
+    let loaded = SyncConfig::load(&text, "policies", None);
+    assert!(loaded.config.is_some(), "{:?}\n{text}", loaded.diagnostics);
+    assert!(text.contains("  docs:\n") && text.contains("  \"docs \":\n"), "{text}");
 }

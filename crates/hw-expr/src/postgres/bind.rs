@@ -10,7 +10,7 @@ use super::jsonb;
 use super::operators::{BOOL, COMPARISONS, Operation, TEXT, binary, cast, describe};
 use super::tree::{Expr, Typed, scalar};
 use super::types::{Scalar, Type};
-use super::{Lookup, Names, Refusal, Table};
+use super::{Lookup, Names, Refusal, Table, Unseen};
 use sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr as Ast, FunctionArguments, InTarget, ObjectName,
     Query, UnaryOperator, Value,
@@ -84,8 +84,11 @@ pub(super) fn visibility(table: &Table, names: &dyn Names) -> Result<Expr, Refus
 fn with_stack(read: impl FnOnce() -> Result<Expr, Refusal> + Send) -> Result<Expr, Refusal> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, read);
-        let failed =
-            |reason: &str| Refusal { expression: String::new(), reason: reason.to_owned() };
+        let failed = |reason: &str| Refusal {
+            expression: String::new(),
+            reason: reason.to_owned(),
+            fails: false,
+        };
         match thread.map(|thread| thread.join()) {
             Ok(Ok(read)) => read,
             Ok(Err(_)) => Err(failed("reading it failed")),
@@ -118,11 +121,44 @@ pub(super) fn whole<T>(
 fn syntax(text: &str, error: &dyn std::fmt::Display) -> Refusal {
     let beginning = text.char_indices().nth(200).map_or(text.len(), |(at, _)| at);
     let expression = text[..beginning].to_owned();
-    Refusal { expression, reason: format!("it cannot be read: {error}") }
+    Refusal { expression, reason: format!("it cannot be read: {error}"), fails: false }
 }
 
 pub(super) fn refuse<T>(ast: &Ast, reason: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { expression: ast.to_string(), reason: reason.into() })
+    Err(Refusal { expression: ast.to_string(), reason: reason.into(), fails: false })
+}
+
+/// Of what is named.
+pub(super) fn unseen<T>(ast: &Ast, unseen: Unseen) -> Result<T, Refusal> {
+    let fails = matches!(unseen, Unseen::NotAllowed(_));
+    Err(Refusal { expression: ast.to_string(), reason: unseen.reason(), fails })
+}
+
+/// All of several. What is not known of one does not hide that Postgres fails with another.
+pub(super) fn every<T>(
+    all: impl IntoIterator<Item = Result<T, Refusal>>,
+) -> Result<Vec<T>, Refusal> {
+    let (mut found, mut first) = (Vec::new(), None);
+    for one in all {
+        match one {
+            Ok(one) => found.push(one),
+            Err(refusal) if refusal.fails => return Err(refusal),
+            Err(refusal) => first = first.or(Some(refusal)),
+        }
+    }
+    first.map_or(Ok(found), Err)
+}
+
+/// The same of two.
+pub(super) fn both<T, U>(
+    one: Result<T, Refusal>,
+    other: Result<U, Refusal>,
+) -> Result<(T, U), Refusal> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(refusal), Err(other)) if other.fails && !refusal.fails => Err(other),
+        (Err(refusal), _) | (_, Err(refusal)) => Err(refusal),
+    }
 }
 
 impl<'a> Binder<'a> {
@@ -212,11 +248,11 @@ impl<'a> Binder<'a> {
             },
             Ast::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or), .. } => {
                 let all = chain(ast, op).into_iter().map(|one| self.condition(one));
-                let all = all.collect::<Result<Vec<_>, _>>()?;
+                let all = every(all)?;
                 is(if *op == BinaryOperator::And { Expr::And(all) } else { Expr::Or(all) })
             }
             Ast::BinaryOp { left, op, right } => {
-                let (left, right) = (self.expression(left)?, self.expression(right)?);
+                let (left, right) = both(self.expression(left), self.expression(right))?;
                 self.binary(ast, &op.to_string(), left, right)
             }
             Ast::Between { expr, negated, low, high } => {

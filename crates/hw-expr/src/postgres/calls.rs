@@ -1,7 +1,7 @@
 //! Calls: forms of the language that look like functions, functions of the table, settings of the session,
 //! and helper functions of the database, in whose place stands what they compute.
 
-use super::bind::{Binder, qualified, refuse, whole};
+use super::bind::{Binder, every, qualified, refuse, unseen, whole};
 use super::operators::{BOOL, Operation, TEXT, function};
 use super::select::Select;
 use super::tree::{Expr, Typed};
@@ -42,14 +42,12 @@ impl Binder<'_> {
             FunctionArguments::List(list)
                 if list.duplicate_treatment.is_none() && list.clauses.is_empty() =>
             {
-                for argument in &list.args {
-                    match argument {
-                        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => {
-                            arguments.push(self.expression(argument)?);
-                        }
-                        _ => return refuse(ast, "this form of call is not known here"),
+                arguments = every(list.args.iter().map(|argument| match argument {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => {
+                        self.expression(argument)
                     }
-                }
+                    _ => refuse(ast, "this form of call is not known here"),
+                }))?;
             }
             _ => return refuse(ast, "this form of call is not known here"),
         }
@@ -199,7 +197,7 @@ impl Binder<'_> {
     ) -> Result<Helper, Refusal> {
         let types: Vec<Type> = arguments.iter().map(|one| one.ty).collect();
         let found = self.names.function(&self.lookup(schema), name, &types);
-        found.map_err(|reason| Refusal { expression: ast.to_string(), reason })
+        found.or_else(|reason| unseen(ast, reason))
     }
 
     /// Reads the body of a function.

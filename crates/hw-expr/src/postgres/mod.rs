@@ -59,10 +59,10 @@ pub trait Names: Sync {
     fn search_path(&self) -> &[String];
 
     /// A table that a sub-select reads, and what of it the role may see.
-    fn table(&self, lookup: &Lookup, name: &str) -> Result<Table, String>;
+    fn table(&self, lookup: &Lookup, name: &str) -> Result<Table, Unseen>;
 
     /// A function of the database that takes these arguments.
-    fn function(&self, lookup: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, String>;
+    fn function(&self, lookup: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, Unseen>;
 
     /// Whether the database has a function of this name there, or an operator over types of Postgres's own:
     /// it could be meant in the place of a built-in one.
@@ -156,6 +156,36 @@ pub struct Helper {
     pub owner: Option<String>,
 }
 
+/// Why what is named is not told to a role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It may not read or call it: Postgres fails.
+    NotAllowed(String),
+    /// What it is, or what the role sees of it, is not known here.
+    Unknown(String),
+}
+
+impl Unseen {
+    /// The reason in words.
+    pub fn reason(self) -> String {
+        match self {
+            Unseen::NotAllowed(reason) | Unseen::Unknown(reason) => reason,
+        }
+    }
+}
+
+impl From<String> for Unseen {
+    fn from(reason: String) -> Unseen {
+        Unseen::Unknown(reason)
+    }
+}
+
+impl From<&str> for Unseen {
+    fn from(reason: &str) -> Unseen {
+        Unseen::Unknown(reason.to_owned())
+    }
+}
+
 /// Why a text is not evaluated here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{expression}: {reason}")]
@@ -164,6 +194,8 @@ pub struct Refusal {
     pub expression: String,
     /// What about it.
     pub reason: String,
+    /// Whether Postgres fails with it, whatever the row. If not, it only is not known here.
+    pub fails: bool,
 }
 
 /// A condition over a row and who asks.

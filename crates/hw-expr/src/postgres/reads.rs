@@ -1,7 +1,7 @@
 //! Tables that a condition reads beside its own: sub-selects, and the policies under which the role sees
 //! what they read.
 
-use super::bind::{Binder, Scope, folded, negated_if, qualified, refuse};
+use super::bind::{Binder, Scope, both, every, folded, negated_if, qualified, refuse, unseen};
 use super::operators::{BOOL, Operation, describe};
 use super::select::{Select, Source};
 use super::tree::{Expr, Typed};
@@ -32,6 +32,7 @@ impl Binder<'_> {
             return Err(Refusal {
                 expression: format!("{schema}.{name}"),
                 reason: "its policies read the table itself, which Postgres refuses as an infinite recursion".into(),
+                fails: true,
             });
         }
         self.within.push(mine);
@@ -40,17 +41,16 @@ impl Binder<'_> {
         let reach = std::mem::replace(&mut self.reach, self.scopes.len() - 1);
         let parameters = std::mem::take(&mut self.parameters);
         let in_body = std::mem::replace(&mut self.in_body, false);
-        let mut read = |texts: &[String]| {
-            texts.iter().map(|text| self.text(text)).collect::<Result<Vec<_>, _>>()
-        };
-        let admits = read(permissive)?;
-        let mut all = vec![Expr::Or(admits)];
-        all.extend(read(restrictive)?);
+        let admits = every(permissive.iter().map(|text| self.text(text)));
+        let restricts = every(restrictive.iter().map(|text| self.text(text)));
         self.in_body = in_body;
         self.parameters = parameters;
         self.reach = reach;
         self.innermost().name = name;
         self.within.pop();
+        let (admits, restricts) = both(admits, restricts)?;
+        let mut all = vec![Expr::Or(admits)];
+        all.extend(restricts);
         Ok(Expr::And(all))
     }
 
@@ -124,12 +124,14 @@ impl Binder<'_> {
     ) -> Result<(Select, Type), Refusal> {
         let around = self.scopes.len();
         let (mut tables, mut conditions) = (Vec::new(), Vec::new());
-        for from in &select.from {
-            self.joined(ast, from, level, &mut tables, &mut conditions)?;
-        }
+        every(
+            select
+                .from
+                .iter()
+                .map(|from| self.joined(ast, from, level, &mut tables, &mut conditions)),
+        )?;
         conditions.extend(&select.selection);
-        let conditions = conditions.into_iter().map(|one| self.condition(one));
-        let condition = Expr::And(conditions.collect::<Result<_, _>>()?);
+        let condition = Expr::And(every(conditions.into_iter().map(|one| self.condition(one)))?);
         let output = match &select.projection[..] {
             // What EXISTS selects is never looked at, unless it makes rows, or one of many.
             plain if !has_output && plain.iter().all(is_plain_item) => {
@@ -200,7 +202,7 @@ impl Binder<'_> {
         };
         let table = match self.names.table(&self.lookup(schema), &name) {
             Ok(table) => table,
-            Err(reason) => return refuse(ast, reason),
+            Err(reason) => return unseen(ast, reason),
         };
         let name = match alias {
             None => table.name.1.clone(),

@@ -120,7 +120,7 @@ fn scalar(text: &str) -> String {
         )
         && !text.contains(": ")
         && !text.contains(" #")
-        && !text.ends_with(':')
+        && !text.ends_with([':', ' '])
         && text
             .chars()
             .all(|c| !c.is_control() && c != '\u{2028}' && c != '\u{2029}' && c != '\u{feff}');
@@ -253,7 +253,10 @@ impl RowSecurity {
                 continue;
             }
             let condition = Condition::read(using, &seen, self);
-            restrictive.push(condition.map_err(|refusal| unread(policy, refusal))?);
+            restrictive.push(condition.map_err(|refusal| match refusal.fails {
+                true => failing(policy, &refusal.to_string()),
+                false => unread(policy, refusal),
+            })?);
         }
         if admitting.is_empty() {
             stream.nothing = Some("no policy admits the role".to_owned());
@@ -266,6 +269,9 @@ impl RowSecurity {
                 Ok(condition) => {
                     of.push(policy);
                     conditions.push(condition);
+                }
+                Err(refusal) if refusal.fails => {
+                    return Err(failing(policy, &refusal.to_string()));
                 }
                 Err(refusal) => stream.refused.push(unread(policy, refusal)),
             }
@@ -280,14 +286,21 @@ impl RowSecurity {
             })?;
         for (policy, query) in of.into_iter().zip(queries) {
             let query = query.and_then(|query| match query {
-                Some(query) => compiles(&stream.name, &query).map(|()| Some(query)),
+                Some(query) => {
+                    compiles(&stream.name, std::slice::from_ref(&query)).map(|()| Some(query))
+                }
                 None => Ok(None),
             });
             match query {
                 Ok(Some(query)) if !stream.queries.contains(&query) => stream.queries.push(query),
                 Ok(_) => {}
+                Err(refused) if refused.fails => return Err(failing(policy, &refused.reason)),
                 Err(refused) => stream.refused.push(of_policy(policy, &refused)),
             }
+        }
+        // What each is taken for they may be too many for together.
+        if stream.queries.len() > 1 {
+            compiles(&stream.name, &stream.queries).map_err(|refused| whole(&refused))?;
         }
         if stream.queries.is_empty() && stream.refused.is_empty() {
             stream.nothing = Some("no policy admits anybody".to_owned());
@@ -305,19 +318,21 @@ impl RowSecurity {
     /// What stands behind SELECT: all columns, and an `id` by which clients tell rows apart.
     fn columns(&self, table: &SecuredTable, shape: &Shape) -> Result<String, Unstreamable> {
         let is_id = |key: &&super::Key| key.columns == ["id"] && key.not_null;
-        if table.keys.iter().any(|key| is_id(&key)) {
-            return Ok("*".to_owned());
-        }
-        let Some(key) = table.keys.iter().find(|key| key.is_primary) else {
+        let id = table.keys.iter().find(is_id);
+        let Some(key) = id.or_else(|| table.keys.iter().find(|key| key.is_primary)) else {
             return Err(Unstreamable::new("it has no primary key", "a primary key"));
         };
+        if key.columns != ["id"] && shape.columns.iter().any(|(name, _)| name == "id") {
+            return Err(Unstreamable::new(
+                "its column id would be overwritten on clients by what its rows are told apart by",
+                "a column id that is unique and NOT NULL",
+            ));
+        }
         let type_of = |name: &String| shape.columns.iter().find(|(known, _)| known == name);
         let (mut parts, mut texts) = (Vec::new(), 0);
         for name in &key.columns {
             match type_of(name).map(|(_, ty)| *ty) {
-                Some(Type::Scalar(
-                    Scalar::Uuid | Scalar::Int2 | Scalar::Int4 | Scalar::Int8 | Scalar::Date,
-                )) => {}
+                Some(Type::Scalar(Scalar::Uuid | Scalar::Int2 | Scalar::Int4 | Scalar::Int8)) => {}
                 Some(Type::Scalar(Scalar::Text)) => texts += 1,
                 _ if key.columns.len() == 1 => {
                     return Err(Unstreamable::new(
@@ -335,12 +350,15 @@ impl RowSecurity {
                 "a column id that is unique",
             ));
         }
-        Ok(format!("*, {} AS id", parts.join(" || '/' || ")))
+        Ok(match id {
+            Some(_) => "*".to_owned(),
+            None => format!("*, {} AS id", parts.join(" || '/' || ")),
+        })
     }
 }
 
 fn whole(refused: &Unstreamable) -> RefusedPolicy {
-    let Unstreamable { reason, instead } = refused.clone();
+    let Unstreamable { reason, instead, .. } = refused.clone();
     RefusedPolicy { policy: None, using: None, reason, instead }
 }
 
@@ -349,19 +367,24 @@ fn of_policy(policy: &Policy, refused: &Unstreamable) -> RefusedPolicy {
     RefusedPolicy { policy, using, ..whole(refused) }
 }
 
-fn unread(policy: &Policy, Refusal { expression, reason }: Refusal) -> RefusedPolicy {
+/// With one that Postgres cannot apply nobody sees a row of the table, whatever the others say.
+fn failing(policy: &Policy, reason: &str) -> RefusedPolicy {
+    whole(&Unstreamable::new(
+        format!("every SELECT of it fails in Postgres, by the policy {}: {reason}", policy.name),
+        "a GRANT of what the policy reads and calls, or a policy that does not fail,",
+    ))
+}
+
+fn unread(policy: &Policy, Refusal { expression, reason, .. }: Refusal) -> RefusedPolicy {
     let reason = format!("of {}: {reason}", one_line(&expression));
     let instead = "a condition of what docs/policies.md lists, or a column kept by a trigger,";
     of_policy(policy, &Unstreamable::new(reason, instead))
 }
 
-/// A query that the front end does not take, or of which it passes over a table, is none.
-fn compiles(name: &str, query: &str) -> Result<(), Unstreamable> {
-    let stream = TableStream {
-        name: name.to_owned(),
-        queries: vec![query.to_owned()],
-        ..TableStream::default()
-    };
+/// Queries that the front end does not take, or of which it passes over a table, are none.
+fn compiles(name: &str, queries: &[String]) -> Result<(), Unstreamable> {
+    let stream =
+        TableStream { name: name.to_owned(), queries: queries.to_vec(), ..TableStream::default() };
     let text = format!("config:\n  edition: 3\nstreams:\n{}", stream.text());
     let loaded = SyncConfig::load(&text, "policies", None);
     let passed_over = |code: &Code| *code == hw_expr::sync_config::PASSED_OVER;

@@ -75,12 +75,14 @@ pub struct Unstreamable {
     pub reason: String,
     /// What would work.
     pub instead: String,
+    /// Whether Postgres fails with it, whatever the row.
+    pub fails: bool,
 }
 
 impl Unstreamable {
     /// With both texts.
     pub fn new(reason: impl Into<String>, instead: impl Into<String>) -> Unstreamable {
-        Unstreamable { reason: reason.into(), instead: instead.into() }
+        Unstreamable { reason: reason.into(), instead: instead.into(), fails: false }
     }
 }
 
@@ -112,14 +114,17 @@ pub fn stream_queries(
         here: Some(0),
         taken: Vec::new(),
         guards: BTreeMap::new(),
+        calls: 0,
     };
     writer.enter(shape.clone(), alias.to_owned());
     let mut restricts = Vec::with_capacity(restrictive.len());
     for condition in restrictive {
+        writer.calls = 0;
         restricts.push(writer.condition(&condition.0, Mode::True)?);
     }
     let mut admits = Vec::with_capacity(permissive.len());
     for condition in permissive {
+        writer.calls = 0;
         admits.push(writer.condition(&condition.0, Mode::True));
         // What was refused within a sub-select is left there.
         writer.scopes.truncate(1);
@@ -131,12 +136,12 @@ pub fn stream_queries(
         true => from,
         false => format!("{from} AS {}", text::name(alias)?),
     };
-    let query = |admits: Cond| {
+    let query = |admits: Cond| -> StreamQuery {
         let mut parts = vec![admits];
         parts.extend(restricts.iter().cloned());
         let condition = Cond::all(parts);
         let implied = match &condition {
-            Cond::Never => return None,
+            Cond::Never => return Ok(None),
             Cond::Always => BTreeSet::new(),
             Cond::Sql(Sql { implied, .. }) => implied.clone(),
         };
@@ -146,13 +151,14 @@ pub fn stream_queries(
         all.extend(guards.map(|(_, guard)| Cond::term(guard)));
         all.push(clients.filter());
         match Cond::all(all) {
+            Cond::Sql(Sql { text, .. }) if text.len() > MAX_TEXT => too_long(),
             Cond::Sql(Sql { text, .. }) => {
-                Some(format!("SELECT {columns} FROM {from} WHERE {text}"))
+                Ok(Some(format!("SELECT {columns} FROM {from} WHERE {text}")))
             }
-            Cond::Always | Cond::Never => None,
+            Cond::Always | Cond::Never => Ok(None),
         }
     };
-    Ok(admits.into_iter().map(|admits| admits.map(query)).collect())
+    Ok(admits.into_iter().map(|admits| admits.and_then(query)).collect())
 }
 
 /// A name as the sync language writes it.
@@ -211,6 +217,19 @@ struct Writer<'a> {
     taken: Vec<String>,
     /// Casts of values of the request, with what is true where Postgres does not fail.
     guards: BTreeMap<String, String>,
+    /// How many parts of a policy have been written.
+    calls: usize,
+}
+
+/// How many parts of a policy are written: some forms of the sync language name what they are made of twice,
+/// and within one another twice as often.
+const MAX_CALLS: usize = 10_000;
+
+/// How long a condition may be, in bytes.
+const MAX_TEXT: usize = 64 << 10;
+
+fn too_long<T>() -> Result<T, Unstreamable> {
+    refuse("its query would be too long", "a simpler condition")
 }
 
 /// Rows that nobody has.
@@ -256,14 +275,28 @@ impl Writer<'_> {
         let principal = Principal { role, ..Principal::default() };
         match evaluate(Frame { rows: &[], principal: &principal, tables: &NoTables }) {
             Ok(value) => Ok(Some(value)),
-            Err(error) => refuse(
-                format!("Postgres fails to compute a part of it ({error})"),
-                "a condition that can be computed",
-            ),
+            Err(error) => Err(Unstreamable {
+                fails: true,
+                ..Unstreamable::new(
+                    format!("Postgres fails to compute a part of it ({error})"),
+                    "a condition that can be computed",
+                )
+            }),
         }
     }
 
     fn condition(&mut self, expr: &Expr, mode: Mode) -> Result<Cond, Unstreamable> {
+        self.calls += 1;
+        if self.calls > MAX_CALLS {
+            return too_long();
+        }
+        match self.written_condition(expr, mode)? {
+            Cond::Sql(sql) if sql.text.len() > MAX_TEXT => too_long(),
+            written => Ok(written),
+        }
+    }
+
+    fn written_condition(&mut self, expr: &Expr, mode: Mode) -> Result<Cond, Unstreamable> {
         if let Some(value) = self.constant(expr, |frame| expr.holds(frame))? {
             return Ok(Cond::of(mode.of(value)));
         }
@@ -414,17 +447,13 @@ impl Writer<'_> {
 
     /// `IS NOT DISTINCT FROM`.
     fn same(&mut self, left: &Expr, right: &Expr, mode: Mode) -> Result<Cond, Unstreamable> {
-        let equal = self.equal(left, right, Mode::True)?;
+        let is_same = matches!(mode, Mode::True | Mode::NotFalse);
+        let equal = self.equal(left, right, if is_same { Mode::True } else { Mode::NotTrue })?;
         let both_null = Cond::all(vec![self.is_null(left)?, self.is_null(right)?]);
-        let same = Cond::any(vec![equal, both_null]);
-        match mode {
-            Mode::True | Mode::NotFalse => Ok(same),
-            Mode::False | Mode::NotTrue => {
-                let (left, right) = (self.value(left)?, self.value(right)?);
-                value::together(&left, &right)?;
-                Ok(same.negated())
-            }
-        }
+        Ok(match is_same {
+            true => Cond::any(vec![equal, both_null]),
+            false => Cond::all(vec![equal, both_null.negated()]),
+        })
     }
 
     fn case(

@@ -140,10 +140,13 @@ impl Writer<'_> {
             ),
             _ => match missing_ok {
                 Expr::Literal(Some(yes)) if **yes == [1] => Ok(Value::constant(None)),
-                _ => refuse(
-                    format!("the setting {name} is never set for clients, which fails"),
-                    "a claim of request.jwt.claims",
-                ),
+                _ => Err(Unstreamable {
+                    fails: true,
+                    ..Unstreamable::new(
+                        format!("the setting {name} is never set for clients, which fails"),
+                        "a claim of request.jwt.claims",
+                    )
+                }),
             },
         }
     }
@@ -194,7 +197,7 @@ impl Writer<'_> {
             {
                 let digits = match value.form {
                     // A boolean is an integer to the sync language, a number is not.
-                    Form::Claim(_) => number_or_text(&value.sql),
+                    Form::Claim(ref path) => number_or_text(&value.sql, path)?,
                     _ => value.sql.clone(),
                 };
                 let (least, most) = match to {
@@ -391,6 +394,9 @@ impl Writer<'_> {
 
 const NO_CASE: &str = "the sync language has no CASE of values of who asks that is Postgres's";
 
+/// The user.
+const SUBJECT: &str = "auth.user_id()";
+
 impl Value {
     fn constant(value: Option<Vec<u8>>) -> Value {
         Value {
@@ -403,13 +409,7 @@ impl Value {
     }
 
     fn subject() -> Value {
-        Value {
-            sql: "auth.user_id()".into(),
-            form: Form::Text,
-            side: Side::Request,
-            null: None,
-            cast: None,
-        }
+        Value { sql: SUBJECT.into(), form: Form::Text, side: Side::Request, null: None, cast: None }
     }
 
     fn json(path: Vec<String>) -> Result<Value, Unstreamable> {
@@ -483,9 +483,11 @@ fn utf8(bytes: &[u8]) -> Result<&str, Unstreamable> {
     std::str::from_utf8(bytes).map_err(|_| Unstreamable::new("a constant is no text", "a text"))
 }
 
-/// A claim as a text where it was a text or a number in the token.
-fn number_or_text(claim: &str) -> String {
-    format!("iif(typeof({claim}) = 'integer', NULL, CAST({claim} AS text))")
+/// A claim as a text where it was a text or a number in the token. (A boolean is an integer to the sync language;
+/// so is a number that a double does not hold.)
+fn number_or_text(claim: &str, path: &[String]) -> Result<String, Unstreamable> {
+    let json = json_of(path)?;
+    Ok(format!("iif({json} IN ARRAY['true', 'false'], NULL, CAST({claim} AS text))"))
 }
 
 /// Whether a text could be that of an array or object.
@@ -527,10 +529,22 @@ pub(super) fn equal(left: &Value, right: &Value, mode: Mode) -> Result<Cond, Uns
     }
     let (one, other) = pair(left, right)?;
     let equal = Cond::implying(format!("{one} = {other}"), implied);
+    if mode != Mode::True && [left, right].iter().any(|side| matches!(side.form, Form::Claim(_))) {
+        return refuse(
+            "a claim that is no text is not equal to the sync language where it is to Postgres",
+            "= or IN",
+        );
+    }
+    let differ = || {
+        let texts = [left, right].into_iter().filter(|side| side.sql == SUBJECT);
+        // One that is a number is equal to no text, where Postgres is told its digits.
+        let texts = texts.map(|side| Cond::term(format!("typeof({}) = 'text'", side.sql)));
+        Cond::all([equal.clone().negated()].into_iter().chain(texts).collect())
+    };
     Ok(match mode {
         Mode::True => equal,
-        Mode::NotTrue => equal.negated(),
-        Mode::False => Cond::all(vec![equal.negated(), known(left), known(right)]),
+        Mode::NotTrue => differ(),
+        Mode::False => Cond::all(vec![differ(), known(left), known(right)]),
         Mode::NotFalse => Cond::any(vec![equal, known(left).negated(), known(right).negated()]),
     })
 }
@@ -553,7 +567,7 @@ pub(super) fn pair(left: &Value, right: &Value) -> Result<(String, String), Unst
     let sides = match (&left.form, &right.form) {
         (_, Form::Literal(Some(bytes))) => (left.sql.clone(), constant(left, bytes)?),
         (Form::Text | Form::Enum(_), Form::Claim(_)) => (left.sql.clone(), right.only_text()?),
-        (Form::IntText, Form::Claim(_)) => (left.sql.clone(), number_or_text(&right.sql)),
+        (Form::IntText, Form::Claim(path)) => (left.sql.clone(), number_or_text(&right.sql, path)?),
         (Form::Int, Form::Int) | (Form::Bool, Form::Bool) | (Form::Digits, Form::Digits) => {
             (left.sql.clone(), right.sql.clone())
         }
@@ -621,7 +635,7 @@ fn claim_is(claim: &Value, text: &str, mode: Mode) -> Result<Cond, Unstreamable>
                 "a text",
             );
         }
-        Cond::term(format!("{} = {quoted}", number_or_text(sql)))
+        Cond::term(format!("{} = {quoted}", number_or_text(sql, path)?))
     } else {
         Cond::term(format!("{sql} = {quoted}"))
     };
@@ -714,6 +728,9 @@ pub(super) fn in_column(value: &Value, ty: Type, column: &str) -> Result<Cond, U
         cast: None,
     };
     let sql = match (&value.form, &element.form) {
+        (Form::Literal(Some(bytes)), Form::Text) if bytes.starts_with(b"[") => {
+            return refuse("a text that looks like JSON is equal to arrays", "other texts");
+        }
         (Form::Literal(Some(bytes)), _) => constant(&element, bytes)?,
         (Form::Literal(None), _) => return Ok(Cond::Never),
         (Form::Digits, Form::Int) => {
@@ -726,5 +743,13 @@ pub(super) fn in_column(value: &Value, ty: Type, column: &str) -> Result<Cond, U
     };
     let mut implied = BTreeSet::new();
     implied.extend(value.cast.clone());
-    Ok(Cond::implying(format!("{sql} IN {column}"), implied))
+    let found = Cond::implying(format!("{sql} IN {column}"), implied);
+    // An element that is an array itself is to the sync language its text.
+    let is_plain = matches!(value.form, Form::Literal(_) | Form::Uuid | Form::Int | Form::IntText);
+    Ok(match is_plain {
+        true => found,
+        false => {
+            Cond::all(vec![found, Cond::term(format!("substring({sql}, 1, 1) = '['")).negated()])
+        }
+    })
 }
