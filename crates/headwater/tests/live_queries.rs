@@ -126,8 +126,15 @@ impl Socket {
         }
     }
 
-    /// The next push.
+    /// The next push, without its position.
     async fn push(&mut self) -> Value {
+        let mut push = self.push_at().await;
+        push.as_object_mut().expect("an object").remove("lsn");
+        push
+    }
+
+    /// The next push.
+    async fn push_at(&mut self) -> Value {
         if !self.pushes.is_empty() {
             return self.pushes.remove(0);
         }
@@ -138,6 +145,26 @@ impl Socket {
         let answer = self.ask(json!({"tag": "CreateDataSubscription", "query": query})).await;
         assert_eq!(answer["tag"], "DidCreateDataSubscription", "{answer}");
         (answer["subscriptionId"].as_str().expect("an id").to_owned(), answer["result"].clone())
+    }
+
+    /// Subscribes and says what was had of an earlier subscription.
+    async fn resume(&mut self, query: Value, had: &Value) -> Value {
+        let resume = json!({"subscriptionId": had["subscriptionId"], "lsn": had["lsn"]});
+        let message = json!({"tag": "CreateDataSubscription", "query": query, "resume": resume});
+        let answer = self.ask(message).await;
+        assert_eq!(answer["tag"], "DidCreateDataSubscription", "{answer}");
+        answer
+    }
+
+    /// The code with which the server closes it, `None` without a word.
+    async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Close(frame))) => return frame.map(|it| it.code.into()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
+            }
+        }
     }
 }
 
@@ -476,4 +503,97 @@ async fn ds_1_a_login_of_another_user_ends_the_socket_that_follows_results() {
             other => panic!("not closed with a code: {other:?}"),
         }
     }
+}
+
+/// Nothing is told of the user before, whenever his subscription begins.
+#[tokio::test]
+async fn ds_1_a_login_that_overtakes_a_subscription_ends_the_socket() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
+    let mut amy = rig.connect("amy").await;
+    amy.ask(json!({"tag": "DataSyncQuery", "query": query("tasks", json!({}))})).await;
+    // The subscription waits for the table, the login for nobody.
+    rig.run("BEGIN; LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE").await;
+    let number = amy.next;
+    amy.next += 1;
+    let subscribe = json!({"tag": "CreateDataSubscription", "requestId": number, "query": query("tasks", json!({}))});
+    amy.socket.send(Message::text(subscribe.to_string())).await.expect("sent");
+    let login = amy.ask(json!({"tag": "LoginWithJWT", "jwt": token_of("bob")})).await;
+    assert_eq!(login["tag"], "LoginSuccessful");
+    assert_eq!(amy.pushes, [Value::Null; 0], "it waits");
+    rig.run("COMMIT").await;
+    assert_eq!(amy.closed().await, Some(4401));
+}
+
+/// `datasync.md` 21 R: whoever comes back is told what has changed, not everything.
+#[tokio::test]
+async fn ds_21_a_client_that_comes_back_goes_on_where_it_was() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy'), (2, 'amy'), (3, 'amy')").await;
+    let all = || query("tasks", json!({"selectedColumns": select(&["id", "title"])}));
+    let mut amy = rig.connect("amy").await;
+    let first = amy.ask(json!({"tag": "CreateDataSubscription", "query": all()})).await;
+    assert_eq!(first["result"].as_array().map(Vec::len), Some(3));
+    rig.run("UPDATE tasks SET title = 'a' WHERE id = 1").await;
+    let told = amy.push_at().await;
+    assert_eq!((&told["changeSet"]["title"], told["lsn"].is_string()), (&json!("a"), true));
+    drop(amy);
+    rig.run("UPDATE tasks SET title = 'b' WHERE id = 2; DELETE FROM tasks WHERE id = 3").await;
+    let mut amy = rig.connect("amy").await;
+    let resumed = amy.resume(all(), &told).await;
+    assert_eq!((&resumed["resumed"], resumed.get("result")), (&json!(true), None), "{resumed}");
+    let id = resumed["subscriptionId"].clone();
+    let mut tags = Vec::new();
+    let mut last = resumed;
+    for _ in 0..2 {
+        last = amy.push_at().await;
+        assert_eq!(last["subscriptionId"], id);
+        tags.push((last["tag"].clone(), last["id"].clone()));
+    }
+    tags.sort_by_key(|(tag, _)| tag.to_string());
+    assert_eq!(tags, [(json!("DidDelete"), json!(3)), (json!("DidUpdate"), json!(2))]);
+    // Of what may not have come the rows are told whole, also those that went.
+    drop(amy);
+    let mut amy = rig.connect("amy").await;
+    let had = json!({"subscriptionId": id, "lsn": first["lsn"]});
+    let resumed = amy.resume(all(), &had).await;
+    assert_eq!(resumed["resumed"], true, "{resumed}");
+    let mut again = vec![amy.push().await, amy.push().await, amy.push().await];
+    again
+        .iter_mut()
+        .for_each(|event| drop(event.as_object_mut().expect("one").remove("subscriptionId")));
+    again.sort_by_key(Value::to_string);
+    let record =
+        |id: i32, title: &str| json!({"tag": "DidInsert", "record": {"id": id, "title": title}});
+    assert_eq!(again, [json!({"id": 3, "tag": "DidDelete"}), record(1, "a"), record(2, "b")]);
+    // And then what happens.
+    rig.run("INSERT INTO tasks (id, owner, title) VALUES (4, 'amy', 'd')").await;
+    assert_eq!(amy.push().await["record"], json!({"id": 4, "title": "d"}));
+    // Nobody else, and no other query, goes on with it.
+    let had = json!({"subscriptionId": resumed["subscriptionId"], "lsn": last["lsn"]});
+    drop(amy);
+    let mut bob = rig.connect("bob").await;
+    assert_eq!(bob.resume(all(), &had).await["result"], json!([]));
+    let mut amy = rig.connect("amy").await;
+    let other = query("tasks", json!({"selectedColumns": select(&["id"])}));
+    let answer = amy.resume(other, &had).await;
+    assert_eq!(answer["result"].as_array().map(Vec::len), Some(3), "{answer}");
+    let nonsense = json!({"subscriptionId": had["subscriptionId"], "lsn": "nonsense"});
+    assert!(amy.resume(all(), &nonsense).await["result"].is_array());
+    assert!(amy.resume(all(), &had).await["result"].is_array(), "it was asked for once");
+}
+
+/// A client whose network changed is back before its old socket is known to be dead.
+#[tokio::test]
+async fn ds_21_a_client_that_is_back_early_takes_over_from_its_old_socket() {
+    let rig = Rig::start().await;
+    let all = || query("tasks", json!({"selectedColumns": select(&["id"])}));
+    let mut old = rig.connect("amy").await;
+    let first = old.ask(json!({"tag": "CreateDataSubscription", "query": all()})).await;
+    let mut new = rig.connect("amy").await;
+    let resumed = new.resume(all(), &first).await;
+    assert_eq!(resumed["resumed"], true, "{resumed}");
+    assert_eq!(old.closed().await, None);
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
+    assert_eq!(new.push().await["record"], json!({"id": 1}));
 }

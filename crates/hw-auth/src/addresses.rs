@@ -27,7 +27,8 @@ pub enum AddressRange {
 }
 
 impl AddressRange {
-    fn contains(self, address: IpAddr) -> bool {
+    /// Whether an address is one of them.
+    pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         match self {
             AddressRange::Local => !is_public(address),

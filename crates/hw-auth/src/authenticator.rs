@@ -139,12 +139,15 @@ impl Authenticator {
             .filter(|token| !token.is_empty() && !token.contains(char::is_whitespace));
         match token {
             Some(token) => self.verify_token(token).await,
-            None => Err(self.logged(AuthError::new(Refusal::Missing, "Authentication required"))),
+            None => Err(self.logged(no_token())),
         }
     }
 
-    /// Verifies a bare token, for surfaces that carry it elsewhere than in a header.
+    /// Verifies a bare token, for surfaces that carry it elsewhere than in a header. An empty one is none.
     pub async fn verify_token(&self, token: &str) -> Result<Principal, AuthError> {
+        if token.trim().is_empty() {
+            return Err(self.logged(no_token()));
+        }
         self.admit(token).await.map_err(|error| self.logged(error))
     }
 
@@ -243,6 +246,10 @@ impl Authenticator {
             tried => Found::NotSigned { tried },
         }
     }
+}
+
+fn no_token() -> AuthError {
+    AuthError::new(Refusal::Missing, "Authentication required")
 }
 
 enum Found {

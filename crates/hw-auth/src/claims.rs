@@ -30,8 +30,8 @@ pub struct Principal {
     pub claims: Arc<Map<String, Value>>,
     /// The payload's text as it was signed, for `request.jwt.claims`: no digit is lost.
     pub claims_json: Arc<str>,
-    /// When the token expires, seconds since the Unix epoch. A stream ends then, without the
-    /// tolerance that its start enjoyed.
+    /// When the token says that it expires, seconds since the Unix epoch. A sync stream ends then, because
+    /// its protocol tells clients so; everything else goes by [`Principal::holds_until`].
     pub expires_at: u64,
     /// What the claim `role` asks for.
     pub role: RoleClaim,
@@ -51,6 +51,11 @@ pub enum RoleClaim {
 }
 
 impl Principal {
+    /// Until when the token counts, since the Unix epoch: for a request, and for what stays open with it.
+    pub fn holds_until(&self) -> Duration {
+        Duration::from_secs(self.expires_at) + CLOCK_TOLERANCE
+    }
+
     /// Names the user in keys: type and length stand before the subject, so that the number 7 and
     /// the text "7" are two users, and nothing that is appended can make one user another.
     pub fn key(&self) -> String {

@@ -221,6 +221,11 @@ async fn a_missing_or_ill_formed_header_asks_for_authentication() {
             "{header:?}"
         );
     }
+    // Where it does not come in a header, an empty one is none.
+    for token in ["", " "] {
+        let verified = Authenticator::new(with_secret()).expect("usable").verify_token(token).await;
+        assert_eq!(verified.expect_err("refused").code(), "PSYNC_S2106");
+    }
     for header in ["Bearer x", "Bearer a.b.c", "Token ..", "bearer é.é.é", "Bearer e30.e30.e30"]
     {
         assert_eq!(

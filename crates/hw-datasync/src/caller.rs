@@ -5,8 +5,13 @@
 //!
 //! Source: `datasync.md` 1, "OURS".
 
-use axum::http::{HeaderMap, StatusCode, header};
-use hw_auth::{Principal, RoleClaim};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
+use hw_auth::{AddressRange, Principal, RoleClaim};
+use hw_http::places::Holder;
 use hw_http::{ApiError, Edge, Refusal};
 use hw_types::Code;
 use hw_write::{Author, AuthorRole};
@@ -19,28 +24,29 @@ use crate::options::DataSyncOptions;
 pub struct Caller {
     /// As whom statements run.
     pub author: Author,
-    /// When the token expires, seconds since the Unix epoch.
-    pub expires_at: Option<u64>,
+    /// Until when the token counts, since the Unix epoch.
+    pub holds_until: Option<Duration>,
+    /// The key of somebody who shows no token, in what is bounded for each.
+    stranger: Option<String>,
 }
 
 impl Caller {
     /// The holder of a token.
     pub fn of(principal: Principal) -> Caller {
-        let user = principal.key();
+        let (user, holds_until) = (principal.key(), Some(principal.holds_until()));
         let role = match principal.role {
             RoleClaim::Absent => AuthorRole::Configured,
             RoleClaim::Listed(role) => AuthorRole::Chosen(role),
             RoleClaim::Unlisted(role) => AuthorRole::NotAllowed(role),
         };
         let (subject, claims_json) = (principal.subject, principal.claims_json);
-        Caller {
-            author: Author { user, subject, role, claims_json },
-            expires_at: Some(principal.expires_at),
-        }
+        Caller { author: Author { user, subject, role, claims_json }, holds_until, stranger: None }
     }
 
     /// Somebody who shows no token.
-    pub fn anonymous(role: Option<String>) -> Caller {
+    ///
+    /// - Takes: the role of those; where he calls from.
+    pub fn anonymous(role: Option<String>, peer: Option<SocketAddr>) -> Caller {
         let role = role.map_or(AuthorRole::Configured, AuthorRole::Chosen);
         let author = Author {
             // No key of a verified user is empty.
@@ -50,7 +56,15 @@ impl Caller {
             // Policies read it as JSON, which an empty text is not.
             claims_json: "{}".into(),
         };
-        Caller { author, expires_at: None }
+        Caller { author, holds_until: None, stranger: Some(stranger(peer)) }
+    }
+
+    /// Who holds the places that he takes.
+    pub fn holder(&self) -> Holder<'_> {
+        match &self.stranger {
+            Some(key) => Holder::Stranger(key),
+            None => Holder::User(&self.author.user),
+        }
     }
 
     /// Whether policies see the same of both, but for when their tokens were made and end.
@@ -73,15 +87,36 @@ impl Caller {
     }
 }
 
+/// Where a request comes from.
+pub(crate) fn peer_of(extensions: &Extensions) -> Option<SocketAddr> {
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0)
+}
+
+/// Strangers of one public address are taken for one user. Behind an address that is not public stands a
+/// proxy, and behind that anybody.
+fn stranger(peer: Option<SocketAddr>) -> String {
+    match peer.map(|peer| peer.ip().to_canonical()) {
+        Some(IpAddr::V4(address)) if !AddressRange::Local.contains(address.into()) => {
+            format!("anonymous {address}")
+        }
+        // Whoever has one of these addresses has all that begin like it.
+        Some(IpAddr::V6(address)) if !AddressRange::Local.contains(address.into()) => {
+            format!("anonymous {:x}", address.to_bits() >> 64)
+        }
+        _ => format!("anonymous #{:x}", rand::random::<u128>()),
+    }
+}
+
 /// Who sends a request.
 ///
-/// - Takes: its headers, and the parameters of its query.
+/// - Takes: its headers, the parameters of its query, and where it comes from.
 /// - Errors: 401 without a token that holds, 403 for a cookie that another page sends.
 pub async fn caller(
     edge: &Edge,
     options: &DataSyncOptions,
     headers: &HeaderMap,
     query: &[(String, String)],
+    peer: Option<SocketAddr>,
 ) -> Result<Caller, ApiError> {
     let named = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let verified = match (named("access_token").or_else(|| named("jwt")), &options.cookie) {
@@ -92,9 +127,9 @@ pub async fn caller(
                 check_origin(headers, &options.origins)?;
                 edge.caller_with(token).await
             }
-            None => return nobody(edge, options, headers).await,
+            None => return nobody(edge, options, headers, peer).await,
         },
-        (None, None) => return nobody(edge, options, headers).await,
+        (None, None) => return nobody(edge, options, headers, peer).await,
     };
     Ok(Caller::of(verified?))
 }
@@ -103,9 +138,10 @@ async fn nobody(
     edge: &Edge,
     options: &DataSyncOptions,
     headers: &HeaderMap,
+    peer: Option<SocketAddr>,
 ) -> Result<Caller, ApiError> {
     match &options.anonymous {
-        Some(role) => Ok(Caller::anonymous(role.clone())),
+        Some(role) => Ok(Caller::anonymous(role.clone(), peer)),
         None => {
             let refused: Refusal = match edge.caller(headers).await {
                 Err(refused) => refused,
@@ -146,6 +182,19 @@ fn check_origin(headers: &HeaderMap, origins: &[String]) -> Result<(), ApiError>
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
+
+    #[test]
+    fn f_69_strangers_of_one_public_address_are_one() {
+        let key = |peer: &str| stranger(Some(peer.parse().expect("an address")));
+        assert_eq!(key("8.8.8.8:1"), key("8.8.8.8:2"));
+        assert_ne!(key("8.8.8.8:1"), key("8.8.4.4:1"));
+        assert_eq!(key("[2606:4700::1]:1"), key("[2606:4700::2:1]:1"));
+        assert_ne!(key("[2606:4700::1]:1"), key("[2606:4700:0:1::1]:1"));
+        for proxy in ["127.0.0.1:1", "10.0.0.1:1", "[::1]:1", "[::ffff:192.168.0.1]:1"] {
+            assert_ne!(key(proxy), key(proxy), "{proxy}");
+        }
+        assert_ne!(stranger(None), stranger(None));
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs

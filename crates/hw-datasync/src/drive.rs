@@ -2,9 +2,11 @@
 //!
 //! In: frames, ends of tasks, time. Out: frames. All decisions about messages are the session's; what is
 //! decided here is when the socket itself ends. Invariants: as whom a task runs is settled when it starts; all
-//! tasks and transactions of a socket end with it.
+//! tasks and transactions of a socket end with it; whoever takes nothing while memory is wanted is cut.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +14,20 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hw_http::places::Place;
-use hw_live::{Commit, First, LiveError, News, Subscription};
+use hw_http::socket::ConnectionCut;
+use hw_live::{Commit, LiveError, News, Subscription};
+use hw_write::Interactive;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
-use crate::failure::Failure;
-use crate::hooks;
+use crate::resume::{self, Digest, Parked, Trail};
 use crate::server::DataSync;
-use crate::state::{Effect, Event, Limits, Outcome, Session, Task, TaskId};
-use crate::work::Worker;
-use hw_write::Interactive;
+use crate::state::{Effect, Event, Limits, Session, Task, TaskId};
+use crate::tasks::{self, Began, Finished};
+use crate::work::Kept;
 
 /// Between two pings.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -32,6 +37,8 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 const CHANGED_AT_ONCE: usize = 1_000;
 /// How long a socket that ends waits for its peer to take the end.
 const LINGER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a peer takes what waits for it, while memory for answers is wanted.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a socket ends, as close codes: RFC 6455 section 7.4, and ours.
 mod close {
@@ -42,13 +49,20 @@ mod close {
 }
 
 /// Runs a socket to its end.
-pub(crate) async fn run(server: DataSync, caller: Caller, socket: WebSocket, place: Place) {
+pub(crate) async fn run(
+    server: DataSync,
+    caller: Caller,
+    socket: WebSocket,
+    cut: Option<ConnectionCut>,
+    place: Place,
+) {
     let limits = Limits {
         subscriptions: server.options.subscriptions,
         transactions: server.options.transactions,
         waiting_bytes: 2 * server.options.message_bytes,
     };
     let now = Instant::now();
+    let (me, end) = resume::Socket::new();
     let mut driver = Driver {
         session: Session::new(limits, now, new_id),
         caller: Arc::new(caller),
@@ -56,16 +70,24 @@ pub(crate) async fn run(server: DataSync, caller: Caller, socket: WebSocket, pla
         watchers: JoinSet::new(),
         transactions: HashMap::new(),
         followed: FuturesUnordered::new(),
-        followers: HashMap::new(),
+        following: HashMap::new(),
+        left: Vec::new(),
+        me,
+        end: Some(end),
         socket,
+        cut,
+        waiting: None,
         heard: now,
         pinged: now,
+        pings: 0,
         is_somebody_else: false,
         server,
         _place: place,
     };
     metrics::gauge!("headwater_datasync_sockets").increment(1);
-    if let Some((code, reason)) = driver.serve().await {
+    let ended = driver.serve().await;
+    driver.park().await;
+    if let Some((code, reason)) = ended {
         driver.close(code, reason).await;
     }
     metrics::gauge!("headwater_datasync_sockets").decrement(1);
@@ -89,11 +111,21 @@ struct Driver {
     transactions: HashMap<String, Interactive>,
     /// Each waits for the next change of a result.
     followed: FuturesUnordered<Followed>,
-    /// Ends them.
-    followers: HashMap<String, AbortHandle>,
+    following: HashMap<String, Following>,
+    /// What was followed when the socket was told to end.
+    left: Vec<Changed>,
+    /// The socket as others see it.
+    me: resume::Socket,
+    /// Dropped when what was followed waits for the client.
+    end: Option<watch::Sender<()>>,
     socket: WebSocket,
+    cut: Option<ConnectionCut>,
+    /// Counts the messages that wait for their turn.
+    waiting: Option<Kept>,
     heard: Instant,
     pinged: Instant,
+    /// Counts pings, so that the answer to the last is known.
+    pings: u64,
     /// A login changed who calls, and results are followed or transactions open as whom it was before.
     is_somebody_else: bool,
     server: DataSync,
@@ -103,48 +135,58 @@ struct Driver {
 /// Waits for the next change of a result; dropped with its subscription when it is aborted.
 type Followed = Abortable<BoxFuture<'static, Changed>>;
 
-/// A result that changed, or is no more.
+/// A subscription that is followed.
+struct Following {
+    abort: AbortHandle,
+    caller: Arc<Caller>,
+    query: Digest,
+    /// What its client may not have received; `None` for a count, which is told anew as a whole.
+    trail: Option<Trail>,
+}
+
+/// A result that changed, or is no more, or whose socket was told to end (`None`).
 struct Changed {
     id: String,
     subscription: Subscription,
-    news: Result<Commit, LiveError>,
+    news: Option<Result<Commit, LiveError>>,
 }
 
-fn follow(id: String, mut subscription: Subscription) -> BoxFuture<'static, Changed> {
+fn follow(
+    id: String,
+    mut subscription: Subscription,
+    leave: CancellationToken,
+) -> BoxFuture<'static, Changed> {
     Box::pin(async move {
-        let news = subscription.next().await;
+        let news = tokio::select! {
+            biased;
+            news = subscription.next() => Some(news),
+            () = leave.cancelled() => None,
+        };
         Changed { id, subscription, news }
     })
 }
 
-/// What a task brings back.
-struct Finished {
-    task: TaskId,
-    outcome: Outcome,
-    /// The transaction that it opened.
-    opened: Option<(String, Interactive)>,
-    /// The subscription that it began.
-    began: Option<(String, Subscription, Arc<Caller>)>,
-    /// Who calls from now on.
-    caller: Option<Caller>,
-}
-
 /// Why the socket ends; `None`: it has ended.
-type Ended = Option<(u16, &'static str)>;
+type Ended = Option<(u16, Cow<'static, str>)>;
 
 impl Driver {
     async fn serve(&mut self) -> Ended {
         loop {
             let now = Instant::now();
-            let reads = !self.session.is_full();
+            let reads = self.may_read();
             if !reads {
                 // What he says meanwhile is not looked at.
                 self.heard = now;
             }
             let wake = self.wakes_at(now);
             let mut effects = Vec::new();
+            // Counts what is sent below until it is.
+            let mut _kept = None;
             tokio::select! {
-                () = self.server.stop.cancelled() => return Some((close::GOING_AWAY, "the server stops")),
+                () = self.server.stop.cancelled() => {
+                    return Some((close::GOING_AWAY, "the server stops".into()));
+                }
+                () = self.me.leave.cancelled() => return None,
                 frame = self.socket.recv(), if reads => match frame {
                     Some(Ok(frame)) => {
                         self.heard = Instant::now();
@@ -155,19 +197,24 @@ impl Driver {
                                 let text = String::from_utf8_lossy(&bytes);
                                 self.event(Event::Message(&text), &mut effects);
                             }
-                            Message::Ping(_) | Message::Pong(_) => {}
+                            Message::Ping(_) => {}
+                            Message::Pong(number) => self.answered(&number),
                             Message::Close(_) => return None,
                         }
                     }
                     Some(Err(error)) if is_too_large(&error) => {
-                        return Some((close::TOO_LARGE, "the message is too large"));
+                        let most = self.server.options.message_bytes;
+                        let reason = format!("a message may have {most} bytes (datasync.max_message)");
+                        return Some((close::TOO_LARGE, reason.into()));
                     }
                     Some(Err(_)) | None => return None,
                 },
                 Some(finished) = self.tasks.join_next() => {
                     // A task that is gone without a word found a bug in itself; the client asks anew.
-                    let Ok(finished) = finished else { return Some((close::GOING_AWAY, "internal error")) };
-                    self.finished(finished, &mut effects);
+                    let Ok(finished) = finished else {
+                        return Some((close::GOING_AWAY, "internal error".into()));
+                    };
+                    _kept = self.finished(finished, &mut effects);
                 }
                 Some(Ok(id)) = self.watchers.join_next() => {
                     self.event(Event::TransactionOver(&id), &mut effects);
@@ -183,21 +230,30 @@ impl Driver {
             for effect in effects {
                 match effect {
                     Effect::Send(text) => {
-                        if self.socket.send(Message::Text(text.into())).await.is_err() {
+                        if !self.send(Message::Text(text.into())).await {
                             return None;
+                        }
+                    }
+                    Effect::Tell(telling) => {
+                        for text in telling.texts() {
+                            if !self.send(Message::Text(text.into())).await {
+                                return None;
+                            }
                         }
                     }
                     Effect::Start(id, task) => self.start(id, task),
                     Effect::Forget(id) => drop(self.transactions.remove(&id)),
                     Effect::Unsubscribe(id) => {
-                        if let Some(follower) = self.followers.remove(&id) {
-                            follower.abort();
+                        if let Some(following) = self.following.remove(&id) {
+                            following.abort.abort();
+                            self.server.lobby.forget(&id);
                         }
                     }
                 }
             }
             if self.is_somebody_else {
-                return Some((close::TOKEN_EXPIRED, "the user is another one; connect anew"));
+                let reason = "the user, or a claim, is another one; connect anew";
+                return Some((close::TOKEN_EXPIRED, reason.into()));
             }
         }
     }
@@ -206,11 +262,52 @@ impl Driver {
         self.session.handle(Instant::now(), event, effects);
     }
 
+    /// Whether another message is read: not while those that wait are too many, or have no room.
+    fn may_read(&mut self) -> bool {
+        let bytes = self.session.waiting_bytes();
+        if bytes == 0 {
+            self.waiting = None;
+            return true;
+        }
+        if self.waiting.is_none() {
+            self.waiting = self.server.worker.keep(&self.caller, 0).ok();
+        }
+        let has_room = self.waiting.as_ref().is_some_and(|waiting| waiting.resize(bytes));
+        has_room && !self.session.is_full()
+    }
+
+    /// Sends a frame; false when the socket has ended, or takes nothing while memory is wanted.
+    async fn send(&mut self, frame: Message) -> bool {
+        let Driver { socket, cut, server, caller, me, .. } = self;
+        let mut sending = pin!(socket.send(frame));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return sent.is_ok(),
+                () = me.leave.cancelled() => return false,
+                () = sleep(LOOK_EVERY) => {
+                    let stuck = cut.as_ref().map_or(Duration::ZERO, ConnectionCut::stuck_for);
+                    let answers = &server.worker.answers;
+                    if stuck >= server.options.stuck_for && answers.is_pressed(&caller.author.user) {
+                        metrics::counter!("headwater_datasync_cut_total").increment(1);
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The client has received all that was sent before the last ping.
+    fn answered(&mut self, number: &[u8]) {
+        if *number == self.pings.to_be_bytes() {
+            let trails = self.following.values_mut().filter_map(|it| it.trail.as_mut());
+            trails.for_each(|trail| trail.received(self.pinged));
+        }
+    }
+
     fn wakes_at(&self, now: Instant) -> Instant {
-        let expires = self.caller.expires_at.map(|at| {
-            let left = Duration::from_secs(at).saturating_sub(self.server.clock.now());
-            now + left
-        });
+        let left = |until: Duration| until.saturating_sub(self.server.clock.now());
+        let expires = self.caller.holds_until.map(|until| now + left(until));
         let times = [self.session.keep_alive_at(), expires, Some(self.pinged + PING_EVERY)];
         let soonest = times.into_iter().flatten().min();
         soonest.unwrap_or(now).min(self.heard + SILENT_FOR)
@@ -219,23 +316,25 @@ impl Driver {
     /// Does what time asks for; `Some`: the socket ends.
     async fn timers(&mut self) -> Option<Ended> {
         let now = Instant::now();
-        let expired = |at: u64| Duration::from_secs(at) <= self.server.clock.now();
-        if self.caller.expires_at.is_some_and(expired) {
-            return Some(Some((close::TOKEN_EXPIRED, "the token has expired")));
+        let expired = |until: Duration| until <= self.server.clock.now();
+        if self.caller.holds_until.is_some_and(expired) {
+            return Some(Some((close::TOKEN_EXPIRED, "the token has expired".into())));
         }
         if now >= self.heard + SILENT_FOR {
             return Some(None);
         }
         if now >= self.pinged + PING_EVERY {
-            self.pinged = now;
-            if self.socket.send(Message::Ping(Vec::new().into())).await.is_err() {
+            (self.pinged, self.pings) = (now, self.pings + 1);
+            let number = self.pings.to_be_bytes().to_vec();
+            if !self.send(Message::Ping(number.into())).await {
                 return Some(None);
             }
         }
         None
     }
 
-    fn finished(&mut self, finished: Finished, effects: &mut Vec<Effect>) {
+    /// Takes what a task brings back; returns what counts the answer.
+    fn finished(&mut self, finished: Finished, effects: &mut Vec<Effect>) -> Option<Kept> {
         if let Some((id, open)) = finished.opened {
             let transaction = open.clone();
             let watched = id.clone();
@@ -245,24 +344,51 @@ impl Driver {
             });
             self.transactions.insert(id, open);
         }
-        if let Some((id, subscription, caller)) = finished.began {
+        let mut missed = None;
+        if let Some(Began { id, subscription, caller, query, trail, missed: rows }) = finished.began
+        {
             // A login may have overtaken it.
             self.is_somebody_else |= !caller.is_same(&self.caller);
-            self.follow(id, subscription);
+            let position = trail.as_ref().map(Trail::last).unwrap_or_default();
+            missed = Some((id.clone(), rows, position));
+            self.begin_to_follow(id, subscription, (caller, query, trail));
         }
         if let Some(caller) = finished.caller {
             // What is followed, or open, is that of the user before.
-            let has_some = !self.followers.is_empty() || !self.transactions.is_empty();
+            let has_some = !self.following.is_empty() || !self.transactions.is_empty();
             self.is_somebody_else |= has_some && !caller.is_same(&self.caller);
             self.caller = Arc::new(caller);
         }
         self.event(Event::Done(finished.task, finished.outcome), effects);
+        if let Some((id, rows, position)) = missed.filter(|(_, rows, _)| !rows.is_empty()) {
+            self.event(Event::News(&id, News::Rows(rows), position), effects);
+        }
+        finished.kept
     }
 
+    fn begin_to_follow(
+        &mut self,
+        id: String,
+        subscription: Subscription,
+        (caller, query, trail): (Arc<Caller>, Digest, Option<Trail>),
+    ) {
+        if trail.is_some() {
+            self.server.lobby.attach(&id, &self.me, &caller);
+        }
+        let (abort, registration) = AbortHandle::new_pair();
+        let following = Following { abort, caller, query, trail };
+        self.following.insert(id.clone(), following);
+        let next = follow(id, subscription, self.me.leave.clone());
+        self.followed.push(Abortable::new(next, registration));
+    }
+
+    /// Follows on, behind a change that was taken.
     fn follow(&mut self, id: String, subscription: Subscription) {
-        let (follower, registration) = AbortHandle::new_pair();
-        self.followers.insert(id.clone(), follower);
-        self.followed.push(Abortable::new(follow(id, subscription), registration));
+        let Some(following) = self.following.get_mut(&id) else { return };
+        let (abort, registration) = AbortHandle::new_pair();
+        following.abort = abort;
+        let next = follow(id, subscription, self.me.leave.clone());
+        self.followed.push(Abortable::new(next, registration));
     }
 
     /// Takes what changed, and all else that has changed by now, in the order of the log.
@@ -273,73 +399,66 @@ impl Driver {
         {
             all.extend(more);
         }
-        all.sort_by_key(|changed| changed.news.as_ref().map(|commit| commit.position).ok());
+        let position = |news: &Result<Commit, LiveError>| news.as_ref().ok().map(|it| it.position);
+        all.sort_by_key(|changed| changed.news.as_ref().and_then(position));
+        let now = Instant::now();
         for Changed { id, subscription, news } in all {
-            if !self.followers.contains_key(&id) {
-                continue;
-            }
+            let Some(following) = self.following.get_mut(&id) else { continue };
             match news {
-                Ok(commit) => {
-                    self.event(Event::News(&id, &commit.changes), effects);
+                Some(Ok(Commit { position, changes })) => {
+                    if let Some(trail) = &mut following.trail {
+                        trail.tell(position, now, &changes);
+                    }
+                    self.event(Event::News(&id, changes, position), effects);
                     self.follow(id, subscription);
                 }
-                Err(LiveError::Stopping) => {}
-                Err(error) => self.event(Event::Ended(&id, error.into()), effects),
+                Some(Err(LiveError::Stopping)) => {}
+                Some(Err(error)) => self.event(Event::Ended(&id, error), effects),
+                None => self.left.push(Changed { id, subscription, news: None }),
             }
         }
+    }
+
+    /// Lets what was followed wait for a client that comes back.
+    async fn park(&mut self) {
+        self.tasks.abort_all();
+        self.me.leave.cancel();
+        let mut left = std::mem::take(&mut self.left);
+        while let Some(changed) = self.followed.next().await {
+            left.extend(changed);
+        }
+        let now = Instant::now();
+        let mut following = std::mem::take(&mut self.following);
+        let parked = left.into_iter().filter_map(|Changed { id, subscription, news }| {
+            let Following { caller, query, trail, .. } = following.remove(&id)?;
+            let mut trail = trail?;
+            match news {
+                Some(Ok(commit)) => trail.tell(commit.position, now, &commit.changes),
+                Some(Err(_)) => return None,
+                None => {}
+            }
+            Some((id, Parked { caller, query, subscription, trail }))
+        });
+        let parked: Vec<(String, Parked)> = parked.collect();
+        following.into_keys().for_each(|id| self.server.lobby.forget(&id));
+        if !self.server.stop.is_cancelled() {
+            self.server.lobby.park(parked);
+        }
+        self.end = None;
     }
 
     fn start(&mut self, task: TaskId, what: Task) {
-        let (worker, caller) = (self.server.worker.clone(), self.caller.clone());
-        let open = |id: &str| self.transactions.get(id).cloned();
-        match what {
-            Task::Work(work, None) => drop(self.tasks.spawn(async move {
-                done(task, worker.run(&caller.author, work).await.map(Outcome::Records))
-            })),
-            Task::Work(work, Some(id)) => {
-                let open = open(&id);
-                self.tasks.spawn(async move {
-                    let Some(open) = open else {
-                        return failed(task, Failure::no_transaction(&id));
-                    };
-                    done(task, worker.run_in(&open, work).await.map(Outcome::Records))
-                });
-            }
-            Task::Begin(id) => drop(self.tasks.spawn(begin(worker, caller, task, id))),
-            Task::End(id, how) => {
-                let open = open(&id);
-                self.tasks.spawn(async move {
-                    let Some(open) = open else {
-                        return failed(task, Failure::no_transaction(&id));
-                    };
-                    done(task, worker.end(&open, how).await.map(|()| Outcome::Done))
-                });
-            }
-            Task::Subscribe(id, query, wants) => drop(self.tasks.spawn(async move {
-                match worker.subscribe(&caller.author, &query, wants).await {
-                    Ok(begun) => began(task, id, caller, begun),
-                    Err(failure) => failed(task, failure),
-                }
-            })),
-            Task::Login(token) => drop(self.tasks.spawn(login(self.server.clone(), task, token))),
-            Task::Hook { tag, json } => {
-                let (hooks, clock) = (self.server.hooks.clone(), self.server.clock.clone());
-                self.tasks.spawn(async move {
-                    let answer = match hooks {
-                        Some(hooks) => hooks.ask(&tag, &json, &caller, &clock).await,
-                        None => Err(hooks::unknown(&tag)),
-                    };
-                    done(task, answer.map(Outcome::Answered))
-                });
-            }
-        }
+        let open = match &what {
+            Task::Work(_, Some(id)) | Task::End(id, _) => self.transactions.get(id).cloned(),
+            _ => None,
+        };
+        self.tasks.spawn(tasks::run(self.server.clone(), self.caller.clone(), task, what, open));
     }
 
     /// Tells the peer why, and gives him a moment to take it.
-    async fn close(&mut self, code: u16, reason: &'static str) {
-        self.tasks.abort_all();
+    async fn close(&mut self, code: u16, reason: Cow<'static, str>) {
         self.transactions.clear();
-        let frame = CloseFrame { code, reason: reason.into() };
+        let frame = CloseFrame { code, reason: reason.into_owned().into() };
         let told = async {
             self.socket.send(Message::Close(Some(frame))).await.ok()?;
             if code == close::TOO_LARGE {
@@ -351,56 +470,6 @@ impl Driver {
             Some(())
         };
         let _ = timeout(LINGER, told).await;
-    }
-}
-
-fn done(task: TaskId, outcome: Result<Outcome, Failure>) -> Finished {
-    let outcome = outcome.unwrap_or_else(Outcome::Failed);
-    Finished { task, outcome, opened: None, began: None, caller: None }
-}
-
-fn failed(task: TaskId, failure: Failure) -> Finished {
-    done(task, Err(failure))
-}
-
-fn began(
-    task: TaskId,
-    id: String,
-    caller: Arc<Caller>,
-    (first, subscription): (First, Subscription),
-) -> Finished {
-    let outcome = match first.result {
-        News::Count(count) => Outcome::Count(count),
-        News::Rows(rows) => {
-            Outcome::Rows(rows.iter().map(|(_, record)| record.json().to_owned()).collect())
-        }
-    };
-    Finished { task, outcome, opened: None, began: Some((id, subscription, caller)), caller: None }
-}
-
-async fn begin(worker: Worker, caller: Arc<Caller>, task: TaskId, id: String) -> Finished {
-    match worker.begin(&caller.author).await {
-        Ok(open) => {
-            let opened = Some((id, open));
-            Finished { task, outcome: Outcome::Done, opened, began: None, caller: None }
-        }
-        Err(failure) => failed(task, failure),
-    }
-}
-
-async fn login(server: DataSync, task: TaskId, token: String) -> Finished {
-    match server.edge.caller_with(&token).await {
-        Ok(principal) => {
-            let caller = Caller::of(principal);
-            let user_id = caller.author.subject.clone();
-            let outcome = Outcome::LoggedIn { user_id, token };
-            Finished { task, outcome, opened: None, began: None, caller: Some(caller) }
-        }
-        Err(hw_http::Refusal::Token(error)) => {
-            let code = error.hw_code().0;
-            failed(task, Failure::new(code, error.description()))
-        }
-        Err(_) => failed(task, Failure::new(crate::code::MESSAGE, "The token cannot be verified")),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use axum::http::StatusCode;
 use hw_live::LiveError;
-use hw_types::Code;
+use hw_types::{Code, TableName};
 use hw_write::{RefusalKind, StatementError, code as write_code};
 
 use crate::code;
@@ -46,6 +46,44 @@ impl Failure {
                        is correct? If the record ID is correct, likely the row level security policy is not \
                        making the record visible to the UPDATE operation.";
         Failure::new(code::NO_ROW, message).with_status(StatusCode::NOT_FOUND)
+    }
+
+    /// There is no row to show.
+    pub fn nothing_found(table: &str) -> Failure {
+        let message = format!(
+            "There is no row with this id in \"{}\", or this user may not see it",
+            shown(table)
+        );
+        Failure::new(code::NO_ROW, message).with_status(StatusCode::NOT_FOUND)
+    }
+
+    /// Too much of what was answered is not read yet.
+    pub fn unread() -> Failure {
+        let message =
+            "Too many answers wait to be read, of this user or of all; read them, and ask again";
+        Failure::new(write_code::UNREAD, message).with_status(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    /// A result is not there, or no more.
+    pub fn of_live(error: LiveError, table: &TableName) -> Failure {
+        let (code, status) = match &error {
+            // Postgres may quote values in it; what its code means is told in our words.
+            LiveError::Query { sqlstate, .. } => {
+                return StatementError::of_query(sqlstate, table).into();
+            }
+            LiveError::NotReadable(_) => (write_code::NO_TABLE, StatusCode::NOT_FOUND),
+            LiveError::NotSecured { .. } => (write_code::NO_ROW_SECURITY, StatusCode::FORBIDDEN),
+            LiveError::Role { .. } => (write_code::ROLE, StatusCode::SERVICE_UNAVAILABLE),
+            LiveError::TooLarge(_) => (write_code::RESULT_TOO_LARGE, StatusCode::BAD_REQUEST),
+            _ => (write_code::LATER, StatusCode::SERVICE_UNAVAILABLE),
+        };
+        let message = match error {
+            LiveError::Source(_) => {
+                "The database is not available at the moment; come again".to_owned()
+            }
+            other => other.to_string(),
+        };
+        Failure { message, code: Code(code), sqlstate: None, status }
     }
 
     /// A creation without records.
@@ -92,30 +130,6 @@ impl Failure {
 /// An identifier that a client sent, as far as it may be one of ours.
 pub(crate) fn shown(id: &str) -> String {
     id.chars().take(64).collect()
-}
-
-impl From<LiveError> for Failure {
-    fn from(error: LiveError) -> Failure {
-        let (code, status) = match &error {
-            LiveError::NotReadable(_) => (write_code::NO_TABLE, StatusCode::NOT_FOUND),
-            LiveError::NotSecured { .. } => (write_code::NO_ROW_SECURITY, StatusCode::FORBIDDEN),
-            LiveError::Role { .. } => (write_code::ROLE, StatusCode::SERVICE_UNAVAILABLE),
-            LiveError::Query { .. } => (write_code::STATEMENT, StatusCode::BAD_REQUEST),
-            LiveError::TooLarge(_) => (write_code::RESULT_TOO_LARGE, StatusCode::BAD_REQUEST),
-            _ => (write_code::LATER, StatusCode::SERVICE_UNAVAILABLE),
-        };
-        let (message, sqlstate) = match error {
-            // Postgres may quote values in it.
-            LiveError::Query { sqlstate, .. } => {
-                ("The database refused the query".to_owned(), Some(sqlstate))
-            }
-            LiveError::Source(_) => {
-                ("The database is not available at the moment; come again".to_owned(), None)
-            }
-            other => (other.to_string(), None),
-        };
-        Failure { message, code: Code(code), sqlstate, status }
-    }
 }
 
 impl From<StatementError> for Failure {

@@ -6,7 +6,8 @@
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
 //! [`statement`] what a query is as SQL, [`change`] what a write is; [`state`] decides what happens on a
-//! socket, [`caller`] who it is, [`work`] does it, `drive` moves frames, `rest` answers requests; [`mod@routes`].
+//! socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `resume` keeps what clients come back
+//! for, `rest` answers requests; [`mod@routes`].
 
 pub mod caller;
 pub mod change;
@@ -18,10 +19,12 @@ mod live;
 pub mod names;
 pub mod options;
 mod rest;
+mod resume;
 pub mod routes;
 pub mod server;
 pub mod state;
 pub mod statement;
+mod tasks;
 pub mod wire;
 pub mod work;
 

@@ -5,7 +5,7 @@
 //!
 //! Source: `datasync.md` 6.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Words that Haskell keeps for itself: a field of that name gets a `_`.
 const RESERVED: [&str; 45] = [
@@ -65,6 +65,22 @@ pub enum Naming {
     Camel,
     /// Columns keep their names.
     Identity,
+}
+
+/// How the columns of each table are named on the wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namings {
+    /// Of tables that have no way of their own.
+    pub usual: Naming,
+    /// Of those that have, by name.
+    pub tables: BTreeMap<String, Naming>,
+}
+
+impl Namings {
+    /// Of a table.
+    pub fn of(&self, table: &str) -> Naming {
+        self.tables.get(table).copied().unwrap_or(self.usual)
+    }
 }
 
 /// The fields of one table.

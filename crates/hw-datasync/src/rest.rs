@@ -6,39 +6,42 @@
 //!
 //! Source: `datasync.md` 14, "OURS".
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query as Parameters, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hw_http::{ApiError, code as edge_code};
-use hw_types::Code;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::caller::{Caller, caller};
+use crate::caller::{Caller, caller, peer_of};
 use crate::change::Change;
 use crate::code;
-use crate::failure::Failure;
+use crate::failure::{Failure, shown};
 use crate::server::DataSync;
 use crate::wire::{self, Expr, Literal, Order, Payload, Query, Selected};
-use crate::work::Work;
+use crate::work::{Kept, Work};
 
 /// First segments that are no tables.
 const RESERVED: [&str; 3] = ["v1", "admin", "sync-rules"];
 
 /// A refused request, in the manner of this surface.
-pub(crate) struct Refused(Failure);
+pub(crate) struct Refused {
+    failure: Failure,
+    /// The methods that the path takes, where it was that.
+    allow: Option<&'static str>,
+}
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Refused {
-        Refused(failure)
+        Refused { failure, allow: None }
     }
 }
 
 impl From<ApiError> for Refused {
     fn from(error: ApiError) -> Refused {
-        Refused(Failure {
+        Refused::from(Failure {
             message: error.description().to_owned(),
             code: error.code(),
             sqlstate: None,
@@ -49,7 +52,7 @@ impl From<ApiError> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let Refused(Failure { message, code, sqlstate, status }) = self;
+        let Refused { failure: Failure { message, code, sqlstate, status }, allow } = self;
         let mut error = json!({ "message": message, "code": code.to_string() });
         if let Some(sqlstate) = sqlstate {
             error["sqlstate"] = sqlstate.into();
@@ -57,7 +60,11 @@ impl IntoResponse for Refused {
         // The headers are those of all refusals: when to come again, how to show a token.
         let mut response = ApiError::new(status, code, String::new()).into_response();
         let body = json!({ "error": error }).to_string();
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        if let Some(methods) = allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
         *response.body_mut() = Body::from(body);
         response
     }
@@ -72,28 +79,53 @@ struct Asked {
     strict: bool,
 }
 
+/// What a path takes.
+struct Takes {
+    methods: &'static str,
+    /// The parameters that a method takes.
+    parameters: fn(&Method) -> &'static [&'static str],
+}
+
+const TABLE: Takes = Takes {
+    methods: "GET, HEAD, POST",
+    parameters: |method| match *method {
+        Method::POST => &["single"],
+        _ => &["fields", "where", "orderBy", "distinctOnColumn", "limit", "offset"],
+    },
+};
+
+const ROW: Takes = Takes {
+    methods: "GET, HEAD, PATCH, DELETE",
+    parameters: |method| match *method {
+        Method::DELETE => &[],
+        _ => &["strict"],
+    },
+};
+
+/// Who shows a token in the address.
+const TOKENS: [&str; 2] = ["access_token", "jwt"];
+
 pub(crate) async fn table(
     State(server): State<DataSync>,
     Path(table): Path<String>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (caller, asked, parts, body) = received(&server, &table, request).await?;
+    let (caller, asked, parts, body) = received(&server, &table, &TABLE, request).await?;
     match parts.method {
-        Method::GET | Method::HEAD => {
-            let records = run(&server, &caller, Work::Query(asked.query)).await?;
-            Ok(json_of(listed(&records)))
-        }
         Method::POST => {
             let body = body_of(&server, &caller, &parts.headers, body).await?;
             let records = payloads(&body)?;
             let change = Work::Change(table, Change::Insert(records));
-            let records = run(&server, &caller, change).await?;
+            let (records, kept) = server.worker.run(&caller, change).await?;
             match (asked.single, records.as_slice()) {
-                (true, [record]) => Ok(json_of(record.clone())),
-                _ => Ok(json_of(listed(&records))),
+                (true, [record]) => Ok(json_of(record.clone(), kept)),
+                _ => Ok(json_of(listed(&records), kept)),
             }
         }
-        _ => Err(not_allowed("GET, POST")),
+        _ => {
+            let (records, kept) = server.worker.run(&caller, Work::Query(asked.query)).await?;
+            Ok(json_of(listed(&records), kept))
+        }
     }
 }
 
@@ -102,27 +134,28 @@ pub(crate) async fn row(
     Path((table, id)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (caller, asked, parts, body) = received(&server, &table, request).await?;
+    let (caller, asked, parts, body) = received(&server, &table, &ROW, request).await?;
     let id = Literal::of_text(&id);
-    let one = |mut records: Vec<String>| match records.pop() {
-        Some(record) => Ok(json_of(record)),
-        None if asked.strict => Err(Refused(Failure::no_row())),
-        None => Ok(json_of("null".to_owned())),
+    let one = |(mut records, kept): (Vec<String>, Kept), none: Failure| match records.pop() {
+        Some(record) => Ok(json_of(record, kept)),
+        None if asked.strict => Err(Refused::from(none)),
+        None => Ok(json_of("null".to_owned(), kept)),
     };
     match parts.method {
-        Method::GET | Method::HEAD => {
-            one(run(&server, &caller, Work::Find(table, vec![id])).await?)
-        }
         Method::PATCH => {
             let body = body_of(&server, &caller, &parts.headers, body).await?;
-            let patch = payload(&body)?;
-            one(run(&server, &caller, Work::Change(table, Change::Update(vec![id], patch))).await?)
+            let change = Change::Update(vec![id], payload(&body)?);
+            one(server.worker.run(&caller, Work::Change(table, change)).await?, Failure::no_row())
         }
         Method::DELETE => {
-            run(&server, &caller, Work::Change(table, Change::Delete(vec![id]))).await?;
-            Ok(json_of("true".to_owned()))
+            let change = Work::Change(table, Change::Delete(vec![id]));
+            let (_, kept) = server.worker.run(&caller, change).await?;
+            Ok(json_of("true".to_owned(), kept))
         }
-        _ => Err(not_allowed("GET, PATCH, DELETE")),
+        _ => {
+            let none = Failure::nothing_found(&table);
+            one(server.worker.run(&caller, Work::Find(table, vec![id])).await?, none)
+        }
     }
 }
 
@@ -130,6 +163,7 @@ pub(crate) async fn row(
 async fn received(
     server: &DataSync,
     table: &str,
+    takes: &Takes,
     request: Request,
 ) -> Result<(Caller, Asked, Parts, Body), Refused> {
     if RESERVED.contains(&table) {
@@ -140,9 +174,40 @@ async fn received(
     else {
         return Err(bad("The parameters of the query cannot be read").into());
     };
-    let caller = caller(&server.edge, &server.options, &parts.headers, &parameters).await?;
+    let peer = peer_of(&parts.extensions);
+    let caller = caller(&server.edge, &server.options, &parts.headers, &parameters, peer).await?;
+    if !takes.methods.split(", ").any(|method| method == parts.method.as_str()) {
+        return Err(not_allowed(takes.methods));
+    }
+    check(&parameters, (takes.parameters)(&parts.method), &parts.method)?;
     let asked = asked(table, &parameters)?;
     Ok((caller, asked, parts, body))
+}
+
+/// Refuses what would be ignored: somebody means something by it.
+fn check(
+    parameters: &[(String, String)],
+    taken: &[&'static str],
+    method: &Method,
+) -> Result<(), Failure> {
+    for (number, (name, _)) in parameters.iter().enumerate() {
+        let is_token = TOKENS.contains(&name.as_str());
+        if !is_token && !taken.contains(&name.as_str()) {
+            let takes = match taken {
+                [] => "none".to_owned(),
+                some => some.join(", "),
+            };
+            let name = shown(name);
+            return Err(bad(format!(
+                "The parameter \"{name}\" is not one of a {method} of this path, which takes {takes}"
+            )));
+        }
+        let is_again = parameters[..number].iter().any(|(before, _)| before == name);
+        if is_again && !["orderBy", "fields"].contains(&name.as_str()) {
+            return Err(bad(format!("The parameter \"{}\" is there twice", shown(name))));
+        }
+    }
+    Ok(())
 }
 
 fn asked(table: &str, parameters: &[(String, String)]) -> Result<Asked, Failure> {
@@ -150,8 +215,11 @@ fn asked(table: &str, parameters: &[(String, String)]) -> Result<Asked, Failure>
     let all = |name: &'static str| {
         parameters.iter().filter(move |(key, _)| key == name).map(|(_, value)| value)
     };
-    let switch =
-        |name: &str| named(name).is_some_and(|value| matches!(&**value, "" | "true" | "1"));
+    let switch = |name: &str| match named(name).map(String::as_str) {
+        None | Some("false" | "0") => Ok(false),
+        Some("" | "true" | "1") => Ok(true),
+        Some(_) => Err(bad(format!("{name} must be true or false"))),
+    };
     let count = |name: &str| match named(name).map(|value| value.parse::<i64>()) {
         None => Ok(None),
         Some(Ok(count)) if count >= 0 => Ok(Some(count)),
@@ -185,19 +253,9 @@ fn asked(table: &str, parameters: &[(String, String)]) -> Result<Asked, Failure>
             limit: count("limit")?,
             offset: count("offset")?,
         },
-        single: switch("single"),
-        strict: switch("strict"),
+        single: switch("single")?,
+        strict: switch("strict")?,
     })
-}
-
-async fn run(server: &DataSync, caller: &Caller, work: Work) -> Result<Vec<String>, Failure> {
-    // Whoever hangs up does not leave a transaction half run on a connection that the next one would wait for.
-    let (worker, author) = (server.worker.clone(), caller.author.clone());
-    let ran = tokio::spawn(async move { worker.run(&author, work).await });
-    ran.await.map_err(|_| {
-        let message = "The request was not answered; come again";
-        Failure::new(code::MESSAGE, message).with_status(StatusCode::SERVICE_UNAVAILABLE)
-    })?
 }
 
 async fn body_of(
@@ -242,21 +300,29 @@ fn bad(message: impl Into<String>) -> Failure {
     Failure::new(code::MESSAGE, message)
 }
 
-fn not_allowed(methods: &str) -> Refused {
-    let message = format!("The path takes {methods} requests only");
-    Refused(Failure {
-        message,
-        code: Code(edge_code::METHOD),
-        sqlstate: None,
-        status: StatusCode::METHOD_NOT_ALLOWED,
-    })
+fn not_allowed(methods: &'static str) -> Refused {
+    let failure =
+        Failure::new(edge_code::METHOD, format!("The path takes {methods} requests only"))
+            .with_status(StatusCode::METHOD_NOT_ALLOWED);
+    Refused { failure, allow: Some(methods) }
 }
 
 fn listed(records: &[String]) -> String {
     format!("[{}]", records.join(","))
 }
 
-fn json_of(body: String) -> Response {
+/// An answer that counts until the socket has it.
+fn json_of(body: String, kept: Kept) -> Response {
+    struct Answer {
+        body: String,
+        _kept: Kept,
+    }
+    impl AsRef<[u8]> for Answer {
+        fn as_ref(&self) -> &[u8] {
+            self.body.as_bytes()
+        }
+    }
     let kind = HeaderValue::from_static("application/json");
+    let body = Body::from(Bytes::from_owner(Answer { body, _kept: kept }));
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }

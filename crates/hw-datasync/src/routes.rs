@@ -7,14 +7,15 @@ use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use hw_http::socket::ConnectionCut;
 use hw_http::{ApiError, Refusal, Surface};
 use hw_types::Code;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use crate::caller::caller;
+use crate::caller::{caller, peer_of};
 use crate::code;
 use crate::drive;
 use crate::options::DataSyncOptions;
@@ -70,6 +71,7 @@ async fn socket(
     State(server): State<DataSync>,
     headers: HeaderMap,
     query: Parameters,
+    extensions: Extensions,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let Ok(upgrade) = upgrade else {
@@ -80,18 +82,15 @@ async fn socket(
         let what = "The parameters of the query cannot be read";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, Code(code::MESSAGE), what));
     };
-    let caller = caller(&server.edge, &server.options, &headers, &query).await?;
-    // Who shows no token shares no bound with others who do not.
-    let user = match caller.is_anonymous() {
-        true => format!("anonymous {}", rand::random::<u64>()),
-        false => caller.author.user.clone(),
-    };
-    let place = server.sockets.take(&user).map_err(|_| Refusal::UserBusy)?;
+    let peer = peer_of(&extensions);
+    let caller = caller(&server.edge, &server.options, &headers, &query, peer).await?;
+    let place = server.sockets.take(caller.holder()).map_err(|_| Refusal::UserBusy)?;
+    let cut = extensions.get::<ConnectionCut>().cloned();
     let most = server.options.message_bytes;
     Ok(upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(most)
         .max_frame_size(most)
-        .on_upgrade(move |socket| drive::run(server, caller, socket, place)))
+        .on_upgrade(move |socket| drive::run(server, caller, socket, cut, place)))
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hooks::Hooks;
 use crate::options::DataSyncOptions;
+use crate::resume::Lobby;
 use crate::work::Worker;
 
 /// See the module. Cheap to clone.
@@ -21,6 +22,7 @@ pub struct DataSync {
     pub(crate) options: Arc<DataSyncOptions>,
     pub(crate) sockets: Arc<Places>,
     pub(crate) hooks: Option<Hooks>,
+    pub(crate) lobby: Lobby,
     pub(crate) clock: Clock,
     /// Ends all sockets.
     pub(crate) stop: CancellationToken,
@@ -43,6 +45,7 @@ impl DataSync {
         DataSync {
             worker: Worker::new(statements, live, options.clone()),
             sockets: Places::new(all, of_user),
+            lobby: Lobby::new(options.resume, options.subscriptions),
             edge,
             hooks,
             options,
@@ -58,6 +61,11 @@ impl DataSync {
             of("sockets", &self.sockets),
             of("statements", &self.worker.connections),
             of("transactions", &self.worker.transactions),
+            Bound::new(
+                "answer_memory_bytes",
+                self.worker.answers.held(),
+                self.worker.answers.limit(),
+            ),
         ]
     }
 }

@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
+use hw_http::budget::{Budget, Share, Shares};
 use hw_http::places::Places;
 use hw_live::{First, Live, Subscription, Wants};
 use hw_types::TableName;
-use hw_write::{Access, Author, End, Interactive, Make, Statements};
+use hw_write::{Access, End, Interactive, Make, Statements, TableShape, Tally};
+use parking_lot::Mutex;
 
+use crate::caller::Caller;
 use crate::change::{self, Change};
 use crate::code;
 use crate::failure::Failure;
@@ -29,6 +32,21 @@ pub enum Work {
     Change(String, Change),
 }
 
+/// Bytes of an answer that count until it was sent: until the last clone goes.
+#[derive(Clone)]
+pub struct Kept(Arc<Mutex<Share>>);
+
+impl Kept {
+    fn grow(&self, bytes: usize) -> bool {
+        self.0.lock().grow(bytes).is_ok()
+    }
+
+    /// Counts this many from now on; false where there is no room for more than before.
+    pub fn resize(&self, bytes: usize) -> bool {
+        self.0.lock().resize(bytes).is_ok()
+    }
+}
+
 /// Whoever does the work. Cheap to clone.
 #[derive(Clone)]
 pub struct Worker {
@@ -39,6 +57,8 @@ pub struct Worker {
     pub(crate) connections: Arc<Places>,
     /// Open transactions.
     pub(crate) transactions: Arc<Places>,
+    /// Bytes of answers that were not sent yet.
+    pub(crate) answers: Arc<Shares>,
 }
 
 impl Worker {
@@ -48,10 +68,17 @@ impl Worker {
         live: Option<Live>,
         options: Arc<DataSyncOptions>,
     ) -> Worker {
+        // Whatever people do here leaves connections for uploads, and for looks at the catalog.
+        let connections = (statements.connections() * 3 / 4).max(1);
+        let of_user = statements.connections_per_user();
+        let connections = Places::with_further(connections, of_user, connections / 4);
         let all = options.all_transactions;
-        let connections = Places::new(statements.connections(), statements.connections_per_user());
         let transactions = Places::new(all, (all / 4).max(1));
-        Worker { statements, live, connections, transactions, options }
+        // One answer alone always fits.
+        let of_user = (options.answer_bytes / 4).max(statements.max_result_bytes());
+        let most = options.answer_bytes.max(of_user);
+        let answers = Shares::new(Budget::new(most), most, of_user);
+        Worker { statements, live, connections, transactions, answers, options }
     }
 
     fn table(&self, work: &Work) -> TableName {
@@ -62,47 +89,67 @@ impl Worker {
         TableName::new(self.options.schema.clone(), name.clone())
     }
 
-    fn make(&self, work: Work) -> Make {
-        let (naming, big) = (self.options.naming, self.options.big_numbers);
-        Arc::new(move |table| {
-            let shape = Shape::of(table, naming, big);
+    /// Whether the work writes, and what makes its statements.
+    fn make(&self, work: Work) -> (Access, Make) {
+        let access = match work {
+            Work::Query(_) | Work::Find(..) => Access::Read,
+            Work::Change(..) => Access::Write,
+        };
+        let options = self.options.clone();
+        let make: Make = Arc::new(move |table| {
+            let shape = shape_of(table, &options);
             Ok(match &work {
                 Work::Query(query) => vec![statement::rows(query, &shape)?],
                 Work::Find(_, ids) => change::found(ids, &shape)?,
                 Work::Change(_, change) => change.statements(&shape)?,
             })
-        })
+        });
+        (access, make)
     }
 
-    /// Does the work as one transaction of its author.
+    /// Counts bytes of an answer to somebody.
     ///
-    /// - Returns: the records of all rows.
-    pub async fn run(&self, author: &Author, work: Work) -> Result<Vec<String>, Failure> {
-        let access = match work {
-            Work::Query(_) | Work::Find(..) => Access::Read,
-            Work::Change(..) => Access::Write,
-        };
-        let (table, make) = (self.table(&work), self.make(work));
-        let _place = self.connections.wait(&author.user).await;
-        let (rows, _) = self.statements.run(author, &table, access, &make).await?;
-        Ok(rows.into_iter().flatten().collect())
+    /// - Errors: he, or all, have too many that are not read.
+    pub fn keep(&self, caller: &Caller, bytes: usize) -> Result<Kept, Failure> {
+        let share = self.answers.take(&caller.author.user, bytes);
+        share.map(|share| Kept(Arc::new(Mutex::new(share)))).map_err(|_| Failure::unread())
+    }
+
+    fn tally(&self, caller: &Caller) -> Result<(Kept, Tally), Failure> {
+        let kept = self.keep(caller, 0)?;
+        let counted = kept.clone();
+        Ok((kept, Arc::new(move |bytes| counted.grow(bytes))))
+    }
+
+    /// Does the work as one transaction of its author. It ends in the database when nobody waits for it any
+    /// more, and keeps its place until then.
+    ///
+    /// - Returns: the records of all rows, and what counts them.
+    pub async fn run(&self, caller: &Caller, work: Work) -> Result<(Vec<String>, Kept), Failure> {
+        let (table, statements) = (self.table(&work), self.make(work));
+        let place = self.connections.wait(caller.holder()).await;
+        let (kept, tally) = self.tally(caller)?;
+        let running = self.statements.run(&caller.author, &table, statements, tally, place);
+        Ok((running.await?.into_iter().flatten().collect(), kept))
     }
 
     /// Does the work in an open transaction.
     pub async fn run_in(
         &self,
         transaction: &Interactive,
+        caller: &Caller,
         work: Work,
-    ) -> Result<Vec<String>, Failure> {
-        let (table, make) = (self.table(&work), self.make(work));
-        let rows = transaction.run(&table, make).await?;
-        Ok(rows.into_iter().flatten().collect())
+    ) -> Result<(Vec<String>, Kept), Failure> {
+        let (table, statements) = (self.table(&work), self.make(work));
+        let (kept, tally) = self.tally(caller)?;
+        let rows = transaction.run(&table, statements, tally).await?;
+        Ok((rows.into_iter().flatten().collect(), kept))
     }
 
     /// Begins to keep the result of a query live.
     pub async fn subscribe(
         &self,
-        author: &Author,
+        caller: &Caller,
         query: &Query,
         wants: Wants,
     ) -> Result<(First, Subscription), Failure> {
@@ -112,21 +159,21 @@ impl Worker {
         };
         let table = TableName::new(self.options.schema.clone(), query.table.clone());
         let (who, table) = {
-            let _place = self.connections.wait(&author.user).await;
-            self.statements.table(author, &table).await?
+            let _place = self.connections.wait(caller.holder()).await;
+            self.statements.table(&caller.author, &table).await?
         };
-        let shape = Shape::of(&table, self.options.naming, self.options.big_numbers);
-        let query = live_query(query, &shape, wants)?;
-        Ok(live.subscribe(query, Arc::new(who)).await?)
+        let query = live_query(query, &shape_of(&table, &self.options), wants)?;
+        let begun = live.subscribe(query, Arc::new(who)).await;
+        begun.map_err(|error| Failure::of_live(error, &table.name))
     }
 
     /// Opens a transaction.
-    pub async fn begin(&self, author: &Author) -> Result<Interactive, Failure> {
-        let place = self.transactions.take(&author.user).map_err(|_| {
+    pub async fn begin(&self, caller: &Caller) -> Result<Interactive, Failure> {
+        let place = self.transactions.take(caller.holder()).map_err(|_| {
             let message = "There are as many open transactions as there may be; come again";
             Failure::new(code::TRANSACTIONS, message)
         })?;
-        let transaction = self.statements.begin(author).await?;
+        let transaction = self.statements.begin(&caller.author).await?;
         // The place is free as soon as it is over, also when time has ended it and its socket stays.
         let over = transaction.over();
         tokio::spawn(async move {
@@ -140,4 +187,8 @@ impl Worker {
     pub async fn end(&self, open: &Interactive, how: End) -> Result<(), Failure> {
         open.end(how).await.map_err(Failure::from)
     }
+}
+
+fn shape_of(table: &TableShape, options: &DataSyncOptions) -> Shape {
+    Shape::of(table, options.naming.of(&table.name.name), options.big_numbers)
 }

@@ -38,11 +38,6 @@ async fn ds_1_a_token_may_come_in_four_ways_and_the_first_decides() {
     let query = format!("?access_token={bad}");
     assert_eq!(rig.connect_with(&query, &[("authorization", &bearer)]).await.err(), Some(401));
     assert_eq!(rig.connect_with("", &[]).await.err(), Some(401));
-    let expired = token_with("amy", Duration::ZERO, json!({"exp": 1}));
-    assert!(
-        rig.connect_with(&format!("?access_token={expired}"), &[]).await.is_ok(),
-        "the clocks may differ"
-    );
 }
 
 #[tokio::test]
@@ -89,18 +84,49 @@ async fn ds_1_anonymous_users_have_a_role_of_their_own_if_operators_say_so() {
     assert_eq!(answer["sqlstate"], "42501", "{answer}");
 }
 
+/// One rule for requests and for what stays open: a minute more than the token says, because clocks differ.
 #[tokio::test]
 async fn ds_1_a_socket_ends_with_its_token_unless_it_is_renewed() {
     let rig = Rig::start().await;
-    // The door lets clocks differ by a minute; a socket ends when the token says.
-    let short = token_with("amy", Duration::from_secs(2), json!({}));
-    let mut first =
-        rig.connect_with(&format!("?access_token={short}"), &[]).await.expect("connected");
-    let mut second =
-        rig.connect_with(&format!("?access_token={short}"), &[]).await.expect("connected");
-    second.ask(json!({"tag": "LoginWithJWT", "jwt": token_of("amy")})).await;
+    let short = token_with("amy", Duration::from_secs(600), json!({}));
+    let connect = async || rig.connect_with(&format!("?access_token={short}"), &[]).await;
+    let get = async || reqwest_get(&rig, &format!("/api/tasks?access_token={short}")).await;
+    let tasks = || query("tasks", json!({}));
+    let mut first = connect().await.expect("connected");
+    let mut second = connect().await.expect("connected");
+    rig.advance(630);
+    let mut late = connect().await.expect("the clocks may differ");
+    for socket in [&mut first, &mut second, &mut late] {
+        assert_eq!(socket.rows(tasks()).await, json!([]));
+    }
+    assert!(get().await.starts_with("HTTP/1.1 200 "));
+    let login = second.ask(json!({"tag": "LoginWithJWT", "jwt": token_of("amy")})).await;
+    assert_eq!(login["tag"], "LoginSuccessful", "{login}");
+    rig.advance(31);
+    assert_eq!(connect().await.err(), Some(401));
+    let answer = get().await;
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("HW4103"), "{answer}");
+    // It notices when it looks at the clock again.
+    first.send(json!({"tag": "DataSyncQuery", "query": tasks()})).await;
     assert_eq!(first.closed().await, 4401);
-    assert_eq!(second.rows(query("tasks", json!({}))).await, json!([]));
+    assert_eq!(second.rows(tasks()).await, json!([]));
+}
+
+#[tokio::test]
+async fn ds_1_an_empty_token_is_told_as_none() {
+    let options = options(|it| it.anonymous = Some(None));
+    // Also where nobody needs one: somebody meant to show it.
+    for rig in
+        [Rig::start().await, Rig::start_with(options, StatementOptions::default(), &[]).await]
+    {
+        let answer = reqwest_get(&rig, "/api/tasks?access_token=").await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(
+            answer.contains("HW4106") && answer.contains("Authentication required"),
+            "{answer}"
+        );
+        assert_eq!(rig.connect_with("?access_token=", &[]).await.err(), Some(401));
+    }
 }
 
 #[tokio::test]
@@ -138,7 +164,8 @@ async fn ds_1_messages_may_be_binary_and_are_bounded() {
     assert_eq!(amy.receive().await["tag"], "DataSyncResult");
     large.push(' ');
     amy.send_frame(Message::text(large)).await;
-    assert_eq!(amy.closed().await, 1009);
+    let reason = "a message may have 1048576 bytes (datasync.max_message)".to_owned();
+    assert_eq!(amy.closed_with().await, (1009, reason));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Messages that nobody well-meaning sends: each is answered or ends its own socket, and nothing else happens.
 
+use hw_datasync::DataSyncOptions;
+use hw_write::StatementOptions;
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, create, equal, query, update};
@@ -175,4 +177,64 @@ async fn ds_5_conditions_have_bounds() {
     }
     let last = query("tasks", json!({"limit": i64::MAX, "offset": i64::MAX}));
     assert_eq!(amy.rows(last).await, json!([]));
+}
+
+/// Postgres has no such name, and would take it for the end of a message.
+#[tokio::test]
+async fn ds_13_a_name_with_a_nul_is_that_of_no_table() {
+    let rig = Rig::start().await;
+    let mut amy = rig.connect("amy").await;
+    for name in ["\0", "tasks\0", "a\0b"] {
+        for message in [
+            json!({"tag": "DataSyncQuery", "query": query(name, json!({}))}),
+            create(name, json!({})),
+            json!({"tag": "DeleteRecordMessage", "table": name, "id": "1"}),
+        ] {
+            let answer = amy.ask(message).await;
+            assert_eq!(
+                (&answer["code"], &answer["sqlstate"]),
+                (&json!("HW5305"), &json!("42P01")),
+                "{answer}"
+            );
+        }
+    }
+}
+
+/// What only Postgres can find out is told in words about the request.
+#[tokio::test]
+async fn ds_13_what_is_too_much_for_the_database_is_said_so() {
+    let statements = StatementOptions { max_result_bytes: 100_000, ..StatementOptions::default() };
+    let rig = Rig::start_with(DataSyncOptions::default(), statements, &[]).await;
+    rig.sql.batch_execute("ALTER TABLE lines ADD COLUMN found tsvector").await.expect("altered");
+    let mut amy = rig.connect("amy").await;
+    let search = |text: &str| {
+        let condition = json!({
+            "tag": "InfixOperatorExpression", "op": "OpTSMatch",
+            "left": {"tag": "ColumnExpression", "field": "found"},
+            "right": {"tag": "CallExpression", "functionCall": {"tag": "ToTSQuery", "text": text}},
+        });
+        json!({"tag": "DataSyncQuery", "query": query("lines", json!({"whereCondition": condition}))})
+    };
+    let fields = vec!["n"; 1_700];
+    let many =
+        query("lines", json!({"selectedColumns": {"tag": "SelectSpecific", "contents": fields}}));
+    let long = json!({"tenant": "a", "n": 1, "words": "x".repeat(200_000)});
+    for (message, sqlstate, words) in [
+        (search("a b"), json!("42601"), "ToTSQuery"),
+        (search(&format!("{}a", "!".repeat(100))), json!("XX000"), "nests too deeply"),
+        (
+            search(&format!("{}a{}", "(".repeat(200_000), ")".repeat(200_000))),
+            json!("54001"),
+            "nests too deeply",
+        ),
+        (json!({"tag": "DataSyncQuery", "query": many}), json!("54011"), "select fewer fields"),
+        (create("lines", long), Value::Null, "nothing was written; write fewer rows"),
+    ] {
+        let answer = amy.ask(message).await;
+        assert_eq!(answer["tag"], "DataSyncError");
+        assert_eq!(answer["sqlstate"], sqlstate, "{answer}");
+        let message = answer["errorMessage"].as_str().expect("a text");
+        assert!(message.contains(words), "{message}");
+    }
+    assert_eq!(rig.ask("SELECT count(*) FROM lines").await, "0");
 }

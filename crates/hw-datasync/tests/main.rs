@@ -1,5 +1,6 @@
 //! Integration tests against a real Postgres, through real sockets.
 
+mod bounds;
 mod connection;
 mod hooks;
 mod hostile;

@@ -1,7 +1,9 @@
 //! `datasync.md` 5 to 7: queries through the socket.
 
+use std::collections::BTreeMap;
+
 use hw_datasync::DataSyncOptions;
-use hw_datasync::names::Naming;
+use hw_datasync::names::{Naming, Namings};
 use hw_datasync::statement::BigNumbers;
 use hw_write::StatementOptions;
 use serde_json::json;
@@ -68,7 +70,10 @@ async fn ds_5_selection_order_and_window_are_those_of_the_query() {
 #[tokio::test]
 async fn ds_6_operators_choose_how_columns_are_called() {
     let options = DataSyncOptions {
-        naming: Naming::Identity,
+        naming: Namings {
+            usual: Naming::Identity,
+            tables: BTreeMap::from([("lines".into(), Naming::Camel)]),
+        },
         big_numbers: BigNumbers::Texts,
         ..DataSyncOptions::default()
     };
@@ -86,6 +91,11 @@ async fn ds_6_operators_choose_how_columns_are_called() {
         {"is_done": false, "type": "t", "n": "9007199254740993", "price": "1.50"},
     ]);
     assert_eq!(rows, expected, "numbers as texts, sorted as numbers");
+    // One table has another way.
+    let altered = "ALTER TABLE lines ADD COLUMN in_all int4; INSERT INTO lines VALUES ('a', 1)";
+    rig.sql.batch_execute(altered).await.expect("altered");
+    let lines = amy.rows(query("lines", json!({"selectedColumns": select(&["inAll"])}))).await;
+    assert_eq!(lines, json!([{"inAll": null}]));
 }
 
 #[tokio::test]

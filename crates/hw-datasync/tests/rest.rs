@@ -77,9 +77,13 @@ async fn ds_14_records_are_created_read_changed_and_deleted() {
     assert_eq!(ask(&rig, "bob", "PATCH", &path, json!({"title": "x"})).await, (200, Value::Null));
     assert_eq!(ask(&rig, "bob", "DELETE", &path, Value::Null).await, (200, json!(true)));
     let strict = format!("{path}?strict=true");
-    for method in ["GET", "PATCH"] {
+    for (method, words) in
+        [("GET", "There is no row with this id"), ("PATCH", "Could not apply the update")]
+    {
         let (status, error) = ask(&rig, "bob", method, &strict, json!({"title": "x"})).await;
         assert_eq!((status, &error["error"]["code"]), (404, &json!("HW5406")));
+        let message = error["error"]["message"].as_str().expect("a text");
+        assert!(message.starts_with(words), "{message}");
     }
     assert_eq!(ask(&rig, "amy", "DELETE", &path, Value::Null).await, (200, json!(true)));
     assert_eq!(ask(&rig, "amy", "GET", &path, Value::Null).await, (200, Value::Null));
@@ -189,4 +193,44 @@ async fn ds_14_a_cookie_counts_for_listed_pages_and_they_may_send_it() {
             .0,
         200
     );
+}
+
+/// Whoever writes a parameter means something by it.
+#[tokio::test]
+async fn ds_14_parameters_that_mean_nothing_are_refused_by_name() {
+    let rig = Rig::start().await;
+    let row = format!("/api/tasks/{}", row_id(1));
+    for (method, path, words) in [
+        ("GET", "/api/tasks?filter=1".to_owned(), "\"filter\""),
+        ("GET", "/api/tasks?title=eq.a".into(), "takes fields, where, orderBy"),
+        ("GET", "/api/tasks?single=true".into(), "\"single\""),
+        ("GET", "/api/tasks?limit=1&limit=2".into(), "\"limit\" is there twice"),
+        ("POST", "/api/tasks?limit=1".into(), "\"limit\" is not one of a POST"),
+        ("POST", "/api/tasks?single=yes".into(), "single must be true or false"),
+        ("GET", format!("{row}?fields=id"), "\"fields\""),
+        ("GET", format!("{row}?strict=yes"), "strict must be true or false"),
+        ("DELETE", format!("{row}?strict=true"), "which takes none"),
+    ] {
+        let (status, error) = ask(&rig, "amy", method, &path, json!({})).await;
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!((status, &error["error"]["code"]), (400, &json!("HW5401")), "{path}: {error}");
+        assert!(message.contains(words), "{path}: {message}");
+    }
+    assert_eq!(rig.ask("SELECT count(*) FROM tasks").await, "0", "nothing was written");
+    let (status, _) = ask(&rig, "amy", "GET", &format!("{row}?strict=false"), Value::Null).await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn ds_14_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_does() {
+    let rig = Rig::start().await;
+    let token = format!("authorization: Bearer {}\r\n", token_of("amy"));
+    let row = format!("/api/tasks/{}", row_id(1));
+    for (method, path, allow) in
+        [("PUT", "/api/tasks", "get, head, post"), ("POST", &row, "get, head, patch, delete")]
+    {
+        let (status, head, _) = send(&rig, method, path, &token, "").await;
+        assert_eq!(status, 405);
+        assert!(head.contains(&format!("\r\nallow: {allow}\r\n")), "{head}");
+    }
 }

@@ -1,6 +1,8 @@
 //! A database with row level security, a server's login that is no superuser, a listener, and clients.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -8,10 +10,11 @@ use hw_auth::{AuthConfig, Authenticator, Clock, Secret, token};
 use hw_datasync::{DataSync, DataSyncOptions, Hooks};
 use hw_http::Edge;
 use hw_http::listen::Connections;
+use hw_http::surface::Bounds;
 use hw_testkit::Cluster;
 use hw_write::{StatementOptions, Statements};
 use serde_json::{Map, Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_postgres::Client;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -61,6 +64,10 @@ pub struct Rig {
     /// A superuser's session.
     pub sql: Client,
     pub address: SocketAddr,
+    /// What is used of the server's bounds.
+    bounds: Bounds,
+    /// By how many seconds the server's clock is ahead.
+    ahead: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
@@ -99,7 +106,12 @@ impl Rig {
         let transactions = options.all_transactions;
         let statements =
             Statements::connect(&url, (8, transactions), statements).expect("a connection string");
+        let ahead = Arc::<AtomicU64>::default();
+        let (system, seconds) = (Clock::system(), ahead.clone());
+        let ahead_by = move || Duration::from_secs(seconds.load(Ordering::Relaxed));
+        let clock = Clock::new(move || system.now() + ahead_by());
         let authenticator = Authenticator::new(AuthConfig {
+            clock: clock.clone(),
             secret: Some(Secret::parse(SECRET).expect("usable")),
             allowed_roles: allowed_roles.iter().map(|role| (*role).to_owned()).collect(),
             ..AuthConfig::default()
@@ -107,13 +119,36 @@ impl Rig {
         .expect("usable");
         let edge = Edge::new(authenticator, 64 << 20);
         let stop = CancellationToken::new();
-        let server =
-            DataSync::new(edge, statements, None, hooks, options, Clock::system(), stop.clone());
+        let server = DataSync::new(edge, statements, None, hooks, options, clock, stop.clone());
+        let surface = hw_datasync::surface(server);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let connections = Connections::new(100, Duration::from_secs(60), stop.clone());
-        tokio::spawn(connections.serve(listener, hw_datasync::routes(server)));
-        Rig { _cluster: cluster, sql, address, stop }
+        tokio::spawn(connections.serve(listener, surface.routes));
+        Rig { _cluster: cluster, sql, address, bounds: surface.bounds, ahead, stop }
+    }
+
+    /// Lets the server's clock run ahead.
+    pub fn advance(&self, seconds: u64) {
+        self.ahead.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// How much is used of a bound.
+    pub fn used(&self, name: &str) -> u64 {
+        let bounds = (self.bounds)();
+        bounds.iter().find(|bound| bound.name == name).expect("a bound").used
+    }
+
+    /// A socket that takes as little as there can be, before somebody reads from it.
+    pub async fn connect_small(&self, sub: &str) -> Socket {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("set");
+        let stream = socket.connect(self.address).await.expect("connected");
+        let url =
+            format!("ws://{}/DataSyncController?access_token={}", self.address, token_of(sub));
+        let stream = MaybeTlsStream::Plain(stream);
+        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("upgraded");
+        Socket { socket, next: 0 }
     }
 
     /// A user's socket.
@@ -219,11 +254,36 @@ impl Socket {
 
     /// The code with which the server closes the socket.
     pub async fn closed(&mut self) -> u16 {
+        self.closed_with().await.0
+    }
+
+    /// The same, and the reason.
+    pub async fn closed_with(&mut self) -> (u16, String) {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
                 Some(Ok(_)) => {}
                 other => panic!("not closed with a code: {other:?}"),
+            }
+        }
+    }
+
+    /// Waits until everything that was sent has been looked at, whatever became of it.
+    pub async fn looked_at(&mut self) {
+        let number =
+            self.send(json!({"tag": "DeleteDataSubscription", "subscriptionId": "x"})).await;
+        while self.receive().await["requestId"] != number {}
+    }
+
+    /// Whether the server has ended the socket without a word.
+    pub async fn is_cut(&mut self) -> bool {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Close(_))) => return false,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return true,
             }
         }
     }

@@ -112,7 +112,14 @@ async fn ds_12_a_token_chooses_a_role_that_is_listed_and_no_other() {
     assert_eq!(editor.rows(query("counters", json!({}))).await, json!([]));
     assert_eq!(editor.ask(create("counters", json!({"id": 1}))).await["sqlstate"], "42501");
     let mut other = connect("other").await;
-    assert_eq!(other.ask(read("counters")).await["code"], "HW4303");
+    let answer = other.ask(read("counters")).await;
+    assert_eq!(answer["code"], "HW4303");
+    let message = answer["errorMessage"].as_str().expect("a text");
+    assert!(
+        message.contains("the claim \"role\" of the token names the database role \"other\""),
+        "{message}"
+    );
+    assert!(message.contains("auth.allowed_roles"), "{message}");
     let mut usual = connect("authenticated").await;
     assert_eq!(
         usual.rows(query("counters", json!({}))).await,

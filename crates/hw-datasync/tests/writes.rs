@@ -210,5 +210,5 @@ async fn ds_8_what_a_trigger_raises_is_refused_without_its_text() {
     let mut amy = rig.connect("amy").await;
     let answer = amy.ask(create("counters", json!({"id": 1}))).await;
     assert!(!answer.to_string().contains("hush"), "{answer}");
-    assert_eq!(answer["errorMessage"], "a function of the database refused the write");
+    assert_eq!(answer["errorMessage"], "a function of the database refused the statement");
 }

@@ -83,19 +83,27 @@ impl Shares {
     ///
     /// - Errors: his share, or that of all, would be exceeded.
     pub fn take(self: &Arc<Shares>, user: &str, bytes: usize) -> Result<Share, Full> {
-        let mut held = self.held.lock();
-        let own = held.by_user.get(user).copied().unwrap_or(0) + bytes;
-        if own > self.share {
-            return Err(Full::Own);
-        }
-        if held.all + bytes > self.limit {
-            return Err(Full::All);
-        }
-        let user: Arc<str> = user.into();
-        held.all += bytes;
-        held.by_user.insert(user.clone(), own);
-        self.budget.add(bytes);
-        Ok(Share { shares: self.clone(), user: Some(user), bytes })
+        let mut share = Share { shares: self.clone(), user: Some(user.into()), bytes: 0 };
+        share.grow(bytes)?;
+        Ok(share)
+    }
+
+    /// Whether a user holds half of his share, or all together half of what they may: who takes
+    /// nothing of what waits for him is not waited for then.
+    pub fn is_pressed(&self, user: &str) -> bool {
+        let held = self.held.lock();
+        let own = held.by_user.get(user).copied().unwrap_or(0);
+        2 * own >= self.share || 2 * held.all >= self.limit
+    }
+
+    /// Bytes that users hold now.
+    pub fn held(&self) -> usize {
+        self.held.lock().all
+    }
+
+    /// The bound.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Counts bytes in the budget alone: for what is so small that the number of holders bounds it.
@@ -112,6 +120,38 @@ pub struct Share {
     /// Whose share they take from; `None` for nobody's.
     user: Option<Arc<str>>,
     bytes: usize,
+}
+
+impl Share {
+    /// Counts more bytes for the same user.
+    ///
+    /// - Errors: as [`Shares::take`]; what it held before it holds.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Full> {
+        self.resize(self.bytes + bytes)
+    }
+
+    /// Counts this many bytes from now on; fewer than before may always be.
+    ///
+    /// - Errors: as [`Shares::take`]; what it held before it holds.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), Full> {
+        if let Some(user) = &self.user {
+            let mut held = self.shares.held.lock();
+            let others = held.by_user.get(user).copied().unwrap_or(0) - self.bytes;
+            let of_others = held.all - self.bytes;
+            if bytes > self.bytes && others + bytes > self.shares.share {
+                return Err(Full::Own);
+            }
+            if bytes > self.bytes && of_others + bytes > self.shares.limit {
+                return Err(Full::All);
+            }
+            held.all = of_others + bytes;
+            held.by_user.insert(user.clone(), others + bytes);
+        }
+        self.shares.budget.add(bytes);
+        self.shares.budget.give_back(self.bytes);
+        self.bytes = bytes;
+        Ok(())
+    }
 }
 
 impl Drop for Share {
@@ -146,6 +186,28 @@ mod tests {
         assert_eq!(budget.held(), 0);
         assert!(shares.held.lock().by_user.is_empty());
         assert!(shares.take("amy", 20).is_ok());
+    }
+
+    #[test]
+    fn what_grows_is_bounded_and_given_back_as_a_whole() {
+        let budget = Budget::new(100);
+        let shares = Shares::new(budget.clone(), 30, 20);
+        let mut first = shares.take("amy", 0).expect("there is room");
+        first.grow(8).expect("there is room");
+        assert!(!shares.is_pressed("amy") && !shares.is_pressed("bob"));
+        first.grow(4).expect("there is room");
+        assert!(shares.is_pressed("amy") && !shares.is_pressed("bob"));
+        assert_eq!(first.grow(9), Err(Full::Own));
+        first.resize(3).expect("fewer may always be");
+        assert_eq!((shares.held(), budget.held()), (3, 3));
+        first.resize(12).expect("there is room");
+        let second = shares.take("bob", 18).expect("there is room");
+        assert_eq!(first.grow(1), Err(Full::All));
+        assert!(shares.is_pressed("cleo"), "all together hold half");
+        assert_eq!((shares.held(), budget.held()), (30, 30));
+        drop((first, second));
+        assert_eq!((shares.held(), budget.held()), (0, 0));
+        assert!(shares.held.lock().by_user.is_empty());
     }
 
     #[test]

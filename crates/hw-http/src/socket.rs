@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -24,22 +25,35 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 ///
 /// It is also how a request learns that the socket was given up.
 #[derive(Clone, Debug, Default)]
-pub struct ConnectionCut(CancellationToken);
+pub struct ConnectionCut {
+    cut: CancellationToken,
+    /// Since when the peer takes nothing of what waits for it.
+    stuck_since: Arc<Mutex<Option<Instant>>>,
+}
 
 impl ConnectionCut {
     /// Ends the connection.
     pub fn cut(&self) {
-        self.0.cancel();
+        self.cut.cancel();
     }
 
     /// Whether it was ended, by a request or because its peer took nothing.
     pub fn is_cut(&self) -> bool {
-        self.0.is_cancelled()
+        self.cut.is_cancelled()
     }
 
     /// Waits until it is.
     pub async fn ended(&self) {
-        self.0.cancelled().await;
+        self.cut.cancelled().await;
+    }
+
+    /// How long the peer has taken nothing although something waits.
+    pub fn stuck_for(&self) -> Duration {
+        self.stuck_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn note_stuck(&self, since: Option<Instant>) {
+        *self.stuck_since.lock() = since;
     }
 }
 
@@ -123,12 +137,18 @@ impl Socket {
     ) -> Poll<io::Result<T>> {
         if let Poll::Ready(done) = polled {
             let done = done.inspect_err(|error| self.note(error))?;
-            self.stuck = None;
+            if self.stuck.take().is_some() {
+                self.cut.note_stuck(None);
+            }
             self.head.answered();
             return Poll::Ready(Ok(done));
         }
         let patience = self.patience;
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let cut = &self.cut;
+        let stuck = self.stuck.get_or_insert_with(|| {
+            cut.note_stuck(Some(Instant::now()));
+            Box::pin(sleep(patience))
+        });
         ready!(stuck.as_mut().poll(context));
         let error = io::ErrorKind::TimedOut.into();
         self.note(&error);

@@ -12,9 +12,9 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_postgres::config as pg;
 use tokio_postgres::tls::{ChannelBinding as Binding, TlsConnect, TlsStream};
+use tokio_postgres::{CancelToken, Client};
 
 /// The task that moves a connection's bytes. It ends when the client is dropped, or with an error
 /// when the connection breaks; dropping the handle leaves it running.
@@ -150,6 +150,17 @@ impl Pool {
             }
             other => PgError::new(PgErrorKind::Lost(other.to_string())),
         })
+    }
+
+    /// Asks the server to end the statement that runs on a connection of the pool. The connection must not go
+    /// back to the pool behind it: what is asked may arrive late, and end the statement of whoever has it next.
+    ///
+    /// - Errors: the server cannot be reached. Whether something was ended is not told. Of several hosts the
+    ///   first that answers is asked.
+    pub async fn cancel(&self, running: &CancelToken) -> Result<()> {
+        let transport = transport::connect(&self.connections.manager().config).await?;
+        let asked = running.cancel_query_raw(transport, Negotiated).await;
+        asked.map_err(|error| PgError::from(error).doing("cancel a statement"))
     }
 
     /// Connections at most.

@@ -6,7 +6,8 @@
 pub const ROLE: u16 = 4301;
 /// The role of a write owns the table, so that its policies would not hold.
 pub const OWNED_TABLE: u16 = 4302;
-/// A token asks for a database role that `auth.allowed_roles` does not list.
+/// The claim `role` of a token names a database role that `auth.allowed_roles` does not list. List it there and
+/// grant it to Headwater's login, or leave the claim out of the tokens.
 pub const ROLE_NOT_ALLOWED: u16 = 4303;
 /// Clients cannot write a table that they hold, or every one of them may write all of it: rights
 /// or policies are missing, or its rows cannot be found by the id that clients know.
@@ -36,7 +37,11 @@ pub const LATER: u16 = 5307;
 /// An interactive transaction is over: it failed, was idle or open for too long, or there are as many as
 /// there may be.
 pub const TRANSACTION: u16 = 5308;
-/// The result of a query is larger than `datasync.max_result`. `limit` makes it smaller.
+/// The result of a query, or the rows of a write, which are its answer, are larger than
+/// `datasync.max_result`. A `limit`, or fewer rows at a time, make it smaller; nothing was written.
 pub const RESULT_TOO_LARGE: u16 = 5309;
 /// A statement has more values than one may have.
 pub const TOO_MANY_VALUES: u16 = 5310;
+/// Answers that are not read yet hold as much memory as they may (`limits.answer_memory`): those of the user
+/// a quarter of it, or those of all. Nothing was done; the request can be sent again when they are read.
+pub const UNREAD: u16 = 5311;

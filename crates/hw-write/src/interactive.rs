@@ -17,7 +17,9 @@ use tokio_postgres::Transaction;
 use crate::code;
 use crate::refusal::{RefusalKind, StatementError};
 use crate::session::begin;
-use crate::statements::{Make, Rows, Statements, altered, check, is_current, rows_of};
+use crate::statements::{
+    Access, Make, Room, Rows, Statements, Tally, altered, check, is_current, rows_of, while_wanted,
+};
 use crate::transaction::Author;
 
 /// An open transaction. Clones lead to the same one.
@@ -28,8 +30,16 @@ pub struct Interactive {
 }
 
 enum Command {
-    Run { table: TableName, make: Make, reply: oneshot::Sender<Result<Rows, StatementError>> },
+    Run(Run),
     End { how: End, reply: oneshot::Sender<Result<(), StatementError>> },
+}
+
+struct Run {
+    table: TableName,
+    access: Access,
+    make: Make,
+    tally: Tally,
+    reply: oneshot::Sender<Result<Rows, StatementError>>,
 }
 
 /// How a transaction ends.
@@ -74,10 +84,19 @@ impl Statements {
 }
 
 impl Interactive {
-    /// Runs statements on one table in it.
-    pub async fn run(&self, table: &TableName, make: Make) -> Result<Rows, StatementError> {
+    /// Runs statements on one table in it. When nobody waits for the answer any more, Postgres is asked to end
+    /// them, and the transaction fails.
+    ///
+    /// - Takes: what counts the bytes of rows while they are read.
+    pub async fn run(
+        &self,
+        table: &TableName,
+        (access, make): (Access, Make),
+        tally: Tally,
+    ) -> Result<Rows, StatementError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Run { table: table.clone(), make, reply }, answer).await
+        let run = Run { table: table.clone(), access, make, tally, reply };
+        self.ask(Command::Run(run), answer).await
     }
 
     /// Ends it.
@@ -120,6 +139,7 @@ impl Holder {
         mut inbox: mpsc::Receiver<Command>,
         ready: oneshot::Sender<Result<(), StatementError>>,
     ) {
+        let mut was_left = false;
         let why = {
             let opened = self.open(&mut client).await;
             let transaction = match opened {
@@ -132,15 +152,18 @@ impl Holder {
             if ready.send(Ok(())).is_err() {
                 return;
             }
-            self.serve(transaction, &mut inbox).await
+            self.serve(transaction, &mut inbox, &mut was_left).await
         };
-        // The connection is for others from here on.
-        drop(client);
+        // The connection is for others from here on, or for nobody.
+        match was_left {
+            true => drop(PooledClient::take(client)),
+            false => drop(client),
+        }
         self.is_over.send_replace(true);
         let Some(why) = why else { return };
         while let Some(command) = inbox.recv().await {
             match command {
-                Command::Run { reply, .. } => drop(reply.send(Err(why.clone()))),
+                Command::Run(Run { reply, .. }) => drop(reply.send(Err(why.clone()))),
                 Command::End { how: End::Commit, reply } => {
                     let _ = reply.send(Err(why));
                     return;
@@ -166,10 +189,13 @@ impl Holder {
     }
 
     /// Serves until its author ends it, or leaves (`None`), or time does (why).
+    ///
+    /// - Takes: where it notes that Postgres was asked to end a statement.
     async fn serve(
         &self,
         transaction: Transaction<'_>,
         inbox: &mut mpsc::Receiver<Command>,
+        was_left: &mut bool,
     ) -> Option<StatementError> {
         let options = &self.statements.0.options;
         let deadline = Instant::now() + options.transaction_timeout;
@@ -188,9 +214,15 @@ impl Holder {
                 }
             };
             match command {
-                Command::Run { table, make, reply } => {
+                Command::Run(run) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    let answer = self.statement(&transaction, &table, &make, left).await;
+                    let Run { table, access, make, tally, mut reply } = run;
+                    let room = Room::new(access, options.max_result_bytes, tally);
+                    let running = self.statement(&transaction, &table, &make, room, left);
+                    let (pool, token) = (&self.statements.0.sessions, transaction.cancel_token());
+                    let (answer, is_left) =
+                        while_wanted(running, reply.closed(), pool, &token).await;
+                    *was_left |= is_left;
                     failed |= matches!(answer, Err(Failed::InTransaction(_)));
                     let is_cut = left < options.statement_timeout;
                     let answer = answer.map_err(|failed| match failed {
@@ -235,6 +267,7 @@ impl Holder {
         transaction: &Transaction<'_>,
         table: &TableName,
         make: &Make,
+        mut room: Room,
         left: Duration,
     ) -> Result<Rows, Failed> {
         let inner = &self.statements.0;
@@ -252,7 +285,7 @@ impl Holder {
             let left = left.max(Duration::from_millis(1));
             inner.limit(transaction, left).await.map_err(|error| inside(&error))?;
         }
-        let (mut all, mut room) = (Vec::new(), inner.options.max_result_bytes);
+        let mut all = Vec::new();
         for statement in &statements {
             let rows = rows_of(transaction, Some(statement), &mut room).await;
             all.push(rows.map_err(|fault| Failed::InTransaction(fault.of(table)))?);

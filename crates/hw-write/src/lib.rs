@@ -52,7 +52,7 @@ pub use map::{
 };
 pub use refusal::{RefusalKind, StatementError};
 pub use shape::{ShapeColumn, TableShape};
-pub use statements::{Access, Make, Rows, StatementOptions, Statements};
+pub use statements::{Access, Make, Rows, StatementOptions, Statements, Tally};
 pub use transaction::{
     Author, AuthorRole, Fields, OperationKind, UploadOperation, UploadTransaction,
 };

@@ -73,9 +73,9 @@ impl StatementError {
             code::ROLE_NOT_ALLOWED | code::OWNED_TABLE => RefusalKind::Forbidden,
             _ => RefusalKind::Later,
         };
-        let message = match finding.code.0 {
-            code::ROLE_NOT_ALLOWED => "The token's role may not be used here".to_owned(),
-            // Names of roles and tables, no more.
+        // Names of roles and tables, no more. What is wrong with a token concerns whoever made it.
+        let message = match (finding.code.0, &finding.mend) {
+            (code::ROLE_NOT_ALLOWED, Some(mend)) => format!("{}; {mend}", finding.what),
             _ => finding.what.clone(),
         };
         StatementError { message, code: finding.code, sqlstate: None, kind }
@@ -88,6 +88,14 @@ impl StatementError {
             _ => "The database is not available at the moment; come again",
         };
         StatementError::new(RefusalKind::Later, code::LATER, message)
+    }
+
+    /// Somebody's query failed, of whose error the code is known alone.
+    pub fn of_query(sqlstate: &str, table: &TableName) -> StatementError {
+        // Policies refuse writes; who may not read lacks a right.
+        let routine = (sqlstate == "42501").then(|| "aclcheck_error".to_owned());
+        let error = ServerError { routine, ..ServerError::new(sqlstate, "") };
+        StatementError::of_statement(&PgError::server(error).of_users(), table)
     }
 
     /// The statement of the user failed.
@@ -124,12 +132,13 @@ fn words(error: &ServerError, table: &TableName) -> (RefusalKind, String) {
             RefusalKind::Forbidden,
             format!("new row violates row-level security policy for table \"{}\"", table.name),
         ),
-        (_, "42501") => say(RefusalKind::Forbidden, condition(error)),
+        (_, "42501") => say(RefusalKind::Forbidden, RAISED),
         ("40", _) => say(RefusalKind::Later, "The statement met a concurrent one; come again"),
         (_, "55P03" | "55006") => {
             say(RefusalKind::Later, "The row is locked by another transaction; come again")
         }
-        _ if error.is_raised() => say(RefusalKind::Unprocessable, condition(error)),
+        _ if error.is_raised() => say(RefusalKind::Unprocessable, RAISED),
+        ("P0", _) => say(RefusalKind::Unprocessable, RAISED),
         (_, "57014") => say(RefusalKind::Later, "The statement took too long"),
         (_, "25006") => say(RefusalKind::Later, "The database is read only at the moment"),
         (_, "25P02") => say(
@@ -147,7 +156,61 @@ fn words(error: &ServerError, table: &TableName) -> (RefusalKind, String) {
         (_, "42P10") => {
             say(RefusalKind::Invalid, "DISTINCT ON needs its field first in the order of the query")
         }
+        (_, "42601") => say(
+            RefusalKind::Invalid,
+            "a text query (ToTSQuery) or another value, or a function of the database, has a syntax error",
+        ),
         ("42", _) => say(RefusalKind::Invalid, condition(error)),
-        _ => say(RefusalKind::Unprocessable, condition(error)),
+        (_, "54001") => say(
+            RefusalKind::Invalid,
+            "the statement, or a function of the database, nests too deeply; make its conditions simpler",
+        ),
+        (_, "54011") => say(
+            RefusalKind::Invalid,
+            "the statement has more columns than the database takes; select fewer fields",
+        ),
+        ("54", _) => say(
+            RefusalKind::Unprocessable,
+            "a row, what an index keeps of one, or a word of a text query is too long for the database",
+        ),
+        (_, "XX000") => say(
+            RefusalKind::Invalid,
+            "the database cannot run the statement: a text query (ToTSQuery) in it nests too deeply, or \
+             something of the database is broken, which its log tells",
+        ),
+        ("22" | "23" | "44", _) => say(RefusalKind::Unprocessable, condition(error)),
+        _ => say(RefusalKind::Unprocessable, "the database refused the statement"),
+    }
+}
+
+const RAISED: &str = "a function of the database refused the statement";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(sqlstate: &str) -> StatementError {
+        StatementError::of_query(sqlstate, &TableName::new("public", "t"))
+    }
+
+    #[test]
+    fn ds_13_what_a_query_is_refused_for_is_said_in_words_about_it() {
+        for (sqlstate, part) in [
+            ("54001", "nests too deeply"),
+            ("54011", "select fewer fields"),
+            ("54000", "too long for the database"),
+            ("42601", "ToTSQuery"),
+            ("XX000", "ToTSQuery"),
+            ("42501", "permission denied"),
+            ("0A000", "refused the statement"),
+            ("P0001", "a function of the database"),
+            ("", "refused the statement"),
+        ] {
+            let refused = refused(sqlstate);
+            assert!(refused.message.contains(part), "{sqlstate}: {refused}");
+            assert!(!refused.message.contains("write"), "{sqlstate}: {refused}");
+        }
+        assert_eq!(refused("42501").kind, RefusalKind::Forbidden);
+        assert_eq!(refused("57014").code.0, code::LATER);
     }
 }

@@ -12,6 +12,9 @@ use crate::transaction::{Author, AuthorRole};
 /// The claim `role` of every signed-in user of services such as Supabase.
 const SIGNED_IN: &str = "authenticated";
 
+/// Letters of a claim that are shown: no name of a role is longer.
+const LONGEST_ROLE: usize = 63;
+
 /// Why an author cannot write.
 pub(crate) enum Trouble {
     /// An error outside of the author's own statements.
@@ -49,7 +52,11 @@ pub(crate) async fn role_of(
             return Err(Trouble::Stop(Box::new(
                 Diagnostic::error(
                     code::ROLE_NOT_ALLOWED,
-                    "a token asks to write with a database role that it may not choose",
+                    format!(
+                        "the claim \"role\" of the token names the database role \"{}\", which tokens may \
+                         not choose here",
+                        claim.chars().take(LONGEST_ROLE).collect::<String>()
+                    ),
                 )
                 .mend(
                     "add the role to auth.allowed_roles and grant it to Headwater's login, or \

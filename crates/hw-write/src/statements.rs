@@ -8,6 +8,7 @@
 //! - SQL is built from names of the catalog, values travel as parameters.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use hw_pg::principal;
 use hw_pg::sql::{Pool, PooledClient};
 use hw_types::{Diagnostic, RunAs, Sql, TableName};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{CancelToken, Client, IsolationLevel, Transaction};
 
 use crate::catalog::{self, Catalog, Kept};
 use crate::code;
@@ -78,11 +80,17 @@ pub type Make = Arc<dyn Fn(&TableShape) -> Result<Vec<Sql>, StatementError> + Se
 /// The rows of statements: the first column of each, by statement.
 pub type Rows = Vec<Vec<String>>;
 
+/// Takes bytes of a result as they are read; false where whoever asked may keep no more.
+pub type Tally = Arc<dyn Fn(usize) -> bool + Send + Sync>;
+
 /// How long a statement waits for a connection of a pool that [`Statements::connect`] made.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a statement is made anew for a table that is altered meanwhile.
 const TRIES: usize = 3;
+
+/// How often Postgres is asked to end what nobody waits for.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Shapes that are remembered at most.
 const SHAPES: usize = 1_000;
@@ -133,6 +141,11 @@ impl Statements {
         (self.0.pool.size() / 4).max(1)
     }
 
+    /// Bytes of a result at most.
+    pub fn max_result_bytes(&self) -> usize {
+        self.0.options.max_result_bytes
+    }
+
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.0.pool.size()
@@ -160,26 +173,72 @@ impl Statements {
         Err(altered())
     }
 
-    /// Runs statements on one table as one transaction of their author.
+    /// Runs statements on one table as one transaction of their author. When nobody waits for the answer any
+    /// more, Postgres is asked to end them.
     ///
-    /// - Returns: the first column of all rows, by statement, and the shape that they were made of.
+    /// - Takes: what counts the bytes of rows while they are read; what is held until Postgres is done, whoever
+    ///   waits.
+    /// - Returns: the first column of all rows, by statement.
     pub async fn run(
         &self,
         author: &Author,
         table: &TableName,
-        access: Access,
-        make: &Make,
-    ) -> Result<(Rows, Arc<TableShape>), StatementError> {
-        let mut client = self.client().await?;
+        (access, make): (Access, Make),
+        tally: Tally,
+        held: impl Send + 'static,
+    ) -> Result<Rows, StatementError> {
+        let (reply, answer) = oneshot::channel();
+        let (statements, author, table) = (self.clone(), author.clone(), table.clone());
+        tokio::spawn(async move {
+            statements.serve(&author, &table, (access, &make), &tally, reply).await;
+            drop(held);
+        });
+        let lost = || StatementError::new(RefusalKind::Later, code::LATER, "It was not answered");
+        answer.await.map_err(|_| lost())?
+    }
+
+    /// Runs statements for as long as somebody waits for their answer.
+    async fn serve(
+        &self,
+        author: &Author,
+        table: &TableName,
+        statements: (Access, &Make),
+        tally: &Tally,
+        mut reply: oneshot::Sender<Result<Rows, StatementError>>,
+    ) {
+        let client = tokio::select! {
+            client = self.client() => client,
+            () = reply.closed() => return,
+        };
+        let mut client = match client {
+            Ok(client) => client,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let token = client.cancel_token();
+        let trying = self.try_on(&mut client, author, table, statements, tally);
+        let (rows, was_left) = while_wanted(trying, reply.closed(), &self.0.pool, &token).await;
+        if was_left {
+            drop(PooledClient::take(client));
+        }
+        let _ = reply.send(rows);
+    }
+
+    async fn try_on(
+        &self,
+        client: &mut PooledClient,
+        author: &Author,
+        table: &TableName,
+        (access, make): (Access, &Make),
+        tally: &Tally,
+    ) -> Result<Rows, StatementError> {
         for _ in 0..TRIES {
-            let who = self.0.who(&client, author).await?;
-            let shape = self.0.usable(&client, &who, table).await?;
+            let who = self.0.who(client, author).await?;
+            let shape = self.0.usable(client, &who, table).await?;
             let statements = make(&shape)?;
             check(&statements)?;
-            if let Some(rows) =
-                self.0.attempt(&mut client, &who, &shape, access, &statements).await?
-            {
-                return Ok((rows, shape));
+            let room = Room::new(access, self.0.options.max_result_bytes, tally.clone());
+            if let Some(rows) = self.0.attempt(client, &who, &shape, room, &statements).await? {
+                return Ok(rows);
             }
             self.0.forget(&who, table);
         }
@@ -210,7 +269,9 @@ pub(crate) fn check(statements: &[Sql]) -> Result<(), StatementError> {
         true => Err(StatementError::new(
             RefusalKind::Invalid,
             code::TOO_MANY_VALUES,
-            format!("a statement may have {MAX_PARAMETERS} values at most"),
+            format!(
+                "a statement may have {MAX_PARAMETERS} values at most; ask for, or write, fewer rows at a time"
+            ),
         )),
     }
 }
@@ -280,18 +341,17 @@ impl Inner {
         client: &mut Client,
         who: &RunAs,
         shape: &TableShape,
-        access: Access,
+        mut room: Room,
         statements: &[Sql],
     ) -> Result<Option<Rows>, StatementError> {
         let transaction = client
             .build_transaction()
             .isolation_level(IsolationLevel::ReadCommitted)
-            .read_only(access == Access::Read)
+            .read_only(room.access == Access::Read)
             .start()
             .await
             .doing("begin a statement")
             .map_err(|error| StatementError::ours(&error))?;
-        let mut room = self.options.max_result_bytes;
         let (first, others) = match statements.split_first() {
             Some((first, others)) => (Some(first), others),
             None => (None, statements),
@@ -367,20 +427,91 @@ fn names(versions: &[(u32, String)], shape: &TableShape) -> bool {
     versions.iter().any(|(oid, version)| *oid == shape.oid && *version == shape.version)
 }
 
+/// Waits for what runs on a connection. When nobody wants it any more, Postgres is asked to end it, again and
+/// again, since there may be several statements.
+///
+/// - Returns: whether that was so. The connection is good for nobody else then, see [`Pool::cancel`].
+pub(crate) async fn while_wanted<T>(
+    running: impl Future<Output = T>,
+    left: impl Future<Output = ()>,
+    pool: &Pool,
+    token: &CancelToken,
+) -> (T, bool) {
+    let mut running = pin!(running);
+    tokio::select! {
+        done = &mut running => return (done, false),
+        () = left => {}
+    }
+    let cancel = async {
+        loop {
+            if let Err(error) = pool.cancel(token).await {
+                tracing::debug!(%error, "a statement that nobody waits for runs on");
+            }
+            tokio::time::sleep(CANCEL_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        done = running => (done, true),
+        () = cancel => unreachable!("invariant: it goes on until the statement has ended"),
+    }
+}
+
+/// The bytes that a result may have.
+pub(crate) struct Room {
+    pub access: Access,
+    left: usize,
+    limit: usize,
+    tally: Tally,
+}
+
+impl Room {
+    pub fn new(access: Access, limit: usize, tally: Tally) -> Room {
+        Room { access, left: limit, limit, tally }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), Fault> {
+        let (access, limit) = (self.access, self.limit);
+        self.left = self.left.checked_sub(bytes).ok_or(Fault::TooLarge { access, limit })?;
+        match (self.tally)(bytes) {
+            true => Ok(()),
+            false => Err(Fault::Unread),
+        }
+    }
+}
+
 /// Why a statement gave no rows.
 pub(crate) enum Fault {
     Postgres(PgError),
-    TooLarge(usize),
+    /// There are more bytes than a result may have.
+    TooLarge {
+        access: Access,
+        limit: usize,
+    },
+    /// There is no room for what is not read yet.
+    Unread,
 }
 
 impl Fault {
     pub(crate) fn of(self, table: &TableName) -> StatementError {
         match self {
             Fault::Postgres(error) => StatementError::of_statement(&error, table),
-            Fault::TooLarge(limit) => StatementError::new(
+            Fault::TooLarge { access: Access::Read, limit } => StatementError::new(
                 RefusalKind::Invalid,
                 code::RESULT_TOO_LARGE,
                 format!("the result is larger than {limit} bytes; ask for less with a limit"),
+            ),
+            Fault::TooLarge { access: Access::Write, limit } => StatementError::new(
+                RefusalKind::Invalid,
+                code::RESULT_TOO_LARGE,
+                format!(
+                    "the rows of this write, which are its answer, are larger than {limit} bytes together, so \
+                     nothing was written; write fewer rows at a time"
+                ),
+            ),
+            Fault::Unread => StatementError::new(
+                RefusalKind::Later,
+                code::UNREAD,
+                "Too many answers wait to be read, of this user or of all; read them, and ask again",
             ),
         }
     }
@@ -390,7 +521,7 @@ impl Fault {
 pub(crate) async fn rows_of(
     transaction: &Transaction<'_>,
     sql: Option<&Sql>,
-    room: &mut usize,
+    room: &mut Room,
 ) -> Result<Vec<String>, Fault> {
     let Some(sql) = sql else { return Ok(Vec::new()) };
     // Policies, triggers and defaults of the table run, on values of its rows.
@@ -399,11 +530,11 @@ pub(crate) async fn rows_of(
         sql.parameters.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
     let rows = transaction.query_typed_raw(&sql.text, parameters).await.map_err(failed)?;
     let mut rows = std::pin::pin!(rows);
-    let (mut all, limit) = (Vec::new(), *room);
+    let mut all = Vec::new();
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         let text: Option<&str> = row.try_get(0).map_err(failed)?;
         let text = text.unwrap_or("null");
-        *room = room.checked_sub(text.len()).ok_or(Fault::TooLarge(limit))?;
+        room.take(text.len())?;
         all.push(text.to_owned());
     }
     Ok(all)

@@ -191,6 +191,9 @@ pub(crate) fn condition(error: &ServerError) -> &'static str {
         state => match state.get(..2).unwrap_or("") {
             "22" => "a value is not valid",
             "23" => "a constraint is violated",
+            "54" if error.sqlstate == "54001" => {
+                "the write, or a function of the database, nests too deeply"
+            }
             "42" => "the write does not fit the table, or a function of the database is wrong",
             "54" => "the row is too large",
             "P0" => "a function of the database refused the write",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hw_datasync::names::Naming;
+use hw_datasync::names::{Naming, Namings};
 use hw_datasync::statement::BigNumbers;
 
 use super::Reader;
@@ -21,7 +21,7 @@ pub struct DataSync {
     /// Whether those without a token are let in, and with which role; `None` inside: with the same.
     pub anonymous: Option<Option<String>>,
     /// How columns are named.
-    pub naming: Naming,
+    pub naming: Namings,
     /// What numbers of 64 bits and decimals are.
     pub big_numbers: BigNumbers,
     /// Most subscriptions of one socket.
@@ -40,6 +40,8 @@ pub struct DataSync {
     pub max_message: u64,
     /// Most bytes of a result.
     pub max_result: u64,
+    /// How long subscriptions wait for a client that comes back.
+    pub resume: Duration,
     /// Cookie that holds a token.
     pub cookie: Option<String>,
     /// Origins of pages whose cookie counts.
@@ -54,14 +56,19 @@ impl DataSync {
     pub(super) fn read(values: &mut Reader) -> DataSync {
         let role_of_strangers = values.text("datasync.anonymous_role");
         let are_let_in = values.switch("datasync.anonymous");
+        // That the words are known was looked at when it was parsed.
+        let tables: BTreeMap<String, String> = values
+            .json("datasync.table_naming")
+            .and_then(|tables| serde_json::from_value(tables).ok())
+            .unwrap_or_default();
         DataSync {
             enabled: values.switch("datasync.enabled"),
             role: values.text("datasync.role"),
             schema: values.required_text("datasync.schema"),
             anonymous: are_let_in.then_some(role_of_strangers),
-            naming: match values.required_text("datasync.naming").as_str() {
-                "identity" => Naming::Identity,
-                _ => Naming::Camel,
+            naming: Namings {
+                usual: naming(&values.required_text("datasync.naming")),
+                tables: tables.iter().map(|(table, word)| (table.clone(), naming(word))).collect(),
             },
             big_numbers: match values.required_text("datasync.bigint").as_str() {
                 "string" => BigNumbers::Texts,
@@ -75,6 +82,7 @@ impl DataSync {
             statement_timeout: values.duration("datasync.statement_timeout"),
             max_message: values.number("datasync.max_message"),
             max_result: values.number("datasync.max_result"),
+            resume: values.duration("datasync.resume"),
             cookie: values.text("datasync.cookie"),
             origins: values.list("datasync.origins"),
             // That they are texts was looked at in the file; from elsewhere there are none.
@@ -84,5 +92,12 @@ impl DataSync {
                 .unwrap_or_default(),
             hook_secret: values.secret("datasync.hook_secret"),
         }
+    }
+}
+
+fn naming(word: &str) -> Naming {
+    match word {
+        "identity" => Naming::Identity,
+        _ => Naming::Camel,
     }
 }

@@ -215,7 +215,7 @@ fn read_setting(
         {
             Kind::Texts.describe()
         }
-        (Value::Map(_), Kind::Jwks | Kind::UploadTables | Kind::Texts) => {
+        (Value::Map(_), Kind::Jwks | Kind::UploadTables | Kind::Texts | Kind::Choices(_)) => {
             let text = node.to_json().to_string();
             return take(setting, &text, Place::File(&node.span), values, findings);
         }

@@ -130,6 +130,8 @@ pub struct Limits {
     pub reader_patience: Duration,
     /// Memory of the bodies of requests.
     pub body_memory: u64,
+    /// Bytes of answers of live queries on their way to sockets.
+    pub answer_memory: u64,
     /// Most buckets of one client.
     pub buckets_per_client: usize,
     /// Most rows of all parameter queries of one client.
@@ -272,6 +274,7 @@ impl Reader {
                 streams_per_user: self.count("limits.streams_per_user"),
                 reader_patience: self.duration("limits.reader_patience"),
                 body_memory: self.number("limits.body_memory"),
+                answer_memory: self.number("limits.answer_memory"),
                 buckets_per_client: self.count("limits.buckets_per_client"),
                 parameter_results: self.count("limits.parameter_results"),
                 page_memory: self.number("limits.page_memory"),

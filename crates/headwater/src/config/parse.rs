@@ -43,6 +43,8 @@ pub enum Kind {
     UploadTables,
     /// A mapping of texts to texts.
     Texts,
+    /// A mapping of texts to one of these words.
+    Choices(&'static [&'static str]),
 }
 
 /// The value of a setting.
@@ -64,7 +66,7 @@ pub enum Parsed {
     List(Vec<String>),
     /// Of [`Kind::AddressRanges`].
     AddressRanges(Vec<AddressRange>),
-    /// Of [`Kind::UploadTables`] and [`Kind::Texts`].
+    /// Of [`Kind::UploadTables`], [`Kind::Texts`] and [`Kind::Choices`].
     Json(serde_json::Value),
 }
 
@@ -127,6 +129,17 @@ impl Kind {
                 Ok(set) => Ok(Parsed::Secret(Secret::new(set.to_string()))),
                 Err(_) => Err("a mapping".to_owned()),
             },
+            Kind::Choices(words) => {
+                let refused = || format!("a mapping to one of {}", words.join(", "));
+                let value: serde_json::Value = serde_json::from_str(text).map_err(|_| refused())?;
+                let is_word = |value: &serde_json::Value| {
+                    value.as_str().is_some_and(|value| words.contains(&value))
+                };
+                match value.as_object().is_some_and(|chosen| chosen.values().all(is_word)) {
+                    true => Ok(Parsed::Json(value)),
+                    false => Err(refused()),
+                }
+            }
             Kind::UploadTables | Kind::Texts => {
                 serde_json::from_str(text).map(Parsed::Json).map_err(|_| "a mapping".to_owned())
             }
@@ -151,6 +164,7 @@ impl Kind {
             Kind::Jwks => "JSON Web Key Set".to_owned(),
             Kind::UploadTables => "mapping of output tables".to_owned(),
             Kind::Texts => "mapping of texts".to_owned(),
+            Kind::Choices(words) => format!("mapping to one of {}", words.join(", ")),
         }
     }
 }

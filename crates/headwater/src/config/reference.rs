@@ -70,6 +70,9 @@ fn schema_of(setting: &Setting) -> Value {
         Kind::Texts => json!({
             "type": "object", "additionalProperties": { "type": "string" },
         }),
+        Kind::Choices(words) => json!({
+            "type": "object", "additionalProperties": { "type": "string", "enum": words },
+        }),
         Kind::UploadTables => json!({
             "type": "object",
             "additionalProperties": {

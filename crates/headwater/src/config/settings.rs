@@ -262,6 +262,12 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("camel"),
     setting(
+        "datasync.table_naming",
+        Kind::Choices(&["camel", "identity"]),
+        "The same for tables that are to have another way, by their names.",
+        "{ audit_log: identity }",
+    ),
+    setting(
         "datasync.bigint",
         Kind::Choice(&["number", "string"]),
         "What values of `bigint` and `numeric` columns are in JSON. JavaScript rounds numbers above \
@@ -327,6 +333,15 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("16 MB"),
     setting(
+        "datasync.resume",
+        Kind::Duration,
+        "How long the subscriptions of a socket that has ended wait for its client, which then goes on \
+         with what it missed instead of reading all anew. Of one user as many wait as one socket may have. \
+         `0 s`: none.",
+        "5 min",
+    )
+    .default("60 s"),
+    setting(
         "datasync.cookie",
         Kind::Text,
         "Name of a cookie that holds a token, for pages that have it in no other place. It counts for \
@@ -385,6 +400,16 @@ pub const SETTINGS: &[Setting] = &[
          ones are answered with 503, above a quarter of it those of one user with 429. Nothing \
          but 8 kB is kept of a body before its token is verified.",
         "128 MB",
+    )
+    .default("64 MB"),
+    setting(
+        "limits.answer_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of answers of live queries and of `/api/…` that are being read from the database or on \
+         their way to sockets, and of messages that wait for their turn. One user has a quarter of it, and \
+         at least `datasync.max_result`. Above it further ones are refused (HW5311); above half of it whoever \
+         takes nothing for 10 s is cut.",
+        "256 MB",
     )
     .default("64 MB"),
     setting(
@@ -553,7 +578,10 @@ mod tests {
             if let Some(default) = setting.default {
                 assert!(setting.kind.parse(default).is_ok(), "default of {}", setting.path);
             }
-            let structured = matches!(setting.kind, Kind::Jwks | Kind::UploadTables | Kind::Texts);
+            let structured = matches!(
+                setting.kind,
+                Kind::Jwks | Kind::UploadTables | Kind::Texts | Kind::Choices(_)
+            );
             if !structured && !setting.example.starts_with('!') {
                 assert!(setting.kind.parse(setting.example).is_ok(), "example of {}", setting.path);
             }

@@ -78,7 +78,7 @@ fn columns<'a>(
     choices: &Choices,
 ) -> impl Iterator<Item = (&'a Column, String)> + use<'a> {
     let names: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
-    let fields = Fields::of(&names, choices.naming);
+    let fields = Fields::of(&names, choices.naming.of(&table.name));
     let columns = table.columns.iter().enumerate();
     columns.map(move |(place, column)| (column, property(fields.field(place))))
 }

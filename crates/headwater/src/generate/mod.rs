@@ -19,7 +19,7 @@ pub mod sql_text;
 
 use std::collections::BTreeMap;
 
-use hw_datasync::names::Naming;
+use hw_datasync::names::Namings;
 use hw_datasync::statement::BigNumbers;
 use hw_types::Diagnostic;
 
@@ -46,7 +46,7 @@ pub struct Choices {
     /// The module that is declared; that of [`Form::Original`] is fixed.
     pub module: String,
     /// How columns are named on the wire.
-    pub naming: Naming,
+    pub naming: Namings,
     /// What numbers of 64 bits and decimals are on the wire.
     pub big_numbers: BigNumbers,
     /// Names of types that are not derived: by table or enum.

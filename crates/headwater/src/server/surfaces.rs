@@ -147,16 +147,19 @@ fn datasync(
     );
     let options = DataSyncOptions {
         schema: settings.schema.clone(),
-        naming: settings.naming,
+        naming: settings.naming.clone(),
         big_numbers: settings.big_numbers,
         anonymous: settings.anonymous.clone(),
         subscriptions: settings.subscriptions,
         transactions: settings.transactions,
         all_transactions: settings.all_transactions,
         message_bytes: bytes(settings.max_message),
+        answer_bytes: bytes(limits.answer_memory),
+        resume: settings.resume,
         sockets: (limits.max_clients, limits.streams_per_user),
         cookie: settings.cookie.clone(),
         origins: settings.origins.clone(),
+        ..DataSyncOptions::default()
     };
     DataSync::new(edge, statements, Some(live), hooks, options, Clock::system(), stop)
 }

@@ -84,6 +84,14 @@ const COUNTERS: &[(&str, &str)] = &[
         "headwater_live_rounds_thrown_away_total",
         "Rounds during which policies or grants changed, so that they were begun anew",
     ),
+    (
+        "headwater_datasync_resumed_total",
+        "Subscriptions that went on with what their client had missed",
+    ),
+    (
+        "headwater_datasync_cut_total",
+        "Sockets of live queries cut because they took nothing while memory for answers was wanted",
+    ),
 ];
 
 /// Counters with one label, and the values that it has from the start.

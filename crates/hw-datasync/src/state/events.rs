@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use hw_live::{Change, Record};
+use hw_types::EndLsn;
 use serde_json::value::RawValue;
 
 use crate::wire::Answer;
@@ -14,21 +15,50 @@ const LEAST_TEXT: usize = 256;
 
 /// Whether what was appended to a text may be told instead of the whole text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Appends {
+pub enum Appends {
     /// It may: whoever subscribed said so.
     Told,
     /// It may not: old clients know no appends, and newer ones drop one that comes behind a write of their own.
     Whole,
 }
 
+/// What changed of a subscription's result in one go. The texts are made one by one, when the socket takes
+/// them: those of a large change are not all there at the same time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Telling {
+    pub(super) subscription: String,
+    pub(super) changes: Vec<Change>,
+    pub(super) appends: Appends,
+    pub(super) position: EndLsn,
+}
+
+impl Telling {
+    /// The events, in order. The last names the position up to which all is told with it.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        let Telling { subscription, changes, appends, position } = self;
+        let lsn = position.to_string();
+        let events = changes.iter().enumerate().map(move |(number, change)| {
+            let is_last = number + 1 == changes.len();
+            event(subscription, change, *appends, is_last.then_some(&lsn))
+        });
+        events.flatten()
+    }
+}
+
 /// The event of one change.
-pub(super) fn event(subscription: &str, change: &Change, appends: Appends) -> Option<String> {
+fn event(
+    subscription: &str,
+    change: &Change,
+    appends: Appends,
+    lsn: Option<&String>,
+) -> Option<String> {
+    let lsn = lsn.map(String::as_str);
     let raw = |json: &str| RawValue::from_string(json.to_owned()).ok();
     let id = raw(change.key())?;
     Some(match change {
         Change::Insert { record, .. } => {
             let record = raw(record.json())?;
-            Answer::DidInsert { subscription_id: subscription, record: &record }.json()
+            Answer::DidInsert { subscription_id: subscription, record: &record, lsn }.json()
         }
         Change::Update { before, after, .. } => {
             let (changed, appended) = difference(before.as_ref(), after, appends);
@@ -39,11 +69,12 @@ pub(super) fn event(subscription: &str, change: &Change, appends: Appends) -> Op
                 id: &id,
                 change_set: change_set.as_deref(),
                 append_set: append_set.as_deref(),
+                lsn,
             }
             .json()
         }
         Change::Delete { .. } => {
-            Answer::DidDelete { subscription_id: subscription, id: &id }.json()
+            Answer::DidDelete { subscription_id: subscription, id: &id, lsn }.json()
         }
     })
 }
@@ -106,7 +137,7 @@ mod tests {
             before: Some(Record::new(before.to_string())),
             after: Record::new(after.to_string()),
         };
-        serde_json::from_str(&event("s", &change, appends).expect("an event")).expect("JSON")
+        serde_json::from_str(&event("s", &change, appends, None).expect("an event")).expect("JSON")
     }
 
     #[test]
@@ -124,18 +155,20 @@ mod tests {
         let after = Record::new(after.to_string());
         let unknown = Change::Update { key: "1".into(), before: None, after };
         assert_eq!(
-            serde_json::from_str::<Value>(&event("s", &unknown, Appends::Told).expect("an event"))
-                .expect("JSON"),
+            serde_json::from_str::<Value>(
+                &event("s", &unknown, Appends::Told, None).expect("an event")
+            )
+            .expect("JSON"),
             json!({"tag": "DidUpdate", "subscriptionId": "s", "id": 1, "changeSet": {"a": 2, "b": "x", "c": [1]}})
         );
         let insert = Change::Insert { key: "\"k\"".into(), record: Record::new(r#"{"a": 1.50}"#) };
         assert_eq!(
-            event("s", &insert, Appends::Told).expect("an event"),
-            r#"{"tag":"DidInsert","subscriptionId":"s","record":{"a": 1.50}}"#
+            event("s", &insert, Appends::Told, Some(&"0/7".to_owned())).expect("an event"),
+            r#"{"tag":"DidInsert","subscriptionId":"s","record":{"a": 1.50},"lsn":"0/7"}"#
         );
         let delete = Change::Delete { key: "[1, \"b\"]".into() };
         assert_eq!(
-            event("s", &delete, Appends::Told).expect("an event"),
+            event("s", &delete, Appends::Told, None).expect("an event"),
             r#"{"tag":"DidDelete","subscriptionId":"s","id":[1, "b"]}"#
         );
     }

@@ -19,7 +19,8 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use hw_live::{News, Wants};
+use hw_live::{Change as Changed, LiveError, News, Wants};
+use hw_types::{EndLsn, TableName};
 use hw_write::End;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -27,9 +28,10 @@ use tokio::time::Instant;
 use crate::change::Change;
 use crate::code;
 use crate::failure::Failure;
-use crate::wire::{Answer, BadMessage, Message, Query, Request};
+use crate::wire::{Answer, BadMessage, Message, Query, Request, Resume};
 use crate::work::Work;
 use events::Appends;
+pub use events::Telling;
 use order::Lane;
 
 /// Something is sent this often while a request waits.
@@ -51,10 +53,10 @@ pub enum Event<'a> {
     Done(TaskId, Outcome),
     /// A transaction is over, though nobody ended it.
     TransactionOver(&'a str),
-    /// The result of a subscription changed.
-    News(&'a str, &'a News<hw_live::Change>),
+    /// The result of a subscription changed, and is of this position.
+    News(&'a str, News<Changed>, EndLsn),
     /// A subscription has no result any more.
-    Ended(&'a str, Failure),
+    Ended(&'a str, LiveError),
     /// Time went by.
     Tick,
 }
@@ -64,6 +66,8 @@ pub enum Event<'a> {
 pub enum Effect {
     /// Send this.
     Send(String),
+    /// Send what changed.
+    Tell(Telling),
     /// Start this.
     Start(TaskId, Task),
     /// Forget this transaction.
@@ -81,8 +85,8 @@ pub enum Task {
     Begin(String),
     /// Ends one.
     End(String, End),
-    /// Begins a subscription under this name.
-    Subscribe(String, Query, Wants),
+    /// Begins a subscription under this name, or goes on with an earlier one.
+    Subscribe(String, Query, Wants, Option<Resume>),
     /// Verifies a token; whoever holds it calls from then on.
     Login(String),
     /// Asks the application.
@@ -101,8 +105,10 @@ pub enum Outcome {
     Records(Vec<String>),
     /// It is done.
     Done,
-    /// A subscription begins with these records.
-    Rows(Vec<String>),
+    /// A subscription begins with these records, of this position.
+    Rows(Vec<String>, EndLsn),
+    /// A subscription goes on behind this position, which its client has.
+    Resumed(String),
     /// A subscription begins with this number.
     Count(u64),
     /// The token holds, and is about this user.
@@ -172,6 +178,7 @@ enum Kind {
 
 /// A subscription of this socket, from its request on.
 struct Subscription {
+    table: String,
     appends: Appends,
     /// Whether its answer was sent.
     began: bool,
@@ -211,12 +218,12 @@ impl Session {
             Event::Message(json) => self.message(now, json, effects),
             Event::Done(task, outcome) => self.done(task, outcome, effects),
             Event::TransactionOver(id) => self.over(id, effects),
-            Event::News(id, news) => self.news(id, news, effects),
-            Event::Ended(id, failure) => self.ended(id, &failure, effects),
+            Event::News(id, news, position) => self.news(id, news, position, effects),
+            Event::Ended(id, error) => self.ended(id, error, effects),
             Event::Tick => {}
         }
         self.start_what_can(effects);
-        if effects.iter().any(|effect| matches!(effect, Effect::Send(_))) {
+        if effects.iter().any(|effect| matches!(effect, Effect::Send(_) | Effect::Tell(_))) {
             self.last_sent = now;
         } else if self.keep_alive_at().is_some_and(|at| at <= now) {
             effects.push(Effect::Send(Answer::KeepAlive {}.json()));
@@ -227,6 +234,11 @@ impl Session {
     /// Whether no further message is to be read for now.
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= WAITING || self.waiting_bytes > self.limits.waiting_bytes
+    }
+
+    /// Bytes of messages that wait for their turn.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     /// When time matters next.
@@ -331,12 +343,12 @@ impl Session {
             Message::Commit { transaction } => self.end(transaction, End::Commit),
             Message::LoginWithToken { token } => Ok((Kind::Login, Task::Login(token))),
             Message::Hook { tag, json } => Ok((Kind::Hook, Task::Hook { tag, json })),
-            Message::SubscribeRows { query, appends, .. } => {
+            Message::SubscribeRows { query, appends, resume } => {
                 let appends = if appends { Appends::Told } else { Appends::Whole };
-                self.subscribe(query, Wants::Rows, appends)
+                self.subscribe(query, Wants::Rows, appends, resume)
             }
             Message::SubscribeCount { query } => {
-                self.subscribe(query, Wants::Count, Appends::Whole)
+                self.subscribe(query, Wants::Count, Appends::Whole, None)
             }
             Message::Unsubscribe { .. } => unreachable!("invariant: it is answered at once"),
         }
@@ -347,6 +359,7 @@ impl Session {
         query: Query,
         wants: Wants,
         appends: Appends,
+        resume: Option<Resume>,
     ) -> Result<(Kind, Task), Failure> {
         let limit = self.limits.subscriptions;
         if self.subscriptions.len() >= limit {
@@ -355,9 +368,9 @@ impl Session {
             return Err(Failure::new(code::SUBSCRIPTIONS, message));
         }
         let id = (self.new_id)();
-        let subscription = Subscription { appends, began: false };
+        let subscription = Subscription { table: query.table.clone(), appends, began: false };
         self.subscriptions.insert(id.clone(), subscription);
-        Ok((Kind::Subscribe { id: id.clone() }, Task::Subscribe(id, query, wants)))
+        Ok((Kind::Subscribe { id: id.clone() }, Task::Subscribe(id, query, wants, resume)))
     }
 
     fn unsubscribe(&mut self, request: i64, id: String, effects: &mut Vec<Effect>) {
@@ -373,23 +386,23 @@ impl Session {
         effects.push(Effect::Send(answer));
     }
 
-    fn news(&mut self, id: &str, news: &News<hw_live::Change>, effects: &mut Vec<Effect>) {
+    fn news(&mut self, id: &str, news: News<Changed>, position: EndLsn, effects: &mut Vec<Effect>) {
         let Some(subscription) = self.subscriptions.get(id).filter(|it| it.began) else { return };
         match news {
             News::Count(count) => {
-                let event = Answer::DidChangeCount { subscription_id: id, count: *count };
+                let event = Answer::DidChangeCount { subscription_id: id, count };
                 effects.push(Effect::Send(event.json()));
             }
             News::Rows(changes) => {
-                let appends = subscription.appends;
-                let events = changes.iter().filter_map(|it| events::event(id, it, appends));
-                effects.extend(events.map(Effect::Send));
+                let (subscription, appends) = (id.to_owned(), subscription.appends);
+                effects.push(Effect::Tell(Telling { subscription, changes, appends, position }));
             }
         }
     }
 
-    fn ended(&mut self, id: &str, failure: &Failure, effects: &mut Vec<Effect>) {
-        if self.subscriptions.remove(id).is_some() {
+    fn ended(&mut self, id: &str, error: LiveError, effects: &mut Vec<Effect>) {
+        if let Some(Subscription { table, .. }) = self.subscriptions.remove(id) {
+            let failure = Failure::of_live(error, &TableName::new("", table));
             effects.push(Effect::Unsubscribe(id.to_owned()));
             effects.push(Effect::Send(failure.push(id)));
         }
@@ -453,15 +466,28 @@ impl Session {
         }
         let answer = match outcome {
             Outcome::Failed(failure) => failure.answer(request),
-            Outcome::Records(records) => match answered(request, &kind, &records) {
+            Outcome::Records(records) => match answered(request, &kind, records) {
                 Ok(answer) => answer,
                 Err(failure) => failure.answer(request),
             },
-            Outcome::Rows(records) => match &kind {
+            Outcome::Rows(records, position) => match &kind {
                 Kind::Subscribe { id } => Answer::DidCreateDataSubscription {
                     request_id: request,
                     subscription_id: id,
-                    result: &read(&records),
+                    result: Some(&read(records)),
+                    resumed: None,
+                    lsn: &position.to_string(),
+                }
+                .json(),
+                _ => unanswered(request),
+            },
+            Outcome::Resumed(lsn) => match &kind {
+                Kind::Subscribe { id } => Answer::DidCreateDataSubscription {
+                    request_id: request,
+                    subscription_id: id,
+                    result: None,
+                    resumed: Some(true),
+                    lsn: &lsn,
                 }
                 .json(),
                 _ => unanswered(request),
@@ -504,13 +530,12 @@ fn unanswered(request: i64) -> String {
 }
 
 /// Records of Postgres as JSON.
-fn read(records: &[String]) -> Vec<Box<RawValue>> {
-    let read = |record: &String| RawValue::from_string(record.clone());
-    records.iter().map(read).collect::<Result<_, _>>().unwrap_or_default()
+fn read(records: Vec<String>) -> Vec<Box<RawValue>> {
+    records.into_iter().map(RawValue::from_string).collect::<Result<_, _>>().unwrap_or_default()
 }
 
 /// The answer that has these records.
-fn answered(request: i64, kind: &Kind, records: &[String]) -> Result<String, Failure> {
+fn answered(request: i64, kind: &Kind, records: Vec<String>) -> Result<String, Failure> {
     let records = read(records);
     let answer = match (kind, records.as_slice()) {
         (Kind::Query, records) => Answer::DataSyncResult { request_id: request, result: records },

@@ -35,6 +35,12 @@ impl Rig {
         for effect in effects {
             match effect {
                 Effect::Send(text) => self.sent.push(serde_json::from_str(&text).expect("JSON")),
+                Effect::Tell(telling) => {
+                    let texts = telling.texts();
+                    self.sent.extend(
+                        texts.map(|text| serde_json::from_str::<Value>(&text).expect("JSON")),
+                    );
+                }
                 Effect::Start(id, task) => self.started.push((id, task)),
                 Effect::Forget(id) => self.forgotten.push(id),
                 Effect::Unsubscribe(id) => self.unsubscribed.push(id),
@@ -277,6 +283,10 @@ fn subscribe(request: i64) -> Value {
     message
 }
 
+fn at(position: u64) -> EndLsn {
+    EndLsn(hw_types::Lsn(position))
+}
+
 fn insert(key: &str) -> News<hw_live::Change> {
     let record = hw_live::Record::new(format!("{{\"id\": {key}}}"));
     News::Rows(vec![hw_live::Change::Insert { key: key.into(), record }])
@@ -286,17 +296,17 @@ fn insert(key: &str) -> News<hw_live::Change> {
 fn ds_10_5_an_answer_comes_before_the_events_and_nothing_behind_the_end() {
     let mut rig = Rig::new();
     rig.message(subscribe(0));
-    rig.handle(Event::News("id-1", &insert("1")));
+    rig.handle(Event::News("id-1", insert("1"), at(9)));
     assert_eq!(rig.sent(), [Value::Null; 0]);
-    rig.done(0, Outcome::Rows(vec!["{\"id\": 7}".into()]));
-    rig.handle(Event::News("id-1", &insert("1")));
+    rig.done(0, Outcome::Rows(vec!["{\"id\": 7}".into()], at(8)));
+    rig.handle(Event::News("id-1", insert("1"), at(9)));
     rig.message(json!({"tag": "DeleteDataSubscription", "requestId": 1, "subscriptionId": "id-1"}));
-    rig.handle(Event::News("id-1", &insert("2")));
+    rig.handle(Event::News("id-1", insert("2"), at(9)));
     assert_eq!(
         rig.sent(),
         [
-            json!({"tag": "DidCreateDataSubscription", "requestId": 0, "subscriptionId": "id-1", "result": [{"id": 7}]}),
-            json!({"tag": "DidInsert", "subscriptionId": "id-1", "record": {"id": 1}}),
+            json!({"tag": "DidCreateDataSubscription", "requestId": 0, "subscriptionId": "id-1", "result": [{"id": 7}], "lsn": "0/8"}),
+            json!({"tag": "DidInsert", "subscriptionId": "id-1", "record": {"id": 1}, "lsn": "0/9"}),
             json!({"tag": "DidDeleteDataSubscription", "requestId": 1, "subscriptionId": "id-1"}),
         ]
     );
@@ -325,7 +335,7 @@ fn ds_13_subscriptions_have_a_limit_and_those_that_failed_do_not_count() {
     rig.sent();
     rig.message(subscribe(4));
     assert_eq!(rig.sent(), [Value::Null; 0]);
-    rig.handle(Event::News("id-2", &News::Count(6)));
+    rig.handle(Event::News("id-2", News::Count(6), at(9)));
     assert_eq!(
         rig.sent(),
         [json!({"tag": "DidChangeCount", "subscriptionId": "id-2", "count": 6})]
@@ -336,14 +346,14 @@ fn ds_13_subscriptions_have_a_limit_and_those_that_failed_do_not_count() {
 fn ds_10_5_a_subscription_that_ends_by_itself_is_told_without_a_number() {
     let mut rig = Rig::new();
     rig.message(subscribe(0));
-    rig.done(0, Outcome::Rows(vec![]));
+    rig.done(0, Outcome::Rows(vec![], at(8)));
     rig.sent();
-    rig.handle(Event::Ended("id-1", Failure::new(4305, "it is off")));
+    let (table, reason) = (TableName::new("public", "t"), "has it switched off");
+    rig.handle(Event::Ended("id-1", LiveError::NotSecured { table, reason }));
     assert_eq!(
         rig.sent(),
-        [
-            json!({"tag": "DataSyncError", "subscriptionId": "id-1", "errorMessage": "it is off", "code": "HW4305"})
-        ]
+        [json!({"tag": "DataSyncError", "subscriptionId": "id-1", "code": "HW4305",
+                "errorMessage": "Row level security is required for accessing this table: public.t has it switched off"})]
     );
     assert_eq!(rig.unsubscribed, ["id-1"]);
 }
@@ -364,12 +374,12 @@ fn ds_10_5_appends_are_told_to_whoever_knows_them_and_whole_texts_to_everybody_e
     rig.message(knows);
     rig.message(subscribe(1));
     for task in [0, 1] {
-        rig.done(task, Outcome::Rows(vec![]));
+        rig.done(task, Outcome::Rows(vec![], at(8)));
     }
     rig.sent();
-    rig.handle(Event::News("id-1", &news));
+    rig.handle(Event::News("id-1", news.clone(), at(9)));
     assert_eq!(rig.sent()[0]["appendSet"], json!({"t": "y"}));
-    rig.handle(Event::News("id-2", &news));
+    rig.handle(Event::News("id-2", news, at(9)));
     let sent = rig.sent();
     assert!(
         sent[0].get("appendSet").is_none() && sent[0]["changeSet"]["t"].is_string(),
@@ -446,4 +456,30 @@ fn ds_3_every_request_is_answered_once_in_any_order_of_events() {
         answers.sort_unstable();
         assert_eq!(answers, (0..60).collect::<Vec<i64>>());
     }
+}
+
+#[test]
+fn ds_21_a_subscription_that_goes_on_has_no_result_and_then_what_was_missed() {
+    let mut rig = Rig::new();
+    let mut message = subscribe(0);
+    message["resume"] = json!({"subscriptionId": "old", "lsn": "0/7"});
+    rig.message(message);
+    let (task, started) = rig.started.pop().expect("started");
+    let Task::Subscribe(id, _, Wants::Rows, Some(resume)) = started else { panic!("{started:?}") };
+    assert_eq!((&*id, &*resume.subscription_id, &*resume.lsn), ("id-1", "old", "0/7"));
+    rig.done(task, Outcome::Resumed(resume.lsn));
+    let two = [insert("1"), insert("2")].into_iter().flat_map(|news| match news {
+        News::Rows(rows) => rows,
+        News::Count(_) => unreachable!(),
+    });
+    rig.handle(Event::News("id-1", News::Rows(two.collect()), at(9)));
+    assert_eq!(
+        rig.sent(),
+        [
+            json!({"tag": "DidCreateDataSubscription", "requestId": 0, "subscriptionId": "id-1", "resumed": true, "lsn": "0/7"}),
+            json!({"tag": "DidInsert", "subscriptionId": "id-1", "record": {"id": 1}}),
+            json!({"tag": "DidInsert", "subscriptionId": "id-1", "record": {"id": 2}, "lsn": "0/9"}),
+        ],
+        "the position is reached with the last"
+    );
 }

@@ -24,18 +24,27 @@ pub enum Answer<'a> {
     },
     /// A message without a number cannot be read.
     FailedToDecodeMessageError { error_message: &'a str },
-    /// A subscription begins with these rows.
+    /// A subscription begins with these rows, of this position, or goes on behind the one that its client has.
     DidCreateDataSubscription {
         request_id: i64,
         subscription_id: &'a str,
-        result: &'a [Box<RawValue>],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a [Box<RawValue>]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed: Option<bool>,
+        lsn: &'a str,
     },
     /// A count begins with this number.
     DidCreateCountSubscription { request_id: i64, subscription_id: &'a str, count: u64 },
     /// A subscription has ended.
     DidDeleteDataSubscription { request_id: i64, subscription_id: &'a str },
     /// A row has come.
-    DidInsert { subscription_id: &'a str, record: &'a RawValue },
+    DidInsert {
+        subscription_id: &'a str,
+        record: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lsn: Option<&'a str>,
+    },
     /// A row has changed: other values, and what was appended to texts.
     DidUpdate {
         subscription_id: &'a str,
@@ -44,9 +53,16 @@ pub enum Answer<'a> {
         change_set: Option<&'a RawValue>,
         #[serde(skip_serializing_if = "Option::is_none")]
         append_set: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lsn: Option<&'a str>,
     },
     /// A row has gone.
-    DidDelete { subscription_id: &'a str, id: &'a RawValue },
+    DidDelete {
+        subscription_id: &'a str,
+        id: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lsn: Option<&'a str>,
+    },
     /// A count is another one.
     DidChangeCount { subscription_id: &'a str, count: u64 },
     /// The row as it was inserted.
@@ -110,6 +126,7 @@ mod tests {
                     id: &id,
                     change_set: None,
                     append_set: None,
+                    lsn: None,
                 },
                 r#"{"tag":"DidUpdate","subscriptionId":"s","id":"1"}"#,
             ),
@@ -119,6 +136,7 @@ mod tests {
                     id: &id,
                     change_set: Some(&record),
                     append_set: None,
+                    lsn: None,
                 },
                 r#"{"tag":"DidUpdate","subscriptionId":"s","id":"1","changeSet":{"id":"1","n":1.50}}"#,
             ),

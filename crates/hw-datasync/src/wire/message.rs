@@ -1,7 +1,7 @@
 //! Requests of clients.
 
 use super::query::{Literal, Query};
-use super::{Unreadable, unreadable};
+use super::{Unreadable, read, unreadable};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ pub enum Message {
 
 /// Where a subscription of an earlier socket ended.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct Resume {
     /// The subscription.
     pub subscription_id: String,
@@ -75,7 +75,7 @@ pub struct BadMessage {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 struct Wire<'a> {
     #[serde(borrow)]
     tag: Option<&'a RawValue>,
@@ -110,17 +110,18 @@ struct Wire<'a> {
 impl Request {
     /// Reads a message.
     pub fn read(json: &str) -> Result<Request, BadMessage> {
-        let wire: Wire<'_> = serde_json::from_str(json)
-            .map_err(|error| BadMessage { request: None, what: error.into() })?;
-        let id = wire.request_id.and_then(|raw| raw.get().parse().ok());
-        let message = wire.message(json).map_err(|what| BadMessage { request: id, what })?;
-        match id {
-            Some(id) => Ok(Request { id, message }),
-            None => Err(BadMessage {
-                request: None,
-                what: Unreadable("missing field `requestId`, a whole number".into()),
+        let unnumbered = |what| BadMessage { request: None, what };
+        let wire: Wire<'_> = read("the message", json).map_err(unnumbered)?;
+        let number = match wire.request_id {
+            Some(raw) => raw.get().parse::<i64>().map_err(|_| {
+                let (least, most) = (i64::MIN, i64::MAX);
+                format!("field `requestId` must be a whole number from {least} to {most}")
             }),
-        }
+            None => Err("missing field `requestId`, a whole number".to_owned()),
+        };
+        let id = number.map_err(|what| unnumbered(Unreadable(what)))?;
+        let message = wire.message(json).map_err(|what| BadMessage { request: Some(id), what })?;
+        Ok(Request { id, message })
     }
 }
 
@@ -134,7 +135,8 @@ impl Wire<'_> {
         Ok(match &*tag {
             "DataSyncQuery" => Message::Query { query: query()?, transaction: transaction()? },
             "CreateDataSubscription" => {
-                let resume = self.resume.map(|raw| serde_json::from_str(raw.get())).transpose()?;
+                let resume =
+                    self.resume.map(|raw| read("field `resume`", raw.get())).transpose()?;
                 // Keys of other protocols are ignored, whatever they hold.
                 let appends = self.appends.is_some_and(|raw| raw.get() == "true");
                 Message::SubscribeRows { query: query()?, resume, appends }
@@ -151,7 +153,7 @@ impl Wire<'_> {
             },
             "CreateRecordsMessage" => {
                 let records: Vec<&RawValue> =
-                    serde_json::from_str(given("records", self.records)?.get())?;
+                    read("field `records`", given("records", self.records)?.get())?;
                 Message::Create {
                     table: table()?,
                     records: records.into_iter().map(payload).collect::<Result<_, _>>()?,
@@ -197,7 +199,7 @@ impl Wire<'_> {
         match several {
             false => Ok(vec![one(given("id", self.id)?)?]),
             true => {
-                let ids: Vec<&RawValue> = serde_json::from_str(given("ids", self.ids)?.get())?;
+                let ids: Vec<&RawValue> = read("field `ids`", given("ids", self.ids)?.get())?;
                 ids.into_iter().map(one).collect()
             }
         }
@@ -208,14 +210,14 @@ fn given<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, Unre
     raw.map_or_else(|| unreadable(format!("missing field `{name}`")), Ok)
 }
 
-fn text(name: &str, raw: Option<&RawValue>) -> Result<String, Unreadable> {
+pub(super) fn text(name: &str, raw: Option<&RawValue>) -> Result<String, Unreadable> {
     serde_json::from_str(given(name, raw)?.get())
         .map_err(|_| Unreadable(format!("field `{name}` must be a text")))
 }
 
 /// Reads the values of a record.
 pub fn payload(raw: &RawValue) -> Result<Payload, Unreadable> {
-    let members: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())?;
+    let members: BTreeMap<String, &RawValue> = read("a record", raw.get())?;
     members.into_iter().map(|(field, raw)| Ok((field, Literal::read(raw)?))).collect()
 }
 

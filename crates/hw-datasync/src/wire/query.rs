@@ -3,7 +3,8 @@
 //! In: JSON. Out: [`Query`], within bounds. Names are as the client wrote them; what they mean depends on
 //! the table.
 
-use super::{Unreadable, depth, unreadable};
+use super::message::text;
+use super::{Unreadable, depth, read, shown, unreadable};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -19,7 +20,7 @@ const MAX_NODES: usize = 2_000;
 const MAX_VALUES: usize = 10_000;
 
 /// A query.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// The table, as in the database.
     pub table: String,
@@ -38,7 +39,7 @@ pub struct Query {
 }
 
 /// Columns of a result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selected {
     /// All of the table.
     All,
@@ -47,7 +48,7 @@ pub enum Selected {
 }
 
 /// An order, or part of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
     /// By a field.
     Field {
@@ -68,7 +69,7 @@ pub enum Order {
 }
 
 /// A condition or an operand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expr {
     /// A field of the row.
     Field(String),
@@ -90,11 +91,11 @@ pub enum Expr {
 }
 
 /// A JSON value as the client wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Literal(String);
 
 /// What combines two operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub enum Operator {
     /// `=`
     #[serde(rename = "OpEqual")]
@@ -228,16 +229,18 @@ fn literals(values: &[&RawValue]) -> Result<Vec<Literal>, Unreadable> {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 struct WireQuery<'a> {
-    table: String,
+    #[serde(borrow)]
+    table: &'a RawValue,
     #[serde(borrow)]
     selected_columns: &'a RawValue,
     #[serde(borrow)]
     where_condition: &'a RawValue,
     #[serde(borrow)]
-    order_by_clause: Vec<&'a RawValue>,
-    distinct_on_column: Option<String>,
+    order_by_clause: &'a RawValue,
+    #[serde(borrow)]
+    distinct_on_column: Option<&'a RawValue>,
     #[serde(borrow)]
     limit: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -259,21 +262,21 @@ impl Query {
     ///
     /// - Errors: it is none, or beyond the bounds: conditions 64 deep and 2,000 in all, 10,000 values in a list.
     pub fn read(json: &str) -> Result<Query, Unreadable> {
-        let wire: WireQuery<'_> = serde_json::from_str(json)?;
+        let wire: WireQuery<'_> = read("field `query`", json)?;
+        let order: Vec<&RawValue> = read("field `orderByClause`", wire.order_by_clause.get())?;
         let condition = match wire.where_condition.get() {
             "null" => None,
             condition => Some(Expr::read(condition)?),
         };
         Ok(Query {
-            table: wire.table,
+            table: text("table", Some(wire.table))?,
             selected: read_selected(wire.selected_columns.get())?,
             condition,
-            order: wire
-                .order_by_clause
-                .iter()
-                .map(|raw| read_order(raw.get()))
-                .collect::<Result<_, _>>()?,
-            distinct_on: wire.distinct_on_column,
+            order: order.iter().map(|raw| read_order(raw.get())).collect::<Result<_, _>>()?,
+            distinct_on: wire
+                .distinct_on_column
+                .map(|raw| text("distinctOnColumn", Some(raw)))
+                .transpose()?,
             limit: count("limit", wire.limit)?,
             offset: count("offset", wire.offset)?,
         })
@@ -291,17 +294,18 @@ fn count(name: &str, raw: Option<&RawValue>) -> Result<Option<i64>, Unreadable> 
 
 fn read_selected(json: &str) -> Result<Selected, Unreadable> {
     #[derive(Deserialize)]
+    #[serde(expecting = "an object")]
     struct Wire<'a> {
         #[serde(borrow)]
         tag: Cow<'a, str>,
         contents: Option<Vec<String>>,
     }
-    let wire: Wire<'_> = serde_json::from_str(json)?;
+    let wire: Wire<'_> = read("field `selectedColumns`", json)?;
     match (&*wire.tag, wire.contents) {
         ("SelectAll", _) => Ok(Selected::All),
         ("SelectSpecific", Some(fields)) => Ok(Selected::Fields(fields)),
         ("SelectSpecific", None) => unreadable("missing field `contents` of selectedColumns"),
-        (tag, _) => unreadable(format!("selectedColumns has the unknown tag {tag}")),
+        (tag, _) => unreadable(format!("selectedColumns has the unknown tag {}", shown(tag))),
     }
 }
 
@@ -312,7 +316,7 @@ fn read_order(json: &str) -> Result<Order, Unreadable> {
         Desc,
     }
     #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
+    #[serde(rename_all = "camelCase", expecting = "an object")]
     struct Wire {
         tag: Option<String>,
         order_by_column: Option<String>,
@@ -320,7 +324,7 @@ fn read_order(json: &str) -> Result<Order, Unreadable> {
         tsvector: Option<String>,
         tsquery: Option<String>,
     }
-    let wire: Wire = serde_json::from_str(json)?;
+    let wire: Wire = read("an order", json)?;
     let descending = matches!(wire.order_by_direction, Some(Direction::Desc));
     match (wire.tag.as_deref(), wire.order_by_column, wire.tsvector, wire.tsquery) {
         (Some("OrderByTSRank"), _, Some(field), Some(query)) => {
@@ -335,16 +339,17 @@ fn read_order(json: &str) -> Result<Order, Unreadable> {
         (None | Some("OrderByClause"), ..) => {
             unreadable("missing field `orderByColumn` or `orderByDirection` of orderByClause")
         }
-        (Some(tag), ..) => unreadable(format!("orderByClause has the unknown tag {tag}")),
+        (Some(tag), ..) => unreadable(format!("orderByClause has the unknown tag {}", shown(tag))),
     }
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 struct WireExpr<'a> {
     #[serde(borrow)]
     tag: Cow<'a, str>,
-    field: Option<String>,
+    #[serde(borrow)]
+    field: Option<&'a RawValue>,
     #[serde(borrow)]
     value: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -358,6 +363,7 @@ struct WireExpr<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct WireCall {
     tag: Option<String>,
     text: String,
@@ -372,11 +378,11 @@ fn read_expr(json: &str, depth: usize, nodes: &mut usize) -> Result<Expr, Unread
     if depth >= MAX_DEPTH || *nodes > MAX_NODES {
         return too_complex();
     }
-    let wire: WireExpr<'_> = serde_json::from_str(json)?;
-    let missing = |field: &str| format!("missing field `{field}` of {}", wire.tag);
+    let wire: WireExpr<'_> = read("a condition", json)?;
+    let missing = |field: &str| format!("missing field `{field}` of {}", shown(&wire.tag));
     Ok(match &*wire.tag {
         "ColumnExpression" => match wire.field {
-            Some(field) => Expr::Field(field),
+            Some(field) => Expr::Field(text("field", Some(field))?),
             None => return unreadable(missing("field")),
         },
         // A value that is missing is not null: that would be another condition.
@@ -409,13 +415,13 @@ fn read_expr(json: &str, depth: usize, nodes: &mut usize) -> Result<Expr, Unread
             let left = Box::new(read_expr(left.get(), depth + 1, nodes)?);
             Expr::Infix { left, operator, right }
         }
-        tag => return unreadable(format!("a condition has the unknown tag {tag}")),
+        tag => return unreadable(format!("a condition has the unknown tag {}", shown(tag))),
     })
 }
 
 /// Whether an object names a key, also with null.
 fn has_key(json: &str, key: &str) -> Result<bool, Unreadable> {
-    let members: std::collections::HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json)?;
+    let members: std::collections::HashMap<Cow<'_, str>, &RawValue> = read("a condition", json)?;
     Ok(members.contains_key(key))
 }
 

@@ -106,7 +106,7 @@ fn choices(config: &Config, arguments: &GenerateTypes) -> Result<Choices, Box<Di
         (true, _) => (Form::Original, "ihp-datasync".to_owned()),
         (false, module) => (Form::Corrected, module.clone().unwrap_or_else(|| MODULE.to_owned())),
     };
-    let (naming, big_numbers) = (config.datasync.naming, config.datasync.big_numbers);
+    let (naming, big_numbers) = (config.datasync.naming.clone(), config.datasync.big_numbers);
     Ok(Choices { form, module, naming, big_numbers, type_names })
 }
 

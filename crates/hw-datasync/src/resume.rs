@@ -1,0 +1,356 @@
+//! Subscriptions of clients that come back: what a client may not have received, and where results wait for it.
+//!
+//! In: what was told on a socket, what its client has shown to have received, the end of the socket. Out: the
+//! subscription for whoever comes back as the same caller with the same query, and which rows to tell anew.
+//! Invariants: nothing is resumed of which a part might be missing; rows that are told anew are whole, so that it
+//! does no harm if they were received after all; what waits is bounded in time, for each user, and for all.
+//!
+//! Source: `datasync.md` 21 R, "OURS".
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hw_live::{Change, Key, News, Record, Subscription};
+use hw_types::{EndLsn, Lsn};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::caller::Caller;
+use crate::wire::{Query, Resume};
+
+/// Rows that are remembered of one subscription until its client has shown to have received them.
+const MOST_ROWS: usize = 1_000;
+/// Subscriptions of all users that wait.
+const MOST_WAITING: usize = 10_000;
+/// How long a socket that is given up for a newer one may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What was told of one subscription and may not have been received.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    told: VecDeque<Told>,
+    rows: usize,
+    /// The position behind which everything is here.
+    complete_from: EndLsn,
+    /// Whether what was told at that position itself may be missing.
+    is_cut: bool,
+    last: EndLsn,
+}
+
+#[derive(Debug)]
+struct Told {
+    position: EndLsn,
+    at: Instant,
+    rows: Vec<(Key, Option<Record>)>,
+}
+
+impl Trail {
+    /// Of a subscription whose first result is of this position.
+    pub fn new(first: EndLsn) -> Trail {
+        Trail { told: VecDeque::new(), rows: 0, complete_from: first, is_cut: false, last: first }
+    }
+
+    /// The position of what was told last.
+    pub fn last(&self) -> EndLsn {
+        self.last
+    }
+
+    /// Notes what is about to be told.
+    pub fn tell(&mut self, position: EndLsn, at: Instant, news: &News<Change>) {
+        let News::Rows(changes) = news else { return };
+        let now = |change: &Change| {
+            let record = match change {
+                Change::Insert { record, .. } => Some(record.clone()),
+                Change::Update { after, .. } => Some(after.clone()),
+                Change::Delete { .. } => None,
+            };
+            (change.key().clone(), record)
+        };
+        let rows: Vec<_> = changes.iter().map(now).collect();
+        self.rows += rows.len();
+        self.last = self.last.max(position);
+        self.told.push_back(Told { position, at, rows });
+        while self.rows > MOST_ROWS
+            && let Some(oldest) = self.told.pop_front()
+        {
+            self.rows -= oldest.rows.len();
+            (self.complete_from, self.is_cut) = (oldest.position, true);
+        }
+    }
+
+    /// The client has received everything that was told before this.
+    pub fn received(&mut self, before: Instant) {
+        while let Some(oldest) = self.told.front().filter(|oldest| oldest.at < before) {
+            self.rows -= oldest.rows.len();
+            (self.complete_from, self.is_cut) = (oldest.position, false);
+            self.told.pop_front();
+        }
+    }
+
+    /// The rows to tell to a client that says how far it has come, each as it was told last; `None` where it
+    /// may lack something else.
+    fn missed(&self, position: &str) -> Option<Vec<Change>> {
+        let position = EndLsn(position.parse::<Lsn>().ok()?);
+        let reaches =
+            position > self.complete_from || position == self.complete_from && !self.is_cut;
+        if !reaches || position > self.last {
+            return None;
+        }
+        // Positions of two commits may be equal: then which of them the client has is not known.
+        let of_it = self.told.iter().filter(|told| told.position == position).count()
+            + usize::from(self.complete_from == position);
+        let is_later =
+            |told: &&Told| told.position > position || of_it > 1 && told.position == position;
+        let later = self.told.iter().filter(is_later);
+        let mut rows: Vec<(&Key, Option<&Record>)> = Vec::new();
+        let mut places: HashMap<&Key, usize> = HashMap::new();
+        for (key, record) in later.flat_map(|told| &told.rows) {
+            match places.get(key) {
+                Some(place) => rows[*place].1 = record.as_ref(),
+                None => {
+                    places.insert(key, rows.len());
+                    rows.push((key, record.as_ref()));
+                }
+            }
+        }
+        let change = |(key, record): (&Key, Option<&Record>)| match record {
+            Some(record) => Change::Insert { key: key.clone(), record: record.clone() },
+            None => Change::Delete { key: key.clone() },
+        };
+        Some(rows.into_iter().map(change).collect())
+    }
+}
+
+/// What a query is, for comparing it with another one.
+pub(crate) type Digest = u64;
+
+/// A subscription that waits for its client.
+pub(crate) struct Parked {
+    pub caller: Arc<Caller>,
+    pub query: Digest,
+    pub subscription: Subscription,
+    pub trail: Trail,
+}
+
+/// A subscription that goes on, and what is to be told of it first.
+pub(crate) struct Resumed {
+    pub subscription: Subscription,
+    pub trail: Trail,
+    pub missed: Vec<Change>,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Lobby(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    stay: Duration,
+    of_user: usize,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those whose socket is there, with what ends it.
+    attached: HashMap<String, (Socket, Arc<Caller>)>,
+    waiting: HashMap<String, Waiting>,
+    /// How many of each user wait.
+    users: HashMap<String, usize>,
+}
+
+/// A socket as others see it.
+#[derive(Clone)]
+pub(crate) struct Socket {
+    /// Its client has come back on another one.
+    pub leave: CancellationToken,
+    /// Closed when its subscriptions wait.
+    ended: watch::Receiver<()>,
+}
+
+struct Waiting {
+    parked: Parked,
+    until: Instant,
+}
+
+impl Socket {
+    /// A socket, and what it drops when its subscriptions wait.
+    pub fn new() -> (Socket, watch::Sender<()>) {
+        let (end, ended) = watch::channel(());
+        (Socket { leave: CancellationToken::new(), ended }, end)
+    }
+}
+
+impl Lobby {
+    /// - Takes: how long subscriptions wait, and how many of one user.
+    pub fn new(stay: Duration, of_user: usize) -> Lobby {
+        let (state, hasher) = (Mutex::default(), RandomState::new());
+        Lobby(Arc::new(Inner { state, stay, of_user, hasher }))
+    }
+
+    /// What a query is. Nobody can make another one that is the same.
+    pub fn digest(&self, query: &Query) -> Digest {
+        self.0.hasher.hash_one(query)
+    }
+
+    /// Notes on which socket a subscription is.
+    pub fn attach(&self, id: &str, socket: &Socket, caller: &Arc<Caller>) {
+        let attached = (socket.clone(), caller.clone());
+        self.0.state.lock().attached.insert(id.to_owned(), attached);
+    }
+
+    /// A subscription has ended.
+    pub fn forget(&self, id: &str) {
+        self.0.state.lock().attached.remove(id);
+    }
+
+    /// The subscriptions of a socket that has ended wait for its client.
+    pub fn park(&self, subscriptions: impl IntoIterator<Item = (String, Parked)>) {
+        let until = Instant::now() + self.0.stay;
+        let mut state = self.0.state.lock();
+        let mut ids = Vec::new();
+        for (id, parked) in subscriptions {
+            state.attached.remove(&id);
+            if state.park(&id, Waiting { parked, until }, self.0.of_user) {
+                ids.push(id);
+            }
+        }
+        drop(state);
+        if ids.is_empty() {
+            return;
+        }
+        let lobby = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            let mut state = lobby.0.state.lock();
+            for id in ids {
+                // It may wait again, for longer.
+                if state.waiting.get(&id).is_some_and(|waiting| waiting.until <= until) {
+                    state.remove(&id);
+                }
+            }
+        });
+    }
+
+    /// Takes a subscription for a client that has come back.
+    ///
+    /// - Returns: `None` where it is not there any more, is another caller's or of another query, or where
+    ///   its client may lack something that is not remembered.
+    pub async fn take(&self, resume: &Resume, caller: &Caller, query: Digest) -> Option<Resumed> {
+        let id = &resume.subscription_id;
+        // A socket whose client is gone may not have noticed it yet.
+        let attached = self.0.state.lock().attached.get(id).cloned();
+        if let Some((mut socket, of)) = attached {
+            if !of.is_same(caller) {
+                return None;
+            }
+            socket.leave.cancel();
+            let _ = tokio::time::timeout(ENDS_WITHIN, socket.ended.changed()).await;
+        }
+        let mut state = self.0.state.lock();
+        let Waiting { parked, until, .. } = state.waiting.get(id)?;
+        let is_his = parked.caller.is_same(caller) && parked.query == query;
+        if !is_his || *until <= Instant::now() {
+            return None;
+        }
+        let missed = parked.trail.missed(&resume.lsn);
+        // Whatever becomes of it, it is asked for once.
+        let Parked { subscription, trail, .. } = state.remove(id)?.parked;
+        Some(Resumed { subscription, trail, missed: missed? })
+    }
+}
+
+impl State {
+    /// Whether there was room for one more.
+    fn park(&mut self, id: &str, waiting: Waiting, of_user: usize) -> bool {
+        if self.waiting.len() >= MOST_WAITING {
+            return false;
+        }
+        let count = self.users.entry(waiting.parked.caller.author.user.clone()).or_default();
+        if *count >= of_user {
+            return false;
+        }
+        *count += 1;
+        self.waiting.insert(id.to_owned(), waiting);
+        true
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Waiting> {
+        let waiting = self.waiting.remove(id)?;
+        let user = &waiting.parked.caller.author.user;
+        if let Some(count) = self.users.get_mut(user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(user);
+            }
+        }
+        Some(waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(position: u64) -> EndLsn {
+        EndLsn(Lsn(position))
+    }
+
+    fn news(changes: &[(&str, Option<&str>)]) -> News<Change> {
+        let change = |(key, record): &(&str, Option<&str>)| match record {
+            Some(json) => Change::Insert { key: (*key).into(), record: Record::new(*json) },
+            None => Change::Delete { key: (*key).into() },
+        };
+        News::Rows(changes.iter().map(change).collect())
+    }
+
+    fn missed(trail: &Trail, position: u64) -> Option<News<Change>> {
+        trail.missed(&at(position).to_string()).map(News::Rows)
+    }
+
+    #[test]
+    fn ds_21_rows_that_may_have_been_missed_are_told_as_they_are() {
+        let mut trail = Trail::new(at(10));
+        let now = Instant::now();
+        assert_eq!(missed(&trail, 10), Some(news(&[])));
+        assert_eq!(missed(&trail, 9), None, "of before the first result");
+        assert_eq!(missed(&trail, 11), None, "of what was never told");
+        trail.tell(at(20), now, &news(&[("1", Some("a")), ("2", Some("b"))]));
+        trail.tell(at(30), now, &news(&[("1", Some("c")), ("2", None), ("3", Some("d"))]));
+        trail.tell(at(30), now, &news(&[("3", None)]));
+        let all = [("1", Some("c")), ("2", None), ("3", None)];
+        for position in [10, 20] {
+            assert_eq!(missed(&trail, position), Some(news(&all)), "one may have come and gone");
+        }
+        assert_eq!(missed(&trail, 30), Some(news(&all)), "one of two may have come");
+        assert_eq!(missed(&trail, 31), None);
+        assert_eq!(trail.missed("nonsense"), None);
+    }
+
+    #[test]
+    fn ds_21_what_was_received_is_forgotten_and_what_is_too_much_cannot_be_resumed() {
+        let mut trail = Trail::new(at(10));
+        let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        trail.tell(at(20), early, &news(&[("1", Some("a"))]));
+        trail.tell(at(30), late, &news(&[("2", Some("b"))]));
+        trail.received(late);
+        assert_eq!(missed(&trail, 20), Some(news(&[("2", Some("b"))])));
+        let row = |number: usize| news(&[(&*number.to_string(), Some("x"))]);
+        for number in 0..MOST_ROWS {
+            trail.tell(at(40), late, &row(number));
+        }
+        assert_eq!(missed(&trail, 30), None, "it was forgotten without being received");
+        assert_eq!(
+            missed(&trail, 40)
+                .map(|news| matches!(news, News::Rows(rows) if rows.len() == MOST_ROWS)),
+            Some(true)
+        );
+        trail.tell(at(50), late, &row(0));
+        assert_eq!(missed(&trail, 40), None, "one of those of this position is gone");
+        assert!(missed(&trail, 50).is_some());
+    }
+}

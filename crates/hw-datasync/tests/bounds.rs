@@ -1,0 +1,247 @@
+//! F-69: what many sockets, or one user's, may hold; and that nothing runs on for somebody who has left.
+
+use std::time::Duration;
+
+use hw_datasync::DataSyncOptions;
+use hw_testkit::poll_until;
+use hw_write::StatementOptions;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::rig::{Rig, Socket, create, query, token_of, within};
+
+/// Statements of the server that run.
+const RUNNING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE usename = 'headwater_login' AND state = 'active'";
+
+/// An insert into `counters` takes ten minutes.
+const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON counters FOR EACH ROW EXECUTE FUNCTION wait()";
+
+/// Nothing but the server's own doing ends a statement.
+fn patient() -> StatementOptions {
+    let long = Duration::from_secs(3_600);
+    StatementOptions {
+        statement_timeout: long,
+        idle_timeout: long,
+        transaction_timeout: long,
+        ..StatementOptions::default()
+    }
+}
+
+async fn slow(options: DataSyncOptions) -> Rig {
+    let rig = Rig::start_with(options, patient(), &[]).await;
+    rig.sql.batch_execute(SLOW).await.expect("made");
+    rig
+}
+
+async fn running(rig: &Rig, number: u32) {
+    let what = format!("{number} statements run");
+    poll_until(&what, || async { (rig.ask(RUNNING).await == number.to_string()).then_some(()) })
+        .await;
+}
+
+fn lines() -> Value {
+    json!({"tag": "DataSyncQuery", "query": query("lines", json!({}))})
+}
+
+/// 4 MB in one result.
+async fn large(options: DataSyncOptions) -> Rig {
+    let rig = Rig::start_with(options, StatementOptions::default(), &[]).await;
+    let rows =
+        "INSERT INTO lines SELECT 't', n, repeat('x', 1000000) FROM generate_series(1, 4) AS n";
+    rig.sql.batch_execute(rows).await.expect("inserted");
+    rig
+}
+
+#[tokio::test]
+async fn f_69_answers_that_nobody_reads_are_bounded_and_others_are_answered() {
+    let options = DataSyncOptions {
+        answer_bytes: 40 << 20,
+        stuck_for: Duration::from_secs(3_600),
+        ..DataSyncOptions::default()
+    };
+    let rig = large(options).await;
+    let mut mal = rig.connect_small("mal").await;
+    for _ in 0..30 {
+        mal.send(lines()).await;
+    }
+    poll_until("his answers wait", || async {
+        (rig.used("answer_memory_bytes") > 11_000_000).then_some(())
+    })
+    .await;
+    assert!(rig.used("answer_memory_bytes") <= 16 << 20, "a result always fits, and no more");
+    let mut bob = rig.connect("bob").await;
+    assert_eq!(bob.ask(lines()).await["result"].as_array().map(Vec::len), Some(4));
+    // Whoever reads has an answer to everything.
+    let (mut answers, mut refused) = (Vec::new(), 0);
+    for _ in 0..30 {
+        let answer = mal.receive().await;
+        match answer["tag"] == "DataSyncResult" {
+            true => assert_eq!(answer["result"].as_array().map(Vec::len), Some(4)),
+            false => {
+                assert_eq!(answer["code"], "HW5311", "{answer}");
+                refused += 1;
+            }
+        }
+        answers.push(answer["requestId"].as_i64().expect("a number"));
+    }
+    assert!(refused > 0);
+    answers.sort_unstable();
+    assert_eq!(answers, (0..30).collect::<Vec<i64>>());
+    poll_until("all is given back", || async {
+        (rig.used("answer_memory_bytes") == 0).then_some(())
+    })
+    .await;
+    assert_eq!(mal.ask(lines()).await["tag"], "DataSyncResult");
+}
+
+#[tokio::test]
+async fn f_69_who_takes_nothing_is_cut_when_memory_is_wanted() {
+    let options = DataSyncOptions {
+        answer_bytes: 24 << 20,
+        stuck_for: Duration::from_millis(100),
+        ..DataSyncOptions::default()
+    };
+    let rig = large(options).await;
+    let mut mal = rig.connect_small("mal").await;
+    for _ in 0..16 {
+        mal.send(lines()).await;
+    }
+    poll_until("his answers wait", || async {
+        (rig.used("answer_memory_bytes") > 8 << 20).then_some(())
+    })
+    .await;
+    poll_until("they are gone", || async {
+        (rig.used("answer_memory_bytes") == 0 && rig.used("sockets") == 0).then_some(())
+    })
+    .await;
+    assert!(mal.is_cut().await);
+}
+
+#[tokio::test]
+async fn f_69_statements_end_with_the_socket_that_wants_them() {
+    let rig = slow(DataSyncOptions::default()).await;
+    let mut amy = rig.connect("amy").await;
+    amy.send(create("counters", json!({"id": 1}))).await;
+    running(&rig, 1).await;
+    drop(amy);
+    running(&rig, 0).await;
+    let mut amy = rig.connect("amy").await;
+    let begun = amy.ask(json!({"tag": "StartTransaction"})).await;
+    amy.send(within(&begun["transactionId"], create("counters", json!({"id": 1})))).await;
+    running(&rig, 1).await;
+    drop(amy);
+    running(&rig, 0).await;
+    poll_until("its places are free", || async {
+        (rig.used("statements") == 0 && rig.used("transactions") == 0).then_some(())
+    })
+    .await;
+    // And over HTTP.
+    let mut stream = tokio::net::TcpStream::connect(rig.address).await.expect("connected");
+    let head = format!(
+        "POST /api/counters HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 8\r\n\r\n{{\"id\":1}}",
+        token_of("amy")
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    running(&rig, 1).await;
+    drop(stream);
+    running(&rig, 0).await;
+    assert_eq!(rig.ask("SELECT count(*) FROM counters").await, "0");
+}
+
+#[tokio::test]
+async fn f_69_users_who_fill_their_shares_leave_connections_to_others() {
+    let rig = slow(DataSyncOptions::default()).await;
+    let mut sockets: Vec<Socket> = Vec::new();
+    for user in ["a", "b", "c", "d"] {
+        for number in 0..3 {
+            let mut socket = rig.connect(user).await;
+            socket.send(create("counters", json!({"id": number}))).await;
+            socket.looked_at().await;
+            sockets.push(socket);
+        }
+    }
+    running(&rig, 5).await;
+    let mut eve = rig.connect("eve").await;
+    assert_eq!(eve.rows(query("lines", json!({}))).await, json!([]));
+    drop(sockets);
+    running(&rig, 0).await;
+}
+
+#[tokio::test]
+async fn f_69_strangers_leave_half_of_the_sockets_and_transactions_to_users() {
+    let options = DataSyncOptions {
+        anonymous: Some(None),
+        sockets: (10, 4),
+        all_transactions: 8,
+        ..DataSyncOptions::default()
+    };
+    let rig = Rig::start_with(options, StatementOptions::default(), &[]).await;
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        strangers.push(rig.connect_with("", &[]).await.expect("let in"));
+    }
+    assert_eq!(rig.connect_with("", &[]).await.err(), Some(429));
+    let mut amy = rig.connect("amy").await;
+    // Each has a share of its own, and all together half.
+    let begin = || json!({"tag": "StartTransaction"});
+    for stranger in &mut strangers[..2] {
+        for _ in 0..2 {
+            assert_eq!(stranger.ask(begin()).await["tag"], "DidStartTransaction");
+        }
+    }
+    assert_eq!(strangers[2].ask(begin()).await["code"], "HW5404");
+    assert_eq!(amy.ask(begin()).await["tag"], "DidStartTransaction");
+}
+
+#[tokio::test]
+async fn f_69_messages_that_wait_count_too() {
+    let options = DataSyncOptions { answer_bytes: 1 << 20, ..DataSyncOptions::default() };
+    let statements = StatementOptions { max_result_bytes: 100_000, ..patient() };
+    let rig = Rig::start_with(options, statements, &[]).await;
+    rig.sql.batch_execute(SLOW).await.expect("made");
+    let mut amy = rig.connect("amy").await;
+    amy.send(create("counters", json!({"id": 1}))).await;
+    for _ in 0..20 {
+        let words = "x".repeat(50_000);
+        let record = json!({"tenant": "a", "n": 1, "words": words});
+        amy.send(create("lines", record)).await;
+    }
+    poll_until("some wait", || async { (rig.used("answer_memory_bytes") > 200_000).then_some(()) })
+        .await;
+    assert!(rig.used("answer_memory_bytes") <= 1 << 20);
+    // Their turn comes.
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+      WHERE usename = 'headwater_login' AND wait_event = 'PgSleep'";
+    poll_until("the first is cancelled", || async { (rig.ask(cancel).await == "1").then_some(()) })
+        .await;
+    for _ in 0..21 {
+        amy.receive().await;
+    }
+    poll_until("they are given back", || async {
+        (rig.used("answer_memory_bytes") == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ds_9_the_place_of_a_transaction_is_free_when_time_has_ended_it() {
+    let options = DataSyncOptions { all_transactions: 4, ..DataSyncOptions::default() };
+    let statements = StatementOptions {
+        idle_timeout: Duration::from_millis(200),
+        ..StatementOptions::default()
+    };
+    let rig = Rig::start_with(options, statements, &[]).await;
+    let mut first = rig.connect("amy").await;
+    let begin = || json!({"tag": "StartTransaction"});
+    assert_eq!(first.ask(begin()).await["tag"], "DidStartTransaction");
+    let mut second = rig.connect("amy").await;
+    assert_eq!(second.ask(begin()).await["code"], "HW5404", "a quarter of all");
+    // The first socket stays, and says nothing.
+    poll_until("its place is free", || async { (rig.used("transactions") == 0).then_some(()) })
+        .await;
+    assert_eq!(second.ask(begin()).await["tag"], "DidStartTransaction");
+}
