@@ -66,7 +66,7 @@ impl Trail {
             let record = match change {
                 Change::Insert { record, .. } => Some(record.clone()),
                 Change::Update { after, .. } => Some(after.clone()),
-                Change::Delete { .. } => None,
+                Change::Delete { .. } | Change::Passed { .. } => None,
             };
             (change.key().clone(), record)
         };

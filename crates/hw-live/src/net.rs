@@ -110,7 +110,7 @@ impl Net {
                 (Was::Told(before), Some(after)) => {
                     there.push(Change::Update { key, before, after });
                 }
-                (Was::Nothing, None) => {}
+                (Was::Nothing, None) => gone.push(Change::Passed { key }),
             }
         }
         gone.append(&mut there);
@@ -124,17 +124,13 @@ impl Rows {
             Change::Insert { key, record } => (key, Was::Nothing, Some(record)),
             Change::Update { key, before, after } => (key, Was::Told(before), Some(after)),
             Change::Delete { key } => (key, Was::Told(None), None),
+            Change::Passed { key } => (key, Was::Nothing, None),
         };
         match self.rows.entry(key) {
             Entry::Occupied(mut entry) => {
                 self.bytes -= entry.get().bytes(entry.key());
                 entry.get_mut().now = now;
-                if matches!(entry.get(), Row { was: Was::Nothing, now: None, .. }) {
-                    // What came and went before anybody looked is nothing.
-                    entry.remove();
-                } else {
-                    self.bytes += entry.get().bytes(entry.key());
-                }
+                self.bytes += entry.get().bytes(entry.key());
             }
             Entry::Vacant(entry) => {
                 let row = Row { place: self.next, was, now };
@@ -151,7 +147,7 @@ mod tests {
     use super::*;
     use crate::result::Held;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     type Result = BTreeMap<u8, u8>;
 
@@ -179,7 +175,7 @@ mod tests {
             let News::Rows(first) = rows(&results[0]) else { unreachable!() };
             let mut told: BTreeMap<Key, Record> = first.into_iter().collect();
             let News::Rows(changes) = net.news() else { unreachable!() };
-            let mut is_behind = false;
+            let (mut is_behind, mut passed) = (false, BTreeSet::new());
             for change in changes {
                 match change {
                     Change::Insert { key, record } => prop_assert_eq!(told.insert(key, record), None),
@@ -189,11 +185,24 @@ mod tests {
                         prop_assert!(told.remove(&key).is_some());
                         continue;
                     }
+                    Change::Passed { key } => {
+                        let value = key.parse::<u8>().expect("a number");
+                        let came = results[1..].iter().any(|result| result.contains_key(&value));
+                        prop_assert!(!is_behind && came && !told.contains_key(&key));
+                        passed.insert(value);
+                        continue;
+                    }
                 }
                 is_behind = true;
             }
             let News::Rows(last) = rows(&results[results.len() - 1]) else { unreachable!() };
             prop_assert_eq!(told, last.into_iter().collect());
+            // Commits are never put together into nothing.
+            let (before, behind) = (&results[0], &results[results.len() - 1]);
+            let came = results[1..].iter().flat_map(BTreeMap::keys);
+            let came: BTreeSet<u8> =
+                came.filter(|key| !before.contains_key(key) && !behind.contains_key(key)).copied().collect();
+            prop_assert_eq!(passed, came);
         }
     }
 

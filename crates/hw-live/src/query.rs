@@ -91,13 +91,22 @@ pub enum Change {
         /// Its key.
         key: Key,
     },
+    /// It came into the result and went in another commit, before anybody looked: nothing was told of it, and who
+    /// made it waits to hear of it.
+    Passed {
+        /// Its key.
+        key: Key,
+    },
 }
 
 impl Change {
     /// The row's key.
     pub fn key(&self) -> &Key {
         match self {
-            Change::Insert { key, .. } | Change::Update { key, .. } | Change::Delete { key } => key,
+            Change::Insert { key, .. }
+            | Change::Update { key, .. }
+            | Change::Delete { key }
+            | Change::Passed { key } => key,
         }
     }
 }

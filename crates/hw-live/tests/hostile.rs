@@ -113,7 +113,10 @@ async fn e_4_nobody_is_shown_what_is_written_behind_the_loss_of_access() {
         }
         // What was written then is gone before access comes back; until that is seen to be so, nothing of
         // it may have been shown.
-        world.settles_or_ends(&mut followers, lost).await;
+        {
+            let _rest = turn.lock().await;
+            world.settles_or_ends(&mut followers, lost).await;
+        }
         for table in *lost {
             world.sql(&format!("DELETE FROM {table} WHERE body = '{SECRET}'")).await;
         }

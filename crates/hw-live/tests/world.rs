@@ -227,7 +227,9 @@ pub struct Held {
     pub count: u64,
     /// Updates of rows of which nothing changed.
     pub touched: u64,
-    /// Updates of rows of which it was not told what they were before.
+    /// Updates of rows.
+    pub updates: u64,
+    /// Those of which it was not told what they were before.
     pub unknown: u64,
     pub ended: Option<String>,
     /// Every record that was ever shown.
@@ -318,6 +320,7 @@ impl Held {
             Change::Update { key, before, after } => {
                 self.shown.insert(after.json().to_owned());
                 self.touched += u64::from(before.as_ref() == Some(&after));
+                self.updates += 1;
                 self.unknown += u64::from(before.is_none());
                 let was = self.rows.insert(key.to_string(), after.json().to_owned());
                 let was = was.unwrap_or_else(|| panic!("{key} changes and is not there"));
@@ -328,6 +331,9 @@ impl Held {
             Change::Delete { key } => {
                 let was = self.rows.remove(&*key);
                 assert!(was.is_some(), "{key} goes and is not there");
+            }
+            Change::Passed { key } => {
+                assert!(!self.rows.contains_key(&*key), "{key} passed and is there");
             }
         }
     }

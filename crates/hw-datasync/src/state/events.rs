@@ -73,7 +73,8 @@ fn event(
             }
             .json()
         }
-        Change::Delete { .. } => {
+        // Whoever shows a record ahead of us takes it away.
+        Change::Delete { .. } | Change::Passed { .. } => {
             Answer::DidDelete { subscription_id: subscription, id: &id, lsn }.json()
         }
     })
