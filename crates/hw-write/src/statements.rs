@@ -164,8 +164,7 @@ impl Statements {
         for _ in 0..TRIES {
             let who = self.0.who(&client, author).await?;
             let shape = self.0.usable(&client, &who, table).await?;
-            let current = catalog::versions(&*client, &who.role, &[shape.oid]).await;
-            if names(&current.map_err(|error| StatementError::ours(&error))?, &shape) {
+            if self.0.is_current(&client, &who, &shape).await? {
                 return Ok((who, shape));
             }
             self.0.forget(&who, table);
@@ -234,7 +233,15 @@ impl Statements {
         for _ in 0..TRIES {
             let who = self.0.who(client, author).await?;
             let shape = self.0.usable(client, &who, table).await?;
-            let statements = make(&shape)?;
+            let statements = match make(&shape) {
+                Ok(statements) => statements,
+                // What is named and not known may have come since the table was read.
+                Err(error) if self.0.is_current(client, &who, &shape).await? => return Err(error),
+                Err(_) => {
+                    self.0.forget(&who, table);
+                    continue;
+                }
+            };
             check(&statements)?;
             let room = Room::new(access, self.0.options.max_result_bytes, tally.clone());
             if let Some(rows) = self.0.attempt(client, &who, &shape, room, &statements).await? {
@@ -324,6 +331,17 @@ impl Inner {
         }
         shapes.insert((who.role.clone(), table.clone()), Kept::new(shape.clone()));
         Ok(shape)
+    }
+
+    /// Whether a table is still what was read of it.
+    async fn is_current(
+        &self,
+        client: &Client,
+        who: &RunAs,
+        shape: &TableShape,
+    ) -> Result<bool, StatementError> {
+        let current = catalog::versions(client, &who.role, &[shape.oid]).await;
+        Ok(names(&current.map_err(|error| StatementError::ours(&error))?, shape))
     }
 
     fn known(&self, who: &RunAs, table: &TableName) -> Option<Arc<TableShape>> {
