@@ -2,7 +2,7 @@
 //! administration and the server that syncs from policies.
 
 use hw_expr::postgres::{Refusal, Visible};
-use hw_pg::policies::{PolicyStreams, RowSecurity, SecuredTable, Unseen};
+use hw_pg::policies::{PolicyStreams, RowSecurity, SecuredTable, Unseen, one_line};
 use hw_types::Diagnostic;
 use serde::Serialize;
 use tokio_postgres::Client;
@@ -201,8 +201,4 @@ pub struct OnePolicy {
     pub roles: Vec<String>,
     /// `USING`.
     pub using: Option<String>,
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

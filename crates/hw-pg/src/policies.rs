@@ -14,7 +14,7 @@
 mod streams;
 
 pub use hw_expr::postgres::Unseen;
-pub use streams::{PolicyStreams, RefusedPolicy, TableStream};
+pub use streams::{PolicyStreams, RefusedPolicy, TableStream, one_line};
 
 use crate::error::{Doing as _, Result};
 use crate::types::{TypeCatalog, canonical_from_text};

@@ -4,8 +4,9 @@
 //! configurations for the engine, one for each state of the policies.
 //!
 //! Invariants: a definition whose policies changed is taken from clients before anything new is built, unless
-//! its new form gives all that it gave; what is taken waits for nothing that is to be built or cannot be; nothing that an earlier run of the server was told is served before the policies
-//! of now have been read; while they cannot be read, nothing that is served becomes wider.
+//! its new form gives all that it gave; what is taken waits for nothing that is to be built or cannot be; nothing
+//! that an earlier run of the server was told is served before the policies of now have been read; while they
+//! cannot be read, nothing that is served becomes wider.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,7 +111,8 @@ impl Follower {
         session: &mut Option<(Client, sql::Driver)>,
     ) -> Result<(), Box<Diagnostic>> {
         let failed = |error: hw_pg::error::PgError| Box::new(error.diagnostic());
-        if session.as_ref().is_none_or(|(client, _)| client.is_closed()) {
+        let is_new = session.as_ref().is_none_or(|(client, _)| client.is_closed());
+        if is_new {
             *session = Some(sql::connect(&self.connect).await.map_err(failed)?);
         }
         let Some((client, _)) = session else { return Ok(()) };
@@ -120,8 +122,11 @@ impl Follower {
         }
         self.rights = None;
         // A session has the settings (the search path) that its login had when it began.
-        let session = session.insert(sql::connect(&self.connect).await.map_err(failed)?);
-        let (rights, streams) = match self.read(&mut session.0).await {
+        if !is_new {
+            *session = Some(sql::connect(&self.connect).await.map_err(failed)?);
+        }
+        let Some((client, _)) = session else { return Ok(()) };
+        let (rights, streams) = match self.read(client).await {
             // Nobody can be of a role that is gone.
             Err(finding) if finding.code.0 == code::NO_READER => {
                 self.hand_in(&PolicyStreams::default()).await?;

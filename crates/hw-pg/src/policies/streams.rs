@@ -145,7 +145,8 @@ fn scalar(text: &str) -> String {
     }
 }
 
-fn one_line(text: &str) -> String {
+/// A text of policies in one line: each run of white space is one blank.
+pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
