@@ -2,23 +2,23 @@
 //!
 //! In: questions. Out: a [`Round`]: an answer each, all from one snapshot, and a published state that holds
 //! everything that the snapshot saw. Invariants: verdict and contents come from the same moment; who may see
-//! what was the same before and behind the questions, else the round is thrown away, because Postgres reads
-//! rows of the snapshot under policies of *now*; nothing that one question sets reaches the next. Rounds go on
+//! what, and in which files rows lie, was the same before and behind the questions, else the round is thrown away,
+//! because Postgres reads rows of the snapshot under policies of *now* and from files of *now*; nothing that one question sets reaches the next. Rounds go on
 //! beside each other, and each of them keeps all this by itself; all that they share is what was read of policies,
 //! which is as of rights that every round compares by itself.
 
-use crate::book::{Admitted, Book};
+use crate::book::{Admitted, Book, Reads};
 use crate::error::LiveError;
 use crate::lanes::Bounds;
 use crate::query::{Key, News, Question, Record, Wants};
-use crate::unseen::{Before, View};
+use crate::unseen::{Place, View};
 use futures_util::TryStreamExt as _;
 use hw_engine::{Engine, Published};
 use hw_pg::error::PgError;
 use hw_pg::principal::{run_as, set_locally};
 use hw_pg::rights::Rights;
 use hw_pg::sql::{Pool, PooledClient};
-use hw_types::{FullXid, PgSnapshot, Xid};
+use hw_types::{FullXid, PgSnapshot, TableName, Xid};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +44,22 @@ const VIEW: &str =
     "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.age('3'::pg_catalog.xid)";
 const FIRST_XID: u32 = 3;
 
+/// In which files the rows of tables lie, and of those that are read with them. A table that was emptied or written
+/// anew behind a snapshot is empty for it, whatever the snapshot says.
+///
+/// - Takes: schemas and names; whether all tables count.
+const FILES: &str = "\
+WITH RECURSIVE own AS (
+  SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS read(schema, name)
+    ON read.schema = n.nspname AND read.name = c.relname
+  WHERE c.relkind IN ('r', 'p', 'm', 'f') AND (read.name IS NOT NULL OR $3::boolean
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\\_temp\\_%')
+  UNION
+  SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN own ON own.oid = i.inhparent)
+SELECT coalesce(pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, pg_catalog.pg_relation_filenode(oid)), ','
+                                      ORDER BY oid), '') FROM own";
+
 /// Asks Postgres.
 pub(crate) struct Asking {
     pub engine: Engine,
@@ -56,7 +72,7 @@ pub(crate) struct Asking {
 /// What was answered.
 pub(crate) struct Round {
     /// Where publication stood before the snapshot was taken.
-    pub before: Before,
+    pub before: Place,
     /// The moment of all answers.
     pub view: View,
     /// Holds all that the snapshot saw, and perhaps more.
@@ -71,7 +87,7 @@ pub(crate) struct Round {
 
 /// What one snapshot answered.
 struct Asked {
-    before: Before,
+    before: Place,
     view: View,
     published: Arc<Published>,
     answers: Vec<Answer>,
@@ -112,18 +128,30 @@ impl Asking {
                 let mut book = self.book.lock().await;
                 for question in questions {
                     let known = book.admit(&mut client, &before, question).await;
-                    admitted.push(known.map_err(|error| LiveError::source(&error))?);
+                    match known.map_err(|error| LiveError::source(&error))? {
+                        Some(known) => admitted.push(known),
+                        None => break,
+                    }
                 }
             }
+            if admitted.len() < questions.len() {
+                thrown_away();
+                continue;
+            }
+            let reads = Reads::of_all(admitted.iter().flatten().map(|known| &*known.reads));
+            let lay = files(&client, &reads).await?;
             let asked = self.ask(bounds, &mut client, questions, admitted).await?;
             let checked = self.engine.published();
-            if rights(&client).await? == before {
+            let (now, lie) = tokio::try_join!(rights(&client), files(&client, &reads))?;
+            if now == before && lie == lay {
                 let Asked { before: place, view, published, answers } = asked;
                 let rights = before;
                 return Ok(Round { before: place, view, published, rights, checked, answers });
             }
-            self.book.lock().await.forget(&before);
-            metrics::counter!("headwater_live_rounds_thrown_away_total").increment(1);
+            if now != before {
+                self.book.lock().await.forget(&before);
+            }
+            thrown_away();
         }
         Err(LiveError::Unsettled)
     }
@@ -138,9 +166,9 @@ impl Asking {
     }
 
     /// What snapshots see now, and where publication stood before.
-    pub async fn view_now(&self) -> Result<(Before, View), LiveError> {
+    pub async fn view_now(&self) -> Result<(Place, View), LiveError> {
         let client = self.client().await?;
-        let before = Before::of(&self.engine.published());
+        let before = Place::of(&self.engine.published());
         Ok((before, view(&*client).await?))
     }
 
@@ -152,7 +180,7 @@ impl Asking {
         admitted: Vec<Result<Admitted, LiveError>>,
     ) -> Result<Asked, LiveError> {
         let failed = |error: PgError| LiveError::source(&error);
-        let before = Before::of(&self.engine.published());
+        let before = Place::of(&self.engine.published());
         let transaction = client
             .build_transaction()
             .isolation_level(IsolationLevel::RepeatableRead)
@@ -260,8 +288,21 @@ impl Asking {
 /// A result with its size in bytes.
 type Weighed = (News<(Key, Record)>, usize);
 
+/// Notes that a round is begun anew.
+fn thrown_away() {
+    metrics::counter!("headwater_live_rounds_thrown_away_total").increment(1);
+}
+
+/// In which files the rows lie now that are read.
+async fn files(client: &PooledClient, reads: &Reads) -> Result<String, LiveError> {
+    let of = |part: fn(&TableName) -> &str| reads.tables.iter().map(part).collect::<Vec<_>>();
+    let [schemas, names] = [of(|table| &table.schema), of(|table| &table.name)];
+    let row = client.query_one(FILES, &[&schemas, &names, &reads.unknown]).await;
+    row.and_then(|row| row.try_get(0)).map_err(|error| LiveError::source(&error.into()))
+}
+
 async fn rights(client: &PooledClient) -> Result<Rights, LiveError> {
-    Rights::read(client).await.map_err(|error| LiveError::source(&error))
+    Rights::read(&**client).await.map_err(|error| LiveError::source(&error))
 }
 
 async fn view(client: &impl GenericClient) -> Result<View, LiveError> {

@@ -22,6 +22,17 @@ pub(crate) struct Reads {
     pub unknown: bool,
 }
 
+impl Reads {
+    /// What several of them read.
+    pub fn of_all<'r>(all: impl Iterator<Item = &'r Reads>) -> Reads {
+        all.fold(Reads::default(), |mut sum, one| {
+            sum.tables.extend(one.tables.iter().cloned());
+            sum.unknown |= one.unknown;
+            sum
+        })
+    }
+}
+
 /// What was read, as of which rights.
 #[derive(Default)]
 pub(crate) struct Book {
@@ -69,13 +80,14 @@ impl Book {
     /// What a question stands on.
     ///
     /// - Takes: who may see what; the caller compares it again behind this.
+    /// - Returns: `None` where who may see what has changed since.
     /// - Errors: the inner ones are the answer of the question.
     pub async fn admit(
         &mut self,
         client: &mut PooledClient,
         rights: &Rights,
         question: &Question,
-    ) -> Result<Result<Admitted, LiveError>, PgError> {
+    ) -> Result<Option<Result<Admitted, LiveError>>, PgError> {
         if self.rights.as_ref() != Some(rights) {
             *self = Book { rights: Some(rights.clone()), ..Book::default() };
         }
@@ -84,6 +96,10 @@ impl Book {
             Some(known) => known.clone(),
             None => {
                 let read = Arc::new(RowSecurity::read(client, role).await?);
+                // It may have changed, and by the end of the round be again what it was.
+                if read.rights() != rights {
+                    return Ok(None);
+                }
                 self.roles.insert(role.clone(), read.clone());
                 read
             }
@@ -97,7 +113,7 @@ impl Book {
                     self.tables.insert(name, known.clone());
                     known
                 }
-                Err(refused) => return Ok(Err(refused)),
+                Err(refused) => return Ok(Some(Err(refused))),
             },
         };
         let conditions = known.visible.as_ref().zip(query.matcher.as_ref());
@@ -115,7 +131,7 @@ impl Book {
             })
         });
         let (reads, json) = (known.reads.clone(), security.json());
-        Ok(Ok(Admitted { reads, json, conditions }))
+        Ok(Some(Ok(Admitted { reads, json, conditions })))
     }
 
     fn filter(

@@ -40,6 +40,18 @@ pub(crate) struct Kept {
     pub phase: Phase,
 }
 
+/// What became of what a transaction did to rows of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Applied {
+    /// It is told.
+    Told,
+    /// It is told, and no more is put together for somebody who takes nothing: what comes now is asked.
+    Full,
+    /// It cannot be told here: it is asked.
+    Not,
+}
+
 /// Whether a result has to be asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -153,20 +165,20 @@ impl Kept {
         Plan::new(&self.question, conditions, told, rights.clone(), lookups).map(Arc::new)
     }
 
-    /// Applies what a transaction did to all of a plan's rows; false where it has to be asked instead.
-    pub fn apply_all(&mut self, one: &Committed, rights: &Rights, lookups: &Lookups) -> bool {
+    /// Applies what a transaction did to all of a plan's rows.
+    pub fn apply_all(&mut self, one: &Committed, rights: &Rights, lookups: &Lookups) -> Applied {
         let query = self.question.query.clone();
-        let mut is_known = true;
+        let mut applied = Applied::Told;
         for table in one.tables.iter().filter(|table| *table.name() == query.table) {
-            is_known &= match &table.rows {
-                Rows::Known(rows) => {
-                    let rows: Vec<&ChangedRow> = rows.iter().collect();
-                    self.apply(one, table, &rows, Some(rights), lookups)
-                }
-                Rows::Unknown | Rows::StandsStill => false,
-            };
+            let Rows::Known(rows) = &table.rows else { return Applied::Not };
+            let rows: Vec<&ChangedRow> = rows.iter().collect();
+            match self.apply(one, table, &rows, Some(rights), lookups) {
+                Applied::Told => {}
+                Applied::Full => applied = Applied::Full,
+                Applied::Not => return Applied::Not,
+            }
         }
-        is_known
+        applied
     }
 
     /// Whether a transaction did something to rows that are told by the plan, before or behind it.
@@ -188,7 +200,7 @@ impl Kept {
             })
     }
 
-    /// Applies what a transaction did to rows that may be in the result; false where it has to be asked instead.
+    /// Applies what a transaction did to rows that may be in the result.
     pub fn apply(
         &mut self,
         one: &Committed,
@@ -196,30 +208,37 @@ impl Kept {
         rows: &[&ChangedRow],
         rights: Option<&Rights>,
         lookups: &Lookups,
-    ) -> bool {
-        let Phase::Told { held, at } = &mut self.phase else { return false };
+    ) -> Applied {
+        let Phase::Told { held, at } = &mut self.phase else { return Applied::Not };
         if at.has(one) {
-            return true;
+            return Applied::Told;
         }
         let Some(plan) = self.plan.as_ref().filter(|plan| plan.reads(&table.relation)) else {
-            return false;
+            return Applied::Not;
         };
         if rights != Some(&plan.rights) {
-            return false;
+            return Applied::Not;
         }
-        // Tables beside that were read since then are ahead of it.
-        if !plan.inner.is_empty() && one.end_lsn <= lookups.read_until() {
-            return false;
+        if !plan.inner.is_empty() {
+            // Tables beside that were read since then are ahead of it.
+            let is_ahead = one.end_lsn <= lookups.read_until();
+            // They have what is late, and the number does not.
+            let lacks = matches!(held, Held::Count(_)) && !self.late.is_empty();
+            if is_ahead || lacks {
+                return Applied::Not;
+            }
         }
-        let Ok(changes) = plan.changes(held, rows, lookups) else { return false };
+        let Ok(changes) = plan.changes(held, rows, lookups) else { return Applied::Not };
         if changes.is_some() && !plan.is_complete {
             // Which of the rows are in the window depends on the others.
-            return false;
+            return Applied::Not;
         }
         at.told = one.end_lsn;
-        let Some(changes) = changes else { return true };
-        // For somebody who takes nothing no more is put together.
-        self.inbox.put(Commit { position: one.end_lsn, changes })
+        let Some(changes) = changes else { return Applied::Told };
+        match self.inbox.put(Commit { position: one.end_lsn, changes }) {
+            true => Applied::Told,
+            false => Applied::Full,
+        }
     }
 
     /// Tells what is asked at a moment. Its inbox is shut from then on.
@@ -241,7 +260,9 @@ impl Kept {
                 let late = late.iter().filter(|one| sees(one));
                 let since = since.of(at).iter().filter(|one| !is_told(one) && sees(one));
                 let new = late.chain(since).map(|one| &**one);
-                let touched = self.rendering.as_ref().map(|rendering| rendering.touched(new));
+                let query = &self.question.query;
+                let touched =
+                    self.rendering.as_ref().map(|rendering| rendering.touched(query, new));
                 if let Some(changes) = held.replace(result, &touched.unwrap_or_default()) {
                     self.inbox.put(Commit { position, changes });
                 }

@@ -18,9 +18,9 @@ use crate::lanes::{Bounds, Lane};
 use crate::query::{First, LiveQuery};
 use crate::state::State;
 use crate::subscription::{Inbox, Keeper, Subscription};
-use crate::unseen::Unseen;
+use crate::unseen::{Place, Unseen};
 use hw_engine::threads::spawn;
-use hw_engine::{ChangePlace, Engine, Since, TableState};
+use hw_engine::{Engine, Since, TableState};
 use hw_pg::rights::Rights;
 use hw_pg::sql::Pool;
 use hw_types::{RunAs, TableName};
@@ -105,7 +105,7 @@ impl Live {
     ) -> Live {
         // What is published from here on is followed.
         let published = engine.published();
-        let state = State::new(options.lookup_bytes, published.checkpoint.end_lsn);
+        let state = State::new(options.lookup_bytes, Place::of(&published));
         let shared = Arc::new(Shared {
             asking: Asking::new(engine, pool, options.result_bytes),
             bounds: Lane::ALL.map(|lane| lane.bounds(options.question_time)),
@@ -117,7 +117,7 @@ impl Live {
             reading: tokio::sync::Mutex::default(),
             stop,
         });
-        spawn("live results: following", shared.clone().follow(published.change_place()));
+        spawn("live results: following", shared.clone().follow(Place::of(&published)));
         spawn("live results: rights", shared.clone().look());
         spawn("live results: snapshots", shared.clone().see());
         for lane in Lane::ALL {
@@ -239,7 +239,7 @@ impl Shared {
     }
 
     /// Follows what is published, from a place on.
-    async fn follow(self: Arc<Shared>, mut place: ChangePlace) {
+    async fn follow(self: Arc<Shared>, mut place: Place) {
         let mut watch = self.engine().watch();
         watch.mark_changed();
         let mut rested = Instant::now();
@@ -252,9 +252,8 @@ impl Shared {
                 return;
             }
             let published = watch.borrow_and_update().clone();
-            let since = published.committed_since(place);
-            place = published.change_place();
-            let followed = published.checkpoint.end_lsn;
+            let since = published.committed_since(place.list);
+            place = Place::of(&published);
             let Since::Complete(committed) = since else {
                 self.state.lock().lose(&published);
                 self.wake_if_queued();
@@ -268,7 +267,7 @@ impl Shared {
                 false => None,
             };
             // Where who may see what is not known, whoever has a plan is asked when the source answers.
-            self.state.lock().dispatch(&committed, rights.as_ref(), followed);
+            self.state.lock().dispatch(&committed, rights.as_ref(), place);
             self.wake_if_queued();
         }
     }

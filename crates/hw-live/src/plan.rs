@@ -154,13 +154,18 @@ impl Plan {
             return Ok((count != 0).then_some(News::Count(*number)));
         }
         let mut told = Vec::with_capacity(states.len());
-        for State { row, is, .. } in states {
-            let Some(known) = row.after.as_ref().filter(|_| is).or(row.before.as_ref()) else {
-                continue;
-            };
-            let key = self.rendering.key(&known.row)?;
-            let now = is.then(|| self.rendering.record(&known.row)).transpose()?;
-            told.push((key, now, row.before.as_ref()));
+        for State { row, was, is } in states {
+            let before = row.before.as_ref().filter(|_| was);
+            let after = row.after.as_ref().filter(|_| is);
+            let key = |state: &StoredRow| self.rendering.key(&state.row);
+            let [old, new] = [before.map(key).transpose()?, after.map(key).transpose()?];
+            // Values that are equal may print otherwise: then it is told by another key.
+            if let Some(old) = old.filter(|old| new.as_ref() != Some(old)) {
+                told.push((old, None, None));
+            }
+            if let Some((new, after)) = new.zip(after) {
+                told.push((new, Some(self.rendering.record(&after.row)?), before));
+            }
         }
         let mut changes = Vec::with_capacity(told.len());
         for (key, now, before) in told {

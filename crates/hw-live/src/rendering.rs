@@ -83,28 +83,43 @@ impl Rendering {
         Ok(Record::new(json))
     }
 
-    /// The rows that these transactions touched and did not remove, whether or not anything of them has
-    /// changed, with what they were before the first of them.
+    /// The rows that these transactions touched, whether or not anything of them has changed, with what they were
+    /// before the first of them.
     ///
-    /// - Takes: transactions in their order. Of those above the bounds of the list nothing is said: that a row
-    ///   changed shows in its result.
+    /// - Takes: the query that it is of; transactions in their order. Of those above the bounds of the list
+    ///   nothing is said: that a row changed shows in its result.
     pub fn touched<'c>(
         &self,
+        query: &LiveQuery,
         committed: impl Iterator<Item = &'c Committed>,
     ) -> HashMap<Key, Option<Record>> {
         let mut touched = HashMap::new();
         let tables = committed.flat_map(|one| &one.tables);
         let tables = tables.filter(|table| {
             let Relation { id, name, .. } = &*self.relation;
-            *id == table.relation.id && name == table.name() && self.reads(&table.relation)
+            *id == table.relation.id && name == table.name()
         });
-        for row in tables.filter_map(|table| table.known()).flatten() {
-            let Some(Ok(key)) = row.after.as_ref().map(|after| self.key(&after.row)) else {
-                continue;
+        for table in tables {
+            // Rows of before a change of the table have other columns.
+            let of_then = (!self.reads(&table.relation))
+                .then(|| Rendering::new(query, table.relation.clone(), self.json));
+            let rendering = match &of_then {
+                None => self,
+                Some(Some(of_then)) => of_then,
+                Some(None) => continue,
             };
-            touched.entry(key).or_insert_with(|| {
-                row.before.as_ref().and_then(|before| self.record(&before.row).ok())
-            });
+            for row in table.known().into_iter().flatten() {
+                let states = [row.before.as_ref(), row.after.as_ref()];
+                let [before, after] =
+                    states.map(|state| state.and_then(|state| rendering.key(&state.row).ok()));
+                if let Some(key) = before {
+                    let record = || rendering.record(&row.before.as_ref()?.row).ok();
+                    touched.entry(key).or_insert_with(record);
+                }
+                if let Some(key) = after {
+                    touched.entry(key).or_insert(None);
+                }
+            }
         }
         touched
     }

@@ -148,7 +148,7 @@ impl Shared {
             unseen,
             began: before.end,
             latest: checked.checkpoint.end_lsn,
-            later: now.committed_since(checked.change_place()),
+            since: now.committed_since(before.list),
         };
         let awaits = state.catch_up(&told);
         drop(guard);

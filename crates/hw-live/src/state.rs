@@ -2,13 +2,13 @@
 
 use crate::book::Reads;
 use crate::index::Index;
-use crate::kept::{Kept, Phase};
+use crate::kept::{Applied, Kept, Phase};
 use crate::lanes::{Lane, Queue};
 use crate::lookups::{Lookups, ReadTable};
 use crate::plan::Plan;
 use crate::query::{Asker, LiveQuery, Question};
 use crate::rendering::Rendering;
-use crate::unseen::{Unseen, View};
+use crate::unseen::{Place, Unseen, View};
 use hw_engine::{ChangedRow, ChangedTable, Committed, Published, Rows, Since};
 use hw_expr::postgres::JsonOfDatabase;
 use hw_pg::rights::Rights;
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct State {
     pub results: HashMap<u64, Kept>,
     pub next: u64,
@@ -44,7 +43,7 @@ pub(crate) struct State {
     /// Who may see what, since when that is so.
     rights: Option<(Rights, Instant)>,
     /// Up to where publications were followed.
-    pub followed: EndLsn,
+    pub followed: Place,
     pub stopping: bool,
 }
 
@@ -58,16 +57,32 @@ pub(crate) struct Told<'r> {
     pub began: EndLsn,
     /// Up to where it was looked at who may see what.
     pub latest: EndLsn,
-    /// What was published since.
-    pub later: Since,
+    /// What was published since before the snapshot was taken.
+    pub since: Since,
 }
 
 impl State {
     /// Nothing yet.
     ///
     /// - Takes: bytes that may be held of tables which policies read; from where on publications are followed.
-    pub fn new(lookup_bytes: usize, followed: EndLsn) -> State {
-        State { lookups: Lookups::new(lookup_bytes), followed, ..State::default() }
+    pub fn new(lookup_bytes: usize, followed: Place) -> State {
+        State {
+            lookups: Lookups::new(lookup_bytes),
+            followed,
+            results: HashMap::new(),
+            next: 0,
+            queues: Default::default(),
+            queries: HashMap::new(),
+            askers: HashMap::new(),
+            planned: HashMap::new(),
+            inner: HashMap::new(),
+            by_table: HashMap::new(),
+            by_anything: BTreeSet::new(),
+            unseen: None,
+            waiting: BTreeSet::new(),
+            rights: None,
+            stopping: false,
+        }
     }
 
     /// A question, with what equal ones share.
@@ -177,7 +192,7 @@ impl State {
         self.lookups.forget();
         self.unseen = None;
         self.waiting.clear();
-        self.followed = published.checkpoint.end_lsn;
+        self.followed = Place::of(published);
         let all: Vec<u64> = self.results.keys().copied().collect();
         self.ask_all(all);
     }
@@ -267,11 +282,10 @@ impl State {
         &mut self,
         committed: &[Arc<Committed>],
         rights: Option<&Rights>,
-        followed: EndLsn,
+        followed: Place,
     ) {
-        let mut due: BTreeSet<u64> = BTreeSet::new();
         for one in committed {
-            let mut moved = BTreeSet::new();
+            let (mut due, mut moved) = (BTreeSet::new(), BTreeSet::new());
             if one.altered {
                 // Whatever it was: rights that were taken and given back look as if nothing had happened.
                 moved.extend(self.results.keys());
@@ -294,9 +308,10 @@ impl State {
             if !one.tables.is_empty() {
                 due.extend(&self.by_anything);
             }
+            // What comes behind is not told over what is missing.
+            self.ask_all(due);
         }
-        self.followed = self.followed.max(followed);
-        self.ask_all(due);
+        self.followed = followed;
     }
 
     /// Notes who may see what; whether the engine has looked at the catalog since, so that what it has of tables
@@ -317,13 +332,13 @@ impl State {
         since.zip(looked_at).is_some_and(|((_, since), looked_at)| *since < looked_at)
     }
 
-    /// Holds tables that were read, with what was done to them since.
+    /// Holds tables that were read, with what was done to them since and is followed: the rest comes in its place.
     pub fn hold(&mut self, read: Vec<ReadTable>, since: Since) {
         let Since::Complete(since) = since else { return };
         for table in read {
             let oid = table.oid();
             if self.lookups.hold(table).is_ok() {
-                for one in &since {
+                for one in since.iter().filter(|one| one.end_lsn <= self.followed.end) {
                     let changed = one.tables.iter().filter(|table| table.relation.id.0 == oid);
                     changed.for_each(|table| self.lookups.apply(one, table));
                 }
@@ -372,7 +387,7 @@ impl State {
             let Some(kept) = self.results.get_mut(&number) else { continue };
             // Whoever is or will be asked is told by the answer.
             let is_told = kept.standing.due || kept.standing.asked;
-            if !is_told && !kept.apply(one, table, &rows, rights, &self.lookups) {
+            if !is_told && kept.apply(one, table, &rows, rights, &self.lookups) != Applied::Told {
                 due.insert(number);
             }
         }
@@ -420,13 +435,12 @@ impl State {
     /// Brings those that were just told from the moment of the answer to that up to which it was looked at
     /// who may see what. Returns whether some of them wait for snapshots to see something.
     pub fn catch_up(&mut self, told: &Told<'_>) -> bool {
-        let behind = match (&told.unseen, &told.later) {
-            (Some(unseen), Since::Complete(later)) => Some(Behind {
+        let behind = match (&told.unseen, &told.since) {
+            (Some(unseen), Since::Complete(since)) => Some(Behind {
                 unseen,
                 // Somebody may have found meanwhile that they have ended.
                 has_lost: unseen.suspects.iter().any(|xid| !self.suspects(*xid)),
-                // What was followed meanwhile went past those who were asked.
-                passed: later.iter().filter(|one| one.end_lsn <= self.followed).cloned().collect(),
+                passed: since.iter().filter(|one| self.is_passed(one, told)).cloned().collect(),
             }),
             _ => None,
         };
@@ -444,6 +458,12 @@ impl State {
         awaits
     }
 
+    /// Whether something was followed meanwhile and went past those who were asked: what no answer has, and tables
+    /// that entered, of which no snapshot says what it has of them.
+    fn is_passed(&self, one: &Committed, told: &Told<'_>) -> bool {
+        one.end_lsn <= self.followed.end && (one.xid.is_none() || one.end_lsn > told.latest)
+    }
+
     fn suspects(&self, xid: FullXid) -> bool {
         self.unseen.as_ref().is_some_and(|unseen| unseen.suspects.contains(&xid))
     }
@@ -455,15 +475,25 @@ impl State {
         // Plans that read tables beside are of what was followed: what is not followed yet comes to them
         // in its place. The others know all that they need.
         let reads_beside = kept.plan.as_ref().is_some_and(|plan| !plan.inner.is_empty());
-        let upto = if reads_beside { self.followed.min(told.latest) } else { told.latest };
+        let upto = if reads_beside { self.followed.end.min(told.latest) } else { told.latest };
         let mut is_due = kept.standing.due || behind.has_lost;
         let mut awaits = false;
-        for one in behind.unseen.listed.iter().filter(|one| one.end_lsn <= upto) {
-            let is_in = match kept.plan.is_some() && !reads_beside {
-                true => kept.apply_all(one, told.rights, lookups),
-                false => !kept.is_touched(one, lookups),
-            };
-            if is_in {
+        let lacks = || behind.unseen.listed.iter().filter(|one| one.end_lsn <= upto);
+        // Rows that come or go with others are not found by a plan.
+        let mut is_planned = kept
+            .plan
+            .as_ref()
+            .is_some_and(|plan| !lacks().chain(&behind.passed).any(|one| plan.is_moved(one)));
+        for one in lacks() {
+            if is_planned {
+                let applied = kept.apply_all(one, told.rights, lookups);
+                is_due |= applied == Applied::Full;
+                // What comes behind one that cannot be told here cannot either.
+                is_planned = applied != Applied::Not;
+                if is_planned {
+                    continue;
+                }
+            } else if !kept.is_touched(one, lookups) {
                 continue;
             }
             kept.late.push(one.clone());
@@ -479,6 +509,10 @@ impl State {
         is_due = is_due || behind.passed.iter().any(|one| kept.is_touched(one, lookups));
         if let Phase::Told { at, .. } = &mut kept.phase {
             at.applied = upto;
+            if upto < told.latest {
+                // What is not followed yet is still to come to it, also what the snapshot did not see.
+                at.place = self.followed.list;
+            }
         }
         if is_due {
             self.ask(number);

@@ -18,16 +18,17 @@ pub(crate) struct View {
     pub next: FullXid,
 }
 
-/// Where publication stood before a snapshot was taken.
+/// Where publication stood at some moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Before {
-    pub place: ChangePlace,
+pub(crate) struct Place {
+    /// The same in the list of changes.
+    pub list: ChangePlace,
     pub end: EndLsn,
 }
 
-impl Before {
-    pub fn of(published: &Published) -> Before {
-        Before { place: published.change_place(), end: published.checkpoint.end_lsn }
+impl Place {
+    pub fn of(published: &Published) -> Place {
+        Place { list: published.change_place(), end: published.checkpoint.end_lsn }
     }
 }
 
@@ -67,7 +68,7 @@ impl Unseen {
     /// - Returns: `None` where the list does not reach back to where publication stood.
     pub fn behind(
         known: Option<&Unseen>,
-        before: Before,
+        before: Place,
         view: &View,
         published: &Published,
     ) -> Option<Unseen> {
@@ -78,8 +79,14 @@ impl Unseen {
         let reached = known.and_then(|known| since(known.place).map(|list| (known, list)));
         let (mut listed, mut suspects, list) = match reached {
             Some((known, list)) => (known.listed.clone(), known.suspects.clone(), list),
-            None => (Vec::new(), view.not_seen(), since(before.place)?),
+            None => (Vec::new(), view.not_seen(), since(before.list)?),
         };
+        // A table comes with transactions that are listed nowhere, and some may wait for a standby.
+        if list.iter().any(|one| one.xid.is_none()) {
+            suspects.extend(view.not_seen());
+            suspects.sort_unstable();
+            suspects.dedup();
+        }
         let came: HashSet<FullXid> = list.iter().filter_map(|one| one.xid).collect();
         listed.extend(list);
         listed.retain(|one| !view.sees(one));

@@ -69,8 +69,9 @@ fn statement(rng: &mut StdRng, with_rules: bool) -> String {
         ),
         82..86 => format!("UPDATE notes SET secret = NOT secret WHERE id = '{uuid}'"),
         86..89 => format!("DELETE FROM notes WHERE id = '{uuid}'"),
-        89..90 => "TRUNCATE notes".into(),
-        90..91 => "TRUNCATE members".into(),
+        // What the rows of an emptied table were is listed nowhere.
+        89..90 if with_rules => "TRUNCATE notes".into(),
+        90..91 if with_rules => "TRUNCATE members".into(),
         91..93 => format!(
             "UPDATE tasks SET id = id + 100 WHERE id = {id}; UPDATE tasks SET id = id - 100 WHERE id = {id} + 100"
         ),
@@ -129,15 +130,12 @@ async fn e_4_followers_hold_what_postgres_shows_them() {
         }
         assert_eq!(world.live.subscriptions(), followers.len());
         if seed % 2 == 0 {
-            // What rows were before they changed comes with what changes them, but for what is asked beside it.
+            // What rows were before they changed comes with what changes them.
             let sum = |of: fn(&Held) -> u64| -> u64 {
                 followers.iter().map(|follower| of(&follower.held())).sum()
             };
             let (unknown, updates) = (sum(|held| held.unknown), sum(|held| held.updates));
-            assert!(
-                unknown * 20 <= updates,
-                "of {unknown} of {updates} it is not told what they change"
-            );
+            assert!(unknown == 0, "of {unknown} of {updates} it is not told what they change");
         }
         world.end().await;
     }

@@ -2,7 +2,7 @@
 
 use crate::world::{Follower, World, query, user};
 use hw_live::{Live, LiveOptions, Wants};
-use hw_types::{Row, TableName};
+use hw_types::Row;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -57,7 +57,7 @@ impl Held {
     /// Returns when all of it is published.
     async fn begin(world: &World) -> Held {
         // What makes a table followed commits as well.
-        while TABLES.iter().any(|table| rows(world, table).is_none()) {
+        while TABLES.iter().any(|table| world.rows(table).is_none()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         world.commits_wait(true).await;
@@ -71,7 +71,7 @@ impl Held {
             writers.push(tokio::spawn(async move { client.batch_execute(&sql).await.unwrap() }));
         }
         for table in TABLES {
-            while !rows(world, table).is_some_and(|rows| rows.iter().any(is_late)) {
+            while !world.rows(table).is_some_and(|rows| rows.iter().any(is_late)) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
@@ -85,13 +85,6 @@ impl Held {
             writer.await.unwrap();
         }
     }
-}
-
-/// The rows of a table that is followed.
-fn rows(world: &World, table: &str) -> Option<Vec<Row>> {
-    let published = world.engine.published();
-    let view = published.table(&TableName::new("public", table)).entered()?;
-    Some(view.rows().map(|row| row.unwrap().1.row).collect())
 }
 
 fn is_late(row: &Row) -> bool {
@@ -148,5 +141,36 @@ async fn e_4_what_is_published_and_not_seen_is_told_once_and_nobody_is_asked_unt
     for follower in &followers {
         world.settles(follower).await;
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ds_10_5_4_what_was_told_and_is_not_seen_yet_stays_when_it_is_asked_again() {
+    let mut world = World::new(SCHEMA).await;
+    world.sql("INSERT INTO joined VALUES (20, 2, 'eve', 'b'), (21, 2, 'eve', 'b')").await;
+    let followers = followers(&world, &world.live).await;
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    while world.live.planned() < PLANNED {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let held = Held::begin(&world).await;
+    let joined = &followers[3];
+    while !joined.held().rows.contains_key("7") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Somebody who does not wait lets her see more: it is asked.
+    world.sql("SET synchronous_commit = local; INSERT INTO members VALUES (9, 2, 'ada')").await;
+    while !joined.held().rows.contains_key("21") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let now = joined.held();
+    assert!(now.rows.contains_key("7") && !now.gone.contains("7"), "it vanishes: {now:?}");
+    held.release(&world).await;
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    assert!(!joined.held().gone.contains("7"), "it vanished: {:?}", joined.held());
     world.end().await;
 }

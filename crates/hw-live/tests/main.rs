@@ -1,6 +1,7 @@
 //! Live results against a real Postgres and the real engine.
 
 mod differential;
+mod edges;
 mod hostile;
 mod lanes;
 mod late;

@@ -7,7 +7,7 @@ use hw_pg::principal::run_as;
 use hw_pg::sql::Pool;
 use hw_store::{Store, StoreOptions};
 use hw_testkit::Cluster;
-use hw_types::{RunAs, Sql, TableName};
+use hw_types::{Row, RunAs, Sql, TableName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -154,6 +154,20 @@ impl World {
         }
     }
 
+    /// Locks the advisory lock for which questions of some tests wait, until the session ends it.
+    pub async fn lock(&self) -> Client {
+        let client = self.client_of("postgres").await;
+        client.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+        client
+    }
+
+    /// The rows of a table that is followed.
+    pub fn rows(&self, table: &str) -> Option<Vec<Row>> {
+        let published = self.engine.published();
+        let view = published.table(&TableName::new("public", table)).entered()?;
+        Some(view.rows().map(|row| row.unwrap().1.row).collect())
+    }
+
     /// Another session.
     pub async fn client_of(&self, user: &str) -> Client {
         hw_testkit::cluster::connect(&self.cluster.url_as(user, None, "postgres")).await
@@ -204,6 +218,7 @@ pub fn query(table: &str, condition: &str, window: &str, wants: Wants) -> LiveQu
         "tasks" => &["id", "team", "owner", "title", "done", "at", "price"],
         "notes" => &["id", "task", "body", "secret"],
         "plain" | "joined" | "asked" => &["id", "team", "owner", "body"],
+        "prices" => &["id", "owner"],
         _ => &["id", "team", "who"],
     };
     let fields = columns.iter().map(|name| (name.to_string(), name.to_string()));
@@ -232,6 +247,10 @@ pub struct Held {
     /// Those of which it was not told what they were before.
     pub unknown: u64,
     pub ended: Option<String>,
+    /// Keys that were told to go.
+    pub gone: BTreeSet<String>,
+    /// Numbers that were told behind the first.
+    pub counts: Vec<u64>,
     /// Every record that was ever shown.
     shown: BTreeSet<String>,
 }
@@ -305,6 +324,7 @@ impl Held {
             News::Count(count) => {
                 assert_ne!(self.count, count, "a count that is told is another one");
                 self.count = count;
+                self.counts.push(count);
             }
             News::Rows(changes) => changes.into_iter().for_each(|change| self.change(change)),
         }
@@ -331,6 +351,7 @@ impl Held {
             Change::Delete { key } => {
                 let was = self.rows.remove(&*key);
                 assert!(was.is_some(), "{key} goes and is not there");
+                self.gone.insert(key.to_string());
             }
             Change::Passed { key } => {
                 assert!(!self.rows.contains_key(&*key), "{key} passed and is there");

@@ -17,6 +17,7 @@ pub use hw_expr::postgres::Unseen;
 pub use streams::{PolicyStreams, RefusedPolicy, TableStream, one_line};
 
 use crate::error::{Doing as _, Result};
+use crate::rights::Rights;
 use crate::types::{TypeCatalog, canonical_from_text};
 use hw_expr::postgres::{
     Condition, Helper, JsonOfDatabase, Lookup, Names, Refusal, Scalar, Table, Type, Visible,
@@ -29,6 +30,7 @@ use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 /// Tables with their policies, and what these refer to, for one role that asks.
 #[derive(Debug, Default)]
 pub struct RowSecurity {
+    rights: Rights,
     role: String,
     path: Vec<String>,
     tables: Vec<SecuredTable>,
@@ -285,6 +287,11 @@ impl RowSecurity {
         Ok(read)
     }
 
+    /// The state of the catalog that it was read of.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
     async fn read_all(
         transaction: &Transaction<'_>,
         role: &str,
@@ -292,7 +299,9 @@ impl RowSecurity {
     ) -> Result<RowSecurity> {
         let rows =
             |query: &'static str| async move { transaction.query(query, &[]).await.doing(DOING) };
-        let mut security = RowSecurity { role: role.to_owned(), path, ..RowSecurity::default() };
+        let rights = Rights::read(transaction).await?;
+        let mut security =
+            RowSecurity { rights, role: role.to_owned(), path, ..RowSecurity::default() };
         for row in rows(TABLES).await? {
             security.tables.push(SecuredTable::of(&row)?);
         }

@@ -6,10 +6,10 @@
 
 use crate::error::{Doing as _, Result};
 use std::sync::Arc;
-use tokio_postgres::Client;
+use tokio_postgres::GenericClient;
 
 /// A state of all that decides who sees which rows.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rights(Arc<str>);
 
 /// Rows of catalogs whose `xmin` changes with everything else that is updated stand with what matters of them.
@@ -57,10 +57,8 @@ parts (part) AS (VALUES
 SELECT pg_catalog.md5(pg_catalog.string_agg(coalesce(part, ''), '|')) FROM parts";
 
 impl Rights {
-    /// Reads it as of now.
-    ///
-    /// - Takes: a connection outside of a transaction, so that what was committed last is seen.
-    pub async fn read(client: &Client) -> Result<Rights> {
+    /// Reads it: as of now on a connection outside of a transaction, else as of the transaction's snapshot.
+    pub async fn read(client: &impl GenericClient) -> Result<Rights> {
         let row = client.query_one(RIGHTS, &[]).await.doing("read who may see what")?;
         Ok(Rights(row.try_get::<_, String>(0)?.into()))
     }
