@@ -90,6 +90,13 @@ export class LiveClient implements QuerySource {
   #ticks = 0;
   #isScheduled = false;
   #token: string | null = null;
+  /** Askings for a token: how many there were, and the newest that was answered. */
+  #asked = 0;
+  #answered = 0;
+  /** Counts users, so that what is of one can tell. */
+  #users = 0;
+  /** Whose token the socket has, or the one that is being opened. */
+  #socketUser: string | null | undefined;
   #stopRenewal: () => void = () => {};
   readonly #stopOnline: () => void;
   readonly #host: Host;
@@ -112,6 +119,8 @@ export class LiveClient implements QuerySource {
     });
     this.#host = {
       connection: this.connection,
+      users: () => this.#users,
+      call: (listener) => this.#call(listener),
       tick: () => this.#tick(),
       named: (query, before, now) => {
         if (before !== null) {
@@ -339,25 +348,37 @@ export class LiveClient implements QuerySource {
   }
 
   async #address(): Promise<string> {
-    const token = await this.#askToken();
+    await this.#askToken();
+    // Not what was answered here: somebody may have asked since.
+    const token = this.#token;
+    this.#socketUser = this.identity.userId;
     const { path = '/DataSyncController' } = this.#options;
     const address = `${this.host.replace(/^http/, 'ws')}${path}`;
     return token === null ? address : `${address}?access_token=${encodeURIComponent(token)}`;
   }
 
+  /** The newest token. Whoever it shows to be another user is not given anything of the last one. */
   async #askToken(): Promise<string | null> {
+    this.#asked += 1;
+    const number = this.#asked;
     const token = await (this.#options.token ?? storedToken)();
+    if (number < this.#answered) {
+      // Somebody asked later and was answered sooner.
+      return this.#token;
+    }
+    this.#answered = number;
     const userId = token === null ? null : (claimsOf(token).sub ?? null);
     const before = this.identity.userId;
     this.#token = token;
     if (userId !== before) {
       this.identity = { userId };
       if (before !== undefined) {
-        this.connection.discard(new LiveError('closed', 'somebody else has signed in'));
+        this.#users += 1;
         this.#writes.clear();
         for (const query of this.#active) {
           query.forget();
         }
+        this.connection.discard(new LiveError('closed', 'somebody else has signed in'));
         this.#flush();
       }
       this.#tell();
@@ -366,6 +387,10 @@ export class LiveClient implements QuerySource {
   }
 
   #opened(): void {
+    if (this.#socketUser !== this.identity.userId) {
+      this.connection.reconnect();
+      return;
+    }
     this.#renewInTime();
     for (const query of this.#active) {
       query.open();
@@ -561,7 +586,21 @@ export class LiveClient implements QuerySource {
 
   #tell(): void {
     for (const listener of [...this.#listeners]) {
+      this.#call(listener);
+    }
+  }
+
+  /**
+   * Calls what the application gave. What that throws is for the platform to tell, as of any timer; it
+   * stops nothing here, where others wait to be called and to be answered.
+   */
+  #call(listener: () => void): void {
+    try {
       listener();
+    } catch (error) {
+      this.#environment.setTimer(() => {
+        throw error;
+      }, 0);
     }
   }
 

@@ -127,8 +127,14 @@ export class Connection {
     }
   }
 
-  /** Fails what waits for a socket: it was meant for another one. */
+  /**
+   * Ends what was begun in another user's name: a socket is given up, and what waits for one fails. What
+   * was sent and not answered would else be sent again on the next.
+   */
   discard(error: LiveError): void {
+    if (this.#socket !== null) {
+      this.#giveUp(null, 0);
+    }
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const request of waiting) {

@@ -2,8 +2,10 @@
  * One query that is kept live: its subscription at the server over all sockets, its result, and who
  * listens. Equal queries of a client share one.
  *
- * Invariant: rows that were shown stay while the connection is away; they go only when the server
- * says so, or when another user signs in.
+ * Invariants:
+ * - rows that were shown stay while the connection is away, and when the query has ended; they go only
+ *   when the server says so, or when another user signs in;
+ * - nobody is shown what another user was, also not by a query that had ended before he came.
  */
 import type { Connection } from './connection.js';
 import { LiveError } from './error.js';
@@ -30,6 +32,10 @@ export interface LiveState<D> {
 /** What a live query needs of its client. */
 export interface Host {
   readonly connection: Connection;
+  /** How many users there were before the one that is signed in. */
+  users(): number;
+  /** Calls what the application gave, whatever that does. */
+  call(listener: () => void): void;
   /** Counts everything that happens, so that one can tell what was before what. */
   tick(): number;
   /** By whom the server knows it, `null` for no more. */
@@ -44,11 +50,13 @@ export interface Host {
 const LOADING: LiveState<never> = { data: null, status: 'loading', error: null };
 
 export class LiveQuery {
-  state: LiveState<readonly Row[] | number> = LOADING;
   /** `null` for counts, which have no rows. */
   readonly result: Result | null;
   isClosed = false;
   readonly #host: Host;
+  #state: LiveState<readonly Row[] | number> = LOADING;
+  /** Whose all of this is, as the host counts users. */
+  #user: number;
   readonly #listeners = new Set<() => void>();
   #count: number | null = null;
   #id: string | null = null;
@@ -71,11 +79,14 @@ export class LiveQuery {
     readonly options: ResultOptions = {},
   ) {
     this.#host = host;
+    this.#user = host.users();
     this.result = kind === 'rows' ? new Result(query, options) : null;
   }
 
-  get hasListeners(): boolean {
-    return this.#listeners.size > 0;
+  /** What is shown: the same object for as long as nothing changed. */
+  get state(): LiveState<readonly Row[] | number> {
+    this.#forgetOthers();
+    return this.#state;
   }
 
   /** Calls whenever `state` is another object; the first call begins it all. Returns what ends that. */
@@ -88,6 +99,7 @@ export class LiveQuery {
       this.#isWanted = true;
       if (this.isClosed) {
         this.isClosed = false;
+        this.#forgetOthers();
         this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
       }
       this.open();
@@ -176,7 +188,9 @@ export class LiveQuery {
 
   /** Somebody else has signed in: nothing of what was shown may stay. */
   forget(): void {
+    this.#user = this.#host.users();
     this.#generation += 1;
+    this.#isAsking = false;
     this.#resume = null;
     this.#count = null;
     this.#hasData = false;
@@ -221,14 +235,22 @@ export class LiveQuery {
   /** Tells listeners if what they see has changed, and asks for the order where it is not known. */
   publish(): void {
     const data = this.#hasData ? (this.result?.rows() ?? this.#count) : null;
-    const { state } = this;
+    const state = this.#state;
     if (data !== state.data || this.#status !== state.status || this.#error !== state.error) {
-      this.state = { data, status: this.#status, error: this.#error };
+      this.#state = { data, status: this.#status, error: this.#error };
       for (const listener of [...this.#listeners]) {
-        listener();
+        this.#host.call(listener);
       }
     }
     this.#askForOrder();
+  }
+
+  /** Whoever signed in after this had ended finds nothing: the client lets only those forget that have not. */
+  #forgetOthers(): void {
+    if (this.#user !== this.#host.users()) {
+      this.forget();
+      this.#state = LOADING;
+    }
   }
 
   #opened(answer: ServerMessage, askedAt: number): void {

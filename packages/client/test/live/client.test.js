@@ -442,6 +442,125 @@ test('what one user was shown, and what he wrote, is nothing of the next', async
   assert.equal(world.socket.url, 'ws://live.test/DataSyncController');
 });
 
+test('another user means another socket, whoever notices it first', async () => {
+  let user = 'ada';
+  const { world, client } = start({ token: () => user && jwt({ sub: user }) });
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const live = client.rows(byTitle(client).query);
+  live.listen(() => {});
+  await world.run();
+  user = 'ben';
+  // As requests over HTTP do.
+  const token = await client.token();
+  assert.equal(client.identity.userId, 'ben');
+  assert.equal(world.sockets[0].readyState, 3, 'the socket of the last user is no more');
+  assert.deepEqual(live.state, { data: null, status: 'loading', error: null });
+  const made = client.createRecord('tasks', { n: 2, title: 'by ben' });
+  await world.run();
+  await made;
+  assert.equal(world.sockets.length, 2);
+  assert.equal(world.socket.url, `ws://live.test/DataSyncController?access_token=${encodeURIComponent(token)}`);
+  assert.equal(live.state.status, 'live');
+});
+
+test('a socket that opens for the last user is not used for the next', async () => {
+  // The newest asking is answered first, or so many microtasks later.
+  for (const gap of [-1, 0, 1, 2, 3, 4, 5, 6, 7, 8]) {
+    const answers = [];
+    const { world, client } = start({ token: () => new Promise((resolve) => answers.push(resolve)) });
+    byTitle(client).subscribe(() => {});
+    const token = client.token();
+    const turns = [() => answers[0](jwt({ sub: 'ada' })), () => answers[1](jwt({ sub: 'ben' }))];
+    if (gap < 0) turns.reverse();
+    turns[0]();
+    for (let turn = 0; turn < Math.abs(gap); turn += 1) await null;
+    turns[1]();
+    await token;
+    await world.run();
+    // A socket that was given up has asked for a token of its own.
+    answers[2]?.(jwt({ sub: 'ben' }));
+    await world.run();
+    assert.equal(client.identity.userId, 'ben', `gap ${gap}`);
+    assert.deepEqual(world.log, ['> CreateDataSubscription', '< DidCreateDataSubscription'], `gap ${gap}`);
+    assert.equal(world.socket.url.split('=')[1], encodeURIComponent(jwt({ sub: 'ben' })), `gap ${gap}`);
+  }
+});
+
+test('what the last user asked for is not asked in the name of the next', async () => {
+  let user = 'ada';
+  const { world, client } = start({ token: () => jwt({ sub: user }) });
+  byTitle(client).subscribe(() => {});
+  await world.run();
+  world.intercept = ({ tag }) => (tag === 'DataSyncQuery' || tag.endsWith('Message') ? 'nothing' : undefined);
+  const read = outcome(byTitle(client).fetch());
+  const write = outcome(client.updateRecord('tasks', '1', { n: 1 }));
+  await world.run();
+  user = 'ben';
+  world.intercept = () => undefined;
+  await Promise.all([client.refreshToken(), world.run()]);
+  await world.run(1000);
+  assert.deepEqual([read.state, read.error?.kind], ['failed', 'closed']);
+  assert.deepEqual([write.state, write.error?.kind], ['failed', 'connection'], 'it may have happened');
+  assert.equal(world.log.filter((line) => line === '> DataSyncQuery').length, 1);
+});
+
+test('a query that has ended shows the next user nothing of the last', async () => {
+  let user = 'ada';
+  const { world, client } = start({ token: () => jwt({ sub: user }) });
+  world.commit([['tasks', '1', { n: 1, title: 'of ada' }]]);
+  const live = client.rows(byTitle(client).query);
+  const unseen = client.rows(client.query('tasks').query);
+  unseen.listen(() => {})();
+  const subscription = new DataSubscription(client, byTitle(client).query);
+  await world.run(5000);
+  assert.ok(live.isClosed && unseen.isClosed);
+  assert.equal(titles(subscription.getRecords()), 'of ada', 'who is still the same may look at it');
+  user = 'ben';
+  await Promise.all([client.refreshToken(), world.run()]);
+  world.commit([['tasks', '1', { n: 1, title: 'of ben' }]]);
+  assert.equal(subscription.getRecords(), null);
+  assert.deepEqual(live.state, { data: null, status: 'loading', error: null });
+  const seen = [];
+  subscription.subscribe((rows) => seen.push(titles(rows)));
+  // Also one that nobody looked at meanwhile.
+  for (const one of [live, unseen]) one.listen(() => seen.push(one.state.data && titles(one.state.data)));
+  await world.run(1000);
+  assert.deepEqual([...new Set(seen)].filter((text) => text !== null), ['of ben']);
+});
+
+test('a listener that throws harms nobody else', async () => {
+  const { world, client } = start();
+  const broken = () => {
+    throw new Error('a bug of the application');
+  };
+  let last;
+  byTitle(client).subscribe(broken);
+  byTitle(client).subscribe((rows) => (last = titles(rows)));
+  client.listen(broken);
+  const read = outcome(byTitle(client).fetch());
+  const told = [];
+  /** The platform tells of what is thrown in its timers. */
+  const run = async (milliseconds) => {
+    for (let turn = 0; turn < 50; turn += 1) await world.run(milliseconds).catch((error) => told.push(error.message));
+  };
+  await run();
+  const write = outcome(client.createRecord('tasks', { n: 1, title: 'a' }));
+  await run();
+  assert.deepEqual([read.state, write.state, last], ['done', 'done', 'a']);
+  const refused = outcome(client.createRecord('tasks', { n: 2, title: 'b', bad: true }));
+  assert.equal(last, 'ab');
+  await run();
+  assert.deepEqual([refused.state, last], ['failed', 'a']);
+  world.cut();
+  const lost = outcome(client.deleteRecord('tasks', '7'));
+  await run(1000);
+  assert.equal(lost.state, 'failed');
+  world.commit([['tasks', '9', { n: 9, title: 'z' }]]);
+  await run();
+  assert.equal(last, 'az');
+  assert.ok(told.length > 0 && told.every((message) => message === 'a bug of the application'), 'it is not hidden either');
+});
+
 test('a token that cannot be had is an error that is tried again', async () => {
   let fails = true;
   const { world, client } = start({
