@@ -7,7 +7,7 @@
  * - nothing that one user was shown is shown to the next.
  */
 import { QueryBuilder, copyOf, isRecordId, NewRecordBehaviour, type QuerySource, type SubscribeOptions } from './builder.js';
-import { Connection, type ConnectionState, type LiveEnvironment, type RequestOptions } from './connection.js';
+import { Connection, retryDelay, type ConnectionState, type LiveEnvironment, type RequestOptions } from './connection.js';
 import { platform, uuid } from './platform.js';
 import { LiveError } from './error.js';
 import { jsonForms } from './json.js';
@@ -131,6 +131,7 @@ export class LiveClient implements QuerySource {
         }
       },
       schedule: (query) => this.#schedule(query),
+      retry: (failures, call) => this.#environment.setTimer(call, retryDelay(this.#environment, failures)),
       heard: (query) => {
         this.#activate(query);
         this.#keep(query);
@@ -219,8 +220,8 @@ export class LiveClient implements QuerySource {
     checkIds([id]);
     checkRecord(patch);
     const message = { tag: 'UpdateRecordMessage', table, id, patch };
-    const write = new Write(table, keyOf(id), 'update', jsonForms(patch));
-    const answer = await this.#write(message, options, [write], ({ record }) => [record]);
+    const writes = [new Write(table, keyOf(id), 'update', jsonForms(patch))];
+    const answer = await this.#write(message, options, writes, ({ record }) => [record]);
     return answer.record as IHPRecord<T>;
   }
 
@@ -274,7 +275,7 @@ export class LiveClient implements QuerySource {
 
   /** Sends a message of the protocol and resolves with its answer. */
   request(message: ClientMessage, resend: RequestOptions['resend'] = 'once'): Promise<ServerMessage> {
-    return new Promise((answered, failed) => this.connection.request(message, { resend, answered, failed }));
+    return new Promise((answered, failed) => this.connection.request(JSON.stringify(message), { resend, answered, failed }));
   }
 
   /** Calls when `identity` or `status` has changed. Returns what ends that. */
@@ -319,14 +320,18 @@ export class LiveClient implements QuerySource {
     return this.#askToken();
   }
 
-  /** Ends everything: live queries stop, requests fail. */
+  /** Ends everything: live queries stop with an error, requests fail. */
   close(): void {
     this.#stopOnline();
     this.#stopRenewal();
     for (const stop of this.#ends.values()) {
       stop();
     }
+    for (const query of this.#active) {
+      query.fail(new LiveError('closed', 'the client was closed'));
+    }
     this.connection.close();
+    this.#flush();
   }
 
   /** Headwater's address. */
@@ -484,12 +489,16 @@ export class LiveClient implements QuerySource {
   }
 
   #creations(table: string, records: readonly Record<string, unknown>[]): Write[] | null {
-    const key = this.#keyOf(table);
-    if (!records.every((record) => key.every((field) => record[field] != null))) {
-      // Nobody knows yet which rows these will be.
-      return null;
+    const writes: Write[] = [];
+    for (const record of records) {
+      const key = keyOfRecord(record, this.#keyOf(table));
+      if (key === undefined) {
+        // Nobody knows yet which rows these will be.
+        return null;
+      }
+      writes.push(new Write(table, key, 'create', jsonForms(record)));
     }
-    return records.map((record) => new Write(table, keyOfRecord(record, key), 'create', jsonForms(record)));
+    return writes;
   }
 
   #keyOf(table: string): readonly string[] {
@@ -504,13 +513,15 @@ export class LiveClient implements QuerySource {
     records?: (answer: ServerMessage) => readonly (Row | undefined)[],
   ): Promise<ServerMessage> {
     const writes = transactionId ? [] : (given ?? []);
+    // Before anything is shown: what JSON cannot hold is never sent.
+    const text = JSON.stringify({ ...message, ...inTransaction(transactionId) });
     for (const write of writes) {
       this.#writes.add(write);
       this.#each(write, (query) => query.begin(write));
     }
     this.#flush();
     return new Promise((resolve, reject) => {
-      this.connection.request({ ...message, ...inTransaction(transactionId) }, {
+      this.connection.request(text, {
         resend: transactionId ? 'here' : 'once',
         answered: (answer) => {
           const at = this.#tick();
@@ -520,8 +531,7 @@ export class LiveClient implements QuerySource {
               this.#end(write);
               return;
             }
-            write.answer(all?.[place], at);
-            this.#each(write, (query) => query.result?.layer.answered(write));
+            this.#answer(write, all?.[place], at);
           });
           this.#flush();
           this.#settleLater(writes);
@@ -537,6 +547,19 @@ export class LiveClient implements QuerySource {
         },
       });
     });
+  }
+
+  #answer(write: Write, record: Row | undefined, at: number): void {
+    const key = record && keyOfRecord(record, this.#keyOf(write.table));
+    write.answer(record, at);
+    if (key !== undefined && key !== write.key) {
+      // The database has another form of the key, or a trigger makes it.
+      this.#each(write, ({ result }) => result?.layer.drop(write));
+      write.key = key;
+      this.#each(write, ({ result }) => result?.adopt(write));
+    } else {
+      this.#each(write, ({ result }) => result?.layer.answered(write));
+    }
   }
 
   #settleLater(writes: readonly Write[]): void {

@@ -14,8 +14,10 @@ let current: LiveClient | null = null;
 /** Makes the application's client. One that was made before is closed. */
 export function initHeadwater(options: LiveClientOptions = {}): LiveClient {
   const client = new LiveClient(options);
-  current?.close();
+  const before = current;
+  // Whoever is told of the end finds the new one.
   current = client;
+  before?.close();
   return client;
 }
 

@@ -25,7 +25,8 @@ export class Write {
   /** `values`: the record that was created, the fields that were changed; of the answer once it is there. */
   constructor(
     readonly table: string,
-    readonly key: string,
+    /** The row, as the application named it; as the answer does once it is there. */
+    public key: string,
     readonly kind: 'create' | 'update' | 'delete',
     public values: Row = {},
   ) {}

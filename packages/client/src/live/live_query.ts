@@ -8,6 +8,7 @@
  * - nobody is shown what another user was, also not by a query that had ended before he came.
  */
 import type { Connection } from './connection.js';
+import { refusal } from './connection.js';
 import { LiveError } from './error.js';
 import type { Write } from './layer.js';
 import { Result, type ResultOptions } from './result.js';
@@ -42,10 +43,15 @@ export interface Host {
   named(query: LiveQuery, before: string | null, now: string | null): void;
   /** Something has changed: `publish` is to be called soon. */
   schedule(query: LiveQuery): void;
+  /** Calls after a delay that grows with the failures before it. Returns what ends that. */
+  retry(failures: number, call: () => void): () => void;
   /** Nobody listens any more. */
   unheard(query: LiveQuery): void;
   heard(query: LiveQuery): void;
 }
+
+/** Refusals of a server that is busy: it may say yes in a while. */
+const LATER: readonly unknown[] = ['HW5307', 'HW5311'];
 
 const LOADING: LiveState<never> = { data: null, status: 'loading', error: null };
 
@@ -65,6 +71,9 @@ export class LiveQuery {
   #error: LiveError | null = null;
   #hasData = false;
   #isAsking = false;
+  /** Refusals in a row by a server that is busy. */
+  #failures = 0;
+  #stopRetry: () => void = () => {};
   /** Whether anybody ever listened: a query that is only named costs the server nothing. */
   #isWanted = false;
   /** Where a later subscription may go on from, if the server said. */
@@ -100,7 +109,7 @@ export class LiveQuery {
       if (this.isClosed) {
         this.isClosed = false;
         this.#forgetOthers();
-        this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
+        this.#waits();
       }
       this.open();
     }
@@ -117,10 +126,15 @@ export class LiveQuery {
     if (!this.#isWanted) {
       return;
     }
+    if (connection.state === 'closed') {
+      this.fail(new LiveError('closed', 'the client is closed'));
+      return;
+    }
     if (connection.state !== 'open') {
       connection.connect();
       return;
     }
+    this.#stopRetry();
     this.#generation += 1;
     const generation = this.#generation;
     const askedAt = this.#host.tick();
@@ -135,7 +149,7 @@ export class LiveQuery {
         message.resume = this.#resume;
       }
     }
-    connection.request(message, {
+    connection.request(JSON.stringify(message), {
       resend: 'here',
       answered: (answer) => {
         if (generation === this.#generation) {
@@ -145,9 +159,9 @@ export class LiveQuery {
         }
       },
       failed: (error) => {
-        if (generation === this.#generation && error.kind === 'refused') {
-          this.#resume = null;
-          this.#become('error', error);
+        // Where the connection ended, the client calls again.
+        if (generation === this.#generation && error.kind !== 'connection') {
+          this.fail(error);
         }
       },
     });
@@ -156,8 +170,21 @@ export class LiveQuery {
   /** Asks again after an error. */
   retry(): void {
     if (this.#status === 'error' && !this.isClosed) {
-      this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
+      this.#waits();
       this.open();
+    }
+  }
+
+  /** There is no subscription: the server refused it, or ended it, or the client is closed. */
+  fail(error: LiveError): void {
+    this.#left();
+    if (LATER.includes(error.code)) {
+      this.#stopRetry = this.#host.retry(this.#failures, () => this.open());
+      this.#failures += 1;
+      this.#waits();
+    } else {
+      this.#resume = null;
+      this.#become('error', error);
     }
   }
 
@@ -166,41 +193,44 @@ export class LiveQuery {
       return;
     }
     this.isClosed = true;
-    this.#generation += 1;
-    this.#isAsking = false;
     this.#isWanted = false;
     this.#resume = null;
     this.#endAtServer(this.#id);
-    this.#name(null);
+    this.#left();
     // What is shown is not kept up to date any more, and own writes are nobody's to end.
     this.result?.layer.forget();
   }
 
   /** The socket is no more. */
   lost(): void {
-    this.#generation += 1;
-    this.#isAsking = false;
-    this.#name(null);
+    this.#left();
     if (this.#status !== 'error') {
-      this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
+      this.#waits();
     }
   }
 
   /** Somebody else has signed in: nothing of what was shown may stay. */
   forget(): void {
     this.#user = this.#host.users();
-    this.#generation += 1;
-    this.#isAsking = false;
+    this.#left();
     this.#resume = null;
     this.#count = null;
     this.#hasData = false;
-    this.#name(null);
     this.result?.forget();
-    this.#become('loading', null);
+    this.#waits();
   }
 
   /** A message about this subscription. */
   push(message: ServerMessage): void {
+    if (message.tag === 'DataSyncError') {
+      this.fail(refusal(message));
+    } else if (this.#take(() => this.#changed(message))) {
+      this.#reached(message);
+      this.#host.schedule(this);
+    }
+  }
+
+  #changed(message: ServerMessage): void {
     switch (message.tag) {
       case 'DidInsert':
         this.result?.insert(message.record!);
@@ -214,18 +244,19 @@ export class LiveQuery {
       case 'DidChangeCount':
         this.#count = message.count!;
         break;
-      case 'DataSyncError': {
-        this.#resume = null;
-        this.#name(null);
-        const { errorMessage = 'the server ended the subscription', code, sqlstate } = message;
-        this.#become('error', new LiveError('refused', errorMessage, { code, sqlstate }));
-        break;
-      }
-      default:
-        return;
     }
-    this.#reached(message);
-    this.#host.schedule(this);
+  }
+
+  /** Takes in what the server said. What cannot be shown is an error, and not wanted any more. */
+  #take(change: () => void): boolean {
+    try {
+      change();
+      return true;
+    } catch (error) {
+      this.#endAtServer(this.#id);
+      this.fail(error as LiveError);
+      return false;
+    }
   }
 
   begin(write: Write): void {
@@ -255,10 +286,11 @@ export class LiveQuery {
 
   #opened(answer: ServerMessage, askedAt: number): void {
     this.#name(answer.subscriptionId ?? null);
+    this.#failures = 0;
     if (this.result === null) {
       this.#count = answer.count ?? 0;
-    } else if (answer.resumed !== true) {
-      this.result.refresh(answer.result ?? [], askedAt);
+    } else if (answer.resumed !== true && !this.#take(() => this.result!.refresh(answer.result ?? [], askedAt))) {
+      return;
     }
     this.#resume = null;
     this.#reached(answer);
@@ -291,7 +323,7 @@ export class LiveQuery {
       }
     };
     this.#host.connection.request(
-      { tag: 'DataSyncQuery', query: question.query },
+      JSON.stringify({ tag: 'DataSyncQuery', query: question.query }),
       {
         resend: 'here',
         answered: ({ result = [] }) => answered(result),
@@ -299,6 +331,18 @@ export class LiveQuery {
         failed: ({ kind }) => void (kind === 'refused' && answered(null)),
       },
     );
+  }
+
+  /** What the server knows of this, and what it was asked, has no meaning any more. */
+  #left(): void {
+    this.#generation += 1;
+    this.#isAsking = false;
+    this.#stopRetry();
+    this.#name(null);
+  }
+
+  #waits(): void {
+    this.#become(this.#hasData ? 'reconnecting' : 'loading', null);
   }
 
   #become(status: LiveStatus, error: LiveError | null): void {
@@ -316,7 +360,7 @@ export class LiveQuery {
     if (subscriptionId != null) {
       const ignored = () => {};
       const options = { resend: 'here', answered: ignored, failed: ignored } as const;
-      this.#host.connection.request({ tag: 'DeleteDataSubscription', subscriptionId }, options);
+      this.#host.connection.request(JSON.stringify({ tag: 'DeleteDataSubscription', subscriptionId }), options);
     }
   }
 }

@@ -15,8 +15,9 @@
  * so that it is never too long between the two.
  */
 import { holds } from './condition.js';
+import { LiveError } from './error.js';
 import { isEqual } from './json.js';
-import { Layer } from './layer.js';
+import { Layer, type Write } from './layer.js';
 import { areEquals, isSurelyEqual, orderFields, placeOf } from './order.js';
 import { keyOf, keyOfRecord, type Row } from './types.js';
 import type { DynamicSQLQuery } from './wire.js';
@@ -62,20 +63,21 @@ export class Result {
         : { ...query, selectedColumns: { tag: 'SelectSpecific', contents: [...selected.contents, ...this.#hidden] } };
   }
 
-  /** All rows anew, by a question that was asked at `askedAt`. */
+  /** All rows anew, by a question that was asked at `askedAt`. Throws if the key is not one. */
   refresh(records: readonly Row[], askedAt: number): void {
     const before = this.#rows;
-    this.#rows = new Map();
-    this.#order = [];
-    this.#unplaced.clear();
+    const rows = new Map<string, Row>();
     for (const record of records) {
-      const key = keyOfRecord(record, this.#key);
+      const key = this.#keyOf(record);
       const known = before.get(key);
-      if (!this.#rows.has(key)) {
-        this.#order.push(key);
+      if (rows.has(key)) {
+        throw this.#noKey(`one ${this.#key.join()} together`);
       }
-      this.#rows.set(key, known !== undefined && isEqual(known, record) ? known : record);
+      rows.set(key, known !== undefined && isEqual(known, record) ? known : record);
     }
+    this.#rows = rows;
+    this.#order = [...rows.keys()];
+    this.#unplaced.clear();
     for (const key of [...this.layer.keys()]) {
       this.layer.changed(key, this.#rows.get(key));
     }
@@ -90,8 +92,9 @@ export class Result {
     this.layer.forget();
   }
 
+  /** Throws if the record has no key. */
   insert(record: Row): void {
-    const key = keyOfRecord(record, this.#key);
+    const key = this.#keyOf(record);
     if (this.#rows.has(key)) {
       this.#replace(key, record, record);
       return;
@@ -121,12 +124,21 @@ export class Result {
 
   delete(id: unknown): void {
     const key = keyOf(id);
-    if (!this.#rows.delete(key)) {
-      return;
+    if (this.#rows.delete(key)) {
+      this.#takeOut(key);
+      this.#unplaced.delete(key);
+    } else {
+      // It came and went between two messages. What it was nobody knows; own writes to it were in it.
+      this.layer.changed(key, {});
     }
-    this.#takeOut(key);
-    this.#unplaced.delete(key);
     this.layer.changed(key, undefined);
+  }
+
+  /** Takes over a write from the key that the application wrote to the one that the answer has. */
+  adopt(write: Write): void {
+    this.layer.begin(write);
+    // The change may have come before the answer.
+    this.layer.changed(write.key, this.#rows.get(write.key));
   }
 
   /** What the server has to be asked, if anything. */
@@ -145,7 +157,7 @@ export class Result {
    * What the question came too early for stays open, and is asked again.
    */
   answer(records: readonly Row[], stamp: number): void {
-    const places = new Map(records.map((record, place) => [keyOfRecord(record, this.#key), place]));
+    const places = new Map(records.map((record, place) => [this.#keyOf(record), place]));
     const waiting = [...this.#unplaced].filter(([, since]) => since <= stamp).map(([key]) => key);
     waiting.sort((a, b) => (places.get(a) ?? Infinity) - (places.get(b) ?? Infinity));
     for (const key of waiting) {
@@ -178,7 +190,7 @@ export class Result {
 
   /** The place of the row at `at` in an answer, if it follows from the others in it. */
   #between(records: readonly Row[], at: number): number | undefined {
-    const placed = (record: Row) => this.#isAsIn(record) && !this.#unplaced.has(keyOfRecord(record, this.#key));
+    const placed = (record: Row) => this.#isAsIn(record) && !this.#unplaced.has(this.#keyOf(record));
     const before = records.slice(0, at).findLast(placed);
     const behind = records.slice(at + 1).find(placed);
     const low = before === undefined ? 0 : this.#endOfEquals(before, 1);
@@ -194,13 +206,13 @@ export class Result {
 
   /** Whether a row is here as it was in an answer. */
   #isAsIn(record: Row): boolean {
-    const row = this.#rows.get(keyOfRecord(record, this.#key));
+    const row = this.#rows.get(this.#keyOf(record));
     return row !== undefined && Object.keys(record).every((field) => isEqual(row[field], record[field]));
   }
 
   /** Where the rows around this one end that are surely its equals: they stand here in another order than there. */
   #endOfEquals(record: Row, step: 1 | -1): number {
-    let end = this.#order.indexOf(keyOfRecord(record, this.#key));
+    let end = this.#order.indexOf(this.#keyOf(record));
     for (let at = end + step; at >= 0 && at < this.#order.length; at += step) {
       const key = this.#order[at]!;
       if (this.#unplaced.has(key)) {
@@ -292,10 +304,24 @@ export class Result {
     this.#rows.set(key, row);
     // A number that is said anew and looks the same may be another one.
     const isAnother = orderFields(this.sent.orderByClause)?.some((field) => field in said && !isSurelyEqual(before[field], said[field]));
-    if (isAnother ?? row !== before) {
+    // A row that an answer had otherwise, or not at all, waits for this message, also if it changes nothing.
+    if ((isAnother ?? row !== before) || this.#unplaced.get(key) === 0) {
       this.#place(key, row, this.#takeOut(key));
     }
     this.layer.changed(key, row);
+  }
+
+  #keyOf(record: Row): string {
+    const key = keyOfRecord(record, this.#key);
+    if (key === undefined) {
+      throw this.#noKey(`no field ${this.#key.find((field) => record[field] == null)}`);
+    }
+    return key;
+  }
+
+  #noKey(what: string): LiveError {
+    const { table } = this.sent;
+    return new LiveError('refused', `records of ${table} have ${what}: name the key of ${table} in \`tables\``);
   }
 
   /** Takes a key out of the order; where it stood, below 0 if it did not. */

@@ -1,7 +1,7 @@
 /** The subscription object of the original API, over a live query that others may share. */
 import { NewRecordBehaviour } from './builder.js';
 import type { LiveClient } from './client.js';
-import type { LiveError } from './error.js';
+import { LiveError } from './error.js';
 import type { LiveQuery } from './live_query.js';
 import type { DataRecord } from './registry.js';
 import type { DynamicSQLQuery } from './wire.js';
@@ -16,12 +16,14 @@ export class DataSubscription<R = DataRecord> {
   onClose: () => void = () => {};
   /** Resolves with the first result; rejects when the server refuses the query. */
   readonly createOnServerPromise: Promise<void>;
+  #failed: (error: LiveError) => void = () => {};
   readonly #live: LiveQuery;
   readonly #stops = new Set<() => void>();
 
   constructor(client: LiveClient, query: DynamicSQLQuery, options: DataSubscriptionOptions = {}) {
     this.#live = client.rows(query, options.newRecordBehaviour);
     this.createOnServerPromise = new Promise((resolve, reject) => {
+      this.#failed = reject;
       const stop = this.#listen(() => {
         const { data, error } = this.#live.state;
         if (data !== null || error !== null) {
@@ -69,6 +71,7 @@ export class DataSubscription<R = DataRecord> {
       for (const stop of [...this.#stops]) {
         stop();
       }
+      this.#failed(new LiveError('closed', 'the subscription was closed'));
       this.onClose();
     }
   }

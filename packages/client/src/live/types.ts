@@ -23,7 +23,8 @@ export function keyOf(id: unknown): string {
   return typeof id === 'string' ? id : JSON.stringify(id);
 }
 
-/** The same for a record, by the fields of its key. */
-export function keyOfRecord(record: Row, fields: readonly string[]): string {
-  return keyOf(fields.length === 1 ? record[fields[0]!] : fields.map((field) => record[field]));
+/** The same for a record, by the fields of its key; `undefined` where it has not all of them. */
+export function keyOfRecord(record: Row, fields: readonly string[]): string | undefined {
+  const values = fields.map((field) => record[field]);
+  return values.some((value) => value == null) ? undefined : keyOf(values.length === 1 ? values[0] : values);
 }

@@ -284,6 +284,34 @@ test('ds_16_9_a_refused_subscription_tells_its_listeners, and is tried again whe
   assert.equal(subscription.connectError, null);
 });
 
+test('a server that is busy is asked again, and what was shown stays', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const live = client.rows(byTitle(client).query);
+  const states = [];
+  live.listen(() => states.push(live.state.status));
+  let code = 'HW5307';
+  world.intercept = ({ tag }) => (tag.startsWith('Create') && code ? { tag: 'DataSyncError', errorMessage: 'all connections are busy', code } : undefined);
+  await world.run(60_000);
+  const asked = world.log.filter((line) => line === '> CreateDataSubscription').length;
+  assert.ok(asked > 3 && asked < 10, `asked ${asked} times in a minute`);
+  assert.deepEqual(live.state, { data: null, status: 'loading', error: null });
+  code = null;
+  await world.run(30_000);
+  assert.equal(live.state.status, 'live');
+  code = 'HW5311';
+  world.cut();
+  await world.run(5000);
+  assert.deepEqual([live.state.status, titles(live.state.data)], ['reconnecting', 'a']);
+  code = null;
+  await world.run(5000);
+  assert.deepEqual(states, ['live', 'reconnecting', 'live']);
+  // Also when it ends what it had begun.
+  world.socket.sends({ tag: 'DataSyncError', subscriptionId: [...world.socket.subscriptions.keys()].at(-1), errorMessage: 'no memory', code: 'HW5311' });
+  await world.run(5000);
+  assert.deepEqual([live.state.status, states.includes('error')], ['live', false]);
+});
+
 test('ds_10_5_12_a_subscription_that_the_server_ends_says_why', async () => {
   const { world, client } = start();
   world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
@@ -592,6 +620,134 @@ test('records that come go before the others where that is wished and nothing el
   subscription.close();
   subscription.close();
   assert.deepEqual([closed, subscription.isClosed], [1, true]);
+});
+
+test('what JSON cannot hold fails by itself, and leaves nothing', async () => {
+  const { world, client } = start();
+  let last;
+  byTitle(client).subscribe((rows) => (last = titles(rows)));
+  await world.run();
+  const cycle = { n: 1 };
+  cycle.self = cycle;
+  const bad = [
+    () => client.createRecord('tasks', { n: 1n, title: 'x' }),
+    () => client.createRecords('tasks', [{ n: 1, title: 'x' }, cycle]),
+    () => client.updateRecord('tasks', '1', cycle),
+    () => client.query('tasks').where('n', 1n).fetch(),
+    () => client.request({ tag: 'Whatever', cycle }),
+  ];
+  for (const call of bad) await assert.rejects(call(), TypeError);
+  assert.throws(() => client.query('tasks').where('n', 1n).subscribe(() => {}), TypeError);
+  assert.equal(last, '');
+  // Also while all of it waits for a socket.
+  world.cut();
+  await world.run(1);
+  const good = outcome(client.createRecord('tasks', { n: 1, title: 'a' }));
+  for (const call of bad) await assert.rejects(call(), TypeError);
+  const read = outcome(byTitle(client).fetch());
+  await world.run(5000);
+  assert.deepEqual([good.state, read.state, last], ['done', 'done', 'a']);
+  assert.equal(world.sockets.length, 2);
+});
+
+test('a table whose key was not named is an error, not one row of many', async () => {
+  const { world, client } = start();
+  const seats = [{ row: 1, place: 1 }, { row: 1, place: 2 }];
+  const starts = { keyless: seats, wrong: [{ id: 7, n: 1 }, { id: 7, n: 2 }], empty: [] };
+  world.intercept = ({ tag, query }) =>
+    tag === 'CreateDataSubscription' ? { tag: 'DidCreateDataSubscription', subscriptionId: query.table, result: starts[query.table] } : undefined;
+  for (const [table, message] of [
+    ['keyless', 'records of keyless have no field id: name the key of keyless in `tables`'],
+    ['wrong', 'records of wrong have one id together: name the key of wrong in `tables`'],
+    ['empty', 'records of empty have no field id: name the key of empty in `tables`'],
+  ]) {
+    const live = client.rows(client.query(table).query);
+    live.listen(() => {});
+    await world.run();
+    if (table === 'empty') world.socket.sends({ tag: 'DidInsert', subscriptionId: 'empty', record: { row: 1, place: 1 } });
+    await world.run();
+    assert.equal(live.state.status, 'error', table);
+    assert.equal(live.state.error.message, message);
+    assert.equal(world.log.at(-2), '> DeleteDataSubscription', 'it is ended at the server');
+  }
+  assert.equal(client.status.state, 'open');
+  // What is only asked for needs no key; what is changed resolves.
+  world.intercept = ({ tag }) => (tag === 'UpdateRecordsMessage' ? { tag: 'DidUpdateRecords', records: seats } : { tag: 'DataSyncResult', result: seats });
+  const [read, write] = [outcome(client.query('keyless').fetch()), outcome(client.updateRecords('keyless', ['1'], { n: 1 }))];
+  await world.run();
+  assert.deepEqual([read.value, write.value], [seats, seats]);
+});
+
+test('a subscription that is closed before its first result says so', async () => {
+  const { world, client } = start();
+  world.intercept = () => 'nothing';
+  const subscription = new DataSubscription(client, byTitle(client).query);
+  const begun = outcome(subscription.createOnServer());
+  await world.run();
+  subscription.close();
+  await world.run();
+  assert.deepEqual([begun.state, begun.error?.kind], ['failed', 'closed']);
+});
+
+test('a client that is closed tells all who follow something', async () => {
+  const { world, client } = start();
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  const [live, count] = [client.rows(byTitle(client).query), client.count(client.query('tasks').query)];
+  const errors = [];
+  byTitle(client).subscribe(() => {}, { onError: ({ kind }) => errors.push(kind) });
+  count.listen(() => {});
+  await world.run();
+  world.intercept = () => 'nothing';
+  const late = client.rows(client.query('others').query);
+  late.listen(() => {});
+  const subscription = new DataSubscription(client, client.query('more').query);
+  const begun = outcome(subscription.createOnServer());
+  await world.run();
+  client.close();
+  await world.run();
+  for (const one of [live, count, late]) assert.deepEqual([one.state.status, one.state.error?.kind], ['error', 'closed']);
+  assert.deepEqual([begun.state, begun.error?.kind, subscription.isConnected], ['failed', 'closed', false]);
+  assert.deepEqual(errors, ['closed']);
+  // Whoever comes later is told too.
+  const after = client.rows(client.query('anything').query);
+  after.listen(() => {});
+  await world.run();
+  assert.equal(after.state.error?.kind, 'closed');
+});
+
+test('a write is to the row that the answer names', async () => {
+  const { world, client } = start();
+  const seen = [];
+  byTitle(client).subscribe((rows) => seen.push(rows.map(({ id, title }) => `${id}${title}`).join()));
+  await world.run();
+  // A server whose ids are lower case, whatever was written, and whose changes come late, or before the answer.
+  const first = { answer: 0, change: 1 };
+  for (const order of [first, { answer: 1, change: 0 }]) {
+    world.intercept = ({ tag, requestId, record, patch }, socket) => {
+      if (!tag.endsWith('RecordMessage')) return undefined;
+      const id = order === first ? 'a' : 'b';
+      const row = { id, n: 1, ...record, ...patch };
+      row.id = id;
+      const messages = [];
+      messages[order.answer] = { tag: tag.startsWith('Create') ? 'DidCreateRecord' : 'DidUpdateRecord', requestId, record: row };
+      messages[order.change] = tag.startsWith('Create')
+        ? { tag: 'DidInsert', subscriptionId: 's1', record: row }
+        : { tag: 'DidUpdate', subscriptionId: 's1', id, changeSet: patch };
+      messages.forEach((message) => socket.sends(message));
+      return 'nothing';
+    };
+    const id = order === first ? 'A' : 'B';
+    void client.createRecord('tasks', { id, n: 1, title: '1' });
+    await world.run();
+    void client.updateRecord('tasks', id, { title: '2' });
+    await world.run();
+    world.socket.sends({ tag: 'DidUpdate', subscriptionId: 's1', id: id.toLowerCase(), changeSet: { title: '3' } });
+    await world.run();
+    assert.equal(seen.at(-1), order === first ? 'a3' : 'a3,b3');
+  }
+  assert.ok(!seen.some((text) => text.includes('A1,a1') || text.includes('a1,A1') || text.includes('B1,b1')), seen.join(' | '));
+  await world.run(5000);
+  assert.equal(seen.at(-1), 'a3,b3');
 });
 
 test('a closed client settles everything', async () => {

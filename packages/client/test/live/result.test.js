@@ -242,6 +242,55 @@ test('an own record whose place the server will decide counts as the newest unti
   assert.ok(result.layer.isEmpty);
 });
 
+test('a record of ours that somebody took away at once goes with the message that says so', () => {
+  const result = new Result(query());
+  result.refresh([], 0);
+  const [create, update] = [new Write('t', 'a', 'create', { id: 'a' }), new Write('t', 'a', 'update', { n: 2 })];
+  for (const write of [create, update]) {
+    result.layer.begin(write);
+    write.answer({ id: 'a', n: 2 }, 1);
+    result.layer.answered(write);
+  }
+  assert.deepEqual(result.rows(), [{ id: 'a', n: 2 }]);
+  // It came and went between two messages of the server.
+  result.delete('a');
+  assert.deepEqual(result.rows(), []);
+  assert.ok(result.layer.isEmpty);
+});
+
+test('a record that goes says nothing of one that is made under its key later', () => {
+  const result = new Result(query());
+  result.refresh([], 0);
+  const writes = ['create', 'delete', 'create'].map((kind) => new Write('t', 'a', kind, kind === 'create' ? { id: 'a' } : {}));
+  writes.forEach((write) => result.layer.begin(write));
+  result.delete('a');
+  assert.equal(ids(result), 'a');
+  writes.forEach((write) => {
+    write.answer({ id: 'a' }, 1);
+    result.layer.answered(write);
+  });
+  assert.equal(ids(result), 'a');
+  result.insert({ id: 'a' });
+  assert.equal(ids(result), 'a');
+  assert.ok(result.layer.isEmpty);
+});
+
+test('a row that is again what it was when nobody could place it is shown', () => {
+  for (const answered of [[{ id: 'm', title: 'm' }, { id: 'x', title: 'z' }], [{ id: 'm', title: 'm' }]]) {
+    const result = new Result(query({ orderByClause: by('title') }));
+    result.refresh([{ id: 'm', title: 'm' }], 0);
+    result.insert({ id: 'x', title: 'a' });
+    // Asked at a moment when it was another, or not there.
+    result.answer(answered, result.question().stamp);
+    assert.equal(ids(result), 'm');
+    // Both changes at once change nothing.
+    result.update('x', {});
+    assert.ok(result.question(), 'the place is asked for again');
+    result.answer([{ id: 'x', title: 'a' }, { id: 'm', title: 'm' }], result.question().stamp);
+    assert.equal(ids(result), 'xm');
+  }
+});
+
 test('an own record whose place nobody knows does not vanish between its change and the order', () => {
   const result = new Result(query({ orderByClause: by('title') }));
   result.refresh([{ id: 'a', title: 'Apfel' }, { id: 'z', title: 'Zebra' }], 0);
