@@ -308,9 +308,9 @@ impl Driver {
     fn wakes_at(&self, now: Instant) -> Instant {
         let left = |until: Duration| until.saturating_sub(self.server.clock.now());
         let expires = self.caller.holds_until.map(|until| now + left(until));
-        let times = [self.session.keep_alive_at(), expires, Some(self.pinged + PING_EVERY)];
-        let soonest = times.into_iter().flatten().min();
-        soonest.unwrap_or(now).min(self.heard + SILENT_FOR)
+        let times =
+            [self.session.keep_alive_at(), self.pinged + PING_EVERY, self.heard + SILENT_FOR];
+        times.into_iter().chain(expires).min().unwrap_or(now)
     }
 
     /// Does what time asks for; `Some`: the socket ends.

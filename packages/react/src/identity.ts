@@ -13,8 +13,8 @@ function useClientValue<V>(client: LiveClient, read: () => V, atServer: V): V {
 function useUserId(client: LiveClient): string | null | undefined {
   const userId = useClientValue(client, () => client.identity.userId, undefined);
   useEffect(() => {
-    // A token that cannot be had is tried again with the connection.
-    client.whoami().catch(() => {});
+    // A token that cannot be had is tried again with the connection, which nobody else may want.
+    client.whoami().catch(() => client.connection.connect());
   }, [client]);
   return userId;
 }

@@ -28,11 +28,11 @@ export interface QueryState<R> {
 // A query without a table: hooks run at every render, also when there is nothing to ask.
 const NOTHING: LiveState<never> = { data: null, status: 'loading', error: null };
 
-/** The state of a live query, from one moment for all who render. */
-export function useLiveState<D>(live: LiveQuery | null): LiveState<D> {
+/** The state of a live query, from one moment for all who render. `atServer`: what a page begins with. */
+export function useLiveState<D>(live: LiveQuery | null, atServer: () => LiveState<D> = () => NOTHING): LiveState<D> {
   const subscribe = useCallback((changed: () => void) => live?.listen(changed) ?? (() => {}), [live]);
   const read = () => (live === null ? NOTHING : live.state) as LiveState<D>;
-  return useSyncExternalStore(subscribe, read, () => NOTHING);
+  return useSyncExternalStore(subscribe, read, atServer);
 }
 
 function useLive<R>(builder: QueryBuilder<string, R> | AnyBuilder, options: DataSubscriptionOptions): LiveQuery {
@@ -67,15 +67,26 @@ export function useCount(builder: AnyBuilder): number | null {
   return orThrow(useLiveState<number>(useLiveClient().count(builder.query))).data;
 }
 
-/** The rows; suspends until they are there. Throws as `useQuery` does. */
+/**
+ * The rows; suspends until they are there. Throws as `useQuery` does, and on a server, which loads
+ * nothing: React leaves what is in the boundary to the page then.
+ */
 export function useSuspenseQuery<B extends AnyBuilder>(builder: B, options: DataSubscriptionOptions = {}): readonly RecordOf<B>[] {
   const live = useLive(builder, options);
-  const { data } = orThrow(useLiveState<readonly RecordOf<B>[]>(live));
+  let isOnServer = false;
+  const state = useLiveState<readonly RecordOf<B>[]>(live, () => {
+    // Asked by servers, and by pages that take over what a server made.
+    isOnServer = typeof document === 'undefined';
+    return live.state as LiveState<readonly RecordOf<B>[]>;
+  });
+  const { data } = orThrow(state);
   if (data === null) {
-    throw firstResult(live);
+    throw isOnServer ? new Error(NOT_HERE) : firstResult(live);
   }
   return data;
 }
+
+const NOT_HERE = 'useSuspenseQuery loads nothing on a server: the page loads it, and shows the fallback of <Suspense> until then';
 
 const waiting = new WeakMap<LiveQuery, Promise<void>>();
 
@@ -84,13 +95,15 @@ function firstResult(live: LiveQuery): Promise<void> {
   let promise = waiting.get(live);
   if (promise === undefined) {
     promise = new Promise((resolve) => {
-      const stop = live.listen(() => {
+      const look = () => {
         if (live.state.data !== null || live.state.error !== null) {
           waiting.delete(live);
           resolve();
           stop();
         }
-      });
+      };
+      const stop = live.listen(look);
+      look();
     });
     waiting.set(live, promise);
   }

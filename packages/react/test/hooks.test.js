@@ -1,7 +1,9 @@
 /** Hooks over a client whose server is in memory: what components show, and how often they render. */
 import assert from 'node:assert/strict';
+import { Writable } from 'node:stream';
 import { afterEach, test } from 'node:test';
 import { Component, createElement as h, Suspense } from 'react';
+import { renderToPipeableStream } from 'react-dom/server';
 import { act, create } from 'react-test-renderer';
 import { LiveClient } from '@headwater/client/live';
 import { World } from '../../client/test/live/world.js';
@@ -180,6 +182,39 @@ test('the suspense variant waits, and shows rows without a flash of nothing', as
   assert.equal(world.log.filter((line) => line === '> CreateDataSubscription').length, 1);
 });
 
+/** What a server sends of an element, and what it says of errors. */
+function onServer(element) {
+  return new Promise((resolve) => {
+    const [chunks, errors] = [[], []];
+    const sink = new Writable({
+      write: (chunk, _encoding, done) => (chunks.push(chunk), done()),
+      final: (done) => (done(), resolve({ html: Buffer.concat(chunks).toString(), errors })),
+    });
+    const stream = renderToPipeableStream(element, {
+      onAllReady: () => stream.pipe(sink),
+      onShellError: ({ message }) => resolve({ html: null, errors: [message] }),
+      onError: ({ message }) => void errors.push(message),
+    });
+  });
+}
+
+test('the suspense variant is left to the page by a server, which opens nothing', async () => {
+  const { world, client } = start();
+  const Tasks = () => h('p', null, titles(useSuspenseQuery(tasks(client))));
+  const page = (inner) => h(HeadwaterProvider, { client }, inner);
+  const { html, errors } = await onServer(page(h(Suspense, { fallback: 'waits' }, h(Tasks))));
+  assert.match(html, /waits/);
+  assert.deepEqual(errors, ['useSuspenseQuery loads nothing on a server: the page loads it, and shows the fallback of <Suspense> until then']);
+  assert.deepEqual(world.sockets, []);
+  // Without a boundary it is an error at once, and nothing that hangs.
+  assert.equal((await onServer(page(h(Tasks)))).html, null);
+  // What is there is shown.
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  client.rows(tasks(client).query).listen(() => {});
+  await world.run();
+  assert.match((await onServer(page(h(Suspense, { fallback: 'waits' }, h(Tasks))))).html, /<p>a<\/p>/);
+});
+
 test('ds_18_the_current_user_is_a_live_row_of_whoever_is_signed_in', async () => {
   let user = 'ada';
   const { world, client, run, render } = start({ token: () => user && jwt({ sub: user }) });
@@ -204,6 +239,21 @@ test('ThinBackend renders for whoever may see it', async () => {
   const [open, closed] = [await render(h(ThinBackend, null, 'page')), await render(h(ThinBackend, { requireLogin: true }, 'page'))];
   await run();
   assert.deepEqual([open.text(), closed.text(), gone], ['page', '', ['/']]);
+});
+
+test('a token that cannot be had at first is asked for again, though nothing else wants a connection', async () => {
+  let fails = true;
+  const token = () => {
+    if (fails) throw new Error('no network');
+    return jwt({ sub: 'ada' });
+  };
+  const { run, render } = start({ token });
+  const { text } = await render(h(ThinBackend, null, 'page'));
+  await run(5000);
+  assert.equal(text(), '');
+  fails = false;
+  await run(60_000);
+  assert.equal(text(), 'page');
 });
 
 test('rendering alone opens no connection: it may be on a server, or thrown away', async () => {

@@ -36,6 +36,9 @@ use order::Lane;
 
 /// Something is sent this often while a request waits.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// And this often when none does: pings are nothing that a page could see, and what never speaks looks to it
+/// like a connection that is no more.
+const STILL_HERE: Duration = Duration::from_secs(15);
 /// Messages that wait for their turn; from there on nothing is read any more.
 const WAITING: usize = 256;
 /// Tasks that run at the same time, apart from those of transactions.
@@ -225,7 +228,7 @@ impl Session {
         self.start_what_can(effects);
         if effects.iter().any(|effect| matches!(effect, Effect::Send(_) | Effect::Tell(_))) {
             self.last_sent = now;
-        } else if self.keep_alive_at().is_some_and(|at| at <= now) {
+        } else if self.keep_alive_at() <= now {
             effects.push(Effect::Send(Answer::KeepAlive {}.json()));
             self.last_sent = now;
         }
@@ -242,10 +245,10 @@ impl Session {
     }
 
     /// When time matters next.
-    pub fn keep_alive_at(&self) -> Option<Instant> {
+    pub fn keep_alive_at(&self) -> Instant {
         let waiting = self.waiting.front().map(|waiting| waiting.arrived);
-        let oldest = self.running.values().map(|running| running.arrived).chain(waiting).min()?;
-        Some(oldest.max(self.last_sent) + KEEP_ALIVE)
+        let oldest = self.running.values().map(|running| running.arrived).chain(waiting).min();
+        oldest.map_or(self.last_sent + STILL_HERE, |oldest| oldest.max(self.last_sent) + KEEP_ALIVE)
     }
 
     fn message(&mut self, now: Instant, json: &str, effects: &mut Vec<Effect>) {

@@ -219,7 +219,7 @@ fn ds_8_answers_have_as_many_records_as_they_must() {
 #[test]
 fn ds_17_something_is_sent_every_three_seconds_while_a_request_waits() {
     let mut rig = Rig::new();
-    assert_eq!(rig.session.keep_alive_at(), None);
+    assert_eq!(rig.session.keep_alive_at(), rig.now + STILL_HERE);
     rig.message(query(0, None));
     rig.now += Duration::from_millis(2_999);
     rig.handle(Event::Tick);
@@ -227,10 +227,23 @@ fn ds_17_something_is_sent_every_three_seconds_while_a_request_waits() {
     rig.now += Duration::from_millis(1);
     rig.handle(Event::Tick);
     assert_eq!(rig.sent(), [json!({"tag": "KeepAlive"})]);
-    assert_eq!(rig.session.keep_alive_at(), Some(rig.now + KEEP_ALIVE));
+    assert_eq!(rig.session.keep_alive_at(), rig.now + KEEP_ALIVE);
     rig.done(0, records(&[]));
     assert_eq!(rig.sent().len(), 1);
-    assert_eq!(rig.session.keep_alive_at(), None);
+    assert_eq!(rig.session.keep_alive_at(), rig.now + STILL_HERE);
+}
+
+#[test]
+fn ds_17_something_is_sent_every_fifteen_seconds_when_nothing_happens() {
+    let mut rig = Rig::new();
+    for _ in 0..2 {
+        rig.now += Duration::from_millis(14_999);
+        rig.handle(Event::Tick);
+        assert_eq!(rig.sent(), [Value::Null; 0]);
+        rig.now += Duration::from_millis(1);
+        rig.handle(Event::Tick);
+        assert_eq!(rig.sent(), [json!({"tag": "KeepAlive"})]);
+    }
 }
 
 #[test]

@@ -138,7 +138,7 @@ export class LiveClient implements QuerySource {
       },
       unheard: (query) => this.#keep(query, options.keepMs ?? 1000),
     };
-    this.#stopOnline = this.#environment.whenOnline?.(() => this.connection.connect('now')) ?? (() => {});
+    this.#stopOnline = this.#environment.whenOnline?.(() => this.connection.networkIsBack()) ?? (() => {});
   }
 
   /** Starts a query. */
@@ -339,6 +339,11 @@ export class LiveClient implements QuerySource {
     return this.#options.host ?? pageHost();
   }
 
+  /** The address of the socket, without a token. */
+  get socketUrl(): string {
+    return `${this.host.replace(/^http/, 'ws')}${this.#options.path ?? '/DataSyncController'}`;
+  }
+
   /** Where somebody signs in. */
   get loginUrl(): string {
     return this.#options.loginUrl ?? '/';
@@ -357,9 +362,7 @@ export class LiveClient implements QuerySource {
     // Not what was answered here: somebody may have asked since.
     const token = this.#token;
     this.#socketUser = this.identity.userId;
-    const { path = '/DataSyncController' } = this.#options;
-    const address = `${this.host.replace(/^http/, 'ws')}${path}`;
-    return token === null ? address : `${address}?access_token=${encodeURIComponent(token)}`;
+    return token === null ? this.socketUrl : `${this.socketUrl}?access_token=${encodeURIComponent(token)}`;
   }
 
   /** The newest token. Whoever it shows to be another user is not given anything of the last one. */

@@ -4,6 +4,7 @@
  * In: messages to send, what sockets and timers do. Out: answers, pushes, and the state. Invariants:
  * - every request is settled: answered, sent again on the next socket (reading, twice at most), or
  *   told that it is lost. Nothing waits for an answer that cannot come;
+ * - a socket from which nothing comes is given up, also when nobody waits for an answer;
  * - a socket that was given up has no say any more: its late events change nothing;
  * - an answer is handed on before the next message of the socket is looked at, so that no push of a
  *   subscription overtakes the answer that names it.
@@ -70,6 +71,10 @@ const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 30_000;
 /** A server that owes an answer says something every three seconds. */
 const SILENCE_MS = 10_000;
+/** One that owes none, every fifteen. What leads nowhere any more looks like one that has nothing to say. */
+const QUIET_MS = 35_000;
+/** After a change of the network it has to be as quick as it should. */
+const SOON_MS = 20_000;
 const OPEN_LIMIT_MS = 15_000;
 /** Reads are sent this often before they are told that they are lost: one of them may be what ends sockets. */
 const MOST_TRIES = 3;
@@ -88,7 +93,7 @@ export class Connection {
   #waiting: Request[] = [];
   #failures = 0;
   #stopTimer: () => void = () => {};
-  #stopWatch: (() => void) | null = null;
+  #stopWatch: () => void = () => {};
 
   constructor(environment: LiveEnvironment, handlers: ConnectionHandlers) {
     this.#environment = environment;
@@ -118,6 +123,15 @@ export class Connection {
     if ((this.state === 'idle' && when === 'in time') || (this.state === 'waiting' && when === 'now')) {
       this.#stopTimer();
       void this.#open();
+    }
+  }
+
+  /** There is a network again, perhaps another one. */
+  networkIsBack(): void {
+    if (this.state === 'open' && this.#sent.size === 0) {
+      this.#watch(SOON_MS);
+    } else {
+      this.connect('now');
     }
   }
 
@@ -201,6 +215,7 @@ export class Connection {
 
   #opened(): void {
     this.#stopTimer();
+    this.#watch();
     this.#set('open', null);
     this.#handlers.opened();
     const waiting = this.#waiting;
@@ -220,17 +235,22 @@ export class Connection {
     this.#nextId += 1;
     request.tries += 1;
     this.#sent.set(requestId, request);
-    this.#stopWatch ??= this.#watch();
+    if (this.#sent.size === 1) {
+      this.#watch();
+    }
     this.#socket!.send(`{"requestId":${requestId},${request.text.slice(1)}`);
   }
 
-  #watch(): () => void {
-    return this.#environment.setTimer(() => {
+  /** Gives up the socket if nothing comes for so long. */
+  #watch(limit = this.#sent.size > 0 ? SILENCE_MS : QUIET_MS): void {
+    this.#stopWatch();
+    this.#stopWatch = this.#environment.setTimer(() => {
       this.#giveUp(new LiveError('connection', 'the server does not answer'));
-    }, SILENCE_MS);
+    }, limit);
   }
 
   #heard(data: unknown): void {
+    const socket = this.#socket;
     let message: ServerMessage;
     try {
       message = JSON.parse(data as string) as ServerMessage;
@@ -239,8 +259,6 @@ export class Connection {
       return;
     }
     this.#failures = 0;
-    this.#stopWatch?.();
-    this.#stopWatch = null;
     const request = message.requestId === undefined ? undefined : this.#sent.get(message.requestId);
     if (request === undefined) {
       this.#handlers.pushed(message);
@@ -252,8 +270,9 @@ export class Connection {
         request.answered(message);
       }
     }
-    if (this.#sent.size > 0 && this.state === 'open') {
-      this.#stopWatch ??= this.#watch();
+    // A handler may have ended this socket.
+    if (this.#socket === socket) {
+      this.#watch();
     }
   }
 
@@ -282,8 +301,7 @@ export class Connection {
   /** Lets go of the socket and of all timers. */
   #release(): void {
     this.#stopTimer();
-    this.#stopWatch?.();
-    this.#stopWatch = null;
+    this.#stopWatch();
     const socket = this.#socket;
     this.#socket = null;
     this.socketNumber += 1;

@@ -8,6 +8,7 @@ import { STORED_TOKEN } from './token.js';
 import type { Transaction } from './transaction.js';
 import type { IHPRecord, NewRecord, TableName } from './registry.js';
 import type { Field, Patch, RecordId } from './types.js';
+import type { ClientMessage, ServerMessage } from './wire.js';
 
 let current: LiveClient | null = null;
 
@@ -48,8 +49,22 @@ export async function fetchAuthenticated(path: string, init: RequestInit = {}): 
   return fetch(`${client.host}${path}`, { ...init, headers });
 }
 
-/** The original's name for the client. */
-export const DataSyncController = { getInstance: liveClient };
+const controller = {
+  /** Sends a message, for example one of the application's own, and resolves with the answer. */
+  sendMessage: (payload: ClientMessage): Promise<ServerMessage> => liveClient().request(payload),
+};
+
+/** What the original calls its connection, as far as applications use it. */
+export const DataSyncController = {
+  getInstance: () => controller,
+  getWSUrl: () => liveClient().socketUrl,
+  get ihpBackendHost(): string {
+    return liveClient().host;
+  },
+  set ihpBackendHost(host: string) {
+    initIHPBackend({ host });
+  },
+};
 
 export function query<T extends TableName>(table: T): QueryBuilder<T>;
 export function query<T extends TableName, F extends Field<T>>(

@@ -4,6 +4,8 @@
  * In: what pages say, what the server says. Out: one stream of requests under numbers of its own, and
  * to each page what is its. Invariants:
  * - a page receives answers to its requests and pushes of its subscriptions, nothing of others;
+ * - a page hears every few seconds that the server lives, as long as that speaks to any of them: it speaks
+ *   to one socket, and says nothing for the sake of those who wait for something else;
  * - when a page is gone its subscriptions and its open transactions are ended at the server;
  * - a socket that ends, ends for all pages, which come back by themselves.
  */
@@ -18,6 +20,8 @@ interface Page {
   /** Names of what ends with it at the server. */
   subscriptions: Set<string>;
   transactions: Set<string>;
+  /** When it was told something. */
+  toldAt: number;
 }
 
 interface Asked {
@@ -26,10 +30,15 @@ interface Asked {
   message: ClientMessage;
 }
 
+/** How often a server that owes an answer says that it lives. */
+const KEEP_ALIVE_MS = 3000;
+const KEEP_ALIVE: ToPage = { kind: 'message', text: '{"tag":"KeepAlive"}' };
+
 export class SharedWorkerHub {
   readonly #open: (url: string) => LiveSocket;
   /** Calls once nobody holds the lock. */
   readonly #whenFree: (lock: string, call: () => void) => void;
+  readonly #now: () => number;
   readonly #pages = new Set<Page>();
   readonly #asked = new Map<number, Asked>();
   readonly #owners = new Map<string, Page>();
@@ -37,14 +46,15 @@ export class SharedWorkerHub {
   #isOpen = false;
   #nextId = 0;
 
-  constructor(open: (url: string) => LiveSocket, whenFree: (lock: string, call: () => void) => void) {
+  constructor(open: (url: string) => LiveSocket, whenFree: (lock: string, call: () => void) => void, now: () => number) {
     this.#open = open;
     this.#whenFree = whenFree;
+    this.#now = now;
   }
 
   /** A page has come. */
   connect(port: Port): void {
-    const page: Page = { port, state: 'waits', subscriptions: new Set(), transactions: new Set() };
+    const page: Page = { port, state: 'waits', subscriptions: new Set(), transactions: new Set(), toldAt: 0 };
     port.onmessage = ({ data }: { data: FromPage }) => this.#said(page, data);
   }
 
@@ -117,6 +127,11 @@ export class SharedWorkerHub {
         this.#tell(page, { kind: 'message', text });
       }
     }
+    for (const page of this.#pages) {
+      if (this.#now() >= page.toldAt + KEEP_ALIVE_MS) {
+        this.#tell(page, KEEP_ALIVE);
+      }
+    }
   }
 
   /** Remembers what belongs to a page; ends at once what comes when it has gone. */
@@ -185,6 +200,7 @@ export class SharedWorkerHub {
   }
 
   #tell(page: Page, message: ToPage): void {
+    page.toldAt = this.#now();
     page.port.postMessage(message);
   }
 }

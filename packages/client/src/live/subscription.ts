@@ -1,6 +1,7 @@
 /** The subscription object of the original API, over a live query that others may share. */
 import { NewRecordBehaviour } from './builder.js';
 import type { LiveClient } from './client.js';
+import { liveClient } from './default_client.js';
 import { LiveError } from './error.js';
 import type { LiveQuery } from './live_query.js';
 import type { DataRecord } from './registry.js';
@@ -20,8 +21,13 @@ export class DataSubscription<R = DataRecord> {
   readonly #live: LiveQuery;
   readonly #stops = new Set<() => void>();
 
-  constructor(client: LiveClient, query: DynamicSQLQuery, options: DataSubscriptionOptions = {}) {
-    this.#live = client.rows(query, options.newRecordBehaviour);
+  /**
+   * As in the original. `options.client`: another client than the application's. `_cache` is not needed: what was
+   * shown, the client keeps.
+   */
+  constructor(query: DynamicSQLQuery, options: DataSubscriptionOptions & { client?: LiveClient } = {}, _cache?: unknown) {
+    const { client = liveClient(), newRecordBehaviour } = options;
+    this.#live = client.rows(query, newRecordBehaviour);
     this.createOnServerPromise = new Promise((resolve, reject) => {
       this.#failed = reject;
       const stop = this.#listen(() => {

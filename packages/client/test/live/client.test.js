@@ -122,7 +122,7 @@ test('ds_16_2_a_silent_server_is_given_up_once', async () => {
   assert.equal(first.onclose, null);
   assert.equal(first.onmessage, null);
   assert.equal(second, world.socket);
-  // A server that owes nothing may be silent for as long as it likes.
+  // A server that owes nothing need not say much.
   await world.run(3_600_000);
   assert.equal(world.socket, second);
 });
@@ -177,6 +177,38 @@ test('a network that is back is tried at once', async () => {
   online();
   await world.run();
   assert.equal(client.status.state, 'open');
+});
+
+test('a connection that leads nowhere is noticed though nobody waits for an answer', async () => {
+  const world = new World();
+  let online;
+  const environment = { ...world.environment, whenOnline: (call) => ((online = call), () => {}) };
+  const client = new LiveClient({ host: HOST, token: () => null, environment });
+  let last;
+  byTitle(client).subscribe((rows) => (last = titles(rows)));
+  await world.run(100_000);
+  assert.equal(world.sockets.length, 1);
+  world.socket.isHalfOpen = true;
+  world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
+  await world.run(36_000);
+  assert.deepEqual([world.sockets.length, last], [2, 'a']);
+  assert.equal(world.sockets[0].readyState, 3);
+  // Where the platform tells that there is a network again, a socket of the one before has to show that it lives.
+  online();
+  await world.run(100_000);
+  assert.equal(world.sockets.length, 2);
+  world.socket.isHalfOpen = true;
+  world.commit([['tasks', '1', { n: 1, title: 'b' }]]);
+  online();
+  await world.run(21_000);
+  assert.deepEqual([world.sockets.length, last], [3, 'b']);
+  // The answer that somebody waits for is not waited for longer.
+  world.socket.isHalfOpen = true;
+  const read = outcome(byTitle(client).fetch());
+  await world.run(5000);
+  online();
+  await world.run(11_000);
+  assert.equal(read.state, 'done');
 });
 
 test('a query that was named, forgotten and is listened to after all begins again', async () => {
@@ -272,7 +304,7 @@ test('ds_16_9_a_refused_subscription_tells_its_listeners, and is tried again whe
   world.intercept = ({ tag }) => (tag.startsWith('Create') ? { tag: 'DataSyncError', errorMessage: 'Row level security is required', code: 'HW1' } : undefined);
   const errors = [];
   byTitle(client).subscribe(() => {}, { onError: (error) => errors.push(error) });
-  const subscription = new DataSubscription(client, byTitle(client).query);
+  const subscription = new DataSubscription(byTitle(client).query, { client });
   await world.run();
   assert.deepEqual(errors.map(({ message, kind, code }) => [message, kind, code]), [['Row level security is required', 'refused', 'HW1']]);
   await assert.rejects(subscription.createOnServer(), /Row level security/);
@@ -539,7 +571,7 @@ test('a query that has ended shows the next user nothing of the last', async () 
   const live = client.rows(byTitle(client).query);
   const unseen = client.rows(client.query('tasks').query);
   unseen.listen(() => {})();
-  const subscription = new DataSubscription(client, byTitle(client).query);
+  const subscription = new DataSubscription(byTitle(client).query, { client });
   await world.run(5000);
   assert.ok(live.isClosed && unseen.isClosed);
   assert.equal(titles(subscription.getRecords()), 'of ada', 'who is still the same may look at it');
@@ -608,7 +640,7 @@ test('a token that cannot be had is an error that is tried again', async () => {
 test('records that come go before the others where that is wished and nothing else orders them', async () => {
   const { world, client } = start();
   let last;
-  const subscription = new DataSubscription(client, client.query('tasks').query, { newRecordBehaviour: NewRecordBehaviour.PREPEND_NEW_RECORD });
+  const subscription = new DataSubscription(client.query('tasks').query, { client, newRecordBehaviour: NewRecordBehaviour.PREPEND_NEW_RECORD });
   subscription.subscribe((rows) => (last = titles(rows)));
   await world.run();
   world.commit([['tasks', '1', { title: 'a' }]]);
@@ -681,7 +713,7 @@ test('a table whose key was not named is an error, not one row of many', async (
 test('a subscription that is closed before its first result says so', async () => {
   const { world, client } = start();
   world.intercept = () => 'nothing';
-  const subscription = new DataSubscription(client, byTitle(client).query);
+  const subscription = new DataSubscription(byTitle(client).query, { client });
   const begun = outcome(subscription.createOnServer());
   await world.run();
   subscription.close();
@@ -700,7 +732,7 @@ test('a client that is closed tells all who follow something', async () => {
   world.intercept = () => 'nothing';
   const late = client.rows(client.query('others').query);
   late.listen(() => {});
-  const subscription = new DataSubscription(client, client.query('more').query);
+  const subscription = new DataSubscription(client.query('more').query, { client });
   const begun = outcome(subscription.createOnServer());
   await world.run();
   client.close();

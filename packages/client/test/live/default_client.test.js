@@ -4,6 +4,7 @@ import { beforeEach, test } from 'node:test';
 import {
   createRecord,
   createRecords,
+  DataSubscription,
   DataSyncController,
   deleteRecord,
   deleteRecords,
@@ -100,7 +101,26 @@ test('requests over HTTP go to the same server as the same user', async () => {
   ]);
   assert.throws(() => initIHPBackend({ host: 'live.test' }), TypeError);
   assert.throws(() => initIHPBackend({ host: 'https://live.test/' }), TypeError);
-  assert.equal(DataSyncController.getInstance(), liveClient());
+});
+
+test('ds_16_subscriptions_and_messages_have_the_forms_of_the_original', async () => {
+  const { world, settle } = start();
+  world.commit([['tasks', '1', { n: 1 }]]);
+  const subscription = new DataSubscription(query('tasks').query);
+  await settle(subscription.createOnServer());
+  assert.deepEqual(subscription.getRecords(), [{ id: '1', n: 1 }]);
+  subscription.close();
+  const controller = DataSyncController.getInstance();
+  assert.equal(DataSyncController.getInstance(), controller);
+  const answer = await settle(controller.sendMessage({ tag: 'DataSyncQuery', query: query('tasks').query }));
+  assert.deepEqual([answer.tag, answer.result], ['DataSyncResult', [{ id: '1', n: 1 }]]);
+  world.intercept = () => ({ tag: 'DataSyncError', errorMessage: 'no such message' });
+  const refused = assert.rejects(controller.sendMessage({ tag: 'Whatever' }), /no such message/);
+  await settle(refused);
+  assert.equal(DataSyncController.ihpBackendHost, 'http://page.test');
+  DataSyncController.ihpBackendHost = 'https://live.test';
+  assert.equal(liveClient().host, 'https://live.test');
+  assert.equal(DataSyncController.getWSUrl(), 'wss://live.test/DataSyncController');
 });
 
 test('an application that makes its client anew ends the old one', async () => {

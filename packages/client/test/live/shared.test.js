@@ -30,6 +30,7 @@ function channel(world) {
       onmessage: null,
       postMessage: (message) => {
         const data = structuredClone(message);
+        if (port === other) world.toPages = (world.toPages ?? 0) + 1;
         world.environment.setTimer(() => peer.onmessage?.({ data }), 0);
       },
       close() {},
@@ -40,7 +41,7 @@ function channel(world) {
 
 function start() {
   const world = new World();
-  const hub = new SharedWorkerHub(world.environment.openSocket, (lock, call) => void navigator.locks.request(lock, call));
+  const hub = new SharedWorkerHub(world.environment.openSocket, (lock, call) => void navigator.locks.request(lock, call), world.environment.now);
   const tab = () => {
     const environment = {
       ...world.environment,
@@ -72,6 +73,34 @@ test('tabs have one socket, and each hears of its own', async () => {
   await world.run();
   assert.equal((await write).title, 'b');
   assert.deepEqual([one.rows, other.rows], ['ab', 'ab']);
+});
+
+test('a tab that waits hears that the server lives, though all that it says is for another', async () => {
+  const { world, tab } = start();
+  const [ada, ben, idle] = [tab(), tab(), tab()];
+  const seen = listed(ada);
+  idle.query('others').subscribe(() => {});
+  await world.run();
+  let late;
+  world.intercept = ({ tag, requestId }, socket) => {
+    if (tag !== 'DataSyncQuery') return undefined;
+    late = () => socket.sends({ tag: 'DataSyncResult', requestId, result: [] });
+    return 'nothing';
+  };
+  const read = ben.query('tasks').fetch();
+  let told = 0;
+  for (let n = 0; n < 40; n += 1) {
+    // A server that says something does not say besides that it lives.
+    world.commit([['tasks', '1', { n, title: `${n}` }]]);
+    world.commit([['tasks', '2', { n, title: '' }]]);
+    await world.run(1000);
+    if (n === 20) told = world.toPages;
+  }
+  assert.deepEqual([seen.rows, ben.status.state, idle.status.state, world.sockets.length], ['39', 'open', 'open', 1]);
+  assert.ok(world.toPages - told < 3 * 19, 'it is told rarely');
+  late();
+  await world.run();
+  assert.deepEqual(await read, []);
 });
 
 test('a socket that ends, ends for all, and comes back for all', async () => {

@@ -2,10 +2,13 @@
  * A server of the DataSync protocol in memory, the sockets to it, and the time in which all of that
  * happens: nothing moves unless a test says so.
  *
- * What a test may choose: what happens to each message (`fate`), when answers come (`hold`), how many
- * messages arrive in one task (`burst`).
+ * What a test may choose: what happens to each message (`fate`), who answers it (`intercept`), how many
+ * messages arrive in one task (`burst`), whether a socket still leads to the server (`isHalfOpen` of it).
  */
 import { holds } from '../../dist/live/condition.js';
+
+/** The server says something this often. */
+const STILL_HERE_MS = 15_000;
 
 export class World {
   now = 1_700_000_000_000;
@@ -95,9 +98,13 @@ export class World {
   attach(send) {
     const socket = { readyState: 1, subscriptions: new Map(), transactions: new Map(), sends: (message) => send(JSON.stringify(message)) };
     this.sockets.push(socket);
+    const timer = setInterval(() => socket.sends({ tag: 'KeepAlive' }), STILL_HERE_MS);
     return {
       receive: (text) => this.#receive(socket, JSON.parse(text)),
-      end: () => void (socket.readyState = 3),
+      end: () => {
+        clearInterval(timer);
+        socket.readyState = 3;
+      },
     };
   }
 
@@ -107,11 +114,12 @@ export class World {
       readyState: 0,
       subscriptions: new Map(),
       transactions: new Map(),
+      isHalfOpen: false,
       sends: (message) => {
-        this.log.push(`< ${message.tag}`);
+        if (message.tag !== 'KeepAlive') this.log.push(`< ${message.tag}`);
         const text = JSON.stringify(message);
         const arrive = () => {
-          if (socket.readyState !== 1) return;
+          if (socket.readyState !== 1 || socket.isHalfOpen) return;
           this.#messages += 1;
           if (this.fate(this.#messages, message) === 'cut') socket.end(1006);
           else socket.onmessage?.({ data: text });
@@ -124,7 +132,7 @@ export class World {
         const message = JSON.parse(text);
         this.log.push(`> ${message.tag}`);
         this.#queue.push(() => {
-          if (socket.readyState !== 1) return;
+          if (socket.readyState !== 1 || socket.isHalfOpen) return;
           this.#messages += 1;
           if (this.fate(this.#messages, message) === 'cut') socket.end(1006);
           else this.#receive(socket, message);
@@ -151,6 +159,12 @@ export class World {
       }
       socket.readyState = 1;
       socket.onopen?.();
+      const stillHere = () => {
+        if (socket.readyState !== 1) return;
+        socket.sends({ tag: 'KeepAlive' });
+        this.environment.setTimer(stillHere, STILL_HERE_MS);
+      };
+      this.environment.setTimer(stillHere, STILL_HERE_MS);
     });
     return socket;
   }
