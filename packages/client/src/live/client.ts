@@ -275,7 +275,11 @@ export class LiveClient implements QuerySource {
 
   /** Sends a message of the protocol and resolves with its answer. */
   request(message: ClientMessage, resend: RequestOptions['resend'] = 'once'): Promise<ServerMessage> {
-    return new Promise((answered, failed) => this.connection.request(JSON.stringify(message), { resend, answered, failed }));
+    return new Promise((answered, failed) => {
+      // The connection numbers messages.
+      const text = JSON.stringify({ ...message, requestId: undefined });
+      this.connection.request(text, { resend, answered, failed });
+    });
   }
 
   /** Calls when `identity` or `status` has changed. Returns what ends that. */

@@ -654,6 +654,16 @@ test('records that come go before the others where that is wished and nothing el
   assert.deepEqual([closed, subscription.isClosed], [1, true]);
 });
 
+test('the number of a message is ours, whatever it came with', async () => {
+  const { world, client } = start();
+  const seen = [];
+  world.intercept = (message) => (seen.push(message), { tag: 'Did' });
+  const sends = [{ requestId: 7, tag: 'Poke' }, { tag: 'Poke', requestId: 0 }].map((message) => client.request(message));
+  await world.run();
+  await Promise.all(sends);
+  assert.deepEqual(seen, [{ requestId: 0, tag: 'Poke' }, { requestId: 1, tag: 'Poke' }]);
+});
+
 test('what JSON cannot hold fails by itself, and leaves nothing', async () => {
   const { world, client } = start();
   let last;
