@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::Caller;
 use crate::wire::{Query, Resume};
 
-/// Rows that are remembered of one subscription until its client has shown to have received them.
+/// Rows that are remembered of one subscription until its client has shown to have received them, and their
+/// bytes.
 const MOST_ROWS: usize = 1_000;
+const MOST_BYTES: usize = 1 << 20;
 /// Subscriptions of all users that wait.
 const MOST_WAITING: usize = 10_000;
 /// How long a socket that is given up for a newer one may take to end.
@@ -34,6 +36,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct Trail {
     told: VecDeque<Told>,
     rows: usize,
+    bytes: usize,
     /// The position behind which everything is here.
     complete_from: EndLsn,
     /// Whether what was told at that position itself may be missing.
@@ -46,12 +49,14 @@ struct Told {
     position: EndLsn,
     at: Instant,
     rows: Vec<(Key, Option<Record>)>,
+    bytes: usize,
 }
 
 impl Trail {
     /// Of a subscription whose first result is of this position.
     pub fn new(first: EndLsn) -> Trail {
-        Trail { told: VecDeque::new(), rows: 0, complete_from: first, is_cut: false, last: first }
+        let (told, complete_from) = (VecDeque::new(), first);
+        Trail { told, rows: 0, bytes: 0, complete_from, is_cut: false, last: first }
     }
 
     /// The position of what was told last.
@@ -71,23 +76,35 @@ impl Trail {
             (change.key().clone(), record)
         };
         let rows: Vec<_> = changes.iter().map(now).collect();
+        let size = |(key, record): &(Key, Option<Record>)| {
+            key.len() + record.as_ref().map_or(0, |record| record.json().len())
+        };
+        let bytes = rows.iter().map(size).sum();
         self.rows += rows.len();
+        self.bytes += bytes;
         self.last = self.last.max(position);
-        self.told.push_back(Told { position, at, rows });
-        while self.rows > MOST_ROWS
-            && let Some(oldest) = self.told.pop_front()
+        self.told.push_back(Told { position, at, rows, bytes });
+        while (self.rows > MOST_ROWS || self.bytes > MOST_BYTES)
+            && let Some(oldest) = self.forget_oldest()
         {
-            self.rows -= oldest.rows.len();
-            (self.complete_from, self.is_cut) = (oldest.position, true);
+            (self.complete_from, self.is_cut) = (oldest, true);
         }
+    }
+
+    /// Forgets what was told first. Returns its position.
+    fn forget_oldest(&mut self) -> Option<EndLsn> {
+        let oldest = self.told.pop_front()?;
+        self.rows -= oldest.rows.len();
+        self.bytes -= oldest.bytes;
+        Some(oldest.position)
     }
 
     /// The client has received everything that was told before this.
     pub fn received(&mut self, before: Instant) {
-        while let Some(oldest) = self.told.front().filter(|oldest| oldest.at < before) {
-            self.rows -= oldest.rows.len();
-            (self.complete_from, self.is_cut) = (oldest.position, false);
-            self.told.pop_front();
+        while self.told.front().is_some_and(|oldest| oldest.at < before)
+            && let Some(oldest) = self.forget_oldest()
+        {
+            (self.complete_from, self.is_cut) = (oldest, false);
         }
     }
 
@@ -352,5 +369,12 @@ mod tests {
         trail.tell(at(50), late, &row(0));
         assert_eq!(missed(&trail, 40), None, "one of those of this position is gone");
         assert!(missed(&trail, 50).is_some());
+        let mut trail = Trail::new(at(10));
+        let large = "x".repeat(MOST_BYTES / 2 - 1);
+        for position in [20, 30, 40] {
+            trail.tell(at(position), late, &news(&[("1", Some(&large))]));
+        }
+        assert_eq!(missed(&trail, 20), None, "it was forgotten, because it was large");
+        assert_eq!(missed(&trail, 30), Some(news(&[("1", Some(&large))])));
     }
 }

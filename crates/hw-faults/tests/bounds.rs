@@ -8,7 +8,7 @@ use hw_testkit::{HeadwaterProcess, wait};
 use crate::rig::{self, CONFIG, Rig, SCHEMA, caught_up, client};
 
 /// The most resident memory that the process ever had, in bytes.
-fn peak_memory(pid: u32) -> u64 {
+pub fn peak_memory(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("our own child");
     let line = text.lines().find(|line| line.starts_with("VmHWM:")).expect("a Linux kernel");
     let kilobytes = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());

@@ -6,6 +6,7 @@ mod changes;
 mod edge;
 mod killed;
 mod line;
+mod live;
 mod oracle;
 mod rig;
 mod source;

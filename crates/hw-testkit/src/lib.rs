@@ -5,7 +5,8 @@
 //! - [`disk`]: a disk that is small enough to run full.
 //! - [`proxy`]: a TCP proxy that misbehaves on demand.
 //! - [`wait`]: barriers. Tests wait for conditions, never for time.
-//! - [`oracle`]: a client of the sync protocol, and the property test that compares it with SQL.
+//! - [`oracle`]: clients of the sync protocol and of live queries, and the property tests that compare them with
+//!   SQL.
 //! - [`server`]: the `headwater` process as a test sees it, whose log is output too.
 //!
 //! A development dependency only: nothing that ships uses this crate.

@@ -7,8 +7,9 @@
 //!
 //! Reading order: `world` (tables and users), `definitions` (generated twice), `traffic`
 //! (transactions), `disturb` (what goes wrong, with switches), `plan` (steps, as text), `run` (one
-//! plan; `savepoints`), `committed` (which states may be shown), `shrink`; `follower` (what a surface's client can
-//! do), `http`, `client` and `follow` (that of the sync surface).
+//! plan; `sessions`, `savepoints`), `committed` (which states may be shown), `shrink`; `follower` (what a surface's client can
+//! do), `http`, `client` and `follow` (that of the sync surface);
+//! `live` (the same for live queries).
 
 mod client;
 mod committed;
@@ -17,9 +18,11 @@ mod disturb;
 mod follow;
 mod follower;
 mod http;
+mod live;
 mod plan;
 mod run;
 mod savepoints;
+mod sessions;
 mod shrink;
 mod traffic;
 mod world;
@@ -28,7 +31,8 @@ pub use client::{Line, Part, Rows, Shown, SyncClient, SyncError, fingerprint};
 pub use disturb::Disturbance;
 pub use follower::Follower;
 pub use http::{Request, Response};
-pub use plan::{Plan, Size, census};
-pub use run::{Issue, Oracle, difference, run};
-pub use shrink::shrink;
+pub use live::{Asked, ComesBack, LiveClient, LivePlan};
+pub use plan::{Plan, census};
+pub use run::{Issue, Oracle, difference};
+pub use shrink::{Case, shrink};
 pub use world::User;

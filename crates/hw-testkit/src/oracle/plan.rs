@@ -2,6 +2,7 @@
 //! failed is kept and replayed whatever becomes of the generator.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::definitions::Config;
 use super::disturb::{self, Memory};
+use super::run::{Oracle, run};
+use super::shrink::Case;
 use super::traffic;
 use super::world::World;
 
@@ -83,24 +86,14 @@ pub struct Plan {
     pub(super) steps: Vec<Step>,
 }
 
-/// How large plans are.
-#[derive(Clone, Copy, Debug)]
-pub struct Size {
-    /// Batches, each of which ends with everybody settled.
-    pub batches: usize,
-    /// Transactions of a batch.
-    pub transactions: usize,
-}
+/// Batches, each of which ends with everybody settled, and transactions of a batch.
+const BATCHES: usize = 3;
+const TRANSACTIONS: usize = 12;
 
-impl Default for Size {
-    fn default() -> Size {
-        Size { batches: 3, transactions: 12 }
-    }
-}
+impl Case for Plan {
+    const EXTENSION: &'static str = "plan";
 
-impl Plan {
-    /// Decides everything.
-    pub fn new(seed: u64, size: Size) -> Plan {
+    fn new(seed: u64) -> Plan {
         let mut rng = StdRng::seed_from_u64(seed);
         let rng = &mut rng;
         let mut world = World::new(rng);
@@ -123,15 +116,63 @@ impl Plan {
             steps: Vec::new(),
         };
         let mut memory = Memory::default();
-        for batch in 0..size.batches {
-            plan.batch(rng, size.transactions, &enabled, &mut memory);
-            if batch + 1 == size.batches || rng.random_bool(0.3) {
+        for batch in 0..BATCHES {
+            plan.batch(rng, TRANSACTIONS, &enabled, &mut memory);
+            if batch + 1 == BATCHES || rng.random_bool(0.3) {
                 plan.steps.extend([Step::Forget, Step::Settle]);
             }
         }
         plan
     }
 
+    fn parse(text: &str) -> Result<Plan, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a plan is text")
+    }
+
+    fn steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    fn without(&self, from: usize, count: usize) -> Plan {
+        let mut smaller = self.clone();
+        smaller.steps.drain(from..(from + count).min(self.steps.len()));
+        // Nobody looks without it.
+        if smaller.steps.last() != Some(&Step::Settle) {
+            smaller.steps.push(Step::Settle);
+        }
+        smaller
+    }
+
+    /// Without a definition, or a user.
+    fn smaller(&self) -> Vec<Plan> {
+        let mut all = Vec::new();
+        for config in 0..self.configs.len() {
+            for definition in 0..self.configs[config].definitions.len() {
+                let mut smaller = self.clone();
+                smaller.configs[config].definitions.remove(definition);
+                all.push(smaller);
+            }
+        }
+        for user in 0..self.world.users.len() {
+            if self.world.users.len() > 1 {
+                let mut smaller = self.clone();
+                smaller.world.users.remove(user);
+                all.push(smaller);
+            }
+        }
+        all
+    }
+
+    async fn run(&self, oracle: &Arc<Oracle>) -> Result<(), String> {
+        run(oracle, self).await
+    }
+}
+
+impl Plan {
     fn batch(
         &mut self,
         rng: &mut StdRng,
@@ -209,26 +250,6 @@ impl Plan {
         steps.push(Step::Settle);
         self.steps.extend(steps);
     }
-
-    /// Reads a plan that was kept.
-    pub fn parse(text: &str) -> Result<Plan, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
-    }
-
-    /// The text that [`Plan::parse`] reads.
-    pub fn text(&self) -> String {
-        serde_json::to_string_pretty(self).expect("a plan is text")
-    }
-
-    /// How many steps it has.
-    pub fn len(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// Whether nothing is left of it.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
 }
 
 /// Counts of what generated plans contain, so that a test can say that rare forms are reached.
@@ -261,7 +282,7 @@ pub fn census(seeds: std::ops::Range<u64>) -> BTreeMap<&'static str, usize> {
     ];
     let mut counts = BTreeMap::new();
     for seed in seeds {
-        let text = Plan::new(seed, Size::default()).text();
+        let text = Plan::new(seed).text();
         for form in forms {
             *counts.entry(form).or_default() += usize::from(text.contains(form));
         }

@@ -22,8 +22,9 @@ use super::client::SyncClient;
 use super::committed::{Committed, Place, first_key};
 use super::definitions::FLOOD;
 use super::follower::Follower;
-use super::plan::{CONNECTIONS, Plan, Step};
+use super::plan::{Plan, Step};
 use super::savepoints::Savepoints;
+use super::sessions::{Executed, Sessions};
 use super::world::Catalog;
 use crate::cluster::{Cluster, Stop};
 use crate::disk::{FaultyDisk, SmallDisk, fill};
@@ -33,10 +34,10 @@ use crate::server::{HeadwaterProcess, OPERATOR, ProcessOptions, http_get, is_lis
 pub use compare::difference;
 
 /// How long something may take that takes a second or two: what is wrong then is a failure.
-const BOUND: Duration = Duration::from_secs(30);
+pub(super) const BOUND: Duration = Duration::from_secs(30);
 
 /// How often a statement that changes what tables are is tried while somebody has a lock.
-const TRIES: usize = 20;
+pub(super) const TRIES: usize = 20;
 
 /// Makes a token: subject and further claims.
 pub type Issue = fn(&str, &Map<String, Value>) -> String;
@@ -57,44 +58,61 @@ pub struct Oracle {
     pub scratch: PathBuf,
 }
 
-/// Runs one plan with clients of the sync surface.
+/// Where a run takes place.
+pub(super) struct Home {
+    /// The database, and how to connect to it.
+    pub name: String,
+    pub url: String,
+    /// A directory of its own.
+    pub dir: PathBuf,
+}
+
+/// Gives a run a database and a directory of its own, and takes both away behind it.
 ///
+/// - Takes: whether it needs a cluster of its own, too.
 /// - Errors: what was wrong.
-pub async fn run(oracle: &Arc<Oracle>, plan: &Plan) -> Result<(), String> {
+pub(super) async fn isolated<W, F>(oracle: &Arc<Oracle>, wild: bool, work: W) -> Result<(), String>
+where
+    W: FnOnce(Arc<Oracle>, Arc<Cluster>, Home) -> F + Send + 'static,
+    F: Future<Output = Result<(), String>> + Send,
+{
     // On a task of its own: a panic anywhere below is a failure of this run alone.
-    let (oracle, plan) = (Arc::clone(oracle), plan.clone());
+    let oracle = Arc::clone(oracle);
     let running = tokio::spawn(async move {
-        let cluster = match plan.wild {
+        let cluster = match wild {
             true => Arc::new((oracle.another)()),
             false => Arc::clone(&oracle.cluster),
         };
         let database = cluster.create_database().await;
         let dir = tempfile::tempdir_in(&oracle.scratch).expect("a directory");
-        let outcome = async {
-            let mut run: Run<SyncClient> = Run::start(
-                &oracle,
-                &plan,
-                Arc::clone(&cluster),
-                &database.url,
-                &database.name,
-                dir.path(),
-            )
-            .await?;
-            let ran = run.all().await;
-            let ran = match ran {
-                Ok(()) => run.end(),
-                Err(what) => Err(format!("{what}\n{}", run.report().await)),
-            };
-            run.server.kill();
-            ran
-        }
-        .await;
-        if !plan.wild {
+        let (name, url) = (database.name.clone(), database.url.clone());
+        let home = Home { name, url, dir: dir.path().to_path_buf() };
+        let outcome = work(oracle, Arc::clone(&cluster), home).await;
+        if !wild {
             drop_database(&cluster, &database.name).await;
         }
         outcome
     });
     running.await.unwrap_or_else(|error| Err(format!("the run panicked: {error}")))
+}
+
+/// Runs one plan with clients of the sync surface.
+///
+/// - Errors: what was wrong.
+pub async fn run(oracle: &Arc<Oracle>, plan: &Plan) -> Result<(), String> {
+    let plan = plan.clone();
+    isolated(oracle, plan.wild, |oracle, cluster, home| async move {
+        let Home { name, url, dir } = &home;
+        let started = Run::start(&oracle, &plan, cluster, url, name, dir);
+        let mut run: Run<'_, SyncClient> = started.await?;
+        let ran = match run.all().await {
+            Ok(()) => run.end(),
+            Err(what) => Err(format!("{what}\n{}", run.report().await)),
+        };
+        run.server.kill();
+        ran
+    })
+    .await
 }
 
 /// A client and how far it has come.
@@ -112,10 +130,7 @@ struct Run<'a, F> {
     dir: &'a Path,
     observer: Client,
     changer: Client,
-    connections: Vec<Client>,
-    /// Which of them are in a transaction, and which of these keep everybody from a table.
-    open: [bool; CONNECTIONS],
-    exclusive: [bool; CONNECTIONS],
+    sessions: Sessions,
     savepoints: Savepoints,
     writers: Vec<JoinHandle<()>>,
     server: HeadwaterProcess,
@@ -197,13 +212,11 @@ impl<'a, F: Follower> Run<'a, F> {
             oracle,
             plan,
             changer: cluster.client(database).await,
-            connections: Vec::new(),
+            sessions: Sessions::connect(&cluster, database).await,
             cluster,
             database,
             dir,
             observer,
-            open: [false; CONNECTIONS],
-            exclusive: [false; CONNECTIONS],
             savepoints: Savepoints::default(),
             writers: Vec::new(),
             server,
@@ -247,14 +260,7 @@ impl<'a, F: Follower> Run<'a, F> {
         self.observer = self.cluster.client(self.database).await;
         self.changer = self.cluster.client(self.database).await;
         let _ = self.changer.batch_execute("SET lock_timeout = '300ms'").await;
-        self.connections.clear();
-        for _ in 0..CONNECTIONS {
-            let connection = self.cluster.client(self.database).await;
-            // They are driven by one hand: a lock that is not free at once will not be.
-            let _ = connection.batch_execute("SET lock_timeout = '10ms'").await;
-            self.connections.push(connection);
-        }
-        self.open = [false; CONNECTIONS];
+        self.sessions = Sessions::connect(&self.cluster, self.database).await;
         self.question = None;
     }
 
@@ -287,7 +293,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 }
                 // A copy under way waits for them, and who hears nothing of the source or cannot write
                 // names something else.
-                self.roll_back().await;
+                self.sessions.roll_back().await;
                 self.heal_source();
                 self.free_disk();
                 let is = |status: &Value| is_named(status, table);
@@ -344,7 +350,7 @@ impl<'a, F: Follower> Run<'a, F> {
                     self.heal_source();
                     self.free_disk();
                     self.until_it_listens().await?;
-                    self.roll_back().await;
+                    self.sessions.roll_back().await;
                     self.until("it streams", |status| status["state"] == "streaming").await?;
                 }
                 if *step == (Step::OldStore { confirmed: true }) {
@@ -387,9 +393,7 @@ impl<'a, F: Follower> Run<'a, F> {
     }
 
     async fn sql(&mut self, on: usize, text: &str) -> Result<(), String> {
-        let begins = text == "BEGIN";
-        if begins == self.open[on] {
-            // The rest of a transaction that has failed, or of one whose begin is not in the plan.
+        if !self.sessions.expects(on, text) {
             return Ok(());
         }
         let emptied = self.savepoints.follow(on, text, &self.plan.world);
@@ -397,45 +401,17 @@ impl<'a, F: Follower> Run<'a, F> {
             self.loosen(&emptied);
             self.altered_at = Some(Instant::now());
         }
-        if text == "COMMIT" {
-            self.give_way(Some(on)).await;
-        }
-        let done = self.connections[on].batch_execute(text).await;
-        match (done, text) {
-            (Ok(()), "BEGIN") => (self.open[on], self.exclusive[on]) = (true, false),
-            (Ok(()), text) if text.contains("TRUNCATE") => self.exclusive[on] = true,
-            (Ok(()), "ROLLBACK") => self.open[on] = false,
-            (Ok(()), "COMMIT") => {
-                self.open[on] = false;
-                // Before it, nobody could see what it altered.
-                self.altered_at = self.altered_at.map(|_| Instant::now());
-                self.note().await?;
-            }
-            (Ok(()), _) => {}
-            // A lock that another one has, a row that is there already, a table that is away.
-            (Err(error), _) if error.as_db_error().is_some() => {
-                let _ = self.connections[on].batch_execute("ROLLBACK").await;
-                self.open[on] = false;
-            }
-            (Err(error), _) => return Err(explain(&error, text)),
+        if self.sessions.execute(on, text).await? == Executed::Committed {
+            // Before it, nobody could see what it altered.
+            self.altered_at = self.altered_at.map(|_| Instant::now());
+            self.note().await?;
         }
         Ok(())
     }
 
-    /// Ends the transactions of the others that would keep the observer from looking: nobody but us
-    /// could end them meanwhile.
-    async fn give_way(&mut self, but: Option<usize>) {
-        for on in 0..CONNECTIONS {
-            if Some(on) != but && self.open[on] && self.exclusive[on] {
-                let _ = self.connections[on].batch_execute("ROLLBACK").await;
-                self.open[on] = false;
-            }
-        }
-    }
-
     async fn ddl(&mut self, text: &str, touches: &[String]) -> Result<(), String> {
         self.loosen(touches);
-        self.give_way(None).await;
+        self.sessions.give_way(None).await;
         self.altered = false;
         for _ in 0..TRIES {
             let Err(error) = self.changer.batch_execute(text).await else {
@@ -449,7 +425,7 @@ impl<'a, F: Follower> Run<'a, F> {
                 break;
             }
             // What was begun must come to its end, so others who have the lock end.
-            self.roll_back().await;
+            self.sessions.roll_back().await;
         }
         self.look().await?;
         self.note().await
@@ -493,16 +469,6 @@ impl<'a, F: Follower> Run<'a, F> {
         self.source.heal();
         if std::mem::take(&mut self.is_half_open) {
             self.source.end_all(Ending::Reset);
-        }
-    }
-
-    /// Ends all open transactions.
-    async fn roll_back(&mut self) {
-        for on in 0..CONNECTIONS {
-            if self.open[on] {
-                let _ = self.connections[on].batch_execute("ROLLBACK").await;
-                self.open[on] = false;
-            }
         }
     }
 
@@ -560,7 +526,7 @@ impl<'a, F: Follower> Run<'a, F> {
         self.heal_source();
         self.free_disk();
         self.until_it_listens().await?;
-        self.roll_back().await;
+        self.sessions.roll_back().await;
         // A session that meets another publication lets the slot go for a moment.
         self.until_it_knows().await?;
         self.until("it streams", |status| status["state"] == "streaming").await?;
@@ -720,12 +686,12 @@ fn is_named(status: &Value, table: &str) -> bool {
     !status["trouble"].is_null() && said.to_string().contains(table)
 }
 
-async fn status(server: SocketAddr) -> Option<Value> {
+pub(super) async fn status(server: SocketAddr) -> Option<Value> {
     let answer = http_get(server, "/admin/api/status", &OPERATOR).await.ok()?;
     serde_json::from_str(&answer.body).ok()
 }
 
-async fn bounded<T>(what: &str, work: impl Future<Output = T>) -> Result<T, String> {
+pub(super) async fn bounded<T>(what: &str, work: impl Future<Output = T>) -> Result<T, String> {
     bounded_for(what, BOUND, work).await
 }
 
@@ -738,7 +704,7 @@ async fn bounded_for<T>(
     done.map_err(|_| format!("waited {} s in vain until {what}", limit.as_secs()))
 }
 
-fn cut(proxy: &FaultProxy, after: Option<u64>, reset: bool) {
+pub(super) fn cut(proxy: &FaultProxy, after: Option<u64>, reset: bool) {
     let ending = if reset { Ending::Reset } else { Ending::Close };
     match after {
         None => proxy.end_all(ending),
@@ -756,13 +722,13 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     }
 }
 
-fn explain(error: &tokio_postgres::Error, text: &str) -> String {
+pub(super) fn explain(error: &tokio_postgres::Error, text: &str) -> String {
     format!("{error}: {:?} in\n{text}", error.as_db_error().map(ToString::to_string))
 }
 
 /// Drops the slots of a database, and ends who still uses them: the server's side of a silent
 /// connection learns that the other one is gone after a minute only.
-async fn drop_slots(sql: &Client) -> Result<(), String> {
+pub(super) async fn drop_slots(sql: &Client) -> Result<(), String> {
     bounded("the slots are dropped", async {
         let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
                    WHERE database = current_database() AND active";

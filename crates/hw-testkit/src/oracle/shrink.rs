@@ -1,37 +1,64 @@
 //! Makes a plan that fails smaller for as long as it still fails.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::plan::{Plan, Step};
-use super::run::{Oracle, run};
+use super::run::Oracle;
 
-/// Leaves out steps, definitions and users, in ever smaller pieces, until nothing can go or the time
-/// is over.
+/// What one seed decides, and what a failing one is made smaller of. It is text, so that one that failed is
+/// kept and replayed whatever becomes of the generator.
+pub trait Case: Clone + Send + Sync + 'static {
+    /// What files with one are called behind the dot.
+    const EXTENSION: &'static str;
+
+    /// Decides everything.
+    fn new(seed: u64) -> Self;
+
+    /// Reads one that was kept.
+    ///
+    /// - Errors: it cannot be read.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// The text that [`Case::parse`] reads.
+    fn text(&self) -> String;
+
+    /// How many steps it has.
+    fn steps(&self) -> usize;
+
+    /// The same without some of its steps.
+    fn without(&self, from: usize, count: usize) -> Self;
+
+    /// All that are smaller by one thing beside steps.
+    fn smaller(&self) -> Vec<Self>;
+
+    /// Runs it.
+    ///
+    /// - Errors: what was wrong.
+    fn run(&self, oracle: &Arc<Oracle>) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// Leaves out steps and whatever else can go, in ever smaller pieces, until nothing can go or the time is
+/// over.
 ///
 /// - Takes: a plan that fails.
 /// - Returns: the smallest that was seen to fail, and how.
-pub async fn shrink(
+pub async fn shrink<C: Case>(
     oracle: &Arc<Oracle>,
-    plan: &Plan,
+    case: &C,
     failure: String,
     time: Duration,
-) -> (Plan, String) {
+) -> (C, String) {
     let until = Instant::now() + time;
-    let mut best = (plan.clone(), failure);
-    let mut piece = best.0.steps.len().div_ceil(2);
+    let mut best = (case.clone(), failure);
+    let mut piece = best.0.steps().div_ceil(2);
     while piece > 0 && Instant::now() < until {
         let mut smaller = false;
         let mut at = 0;
-        while at < best.0.steps.len() && Instant::now() < until {
-            let mut candidate = best.0.clone();
-            candidate.steps.drain(at..(at + piece).min(candidate.steps.len()));
-            // Nobody looks without it.
-            if candidate.steps.last() != Some(&Step::Settle) {
-                candidate.steps.push(Step::Settle);
-            }
-            if candidate.steps.len() < best.0.steps.len()
-                && let Err(what) = run(oracle, &candidate).await
+        while at < best.0.steps() && Instant::now() < until {
+            let candidate = best.0.without(at, piece);
+            if candidate.steps() < best.0.steps()
+                && let Err(what) = candidate.run(oracle).await
             {
                 best = (candidate, what);
                 smaller = true;
@@ -42,29 +69,11 @@ pub async fn shrink(
         if !smaller {
             piece /= 2;
         }
-        piece = piece.min(best.0.steps.len());
+        piece = piece.min(best.0.steps());
     }
-    let candidates = |plan: &Plan| -> Vec<Plan> {
-        let mut all = Vec::new();
-        for config in 0..plan.configs.len() {
-            for definition in 0..plan.configs[config].definitions.len() {
-                let mut candidate = plan.clone();
-                candidate.configs[config].definitions.remove(definition);
-                all.push(candidate);
-            }
-        }
-        for user in 0..plan.world.users.len() {
-            if plan.world.users.len() > 1 {
-                let mut candidate = plan.clone();
-                candidate.world.users.remove(user);
-                all.push(candidate);
-            }
-        }
-        all
-    };
     'again: while Instant::now() < until {
-        for candidate in candidates(&best.0) {
-            if let Err(what) = run(oracle, &candidate).await {
+        for candidate in best.0.smaller() {
+            if let Err(what) = candidate.run(oracle).await {
                 best = (candidate, what);
                 continue 'again;
             }

@@ -48,7 +48,7 @@ impl Kind {
     }
 
     /// The n-th value as JSON.
-    fn value(self, prefix: &str, n: i64) -> Value {
+    pub(super) fn value(self, prefix: &str, n: i64) -> Value {
         match self {
             Kind::Text => format!("{prefix}{n}").into(),
             Kind::Int => n.into(),

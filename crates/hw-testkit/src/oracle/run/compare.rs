@@ -16,7 +16,7 @@ use crate::oracle::world::{CATALOG, quoted};
 
 impl<F: Follower> Run<'_, F> {
     pub(super) async fn settle(&mut self) -> Result<(), String> {
-        self.roll_back().await;
+        self.sessions.roll_back().await;
         self.stop_writers().await;
         self.heal_source();
         self.free_disk();
