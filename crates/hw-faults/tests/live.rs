@@ -119,7 +119,9 @@ async fn f_41_whoever_reads_slowly_costs_a_bounded_amount_and_keeps_nobody_waiti
         poll_until("the fast one has it", || async { fast.looks(0, has).then_some(()) }).await;
     }
     let more = peak_memory(server.pid()).saturating_sub(before);
-    assert!(more < 24 << 20, "the process needed {} MB more", more >> 20);
+    // What the list of changes and the store hold more is about 30 MB; what the slow one has not taken yet would
+    // be 50 MB beside that.
+    assert!(more < 56 << 20, "the process needed {} MB more", more >> 20);
     proxy.heal();
     rig.execute("UPDATE notes SET body = 'end'").await;
     for client in [&mut slow, &mut fast] {
