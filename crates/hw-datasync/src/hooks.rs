@@ -13,7 +13,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use hw_auth::Clock;
 use reqwest::Client;
-use serde_json::json;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::caller::Caller;
@@ -24,6 +24,14 @@ use crate::failure::Failure;
 const WITHIN: Duration = Duration::from_secs(3);
 /// Bytes of its answer at most.
 const MOST: usize = 64 * 1024;
+
+/// What the application is asked with: the message as it was written, whatever JSON that is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked<'m> {
+    message: &'m RawValue,
+    user_id: Option<&'m str>,
+}
 
 /// Where which messages go.
 #[derive(Clone)]
@@ -70,8 +78,9 @@ impl Hooks {
         };
         let message: &RawValue =
             serde_json::from_str(message).map_err(|_| failed("has no message"))?;
-        let user = (!caller.is_anonymous()).then_some(&caller.author.subject);
-        let body = json!({ "message": message, "userId": user }).to_string();
+        let user_id = (!caller.is_anonymous()).then_some(&*caller.author.subject);
+        let body = serde_json::to_string(&Asked { message, user_id })
+            .expect("JSON and texts can be written");
         let seconds = clock.now().as_secs();
         let sent = self.client.post(address).header("content-type", "application/json");
         let sent = sent.header("x-headwater-signature", self.signature(seconds, &body)).body(body);

@@ -14,6 +14,9 @@ use crate::rig::Rig;
 
 const SECRET: &[u8] = b"a secret of hooks";
 
+/// JSON of which a `serde_json::Value` would lose something, or which it cannot hold.
+const BEYOND: &str = r#"[1e999,123456789012345678901234567890.10,"\ud800",[[[[[[[[[[1]]]]]]]]]]]"#;
+
 /// An application, and the hooks that lead to it.
 async fn application() -> Hooks {
     let answer = async |headers: HeaderMap, body: String| {
@@ -32,6 +35,11 @@ async fn application() -> Hooks {
     };
     let router = Router::new()
         .route("/create", post(answer))
+        .route(
+            "/as-written",
+            post(async |body: String| json!({"tag": "Told", "asked": body}).to_string()),
+        )
+        .route("/digits", post(async || format!(r#"{{"tag":"Digits","of":{BEYOND}}}"#)))
         .route("/nonsense", post(async || "[1]"))
         .route("/refused", post(async || (StatusCode::FORBIDDEN, "{}")))
         .route("/large", post(async || "x".repeat(100_000)))
@@ -42,6 +50,8 @@ async fn application() -> Hooks {
     let of = |tag: &str, path: &str| (tag.to_owned(), format!("http://{address}{path}"));
     let addresses = [
         of("CreateUser", "/create"),
+        of("AsWritten", "/as-written"),
+        of("Digits", "/digits"),
         of("Nonsense", "/nonsense"),
         of("Refused", "/refused"),
         of("Large", "/large"),
@@ -76,6 +86,26 @@ async fn ds_15_an_application_answers_its_own_messages() {
         (&answer["code"], &answer["errorMessage"]),
         (&json!("HW5401"), &json!("the tag Unheard is not known"))
     );
+}
+
+/// No message ends its socket, and none loses a digit on the way there or back.
+#[tokio::test]
+async fn ds_15_messages_and_answers_are_passed_on_as_they_were_written() {
+    let hooks = application().await;
+    let options = DataSyncOptions::default();
+    let rig = Rig::start_hooked(options, StatementOptions::default(), &[], Some(hooks)).await;
+    let mut amy = rig.connect("amy").await;
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    for value in [BEYOND, &deep] {
+        let message = format!(r#"{{"tag":"AsWritten","requestId":7,"x":{value}}}"#);
+        amy.send_text(&message).await;
+        let answer = amy.receive().await;
+        let asked = format!(r#"{{"message":{message},"userId":"amy"}}"#);
+        assert_eq!((&answer["tag"], &answer["asked"]), (&json!("Told"), &json!(asked)), "{answer}");
+    }
+    amy.send_text(r#"{"tag":"Digits","requestId":8}"#).await;
+    let answer = amy.receive_text().await;
+    assert_eq!(answer, format!(r#"{{"of":{BEYOND},"requestId":8,"tag":"Digits"}}"#));
 }
 
 #[test]

@@ -16,13 +16,13 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use hw_live::{Change as Changed, LiveError, News, Wants};
 use hw_types::{EndLsn, TableName};
 use hw_write::End;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use crate::change::Change;
@@ -570,12 +570,12 @@ fn answered(request: i64, kind: &Kind, records: Vec<String>) -> Result<String, F
 
 /// An application's answer under the number of the request, whatever number it wrote itself.
 fn with_number(request: i64, answer: &RawValue) -> String {
-    let members: Result<serde_json::Map<String, serde_json::Value>, _> =
-        serde_json::from_str(answer.get());
+    let members: Result<BTreeMap<String, &RawValue>, _> = serde_json::from_str(answer.get());
+    let number = to_raw_value(&request).expect("a number can be written");
     match members {
-        Ok(mut members) if members.get("tag").is_some_and(serde_json::Value::is_string) => {
-            members.insert("requestId".into(), request.into());
-            serde_json::Value::Object(members).to_string()
+        Ok(mut members) if members.get("tag").is_some_and(|tag| tag.get().starts_with('"')) => {
+            members.insert("requestId".into(), &number);
+            serde_json::to_string(&members).expect("texts and JSON can be written")
         }
         _ => Failure::new(code::HOOK, "The application's answer has no tag").answer(request),
     }
