@@ -26,7 +26,7 @@ use crate::caller::Caller;
 use crate::resume::{self, Digest, Parked, Trail};
 use crate::server::DataSync;
 use crate::state::{Effect, Event, Limits, Session, Task, TaskId};
-use crate::tasks::{self, Began, Finished};
+use crate::tasks::{self, Began, Finished, Opened};
 use crate::work::Kept;
 
 /// Between two pings.
@@ -335,14 +335,15 @@ impl Driver {
 
     /// Takes what a task brings back; returns what counts the answer.
     fn finished(&mut self, finished: Finished, effects: &mut Vec<Effect>) -> Option<Kept> {
-        if let Some((id, open)) = finished.opened {
-            let transaction = open.clone();
-            let watched = id.clone();
+        if let Some(Opened { id, caller, transaction }) = finished.opened {
+            // A login may have overtaken it.
+            self.is_somebody_else |= !caller.is_same(&self.caller);
+            let (over, watched) = (transaction.over(), id.clone());
             self.watchers.spawn(async move {
-                transaction.over().await;
+                over.await;
                 watched
             });
-            self.transactions.insert(id, open);
+            self.transactions.insert(id, transaction);
         }
         let mut missed = None;
         if let Some(Began { id, subscription, caller, query, trail, missed: rows }) = finished.began

@@ -22,13 +22,21 @@ pub(crate) struct Finished {
     pub task: TaskId,
     pub outcome: Outcome,
     /// The transaction that it opened.
-    pub opened: Option<(String, Interactive)>,
+    pub opened: Option<Opened>,
     /// The subscription that it began, or took up again.
     pub began: Option<Began>,
     /// Who calls from now on.
     pub caller: Option<Caller>,
     /// What counts its answer until it was sent.
     pub kept: Option<Kept>,
+}
+
+/// A transaction that is open.
+pub(crate) struct Opened {
+    pub id: String,
+    /// As whom.
+    pub caller: Arc<Caller>,
+    pub transaction: Interactive,
 }
 
 /// A subscription that begins, or goes on.
@@ -66,8 +74,8 @@ pub(crate) async fn run(
             Some(open) => records(task, server.worker.run_in(&open, &caller, work).await),
             None => Err(Failure::no_transaction(&id)),
         },
-        Task::Begin(id) => server.worker.begin(&caller).await.map(|open| Finished {
-            opened: Some((id, open)),
+        Task::Begin(id) => server.worker.begin(&caller).await.map(|transaction| Finished {
+            opened: Some(Opened { id, caller, transaction }),
             ..Finished::with(task, Outcome::Done)
         }),
         Task::End(id, how) => match open {

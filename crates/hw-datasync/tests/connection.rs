@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hw_datasync::DataSyncOptions;
+use hw_testkit::poll_until;
 use hw_write::StatementOptions;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -209,4 +210,26 @@ async fn ds_3_messages_that_are_not_awaited_see_what_came_before_them() {
     for n in 0..20 {
         assert!(seen[2 * n + 1] > n, "query {n} saw {}", seen[2 * n + 1]);
     }
+}
+
+/// Who calls when a transaction is opened is not always who calls when it is open.
+#[tokio::test]
+async fn ds_1_a_transaction_that_a_login_overtakes_does_not_stay_open() {
+    let rig = Rig::start().await;
+    let mut socket = rig.connect("amy").await;
+    // Postgres lets nobody in for a while.
+    rig.sql.batch_execute("BEGIN; LOCK TABLE pg_authid").await.expect("locked");
+    let begin = socket.send(json!({"tag": "StartTransaction"})).await;
+    let login = socket.send(json!({"tag": "LoginWithJWT", "jwt": token_of("ben")})).await;
+    let answer = socket.receive().await;
+    assert_eq!((&answer["tag"], &answer["requestId"]), (&json!("LoginSuccessful"), &json!(login)));
+    rig.sql.batch_execute("COMMIT").await.expect("unlocked");
+    let answer = socket.receive().await;
+    assert_eq!(
+        (&answer["tag"], &answer["requestId"]),
+        (&json!("DidStartTransaction"), &json!(begin))
+    );
+    assert_eq!(socket.closed().await, 4401);
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'headwater_login' AND state LIKE 'idle in%'";
+    poll_until("nothing is open", || async { (rig.ask(open).await == "0").then_some(()) }).await;
 }
