@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::extract::ConnectInfo;
 use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use hw_auth::{AddressRange, Principal, RoleClaim};
-use hw_http::places::Holder;
+use hw_http::holder::Holder;
 use hw_http::{ApiError, Edge, Refusal};
 use hw_types::Code;
 use hw_write::{Author, AuthorRole};

@@ -288,7 +288,7 @@ impl Driver {
                 () = sleep(LOOK_EVERY) => {
                     let stuck = cut.as_ref().map_or(Duration::ZERO, ConnectionCut::stuck_for);
                     let answers = &server.worker.answers;
-                    if stuck >= server.options.stuck_for && answers.is_pressed(&caller.author.user) {
+                    if stuck >= server.options.stuck_for && answers.is_pressed(caller.holder()) {
                         metrics::counter!("headwater_datasync_cut_total").increment(1);
                         return false;
                     }

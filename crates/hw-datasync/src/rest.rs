@@ -273,7 +273,7 @@ async fn body_of(
         return Err(bad("Expected JSON body, but the content type is another one").into());
     }
     let most = server.options.message_bytes;
-    let received = server.edge.body_of(&caller.author.user, body, most).await;
+    let received = server.edge.body_of(caller.holder(), body, most).await;
     let received = received.map_err(ApiError::from)?;
     serde_json::from_slice(received.bytes())
         .map_err(|_| bad("Expected JSON body, but it cannot be read as JSON").into())

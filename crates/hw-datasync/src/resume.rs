@@ -12,6 +12,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hw_http::holder::{Held, Most, Owner};
 use hw_live::{Change, Key, News, Record, Subscription};
 use hw_types::{EndLsn, Lsn};
 use parking_lot::Mutex;
@@ -176,8 +177,8 @@ struct State {
     /// Those whose socket is there, with what ends it.
     attached: HashMap<String, (Socket, Arc<Caller>)>,
     waiting: HashMap<String, Waiting>,
-    /// How many of each user wait.
-    users: HashMap<String, usize>,
+    /// How many of whom wait.
+    held: Held,
 }
 
 /// A socket as others see it.
@@ -192,6 +193,12 @@ pub(crate) struct Socket {
 struct Waiting {
     parked: Parked,
     until: Instant,
+}
+
+impl Waiting {
+    fn owner(&self) -> Owner {
+        self.parked.caller.holder().into()
+    }
 }
 
 impl Socket {
@@ -284,27 +291,17 @@ impl Lobby {
 impl State {
     /// Whether there was room for one more.
     fn park(&mut self, id: &str, waiting: Waiting, of_user: usize) -> bool {
-        if self.waiting.len() >= MOST_WAITING {
-            return false;
+        let most = Most { all: MOST_WAITING, each: of_user };
+        let has_room = self.held.change(&waiting.owner(), (0, 1), most).is_ok();
+        if has_room {
+            self.waiting.insert(id.to_owned(), waiting);
         }
-        let count = self.users.entry(waiting.parked.caller.author.user.clone()).or_default();
-        if *count >= of_user {
-            return false;
-        }
-        *count += 1;
-        self.waiting.insert(id.to_owned(), waiting);
-        true
+        has_room
     }
 
     fn remove(&mut self, id: &str) -> Option<Waiting> {
         let waiting = self.waiting.remove(id)?;
-        let user = &waiting.parked.caller.author.user;
-        if let Some(count) = self.users.get_mut(user) {
-            *count -= 1;
-            if *count == 0 {
-                self.users.remove(user);
-            }
-        }
+        self.held.give_back(&waiting.owner(), 1);
         Some(waiting)
     }
 }

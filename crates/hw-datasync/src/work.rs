@@ -111,7 +111,7 @@ impl Worker {
     ///
     /// - Errors: he, or all, have too many that are not read.
     pub fn keep(&self, caller: &Caller, bytes: usize) -> Result<Kept, Failure> {
-        let share = self.answers.take(&caller.author.user, bytes);
+        let share = self.answers.take(caller.holder(), bytes);
         share.map(|share| Kept(Arc::new(Mutex::new(share)))).map_err(|_| Failure::unread())
     }
 

@@ -63,7 +63,7 @@ async fn f_69_answers_that_nobody_reads_are_bounded_and_others_are_answered() {
         ..DataSyncOptions::default()
     };
     let rig = large(options).await;
-    let mut mal = rig.connect_small("mal").await;
+    let mut mal = rig.connect_small(Some("mal")).await;
     for _ in 0..30 {
         mal.send(lines()).await;
     }
@@ -105,7 +105,7 @@ async fn f_69_who_takes_nothing_is_cut_when_memory_is_wanted() {
         ..DataSyncOptions::default()
     };
     let rig = large(options).await;
-    let mut mal = rig.connect_small("mal").await;
+    let mut mal = rig.connect_small(Some("mal")).await;
     for _ in 0..16 {
         mal.send(lines()).await;
     }
@@ -195,6 +195,42 @@ async fn f_69_strangers_leave_half_of_the_sockets_and_transactions_to_users() {
     }
     assert_eq!(strangers[2].ask(begin()).await["code"], "HW5404");
     assert_eq!(amy.ask(begin()).await["tag"], "DidStartTransaction");
+}
+
+/// What one of them does not read is not another one's, and users are answered whatever strangers do.
+#[tokio::test]
+async fn f_69_strangers_have_memory_of_their_own_and_leave_half_to_users() {
+    let options = DataSyncOptions {
+        anonymous: Some(None),
+        answer_bytes: 40 << 20,
+        stuck_for: Duration::from_secs(3_600),
+        ..DataSyncOptions::default()
+    };
+    let rig = large(options).await;
+    let held = |least: u64| {
+        let rig = &rig;
+        poll_until("answers wait", move || async move {
+            (rig.used("answer_memory_bytes") > least).then_some(())
+        })
+    };
+    let mut first = rig.connect_small(None).await;
+    for _ in 0..16 {
+        first.send(lines()).await;
+    }
+    held(11_000_000).await;
+    // A quarter of all, or one result, is what one of them may hold.
+    let mut second = rig.connect_with("", &[]).await.expect("let in");
+    let answer = second.ask(lines()).await;
+    assert_eq!(answer["result"].as_array().map(Vec::len), Some(4), "{answer}");
+    let mut third = rig.connect_small(None).await;
+    for _ in 0..16 {
+        third.send(lines()).await;
+    }
+    held(16_000_000).await;
+    assert!(rig.used("answer_memory_bytes") <= 20 << 20, "half of all");
+    let mut amy = rig.connect("amy").await;
+    let answer = amy.ask(lines()).await;
+    assert_eq!(answer["result"].as_array().map(Vec::len), Some(4), "{answer}");
 }
 
 #[tokio::test]

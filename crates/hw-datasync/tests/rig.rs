@@ -140,12 +140,14 @@ impl Rig {
     }
 
     /// A socket that takes as little as there can be, before somebody reads from it.
-    pub async fn connect_small(&self, sub: &str) -> Socket {
+    ///
+    /// - Takes: the user; `None` for a stranger.
+    pub async fn connect_small(&self, sub: Option<&str>) -> Socket {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("set");
         let stream = socket.connect(self.address).await.expect("connected");
-        let url =
-            format!("ws://{}/DataSyncController?access_token={}", self.address, token_of(sub));
+        let token = sub.map(|sub| format!("?access_token={}", token_of(sub))).unwrap_or_default();
+        let url = format!("ws://{}/DataSyncController{token}", self.address);
         let stream = MaybeTlsStream::Plain(stream);
         let (socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("upgraded");
         Socket { socket, next: 0 }

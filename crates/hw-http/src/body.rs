@@ -8,7 +8,6 @@
 //! Nobody waits for room: half of a body that waits would hold what another half waits for. Who
 //! finds none is told to come again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 
 use crate::error::Refusal;
+use crate::holder::{Full, Held, Holder, Most, Owner};
 
 /// A body must have arrived within this time, so that a client that sends it byte by byte holds
 /// nothing for long.
@@ -39,12 +39,6 @@ pub struct Bodies {
     limit: usize,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    all: usize,
-    users: HashMap<Arc<str>, usize>,
-}
-
 impl Bodies {
     /// At most `limit` bytes together.
     pub fn new(limit: usize) -> Arc<Bodies> {
@@ -53,7 +47,7 @@ impl Bodies {
 
     /// Bytes held now.
     pub fn held(&self) -> usize {
-        self.held.lock().all
+        self.held.lock().all()
     }
 
     /// The bound.
@@ -61,17 +55,17 @@ impl Bodies {
         self.limit
     }
 
-    /// Receives a body of `user`, at most `most` bytes of it.
+    /// Receives somebody's body, at most `most` bytes of it.
     ///
-    /// A user's share is at least one body of `most` bytes, so that a small bound refuses nobody
+    /// His share is at least one body of `most` bytes, so that a small bound refuses nobody
     /// for ever.
-    pub async fn receive(
+    pub async fn receive<'k>(
         self: &Arc<Bodies>,
-        user: &str,
+        holder: impl Into<Holder<'k>>,
         body: Body,
         most: usize,
     ) -> Result<Received, Refusal> {
-        let share = Share { bodies: self.clone(), user: user.into(), bytes: 0 };
+        let share = Share { bodies: self.clone(), owner: holder.into().into(), bytes: 0 };
         let mut received = Received { bytes: Vec::new(), share: Some(share) };
         let mut frames = body.into_data_stream();
         let all = async {
@@ -175,42 +169,30 @@ impl Received {
 #[derive(Debug)]
 struct Share {
     bodies: Arc<Bodies>,
-    user: Arc<str>,
+    owner: Owner,
     bytes: usize,
 }
 
 impl Share {
     fn grow(&mut self, bytes: usize, most: usize) -> Result<(), Refusal> {
         let mut held = self.bodies.held.lock();
-        let of_user = held.users.get(&self.user).copied().unwrap_or(0) + bytes;
-        if of_user > (self.bodies.limit / SHARE).max(most) {
-            return Err(Refusal::UserBusy);
-        }
         // One body alone always fits.
-        let alone = held.all == self.bytes;
-        if held.all + bytes > self.bodies.limit && !alone {
-            return Err(Refusal::BodiesFull);
-        }
-        held.all += bytes;
-        self.bytes += bytes;
-        held.users.insert(self.user.clone(), of_user);
+        let is_alone = held.all() == self.bytes;
+        let all = if is_alone { usize::MAX } else { self.bodies.limit };
+        let most = Most { all, each: (self.bodies.limit / SHARE).max(most) };
+        let now = self.bytes + bytes;
+        held.change(&self.owner, (self.bytes, now), most).map_err(|full| match full {
+            Full::Own => Refusal::UserBusy,
+            Full::All => Refusal::BodiesFull,
+        })?;
+        self.bytes = now;
         Ok(())
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.bytes == 0 {
-            return;
-        }
-        let mut held = self.bodies.held.lock();
-        held.all -= self.bytes;
-        if let Some(of_user) = held.users.get_mut(&self.user) {
-            *of_user -= self.bytes;
-            if *of_user == 0 {
-                held.users.remove(&self.user);
-            }
-        }
+        self.bodies.held.lock().give_back(&self.owner, self.bytes);
     }
 }
 
@@ -238,7 +220,7 @@ mod tests {
         assert_eq!(refused, Refusal::BodiesFull);
         drop((amy, others));
         assert_eq!(bodies.held(), 0);
-        assert!(bodies.held.lock().users.is_empty());
+        assert!(bodies.held.lock().is_empty());
         let refused = bodies.receive("eve", body(1001), 1000).await.unwrap_err();
         assert_eq!(refused, Refusal::TooLarge { limit: 1000 });
         assert_eq!(bodies.held(), 0);

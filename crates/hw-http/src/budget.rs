@@ -4,9 +4,10 @@
 //! Nobody waits here: who reads the answer makes what he makes smaller, or refuses.
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::holder::{Full, Held, Holder, Most, Owner};
 
 /// Bytes held of a bound.
 #[derive(Debug, Default)]
@@ -47,69 +48,62 @@ impl Budget {
     }
 }
 
-/// Bytes of a budget that users keep for long, each at most a share and all together at most a limit:
-/// one alone takes nothing from others.
+/// Bytes of a budget that somebody keeps for long, each at most a share and all together at most a limit:
+/// one alone takes nothing from others, and strangers leave half to users.
 #[derive(Debug)]
 pub struct Shares {
     budget: Arc<Budget>,
-    limit: usize,
-    share: usize,
+    most: Most,
     held: Mutex<Held>,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    all: usize,
-    by_user: HashMap<Arc<str>, usize>,
-}
-
-/// Whose bytes leave no room for more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    /// The user's own.
-    Own,
-    /// Those of all users.
-    All,
-}
-
 impl Shares {
-    /// Users together take at most `limit` bytes, each at most `share`. They count in `budget`, too,
+    /// All together take at most `limit` bytes, each at most `share`. They count in `budget`, too,
     /// whose bound they do not ask.
     pub fn new(budget: Arc<Budget>, limit: usize, share: usize) -> Arc<Shares> {
-        Arc::new(Shares { budget, limit, share, held: Mutex::default() })
+        let most = Most { all: limit, each: share };
+        Arc::new(Shares { budget, most, held: Mutex::default() })
     }
 
-    /// Counts bytes for a user until the answer is dropped.
+    /// Counts bytes for somebody until the answer is dropped.
     ///
     /// - Errors: his share, or that of all, would be exceeded.
-    pub fn take(self: &Arc<Shares>, user: &str, bytes: usize) -> Result<Share, Full> {
-        let mut share = Share { shares: self.clone(), user: Some(user.into()), bytes: 0 };
+    pub fn take<'k>(
+        self: &Arc<Shares>,
+        holder: impl Into<Holder<'k>>,
+        bytes: usize,
+    ) -> Result<Share, Full> {
+        let owner = Some(Owner::from(holder.into()));
+        let mut share = Share { shares: self.clone(), owner, bytes: 0 };
         share.grow(bytes)?;
         Ok(share)
     }
 
-    /// Whether a user holds half of his share, or all together half of what they may: who takes
+    /// Whether somebody holds half of his share, or all together half of what they may: who takes
     /// nothing of what waits for him is not waited for then.
-    pub fn is_pressed(&self, user: &str) -> bool {
-        let held = self.held.lock();
-        let own = held.by_user.get(user).copied().unwrap_or(0);
-        2 * own >= self.share || 2 * held.all >= self.limit
+    pub fn is_pressed<'k>(&self, holder: impl Into<Holder<'k>>) -> bool {
+        self.held.lock().is_pressed(&Owner::from(holder.into()), self.most)
     }
 
-    /// Bytes that users hold now.
+    /// Bytes that are held now.
     pub fn held(&self) -> usize {
-        self.held.lock().all
+        self.held.lock().all()
     }
 
     /// The bound.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.most.all
+    }
+
+    /// The bound of each.
+    pub fn share(&self) -> usize {
+        self.most.each
     }
 
     /// Counts bytes in the budget alone: for what is so small that the number of holders bounds it.
     pub fn count(self: &Arc<Shares>, bytes: usize) -> Share {
         self.budget.add(bytes);
-        Share { shares: self.clone(), user: None, bytes }
+        Share { shares: self.clone(), owner: None, bytes }
     }
 }
 
@@ -118,12 +112,12 @@ impl Shares {
 pub struct Share {
     shares: Arc<Shares>,
     /// Whose share they take from; `None` for nobody's.
-    user: Option<Arc<str>>,
+    owner: Option<Owner>,
     bytes: usize,
 }
 
 impl Share {
-    /// Counts more bytes for the same user.
+    /// Counts more bytes for the same holder.
     ///
     /// - Errors: as [`Shares::take`]; what it held before it holds.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Full> {
@@ -134,18 +128,9 @@ impl Share {
     ///
     /// - Errors: as [`Shares::take`]; what it held before it holds.
     pub fn resize(&mut self, bytes: usize) -> Result<(), Full> {
-        if let Some(user) = &self.user {
+        if let Some(owner) = &self.owner {
             let mut held = self.shares.held.lock();
-            let others = held.by_user.get(user).copied().unwrap_or(0) - self.bytes;
-            let of_others = held.all - self.bytes;
-            if bytes > self.bytes && others + bytes > self.shares.share {
-                return Err(Full::Own);
-            }
-            if bytes > self.bytes && of_others + bytes > self.shares.limit {
-                return Err(Full::All);
-            }
-            held.all = of_others + bytes;
-            held.by_user.insert(user.clone(), others + bytes);
+            held.change(owner, (self.bytes, bytes), self.shares.most)?;
         }
         self.shares.budget.add(bytes);
         self.shares.budget.give_back(self.bytes);
@@ -157,14 +142,8 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.shares.budget.give_back(self.bytes);
-        let Some(user) = &self.user else { return };
-        let mut held = self.shares.held.lock();
-        held.all -= self.bytes;
-        if let Some(own) = held.by_user.get_mut(user) {
-            *own -= self.bytes;
-            if *own == 0 {
-                held.by_user.remove(user);
-            }
+        if let Some(owner) = &self.owner {
+            self.shares.held.lock().give_back(owner, self.bytes);
         }
     }
 }
@@ -184,7 +163,7 @@ mod tests {
         assert_eq!(budget.held(), 30);
         drop((first, second));
         assert_eq!(budget.held(), 0);
-        assert!(shares.held.lock().by_user.is_empty());
+        assert!(shares.held.lock().is_empty());
         assert!(shares.take("amy", 20).is_ok());
     }
 
@@ -207,7 +186,7 @@ mod tests {
         assert_eq!((shares.held(), budget.held()), (30, 30));
         drop((first, second));
         assert_eq!((shares.held(), budget.held()), (0, 0));
-        assert!(shares.held.lock().by_user.is_empty());
+        assert!(shares.held.lock().is_empty());
     }
 
     #[test]

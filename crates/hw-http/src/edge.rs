@@ -14,6 +14,7 @@ use hw_auth::{Authenticator, Principal};
 
 use crate::body::{self, Bodies, Received};
 use crate::error::Refusal;
+use crate::holder::Holder;
 use crate::surface::{Bound, Bounds};
 
 /// See the module. Clones share it.
@@ -73,9 +74,14 @@ impl Edge {
         self.bodies.receive(&caller.key(), body, most).await
     }
 
-    /// Receives the body of somebody who may call without a token, under the key of his bounds.
-    pub async fn body_of(&self, user: &str, body: Body, most: usize) -> Result<Received, Refusal> {
-        self.bodies.receive(user, body, most).await
+    /// Receives the body of somebody who may call without a token.
+    pub async fn body_of(
+        &self,
+        holder: Holder<'_>,
+        body: Body,
+        most: usize,
+    ) -> Result<Received, Refusal> {
+        self.bodies.receive(holder, body, most).await
     }
 
     /// Who calls, and what he sends, for a surface that says what is wrong with a request before

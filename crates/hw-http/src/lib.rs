@@ -2,7 +2,7 @@
 //!
 //! In: connections of strangers. Out: requests within bounds, and answers that reach only those who
 //! take them. Suggested reading order, along a request's way: [`listen`] and [`socket`]
-//! (connections); [`edge`] (who calls), [`body`], [`places`], [`error`]; [`budget`], [`gzip`] and
+//! (connections); [`edge`] (who calls), [`body`], [`holder`], [`places`], [`error`]; [`budget`], [`gzip`] and
 //! [`outbox`] (what waits for a socket); [`surface`] (what a surface registers).
 //!
 //! Invariant: nothing here knows a surface, the engine or the store.
@@ -13,6 +13,7 @@ pub mod code;
 pub mod edge;
 pub mod error;
 pub mod gzip;
+pub mod holder;
 pub mod listen;
 pub mod outbox;
 pub mod places;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::holder::Holder;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Places {
@@ -35,33 +37,6 @@ struct Own {
     places: Arc<Semaphore>,
     /// The first of them, which takes from nobody's further ones.
     first: Option<Arc<Semaphore>>,
-}
-
-/// Who wants a place.
-#[derive(Clone, Copy, Debug)]
-pub enum Holder<'k> {
-    /// A user whose token was verified, by his key.
-    User(&'k str),
-    /// Somebody who showed no token. No user has his key.
-    Stranger(&'k str),
-}
-
-impl<'k> From<&'k str> for Holder<'k> {
-    fn from(key: &'k str) -> Holder<'k> {
-        Holder::User(key)
-    }
-}
-
-impl<'k> From<&'k String> for Holder<'k> {
-    fn from(key: &'k String) -> Holder<'k> {
-        Holder::User(key)
-    }
-}
-
-impl<'k> From<&'k Arc<str>> for Holder<'k> {
-    fn from(key: &'k Arc<str>) -> Holder<'k> {
-        Holder::User(key)
-    }
 }
 
 const NEVER_CLOSED: &str = "invariant: the semaphores are never closed";

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hw_auth::Principal;
-use hw_http::budget::{Full, Share};
+use hw_http::budget::Share;
+use hw_http::holder::Full;
 use hw_types::{OpId, Place};
 use serde_json::{Map, Value};
 
