@@ -452,7 +452,7 @@ impl<'a> Writer<'a> {
                 self.value(literal, &column);
                 Ok(())
             }
-            None => self.untyped(literal),
+            None => self.untyped(literal, 0),
         }
     }
 
@@ -475,7 +475,12 @@ impl<'a> Writer<'a> {
     }
 
     /// A value of the type that its JSON has.
-    fn untyped(&mut self, literal: &Literal) -> Result<(), Unknown> {
+    ///
+    /// - Takes: in how many arrays it stands.
+    fn untyped(&mut self, literal: &Literal, depth: usize) -> Result<(), Unknown> {
+        if literal.json().starts_with('[') {
+            return self.untyped_array(literal, depth + 1);
+        }
         let (text, ty) = match parsed(literal) {
             Value::Null => {
                 self.sql("NULL");
@@ -488,15 +493,35 @@ impl<'a> Writer<'a> {
                 let is_whole = digits.parse::<i64>().is_ok();
                 (digits.to_owned(), if is_whole { "int8" } else { "float8" })
             }
-            Value::Object(_) => (literal.json().to_owned(), "text"),
-            Value::Array(_) => return Err(Unknown::Place("an array stands beside a field only")),
+            Value::Object(_) | Value::Array(_) => (literal.json().to_owned(), "text"),
         };
         self.sql("CAST(");
         self.parameter(text);
         let _ = write!(self.statement.text, " AS pg_catalog.{ty})");
         Ok(())
     }
+
+    /// An array whose elements have the types of their JSON; Postgres finds out what they have in common.
+    fn untyped_array(&mut self, literal: &Literal, depth: usize) -> Result<(), Unknown> {
+        let elements: Vec<&RawValue> = serde_json::from_str(literal.json()).unwrap_or_default();
+        if elements.is_empty() {
+            return Err(Unknown::Place("an empty array stands beside a field only"));
+        }
+        if depth > MOST_DIMENSIONS {
+            return Err(Unknown::Place("an array has 6 dimensions at most"));
+        }
+        self.sql("ARRAY[");
+        for (number, element) in elements.into_iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { "" });
+            self.untyped(&Literal::of(element), depth)?;
+        }
+        self.sql("]");
+        Ok(())
+    }
 }
+
+/// Dimensions of an array of Postgres at most.
+const MOST_DIMENSIONS: usize = 6;
 
 fn parsed(literal: &Literal) -> Value {
     // Numbers beyond every type of Rust are numbers all the same; their digits are taken from the text.

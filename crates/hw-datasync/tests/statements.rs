@@ -120,6 +120,23 @@ async fn conditions_admit_the_rows_that_the_rules_say() {
         (infix(field("tags"), "OpEqual", literal(json!([]))), vec![2]),
         (infix(field("tags"), "OpEqual", literal(json!([null, "q"]))), vec![big]),
         (infix(field("meta"), "OpEqual", literal(json!([1, 2]))), vec![2]),
+        // Without a column beside it an array is one of what its elements are.
+        (
+            infix(literal(json!([1, 2.5])), "OpEqual", literal(json!([1.0, 2.5]))),
+            vec![1, 2, 3, big],
+        ),
+        (
+            infix(literal(json!([[true], [false]])), "OpEqual", literal(json!([[true], [true]]))),
+            vec![],
+        ),
+        (
+            infix(literal(json!(["a", "b"])), "OpLessThan", literal(json!(["a", "c"]))),
+            vec![1, 2, 3, big],
+        ),
+        (
+            infix(literal(json!([{"k": 1}])), "OpNotEqual", literal(json!(["x"]))),
+            vec![1, 2, 3, big],
+        ),
         (infix(field("meta"), "OpEqual", literal(json!({"k": [1]}))), vec![1]),
         (infix(field("feeling"), "OpEqual", literal(json!("sad"))), vec![2]),
         (infix(field("raw"), "OpEqual", literal(json!("\\x01ff"))), vec![1]),
@@ -218,5 +235,7 @@ fn fields_that_are_not_there_and_values_in_wrong_places_are_refused() {
     assert!(matches!(injected, Unknown::Field { .. }), "{injected}");
     assert!(matches!(refused(infix(field("id"), "OpIn", literal(json!(1)))), Unknown::Place(_)));
     assert!(matches!(refused(infix(field("id"), "OpEqual", list(json!([])))), Unknown::Place(_)));
-    assert!(matches!(refused(literal(json!([1]))), Unknown::Place(_)));
+    for array in [json!([]), json!([[]]), json!([[[[[[[1]]]]]]])] {
+        assert!(matches!(refused(literal(array)), Unknown::Place(_)));
+    }
 }
