@@ -263,6 +263,29 @@ async fn f_69_messages_that_wait_count_too() {
     .await;
 }
 
+/// What there was no connection for is part of what its author wrote, who may have sent the commit already.
+#[tokio::test]
+async fn ds_9_a_statement_that_is_refused_because_all_is_busy_spoils_its_transaction() {
+    let rig = Rig::start_whole(DataSyncOptions::default(), patient(), &[], None, 1).await;
+    rig.sql.batch_execute(SLOW).await.expect("made");
+    let (mut amy, mut ben) = (rig.connect("amy").await, rig.connect("ben").await);
+    let begun = amy.ask(json!({"tag": "StartTransaction"})).await;
+    let id = &begun["transactionId"];
+    let line = || create("lines", json!({"tenant": "a", "n": 1}));
+    assert_eq!(amy.ask(within(id, line())).await["tag"], "DidCreateRecord");
+    ben.send(create("counters", json!({"id": 1}))).await;
+    running(&rig, 1).await;
+    // What the table is must be asked of the database first.
+    amy.send(within(id, create("tasks", json!({"title": "x"})))).await;
+    amy.send(json!({"tag": "CommitTransaction", "id": id})).await;
+    assert_eq!(amy.receive().await["code"], "HW5307");
+    let answer = amy.receive().await;
+    assert_eq!(answer["tag"], "DataSyncError", "{answer}");
+    let message = answer["errorMessage"].as_str().expect("a sentence");
+    assert_eq!(message, "Transaction was rolled back because an earlier statement failed");
+    assert_eq!(rig.ask("SELECT count(*) FROM lines").await, "0");
+}
+
 #[tokio::test]
 async fn ds_9_the_place_of_a_transaction_is_free_when_time_has_ended_it() {
     let options = DataSyncOptions { all_transactions: 4, ..DataSyncOptions::default() };

@@ -96,6 +96,17 @@ impl Rig {
         allowed_roles: &[&str],
         hooks: Option<Hooks>,
     ) -> Rig {
+        Rig::start_whole(options, statements, allowed_roles, hooks, 8).await
+    }
+
+    /// - Takes: how many connections statements have.
+    pub async fn start_whole(
+        options: DataSyncOptions,
+        statements: StatementOptions,
+        allowed_roles: &[&str],
+        hooks: Option<Hooks>,
+        connections: usize,
+    ) -> Rig {
         let cluster = Cluster::start();
         let sql = cluster.client("postgres").await;
         let roles = format!(
@@ -104,8 +115,8 @@ impl Rig {
         sql.batch_execute(&roles).await.expect("made");
         let url = cluster.url_as(LOGIN, None, "postgres");
         let transactions = options.all_transactions;
-        let statements =
-            Statements::connect(&url, (8, transactions), statements).expect("a connection string");
+        let statements = Statements::connect(&url, (connections, transactions), statements)
+            .expect("a connection string");
         let ahead = Arc::<AtomicU64>::default();
         let (system, seconds) = (Clock::system(), ahead.clone());
         let ahead_by = move || Duration::from_secs(seconds.load(Ordering::Relaxed));

@@ -223,7 +223,7 @@ impl Holder {
                     let (answer, is_left) =
                         while_wanted(running, reply.closed(), pool, &token).await;
                     *was_left |= is_left;
-                    failed |= matches!(answer, Err(Failed::InTransaction(_)));
+                    failed |= answer.as_ref().is_err_and(Failed::spoils);
                     let is_cut = left < options.statement_timeout;
                     let answer = answer.map_err(|failed| match failed {
                         // It had the time that the transaction had left.
@@ -311,6 +311,17 @@ enum Failed {
     Before(StatementError),
     /// Postgres will not commit any more.
     InTransaction(StatementError),
+}
+
+impl Failed {
+    /// Whether the transaction is not committed any more. What there was no room or no connection for belongs to
+    /// it, and its author may have sent the commit already; a mistake of his is not among what he wrote.
+    fn spoils(&self) -> bool {
+        match self {
+            Failed::InTransaction(_) => true,
+            Failed::Before(error) => error.kind == RefusalKind::Later,
+        }
+    }
 }
 
 fn timed_out(what: &str, limit: Duration) -> StatementError {
