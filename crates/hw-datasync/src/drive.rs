@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hw_http::places::Place;
@@ -23,10 +23,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
-use crate::resume::{self, Digest, Parked, Trail};
+use crate::resume::{self, Attached, Digest, Parked, Trail};
 use crate::server::DataSync;
 use crate::state::{Effect, Event, Limits, Session, Task, TaskId};
 use crate::tasks::{self, Began, Finished, Opened};
+use crate::wire;
 use crate::work::Kept;
 
 /// Between two pings.
@@ -37,7 +38,8 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 const CHANGED_AT_ONCE: usize = 1_000;
 /// How long a socket that ends waits for its peer to take the end.
 const LINGER: Duration = Duration::from_secs(1);
-/// How often it is looked whether a peer takes what waits for it, while memory for answers is wanted.
+/// How often it is looked whether a peer takes what waits for it, while memory for answers is wanted, and whether
+/// there is room for a message.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a socket ends, as close codes: RFC 6455 section 7.4, and ours.
@@ -76,7 +78,7 @@ pub(crate) async fn run(
         end: Some(end),
         socket,
         cut,
-        waiting: None,
+        delayed: None,
         heard: now,
         pinged: now,
         pings: 0,
@@ -120,8 +122,8 @@ struct Driver {
     end: Option<watch::Sender<()>>,
     socket: WebSocket,
     cut: Option<ConnectionCut>,
-    /// Counts the messages that wait for their turn.
-    waiting: Option<Kept>,
+    /// A message for which there was no room yet, and its weight.
+    delayed: Option<(Utf8Bytes, usize)>,
     heard: Instant,
     pinged: Instant,
     /// Counts pings, so that the answer to the last is known.
@@ -140,6 +142,8 @@ struct Following {
     abort: AbortHandle,
     caller: Arc<Caller>,
     query: Digest,
+    /// Where it is found by a client that comes back before its socket has ended; `None` for a count.
+    _attached: Option<Attached>,
     /// What its client may not have received; `None` for a count, which is told anew as a whole.
     trail: Option<Trail>,
 }
@@ -172,14 +176,20 @@ type Ended = Option<(u16, Cow<'static, str>)>;
 impl Driver {
     async fn serve(&mut self) -> Ended {
         loop {
+            let mut effects = Vec::new();
+            if let Some((text, weight)) = self.delayed.take() {
+                self.message(text, weight, &mut effects);
+                if !self.perform(&mut effects).await {
+                    return None;
+                }
+            }
             let now = Instant::now();
-            let reads = self.may_read();
+            let reads = self.delayed.is_none() && !self.session.is_full();
             if !reads {
                 // What he says meanwhile is not looked at.
                 self.heard = now;
             }
             let wake = self.wakes_at(now);
-            let mut effects = Vec::new();
             // Counts what is sent below until it is.
             let mut _kept = None;
             tokio::select! {
@@ -191,11 +201,15 @@ impl Driver {
                     Some(Ok(frame)) => {
                         self.heard = Instant::now();
                         match frame {
-                            Message::Text(text) => self.event(Event::Message(text.as_str()), &mut effects),
+                            Message::Text(text) => {
+                                let weight = wire::of_message(&text);
+                                self.message(text, weight, &mut effects);
+                            }
                             Message::Binary(bytes) => {
                                 // Also of JSON; what is no text is told as such.
-                                let text = String::from_utf8_lossy(&bytes);
-                                self.event(Event::Message(&text), &mut effects);
+                                let text = String::from_utf8_lossy(&bytes).into_owned();
+                                let weight = wire::of_message(&text);
+                                self.message(text.into(), weight, &mut effects);
                             }
                             Message::Ping(_) => {}
                             Message::Pong(number) => self.answered(&number),
@@ -227,29 +241,8 @@ impl Driver {
                     self.event(Event::Tick, &mut effects);
                 }
             }
-            for effect in effects {
-                match effect {
-                    Effect::Send(text) => {
-                        if !self.send(Message::Text(text.into())).await {
-                            return None;
-                        }
-                    }
-                    Effect::Tell(telling) => {
-                        for text in telling.texts() {
-                            if !self.send(Message::Text(text.into())).await {
-                                return None;
-                            }
-                        }
-                    }
-                    Effect::Start(id, task) => self.start(id, task),
-                    Effect::Forget(id) => drop(self.transactions.remove(&id)),
-                    Effect::Unsubscribe(id) => {
-                        if let Some(following) = self.following.remove(&id) {
-                            following.abort.abort();
-                            self.server.lobby.forget(&id);
-                        }
-                    }
-                }
+            if !self.perform(&mut effects).await {
+                return None;
             }
             if self.is_somebody_else {
                 let reason = "the user, or a claim, is another one; connect anew";
@@ -262,18 +255,46 @@ impl Driver {
         self.session.handle(Instant::now(), event, effects);
     }
 
-    /// Whether another message is read: not while those that wait are too many, or have no room.
-    fn may_read(&mut self) -> bool {
-        let bytes = self.session.waiting_bytes();
-        if bytes == 0 {
-            self.waiting = None;
-            return true;
+    /// Does what is to be done; false when the socket has ended.
+    async fn perform(&mut self, effects: &mut Vec<Effect>) -> bool {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send(text) => {
+                    if !self.send(Message::Text(text.into())).await {
+                        return false;
+                    }
+                }
+                Effect::Tell(telling) => {
+                    for text in telling.texts() {
+                        if !self.send(Message::Text(text.into())).await {
+                            return false;
+                        }
+                    }
+                }
+                Effect::Start(id, task, message) => self.start(id, task, message),
+                Effect::Forget(id) => drop(self.transactions.remove(&id)),
+                Effect::Unsubscribe(id) => {
+                    if let Some(following) = self.following.remove(&id) {
+                        following.abort.abort();
+                    }
+                }
+            }
         }
-        if self.waiting.is_none() {
-            self.waiting = self.server.worker.keep(&self.caller, 0).ok();
+        true
+    }
+
+    /// Takes a message as soon as there is room for it. Until then nothing else is read.
+    fn message(&mut self, text: Utf8Bytes, weight: usize, effects: &mut Vec<Effect>) {
+        match self.server.worker.keep(&self.caller, weight) {
+            Ok(kept) => self.event(Event::Message(&text, kept), effects),
+            Err(_) if weight > self.server.worker.answers.share() => {
+                self.event(Event::TooHeavy(&text), effects);
+            }
+            Err(_) => {
+                self.delayed = Some((text, weight));
+                self.event(Event::Delayed, effects);
+            }
         }
-        let has_room = self.waiting.as_ref().is_some_and(|waiting| waiting.resize(bytes));
-        has_room && !self.session.is_full()
     }
 
     /// Sends a frame; false when the socket has ended, or takes nothing while memory is wanted.
@@ -308,9 +329,10 @@ impl Driver {
     fn wakes_at(&self, now: Instant) -> Instant {
         let left = |until: Duration| until.saturating_sub(self.server.clock.now());
         let expires = self.caller.holds_until.map(|until| now + left(until));
+        let room = self.delayed.as_ref().map(|_| now + LOOK_EVERY);
         let times =
             [self.session.keep_alive_at(), self.pinged + PING_EVERY, self.heard + SILENT_FOR];
-        times.into_iter().chain(expires).min().unwrap_or(now)
+        times.into_iter().chain(expires).chain(room).min().unwrap_or(now)
     }
 
     /// Does what time asks for; `Some`: the socket ends.
@@ -373,11 +395,9 @@ impl Driver {
         subscription: Subscription,
         (caller, query, trail): (Arc<Caller>, Digest, Option<Trail>),
     ) {
-        if trail.is_some() {
-            self.server.lobby.attach(&id, &self.me, &caller);
-        }
+        let attached = trail.as_ref().map(|_| self.server.lobby.attach(&id, &self.me, &caller));
         let (abort, registration) = AbortHandle::new_pair();
-        let following = Following { abort, caller, query, trail };
+        let following = Following { abort, caller, query, _attached: attached, trail };
         self.following.insert(id.clone(), following);
         let next = follow(id, subscription, self.me.leave.clone());
         self.followed.push(Abortable::new(next, registration));
@@ -429,31 +449,33 @@ impl Driver {
             left.extend(changed);
         }
         let now = Instant::now();
+        // Each is attached until it waits, so that whoever comes back finds it at any time.
         let mut following = std::mem::take(&mut self.following);
         let parked = left.into_iter().filter_map(|Changed { id, subscription, news }| {
-            let Following { caller, query, trail, .. } = following.remove(&id)?;
-            let mut trail = trail?;
+            let Following { caller, query, trail, .. } = following.get_mut(&id)?;
+            let mut trail = trail.take()?;
             match news {
                 Some(Ok(commit)) => trail.tell(commit.position, now, &commit.changes),
                 Some(Err(_)) => return None,
                 None => {}
             }
-            Some((id, Parked { caller, query, subscription, trail }))
+            Some((id, Parked { caller: caller.clone(), query: *query, subscription, trail }))
         });
         let parked: Vec<(String, Parked)> = parked.collect();
-        following.into_keys().for_each(|id| self.server.lobby.forget(&id));
         if !self.server.stop.is_cancelled() {
             self.server.lobby.park(parked);
         }
+        drop(following);
         self.end = None;
     }
 
-    fn start(&mut self, task: TaskId, what: Task) {
+    fn start(&mut self, task: TaskId, what: Task, message: Kept) {
         let open = match &what {
             Task::Work(_, Some(id)) | Task::End(id, _) => self.transactions.get(id).cloned(),
             _ => None,
         };
-        self.tasks.spawn(tasks::run(self.server.clone(), self.caller.clone(), task, what, open));
+        let (server, caller) = (self.server.clone(), self.caller.clone());
+        self.tasks.spawn(tasks::run(server, caller, task, (what, message), open));
     }
 
     /// Tells the peer why, and gives him a moment to take it.

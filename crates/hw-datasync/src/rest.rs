@@ -20,7 +20,7 @@ use crate::change::Change;
 use crate::code;
 use crate::failure::{Failure, shown};
 use crate::server::DataSync;
-use crate::wire::{self, Expr, Literal, Order, Payload, Query, Selected};
+use crate::wire::{self, Expr, Literal, MAX_ROWS, Order, Payload, Query, Selected};
 use crate::work::{Kept, Work};
 
 /// First segments that are no tables.
@@ -113,17 +113,18 @@ pub(crate) async fn table(
     let (caller, asked, parts, body) = received(&server, &table, &TABLE, request).await?;
     match parts.method {
         Method::POST => {
-            let body = body_of(&server, &caller, &parts.headers, body).await?;
-            let records = payloads(&body)?;
-            let change = Work::Change(table, Change::Insert(records));
-            let (records, kept) = server.worker.run(&caller, change).await?;
+            let (body, message) = body_of(&server, &caller, &parts.headers, body).await?;
+            let change = Work::Change(table, Change::Insert(payloads(&body)?));
+            let (records, kept) = server.worker.run(&caller, change, message).await?;
             match (asked.single, records.as_slice()) {
                 (true, [record]) => Ok(json_of(record.clone(), kept)),
                 _ => Ok(json_of(listed(&records), kept)),
             }
         }
         _ => {
-            let (records, kept) = server.worker.run(&caller, Work::Query(asked.query)).await?;
+            let message = server.worker.keep(&caller, 0)?;
+            let query = Work::Query(asked.query);
+            let (records, kept) = server.worker.run(&caller, query, message).await?;
             Ok(json_of(listed(&records), kept))
         }
     }
@@ -143,18 +144,20 @@ pub(crate) async fn row(
     };
     match parts.method {
         Method::PATCH => {
-            let body = body_of(&server, &caller, &parts.headers, body).await?;
-            let change = Change::Update(vec![id], payload(&body)?);
-            one(server.worker.run(&caller, Work::Change(table, change)).await?, Failure::no_row())
+            let (body, message) = body_of(&server, &caller, &parts.headers, body).await?;
+            let change = Work::Change(table, Change::Update(vec![id], payload(&body)?));
+            one(server.worker.run(&caller, change, message).await?, Failure::no_row())
         }
         Method::DELETE => {
+            let message = server.worker.keep(&caller, 0)?;
             let change = Work::Change(table, Change::Delete(vec![id]));
-            let (_, kept) = server.worker.run(&caller, change).await?;
+            let (_, kept) = server.worker.run(&caller, change, message).await?;
             Ok(json_of("true".to_owned(), kept))
         }
         _ => {
+            let message = server.worker.keep(&caller, 0)?;
             let none = Failure::nothing_found(&table);
-            one(server.worker.run(&caller, Work::Find(table, vec![id])).await?, none)
+            one(server.worker.run(&caller, Work::Find(table, vec![id]), message).await?, none)
         }
     }
 }
@@ -258,12 +261,13 @@ fn asked(table: &str, parameters: &[(String, String)]) -> Result<Asked, Failure>
     })
 }
 
+/// The JSON of a body, and what counts that and what is made of it.
 async fn body_of(
     server: &DataSync,
     caller: &Caller,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Box<RawValue>, Refused> {
+) -> Result<(Box<RawValue>, Kept), Refused> {
     let is_json = headers.get(header::CONTENT_TYPE).is_none_or(|value| {
         let essence =
             value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -275,8 +279,10 @@ async fn body_of(
     let most = server.options.message_bytes;
     let received = server.edge.body_of(caller.holder(), body, most).await;
     let received = received.map_err(ApiError::from)?;
-    serde_json::from_slice(received.bytes())
-        .map_err(|_| bad("Expected JSON body, but it cannot be read as JSON").into())
+    let body: Box<RawValue> = serde_json::from_slice(received.bytes())
+        .map_err(|_| bad("Expected JSON body, but it cannot be read as JSON"))?;
+    let kept = server.worker.keep(caller, wire::of_body(&body))?;
+    Ok((body, kept))
 }
 
 /// One record, or several.
@@ -286,9 +292,10 @@ fn payloads(body: &RawValue) -> Result<Vec<Payload>, Failure> {
     }
     let records: Vec<&RawValue> =
         serde_json::from_str(body.get()).map_err(|_| bad("Expected an array of objects"))?;
-    match records.is_empty() {
-        true => Err(Failure::no_record()),
-        false => records.into_iter().map(payload).collect(),
+    match records.len() {
+        0 => Err(Failure::no_record()),
+        1..=MAX_ROWS => records.into_iter().map(payload).collect(),
+        _ => Err(bad(format!("A body may have {MAX_ROWS} records at most; send fewer at a time"))),
     }
 }
 

@@ -3,7 +3,8 @@
 //! In: what was told on a socket, what its client has shown to have received, the end of the socket. Out: the
 //! subscription for whoever comes back as the same caller with the same query, and which rows to tell anew.
 //! Invariants: nothing is resumed of which a part might be missing; rows that are told anew are whole, so that it
-//! does no harm if they were received after all; what waits is bounded in time, for each user, and for all.
+//! does no harm if they were received after all; what waits is bounded in time, for each user, and for all, and so are the bytes that
+//! are remembered.
 //!
 //! Source: `datasync.md` 21 R, "OURS".
 
@@ -12,6 +13,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hw_http::budget::{Budget, Share, Shares};
 use hw_http::holder::{Held, Most, Owner};
 use hw_live::{Change, Key, News, Record, Subscription};
 use hw_types::{EndLsn, Lsn};
@@ -23,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::Caller;
 use crate::wire::{Query, Resume};
 
-/// Rows that are remembered of one subscription until its client has shown to have received them, and their
-/// bytes.
+/// Rows that are remembered of one subscription until its client has shown to have received them.
 const MOST_ROWS: usize = 1_000;
+/// Bytes of them.
 const MOST_BYTES: usize = 1 << 20;
+/// What a row takes beside its key and its contents.
+const OF_ROW: usize = 64;
 /// Subscriptions of all users that wait.
 const MOST_WAITING: usize = 10_000;
 /// How long a socket that is given up for a newer one may take to end.
@@ -38,6 +42,7 @@ pub(crate) struct Trail {
     told: VecDeque<Told>,
     rows: usize,
     bytes: usize,
+    share: Share,
     /// The position behind which everything is here.
     complete_from: EndLsn,
     /// Whether what was told at that position itself may be missing.
@@ -50,14 +55,24 @@ struct Told {
     position: EndLsn,
     at: Instant,
     rows: Vec<(Key, Option<Record>)>,
-    bytes: usize,
+}
+
+impl Told {
+    fn bytes(&self) -> usize {
+        let of = |(key, record): &(Key, Option<Record>)| {
+            OF_ROW + key.len() + record.as_ref().map_or(0, |record| record.json().len())
+        };
+        self.rows.iter().map(of).sum()
+    }
 }
 
 impl Trail {
     /// Of a subscription whose first result is of this position.
-    pub fn new(first: EndLsn) -> Trail {
-        let (told, complete_from) = (VecDeque::new(), first);
-        Trail { told, rows: 0, bytes: 0, complete_from, is_cut: false, last: first }
+    ///
+    /// - Takes: what counts the bytes that are remembered.
+    fn new(first: EndLsn, share: Share) -> Trail {
+        let told = VecDeque::new();
+        Trail { told, rows: 0, bytes: 0, share, complete_from: first, is_cut: false, last: first }
     }
 
     /// The position of what was told last.
@@ -76,37 +91,37 @@ impl Trail {
             };
             (change.key().clone(), record)
         };
-        let rows: Vec<_> = changes.iter().map(now).collect();
-        let size = |(key, record): &(Key, Option<Record>)| {
-            key.len() + record.as_ref().map_or(0, |record| record.json().len())
-        };
-        let bytes = rows.iter().map(size).sum();
-        self.rows += rows.len();
-        self.bytes += bytes;
+        let told = Told { position, at, rows: changes.iter().map(now).collect() };
         self.last = self.last.max(position);
-        self.told.push_back(Told { position, at, rows, bytes });
-        while (self.rows > MOST_ROWS || self.bytes > MOST_BYTES)
-            && let Some(oldest) = self.forget_oldest()
-        {
-            (self.complete_from, self.is_cut) = (oldest, true);
-        }
+        self.rows += told.rows.len();
+        self.bytes += told.bytes();
+        self.told.push_back(told);
+        while !self.has_room() && self.forget(true) {}
     }
 
-    /// Forgets what was told first. Returns its position.
-    fn forget_oldest(&mut self) -> Option<EndLsn> {
-        let oldest = self.told.pop_front()?;
+    /// Whether there is room for all that is remembered.
+    fn has_room(&mut self) -> bool {
+        let is_small = self.rows <= MOST_ROWS && self.bytes <= MOST_BYTES;
+        is_small && self.share.resize(self.bytes).is_ok()
+    }
+
+    /// Forgets what was told first; false where nothing is left.
+    ///
+    /// - Takes: whether it may not have been received.
+    fn forget(&mut self, is_cut: bool) -> bool {
+        let Some(oldest) = self.told.pop_front() else { return false };
         self.rows -= oldest.rows.len();
-        self.bytes -= oldest.bytes;
-        Some(oldest.position)
+        self.bytes -= oldest.bytes();
+        (self.complete_from, self.is_cut) = (oldest.position, is_cut);
+        true
     }
 
     /// The client has received everything that was told before this.
     pub fn received(&mut self, before: Instant) {
-        while self.told.front().is_some_and(|oldest| oldest.at < before)
-            && let Some(oldest) = self.forget_oldest()
-        {
-            (self.complete_from, self.is_cut) = (oldest, false);
+        while self.told.front().is_some_and(|oldest| oldest.at < before) {
+            self.forget(false);
         }
+        self.share.resize(self.bytes).expect("invariant: less may always be");
     }
 
     /// The rows to tell to a client that says how far it has come, each as it was told last; `None` where it
@@ -169,6 +184,8 @@ struct Inner {
     state: Mutex<State>,
     stay: Duration,
     of_user: usize,
+    /// Counts what trails remember.
+    memory: Arc<Shares>,
     hasher: RandomState,
 }
 
@@ -188,6 +205,18 @@ pub(crate) struct Socket {
     pub leave: CancellationToken,
     /// Closed when its subscriptions wait.
     ended: watch::Receiver<()>,
+}
+
+/// A subscription is on a socket for as long as this lives.
+pub(crate) struct Attached {
+    lobby: Lobby,
+    id: String,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.lobby.0.state.lock().attached.remove(&self.id);
+    }
 }
 
 struct Waiting {
@@ -210,10 +239,12 @@ impl Socket {
 }
 
 impl Lobby {
-    /// - Takes: how long subscriptions wait, and how many of one user.
-    pub fn new(stay: Duration, of_user: usize) -> Lobby {
+    /// - Takes: how long subscriptions wait, and how many of one user; the bytes of rows that are remembered at
+    ///   most, one user's a quarter of it.
+    pub fn new(stay: Duration, of_user: usize, bytes: usize) -> Lobby {
         let (state, hasher) = (Mutex::default(), RandomState::new());
-        Lobby(Arc::new(Inner { state, stay, of_user, hasher }))
+        let memory = Shares::new(Budget::new(bytes), bytes, bytes / 4);
+        Lobby(Arc::new(Inner { state, stay, of_user, memory, hasher }))
     }
 
     /// What a query is. Nobody can make another one that is the same.
@@ -221,15 +252,21 @@ impl Lobby {
         self.0.hasher.hash_one(query)
     }
 
-    /// Notes on which socket a subscription is.
-    pub fn attach(&self, id: &str, socket: &Socket, caller: &Arc<Caller>) {
+    /// Notes on which socket a subscription is, for as long as what it returns lives.
+    pub fn attach(&self, id: &str, socket: &Socket, caller: &Arc<Caller>) -> Attached {
         let attached = (socket.clone(), caller.clone());
         self.0.state.lock().attached.insert(id.to_owned(), attached);
+        Attached { lobby: self.clone(), id: id.to_owned() }
     }
 
-    /// A subscription has ended.
-    pub fn forget(&self, id: &str) {
-        self.0.state.lock().attached.remove(id);
+    /// What is remembered of a subscription whose first result is of this position.
+    pub fn trail(&self, caller: &Caller, first: EndLsn) -> Trail {
+        Trail::new(first, self.0.memory.take(caller.holder(), 0).expect("invariant: nothing fits"))
+    }
+
+    /// Bytes of rows that are remembered, and how many there may be.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.0.memory.held(), self.0.memory.limit())
     }
 
     /// The subscriptions of a socket that has ended wait for its client.
@@ -238,7 +275,6 @@ impl Lobby {
         let mut state = self.0.state.lock();
         let mut ids = Vec::new();
         for (id, parked) in subscriptions {
-            state.attached.remove(&id);
             if state.park(&id, Waiting { parked, until }, self.0.of_user) {
                 ids.push(id);
             }
@@ -314,6 +350,16 @@ mod tests {
         EndLsn(Lsn(position))
     }
 
+    fn nobody() -> Caller {
+        Caller::anonymous(None, None)
+    }
+
+    fn trail(bytes: usize) -> (Lobby, Trail) {
+        let lobby = Lobby::new(Duration::from_secs(60), 10, bytes);
+        let trail = lobby.trail(&nobody(), at(10));
+        (lobby, trail)
+    }
+
     fn news(changes: &[(&str, Option<&str>)]) -> News<Change> {
         let change = |(key, record): &(&str, Option<&str>)| match record {
             Some(json) => Change::Insert { key: (*key).into(), record: Record::new(*json) },
@@ -328,7 +374,7 @@ mod tests {
 
     #[test]
     fn ds_21_rows_that_may_have_been_missed_are_told_as_they_are() {
-        let mut trail = Trail::new(at(10));
+        let (_, mut trail) = trail(8 << 20);
         let now = Instant::now();
         assert_eq!(missed(&trail, 10), Some(news(&[])));
         assert_eq!(missed(&trail, 9), None, "of before the first result");
@@ -347,7 +393,7 @@ mod tests {
 
     #[test]
     fn ds_21_what_was_received_is_forgotten_and_what_is_too_much_cannot_be_resumed() {
-        let mut trail = Trail::new(at(10));
+        let (_, mut trail) = trail(8 << 20);
         let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(1));
         trail.tell(at(20), early, &news(&[("1", Some("a"))]));
         trail.tell(at(30), late, &news(&[("2", Some("b"))]));
@@ -366,12 +412,51 @@ mod tests {
         trail.tell(at(50), late, &row(0));
         assert_eq!(missed(&trail, 40), None, "one of those of this position is gone");
         assert!(missed(&trail, 50).is_some());
-        let mut trail = Trail::new(at(10));
-        let large = "x".repeat(MOST_BYTES / 2 - 1);
-        for position in [20, 30, 40] {
-            trail.tell(at(position), late, &news(&[("1", Some(&large))]));
+    }
+
+    /// Rows are as large as they are: whoever answers no ping is remembered up to a number of bytes, alone and
+    /// with all others.
+    #[test]
+    fn f_69_what_may_not_have_been_received_is_bounded_in_bytes() {
+        let now = Instant::now();
+        let large = "x".repeat(2 * MOST_BYTES / 5);
+        let (lobby, mut one) = trail(8 << 20);
+        for position in 1..=3 {
+            one.tell(at(10 + position), now, &news(&[("1", Some(&large))]));
         }
-        assert_eq!(missed(&trail, 20), None, "it was forgotten, because it was large");
-        assert_eq!(missed(&trail, 30), Some(news(&[("1", Some(&large))])));
+        assert_eq!(missed(&one, 11), None);
+        assert!(missed(&one, 12).is_some(), "what is left can be resumed");
+        assert!(lobby.memory().0 <= MOST_BYTES, "{:?}", lobby.memory());
+        one.tell(at(20), now, &news(&[("1", Some(&"x".repeat(MOST_BYTES)))]));
+        assert_eq!((missed(&one, 13), lobby.memory().0), (None, 0), "too large by itself");
+        assert_eq!(missed(&one, 20), None, "which of it has come is not known");
+        one.tell(at(21), now, &news(&[("1", Some("a"))]));
+        assert_eq!(missed(&one, 21), Some(news(&[])));
+        one.received(now + Duration::from_secs(1));
+        assert_eq!((missed(&one, 21), lobby.memory().0), (Some(news(&[])), 0));
+        // Many, of one user.
+        let large = "x".repeat(100_000);
+        let lobby = Lobby::new(Duration::from_secs(60), 10, 1 << 20);
+        let caller = nobody();
+        let mut trails: Vec<Trail> = (0..10).map(|_| lobby.trail(&caller, at(10))).collect();
+        for trail in &mut trails {
+            trail.tell(at(11), now, &news(&[("1", Some(&large))]));
+        }
+        assert!(lobby.memory().0 <= 1 << 18, "{:?}", lobby.memory());
+        let known = trails.iter().filter(|trail| missed(trail, 10).is_some()).count();
+        assert_eq!(known, 2, "the rest ask anew");
+        drop(trails);
+        assert_eq!(lobby.memory().0, 0);
+    }
+
+    #[test]
+    fn f_69_a_subscription_is_attached_for_as_long_as_somebody_holds_it() {
+        let (lobby, _) = trail(8 << 20);
+        let (socket, _end) = Socket::new();
+        let caller = Arc::new(nobody());
+        let attached = ["a", "b"].map(|id| lobby.attach(id, &socket, &caller));
+        assert_eq!(lobby.0.state.lock().attached.len(), 2);
+        drop(attached);
+        assert!(lobby.0.state.lock().attached.is_empty());
     }
 }

@@ -45,7 +45,7 @@ impl DataSync {
         DataSync {
             worker: Worker::new(statements, live, options.clone()),
             sockets: Places::new(all, of_user),
-            lobby: Lobby::new(options.resume, options.subscriptions),
+            lobby: Lobby::new(options.resume, options.subscriptions, options.answer_bytes),
             edge,
             hooks,
             options,
@@ -57,6 +57,7 @@ impl DataSync {
     /// What is used of its bounds.
     pub(crate) fn bounds(&self) -> Vec<Bound> {
         let of = |name, places: &Places| Bound::new(name, places.taken(), places.limit());
+        let (told, most_told) = self.lobby.memory();
         vec![
             of("sockets", &self.sockets),
             of("statements", &self.worker.connections),
@@ -66,6 +67,7 @@ impl DataSync {
                 self.worker.answers.held(),
                 self.worker.answers.limit(),
             ),
+            Bound::new("resume_memory_bytes", told, most_told),
         ]
     }
 }

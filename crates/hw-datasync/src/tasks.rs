@@ -60,16 +60,18 @@ impl Finished {
 
 /// Does a task.
 ///
-/// - Takes: the transaction that it is of, if that is still there.
+/// - Takes: what counts its message; the transaction that it is of, if that is still there.
 pub(crate) async fn run(
     server: DataSync,
     caller: Arc<Caller>,
     task: TaskId,
-    what: Task,
+    (what, message): (Task, Kept),
     open: Option<Interactive>,
 ) -> Finished {
     let done = match what {
-        Task::Work(work, None) => records(task, server.worker.run(&caller, work).await),
+        Task::Work(work, None) => {
+            records(task, server.worker.run(&caller, work, message.clone()).await)
+        }
         Task::Work(work, Some(id)) => match open {
             Some(open) => records(task, server.worker.run_in(&open, &caller, work).await),
             None => Err(Failure::no_transaction(&id)),
@@ -90,6 +92,7 @@ pub(crate) async fn run(
         Task::Login(token) => login(&server, task, token).await,
         Task::Hook { tag, json } => hook(&server, &caller, task, &tag, &json).await,
     };
+    drop(message);
     done.unwrap_or_else(|failure| Finished::with(task, Outcome::Failed(failure)))
 }
 
@@ -123,7 +126,11 @@ async fn subscribe(
             let bytes = rows.iter().map(|(_, record)| record.json().len()).sum();
             let kept = server.worker.keep(&caller, bytes)?;
             let records = rows.iter().map(|(_, record)| record.json().to_owned()).collect();
-            (Outcome::Rows(records, position), Some(Trail::new(position)), Some(kept))
+            (
+                Outcome::Rows(records, position),
+                Some(server.lobby.trail(&caller, position)),
+                Some(kept),
+            )
         }
     };
     let began = Some(Began { id, subscription, caller, query: digest, trail, missed: Vec::new() });

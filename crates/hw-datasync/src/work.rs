@@ -32,18 +32,14 @@ pub enum Work {
     Change(String, Change),
 }
 
-/// Bytes of an answer that count until it was sent: until the last clone goes.
-#[derive(Clone)]
+/// Bytes that count until the last clone goes: those of an answer until it was sent, those of a message until it
+/// is done.
+#[derive(Clone, Debug)]
 pub struct Kept(Arc<Mutex<Share>>);
 
-impl Kept {
-    fn grow(&self, bytes: usize) -> bool {
-        self.0.lock().grow(bytes).is_ok()
-    }
-
-    /// Counts this many from now on; false where there is no room for more than before.
-    pub fn resize(&self, bytes: usize) -> bool {
-        self.0.lock().resize(bytes).is_ok()
+impl From<Share> for Kept {
+    fn from(share: Share) -> Kept {
+        Kept(Arc::new(Mutex::new(share)))
     }
 }
 
@@ -57,7 +53,7 @@ pub struct Worker {
     pub(crate) connections: Arc<Places>,
     /// Open transactions.
     pub(crate) transactions: Arc<Places>,
-    /// Bytes of answers that were not sent yet.
+    /// Bytes of answers that were not sent yet, and of messages that are not done.
     pub(crate) answers: Arc<Shares>,
 }
 
@@ -74,8 +70,9 @@ impl Worker {
         let connections = Places::with_further(connections, of_user, connections / 4);
         let all = options.all_transactions;
         let transactions = Places::new(all, (all / 4).max(1));
-        // One answer alone always fits.
-        let of_user = (options.answer_bytes / 4).max(statements.max_result_bytes());
+        // One message and its answer always fit.
+        let one = statements.max_result_bytes() + options.message_bytes;
+        let of_user = (options.answer_bytes / 4).max(one);
         let most = options.answer_bytes.max(of_user);
         let answers = Shares::new(Budget::new(most), most, of_user);
         Worker { statements, live, connections, transactions, answers, options }
@@ -107,29 +104,36 @@ impl Worker {
         (access, make)
     }
 
-    /// Counts bytes of an answer to somebody.
+    /// Counts bytes of somebody's message, or of an answer to him.
     ///
-    /// - Errors: he, or all, have too many that are not read.
+    /// - Errors: he, or all, have too many that are not done or not read.
     pub fn keep(&self, caller: &Caller, bytes: usize) -> Result<Kept, Failure> {
         let share = self.answers.take(caller.holder(), bytes);
-        share.map(|share| Kept(Arc::new(Mutex::new(share)))).map_err(|_| Failure::unread())
+        share.map(Kept::from).map_err(|_| Failure::unread())
     }
 
     fn tally(&self, caller: &Caller) -> Result<(Kept, Tally), Failure> {
         let kept = self.keep(caller, 0)?;
         let counted = kept.clone();
-        Ok((kept, Arc::new(move |bytes| counted.grow(bytes))))
+        Ok((kept, Arc::new(move |bytes| counted.0.lock().grow(bytes).is_ok())))
     }
 
     /// Does the work as one transaction of its author. It ends in the database when nobody waits for it any
     /// more, and keeps its place until then.
     ///
+    /// - Takes: what counts the message.
     /// - Returns: the records of all rows, and what counts them.
-    pub async fn run(&self, caller: &Caller, work: Work) -> Result<(Vec<String>, Kept), Failure> {
+    pub async fn run(
+        &self,
+        caller: &Caller,
+        work: Work,
+        message: Kept,
+    ) -> Result<(Vec<String>, Kept), Failure> {
         let (table, statements) = (self.table(&work), self.make(work));
         let place = self.connections.wait(caller.holder()).await;
         let (kept, tally) = self.tally(caller)?;
-        let running = self.statements.run(&caller.author, &table, statements, tally, place);
+        let held = (place, message);
+        let running = self.statements.run(&caller.author, &table, statements, tally, held);
         Ok((running.await?.into_iter().flatten().collect(), kept))
     }
 

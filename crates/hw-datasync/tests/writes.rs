@@ -65,21 +65,22 @@ async fn ds_8_several_records_have_the_union_of_their_fields_in_their_order() {
 async fn ds_8_more_values_than_one_statement_has_are_one_transaction_all_the_same() {
     let rig = Rig::start().await;
     let mut amy = rig.connect("amy").await;
-    let mut records: Vec<Value> = (0..35_000).map(|n| json!({"id": n, "n": n})).collect();
-    let answer = amy.ask(create_all("counters", json!(records))).await;
+    let record = |n: u32| json!({"id": row_id(n), "n": n, "price": n, "type": "a"});
+    let mut records: Vec<Value> = (0..8_000).map(record).collect();
+    let answer = amy.ask(create_all("tasks", json!(records))).await;
     assert_eq!(
         answer["records"].as_array().map(Vec::len),
-        Some(35_000),
+        Some(8_000),
         "{}",
         answer["errorMessage"]
     );
-    for record in &mut records {
-        record["id"] = (record["id"].as_i64().expect("a number") + 100_000).into();
+    for (record, n) in records.iter_mut().zip(100_000..) {
+        record["id"] = row_id(n).into();
     }
-    records.last_mut().expect("some")["id"] = json!(1);
-    let answer = amy.ask(create_all("counters", json!(records))).await;
+    records.last_mut().expect("some")["id"] = row_id(1).into();
+    let answer = amy.ask(create_all("tasks", json!(records))).await;
     assert_eq!(answer["sqlstate"], "23505");
-    assert_eq!(rig.ask("SELECT count(*) FROM counters").await, "35000", "nothing of the second");
+    assert_eq!(rig.ask("SELECT count(*) FROM tasks").await, "8000", "nothing of the second");
 }
 
 #[tokio::test]

@@ -406,9 +406,9 @@ pub const SETTINGS: &[Setting] = &[
         "limits.answer_memory",
         Kind::Bytes(1 << 20),
         "Memory of answers of live queries and of `/api/…` that are being read from the database or on \
-         their way to sockets, and of messages that wait for their turn. One user has a quarter of it, and \
-         at least `datasync.max_result`. Above it further ones are refused (HW5311); above half of it whoever \
-         takes nothing for 10 s is cut.",
+         their way to sockets, and of messages that are not done. One user has a quarter of it, and at least \
+         `datasync.max_message` and `datasync.max_result` together. Above it further answers are refused (HW5311), \
+         and further messages wait; above half of it whoever takes nothing for 10 s is cut.",
         "256 MB",
     )
     .default("64 MB"),

@@ -29,7 +29,7 @@ use crate::change::Change;
 use crate::code;
 use crate::failure::Failure;
 use crate::wire::{Answer, BadMessage, Message, Query, Request, Resume};
-use crate::work::Work;
+use crate::work::{Kept, Work};
 use events::Appends;
 pub use events::Telling;
 use order::Lane;
@@ -50,8 +50,12 @@ pub type TaskId = u64;
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A message came.
-    Message(&'a str),
+    /// A message came, and what counts it until it is done.
+    Message(&'a str, Kept),
+    /// A message came for which there is no room yet.
+    Delayed,
+    /// A message came for which there is never room.
+    TooHeavy(&'a str),
     /// A task ended.
     Done(TaskId, Outcome),
     /// A transaction is over, though nobody ended it.
@@ -65,14 +69,14 @@ pub enum Event<'a> {
 }
 
 /// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Effect {
     /// Send this.
     Send(String),
     /// Send what changed.
     Tell(Telling),
-    /// Start this.
-    Start(TaskId, Task),
+    /// Start this; what counts its message is held until it is done.
+    Start(TaskId, Task, Kept),
     /// Forget this transaction.
     Forget(String),
     /// End this subscription.
@@ -143,6 +147,8 @@ pub struct Session {
     limits: Limits,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Since when a message has no room.
+    delayed: Option<Instant>,
     running: HashMap<TaskId, Running>,
     next_task: TaskId,
     transactions: HashMap<String, Standing>,
@@ -156,6 +162,7 @@ struct Waiting {
     request: i64,
     message: Message,
     bytes: usize,
+    kept: Kept,
     arrived: Instant,
 }
 
@@ -206,6 +213,7 @@ impl Session {
             limits,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            delayed: None,
             running: HashMap::new(),
             next_task: 0,
             transactions: HashMap::new(),
@@ -218,7 +226,9 @@ impl Session {
     /// Takes an event; appends what is to be done, in order.
     pub fn handle(&mut self, now: Instant, event: Event<'_>, effects: &mut Vec<Effect>) {
         match event {
-            Event::Message(json) => self.message(now, json, effects),
+            Event::Message(json, kept) => self.message(now, json, kept, effects),
+            Event::Delayed => drop(self.delayed.get_or_insert(now)),
+            Event::TooHeavy(json) => self.too_heavy(json, effects),
             Event::Done(task, outcome) => self.done(task, outcome, effects),
             Event::TransactionOver(id) => self.over(id, effects),
             Event::News(id, news, position) => self.news(id, news, position, effects),
@@ -239,34 +249,30 @@ impl Session {
         self.waiting.len() >= WAITING || self.waiting_bytes > self.limits.waiting_bytes
     }
 
-    /// Bytes of messages that wait for their turn.
-    pub fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
-    }
-
     /// When time matters next.
     pub fn keep_alive_at(&self) -> Instant {
         let waiting = self.waiting.front().map(|waiting| waiting.arrived);
-        let oldest = self.running.values().map(|running| running.arrived).chain(waiting).min();
+        let running = self.running.values().map(|running| running.arrived);
+        let oldest = running.chain(waiting).chain(self.delayed).min();
         oldest.map_or(self.last_sent + STILL_HERE, |oldest| oldest.max(self.last_sent) + KEEP_ALIVE)
     }
 
-    fn message(&mut self, now: Instant, json: &str, effects: &mut Vec<Effect>) {
+    fn message(&mut self, now: Instant, json: &str, kept: Kept, effects: &mut Vec<Effect>) {
+        let arrived = self.delayed.take().unwrap_or(now);
         match Request::read(json) {
             Ok(Request { id, message }) => {
                 self.waiting_bytes += json.len();
                 let bytes = json.len();
-                self.waiting.push_back(Waiting { request: id, message, bytes, arrived: now });
+                self.waiting.push_back(Waiting { request: id, message, bytes, kept, arrived });
             }
-            Err(BadMessage { request: Some(id), what }) => {
-                let failure = Failure::new(code::MESSAGE, what.0);
-                effects.push(Effect::Send(failure.answer(id)));
-            }
-            Err(BadMessage { request: None, what }) => {
-                let answer = Answer::FailedToDecodeMessageError { error_message: &what.0 };
-                effects.push(Effect::Send(answer.json()));
-            }
+            Err(BadMessage { request, what }) => refuse(request, what.0, effects),
         }
+    }
+
+    fn too_heavy(&mut self, json: &str, effects: &mut Vec<Effect>) {
+        let what =
+            "the message has more values than one user may have in memory; send fewer at a time";
+        refuse(Request::number(json), what.to_owned(), effects);
     }
 
     /// Starts everything whose turn it is.
@@ -294,7 +300,7 @@ impl Session {
 
     /// Starts a message's task; whether there is one. What cannot be begun is answered.
     fn start(&mut self, waiting: Waiting, lane: Lane, effects: &mut Vec<Effect>) -> bool {
-        let Waiting { request, message, arrived, .. } = waiting;
+        let Waiting { request, message, kept, arrived, .. } = waiting;
         if let Message::Unsubscribe { subscription } = message {
             self.unsubscribe(request, subscription, effects);
             return false;
@@ -310,7 +316,7 @@ impl Session {
         let id = self.next_task;
         self.next_task += 1;
         self.running.insert(id, Running { request, lane, arrived, kind });
-        effects.push(Effect::Start(id, task));
+        effects.push(Effect::Start(id, task, kept));
         true
     }
 
@@ -525,6 +531,15 @@ impl Session {
         };
         effects.push(Effect::Send(answer));
     }
+}
+
+/// Answers what is not looked at any further, under its number where it has one.
+fn refuse(request: Option<i64>, what: String, effects: &mut Vec<Effect>) {
+    let answer = match request {
+        Some(id) => Failure::new(code::MESSAGE, what).answer(id),
+        None => Answer::FailedToDecodeMessageError { error_message: &what }.json(),
+    };
+    effects.push(Effect::Send(answer));
 }
 
 /// A task brought back what nobody asked it for.

@@ -1,7 +1,9 @@
 //! Sessions without sockets or databases: what is started when, and what is answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hw_http::budget::{Budget, Shares};
 use serde_json::{Value, json};
 
 use super::*;
@@ -9,11 +11,15 @@ use super::*;
 /// A session, and what it did.
 struct Rig {
     session: Session,
+    /// Counts messages.
+    memory: Arc<Shares>,
     now: Instant,
     started: Vec<(TaskId, Task)>,
     sent: Vec<Value>,
     forgotten: Vec<String>,
     unsubscribed: Vec<String>,
+    /// What tasks hold.
+    kept: HashMap<TaskId, Kept>,
 }
 
 impl Rig {
@@ -26,7 +32,17 @@ impl Rig {
             format!("id-{number}")
         };
         let session = Session::new(limits, now, new_id);
-        Rig { session, now, started: vec![], sent: vec![], forgotten: vec![], unsubscribed: vec![] }
+        let memory = Shares::new(Budget::new(1_000_000), 1_000_000, 1_000_000);
+        Rig {
+            session,
+            memory,
+            now,
+            started: vec![],
+            sent: vec![],
+            forgotten: vec![],
+            unsubscribed: vec![],
+            kept: HashMap::new(),
+        }
     }
 
     fn handle(&mut self, event: Event<'_>) {
@@ -41,7 +57,10 @@ impl Rig {
                         texts.map(|text| serde_json::from_str::<Value>(&text).expect("JSON")),
                     );
                 }
-                Effect::Start(id, task) => self.started.push((id, task)),
+                Effect::Start(id, task, kept) => {
+                    self.kept.insert(id, kept);
+                    self.started.push((id, task));
+                }
                 Effect::Forget(id) => self.forgotten.push(id),
                 Effect::Unsubscribe(id) => self.unsubscribed.push(id),
             }
@@ -49,10 +68,16 @@ impl Rig {
     }
 
     fn message(&mut self, message: Value) {
-        self.handle(Event::Message(&message.to_string()));
+        self.text(&message.to_string());
+    }
+
+    fn text(&mut self, text: &str) {
+        let share = self.memory.take("amy", text.len()).expect("there is room");
+        self.handle(Event::Message(text, share.into()));
     }
 
     fn done(&mut self, task: TaskId, outcome: Outcome) {
+        self.kept.remove(&task);
         self.handle(Event::Done(task, outcome));
     }
 
@@ -249,7 +274,7 @@ fn ds_17_something_is_sent_every_fifteen_seconds_when_nothing_happens() {
 #[test]
 fn ds_13_what_cannot_be_read_is_answered_and_the_session_goes_on() {
     let mut rig = Rig::new();
-    rig.handle(Event::Message("nonsense"));
+    rig.text("nonsense");
     rig.message(json!({"tag": 7, "requestId": 0}));
     rig.message(json!([1, 2]));
     let tags: Vec<Value> = rig.sent().iter().map(|sent| sent["tag"].clone()).collect();
@@ -288,6 +313,44 @@ fn messages_that_wait_are_bounded_by_number_and_by_bytes() {
         task += 1;
     }
     assert_eq!((rig.session.waiting_bytes, rig.session.is_full()), (0, false));
+}
+
+#[test]
+fn f_69_a_message_counts_until_its_task_is_done() {
+    let mut rig = Rig::new();
+    let length = create(0, None).to_string().len();
+    rig.message(create(0, None));
+    rig.message(create(1, None));
+    assert_eq!((rig.started(), rig.memory.held()), (vec![0], 2 * length), "one runs, one waits");
+    rig.done(0, records(&["{}"]));
+    assert_eq!((rig.started(), rig.memory.held()), (vec![1], length));
+    rig.done(1, Outcome::Failed(Failure::new(1, "no")));
+    assert_eq!(rig.memory.held(), 0);
+    // Nor does what has no task.
+    rig.text("nonsense");
+    rig.message(commit(2, "nothing"));
+    rig.message(json!({"tag": "DeleteDataSubscription", "requestId": 3, "subscriptionId": "x"}));
+    assert_eq!((rig.started(), rig.memory.held()), (vec![], 0));
+}
+
+#[test]
+fn ds_17_something_is_sent_while_a_message_waits_for_room() {
+    let mut rig = Rig::new();
+    rig.handle(Event::Delayed);
+    rig.now += Duration::from_secs(2);
+    rig.handle(Event::Delayed);
+    rig.now += Duration::from_secs(1);
+    rig.handle(Event::Tick);
+    assert_eq!(rig.sent(), [json!({"tag": "KeepAlive"})]);
+    rig.message(query(0, None));
+    rig.done(0, records(&[]));
+    rig.sent();
+    assert_eq!(rig.session.keep_alive_at(), rig.now + STILL_HERE);
+    rig.handle(Event::TooHeavy(&query(1, None).to_string()));
+    rig.handle(Event::TooHeavy("nonsense"));
+    let sent = rig.sent();
+    assert_eq!((&sent[0]["tag"], &sent[0]["requestId"]), (&json!("DataSyncError"), &json!(1)));
+    assert_eq!(sent[1]["tag"], "FailedToDecodeMessageError");
 }
 
 fn subscribe(request: i64) -> Value {

@@ -15,6 +15,9 @@ pub struct Request {
     pub message: Message,
 }
 
+/// Rows that one message may name, or bring.
+pub const MAX_ROWS: usize = 10_000;
+
 /// Values of a record by field.
 pub type Payload = BTreeMap<String, Literal>;
 
@@ -76,13 +79,13 @@ pub struct BadMessage {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object")]
-struct Wire<'a> {
+pub(super) struct Wire<'a> {
     #[serde(borrow)]
-    tag: Option<&'a RawValue>,
+    pub(super) tag: Option<&'a RawValue>,
     #[serde(borrow)]
     request_id: Option<&'a RawValue>,
     #[serde(borrow)]
-    query: Option<&'a RawValue>,
+    pub(super) query: Option<&'a RawValue>,
     #[serde(borrow)]
     resume: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -94,20 +97,26 @@ struct Wire<'a> {
     #[serde(borrow)]
     table: Option<&'a RawValue>,
     #[serde(borrow)]
-    record: Option<&'a RawValue>,
+    pub(super) record: Option<&'a RawValue>,
     #[serde(borrow)]
-    records: Option<&'a RawValue>,
+    pub(super) records: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
-    ids: Option<&'a RawValue>,
+    pub(super) ids: Option<&'a RawValue>,
     #[serde(borrow)]
-    patch: Option<&'a RawValue>,
+    pub(super) patch: Option<&'a RawValue>,
     #[serde(borrow)]
     jwt: Option<&'a RawValue>,
 }
 
 impl Request {
+    /// The number of a message of which nothing else is looked at.
+    pub fn number(json: &str) -> Option<i64> {
+        let wire: Wire<'_> = serde_json::from_str(json).ok()?;
+        wire.request_id?.get().parse().ok()
+    }
+
     /// Reads a message.
     pub fn read(json: &str) -> Result<Request, BadMessage> {
         let unnumbered = |what| BadMessage { request: None, what };
@@ -152,8 +161,7 @@ impl Wire<'_> {
                 transaction: transaction()?,
             },
             "CreateRecordsMessage" => {
-                let records: Vec<&RawValue> =
-                    read("field `records`", given("records", self.records)?.get())?;
+                let records = several("records", self.records)?;
                 Message::Create {
                     table: table()?,
                     records: records.into_iter().map(payload).collect::<Result<_, _>>()?,
@@ -198,16 +206,24 @@ impl Wire<'_> {
         };
         match several {
             false => Ok(vec![one(given("id", self.id)?)?]),
-            true => {
-                let ids: Vec<&RawValue> = read("field `ids`", given("ids", self.ids)?.get())?;
-                ids.into_iter().map(one).collect()
-            }
+            true => self::several("ids", self.ids)?.into_iter().map(one).collect(),
         }
     }
 }
 
 fn given<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, Unreadable> {
     raw.map_or_else(|| unreadable(format!("missing field `{name}`")), Ok)
+}
+
+/// What stands for several rows.
+fn several<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Vec<&'a RawValue>, Unreadable> {
+    let all: Vec<&RawValue> = read(&format!("field `{name}`"), given(name, raw)?.get())?;
+    match all.len() {
+        0..=MAX_ROWS => Ok(all),
+        _ => unreadable(format!(
+            "field `{name}` may have {MAX_ROWS} elements at most; send fewer at a time"
+        )),
+    }
 }
 
 pub(super) fn text(name: &str, raw: Option<&RawValue>) -> Result<String, Unreadable> {

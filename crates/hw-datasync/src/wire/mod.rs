@@ -9,10 +9,12 @@ use serde::Deserialize;
 mod answer;
 mod message;
 mod query;
+mod weight;
 
 pub use answer::Answer;
-pub use message::{BadMessage, Message, Payload, Request, Resume, payload};
+pub use message::{BadMessage, MAX_ROWS, Message, Payload, Request, Resume, payload};
 pub use query::{Expr, Literal, Operator, Order, Query, Selected};
+pub use weight::{of_body, of_message};
 
 /// Why a message or a query cannot be read, in words for its author.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +87,15 @@ fn shown(word: &str) -> String {
 
 /// How deep arrays and objects nest in a text, at most; right for every text that is JSON.
 fn depth(json: &str) -> usize {
-    let (mut deepest, mut depth) = (0_usize, 0_usize);
+    let mut deepest = 0;
+    each_of_structure(json, |_, depth| deepest = deepest.max(depth));
+    deepest
+}
+
+/// Calls with every bracket, brace and comma of a JSON text outside of its strings, and in how many arrays and
+/// objects it stands, its own among them.
+fn each_of_structure(json: &str, mut call: impl FnMut(u8, usize)) {
+    let mut depth = 0_usize;
     let (mut in_text, mut escaped) = (false, false);
     for byte in json.bytes() {
         match byte {
@@ -94,13 +104,16 @@ fn depth(json: &str) -> usize {
             b'"' => in_text = !in_text,
             b'{' | b'[' if !in_text => {
                 depth += 1;
-                deepest = deepest.max(depth);
+                call(byte, depth);
             }
-            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            b'}' | b']' if !in_text => {
+                call(byte, depth);
+                depth = depth.saturating_sub(1);
+            }
+            b',' if !in_text => call(byte, depth),
             _ => {}
         }
     }
-    deepest
 }
 
 #[cfg(test)]
