@@ -5,7 +5,7 @@
 //! case is a line of a table. Invariants: a slot whose store was alive a moment ago is not taken
 //! from it (FD-28); numbers are given anew exactly where the store is new or behind its clients
 //! (E-3). It is behind when the slot was confirmed beyond it (but for one that it made itself for a copy that was
-//! interrupted), when another store used the slot, or when
+//! interrupted: what that began with is copied and compared, wherever the slot stands), when another store used the slot, or when
 //! the source remembers a number that it never gave; whatever else is the case, and also while the
 //! slot is not ours to take: nobody is answered from it then, and it is compared (FD-27, FD-30).
 
@@ -33,7 +33,10 @@ pub struct Ours {
     pub lacks: bool,
     /// Oid of the publication that its rows came through; `None` when none is noted.
     pub publication: Option<u32>,
-    /// Whether this store made the slot that is there, for a copy of everything that was interrupted.
+    /// Whether a copy of everything was begun and has not entered: what is stored is not of the history that the
+    /// slot goes on with, wherever that stands.
+    pub interrupted: bool,
+    /// Whether this store made the slot that is there, for that copy.
     pub made_slot: bool,
     /// How long this process has seen nobody use the slot.
     pub watched: Duration,
@@ -81,10 +84,9 @@ pub struct Decision {
 pub fn decide(stored: Option<&Stored>, ours: &Ours, found: &Found) -> Decision {
     let mut verdict = check(stored, found);
     let other = found.memory.filter(|memory| memory.store != ours.store);
-    if ours.made_slot
-        && let Verdict::ComparedRecopy { reason: reason @ Recopy::Hole, .. } = &mut verdict
-    {
-        *reason = Recopy::CopyInterrupted;
+    let is_hole = matches!(verdict, Verdict::ComparedRecopy { reason: Recopy::Hole, .. });
+    if verdict == Verdict::Stream && ours.interrupted || is_hole && ours.made_slot {
+        verdict = Verdict::ComparedRecopy { reason: Recopy::CopyInterrupted, drop_slot: true };
     }
     let hole = matches!(verdict, Verdict::ComparedRecopy { reason: Recopy::Hole, .. });
     let behind = stored.is_some() && (hole || other.is_some() || ours.lacks);
@@ -202,6 +204,7 @@ mod tests {
             store: US,
             lacks: false,
             publication: Some(9),
+            interrupted: false,
             made_slot: false,
             watched: Duration::ZERO,
             take_over: TakeOver::WhenGone,
@@ -236,13 +239,15 @@ mod tests {
         let none: Option<Stored> = None;
         let watched = Ours { watched: LEASE, ..ours() };
         let told = Ours { take_over: TakeOver::Now, ..ours() };
-        let begun = Ours { made_slot: true, ..ours() };
+        let begun = Ours { interrupted: true, made_slot: true, ..ours() };
+        let elsewhere = Ours { interrupted: true, ..ours() };
         let beyond = Found { slot: Some(slot(2501)), ..with(memory(US, 400, 1), None) };
         let back = Found { flush_lsn: EndLsn(Lsn(2499)), ..with(memory(US, 400, 1), here()) };
         let publication = |oid| Found { publication: oid, ..with(memory(US, 400, 1), here()) };
         let hole = "compare: the slot was confirmed beyond what is stored";
         let other = "compare: the publication is another one than before";
         let gone = "compare: the slot was dropped";
+        let interrupted = "compare: a copy of everything was interrupted";
         let back_again = "compare: the store was put back, or another one was in its place";
         let lacks = Ours { lacks: true, ..ours() };
         let taken = Found { slot: Some(slot(2501)), ..with(memory(THEM, 700, 5), None) };
@@ -255,6 +260,7 @@ mod tests {
             "overtaken, and back",
             "overtaken, and lost the slot",
             "hole",
+            "an older store, and the copy interrupted",
             "an older store on a quiet source",
             "slot gone, remembered in a gap",
             "slot lost, remembered in a gap",
@@ -331,8 +337,33 @@ mod tests {
                 &full,
                 begun.clone(),
                 beyond,
-                "compare: a copy of everything was interrupted",
+                interrupted,
                 Epoch::Keep,
+            ),
+            // Or before the store's end: the source was put back, and its log has grown past that since.
+            (
+                "source put back, and the copy interrupted",
+                &full,
+                begun.clone(),
+                with(memory(US, 400, 5), here()),
+                interrupted,
+                Epoch::Keep,
+            ),
+            (
+                "the same, and the slot was moved",
+                &full,
+                elsewhere,
+                with(memory(US, 400, 5), here()),
+                interrupted,
+                Epoch::Keep,
+            ),
+            (
+                "an older store, and the copy interrupted",
+                &full,
+                Ours { lacks: true, ..begun.clone() },
+                with(memory(US, 501, 5), here()),
+                interrupted,
+                new(501 + MARGIN),
             ),
             (
                 "an older store on a quiet source",

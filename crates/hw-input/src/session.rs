@@ -107,6 +107,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
         store: kept.store,
         lacks: found.memory.is_some_and(|memory| context.replica.lacks(memory.op_id)),
         publication: publication(&context.plan().tables),
+        interrupted: kept.copying.is_some(),
         made_slot: made_slot(kept, found),
         watched,
         take_over,
@@ -150,6 +151,10 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     };
     if let Verdict::Refuse(finding) = verdict {
         return Err(Ended::Finding(Box::new(finding)));
+    }
+    if verdict != Verdict::Stream {
+        // The copy is of the history that there is.
+        memory.lost = None;
     }
     number(context, decision.epoch).await?;
     // Before clients are shown anything: however soon this process dies, a store that does not have its

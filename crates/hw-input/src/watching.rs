@@ -185,7 +185,7 @@ impl Watch {
             controls.extend(self.difference(&client, &catalog, comes_again, durable, table).await?);
         }
         let waits = !self.suspected.is_empty() || before > 0;
-        controls.extend(self.refused(&plan.refused, &resolved));
+        controls.extend(self.refused(&plan.refused, &resolved, &missing));
         let settled = controls.is_empty();
         self.eventful = !settled || self.suspected.values().any(|s| s.until.is_none());
         for control in controls {
@@ -276,10 +276,17 @@ impl Watch {
     }
 
     /// The tables that exist and cannot be replicated, if they are others than before.
-    fn refused(&mut self, noted: &BTreeSet<TableName>, resolved: &Resolved) -> Option<Control> {
-        let names: BTreeSet<TableName> =
-            resolved.refused.iter().filter_map(|refused| refused.table.clone()).collect();
-        if *self.refused.as_ref().unwrap_or(noted) == names {
+    ///
+    /// - Takes: those that the engine has noted; those that can be and are not in the replica.
+    fn refused(
+        &mut self,
+        noted: &BTreeSet<TableName>,
+        resolved: &Resolved,
+        missing: &BTreeSet<&TableName>,
+    ) -> Option<Control> {
+        let before = self.refused.as_ref().unwrap_or(noted);
+        let names = still_refused(before, resolved, missing);
+        if *before == names {
             return None;
         }
         resolved.findings().for_each(Diagnostic::log);
@@ -334,6 +341,18 @@ impl Watch {
     }
 }
 
+/// The tables that exist and cannot be replicated. One that could not be and now can is one of them until it
+/// has entered: what reads it would be shown without its rows.
+fn still_refused(
+    before: &BTreeSet<TableName>,
+    resolved: &Resolved,
+    missing: &BTreeSet<&TableName>,
+) -> BTreeSet<TableName> {
+    let now = resolved.refused.iter().filter_map(|refused| refused.table.clone());
+    let mended = before.iter().filter(|name| missing.contains(name)).cloned();
+    now.chain(mended).collect()
+}
+
 /// Says whose locks a look at the catalog waits for, if it does.
 async fn name_blockers(context: &Context, backend: u32) {
     let ask = async {
@@ -351,4 +370,32 @@ async fn name_blockers(context: &Context, backend: u32) {
 pub(crate) fn publication(known: &Tables) -> Option<u32> {
     let sent = |table: &ReplicaTable| table.facts.as_ref()?.published.sent().map(|s| s.publication);
     known.values().filter(|table| !table.stale).find_map(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hw_pg::catalog::Refused;
+
+    #[test]
+    fn fd_22_a_refused_table_that_is_mended_is_refused_until_it_has_entered() {
+        let name = |name: &str| TableName::new("public", name);
+        let names =
+            |listed: &[&str]| -> BTreeSet<TableName> { listed.iter().map(|n| name(n)).collect() };
+        let check = |before: &[&str], refused: &[&str], missing: &[&str], expected: &[&str]| {
+            let finding = || Diagnostic::error(code::SESSION, "no key");
+            let refused = refused
+                .iter()
+                .map(|table| Refused { table: Some(name(table)), finding: finding() })
+                .collect();
+            let resolved = Resolved { refused, ..Resolved::default() };
+            let missing = names(missing);
+            let now = still_refused(&names(before), &resolved, &missing.iter().collect());
+            assert_eq!(now, names(expected));
+        };
+        check(&[], &["a"], &["b"], &["a"]);
+        check(&["a"], &[], &["a", "b"], &["a"]);
+        // It has entered, is gone, or nobody wants it any more.
+        check(&["a"], &[], &["b"], &[]);
+    }
 }

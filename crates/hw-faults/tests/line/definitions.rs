@@ -422,3 +422,33 @@ async fn fd_22_a_refused_table_is_named_and_never_shown_as_empty() {
         assert_ne!(ready.status, 200, "{name}: nothing is served");
     }
 }
+
+/// One that is mended is shown with its rows, as soon as it has entered, and not without them before that.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_22_a_refused_table_that_is_mended_is_shown_when_it_has_entered() {
+    let schema = "
+        CREATE TABLE orders (id text PRIMARY KEY, v text); INSERT INTO orders VALUES ('1', 'x');
+        CREATE TABLE audit_log (who text, what text); INSERT INTO audit_log VALUES ('a', 'b');
+        CREATE TABLE etl (v text)";
+    let orders: &[Output] = &[("orders", "SELECT * FROM orders")];
+    let mut line = Line::start(schema, &streams(&["SELECT * FROM orders"]), &["u1"], orders).await;
+    line.configure(&streams(&["SELECT * FROM orders", "SELECT *, who AS id FROM audit_log"]));
+    line.names("audit_log").await;
+    waits(&line, &["s1"]).await;
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    line.execute("ALTER TABLE audit_log ADD PRIMARY KEY (who)").await;
+    // The copy waits for the open transaction.
+    line.logs("HW2123").await;
+    line.execute("INSERT INTO orders VALUES ('later', 'x')").await;
+    line.follow("u1", "the rest goes on", |c| c.table("orders").contains_key("later")).await;
+    for client in [&line.clients["u1"], &fresh(&line.server, "u1").await] {
+        assert_eq!(client.bucket_names().len(), 1, "an empty state was shown as complete");
+    }
+    waits(&line, &["s1"]).await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.outputs.push(("audit_log", "SELECT *, who AS id FROM audit_log"));
+    line.agree("it has entered").await;
+    line.is_well().await;
+    line.stop().await;
+}
