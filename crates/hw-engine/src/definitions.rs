@@ -134,6 +134,9 @@ pub(crate) struct Definitions {
     /// Definitions of the active configuration that are not served, by their place in it
     /// ([`crate::waiting`]). Then the same one is under construction.
     pub waiting: BTreeSet<u32>,
+    /// The stored configuration that is to be served, where this program computes it in another way than the one
+    /// that built it: nothing is under construction for it yet.
+    pub unbuilt: Option<ConfigRecord>,
 }
 
 /// Compiles a configuration, or says everything that is wrong with it.
@@ -209,10 +212,16 @@ impl Definitions {
         };
         let active = configured(serving.active);
         let building = configured(serving.building);
+        let newest = if serving.building > 0 { serving.building } else { serving.active };
+        let is_there =
+            |of: &Option<Configured>| of.as_ref().is_some_and(|of| of.record.version == newest);
+        if !is_there(&active) && !is_there(&building) {
+            definitions.unbuilt = configs.get(&newest).map(|(record, _)| record.clone());
+        }
         definitions.active = active;
         definitions.building = building;
         if definitions.active.is_none() {
-            definitions.waiting.clear();
+            definitions.wait(BTreeSet::new(), overlay, state)?;
         }
         Ok(definitions)
     }
@@ -629,8 +638,18 @@ impl Definitions {
         let frozen = (0..active.config.definitions().len()).map(frozen).collect();
         let (config, version) = (active.config.clone(), active.record.version);
         let text = active.record.text.clone();
-        let sync = ActiveSync { config, text, version, sources, lookups, frozen, withheld, unsent };
-        Ok(Some(Arc::new(sync)))
+        let waiting = self.waiting.clone();
+        Ok(Some(Arc::new(ActiveSync {
+            config,
+            text,
+            version,
+            sources,
+            lookups,
+            frozen,
+            withheld,
+            waiting,
+            unsent,
+        })))
     }
 }
 

@@ -4,7 +4,7 @@ use crate::arrivals::ArrivalError;
 use crate::board::{Board, Desired, WriterStatus};
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
-use crate::published::{Published, Withheld};
+use crate::published::{Published, Requested, Withheld};
 use crate::replica::Told;
 use crate::sequencer::{self, Outside, Sequencer};
 use crate::status::EngineStatus;
@@ -172,6 +172,13 @@ impl Engine {
         }
     }
 
+    /// Lets no definition be served, from now on and until this is called again, that gives more than the one of its
+    /// name in this configuration: whatever is served, is being built, or is held up. It needs nothing of the
+    /// writer, so that nothing can come in between, and is forgotten with the process.
+    pub fn limit(&self, most: Arc<SyncConfig>) {
+        self.publication.limit(most);
+    }
+
     /// A write checkpoint for `<sub>/<client id>` or `<sub>`: the number that the first checkpoint
     /// carries which contains everything committed before this call (`powersync-protocol.md` 8).
     pub async fn write_checkpoint(&self, user_key: &str) -> Result<u64, EngineError> {
@@ -188,18 +195,20 @@ impl Engine {
     }
 
     /// The same with the client's own number (8.3): recorded at this marker's place if it is
-    /// greater than the stored one. Returns the greater of the two.
+    /// greater than the stored one. Returns the greater of the two; where all numbers up to a greater one count
+    /// as told since everything was copied anew, the first one above these, which is recorded in its place.
     pub async fn checkpoint_request(
         &self,
         user_key: &str,
         requested: u64,
     ) -> Result<u64, EngineError> {
-        let stored = self.published().write_checkpoint(user_key, [])?.unwrap_or(0);
-        if requested < stored {
-            return Ok(stored);
+        match self.published().requested(user_key, requested)? {
+            Requested::Known(number) => Ok(number),
+            Requested::Marked(number) => {
+                self.driver.write_checkpoint(user_key, Some(number)).await?;
+                Ok(number)
+            }
         }
-        self.driver.write_checkpoint(user_key, Some(requested)).await?;
-        Ok(requested)
     }
 
     /// Waits until a position is published; false when that takes longer than `limit` (E-10).

@@ -16,6 +16,7 @@ use crate::state::Progress;
 use crate::sync_view::ActiveSync;
 use crate::table_view::ShownTables;
 use crate::wake::{ChangeRing, Touched};
+use hw_expr::sync_config::SyncConfig;
 use hw_input::markers::Marked;
 use hw_store::{Snapshot, Space, Store};
 use hw_types::{Checkpoint, EndLsn, OpId, Pace};
@@ -49,8 +50,8 @@ pub(crate) struct PublishJob {
 /// The publisher's side that surfaces and the driver share.
 pub(crate) struct Publication {
     sender: watch::Sender<Arc<Published>>,
-    /// How often it was changed from whom answers are withheld. Held while what is published changes.
-    changes: Mutex<u64>,
+    /// What is kept from clients of what is to be published. Held while what is published changes.
+    withholding: Mutex<Withholding>,
     /// What is served, for whoever need not wake with every publication.
     served: watch::Sender<Option<Arc<ActiveSync>>>,
     /// Everything up to here is durable: the driver confirms it to the source.
@@ -62,6 +63,42 @@ pub(crate) struct Publication {
     met: Arc<Met>,
     write_checkpoints: Space,
     store: Store,
+}
+
+/// What is kept from clients, whatever the writer hands over.
+#[derive(Default)]
+struct Withholding {
+    /// How often it was changed from whom answers are withheld.
+    changes: u64,
+    /// No definition is served that gives more than the one of its name in this configuration, if there is one.
+    most: Option<Arc<SyncConfig>>,
+    /// What is served last: as it was handed over, and as it is shown.
+    shown: Option<(Arc<ActiveSync>, Arc<ActiveSync>)>,
+}
+
+impl Withholding {
+    /// A sync configuration as it is shown.
+    fn show(&mut self, sync: Option<Arc<ActiveSync>>) -> Option<Arc<ActiveSync>> {
+        let whole = sync?;
+        if let Some((known, shown)) = &self.shown
+            && Arc::ptr_eq(known, &whole)
+        {
+            return Some(shown.clone());
+        }
+        let shown = match &self.most {
+            Some(most) => whole.within(most),
+            None => whole.clone(),
+        };
+        self.shown = Some((whole, shown.clone()));
+        Some(shown)
+    }
+
+    /// What is served now as it is shown under another limit.
+    fn limit(&mut self, most: Arc<SyncConfig>) -> Option<Arc<ActiveSync>> {
+        self.most = Some(most);
+        let (whole, _) = self.shown.take()?;
+        self.show(Some(whole))
+    }
 }
 
 /// What of the writer's state is shown first. The caller has synced it.
@@ -87,6 +124,8 @@ impl Publication {
         let leases = Arc::new(Leases::default());
         let met = Arc::<Met>::default();
         let served = watch::Sender::new(sync.clone());
+        let mut withholding = Withholding::default();
+        let sync = withholding.show(sync);
         let first = Published {
             number: 0,
             checkpoint: Checkpoint { op_id: progress.op_id, end_lsn: progress.end_lsn },
@@ -107,7 +146,7 @@ impl Publication {
         Publication {
             sender: watch::Sender::new(Arc::new(first)),
             served,
-            changes: Mutex::default(),
+            withholding: Mutex::new(withholding),
             durable: watch::Sender::new(progress.end_lsn),
             ring,
             change_list,
@@ -164,18 +203,18 @@ impl Publication {
 
     /// How often [`Publication::withhold`] said something else than what was on its way to be published.
     pub fn changes(&self) -> u64 {
-        *self.changes.lock()
+        self.withholding.lock().changes
     }
 
     /// Lets clients be answered from what is published, or not, from now on; whatever is on its way to be
     /// published. A state that lacks what clients were shown is never shown: the next one ends that.
     pub fn withhold(&self, withheld: Option<Withheld>) {
-        let mut changes = self.changes.lock();
+        let mut withholding = self.withholding.lock();
         let previous = self.current();
         if withheld.is_none() && previous.withheld == Some(Withheld::Behind) {
             return;
         }
-        *changes += 1;
+        withholding.changes += 1;
         if previous.withheld == withheld {
             return;
         }
@@ -184,14 +223,30 @@ impl Publication {
         self.sender.send_replace(Arc::new(Published { number, withheld, ..(*previous).clone() }));
     }
 
+    /// Lets no definition be served that gives more than the one of its name in this configuration, from now on,
+    /// whatever is served, on its way to be published, or built. What is served already is shown anew at once.
+    pub fn limit(&self, most: Arc<SyncConfig>) {
+        let mut withholding = self.withholding.lock();
+        let Some(sync) = withholding.limit(most) else { return };
+        let previous = self.current();
+        if previous.sync.as_ref().is_some_and(|before| before.withheld == sync.withheld) {
+            return;
+        }
+        let number = previous.number + 1;
+        self.ring.push(number, Touched { everything: true, ..Touched::default() });
+        self.served.send_replace(Some(sync.clone()));
+        let next = Published { number, sync: Some(sync), ..(*previous).clone() };
+        self.sender.send_replace(Arc::new(next));
+    }
+
     /// Syncs, then shows. On an error nothing is shown and nothing is told to be durable.
     pub fn publish(&self, job: PublishJob) -> Result<(), EngineError> {
         self.store.sync()?;
         let end_lsn = job.progress.end_lsn;
-        let changes = self.changes.lock();
+        let mut withholding = self.withholding.lock();
         let previous = self.current();
         if job.show {
-            let is_of_now = job.changes == *changes;
+            let is_of_now = job.changes == withholding.changes;
             let withheld = if is_of_now { job.withheld } else { previous.withheld };
             let number = previous.number + 1;
             self.ring.push(number, job.touched);
@@ -201,7 +256,7 @@ impl Publication {
                 number,
                 checkpoint: Checkpoint { op_id: job.progress.op_id, end_lsn },
                 epoch: job.progress.epoch,
-                sync: job.sync,
+                sync: withholding.show(job.sync),
                 withheld,
                 snapshot: job.snapshot,
                 runs: job.runs,

@@ -72,6 +72,15 @@ pub struct Published {
     pub(crate) leases: Arc<Leases>,
 }
 
+/// What becomes of a number that a client asks for by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Requested {
+    /// This greater one is recorded already.
+    Known(u64),
+    /// A marker records this one.
+    Marked(u64),
+}
+
 impl Published {
     /// The buckets of the sync configuration; `None` while none is served, or nobody is answered.
     pub fn sync_view(&self) -> Option<SyncView<'_>> {
@@ -112,6 +121,21 @@ impl Published {
         let since = |index: usize| *self.sync.as_ref()?.frozen.get(index)?;
         let waits = definitions.into_iter().filter_map(since).any(|since| since.0 <= stored.at);
         Ok(if waits { floor } else { floor.max(Some(stored.number)) })
+    }
+
+    /// What becomes of a number that a client asks for by itself ([`Engine::checkpoint_request`]).
+    ///
+    /// [`Engine::checkpoint_request`]: crate::Engine::checkpoint_request
+    pub(crate) fn requested(&self, user_key: &str, number: u64) -> Result<Requested, EngineError> {
+        let stored = self.snapshot.get(&self.write_checkpoints, user_key.as_bytes())?;
+        let stored = stored.map(|value| WriteCheckpoint::decode(&value)).transpose()?;
+        let recorded = stored.map_or(0, |stored| stored.number);
+        Ok(match recorded > self.write_floor {
+            true if number < recorded => Requested::Known(recorded),
+            true => Requested::Marked(number),
+            // What everybody is told says nothing of what was written before this request.
+            false => Requested::Marked(number.max(self.write_floor + 1)),
+        })
     }
 
     /// How a table stands, by name.

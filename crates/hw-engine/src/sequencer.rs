@@ -8,7 +8,8 @@
 //! Invariants:
 //! - Items are taken from one stream only: the one whose beginning this sequencer has seen. What
 //!   an earlier stream left in the queue when the writer began again is passed over, whole.
-//! - What the source repeats must be what the tail has, all of it; nothing is acknowledged before.
+//! - What the source repeats must be what the tail has, all of it, and what it sends anew must lie behind
+//!   everything that is applied; nothing is acknowledged before.
 
 mod restart;
 
@@ -29,7 +30,7 @@ use hw_input::signal::{CopyDropped, CopySignal, Inlet, Signal};
 use hw_input::transactions::Item;
 use hw_store::Store;
 use hw_types::{CommitLsn, Diagnostic, EndLsn, OpId, Xid};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -184,6 +185,13 @@ impl Sequencer {
         sequencer.date(now())?;
         if let Some(lost) = sequencer.writer.lost.take() {
             sequencer.apply(lost)?;
+        }
+        if let Some(unbuilt) = sequencer.writer.definitions.unbuilt.take() {
+            tracing::info!(
+                version = unbuilt.version,
+                "the stored sync configuration is built again: this program computes it in another way"
+            );
+            sequencer.configure(&unbuilt.file, &unbuilt.text)?;
         }
         if sequencer.writer.has_unfinished_copy() {
             sequencer.apply(Control::CopyFailed)?;
@@ -361,7 +369,9 @@ impl Sequencer {
                 Ok(())
             }
             Item::Transaction(transaction) => {
-                if !stream.expected.is_empty() {
+                // In one history nothing can come to lie before what was told to be all there is.
+                let is_passed = transaction.commit_lsn.0 < self.writer.progress().end_lsn.0;
+                if is_passed || !stream.expected.is_empty() {
                     return self.history_moved();
                 }
                 self.apply(Entry::Transaction(transaction)).map(drop)
@@ -393,7 +403,12 @@ impl Sequencer {
     fn copy_signal(&mut self, signal: CopySignal) -> Result<(), EngineError> {
         match signal {
             CopySignal::Begin { copy, whole, reply } => {
+                let begins_anew = whole.is_some();
                 self.apply(Control::CopyBegins { whole })?;
+                if begins_anew {
+                    // Before its slot is made: what is stored must not be taken for what that goes on with.
+                    self.make_durable()?;
+                }
                 self.copy = Some((copy, None));
                 let _ = reply.send(());
             }
@@ -501,6 +516,11 @@ impl Sequencer {
     fn build(&mut self, rows: usize) -> Result<Work, EngineError> {
         if !self.writer.is_building() {
             return Ok(Work::None);
+        }
+        // What is served as it is waits for nothing: neither for a table nor for a look at the catalog.
+        if self.writer.definitions.is_served() {
+            self.apply(Control::Switch { now: now(), waiting: BTreeSet::new() })?;
+            return Ok(Work::Some);
         }
         // A table that only what is served reads keeps nothing from taking its place.
         let Some(mut missing) = self.outside.board.missing() else { return Ok(Work::None) };

@@ -12,8 +12,8 @@ use crate::record::{
 };
 use crate::wake::{BucketKey, LookupKey};
 use hw_expr::sync_config::{
-    DefinitionKind, Entries, Limits, LookupError, LookupReader, Reason, Request, Resolution,
-    ResolveError, ResolvedStream, SyncConfig,
+    Definition, DefinitionKind, Entries, Limits, LookupError, LookupReader, Reason, Request,
+    Resolution, ResolveError, ResolvedStream, SyncConfig,
 };
 use hw_store::{Slice, Snapshot, Space};
 use hw_types::{Diagnostic, EndLsn, OpId, Place};
@@ -22,6 +22,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 /// A sync configuration whose buckets are complete, with the incarnations that hold them.
+#[derive(Clone)]
 pub struct ActiveSync {
     /// The compiled configuration.
     pub config: Arc<SyncConfig>,
@@ -35,8 +36,10 @@ pub struct ActiveSync {
     /// followed at the moment.
     pub(crate) frozen: Vec<Option<EndLsn>>,
     /// Per definition whether it is not served: it reads a table that cannot be replicated, or a column that
-    /// is not there or not sent; or it waits for one.
+    /// is not there or not sent; or it waits for one; or it gives more than it may ([`ActiveSync::within`]).
     pub(crate) withheld: Vec<bool>,
+    /// Definitions that wait for tables, by their place: they are withheld until they can be served.
+    pub(crate) waiting: BTreeSet<u32>,
     /// The columns that definitions read and that are not there or not sent, a finding for each table and
     /// reason.
     pub(crate) unsent: Vec<Diagnostic>,
@@ -189,10 +192,34 @@ impl ActiveSync {
     }
 
     /// Names of the definitions that are not served, because a table that they read cannot be
-    /// replicated, or a column is not there or not sent; or that wait for a table ([`crate::waiting`]).
+    /// replicated, or a column is not there or not sent; or that wait for a table ([`crate::waiting`]); or that
+    /// give more than they may ([`Engine::limit`](crate::Engine::limit)).
     pub fn withheld(&self) -> BTreeSet<&str> {
         let definitions = self.config.definitions().iter().zip(&self.withheld);
         definitions.filter(|(_, withheld)| **withheld).map(|(d, _)| &*d.name).collect()
+    }
+
+    /// Whether some definition is served, or there is none that could be.
+    pub fn serves_something(&self) -> bool {
+        self.withheld.is_empty() || self.withheld.contains(&false)
+    }
+
+    /// Whether a definition, by its place in the configuration, is not served yet because it waits for a table.
+    pub fn waits(&self, definition: usize) -> bool {
+        self.waiting.contains(&(definition as u32))
+    }
+
+    /// The same without the definitions that give more than the one of their name in another configuration.
+    pub(crate) fn within(self: &Arc<ActiveSync>, most: &SyncConfig) -> Arc<ActiveSync> {
+        let gives_more =
+            |definition: &Definition| !most.gives_all_of(&self.config, &definition.name);
+        let more: Vec<bool> = self.config.definitions().iter().map(gives_more).collect();
+        if !more.contains(&true) {
+            return self.clone();
+        }
+        let both = |(withheld, more): (&bool, bool)| *withheld || more;
+        let withheld = self.withheld.iter().zip(more).map(both).collect();
+        Arc::new(ActiveSync { withheld, ..(**self).clone() })
     }
 
     /// The bucket's name on the wire: `<incarnation>.<counter>#name[…]`.

@@ -246,6 +246,14 @@ impl Node {
         self.sequencer.handle(signal).unwrap();
     }
 
+    /// The source has sent everything up to here.
+    #[cfg(test)]
+    pub(crate) fn progress(&mut self, end: EndLsn) {
+        let item = Item::Progress(end);
+        let signal = Signal::Item { session: self.session, item, room: None };
+        self.sequencer.handle(signal).unwrap();
+    }
+
     /// The clock says so many seconds since 1970.
     pub fn tick(&mut self, now: u64) {
         self.sequencer.handle(Signal::Tick { now }).unwrap();

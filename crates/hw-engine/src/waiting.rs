@@ -89,6 +89,14 @@ impl Definitions {
         are_new && is_news && some_left
     }
 
+    /// Whether every definition of the configuration under construction is served already, as it is.
+    pub fn is_served(&self) -> bool {
+        let (Some(_), Some(building)) = (&self.active, &self.building) else { return false };
+        let served = self.served_parts();
+        let mut definitions = 0..building.config.definitions().len();
+        definitions.all(|index| served.contains(&building.numbers_of(index).collect()))
+    }
+
     /// Whether clients are served a definition of this name.
     pub fn serves(&self, name: &str) -> bool {
         let Some(active) = &self.active else { return false };

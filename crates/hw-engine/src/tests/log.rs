@@ -71,6 +71,7 @@ impl Bucket {
             lookups: vec![],
             frozen: vec![None],
             withheld: vec![false],
+            waiting: BTreeSet::new(),
             unsent: vec![],
         };
         Bucket {

@@ -13,17 +13,17 @@ use super::client::Client;
 use super::source::{BEGIN, Source, USERS, World};
 use crate::apply::Applied;
 use crate::loader::Loader;
-use crate::published::{Published, Withheld};
-use crate::state::{Record, keys};
-use crate::testing::{Copy, Node, Recorded, Recording, load_rows};
+use crate::published::{Published, Requested, Withheld};
+use crate::state::{IncarnationRecord, Record, keys};
+use crate::testing::{Copy, Node, Recorded, Recording, load_rows, row, transaction};
 use crate::writer::{Bounds, Writer};
 use hw_input::entry::{Behind, Control, Reading};
 use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};
 use hw_input::signal::{CopySignal, Signal};
-use hw_store::{Simulation, Store};
+use hw_store::{Batch, Simulation, Store};
 use hw_types::row::{Cell, RowBuilder};
-use hw_types::{Change, ChangeKind, CommitLsn, Lsn, OpId, RelationId, TableName};
+use hw_types::{Change, ChangeKind, CommitLsn, EndLsn, Lsn, OpId, RelationId, TableName};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -567,6 +567,130 @@ fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
     assert!(told > Some(BEGIN) && told == published.write_checkpoint("amy", []).unwrap());
 }
 
+/// Behind a copy of everything every number up to a great one counts as told. A client that counts by itself
+/// gets one above these for what it writes then, with a marker of its own.
+#[test]
+fn a_request_behind_a_copy_of_everything_is_told_with_its_own_marker() {
+    let mut run = Run::new(1, None);
+    let ask = |run: &mut Run, requested| {
+        let Requested::Marked(number) = run.node.published().requested("amy", requested).unwrap()
+        else {
+            panic!("{requested} is told without a marker");
+        };
+        let told = run.node.published().write_checkpoint("amy", []).unwrap();
+        assert!(told.is_none_or(|told| told < number), "{requested} is told before it arrives");
+        let asked = WriteCheckpoint { user_key: "amy".into(), requested: Some(number) };
+        let contents = MarkerContents { nonce: 1, write_checkpoints: vec![asked] };
+        run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);
+        run.feed();
+        run.node.settle();
+        assert_eq!(run.node.published().write_checkpoint("amy", []).unwrap(), Some(number));
+        number
+    };
+    let first = ask(&mut run, 5);
+    assert!(first > BEGIN, "the first copy is one of everything");
+    assert_eq!(ask(&mut run, first + 1), first + 1);
+    assert_eq!(run.node.published().requested("amy", 5).unwrap(), Requested::Known(first + 1));
+    run.source.position += 1_000;
+    let (lsn, tables) = run.source.all();
+    run.node.copy(lsn, tables);
+    run.node.settle();
+    let floor = run.node.published().write_checkpoint("amy", []).unwrap().expect("a floor");
+    assert!(floor > first + 1);
+    assert_eq!(ask(&mut run, floor), floor + 1);
+    assert_eq!(ask(&mut run, floor + 2), floor + 2);
+}
+
+/// A run whose clients are served this configuration.
+fn served(config: &str) -> Run {
+    let mut run = Run::new(1, None);
+    run.node.configure(config);
+    run.node.settle();
+    run
+}
+
+/// Rows of the definition `everyone` that somebody without a list is given.
+fn everyones(run: &Run) -> usize {
+    let mut client = Client::default();
+    client.sync("nobody", &run.node.published(), 7);
+    client.ids("todos").len()
+}
+
+/// E-4: what a limit leaves out is taken at once, while a copy of everything lets nothing new be shown, and over a
+/// failure of the writer; what it gives comes back as it was.
+#[test]
+fn e_4_what_a_limit_leaves_out_is_taken_whatever_holds_the_writer_up() {
+    let mut run = served(WIDER);
+    let of = |text: &str| crate::definitions::compile("sync.yaml", text).unwrap();
+    assert!(everyones(&run) > 0);
+    run.node.begin_copy(true);
+    let before = run.node.published();
+    run.node.publication().limit(of(CONFIG));
+    let after = run.node.published();
+    assert_eq!(after.sync.as_ref().unwrap().withheld(), BTreeSet::from(["everyone"]));
+    assert!(after.changes_since(before.number).everything(), "a connected client looks again");
+    assert_eq!(everyones(&run), 0);
+    run.node.sequencer.handle(Signal::Copy(CopySignal::Failed)).unwrap();
+    run.node.settle();
+    assert_eq!(everyones(&run), 0);
+    let store = run.node.store.clone();
+    run.node.restart(store);
+    run.node.settle();
+    assert_eq!(everyones(&run), 0);
+    run.node.publication().limit(of(WIDER));
+    assert!(
+        everyones(&run) > 0 && run.node.published().sync.as_ref().unwrap().withheld().is_empty()
+    );
+}
+
+/// E-4: a configuration that was handed in before the limit and is served behind it gives no more than the limit.
+#[test]
+fn e_4_a_wider_configuration_that_is_built_behind_a_limit_gives_no_more() {
+    let mut run = served(CONFIG);
+    run.node.configure(WIDER);
+    run.node.publication().limit(crate::definitions::compile("sync.yaml", CONFIG).unwrap());
+    run.node.settle();
+    let sync = run.node.published().sync.clone().unwrap();
+    assert_eq!(sync.config.definitions().len(), 3, "it is served");
+    assert_eq!((sync.withheld(), everyones(&run)), (BTreeSet::from(["everyone"]), 0));
+    assert!(sync.serves_something());
+}
+
+/// A configuration of parts that are served as they are waits for nothing: no look at the catalog has come to an end
+/// since something is missing.
+#[test]
+fn e_4_what_is_served_as_it_is_waits_for_no_look_at_the_catalog() {
+    let mut run = served(WIDER);
+    run.node.source_has(&[RelationId(1), RelationId(2), RelationId(99)]);
+    run.node.configure(CONFIG);
+    run.node.settle();
+    assert_eq!(run.node.published().sync.as_ref().unwrap().config.definitions().len(), 2);
+    // What is to be built waits for one.
+    let without = "bucket_definitions:\n  all:\n    data:\n      - SELECT id FROM lists\n";
+    run.node.configure(without);
+    run.node.settle();
+    assert_eq!(run.node.published().sync.as_ref().unwrap().config.definitions().len(), 2);
+}
+
+/// Another program may compute a definition in another way: without a file that says what to serve, what was served
+/// is built again.
+#[test]
+fn a_stored_configuration_that_this_program_computes_otherwise_is_built_again() {
+    let mut run = served(CONFIG);
+    let state = run.node.store.space("state").unwrap();
+    let records = IncarnationRecord::load_all(&run.node.store.snapshot(), &state, keys::DERIVED);
+    let mut batch = Batch::new();
+    let mut record = records.unwrap().into_iter().next().unwrap();
+    record.fingerprint[0] ^= 1;
+    record.save(&mut batch, &state, &keys::numbered(keys::DERIVED, record.number));
+    run.node.store.commit(batch).unwrap();
+    run.node.store.sync().unwrap();
+    run.crash();
+    assert!(run.node.published().sync.is_none() && run.node.sequencer.writer.is_building());
+    run.check("behind an upgrade");
+    assert!(run.node.published().sync.is_some());
+}
+
 /// FD-43: what nobody has asked for in 30 days of the input's clock is forgotten, and nothing else.
 #[test]
 fn fd_43_write_checkpoints_that_nobody_asks_for_are_forgotten() {
@@ -858,6 +982,50 @@ fn a_copy_of_everything_enters_with_the_identity_of_its_source_in_one_step() {
     let start = crate::tail::start(&store, &tail).unwrap();
     assert_eq!(start, Some(CommitLsn(Lsn(source.position))));
     assert_eq!(store.get(&state, keys::COPYING).unwrap(), None);
+}
+
+/// That a copy of everything was begun is known before its slot is made, whatever crashes: the next session
+/// must not go on with the stream of that slot from what is stored.
+#[test]
+fn a_copy_of_everything_that_was_begun_is_known_behind_a_crash() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let source = Source::new(&mut rng);
+    let simulation = Simulation::new();
+    let mut node = Node::open(Store::simulated(&simulation), 1 << 20);
+    node.configure(CONFIG);
+    let (lsn, tables) = source.all();
+    node.copy(lsn, tables);
+    node.settle();
+    node.begin_copy(true);
+    drop(node);
+    let store = simulation.crash();
+    let state = store.space("state").unwrap();
+    assert!(store.get(&state, keys::COPYING).unwrap().is_some());
+}
+
+/// A source that was put back to an earlier state writes where its log had been empty for us: what comes to lie
+/// before the position that was told to be durable is of another history, though no repeated transaction says so.
+#[test]
+fn fd_26_a_transaction_before_what_is_durable_is_of_another_history() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let source = Source::new(&mut rng);
+    for (commit, has_moved) in [(BEGIN + 150, true), (BEGIN + 200, false)] {
+        let mut node = Node::open(Store::simulated(&Simulation::new()), 1 << 20);
+        node.configure(CONFIG);
+        let (lsn, tables) = source.all();
+        node.copy(lsn, tables);
+        let change = |key: &str| {
+            let new = row(&[Some(key), Some("l1"), Some("x")]);
+            let kind = ChangeKind::Insert { new };
+            vec![Change::Row { relation: source.todos.clone(), kind }]
+        };
+        node.feed(&transaction(BEGIN + 90, BEGIN + 100, change("a")));
+        node.progress(EndLsn(Lsn(BEGIN + 200)));
+        node.settle();
+        node.stream(EndLsn(Lsn(BEGIN + 100)));
+        node.feed(&transaction(commit, commit + 10, change("b")));
+        assert_eq!(node.sequencer.writer.has_moved(), has_moved, "{commit}");
+    }
 }
 
 /// FD-27: a store that is older than its clients, on a source where nothing happens: who is connected is

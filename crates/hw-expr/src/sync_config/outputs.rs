@@ -9,6 +9,7 @@ use super::plan::RowName;
 use crate::expr::Expr;
 use crate::value::SqlValue;
 use hw_types::TablePattern;
+use std::collections::BTreeSet;
 
 /// What one data query sends from its source table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +72,16 @@ pub enum OutputPart {
 impl SyncConfig {
     /// What every data query sends, without duplicates, in the order of the configuration.
     pub fn outputs(&self) -> Vec<OutputTable> {
+        self.outputs_of(|_| true)
+    }
+
+    /// What the data queries of these definitions (by their place) send, without duplicates, in the order of the
+    /// configuration.
+    pub fn outputs_of(&self, is_meant: impl Fn(usize) -> bool) -> Vec<OutputTable> {
+        let meant = self.queriers.iter().filter(|querier| is_meant(querier.definition));
+        let sources: BTreeSet<usize> = meant.map(|querier| querier.source).collect();
         let mut out: Vec<OutputTable> = Vec::new();
-        for query in self.sources.iter().flat_map(|source| &source.queries) {
+        for query in sources.into_iter().flat_map(|source| &self.sources[source].queries) {
             let output = output(query);
             if !out.contains(&output) {
                 out.push(output);
