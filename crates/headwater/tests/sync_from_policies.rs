@@ -48,7 +48,7 @@ INSERT INTO notes VALUES (1, 'x');
 ";
 
 struct Rig {
-    _cluster: Cluster,
+    cluster: Cluster,
     database: TestDatabase,
     directory: tempfile::TempDir,
     client: Client,
@@ -63,12 +63,7 @@ impl Rig {
         let database = cluster.create_database().await;
         let client = cluster.client(&database.name).await;
         client.batch_execute(SCHEMA).await.expect("made");
-        Rig {
-            _cluster: cluster,
-            database,
-            directory: tempfile::tempdir().expect("a directory"),
-            client,
-        }
+        Rig { cluster, database, directory: tempfile::tempdir().expect("a directory"), client }
     }
 
     fn options(&self) -> ProcessOptions {
@@ -285,6 +280,45 @@ async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again(
     let first = late.first(&process).await;
     let shown = rig.shown(&claims()[0]).await;
     assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    late.settles(&rig, &process).await;
+    process.stop().await;
+}
+
+/// Where everything is copied again, which an open transaction may hold up for hours, the server starts all the same,
+/// and what policies took, before or meanwhile, is not served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_policies_take_is_not_served_while_everything_is_copied_again() {
+    let rig = Rig::start().await;
+    rig.sql("CREATE POLICY all_ ON lists USING (true)").await;
+    let mut options = rig.options();
+    for allowed in ["copied again and compared", "HW2123", "the table leaves the replica"] {
+        options.allowed_log.push(allowed.into());
+    }
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "before");
+    user.settles(&rig, &process).await;
+    process.kill();
+    let open = rig.cluster.client(&rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO plain VALUES (1)").await.expect("open");
+    rig.sql("DROP POLICY all_ ON lists; DROP POLICY team ON lists").await;
+    let end = Instant::now() + LIMIT;
+    let drop_slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
+    while rig.client.batch_execute(drop_slot).await.is_err() {
+        assert!(Instant::now() < end, "somebody uses the slot");
+    }
+    process.spawn_again();
+    process.until_ready().await;
+    let mut late = User::new(claims()[0].clone(), "behind");
+    let first = late.first(&process).await;
+    let shown = rig.shown(&claims()[0]).await;
+    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    assert!(first.iter().any(|(table, _)| table == "members"), "what they did not take is served");
+    rig.sql("ALTER POLICY own ON members USING (false)").await;
+    while late.held().iter().any(|(table, _)| table == "members") {
+        assert!(Instant::now() < end, "{:?}\n{}", late.held(), process.log());
+        late.step(&process).await;
+    }
+    open.batch_execute("COMMIT").await.expect("ended");
     late.settles(&rig, &process).await;
     process.stop().await;
 }

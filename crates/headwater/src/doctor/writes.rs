@@ -69,6 +69,6 @@ pub async fn of_tables(
     if hw_write::schema::finding(client).await?.is_some_and(|finding| !finding.is_error()) {
         return Ok(Vec::new());
     }
-    let map = upload_map::make(sync, None, &config.uploads.tables);
+    let map = upload_map::make(sync, |_| false, None, &config.uploads.tables);
     hw_write::examine::examine(client, config.uploads.role.as_deref(), &map).await
 }

@@ -4,7 +4,8 @@
 //! configurations for the engine, one for each state of the policies.
 //!
 //! Invariants: a definition whose policies changed is taken from clients before anything new is built, unless
-//! its new form gives all that it gave; what is taken waits for nothing that is to be built or cannot be; nothing
+//! its new form gives all that it gave; what is taken waits for nothing that is to be built, copied or cannot be
+//! ([`Engine::limit`]); nothing
 //! that an earlier run of the server was told is served before the policies of now have been read; while they
 //! cannot be read, nothing that is served becomes wider.
 
@@ -20,7 +21,7 @@ use hw_pg::rights::Rights;
 use hw_pg::sql;
 use hw_types::Diagnostic;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +35,6 @@ pub const FILE: &str = "policies";
 /// Between two looks at the catalog.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long the engine may take to serve less.
-const SHUT_WITHIN: Duration = Duration::from_secs(20);
-
 /// The newest configuration that was given, for who maps uploads.
 type Given = watch::Sender<Option<Arc<SyncConfig>>>;
 
@@ -48,6 +46,8 @@ pub struct Follower {
     given: Given,
     /// The state of the catalog that is served; `None`: it has to be looked at anew.
     rights: Option<Rights>,
+    /// The streams for which something was taken back last.
+    taken_for: Option<String>,
     /// What was said last of what is not synced, and of what failed.
     told: (Vec<String>, Option<String>),
 }
@@ -56,7 +56,7 @@ impl Follower {
     /// Reads the policies and lets the engine serve no more than they show.
     ///
     /// - Returns: who follows them from now on.
-    /// - Errors: they cannot be read, or the engine goes on with what it served before.
+    /// - Errors: they cannot be read, or the engine does not take them.
     pub async fn start(
         config: &Config,
         connect: &ConnectConfig,
@@ -66,7 +66,8 @@ impl Follower {
         let (config, connect) =
             (config.clone(), connect.with_application_name("headwater policies"));
         let told = (Vec::new(), None);
-        let mut follower = Follower { config, connect, engine, given, rights: None, told };
+        let (rights, taken_for) = (None, None);
+        let mut follower = Follower { config, connect, engine, given, rights, taken_for, told };
         let (mut client, _driver) =
             sql::connect(&follower.connect).await.map_err(|error| Box::new(error.diagnostic()))?;
         let (rights, streams) = follower.read(&mut client).await?;
@@ -74,7 +75,6 @@ impl Follower {
             Handed::All => follower.rights = Some(rights),
             // Whoever follows goes on trying, and says so.
             Handed::NotWider(_) => {}
-            Handed::NotShut(finding) => return Err(finding),
         }
         Ok(follower)
     }
@@ -136,7 +136,7 @@ impl Follower {
         };
         match self.hand_in(&streams).await? {
             Handed::All => self.rights = Some(rights),
-            Handed::NotWider(finding) | Handed::NotShut(finding) => return Err(finding),
+            Handed::NotWider(finding) => return Err(finding),
         }
         Ok(())
     }
@@ -168,31 +168,28 @@ impl Follower {
     }
 
     /// Hands the streams to the engine: what is served and would change goes first.
-    async fn hand_in(&self, streams: &PolicyStreams) -> Result<Handed, Box<Diagnostic>> {
+    async fn hand_in(&mut self, streams: &PolicyStreams) -> Result<Handed, Box<Diagnostic>> {
         let text = streams.text();
         let (target, failed) = match compiled(&text) {
             Ok(target) => (target, None),
             // What policies show now cannot be said: nothing is.
             Err(finding) => (compiled(&joined(&BTreeMap::new()))?, Some(finding)),
         };
+        let target = Arc::new(target);
+        // At once, also of what is being built or held up, and of what the engine comes to serve before it takes
+        // what follows.
+        self.engine.limit(target.clone());
         let gives = |sync: &ActiveSync, name: &str| target.gives_all_of(&sync.config, name);
         let is_narrow =
             |sync: &ActiveSync| sync.config.definitions().iter().all(|of| gives(sync, &of.name));
-        if let Some(sync) = self.served().filter(|sync| !is_narrow(sync)) {
+        // While nothing new is shown what is published stays as it was, and taking it back again is no news.
+        let is_told = self.taken_for.as_ref() == Some(&text);
+        if let Some(sync) = self.served().filter(|sync| !is_told && !is_narrow(sync)) {
             tracing::info!("policies changed: what they no longer show is taken back");
-            // As it is served, so that there is nothing to build, and nothing that could not be.
+            // As it is served, so that there is nothing to build, and nothing that could not be: what is new of
+            // these names holds up nothing else.
             self.configure(&part_of(&sync, |name| gives(&sync, name))).await?;
-            let mut watch = self.engine.watch();
-            let switched =
-                watch.wait_for(|published| published.sync.as_deref().is_none_or(is_narrow));
-            if !matches!(timeout(SHUT_WITHIN, switched).await, Ok(Ok(_))) {
-                let what = "what was served cannot be taken back, and policies have changed";
-                return Ok(Handed::NotShut(Box::new(
-                    Diagnostic::error(code::FROM_POLICIES, what).mend(
-                        "start again when the source answers, or with an empty data directory",
-                    ),
-                )));
-            }
+            self.taken_for = Some(text.clone());
         }
         if let Some(finding) = failed {
             return Err(finding);
@@ -203,9 +200,8 @@ impl Follower {
         let mut wanted = blocks(&text, &target);
         if let Some(sync) = self.served() {
             let before = blocks(&sync.text, &sync.config);
-            let changed =
-                before.into_iter().filter(|(name, _)| !sync.config.gives_all_of(&target, name));
-            wanted.extend(changed);
+            let wider = |name: &str| gives(&sync, name) && !sync.config.gives_all_of(&target, name);
+            wanted.extend(before.into_iter().filter(|(name, _)| wider(name)));
         }
         self.configure(&joined(&wanted)).await?;
         Ok(Handed::NotWider(finding))
@@ -233,8 +229,6 @@ enum Handed {
     All,
     /// What would show more of tables that are served cannot be served, for this reason: these stay as they are.
     NotWider(Box<Diagnostic>),
-    /// More is served than they show.
-    NotShut(Box<Diagnostic>),
 }
 
 /// The part of what is served that these definitions are; nothing where that cannot be told.

@@ -258,15 +258,17 @@ impl Reporter {
         }
     }
 
-    /// What the probes say: started with the engine, ready once a sync configuration is served,
+    /// What the probes say: started with the engine, ready once some of a sync configuration is served,
     /// alive while the engine answers the sampling.
     pub fn health(&self) -> hw_sync::Health {
         let published = self.engine.published();
         let follows = || matches!(self.engine.status().source.state, SourceState::Streaming);
+        // A configuration of which nothing is served answers nobody; one without definitions says so itself.
+        let serves = published.sync_view().is_some_and(|view| view.config().serves_something());
         let only_live = self.live_queries && !self.configured && published.withheld.is_none();
         hw_sync::Health {
             started: true,
-            ready: published.sync_view().is_some() || (only_live && follows()),
+            ready: serves || (only_live && follows()),
             touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
         }
     }
@@ -278,7 +280,10 @@ impl Reporter {
             SourceState::Failed { .. } => "failed",
             SourceState::Copying => "copying",
             SourceState::Streaming if !nothing_is_copied => "copying",
-            SourceState::Streaming if self.configured && status.sync_version.is_none() => {
+            SourceState::Streaming
+                if status.sync_version.is_none()
+                    && (self.configured || status.waiting_version.is_some()) =>
+            {
                 "building"
             }
             SourceState::Streaming => "streaming",

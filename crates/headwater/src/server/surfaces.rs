@@ -189,7 +189,7 @@ async fn follow(
     stop: CancellationToken,
 ) {
     let mut served = engine.watch_served();
-    let mut known = None;
+    let (mut known, mut waited) = (None, Vec::new());
     loop {
         let sync = served.borrow_and_update().clone();
         let (newest, is_new) = {
@@ -197,10 +197,15 @@ async fn follow(
             (given.clone(), given.has_changed())
         };
         let version = sync.as_ref().map(|sync| sync.version);
-        if known != Some(version) || is_new {
+        let config = sync.as_ref().map(|sync| &*sync.config);
+        let waits = |definition| sync.as_ref().is_some_and(|sync| sync.waits(definition));
+        let waiting: Vec<usize> = config.map_or(Vec::new(), |config| {
+            (0..config.definitions().len()).filter(|definition| waits(*definition)).collect()
+        });
+        let is_else = std::mem::replace(&mut waited, waiting.clone()) != waiting;
+        if known != Some(version) || is_new || is_else {
             let before = known.replace(version);
-            let config = sync.as_ref().map(|sync| &*sync.config);
-            uploads.set_map(upload_map::make(config, newest.as_deref(), &settings));
+            uploads.set_map(upload_map::make(config, waits, newest.as_deref(), &settings));
             // What there is to say of the first one was said at the start.
             if version.is_some() && before.flatten().is_some_and(|before| Some(before) != version) {
                 tokio::spawn(tell(uploads.clone()));

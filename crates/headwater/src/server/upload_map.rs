@@ -5,7 +5,7 @@
 //! [`UploadMap`]. Invariants: only a column that reaches clients unchanged, under its own name or
 //! another, is written back by itself, and only a key of columns with texts between them; everything
 //! else is refused by name until `uploads.tables` says where it goes. What only the newest
-//! configuration has waits until that is served.
+//! configuration has, or only a definition that waits for its tables, waits until that is served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,26 +24,37 @@ type Targets = BTreeMap<String, TableTarget>;
 
 /// Makes the map. The settings have the last word.
 ///
-/// - Takes: the configuration that is served; the newest one that was given, which may be the same.
+/// - Takes: the configuration that is served; which of its definitions wait for tables, by their place; the newest
+///   one that was given, which may be the same.
 pub fn make(
     served: Option<&SyncConfig>,
+    waits: impl Fn(usize) -> bool,
     given: Option<&SyncConfig>,
     settings: &BTreeMap<String, UploadTable>,
 ) -> UploadMap {
     let Some(served) = served else {
         // Nobody knows yet what else will be known.
         let mut map = UploadMap::new(Unknown::Waits);
-        for (output, target) in targets(None, settings) {
+        for (output, target) in targets(Vec::new(), settings) {
             map.insert(output, target);
         }
-        for output in targets(given, &BTreeMap::new()).into_keys() {
+        for output in targets(outputs(given), &BTreeMap::new()).into_keys() {
             map.insert(output, TableTarget::Waits);
         }
         return map;
     };
+    let is_served = |definition: usize| !waits(definition);
     let mut map = UploadMap::new(Unknown::Rejected);
-    let mut now = targets(Some(served), settings);
-    for (output, target) in targets(given, settings) {
+    let mut now = targets(served.outputs_of(is_served), settings);
+    // What is written there would not come back before it is served, whatever the settings say.
+    let known = targets(served.outputs_of(is_served), &BTreeMap::new());
+    let to_come = [outputs(Some(served)), outputs(given)].concat();
+    for output in targets(to_come, &BTreeMap::new()).into_keys() {
+        if !known.contains_key(&output) {
+            now.insert(output, TableTarget::Waits);
+        }
+    }
+    for (output, target) in targets(outputs(given), settings) {
         match (now.get_mut(&output), target) {
             (Some(TableTarget::Table(now)), TableTarget::Table(then)) if *now != then => {
                 now.to_come = Some(then.columns);
@@ -62,10 +73,15 @@ pub fn make(
     map
 }
 
-/// Where the tables of one configuration are written.
-fn targets(sync: Option<&SyncConfig>, settings: &BTreeMap<String, UploadTable>) -> Targets {
+/// All that a configuration sends.
+fn outputs(sync: Option<&SyncConfig>) -> Vec<OutputTable> {
+    sync.map(SyncConfig::outputs).unwrap_or_default()
+}
+
+/// Where tables that are sent are written.
+fn targets(outputs: Vec<OutputTable>, settings: &BTreeMap<String, UploadTable>) -> Targets {
     let mut targets = Targets::new();
-    for output in sync.map(SyncConfig::outputs).unwrap_or_default() {
+    for output in outputs {
         let Some((name, target)) = sent(&output) else { continue };
         let target = match targets.remove(&name) {
             Some(known) => merge(known, target),
@@ -202,7 +218,7 @@ mod tests {
 
     /// The map of a configuration that is served and the newest.
     fn map(sync: &SyncConfig, settings: &BTreeMap<String, UploadTable>) -> UploadMap {
-        make(Some(sync), Some(sync), settings)
+        make(Some(sync), |_| false, Some(sync), settings)
     }
 
     fn sync(query: &str) -> SyncConfig {
@@ -297,15 +313,32 @@ mod tests {
         let text = "config:\n  edition: 3\nstreams:\n  s:\n    queries:\n      \
                     - SELECT id, title, body FROM notes\n      - SELECT * FROM lists\n";
         let new = SyncConfig::load(text, "sync.yaml", None).config.expect("valid");
-        let switching = make(Some(&old), Some(&new), &BTreeMap::new());
+        let switching = make(Some(&old), |_| false, Some(&new), &BTreeMap::new());
         assert_eq!(switching.get("lists"), Some(&TableTarget::Waits));
         assert_eq!(switching.unknown(), Unknown::Rejected);
         let notes = table(&switching, "notes");
         assert!(!notes.columns.knows("body") && notes.to_come.expect("columns").knows("body"));
-        let starting = make(None, Some(&new), &BTreeMap::new());
+        let starting = make(None, |_| false, Some(&new), &BTreeMap::new());
         assert_eq!(starting.get("notes"), Some(&TableTarget::Waits));
         assert_eq!((starting.get("else"), starting.unknown()), (None, Unknown::Waits));
-        let served = make(Some(&new), Some(&new), &BTreeMap::new());
+        let served = make(Some(&new), |_| false, Some(&new), &BTreeMap::new());
         assert_eq!((served.unknown(), table(&served, "notes").to_come), (Unknown::Rejected, None));
+    }
+
+    /// What is written to a table whose definition waits would be told as come back, and be gone.
+    #[test]
+    fn fd_51_what_only_a_definition_that_waits_sends_waits_whatever_the_settings_say() {
+        let text = "config:\n  edition: 3\nstreams:\n  s:\n    query: SELECT * FROM notes\n  \
+                    t:\n    queries:\n      - SELECT * FROM fresh\n      - SELECT * FROM notes\n";
+        let sync = SyncConfig::load(text, "sync.yaml", None).config.expect("valid");
+        let second = |definition: usize| sync.definitions()[definition].name == "t";
+        let setting = UploadTable { table: Some("fresh".into()), ..UploadTable::default() };
+        for settings in [BTreeMap::new(), [("fresh".to_owned(), setting)].into()] {
+            let map = make(Some(&sync), second, Some(&sync), &settings);
+            assert_eq!(map.get("fresh"), Some(&TableTarget::Waits));
+            assert!(table(&map, "notes").columns.same_names, "another definition sends it");
+            let map = make(Some(&sync), |_| false, Some(&sync), &settings);
+            assert!(table(&map, "fresh").columns.same_names);
+        }
     }
 }
