@@ -482,11 +482,9 @@ impl<'a> Run<'a> {
             for (slot, past) in slots.iter_mut().zip(&mut seat.pasts) {
                 for (number, shown) in std::mem::take(&mut slot.history).iter().enumerate() {
                     past.explain(shown).map_err(|what| {
-                        let Asked { query, sql, .. } = &slot.asked;
-                        format!(
-                            "P4: {}: {query}\n{sql}\nshown as number {number}: {what}",
-                            user.name
-                        )
+                        let (name, Asked { query, sql, .. }) = (&user.name, &slot.asked);
+                        let told = &shown.why;
+                        format!("P4: {name}: {query}\n{sql}\nnumber {number}, by {told}: {what}")
                     })?;
                 }
             }
@@ -501,5 +499,41 @@ impl<'a> Run<'a> {
         let lines: Vec<&str> = log.lines().collect();
         let lines = lines[lines.len().saturating_sub(12)..].join("\n");
         format!("state {}, trouble {}\n{lines}", status["state"], status["trouble"])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(ids: &[i32]) -> State {
+        let records = ids.iter().map(|id| json!({"id": id}));
+        State::Rows(Asked::all("t").rows(records))
+    }
+
+    fn past() -> Past {
+        Past { states: vec![rows(&[1]), rows(&[1, 2]), State::Refused, rows(&[2])], at: 0 }
+    }
+
+    fn explain(past: &mut Past, state: State) -> Result<(), String> {
+        past.explain(&Shown { state, why: String::new() })
+    }
+
+    #[test]
+    fn states_may_be_left_out_and_shown_twice() {
+        let mut past = past();
+        for state in [rows(&[1]), rows(&[1]), State::Refused, rows(&[2]), rows(&[2])] {
+            explain(&mut past, state).unwrap();
+        }
+    }
+
+    #[test]
+    fn states_that_never_were_and_older_ones_are_refused() {
+        explain(&mut past(), rows(&[1, 2, 3])).unwrap_err();
+        explain(&mut past(), rows(&[])).unwrap_err();
+        let mut behind = past();
+        explain(&mut behind, rows(&[2])).unwrap();
+        explain(&mut behind, rows(&[1])).unwrap_err();
+        explain(&mut behind, State::Refused).unwrap_err();
     }
 }
