@@ -14,6 +14,7 @@ import { jsonForms } from './json.js';
 import { Write } from './layer.js';
 import { LiveQuery, type Host } from './live_query.js';
 import { claimsOf, storedToken, type TokenSource } from './token.js';
+import type { Result } from './result.js';
 import { Transaction } from './transaction.js';
 import type { IHPRecord, NewRecord, TableName } from './registry.js';
 import { keyOf, keyOfRecord, type Field, type Patch, type RecordId, type Row } from './types.js';
@@ -178,9 +179,10 @@ export class LiveClient implements QuerySource {
         (options.onError ?? console.error)(error);
       }
       told = error;
-      if (data !== null && data !== last) {
+      // None any more: somebody else has signed in.
+      if (data !== last) {
         last = data;
-        listener(data as readonly unknown[]);
+        listener((data ?? []) as readonly unknown[]);
       }
     };
     const stop = live.listen(tell);
@@ -557,15 +559,21 @@ export class LiveClient implements QuerySource {
   }
 
   #answer(write: Write, record: Row | undefined, at: number): void {
-    const key = record && keyOfRecord(record, this.#keyOf(write.table));
+    const { table, key: written } = write;
+    const key = record && keyOfRecord(record, this.#keyOf(table));
     write.answer(record, at);
-    if (key !== undefined && key !== write.key) {
-      // The database has another form of the key, or a trigger makes it.
-      this.#each(write, ({ result }) => result?.layer.drop(write));
-      write.key = key;
-      this.#each(write, ({ result }) => result?.adopt(write));
-    } else {
-      this.#each(write, ({ result }) => result?.layer.answered(write));
+    this.#each(write, ({ result }) => result?.layer.answered(write));
+    if (key === undefined || key === written) {
+      return;
+    }
+    // The database has another form of the key, or a trigger makes it. What else was written to the row goes along.
+    for (const one of this.#writes) {
+      if (one.table === table && one.key === written) {
+        const showing: Result[] = [];
+        this.#each(one, ({ result }) => void (result!.layer.drop(one) && showing.push(result!)));
+        one.key = key;
+        showing.forEach((result) => result.adopt(one));
+      }
     }
   }
 

@@ -90,13 +90,16 @@ export class Layer {
     }
   }
 
-  /** Takes a write away: it was refused, or nothing is to be waited for any more. */
-  drop(write: Write): void {
+  /** Takes a write away: it was refused, or nothing is to be waited for any more. Says whether it was here still. */
+  drop(write: Write): boolean {
     const pending = this.#pending.get(write.key);
-    if (pending !== undefined) {
-      pending.entries = pending.entries.filter((entry) => entry.write !== write);
-      this.#changed(write.key);
+    const at = pending?.entries.findIndex((entry) => entry.write === write) ?? -1;
+    if (at < 0) {
+      return false;
     }
+    pending!.entries.splice(at, 1);
+    this.#changed(write.key);
+    return true;
   }
 
   forget(): void {

@@ -64,9 +64,10 @@ export class DataSubscription<R = DataRecord> {
     let last: unknown = null;
     return this.#listen(() => {
       const { data } = this.#live.state;
-      if (data !== null && data !== last) {
+      // None any more: somebody else has signed in.
+      if (data !== last) {
         last = data;
-        listener(data as readonly R[]);
+        listener((data ?? []) as readonly R[]);
       }
     });
   }

@@ -564,6 +564,24 @@ test('what the last user asked for is not asked in the name of the next', async 
   assert.equal(world.log.filter((line) => line === '> DataSyncQuery').length, 1);
 });
 
+test('who follows rows is told at once that they are nothing of the next user', async () => {
+  let user = 'ada';
+  const { world, client } = start({ token: () => jwt({ sub: user }) });
+  world.commit([['tasks', '1', { n: 1, title: 'of ada' }]]);
+  const [seen, also] = [[], []];
+  byTitle(client).subscribe((rows) => seen.push(titles(rows)));
+  new DataSubscription(byTitle(client).query, { client }).subscribe((rows) => also.push(titles(rows)));
+  await world.run();
+  user = 'ben';
+  world.isUp = false;
+  await Promise.all([client.refreshToken(), world.run()]);
+  assert.deepEqual([seen, also], [['of ada', ''], ['of ada', '']]);
+  world.isUp = true;
+  world.commit([['tasks', '1', { n: 1, title: 'of ben' }]]);
+  await world.run(5000);
+  assert.deepEqual([seen, also], [['of ada', '', 'of ben'], ['of ada', '', 'of ben']]);
+});
+
 test('a query that has ended shows the next user nothing of the last', async () => {
   let user = 'ada';
   const { world, client } = start({ token: () => jwt({ sub: user }) });
@@ -790,6 +808,30 @@ test('a write is to the row that the answer names', async () => {
   assert.ok(!seen.some((text) => text.includes('A1,a1') || text.includes('a1,A1') || text.includes('B1,b1')), seen.join(' | '));
   await world.run(5000);
   assert.equal(seen.at(-1), 'a3,b3');
+});
+
+test('what was written to a record while it was created goes with it to the key that the answer names', async () => {
+  const { world, client } = start();
+  const seen = [];
+  byTitle(client).subscribe((rows) => seen.push(rows.map(({ id, title }) => `${id}${title}`).join()));
+  await world.run();
+  const answers = [];
+  world.intercept = ({ tag, requestId, record, patch }, socket) => {
+    if (!tag.endsWith('RecordMessage')) return undefined;
+    const [said, change] = patch ? ['DidUpdateRecord', { tag: 'DidUpdate', id: 'a', changeSet: patch }] : ['DidCreateRecord', { tag: 'DidInsert', record: { ...record, id: 'a' } }];
+    answers.push(() => socket.sends({ tag: said, requestId, record: { ...record, ...patch, id: 'a' } }));
+    answers.push(() => socket.sends({ ...change, subscriptionId: 's1' }));
+    return 'nothing';
+  };
+  void client.createRecord('tasks', { id: 'A', n: 1, title: '1' });
+  void client.updateRecord('tasks', 'A', { title: '2' });
+  await world.run();
+  for (const answer of answers) {
+    answer();
+    await world.run();
+  }
+  await world.run(5000);
+  assert.deepEqual(seen, ['', 'A1', 'A2', 'a2']);
 });
 
 test('a closed client settles everything', async () => {
