@@ -101,7 +101,7 @@ impl Reader {
             }
             Err(Unseen::Unknown(reason)) => {
                 let because = Because { expression: None, reason };
-                return ("Postgres must be asked".to_owned(), Tier::Asked, Some(because));
+                return (ASKED.to_owned(), Tier::Asked, Some(because));
             }
         };
         let fixed = |what: String| (what, Tier::Fixed, None);
@@ -132,7 +132,7 @@ impl Reader {
             }
             Err(Refusal { expression, reason, .. }) => {
                 let because = Because { expression: Some(expression), reason };
-                ("Postgres must be asked".to_owned(), Tier::Asked, Some(because))
+                (ASKED.to_owned(), Tier::Asked, Some(because))
             }
         }
     }
@@ -140,6 +140,13 @@ impl Reader {
 
 /// What helps where Postgres must be asked.
 const LIFTED_BY: &str = "a condition of what docs/policies.md lists, or a column that holds the result and is kept by a trigger";
+
+/// What helps where what is decided here was not what Postgres shows.
+const TRIED_AGAIN: &str =
+    "other policies, functions or grants, or a start of the server: then it is tried again";
+
+/// What a role sees where it is not decided here.
+const ASKED: &str = "Postgres must be asked";
 
 /// What a role sees of a table.
 #[derive(Clone, Debug, Serialize)]
@@ -164,6 +171,16 @@ pub struct Verdict {
     pub stream: Vec<String>,
     /// What of it is not synced, why, and what would be.
     pub not_synced: Vec<String>,
+}
+
+impl Verdict {
+    /// An audit has found that it is not so: live results are asked.
+    pub fn refute(&mut self, reason: String) {
+        self.sees = ASKED.to_owned();
+        self.tier = Tier::Asked;
+        self.because = Some(Because { expression: None, reason });
+        self.lifted_by = Some(TRIED_AGAIN);
+    }
 }
 
 /// How it is decided which rows a role sees.

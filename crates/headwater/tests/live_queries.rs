@@ -42,6 +42,11 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Rig {
+        Rig::start_allowing(&[]).await
+    }
+
+    /// With findings in the log that are meant to be there.
+    async fn start_allowing(findings: &[&str]) -> Rig {
         let cluster = Cluster::start_with(ClusterOptions {
             settings: &[("max_slot_wal_keep_size", "20GB")],
             ..ClusterOptions::default()
@@ -62,7 +67,7 @@ impl Rig {
                 ("HEADWATER_API_TOKEN".into(), API_TOKEN.into()),
                 ("HEADWATER_DATASYNC".into(), "true".into()),
             ],
-            allowed_log: Vec::new(),
+            allowed_log: findings.iter().map(|&finding| finding.to_owned()).collect(),
         })
         .await;
         Rig { _cluster: cluster, _directory: directory, _database: database, sql, process }
@@ -261,6 +266,53 @@ async fn ds_21_changed_rows_find_subscriptions_by_what_they_have() {
     assert_eq!(amy.push().await["record"]["id"], 1);
     rig.run("INSERT INTO notes VALUES (1, 1, 'a'), (2, 2, 'b')").await;
     assert_eq!(amy.push().await["record"]["body"], "a");
+}
+
+/// A function of Postgres itself does something else from now on, which no policy and no right shows.
+const OTHERWISE: &str = "SET allow_system_table_mods = on;
+CREATE OR REPLACE FUNCTION pg_catalog.starts_with(text, text) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT
+  AS $$ SELECT pg_catalog.left($1, pg_catalog.length($2) + 1) = $2 || '!' $$";
+
+/// Where what is computed here is not what Postgres shows, users are shown what Postgres shows, and operators are told.
+#[tokio::test]
+async fn e_4_operators_are_told_what_an_audit_has_found() {
+    let rig = Rig::start_allowing(&["HW4306"]).await;
+    rig.run(
+        "CREATE POLICY begins ON notes FOR SELECT USING (starts_with(body, 'open'));
+         INSERT INTO notes VALUES (1, 1, 'open')",
+    )
+    .await;
+    let mut amy = rig.connect("amy").await;
+    let (_, notes) = amy.subscribe(query("notes", json!({}))).await;
+    assert_eq!(notes[0]["body"], "open");
+    let address = rig.process.address();
+    let is_exported = async |line: &str| {
+        let metrics = http_get(address, "/metrics", &OPERATOR).await.ok()?.body;
+        metrics.contains(&format!("\n{line}\n")).then_some(())
+    };
+    poll_until("it is computed", || is_exported("headwater_live_planned 1")).await;
+    let page = async |path: &str| {
+        let answer = http_get(address, path, &OPERATOR).await.expect("answered");
+        serde_json::from_str::<Value>(&answer.body).expect("JSON")
+    };
+    let of_notes = async || {
+        let page = page("/admin/api/policies?role=headwater_authenticated").await;
+        let tables = page["tables"].as_array().expect("tables").clone();
+        tables.into_iter().find(|table| table["table"] == "notes").expect("listed")
+    };
+    assert_eq!(of_notes().await["tier"], "with_lookup");
+    assert_eq!(page("/admin/api/status").await["live"]["disagreements"], json!([]));
+    rig.run(OTHERWISE).await;
+    let found = "headwater_live_audit_disagreements_total 1";
+    poll_until("it is found", || is_exported(found)).await;
+    assert_eq!(amy.push().await["tag"], "DidDelete");
+    let told = "public.notes for headwater_authenticated: what policies begins, team admit was not what Postgres shows \
+                (only here: 1 rows (keys 1)); it is asked instead (HW4306)";
+    assert_eq!(page("/admin/api/status").await["live"]["disagreements"], json!([told]));
+    let notes = of_notes().await;
+    assert_eq!((&notes["tier"], &notes["because"]["reason"]), (&json!("asked"), &json!(told)));
+    rig.run("INSERT INTO notes VALUES (2, 2, 'open'), (3, 2, 'open!')").await;
+    assert_eq!(amy.push().await["record"]["id"], 3);
 }
 
 /// Nothing that was known of the role a moment ago counts.

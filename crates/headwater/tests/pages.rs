@@ -98,10 +98,13 @@ fn fields(prefix: &str, value: &serde_json::Value, into: &mut std::collections::
 
 #[test]
 fn fd_71_the_operations_page_has_every_field_of_the_status() {
-    use headwater::server::status::{BoundReport, CopyReport, StatusReport, SyncReport};
+    use headwater::server::status::{
+        BoundReport, CopyReport, LiveReport, StatusReport, SyncReport,
+    };
     let sample = StatusReport {
         copies: vec![CopyReport::default()],
         bounds: vec![BoundReport::default()],
+        live: LiveReport { disagreements: vec!["e".into()] },
         sync: SyncReport {
             stale_tables: vec!["public.t".into()],
             frozen: vec!["a".into()],

@@ -79,6 +79,7 @@ fn surfaces(directory: &std::path::Path) -> Vec<Surface> {
         started: Instant::now(),
         memory: Default::default(),
         surfaces: Default::default(),
+        live: Default::default(),
     });
     let authenticator = Authenticator::new(AuthConfig {
         secret: Some(Secret::parse("a secret of thirty-two characters").expect("usable")),

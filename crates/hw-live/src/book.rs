@@ -49,6 +49,7 @@ pub(crate) struct Book {
 /// What is known of a table that a role may ask for.
 pub(crate) struct Known {
     pub reads: Arc<Reads>,
+    policies: Arc<[String]>,
     /// The table as the role sees it, and its policies as a condition; `None`: Postgres has to be asked.
     visible: Option<Visible>,
 }
@@ -64,6 +65,8 @@ struct Visible {
 /// What a question stands on.
 pub(crate) struct Admitted {
     pub reads: Arc<Reads>,
+    /// Its policies, by name.
+    pub policies: Arc<[String]>,
     /// How values become JSON in this database.
     pub json: JsonOfDatabase,
     /// Its policies and filter as conditions, where there are such.
@@ -130,8 +133,8 @@ impl Book {
                 inner: inner.clone(),
             })
         });
-        let (reads, json) = (known.reads.clone(), security.json());
-        Ok(Some(Ok(Admitted { reads, json, conditions })))
+        let (reads, policies) = (known.reads.clone(), known.policies.clone());
+        Ok(Some(Ok(Admitted { reads, policies, json: security.json(), conditions })))
     }
 
     fn filter(
@@ -198,7 +201,8 @@ fn admitted(security: &RowSecurity, role: &str, table: &TableName) -> Result<Kno
         Some(visible) => reads.tables.extend(visible.inner.iter().map(name_of)),
         None => reads.unknown = true,
     }
-    Ok(Known { reads: Arc::new(reads), visible })
+    let policies = security.policies_of(found).map(|policy| policy.name.clone()).collect();
+    Ok(Known { reads: Arc::new(reads), policies, visible })
 }
 
 fn is(known: &SecuredTable, table: &TableName) -> bool {

@@ -123,6 +123,14 @@ impl Kept {
         }
     }
 
+    /// Whether it is as its plan has told it, and the plan tells all of it.
+    pub fn rests(&self) -> bool {
+        let Standing { due, asked, .. } = self.standing;
+        let is_told = matches!(self.phase, Phase::Told { .. });
+        let is_complete = self.plan.as_ref().is_some_and(|plan| plan.is_complete);
+        is_told && is_complete && !due && !asked && self.late.is_empty()
+    }
+
     /// Whether its last moment lacks a transaction.
     pub fn lacks(&self, xid: FullXid) -> bool {
         matches!(&self.phase, Phase::Told { at, .. } if !at.snapshot.sees(xid))

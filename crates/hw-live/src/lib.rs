@@ -9,9 +9,10 @@
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
 //! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
 //! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
-//! of two results, and `net` one of several changes.
+//! of two results, and `net` one of several changes; `audit` compares what plans tell with what Postgres shows.
 
 mod asking;
+mod audit;
 mod book;
 pub mod error;
 mod index;
@@ -29,6 +30,7 @@ mod state;
 mod subscription;
 mod unseen;
 
+pub use audit::{Audits, Disagreement, code};
 pub use error::LiveError;
 pub use live::{Live, LiveOptions};
 pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, News, Record, Wants};

@@ -1,7 +1,8 @@
 //! The results that are kept live, and the tasks that keep them.
 //!
-//! One task follows what is published, one looks each second at who may see what, one at what snapshots see, and
-//! one for each lane asks, in rounds (`rounds`), whoever has to be asked. A result is asked first; from then on,
+//! One task follows what is published, one looks each second at who may see what, one at what snapshots see, one
+//! compares what is held with what Postgres shows (`audit`), and one for each lane asks, in rounds (`rounds`), whoever
+//! has to be asked. A result is asked first; from then on,
 //! where there is a plan for it, what transactions did to rows is applied to it; else every transaction that
 //! touches what it depends on asks it again. Invariants: a result is at the moment of one snapshot, behind which
 //! every transaction counts that the snapshot did not see, wherever it stands in the log; nothing is told of a
@@ -10,6 +11,7 @@
 //! None of the tasks ends by a panic while the process goes on.
 
 use crate::asking::Asking;
+use crate::audit::{Audits, Disagreement};
 use crate::book::Reads;
 use crate::error::LiveError;
 use crate::index::Index;
@@ -44,6 +46,10 @@ pub struct LiveOptions {
     pub patience: Duration,
     /// Bytes that may be held of the tables which policies read beside their own.
     pub lookup_bytes: usize,
+    /// How long no result is compared with what Postgres shows behind one that was, at least.
+    pub audit_pause: Duration,
+    /// The same, as a multiple of what its question took.
+    pub audit_times: u32,
 }
 
 impl Default for LiveOptions {
@@ -53,6 +59,9 @@ impl Default for LiveOptions {
             result_bytes: 32 << 20,
             patience: Duration::from_secs(10),
             lookup_bytes: 256 << 20,
+            audit_pause: Duration::from_secs(1),
+            // A hundredth of a connection.
+            audit_times: 99,
         }
     }
 }
@@ -90,7 +99,7 @@ pub(crate) struct Shared {
 impl Live {
     /// Connections that it needs, so that none of its tasks waits for another: one for each lane, and one for
     /// each of those that look.
-    pub const CONNECTIONS: usize = Lane::ALL.len() + 3;
+    pub const CONNECTIONS: usize = Lane::ALL.len() + 4;
 
     /// Starts to keep results.
     ///
@@ -120,6 +129,10 @@ impl Live {
         spawn("live results: following", shared.clone().follow(Place::of(&published)));
         spawn("live results: rights", shared.clone().look());
         spawn("live results: snapshots", shared.clone().see());
+        spawn(
+            "live results: audit",
+            shared.clone().audit(options.audit_pause, options.audit_times),
+        );
         for lane in Lane::ALL {
             spawn("live results: asking", shared.clone().ask(lane));
         }
@@ -185,6 +198,17 @@ impl Live {
     /// How many rounds there were in which somebody was asked.
     pub fn rounds(&self) -> u64 {
         self.0.rounds.load(Ordering::Relaxed)
+    }
+
+    /// How comparisons with what Postgres shows went.
+    pub fn audits(&self) -> Audits {
+        self.0.state.lock().audits
+    }
+
+    /// Tables and roles for which what was computed here was not what Postgres shows, so that it is asked until
+    /// policies, functions or grants change.
+    pub fn disagreements(&self) -> Vec<Disagreement> {
+        self.0.state.lock().disagreements()
     }
 
     /// For how many of them it is computed here whom a change concerns.

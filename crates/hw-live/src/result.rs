@@ -5,6 +5,7 @@
 
 use crate::query::{Change, Key, News, Record};
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 
@@ -89,12 +90,95 @@ impl Held {
         })
     }
 
+    /// How an answer differs from what is held.
+    pub fn difference(&self, answer: &News<(Key, Record)>) -> Option<Difference> {
+        let difference = match (self, answer) {
+            (Held::Count(here), News::Count(there)) => {
+                Difference::Count { here: *here, there: *there }
+            }
+            (Held::Rows(held), News::Rows(rows)) => {
+                let mut left: HashMap<&str, Digest> =
+                    held.iter().map(|(key, digest)| (&**key, *digest)).collect();
+                let (mut only_there, mut otherwise) = (Vec::new(), Vec::new());
+                for (key, record) in rows {
+                    match left.remove(&**key) {
+                        None => only_there.push(key.clone()),
+                        Some(held) if held != Digest::of(record) => otherwise.push(key.clone()),
+                        Some(_) => {}
+                    }
+                }
+                let only_here = left.into_keys().map(Key::from).collect();
+                Difference::Rows { only_here, only_there, otherwise }
+            }
+            // A query wants one of both, always the same one.
+            (Held::Rows(_), News::Count(_)) | (Held::Count(_), News::Rows(_)) => return None,
+        };
+        difference.is_some().then_some(difference)
+    }
+
     /// Everything goes.
     pub fn clear(&mut self) -> Option<News<Change>> {
         match self {
             Held::Rows(_) => self.replace(News::Rows(Vec::new()), &HashMap::new()),
             Held::Count(_) => self.replace(News::Count(0), &HashMap::new()),
         }
+    }
+}
+
+/// How an answer of Postgres differs from what is held.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// In these rows.
+    Rows {
+        only_here: Vec<Key>,
+        only_there: Vec<Key>,
+        otherwise: Vec<Key>,
+    },
+    Count {
+        here: u64,
+        there: u64,
+    },
+}
+
+/// How many keys are named.
+const NAMED: usize = 5;
+
+impl Difference {
+    fn is_some(&self) -> bool {
+        match self {
+            Difference::Rows { only_here, only_there, otherwise } => {
+                [only_here, only_there, otherwise].iter().any(|keys| !keys.is_empty())
+            }
+            Difference::Count { here, there } => here != there,
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (only_here, only_there, otherwise) = match self {
+            Difference::Count { here, there } => {
+                return write!(to, "{here} rows are counted here, {there} by Postgres");
+            }
+            Difference::Rows { only_here, only_there, otherwise } => {
+                (only_here, only_there, otherwise)
+            }
+        };
+        let kinds = [
+            ("only here", only_here),
+            ("only in Postgres", only_there),
+            ("other values", otherwise),
+        ];
+        let kinds = kinds.iter().filter(|(_, keys)| !keys.is_empty());
+        for (number, (kind, keys)) in kinds.enumerate() {
+            let mut named: Vec<&str> = keys.iter().map(|key| &**key).collect();
+            named.sort_unstable();
+            named.truncate(NAMED);
+            let between = if number > 0 { "; " } else { "" };
+            let more = if keys.len() > NAMED { ", …" } else { "" };
+            write!(to, "{between}{kind}: {} rows (keys {}{more})", keys.len(), named.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -240,6 +324,23 @@ mod tests {
                 prop_assert_eq!(&told, &now);
             }
         }
+    }
+
+    #[test]
+    fn what_differs_is_told_by_keys_and_numbers_and_never_by_values() {
+        let result = |rows: &[(u8, u8)]| rows.iter().copied().collect::<HashMap<u8, u8>>();
+        let held = Held::of(&rows(&result(&[(1, 1), (2, 1), (3, 1), (4, 1)])));
+        let said = |answer| held.difference(&answer).map(|difference| difference.to_string());
+        assert_eq!(said(rows(&result(&[(4, 1), (3, 1), (2, 1), (1, 1)]))), None);
+        let other = said(rows(&result(&[(1, 1), (2, 9), (5, 1)])));
+        let expected = "only here: 2 rows (keys 3, 4); only in Postgres: 1 rows (keys 5); other values: 1 rows (keys 2)";
+        assert_eq!(other.as_deref(), Some(expected));
+        let many: HashMap<u8, u8> = (10..20).map(|key| (key, 1)).collect();
+        let other = said(rows(&many)).expect("differs");
+        assert!(other.contains("10 rows (keys 10, 11, 12, 13, 14, …)"), "{other}");
+        let held = Held::of(&News::Count(2));
+        assert!(held.difference(&News::Count(2)).is_none());
+        assert!(held.difference(&News::Count(3)).is_some());
     }
 
     #[test]

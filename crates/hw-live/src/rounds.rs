@@ -5,6 +5,7 @@
 //! while it went on is looked up in the list of changes when it is told.
 
 use crate::asking::{Answer, Round};
+use crate::book::Reads;
 use crate::kept::{Moment, Phase, SinceMoments};
 use crate::lanes::{Lane, SLOW};
 use crate::live::Shared;
@@ -108,6 +109,7 @@ impl Shared {
                 Answer::Result(result, admitted, time) => {
                     let query = question.query.clone();
                     let rendering = state.rendering(&query, &checked, admitted.json);
+                    let is_disproved = state.is_disproved(question, &admitted.reads, &rights);
                     let Some(kept) = state.results.get_mut(number) else { continue };
                     kept.failures = 0;
                     kept.is_slow = time > SLOW;
@@ -117,9 +119,15 @@ impl Shared {
                     kept.tell(result, &at, &published, &mut since);
                     // Values of before a change of the catalog must not be judged by what it says now.
                     kept.is_unsettled = !is_settled && admitted.conditions.is_some();
-                    let conditions = admitted.conditions.filter(|_| is_settled);
+                    let is_trusted = is_settled && !is_disproved;
+                    let conditions = admitted.conditions.filter(|_| is_trusted);
                     let plan = kept.plan_for(conditions, &rights, &checked, &state.lookups);
-                    state.depends(*number, admitted.reads, plan);
+                    // What was read of policies that are not understood says nothing of what they read.
+                    let reads = match is_disproved {
+                        true => Arc::new(Reads { unknown: true, ..(*admitted.reads).clone() }),
+                        false => admitted.reads,
+                    };
+                    state.depends(*number, reads, plan);
                     told.push(*number);
                 }
                 Answer::Slow => {

@@ -1,5 +1,6 @@
 //! All results that are kept: who depends on what, who has to be asked, and what transactions did to whom.
 
+use crate::audit::{Audits, Disagreement, Disproved, Turns};
 use crate::book::Reads;
 use crate::index::Index;
 use crate::kept::{Applied, Kept, Phase};
@@ -44,6 +45,11 @@ pub(crate) struct State {
     rights: Option<(Rights, Instant)>,
     /// Up to where publications were followed.
     pub followed: Place,
+    /// Whose plans are not to be trusted.
+    pub disproved: Disproved,
+    /// Whose plan is looked at next.
+    pub turns: Turns,
+    pub audits: Audits,
     pub stopping: bool,
 }
 
@@ -81,6 +87,9 @@ impl State {
             unseen: None,
             waiting: BTreeSet::new(),
             rights: None,
+            disproved: Disproved::default(),
+            turns: Turns::default(),
+            audits: Audits::default(),
             stopping: false,
         }
     }
@@ -462,6 +471,16 @@ impl State {
     /// that entered, of which no snapshot says what it has of them.
     fn is_passed(&self, one: &Committed, told: &Told<'_>) -> bool {
         one.end_lsn <= self.followed.end && (one.xid.is_none() || one.end_lsn > told.latest)
+    }
+
+    /// Whether plans of a role that stand on these tables are not to be trusted.
+    pub fn is_disproved(&self, question: &Question, reads: &Reads, rights: &Rights) -> bool {
+        self.disproved.has(&question.who.run_as.role, &reads.tables, rights)
+    }
+
+    /// Where plans are not to be trusted, as of who may see what now.
+    pub fn disagreements(&self) -> Vec<Disagreement> {
+        self.rights.as_ref().map(|(rights, _)| self.disproved.of(rights)).unwrap_or_default()
     }
 
     fn suspects(&self, xid: FullXid) -> bool {

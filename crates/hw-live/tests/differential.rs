@@ -1,10 +1,12 @@
 //! What followers hold is what Postgres shows them, whatever happens to rows, memberships and policies.
 
-use crate::world::{Follower, Held, World, query, user};
+use crate::world::{Follower, Held, LIMIT, World, audited, query, user};
 use hw_live::Wants;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use std::time::Duration;
+use tokio_postgres::error::SqlState;
 
 /// Policies of every kind: owner, membership, parent's membership, role claim, restrictive, a helper function.
 const SCHEMA: &str = "
@@ -92,6 +94,56 @@ fn queries() -> Vec<hw_live::LiveQuery> {
         query("members", "team <> 2", "", Wants::Count),
         query("members", "true", "ORDER BY id LIMIT 2", Wants::Rows),
     ]
+}
+
+/// Audits come between commits of several sessions, some of which wait to be seen, and find nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_an_audit_accuses_nobody_whatever_is_written_meanwhile() {
+    let mut rng = StdRng::seed_from_u64(
+        std::env::var("HEADWATER_SEED").map_or(7, |seed| seed.parse().unwrap()),
+    );
+    let mut world = World::new(SCHEMA).await;
+    let live = world.live_beside(audited(2));
+    let mut followers: Vec<Follower> = Vec::new();
+    for query in queries().into_iter().chain(queries()) {
+        let who = user(USERS.choose(&mut rng).unwrap());
+        followers.push(world.follow_in(&live, query, &who).await);
+    }
+    let sessions = [world.client_of("postgres").await, world.client_of("postgres").await];
+    for step in 0..200 {
+        if step % 50 == 49 {
+            world.sql(RULES.choose(&mut rng).unwrap()).await;
+        }
+        let before = live.audits().compared;
+        let truncated = (step % 8 == 7).then_some("TRUNCATE notes; TRUNCATE tasks");
+        let mut transaction = || {
+            let count = rng.random_range(1..3);
+            let statements = (0..count).map(|_| statement(&mut rng, false));
+            let statements: Vec<String> = statements.chain(truncated.map(str::to_owned)).collect();
+            format!("BEGIN; {}; COMMIT", statements.join("; "))
+        };
+        let [one, other] = [transaction(), transaction()];
+        let both = tokio::join!(sessions[0].batch_execute(&one), sessions[1].batch_execute(&other));
+        for (session, result) in sessions.iter().zip([both.0, both.1]) {
+            if let Err(error) = result {
+                let may_be = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::UNIQUE_VIOLATION];
+                assert!(error.code().is_some_and(|code| may_be.contains(code)), "{error:?}");
+                session.batch_execute("ROLLBACK").await.unwrap();
+            }
+        }
+        let wanted = before + rng.random_range(0..4);
+        let end = tokio::time::Instant::now() + LIMIT;
+        while live.audits().compared < wanted {
+            assert!(tokio::time::Instant::now() < end, "nobody is audited");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    let audits = live.audits();
+    assert!(audits.compared > 200 && audits.differed == 0, "{audits:?}");
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

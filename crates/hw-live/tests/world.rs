@@ -47,7 +47,7 @@ impl World {
         options.change_list_bytes = 16 << 20;
         let (engine, _) = Engine::start(options, None).unwrap();
         let stop = CancellationToken::new();
-        let live = start(&engine, &cluster, LiveOptions::default(), &stop);
+        let live = start(&engine, &cluster, audited(100), &stop);
         World { cluster, client, engine, live, stop, _dir: dir }
     }
 
@@ -180,9 +180,22 @@ impl World {
         self.client.query(cut, &[]).await.unwrap();
     }
 
+    /// Whatever happened, plans were never accused.
     pub async fn end(self) {
+        let audits = self.live.audits();
+        eprintln!("{audits:?}");
+        assert_eq!(audits.differed, 0, "{:?}", self.live.disagreements());
         self.stop.cancel();
         self.engine.stop().await;
+    }
+}
+
+/// Results are compared with what Postgres shows all the time, so many milliseconds behind each other.
+pub fn audited(pause: u64) -> LiveOptions {
+    LiveOptions {
+        audit_pause: Duration::from_millis(pause),
+        audit_times: 0,
+        ..LiveOptions::default()
     }
 }
 

@@ -186,6 +186,7 @@ pub fn table(report: &StatusReport) -> String {
         ("stands still", &sync.frozen),
         ("not served", &sync.withheld),
         ("refused", &sync.refused),
+        ("asked instead", &report.live.disagreements),
     ] {
         all.iter().for_each(|one| line(name, one.clone()));
     }
@@ -268,6 +269,7 @@ mod tests {
         });
         report.sync.refused.push("public.photos has no primary key".into());
         report.sync.withheld.push("gallery".into());
+        report.live.disagreements.push("public.tasks for app: …".into());
         let table = table(&report);
         for expected in [
             "state          copying\n",
@@ -279,6 +281,7 @@ mod tests {
             "copying        public.lists: waits for its turn, about 40 rows\n",
             "not served     gallery\n",
             "refused        public.photos has no primary key\n",
+            "asked instead  public.tasks for app: …\n",
             "copying        public.photos: read, 12 rows, 0 B, for 0 ms\n",
         ] {
             assert!(table.contains(expected), "{expected} in:\n{table}");

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant, SystemTime};
 use hw_engine::Engine;
 use hw_engine::status::{EngineStatus, SourceState, Waits};
 use hw_http::listen::Connections;
+use hw_live::{Disagreement, Live};
 use hw_pg::error::code as pg_code;
 use hw_store::Store;
+use hw_types::Code;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::lag::LagClock;
 use super::status::{
-    AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, SourceReport,
-    StatusReport, StoreReport, SyncReport,
+    AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, LiveReport,
+    SourceReport, StatusReport, StoreReport, SyncReport,
 };
 use crate::config::Config;
 use crate::config::parse::show_bytes;
@@ -41,6 +43,8 @@ pub struct Reporter {
     pub connections: Connections,
     /// What the surfaces use of their bounds, by their names, once they have started.
     pub surfaces: OnceLock<Vec<(&'static str, hw_http::surface::Bounds)>>,
+    /// What keeps live results, once it has started, where there are any.
+    pub live: OnceLock<Live>,
     /// Name of the source database.
     pub database: String,
     /// Whether a sync configuration was named.
@@ -121,6 +125,11 @@ pub struct Memory {
 const SILENT: Duration = Duration::from_secs(15);
 
 impl Reporter {
+    /// Tables and roles whose live results were not what Postgres shows.
+    pub fn disagreements(&self) -> Vec<Disagreement> {
+        self.live.get().map(Live::disagreements).unwrap_or_default()
+    }
+
     /// The figures of this moment.
     pub fn report(&self) -> StatusReport {
         let status = self.engine.status();
@@ -210,6 +219,7 @@ impl Reporter {
                 spool_bytes: stored.spool_bytes,
                 spool_limit_bytes: self.bounds.spool,
             },
+            live: LiveReport { disagreements: self.disagreements().iter().map(audited).collect() },
             applied: AppliedReport {
                 transactions: counted("headwater_transactions_total"),
                 rows: counted("headwater_rows_replicated_total"),
@@ -333,6 +343,17 @@ fn due(last: &mut Option<Instant>, holds: bool) -> bool {
     }
     *last = Some(Instant::now());
     true
+}
+
+/// What an audit has found, in a line.
+pub fn audited(one: &Disagreement) -> String {
+    let Disagreement { role, table, policies, difference, .. } = one;
+    let policies = policies.join(", ");
+    let code = Code(hw_live::code::DISAGREES);
+    format!(
+        "{table} for {role}: what policies {policies} admit was not what Postgres shows ({difference}); it is asked \
+         instead ({code})"
+    )
 }
 
 fn trouble(status: &EngineStatus) -> Option<String> {

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{Access, Admin, DevSessions, PoliciesSource, Seen};
 use super::from_policies::Follower;
-use super::reporter::{Bounds, Memory, Reporter};
+use super::reporter::{Bounds, Memory, Reporter, audited};
 use super::router;
 use super::surfaces;
 use crate::authentication;
 use crate::code;
 use crate::config::Config;
-use crate::policies::Reader;
+use crate::policies::{Reader, Verdict};
 use crate::process;
 use crate::report;
 use crate::sync_config::{self, SyncFile};
@@ -142,6 +142,7 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
         started: Instant::now(),
         memory: parking_lot::Mutex::new(Memory::default()),
         surfaces: OnceLock::new(),
+        live: OnceLock::new(),
     });
     // The first look: what is counted is counted from here.
     drop(reporter.report());
@@ -150,7 +151,7 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
     let admin = Admin {
         access: access(config, dev.is_some()),
         status: Arc::new(move || figures.report()),
-        policies: policies(config, &connect),
+        policies: policies(config, &connect, &reporter),
         dev,
     };
     let body_memory = usize::try_from(config.limits.body_memory).unwrap_or(usize::MAX);
@@ -177,16 +178,23 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
 }
 
 /// Reads row level security when it is asked for.
-fn policies(config: &Config, connect: &ConnectConfig) -> PoliciesSource {
-    let of = Arc::new((config.clone(), connect.with_application_name("headwater policies")));
+fn policies(config: &Config, connect: &ConnectConfig, reporter: &Arc<Reporter>) -> PoliciesSource {
+    let connect = connect.with_application_name("headwater policies");
+    let of = Arc::new((config.clone(), connect, Arc::clone(reporter)));
     Arc::new(move |role| {
         let of = Arc::clone(&of);
         Box::pin(async move {
-            let (config, connect) = &*of;
+            let (config, connect, reporter) = &*of;
             let connected = sql::connect(connect).await;
             let (mut client, _driver) = connected.map_err(|error| Box::new(error.diagnostic()))?;
             let reader = Reader::read(&mut client, config, role.as_deref()).await?;
-            Ok(Seen { role: reader.role.clone(), tables: reader.verdicts() })
+            let mut tables = reader.verdicts();
+            for one in reporter.disagreements().iter().filter(|one| *one.role == *reader.role) {
+                let is_it =
+                    |of: &&mut Verdict| of.schema == one.table.schema && of.table == one.table.name;
+                tables.iter_mut().find(is_it).into_iter().for_each(|of| of.refute(audited(one)));
+            }
+            Ok(Seen { role: reader.role.clone(), tables })
         })
     })
 }

@@ -37,6 +37,9 @@ pub struct StatusReport {
     /// What the surfaces and the edge use of their bounds.
     #[serde(default)]
     pub bounds: Vec<BoundReport>,
+    /// Live results.
+    #[serde(default)]
+    pub live: LiveReport,
     /// The store.
     pub store: StoreReport,
     /// What has been applied since the start.
@@ -84,6 +87,15 @@ pub struct SyncReport {
     /// Tables and definitions that the store has lost to damage and that are copied and built again;
     /// nothing is served until they are.
     pub lost: Vec<String>,
+}
+
+/// Results that are kept live.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveReport {
+    /// Tables and roles for which an audit found that what is computed here is not what Postgres shows, so that it is
+    /// asked until policies, functions or grants change (HW4306).
+    pub disagreements: Vec<String>,
 }
 
 /// A published position.

@@ -66,7 +66,7 @@ pub fn start(
     let connect = connect.with_application_name("headwater writes").for_users();
     let pool = Pool::new(connect.clone(), config.database.pool, POOL_WAIT);
     let datasync = config.datasync.enabled.then(|| {
-        datasync(config, &engine, edge.clone(), hooks, (pool.clone(), connect), stop.clone())
+        datasync(config, reporter, edge.clone(), hooks, (pool.clone(), connect), stop.clone())
     });
     let uploads = Uploads::new(
         pool,
@@ -108,7 +108,7 @@ pub fn hooks(config: &Config) -> Result<Option<Hooks>, Box<Diagnostic>> {
 /// Live queries. Their statements share the pool of uploads; transactions that wait for people do not.
 fn datasync(
     config: &Config,
-    engine: &Engine,
+    reporter: &Reporter,
     edge: Edge,
     hooks: Option<Hooks>,
     (pool, connect): (Pool, ConnectConfig),
@@ -132,7 +132,8 @@ fn datasync(
         result_bytes: bytes(settings.max_result),
         ..LiveOptions::default()
     };
-    let live = Live::start(engine.clone(), asking, live, stop.clone());
+    let live = Live::start(reporter.engine.clone(), asking, live, stop.clone());
+    let _ = reporter.live.set(live.clone());
     let statements = Statements::new(
         pool,
         transactions,

@@ -85,6 +85,14 @@ const COUNTERS: &[(&str, &str)] = &[
         "Rounds during which policies or grants changed, so that they were begun anew",
     ),
     (
+        "headwater_live_audits_total",
+        "Results that were computed here and compared with what Postgres shows",
+    ),
+    (
+        "headwater_live_audit_disagreements_total",
+        "Audits that found live results to be other than what Postgres shows (HW4306); stays 0",
+    ),
+    (
         "headwater_datasync_resumed_total",
         "Subscriptions that went on with what their client had missed",
     ),
