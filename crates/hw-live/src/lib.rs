@@ -9,12 +9,14 @@
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
 //! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
 //! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
-//! of two results, and `net` one of several changes; `audit` compares what plans tell with what Postgres shows.
+//! of two results, and `net` one of several changes; `audit` compares what plans
+//! tell with what Postgres shows, and `found` is what came of that.
 
 mod asking;
 mod audit;
 mod book;
 pub mod error;
+mod found;
 mod index;
 mod kept;
 mod lanes;
@@ -30,8 +32,8 @@ mod state;
 mod subscription;
 mod unseen;
 
-pub use audit::{Audits, Disagreement, code};
 pub use error::LiveError;
+pub use found::{Audits, Disagreement, code};
 pub use live::{Live, LiveOptions};
 pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, News, Record, Wants};
 pub use subscription::Subscription;

@@ -11,9 +11,9 @@
 //! None of the tasks ends by a panic while the process goes on.
 
 use crate::asking::Asking;
-use crate::audit::{Audits, Disagreement};
 use crate::book::Reads;
 use crate::error::LiveError;
+use crate::found::{Audits, Disagreement};
 use crate::index::Index;
 use crate::kept::{Kept, Phase, Standing};
 use crate::lanes::{Bounds, Lane};

@@ -1,7 +1,7 @@
 //! All results that are kept: who depends on what, who has to be asked, and what transactions did to whom.
 
-use crate::audit::{Audits, Disagreement, Disproved, Turns};
 use crate::book::Reads;
+use crate::found::{Audits, Disagreement, Disproved, Turns};
 use crate::index::Index;
 use crate::kept::{Applied, Kept, Phase};
 use crate::lanes::{Lane, Queue};
