@@ -141,14 +141,13 @@ impl Follower {
         Ok(())
     }
 
-    /// The policies, and the state of the catalog that they are of at the latest.
+    /// The policies, and the state of the catalog that they are of.
     async fn read(
         &mut self,
         client: &mut Client,
     ) -> Result<(Rights, PolicyStreams), Box<Diagnostic>> {
-        // What changes in between is another state, which the next look finds.
-        let rights = Rights::read(client).await.map_err(|error| Box::new(error.diagnostic()))?;
-        let streams = Reader::read(client, &self.config, None).await?.streams();
+        let reader = Reader::read(client, &self.config, None).await?;
+        let (rights, streams) = (reader.security.rights().clone(), reader.streams());
         let refused: Vec<String> = streams
             .tables
             .iter()
