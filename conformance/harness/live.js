@@ -92,9 +92,17 @@ export class Watched {
   /** @type {(() => void)[]} */
   #waiting = [];
 
-  /** @param {LiveClient} client @param {import('@headwater/client/live').QueryBuilder<any, any>} builder */
+  /**
+   * @param {LiveClient} client
+   * @param {import('@headwater/client/live').QueryBuilder<any, any> | import('@headwater/client/live').AggregateBuilder<any>} builder
+   */
   constructor(client, builder, kind = 'rows') {
-    this.live = kind === 'rows' ? client.rows(builder.query) : client.count(builder.query);
+    this.live =
+      'groups' in builder
+        ? client.groups(builder.query, builder.groups)
+        : kind === 'rows'
+          ? client.rows(builder.query)
+          : client.count(builder.query);
     /** @type {any[]} Everything that was shown. */
     this.history = [];
     this.stop = this.live.listen(() => {

@@ -48,6 +48,30 @@ test('ds_10_5_2_rows_come_and_go_by_whatever_lets_them', async () => {
   await Promise.all([anns.shows('title', []), bobs.shows('title', [])]);
 });
 
+test('issue_6_2_groups_follow_what_comes_and_goes_for_whoever_looks', async () => {
+  const bob = world.client('bob');
+  const { sql } = world;
+  await sql.query(`INSERT INTO tasks (owner_id, title, mood, price) VALUES ('bob', 'a', 'open', 1.50), ('ann', 'b', 'done', 2)`);
+  const query = bob.query('tasks').groupBy('mood').aggregate({ tasks: 'count', sum: { sum: 'price' }, last: { max: 'price' } });
+  const all = new Watched(bob, bob.query('tasks').aggregate({ tasks: 'count', mean: { avg: 'price' } }));
+  const groups = new Watched(bob, query);
+  /** @param {unknown[]} expected */
+  const shows = async (expected) => {
+    const text = (/** @type {any[]} */ all) => JSON.stringify(all.map((one) => JSON.stringify(Object.entries(one).sort())).sort());
+    await groups.until(JSON.stringify(expected), (data) => text(data) === text(expected));
+  };
+  await shows([{ mood: 'open', tasks: 1, sum: 1.5, last: 1.5 }]);
+  await sql.query(`UPDATE tasks SET owner_id = 'bob' WHERE title = 'b'`);
+  await shows([{ mood: 'open', tasks: 1, sum: 1.5, last: 1.5 }, { mood: 'done', tasks: 1, sum: 2, last: 2 }]);
+  await all.until('both', ([{ tasks, mean }]) => tasks === 2 && mean === 1.75);
+  await sql.query(`UPDATE tasks SET mood = 'done', price = NULL WHERE title = 'a'`);
+  await shows([{ mood: 'done', tasks: 2, sum: 2, last: 2 }]);
+  assert.deepEqual(await query.fetch(), [{ mood: 'done', tasks: 2, sum: 2, last: 2 }]);
+  await sql.query(`TRUNCATE tasks`);
+  await shows([]);
+  await all.until('none', ([{ tasks, mean }]) => tasks === 0 && mean === null);
+});
+
 test('an order that only Postgres knows is the order that is shown', async () => {
   const ann = world.client('ann');
   const byTitle = new Watched(ann, ann.query('tasks').orderBy('title'));

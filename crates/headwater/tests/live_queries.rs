@@ -433,6 +433,74 @@ async fn ds_10_5_counts_follow_and_conditions_decide() {
 }
 
 #[tokio::test]
+async fn issue_6_2_groups_follow_what_anybody_commits() {
+    let rig = Rig::start().await;
+    rig.run("INSERT INTO tasks (id, owner, title, n) VALUES (1, 'amy', 'a', 3), (2, 'amy', 'a', 4), (3, 'bob', 'a', 5)").await;
+    let groups = |tag: &str, group_by: Value| {
+        let aggregates = json!({"tasks": {"tag": "Count"}, "sum": {"tag": "Sum", "field": "n"}, "mean": {"tag": "Avg", "field": "n"}});
+        json!({"tag": tag, "query": query("tasks", json!({})), "groupBy": group_by, "aggregates": aggregates})
+    };
+    let mut amy = rig.connect("amy").await;
+    let once = amy.ask(groups("DataSyncAggregateQuery", json!(["title"]))).await;
+    let first = json!([{"title": "a", "tasks": 2, "sum": 7, "mean": 3.5}]);
+    assert_eq!((&once["tag"], &once["result"]), (&json!("DataSyncResult"), &first));
+    let subscribe = || groups("CreateAggregateSubscription", json!(["title"]));
+    let began = amy.ask(subscribe()).await;
+    assert_eq!(
+        (&began["tag"], &began["result"]),
+        (&json!("DidCreateAggregateSubscription"), &first)
+    );
+    let all = amy.ask(groups("CreateAggregateSubscription", json!([]))).await;
+    assert_eq!(all["result"], json!([{"tasks": 2, "sum": 7, "mean": 3.5}]));
+    // Events of both, by what they are about.
+    async fn events(socket: &mut Socket, count: usize) -> Vec<Value> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            let mut event = socket.push().await;
+            event.as_object_mut().expect("an object").remove("subscriptionId");
+            events.push(event);
+        }
+        events.sort_by_key(Value::to_string);
+        events
+    }
+    rig.run("UPDATE tasks SET owner = 'amy' WHERE id = 3").await;
+    let changed = json!({"tasks": 3, "sum": 12, "mean": 4.0});
+    let update = |id: Value| json!({"tag": "DidUpdate", "id": id, "changeSet": changed});
+    assert_eq!(events(&mut amy, 2).await, [update(json!(["a"])), update(json!([]))]);
+    // From one group to others; what is none of hers is not told.
+    rig.run("BEGIN; UPDATE tasks SET title = id::text; INSERT INTO tasks (id, owner, title) VALUES (4, 'bob', 'a'); COMMIT").await;
+    let group = |id: i32, n: i32| {
+        let record = json!({"title": id.to_string(), "tasks": 1, "sum": n, "mean": f64::from(n)});
+        json!({"tag": "DidInsert", "record": record})
+    };
+    let mut expected =
+        vec![group(1, 3), group(2, 4), group(3, 5), json!({"tag": "DidDelete", "id": ["a"]})];
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(events(&mut amy, 4).await, expected);
+    // Whoever comes back with the same question goes on where she was.
+    let last = amy.ask(subscribe()).await;
+    let had = json!({"subscriptionId": last["subscriptionId"], "lsn": last["lsn"]});
+    drop(amy);
+    rig.run("DELETE FROM tasks WHERE id = 3").await;
+    let mut amy = rig.connect("amy").await;
+    let mut again = subscribe();
+    again["resume"] = had.clone();
+    let resumed = amy.ask(again).await;
+    assert_eq!((&resumed["resumed"], resumed.get("result")), (&json!(true), None), "{resumed}");
+    assert_eq!(events(&mut amy, 1).await, [json!({"tag": "DidDelete", "id": ["3"]})]);
+    drop(amy);
+    let mut amy = rig.connect("amy").await;
+    let mut other = groups("CreateAggregateSubscription", json!([]));
+    other["resume"] = json!({"subscriptionId": resumed["subscriptionId"], "lsn": had["lsn"]});
+    assert!(amy.ask(other).await["result"].is_array(), "another question does not");
+    // What cannot be computed is refused with its code and what to write.
+    let mut wrong = groups("CreateAggregateSubscription", json!([]));
+    wrong["aggregates"] = json!({"sum": {"tag": "Sum", "field": "title"}});
+    let refused = amy.ask(wrong).await;
+    assert_eq!((&refused["tag"], &refused["code"]), (&json!("DataSyncError"), &json!("HW5412")));
+}
+
+#[tokio::test]
 async fn ds_10_5_a_window_is_kept_full() {
     let rig = Rig::start().await;
     rig.run(

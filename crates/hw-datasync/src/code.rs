@@ -24,3 +24,7 @@ pub const ORIGIN: u16 = 5409;
 pub const NO_WEBSOCKET: u16 = 5410;
 /// Subscriptions are not served: nothing follows the source here.
 pub const NOT_LIVE: u16 = 5411;
+/// An aggregate, or a group, that values of this type do not have: the message says which do.
+pub const AGGREGATE: u16 = 5412;
+/// The result of a subscription has more groups than are kept live.
+pub const GROUPS: u16 = 5413;

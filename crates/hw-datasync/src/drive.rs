@@ -15,7 +15,7 @@ use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hw_http::places::Place;
 use hw_http::socket::ConnectionCut;
-use hw_live::{Commit, LiveError, News, Subscription};
+use hw_live::{Commit, LiveError, Subscription};
 use hw_write::Interactive;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -271,7 +271,7 @@ impl Driver {
                         }
                     }
                 }
-                Effect::Start(id, task, message) => self.start(id, task, message),
+                Effect::Start(id, task, message) => self.start(id, *task, message),
                 Effect::Forget(id) => drop(self.transactions.remove(&id)),
                 Effect::Unsubscribe(id) => {
                     if let Some(following) = self.following.remove(&id) {
@@ -384,7 +384,7 @@ impl Driver {
         }
         self.event(Event::Done(finished.task, finished.outcome), effects);
         if let Some((id, rows, position)) = missed.filter(|(_, rows, _)| !rows.is_empty()) {
-            self.event(Event::News(&id, News::Rows(rows), position), effects);
+            self.event(Event::News(&id, rows, position), effects);
         }
         finished.kept
     }

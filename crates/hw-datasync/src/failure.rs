@@ -74,6 +74,7 @@ impl Failure {
             LiveError::NotReadable(_) => (write_code::NO_TABLE, StatusCode::NOT_FOUND),
             LiveError::NotSecured { .. } => (write_code::NO_ROW_SECURITY, StatusCode::FORBIDDEN),
             LiveError::Role { .. } => (write_code::ROLE, StatusCode::SERVICE_UNAVAILABLE),
+            LiveError::TooManyGroups => (code::GROUPS, StatusCode::BAD_REQUEST),
             LiveError::TooLarge(_) => (write_code::RESULT_TOO_LARGE, StatusCode::BAD_REQUEST),
             _ => (write_code::LATER, StatusCode::SERVICE_UNAVAILABLE),
         };
@@ -148,6 +149,10 @@ impl From<StatementError> for Failure {
 
 impl From<Unknown> for StatementError {
     fn from(unknown: Unknown) -> StatementError {
-        StatementError::new(RefusalKind::Invalid, code::FIELD, unknown.to_string())
+        let code = match unknown {
+            Unknown::Aggregate(_) => code::AGGREGATE,
+            Unknown::Field { .. } | Unknown::Place(_) | Unknown::NoKey(_) => code::FIELD,
+        };
+        StatementError::new(RefusalKind::Invalid, code, unknown.to_string())
     }
 }

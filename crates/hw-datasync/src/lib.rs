@@ -5,10 +5,11 @@
 //! as [`hw_live`] keeps its result.
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
-//! [`statement`] what a query is as SQL, [`change`] what a write is; [`state`] decides what happens on a
-//! socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `resume` keeps what clients come back
+//! [`statement`] what a query is as SQL, [`aggregate`] what groups are, [`change`] what a write is; [`state`] decides
+//! what happens on a socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `resume` keeps what clients come back
 //! for, `rest` answers requests; [`mod@routes`].
 
+pub mod aggregate;
 pub mod caller;
 pub mod change;
 pub mod code;

@@ -9,13 +9,13 @@
 //! Source: `datasync.md` 21 R, "OURS".
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hw_http::budget::{Budget, Share, Shares};
 use hw_http::holder::{Held, Most, Owner};
-use hw_live::{Change, Key, News, Record, Subscription};
+use hw_live::{Change, Key, Record, Subscription};
 use hw_types::{EndLsn, Lsn};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
-use crate::wire::{Query, Resume};
+use crate::wire::Resume;
 
 /// Rows that are remembered of one subscription until its client has shown to have received them.
 const MOST_ROWS: usize = 1_000;
@@ -81,8 +81,7 @@ impl Trail {
     }
 
     /// Notes what is about to be told.
-    pub fn tell(&mut self, position: EndLsn, at: Instant, news: &News<Change>) {
-        let News::Rows(changes) = news else { return };
+    pub fn tell(&mut self, position: EndLsn, at: Instant, changes: &[Change]) {
         let now = |change: &Change| {
             let record = match change {
                 Change::Insert { record, .. } => Some(record.clone()),
@@ -248,7 +247,7 @@ impl Lobby {
     }
 
     /// What a query is. Nobody can make another one that is the same.
-    pub fn digest(&self, query: &Query) -> Digest {
+    pub fn digest(&self, query: &impl Hash) -> Digest {
         self.0.hasher.hash_one(query)
     }
 
@@ -360,16 +359,16 @@ mod tests {
         (lobby, trail)
     }
 
-    fn news(changes: &[(&str, Option<&str>)]) -> News<Change> {
+    fn news(changes: &[(&str, Option<&str>)]) -> Vec<Change> {
         let change = |(key, record): &(&str, Option<&str>)| match record {
             Some(json) => Change::Insert { key: (*key).into(), record: Record::new(*json) },
             None => Change::Delete { key: (*key).into() },
         };
-        News::Rows(changes.iter().map(change).collect())
+        changes.iter().map(change).collect()
     }
 
-    fn missed(trail: &Trail, position: u64) -> Option<News<Change>> {
-        trail.missed(&at(position).to_string()).map(News::Rows)
+    fn missed(trail: &Trail, position: u64) -> Option<Vec<Change>> {
+        trail.missed(&at(position).to_string())
     }
 
     #[test]
@@ -404,11 +403,7 @@ mod tests {
             trail.tell(at(40), late, &row(number));
         }
         assert_eq!(missed(&trail, 30), None, "it was forgotten without being received");
-        assert_eq!(
-            missed(&trail, 40)
-                .map(|news| matches!(news, News::Rows(rows) if rows.len() == MOST_ROWS)),
-            Some(true)
-        );
+        assert_eq!(missed(&trail, 40).map(|rows| rows.len()), Some(MOST_ROWS));
         trail.tell(at(50), late, &row(0));
         assert_eq!(missed(&trail, 40), None, "one of those of this position is gone");
         assert!(missed(&trail, 50).is_some());

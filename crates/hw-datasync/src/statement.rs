@@ -122,6 +122,9 @@ pub enum Unknown {
     /// Rows of the table cannot be told apart.
     #[error("the table {0} has no primary key, and no column id")]
     NoKey(String),
+    /// Values of the type of a field cannot be grouped, or not be computed with so.
+    #[error("{0}")]
+    Aggregate(String),
 }
 
 /// The rows of a query, each as one JSON object.
@@ -146,20 +149,13 @@ pub fn condition_of(condition: &Expr, shape: &Shape) -> Result<Sql, Unknown> {
     Ok(writer.statement)
 }
 
-/// How many rows a query has.
-pub fn count(query: &Query, shape: &Shape) -> Result<Sql, Unknown> {
-    let mut writer = Writer::new(shape);
-    writer.sql("SELECT pg_catalog.count(*)::text FROM (");
-    writer.select(query, Output::Record)?;
-    writer.sql(") AS q");
-    Ok(writer.statement)
-}
-
 /// What a SELECT gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Output {
+pub(crate) enum Output<'a> {
     Record,
     KeyAndRecord,
+    /// These columns, each called `c` and its place, for what stands around it.
+    Columns(&'a [usize]),
 }
 
 /// Under which name the statement knows its table, so that no alias of its result is taken for a column.
@@ -195,7 +191,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn select(&mut self, query: &Query, output: Output) -> Result<(), Unknown> {
+    pub(crate) fn select(&mut self, query: &Query, output: Output<'_>) -> Result<(), Unknown> {
         self.sql("SELECT ");
         if let Some(field) = &query.distinct_on {
             let column = self.column(field)?;
@@ -213,14 +209,27 @@ impl<'a> Writer<'a> {
                 fields.iter().map(|field| self.column(field)).collect::<Result<Vec<_>, _>>()?
             }
         };
-        self.record(&columns);
+        match output {
+            Output::Columns(columns) => {
+                // There may be none, and DISTINCT ON wants one.
+                self.sql("1 AS one");
+                for column in columns {
+                    self.sql(", ");
+                    self.name(*column);
+                    self.sql(&format!(" AS c{column}"));
+                }
+            }
+            Output::Record | Output::KeyAndRecord => self.record(&columns),
+        }
         self.sql(" FROM ");
         self.table();
         if let Some(condition) = &query.condition {
             self.sql(" WHERE ");
             self.condition(condition)?;
         }
-        for (number, order) in query.order.iter().enumerate() {
+        // Groups have no order, but for which rows of a window are in them.
+        let is_ordered = !matches!(output, Output::Columns(_)) || query.is_window();
+        for (number, order) in query.order.iter().filter(|_| is_ordered).enumerate() {
             self.sql(if number > 0 { ", " } else { " ORDER BY " });
             self.order(order)?;
         }

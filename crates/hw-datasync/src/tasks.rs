@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hw_live::{Change, First, News, Subscription, Wants};
+use hw_live::{Change, First, Subscription};
 use hw_write::Interactive;
 
 use crate::caller::Caller;
@@ -14,7 +14,7 @@ use crate::hooks;
 use crate::resume::{Digest, Resumed, Trail};
 use crate::server::DataSync;
 use crate::state::{Outcome, Task, TaskId};
-use crate::wire::{Query, Resume};
+use crate::wire::{Query, Resume, Wanted};
 use crate::work::Kept;
 
 /// What a task brings back.
@@ -86,8 +86,8 @@ pub(crate) async fn run(
             }
             None => Err(Failure::no_transaction(&id)),
         },
-        Task::Subscribe(id, query, wants, resume) => {
-            subscribe(&server, caller, task, (id, query, wants), resume).await
+        Task::Subscribe(id, query, wanted, resume) => {
+            subscribe(&server, caller, task, (id, query, wanted), resume).await
         }
         Task::Login(token) => login(&server, task, token).await,
         Task::Hook { tag, json } => hook(&server, &caller, task, &tag, &json).await,
@@ -105,10 +105,10 @@ async fn subscribe(
     server: &DataSync,
     caller: Arc<Caller>,
     task: TaskId,
-    (id, query, wants): (String, Query, Wants),
+    (id, query, wanted): (String, Query, Wanted),
     resume: Option<Resume>,
 ) -> Result<Finished, Failure> {
-    let digest = server.lobby.digest(&query);
+    let digest = server.lobby.digest(&(&query, &wanted));
     if let Some(resume) = resume
         && let Some(resumed) = server.lobby.take(&resume, &caller, digest).await
     {
@@ -119,20 +119,13 @@ async fn subscribe(
         return Ok(Finished { began, ..Finished::with(task, Outcome::Resumed(resume.lsn)) });
     }
     let (First { position, result }, subscription) =
-        server.worker.subscribe(&caller, &query, wants).await?;
-    let (outcome, trail, kept) = match result {
-        News::Count(count) => (Outcome::Count(count), None, None),
-        News::Rows(rows) => {
-            let bytes = rows.iter().map(|(_, record)| record.json().len()).sum();
-            let kept = server.worker.keep(&caller, bytes)?;
-            let records = rows.iter().map(|(_, record)| record.json().to_owned()).collect();
-            (
-                Outcome::Rows(records, position),
-                Some(server.lobby.trail(&caller, position)),
-                Some(kept),
-            )
-        }
-    };
+        server.worker.subscribe(&caller, &query, &wanted).await?;
+    let bytes = result.iter().map(|(_, record)| record.json().len()).sum();
+    let kept = Some(server.worker.keep(&caller, bytes)?);
+    let records = result.iter().map(|(_, record)| record.json().to_owned()).collect();
+    let outcome = Outcome::Rows(records, position);
+    // A count is told anew as a whole.
+    let trail = (wanted != Wanted::Count).then(|| server.lobby.trail(&caller, position));
     let began = Some(Began { id, subscription, caller, query: digest, trail, missed: Vec::new() });
     Ok(Finished { began, kept, ..Finished::with(task, outcome) })
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use hw_http::budget::{Budget, Share, Shares};
 use hw_http::places::Places;
-use hw_live::{First, Live, Subscription, Wants};
+use hw_live::{First, Live, Subscription};
 use hw_types::TableName;
 use hw_write::{Access, End, Interactive, Make, Statements, TableShape, Tally};
 use parking_lot::Mutex;
 
+use crate::aggregate;
 use crate::caller::Caller;
 use crate::change::{self, Change};
 use crate::code;
@@ -19,13 +20,15 @@ use crate::failure::Failure;
 use crate::live::live_query;
 use crate::options::DataSyncOptions;
 use crate::statement::{self, Shape};
-use crate::wire::{Literal, Query};
+use crate::wire::{Aggregation, Literal, Query, Wanted};
 
 /// Reads or writes one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
     /// The rows of a query.
     Query(Query),
+    /// Groups of its rows.
+    Groups(Query, Aggregation),
     /// The rows with these ids, whole.
     Find(String, Vec<Literal>),
     /// A write; gives the rows that it wrote.
@@ -80,7 +83,7 @@ impl Worker {
 
     fn table(&self, work: &Work) -> TableName {
         let name = match work {
-            Work::Query(query) => &query.table,
+            Work::Query(query) | Work::Groups(query, _) => &query.table,
             Work::Find(table, _) | Work::Change(table, _) => table,
         };
         TableName::new(self.options.schema.clone(), name.clone())
@@ -89,7 +92,7 @@ impl Worker {
     /// Whether the work writes, and what makes its statements.
     fn make(&self, work: Work) -> (Access, Make) {
         let access = match work {
-            Work::Query(_) | Work::Find(..) => Access::Read,
+            Work::Query(_) | Work::Groups(..) | Work::Find(..) => Access::Read,
             Work::Change(..) => Access::Write,
         };
         let options = self.options.clone();
@@ -97,6 +100,7 @@ impl Worker {
             let shape = shape_of(table, &options);
             Ok(match &work {
                 Work::Query(query) => vec![statement::rows(query, &shape)?],
+                Work::Groups(query, groups) => vec![aggregate::groups(query, groups, &shape)?],
                 Work::Find(_, ids) => change::found(ids, &shape)?,
                 Work::Change(_, change) => change.statements(&shape)?,
             })
@@ -155,7 +159,7 @@ impl Worker {
         &self,
         caller: &Caller,
         query: &Query,
-        wants: Wants,
+        wanted: &Wanted,
     ) -> Result<(First, Subscription), Failure> {
         let Some(live) = &self.live else {
             let message = "This server does not keep results live";
@@ -166,7 +170,7 @@ impl Worker {
             let _place = self.connections.wait(caller.holder()).await;
             self.statements.table(&caller.author, &table).await?
         };
-        let query = live_query(query, &shape_of(&table, &self.options), wants)?;
+        let query = live_query(query, &shape_of(&table, &self.options), wanted)?;
         let begun = live.subscribe(query, Arc::new(who)).await;
         begun.map_err(|error| Failure::of_live(error, &table.name))
     }

@@ -1,8 +1,9 @@
 //! Queries of clients are what their rules say, asked of a real Postgres (`datasync.md` 5, 7).
 
+use hw_datasync::aggregate;
 use hw_datasync::names::{Fields, Naming};
 use hw_datasync::statement::{self, Column, Kind, Shape, Unknown};
-use hw_datasync::wire::Query;
+use hw_datasync::wire::{Aggregation, Message, Query, Request};
 use hw_testkit::Cluster;
 use hw_types::Sql;
 use serde_json::{Value, json};
@@ -69,6 +70,16 @@ async fn asked(client: &Client, statement: &Sql) -> Result<Vec<Value>, tokio_pos
         .collect();
     let rows = client.query_typed(&statement.text, &parameters).await?;
     Ok(rows.iter().map(|row| serde_json::from_str(row.get(0)).expect("JSON")).collect())
+}
+
+/// Key, record and state of each group.
+async fn groups(client: &Client, statement: &Sql) -> Vec<[Value; 3]> {
+    let parameters =
+        statement.parameters.iter().map(|text| text as _).collect::<Vec<&(dyn ToSql + Sync)>>();
+    let rows = client.query(&statement.text, &parameters).await;
+    let rows = rows.unwrap_or_else(|error| panic!("{error:?} in {statement:?}"));
+    let json = |text: &str| serde_json::from_str(text).expect("JSON");
+    rows.iter().map(|row| [0, 1, 2].map(|at| json(row.get(at)))).collect()
 }
 
 fn field(name: &str) -> Value {
@@ -175,8 +186,13 @@ async fn conditions_admit_the_rows_that_the_rules_say() {
         let rows = rows.unwrap_or_else(|error| panic!("{condition}: {error:?} in {statement:?}"));
         let ids: Vec<i64> = rows.iter().map(|row| row["id"].as_i64().expect("an id")).collect();
         assert_eq!(ids, expected, "{condition}");
-        let counted = asked(&client, &statement::count(&query, &shape).unwrap()).await.unwrap();
-        assert_eq!(counted, [json!(expected.len())], "{condition}");
+        let (count, _) = aggregate::live_count(&query, &shape).unwrap();
+        let group = groups(&client, &count).await.remove(0);
+        assert_eq!(
+            group,
+            [json!([]), json!({"count": expected.len()}), json!([expected.len(), expected.len()])],
+            "{condition}"
+        );
     }
 }
 
@@ -237,5 +253,125 @@ fn fields_that_are_not_there_and_values_in_wrong_places_are_refused() {
     assert!(matches!(refused(infix(field("id"), "OpEqual", list(json!([])))), Unknown::Place(_)));
     for array in [json!([]), json!([[]]), json!([[[[[[[1]]]]]]])] {
         assert!(matches!(refused(literal(array)), Unknown::Place(_)));
+    }
+}
+
+fn grouped(group_by: &Value, aggregates: &Value, more: &Value) -> (Query, Aggregation) {
+    let mut query = json!({"table": "my tasks", "selectedColumns": {"tag": "SelectAll"}, "whereCondition": null,
+                           "orderByClause": [{"orderByColumn": "id", "orderByDirection": "Desc"}]});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        query[key] = value.clone();
+    }
+    let message = json!({"tag": "DataSyncAggregateQuery", "requestId": 1, "query": query,
+                         "groupBy": group_by, "aggregates": aggregates});
+    match Request::read(&message.to_string()).map(|read| read.message) {
+        Ok(Message::QueryGroups { query, groups, .. }) => (query, groups),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn issue_6_2_groups_are_what_postgres_computes() {
+    let cluster = Cluster::start();
+    let client = cluster.client("postgres").await;
+    client.batch_execute(TABLE).await.unwrap();
+    let (mut shape, of) = (shape(), |tag: &str, field: &str| json!({"tag": tag, "field": field}));
+    let (query, groups_of) = grouped(
+        &json!(["isDone"]),
+        &json!({"a \"name\"": {"tag": "Count"}, "priced": of("Count", "price"), "sum": of("Sum", "price"),
+                "mean": of("Avg", "small"), "first": of("Min", "due"), "last": of("Max", "title")}),
+        &Value::Null,
+    );
+    let statement = aggregate::groups(&query, &groups_of, &shape).unwrap();
+    let mut once = asked(&client, &statement).await.unwrap();
+    once.sort_by_key(|group| group["isDone"].to_string());
+    let group = |done: Value,
+                 rows: i64,
+                 priced: i64,
+                 sum: Value,
+                 mean: Value,
+                 first: Value,
+                 last: &str| {
+        json!({"isDone": done, "a \"name\"": rows, "priced": priced, "sum": sum, "mean": mean, "first": first, "last": last})
+    };
+    let (early, late) =
+        (json!("2023-01-01T00:00:00+00:00"), json!("2024-01-02T03:04:05.678+00:00"));
+    let large: Value = serde_json::from_str("12345678901234567891.623").unwrap();
+    let expected = [
+        group(json!(false), 1, 1, json!(2), json!(2.0), early, "b"),
+        group(Value::Null, 1, 0, Value::Null, Value::Null, Value::Null, "c"),
+        group(json!(true), 2, 2, large, json!(2.0), late, "big"),
+    ];
+    assert_eq!(once, expected);
+    // As it is kept live it is the same, with keys and what it takes to keep it.
+    let (statement, wants) = aggregate::live_groups(&query, &groups_of, &shape).unwrap();
+    let mut live = groups(&client, &statement).await;
+    live.sort_by_key(|[key, ..]| key.to_string());
+    let records: Vec<&Value> = live.iter().map(|[_, record, _]| record).collect();
+    assert_eq!(records, expected.iter().collect::<Vec<_>>());
+    assert_eq!(live[0][0], json!([false]));
+    assert_eq!(live[0][2], json!([1, 1, "2023-01-01 00:00:00+00", "b", [1, 2], 1, [1, 2, 0, 0]]));
+    assert_eq!((wants.by.len(), wants.aggregates.len()), (1, 6));
+    // The rows of a window are grouped, and without groups there is one of no row, too.
+    let count = json!({"n": {"tag": "Count"}, "sum": of("Sum", "small"), "ids": of("Max", "id")});
+    for (more, expected) in [
+        (json!({"limit": 2}), json!({"n": 2, "sum": 3, "ids": 9_007_199_254_740_993_i64})),
+        (json!({"limit": 0}), json!({"n": 0, "sum": null, "ids": null})),
+    ] {
+        let (query, groups) = grouped(&json!([]), &count, &more);
+        let statement = aggregate::groups(&query, &groups, &shape).unwrap();
+        assert_eq!(asked(&client, &statement).await.unwrap(), [expected]);
+    }
+    // Large numbers as texts, where that is chosen.
+    for column in [0, 4] {
+        shape.columns[column].as_text = true;
+    }
+    let (query, groups_of) = grouped(&json!(["id"]), &count, &json!({"limit": 1}));
+    let (statement, _) = aggregate::live_groups(&query, &groups_of, &shape).unwrap();
+    let id = "9007199254740993";
+    assert_eq!(
+        groups(&client, &statement).await[0][..2],
+        [json!([id]), json!({"id": id, "n": 1, "sum": 3, "ids": id})]
+    );
+}
+
+#[test]
+fn issue_6_2_what_cannot_be_computed_is_refused_with_what_to_write() {
+    let refused = |group_by: Value, aggregate: Value| {
+        let (query, groups) = grouped(&group_by, &json!({"x": aggregate}), &Value::Null);
+        aggregate::groups(&query, &groups, &shape()).unwrap_err().to_string()
+    };
+    let of = |tag: &str, field: &str| json!({"tag": tag, "field": field});
+    for (group_by, aggregate, expected) in [
+        (
+            json!([]),
+            of("Sum", "title"),
+            "sum takes numbers and intervals, and \"title\" has the type text. Count its values, or group by it",
+        ),
+        (
+            json!([]),
+            of("Avg", "isDone"),
+            "avg takes numbers and intervals, and \"isDone\" has the type boolean. Count its values, or group by it",
+        ),
+        (
+            json!([]),
+            of("Max", "meta"),
+            "max takes values that have an order, and \"meta\" has the type jsonb. Count its values",
+        ),
+        (
+            json!(["place"]),
+            of("Count", "id"),
+            "rows cannot be grouped by \"place\": the database does not compare values of the type point. Group by a \
+             column that has of it what you need",
+        ),
+        (json!(["owner"]), of("Count", "id"), "the table my tasks has no field owner"),
+        (json!([]), of("Min", "nothing"), "the table my tasks has no field nothing"),
+        (
+            json!(["isDone", "is_done"]),
+            of("Count", "id"),
+            "\"isDone\" stands twice in a group: as a field of groupBy, and as another one or an aggregate",
+        ),
+    ] {
+        assert_eq!(refused(group_by, aggregate), expected);
     }
 }

@@ -1,5 +1,6 @@
 //! Bodies and headers of clients.
 
+use hw_datasync::aggregate;
 use hw_datasync::change::Change;
 use hw_datasync::names::{Fields, Naming};
 use hw_datasync::statement::{self, Column, Kind, Shape};
@@ -49,6 +50,12 @@ pub(crate) fn datasync_message(data: &[u8]) {
         | Message::SubscribeCount { query } => {
             let rows = statement::rows(&query, &shape).into_iter();
             rows.chain(statement::keyed_rows(&query, &shape)).collect::<Vec<_>>()
+        }
+        Message::QueryGroups { query, groups, .. }
+        | Message::SubscribeGroups { query, groups, .. } => {
+            let once = aggregate::groups(&query, &groups, &shape).into_iter();
+            let live = aggregate::live_groups(&query, &groups, &shape).into_iter();
+            once.chain(live.map(|(statement, _)| statement)).collect()
         }
         Message::Create { records, .. } => {
             Change::Insert(records).statements(&shape).unwrap_or_default()

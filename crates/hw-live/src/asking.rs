@@ -10,7 +10,8 @@
 use crate::book::{Admitted, Book, Reads};
 use crate::error::LiveError;
 use crate::lanes::Bounds;
-use crate::query::{Key, News, Question, Record, Wants};
+use crate::query::{Key, Question, Record, Wants};
+use crate::result::{Answered, MOST_GROUP_BYTES, MOST_GROUPS};
 use crate::unseen::{Place, View};
 use futures_util::TryStreamExt as _;
 use hw_engine::{Engine, Published};
@@ -96,7 +97,7 @@ struct Asked {
 /// What became of a question.
 pub(crate) enum Answer {
     /// A result, what it stands on, and how long it took.
-    Result(News<(Key, Record)>, Admitted, Duration),
+    Result(Answered, Admitted, Duration),
     /// There is none.
     Refused(LiveError),
     /// It takes longer than questions of this round may.
@@ -250,6 +251,7 @@ impl Asking {
                 message: String::from("a row of the result has no key"),
             })),
             Err(Failed::TooLarge) => Ok(Err(LiveError::TooLarge(self.result_bytes))),
+            Err(Failed::TooManyGroups) => Ok(Err(LiveError::TooManyGroups)),
             Ok(result) => Ok(Ok(result)),
         }
     }
@@ -260,18 +262,10 @@ impl Asking {
         Question { query, parameters, .. }: &Question,
     ) -> Result<Weighed, Failed> {
         let parameters = parameters.iter().map(|text| (text, Type::TEXT));
-        let text = &query.rows.text;
-        if query.wants == Wants::Count {
-            let count = format!("SELECT pg_catalog.count(*) FROM ({text}) AS result");
-            let mut rows = pin!(transaction.query_typed_raw(&count, parameters).await?);
-            let mut number: i64 = 0;
-            while let Some(row) = rows.try_next().await? {
-                number = row.try_get(0)?;
-            }
-            return Ok((News::Count(u64::try_from(number).unwrap_or_default()), 0));
-        }
-        let mut rows = pin!(transaction.query_typed_raw(text, parameters).await?);
-        let (mut result, mut bytes) = (Vec::new(), 0);
+        let mut rows = pin!(transaction.query_typed_raw(&query.rows.text, parameters).await?);
+        let is_grouped = matches!(query.wants, Wants::Groups(_));
+        let mut answered = Answered { rows: Vec::new(), states: is_grouped.then(Vec::new) };
+        let mut bytes = 0;
         while let Some(row) = rows.try_next().await? {
             let (key, record): (Option<&str>, &str) = (row.try_get(0)?, row.try_get(1)?);
             let Some(key) = key else { return Err(Failed::NoKey) };
@@ -279,14 +273,20 @@ impl Asking {
             if bytes > self.result_bytes {
                 return Err(Failed::TooLarge);
             }
-            result.push((Key::from(key), Record::new(record)));
+            if let Some(states) = &mut answered.states {
+                if states.len() == MOST_GROUPS || bytes > MOST_GROUP_BYTES {
+                    return Err(Failed::TooManyGroups);
+                }
+                states.push(row.try_get::<_, &str>(2)?.into());
+            }
+            answered.rows.push((Key::from(key), Record::new(record)));
         }
-        Ok((News::Rows(result), bytes))
+        Ok((answered, bytes))
     }
 }
 
 /// A result with its size in bytes.
-type Weighed = (News<(Key, Record)>, usize);
+type Weighed = (Answered, usize);
 
 /// Notes that a round is begun anew.
 fn thrown_away() {
@@ -320,6 +320,7 @@ async fn view(client: &impl GenericClient) -> Result<View, LiveError> {
 enum Failed {
     Postgres(PgError),
     TooLarge,
+    TooManyGroups,
     NoKey,
 }
 

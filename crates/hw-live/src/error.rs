@@ -1,5 +1,6 @@
 //! Why there is no result, or no more of it.
 
+use crate::result::{MOST_GROUP_BYTES, MOST_GROUPS};
 use hw_pg::error::PgError;
 use hw_types::TableName;
 
@@ -36,6 +37,12 @@ pub enum LiveError {
     /// The result is larger than anybody is sent.
     #[error("the result has more than {0} bytes; ask for less of it")]
     TooLarge(usize),
+    /// The result has more groups than are kept, or larger ones.
+    #[error(
+        "the result has more than {MOST_GROUPS} groups, or they have more than {MOST_GROUP_BYTES} bytes; group by \
+         something coarser, or ask for fewer rows"
+    )]
+    TooManyGroups,
     /// The source does not answer.
     #[error("the database does not answer: {0}")]
     Source(String),

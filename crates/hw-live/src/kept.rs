@@ -5,9 +5,9 @@ use crate::error::LiveError;
 use crate::lanes::Lane;
 use crate::lookups::Lookups;
 use crate::plan::{Conditions, Plan};
-use crate::query::{Commit, First, Key, News, Question, Record};
+use crate::query::{Commit, First, Question};
 use crate::rendering::Rendering;
-use crate::result::Held;
+use crate::result::{Answered, Held};
 use crate::subscription::Inbox;
 use hw_engine::{
     ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since, TableView,
@@ -231,7 +231,7 @@ impl Kept {
             // Tables beside that were read since then are ahead of it.
             let is_ahead = one.end_lsn <= lookups.read_until();
             // They have what is late, and the number does not.
-            let lacks = matches!(held, Held::Count(_)) && !self.late.is_empty();
+            let lacks = matches!(held, Held::Groups(_)) && !self.late.is_empty();
             if is_ahead || lacks {
                 return Applied::Not;
             }
@@ -252,7 +252,7 @@ impl Kept {
     /// Tells what is asked at a moment. Its inbox is shut from then on.
     pub fn tell(
         &mut self,
-        result: News<(Key, Record)>,
+        answered: Answered,
         now: &Moment,
         published: &Published,
         since: &mut SinceMoments<'_>,
@@ -261,6 +261,7 @@ impl Kept {
         let late = std::mem::take(&mut self.late);
         // What a plan has told already, and the snapshot does not see, follows.
         self.inbox.shut();
+        let grouping = self.rendering.as_ref().and_then(|rendering| rendering.grouping());
         match &mut self.phase {
             Phase::Told { held, at } => {
                 let sees = |one: &Committed| one.xid.is_some_and(|xid| now.snapshot.sees(xid));
@@ -271,15 +272,16 @@ impl Kept {
                 let query = &self.question.query;
                 let touched =
                     self.rendering.as_ref().map(|rendering| rendering.touched(query, new));
-                if let Some(changes) = held.replace(result, &touched.unwrap_or_default()) {
+                let changes = held.replace(&answered, grouping, &touched.unwrap_or_default());
+                if !changes.is_empty() {
                     self.inbox.put(Commit { position, changes });
                 }
                 *at = now.clone();
             }
             Phase::First(_) => {
-                let told = Phase::Told { held: Held::of(&result), at: now.clone() };
-                let first = First { position, result };
-                self.inbox.begin(&first);
+                let told = Phase::Told { held: Held::of(&answered, grouping), at: now.clone() };
+                let first = First { position, result: answered.rows };
+                self.inbox.begin(position);
                 if let Phase::First(reply) = std::mem::replace(&mut self.phase, told) {
                     // Nobody waits any more: then it was removed, or is about to be.
                     let _ = reply.send(Ok(first));
@@ -296,7 +298,8 @@ impl Kept {
                 let _ = reply.send(Err(why));
             }
             Phase::Told { mut held, .. } => {
-                if let Some(changes) = held.clear() {
+                let changes = held.clear();
+                if !changes.is_empty() {
                     self.inbox.put(Commit { position, changes });
                 }
                 self.inbox.end(why);

@@ -9,9 +9,10 @@
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
 //! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
 //! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
-//! of two results, and `net` one of several changes; `audit` compares what plans
-//! tell with what Postgres shows, and `found` is what came of that.
+//! of two results, and `net` one of several changes; `aggregate` and `tally`: groups of rows; `audit` compares what
+//! plans tell with what Postgres shows, and `found` is what came of that.
 
+mod aggregate;
 mod asking;
 mod audit;
 mod book;
@@ -30,10 +31,12 @@ mod result;
 mod rounds;
 mod state;
 mod subscription;
+mod tally;
 mod unseen;
 
+pub use aggregate::{Aggregate, Function, GroupedBy, Groups};
 pub use error::LiveError;
 pub use found::{Audits, Disagreement, code};
 pub use live::{Live, LiveOptions};
-pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, News, Record, Wants};
+pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, Record, Wants};
 pub use subscription::Subscription;

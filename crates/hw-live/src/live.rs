@@ -150,7 +150,7 @@ impl Live {
     ) -> Result<(First, Subscription), LiveError> {
         let shared = &self.0;
         let (reply, first) = oneshot::channel();
-        let inbox = Arc::<Inbox>::default();
+        let inbox = Arc::new(Inbox::new(&query.wants));
         let number = {
             let mut state = shared.state.lock();
             if state.stopping {

@@ -1,6 +1,6 @@
 //! Several pieces of news as one: of each row what was told before all of them, and what is behind all.
 
-use crate::query::{Change, Key, News, Record};
+use crate::query::{Change, Key, Record};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -10,22 +10,23 @@ const MOST_ROWS: usize = 10_000;
 /// The same in bytes.
 const MOST_BYTES: usize = 4 << 20;
 
-/// News that waits to be taken, into which more is merged at the cost of what comes.
-#[derive(Debug)]
-pub(crate) enum Net {
-    /// Of rows.
-    Rows(Rows),
-    /// The newest number is the one that counts.
-    Count(u64),
+/// Whether rows are told of that have become again what they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Same {
+    /// They are: whoever has written one waits to hear of it.
+    Told,
+    /// They are not: nobody writes groups.
+    Silent,
 }
 
-/// What changes of rows come to.
-#[derive(Debug, Default)]
-pub(crate) struct Rows {
+/// News that waits to be taken, into which more is merged at the cost of what comes.
+#[derive(Debug)]
+pub(crate) struct Net {
     rows: HashMap<Key, Row>,
     bytes: usize,
     /// Rows that were ever in it: the place of the next one.
     next: u64,
+    same: Same,
 }
 
 #[derive(Debug)]
@@ -46,6 +47,15 @@ enum Was {
 }
 
 impl Row {
+    /// Whether it is what was told.
+    fn is_same(&self) -> bool {
+        match (&self.was, &self.now) {
+            (Was::Nothing, None) => true,
+            (Was::Told(was), Some(_)) => *was == self.now,
+            (Was::Nothing, Some(_)) | (Was::Told(_), None) => false,
+        }
+    }
+
     fn bytes(&self, key: &Key) -> usize {
         let was = match &self.was {
             Was::Nothing | Was::Told(None) => 0,
@@ -56,51 +66,51 @@ impl Row {
 }
 
 impl Net {
-    /// Nothing yet, of the same kind.
-    pub fn like(news: &News<Change>) -> Net {
-        match news {
-            News::Rows(_) => Net::Rows(Rows::default()),
-            News::Count(count) => Net::Count(*count),
-        }
+    /// Nothing yet.
+    pub fn new(same: Same) -> Net {
+        Net { rows: HashMap::new(), bytes: 0, next: 0, same }
     }
 
     /// Takes what comes behind it.
-    pub fn add(&mut self, news: News<Change>) {
-        match (self, news) {
-            (Net::Rows(rows), News::Rows(changes)) => {
-                changes.into_iter().for_each(|change| rows.add(change));
+    pub fn add(&mut self, change: Change) {
+        let (key, was, now) = match change {
+            Change::Insert { key, record } => (key, Was::Nothing, Some(record)),
+            Change::Update { key, before, after } => (key, Was::Told(before), Some(after)),
+            Change::Delete { key } => (key, Was::Told(None), None),
+            Change::Passed { key } => (key, Was::Nothing, None),
+        };
+        match self.rows.entry(key) {
+            Entry::Occupied(mut entry) => {
+                self.bytes -= entry.get().bytes(entry.key());
+                entry.get_mut().now = now;
+                if self.same == Same::Silent && entry.get().is_same() {
+                    entry.remove();
+                    return;
+                }
+                self.bytes += entry.get().bytes(entry.key());
             }
-            // A query wants one of both, always the same one.
-            (net, News::Count(count)) => *net = Net::Count(count),
-            (Net::Count(_), News::Rows(_)) => {}
+            Entry::Vacant(entry) => {
+                let row = Row { place: self.next, was, now };
+                self.next += 1;
+                self.bytes += row.bytes(entry.key());
+                entry.insert(row);
+            }
         }
     }
 
     /// Whether it has come to so much that no more is put together.
     pub fn is_full(&self) -> bool {
-        match self {
-            Net::Rows(rows) => rows.rows.len() >= MOST_ROWS || rows.bytes >= MOST_BYTES,
-            Net::Count(_) => false,
-        }
+        self.rows.len() >= MOST_ROWS || self.bytes >= MOST_BYTES
     }
 
-    /// Whether there is anything to tell.
-    ///
-    /// - Takes: the number that was told last, of a count.
-    pub fn is_empty(&self, told: Option<u64>) -> bool {
-        match self {
-            Net::Rows(rows) => rows.rows.is_empty(),
-            Net::Count(count) => told == Some(*count),
-        }
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// What it comes to: rows that go come first.
-    pub fn news(self) -> News<Change> {
-        let rows = match self {
-            Net::Rows(rows) => rows.rows,
-            Net::Count(count) => return News::Count(count),
-        };
-        let mut rows: Vec<(Key, Row)> = rows.into_iter().collect();
+    pub fn changes(self) -> Vec<Change> {
+        let mut rows: Vec<(Key, Row)> = self.rows.into_iter().collect();
         rows.sort_unstable_by_key(|(_, row)| row.place);
         let (mut gone, mut there) = (Vec::new(), Vec::new());
         for (key, Row { was, now, .. }) in rows {
@@ -114,48 +124,24 @@ impl Net {
             }
         }
         gone.append(&mut there);
-        News::Rows(gone)
-    }
-}
-
-impl Rows {
-    fn add(&mut self, change: Change) {
-        let (key, was, now) = match change {
-            Change::Insert { key, record } => (key, Was::Nothing, Some(record)),
-            Change::Update { key, before, after } => (key, Was::Told(before), Some(after)),
-            Change::Delete { key } => (key, Was::Told(None), None),
-            Change::Passed { key } => (key, Was::Nothing, None),
-        };
-        match self.rows.entry(key) {
-            Entry::Occupied(mut entry) => {
-                self.bytes -= entry.get().bytes(entry.key());
-                entry.get_mut().now = now;
-                self.bytes += entry.get().bytes(entry.key());
-            }
-            Entry::Vacant(entry) => {
-                let row = Row { place: self.next, was, now };
-                self.next += 1;
-                self.bytes += row.bytes(entry.key());
-                entry.insert(row);
-            }
-        }
+        gone
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::Held;
+    use crate::result::{Answered, Held};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
     type Result = BTreeMap<u8, u8>;
 
-    fn rows(result: &Result) -> News<(Key, Record)> {
+    fn rows(result: &Result) -> Answered {
         let row = |(key, value): (&u8, &u8)| {
             (key.to_string().into(), Record::new(format!("{{\"v\": {value}}}")))
         };
-        News::Rows(result.iter().map(row).collect())
+        Answered { rows: result.iter().map(row).collect(), states: None }
     }
 
     proptest! {
@@ -163,20 +149,16 @@ mod tests {
         fn ds_10_5_3_several_pieces_of_news_are_one_of_what_they_come_to(
             results in prop::collection::vec(prop::collection::btree_map(0_u8..6, 0_u8..3, 0..6), 2..6),
         ) {
-            let mut held = Held::of(&rows(&results[0]));
-            let mut net = Net::Rows(Rows::default());
+            let mut held = Held::of(&rows(&results[0]), None);
+            let mut net = Net::new(Same::Told);
             for result in &results[1..] {
-                if let Some(more) = held.replace(rows(result), &HashMap::new()) {
-                    net.add(more);
-                }
+                held.replace(&rows(result), None, &HashMap::new()).into_iter().for_each(|it| net.add(it));
             }
-            let Net::Rows(Rows { rows: waiting, bytes, .. }) = &net else { unreachable!() };
-            prop_assert_eq!(*bytes, waiting.iter().map(|(key, row)| row.bytes(key)).sum::<usize>());
-            let News::Rows(first) = rows(&results[0]) else { unreachable!() };
-            let mut told: BTreeMap<Key, Record> = first.into_iter().collect();
-            let News::Rows(changes) = net.news() else { unreachable!() };
+            let bytes = net.rows.iter().map(|(key, row)| row.bytes(key)).sum::<usize>();
+            prop_assert_eq!(net.bytes, bytes);
+            let mut told: BTreeMap<Key, Record> = rows(&results[0]).rows.into_iter().collect();
             let (mut is_behind, mut passed) = (false, BTreeSet::new());
-            for change in changes {
+            for change in net.changes() {
                 match change {
                     Change::Insert { key, record } => prop_assert_eq!(told.insert(key, record), None),
                     Change::Update { key, after, .. } => prop_assert!(told.insert(key, after).is_some()),
@@ -195,8 +177,7 @@ mod tests {
                 }
                 is_behind = true;
             }
-            let News::Rows(last) = rows(&results[results.len() - 1]) else { unreachable!() };
-            prop_assert_eq!(told, last.into_iter().collect());
+            prop_assert_eq!(told, rows(&results[results.len() - 1]).rows.into_iter().collect());
             // Commits are never put together into nothing.
             let (before, behind) = (&results[0], &results[results.len() - 1]);
             let came = results[1..].iter().flat_map(BTreeMap::keys);
@@ -207,10 +188,20 @@ mod tests {
     }
 
     #[test]
-    fn ds_10_5_11_of_a_count_the_newest_number_counts() {
-        let mut net = Net::like(&News::Count(3));
-        net.add(News::Count(2));
-        assert!(net.is_empty(Some(2)) && !net.is_empty(Some(3)) && !net.is_empty(None));
-        assert_eq!(net.news(), News::Count(2));
+    fn ds_10_5_11_of_groups_nothing_is_told_that_is_again_what_it_was() {
+        let (one, other) = (Record::new("{\"n\": 1}"), Record::new("{\"n\": 2}"));
+        let update = |before: &Record, after: &Record| Change::Update {
+            key: "[]".into(),
+            before: Some(before.clone()),
+            after: after.clone(),
+        };
+        for (same, waits) in [(Same::Silent, 0), (Same::Told, 1)] {
+            let mut net = Net::new(same);
+            net.add(update(&one, &other));
+            assert!(!net.is_empty());
+            net.add(update(&other, &one));
+            let bytes = net.rows.iter().map(|(key, row)| row.bytes(key)).sum::<usize>();
+            assert_eq!((net.rows.len(), net.bytes), (waits, bytes));
+        }
     }
 }

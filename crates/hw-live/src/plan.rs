@@ -3,9 +3,9 @@
 //! `design/engine.md` 11).
 
 use crate::lookups::{Lookups, has_columns};
-use crate::query::{Change, News, Question};
+use crate::query::{Change, Question};
 use crate::rendering::Rendering;
-use crate::result::Held;
+use crate::result::{Held, Moved};
 use hw_engine::{ChangedRow, Committed, Rows, StoredRow};
 use hw_expr::postgres::{Condition, Cover, EvalError, Frame, Principal, Table};
 use hw_pg::rights::Rights;
@@ -25,7 +25,8 @@ pub(crate) struct Plan {
     /// asked, and the plan is made anew.
     pub inner: Box<[(u32, Cover)]>,
     rendering: Arc<Rendering>,
-    /// Whether it is enough to know which rows match: the result is no window.
+    /// Whether it is enough to know which rows match: the result is no window, and what is told of them is known
+    /// here.
     pub is_complete: bool,
 }
 
@@ -71,7 +72,7 @@ impl Plan {
         if !inner.iter().all(|table| lookups.has(table.number)) {
             return None;
         }
-        if !has_columns(relation, &table.columns) || !rendering.is_whole() {
+        if !has_columns(relation, &table.columns) {
             return None;
         }
         let covers = all.into_iter().flatten();
@@ -85,8 +86,8 @@ impl Plan {
             principal,
             cover,
             inner,
+            is_complete: !matcher.is_window && rendering.is_whole(&table.columns),
             rendering,
-            is_complete: !matcher.is_window,
         })
     }
 
@@ -136,7 +137,7 @@ impl Plan {
         held: &mut Held,
         rows: &[&ChangedRow],
         lookups: &Lookups,
-    ) -> Result<Option<News<Change>>, EvalError> {
+    ) -> Result<Option<Vec<Change>>, EvalError> {
         let mut states = Vec::new();
         for row in rows {
             let was = self.admits(row.before.as_ref(), lookups)?;
@@ -146,13 +147,26 @@ impl Plan {
             }
         }
         if !self.is_complete {
-            return Ok((!states.is_empty()).then(|| News::Rows(Vec::new())));
+            return Ok((!states.is_empty()).then(Vec::new));
         }
-        if let Held::Count(number) = held {
-            let count: i64 = states.iter().map(|it| i64::from(it.is) - i64::from(it.was)).sum();
-            *number = number.saturating_add_signed(count);
-            return Ok((count != 0).then_some(News::Count(*number)));
-        }
+        let changes = match self.rendering.grouping() {
+            Some(grouping) => {
+                let moved = states.iter().map(|State { row, was, is }| Moved {
+                    before: row.before.as_ref().filter(|_| *was).map(|stored| &stored.row),
+                    after: row.after.as_ref().filter(|_| *is).map(|stored| &stored.row),
+                });
+                held.regroup(grouping, &moved.collect::<Vec<_>>())?
+            }
+            None => self.row_changes(held, states)?,
+        };
+        Ok((!changes.is_empty()).then_some(changes))
+    }
+
+    fn row_changes(
+        &self,
+        held: &mut Held,
+        states: Vec<State<'_>>,
+    ) -> Result<Vec<Change>, EvalError> {
         let mut told = Vec::with_capacity(states.len());
         for State { row, was, is } in states {
             let before = row.before.as_ref().filter(|_| was);
@@ -172,7 +186,7 @@ impl Plan {
             let before = || self.rendering.record(&before?.row).ok();
             changes.extend(held.apply(key, now, before));
         }
-        Ok((!changes.is_empty()).then_some(News::Rows(changes)))
+        Ok(changes)
     }
 }
 

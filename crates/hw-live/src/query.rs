@@ -1,5 +1,6 @@
 //! What is asked, and what is told of it.
 
+use crate::aggregate::Groups;
 use hw_expr::postgres::Principal;
 use hw_types::{EndLsn, RunAs, Sql, TableName};
 use serde_json::value::RawValue;
@@ -7,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What is wanted of a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wants {
     /// Its rows.
     Rows,
-    /// How many rows it has.
-    Count,
+    /// Groups of its rows, which are told as rows are.
+    Groups(Groups),
 }
 
 /// A query whose result is kept live.
@@ -25,6 +26,10 @@ pub struct LiveQuery {
     /// Gives (key, record) of every row, in the result's order: two texts. The key is the JSON of the
     /// primary key (one value, or an array of several), the record the JSON of an object, both as `jsonb`
     /// prints it. It runs as whoever asks.
+    ///
+    /// Of groups it gives (key, record, state): the key is the JSON of an array of the values by which rows are
+    /// grouped, the state the JSON of an array of how many rows the group has, and for each aggregate of what
+    /// [`Function::state`](crate::Function::state) says.
     pub rows: Sql,
     /// What is wanted of it.
     pub wants: Wants,
@@ -43,7 +48,7 @@ pub struct Matcher {
     pub is_window: bool,
 }
 
-/// The JSON of a primary key. No two rows of a result have the same.
+/// The JSON of a primary key, or of the values of a group. No two rows of a result have the same.
 pub type Key = Arc<str>;
 
 /// A row as it is told: the JSON of an object.
@@ -111,22 +116,13 @@ impl Change {
     }
 }
 
-/// A result, or what has changed of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News<T> {
-    /// Of rows.
-    Rows(Vec<T>),
-    /// How many there are now.
-    Count(u64),
-}
-
 /// How a subscription begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct First {
     /// Everything up to here is in it, or in what comes.
     pub position: EndLsn,
-    /// The rows with their keys in the result's order, or their number.
-    pub result: News<(Key, Record)>,
+    /// The rows, or groups, with their keys in the result's order.
+    pub result: Vec<(Key, Record)>,
 }
 
 /// What has changed since what was told last.
@@ -135,7 +131,7 @@ pub struct Commit {
     /// Everything up to here is in it, or in what comes. Positions never go back.
     pub position: EndLsn,
     /// Of one row at most one change; rows that go come first.
-    pub changes: News<Change>,
+    pub changes: Vec<Change>,
 }
 
 /// A query, and as whom it is asked. What equal ones have in common is shared by all of them.

@@ -1,12 +1,16 @@
 //! Rows of the log as they are told: by key and record.
 //!
-//! In: what transactions did to the rows of a table. Out: keys and records as `jsonb` prints them, where that
-//! can be done here exactly as Postgres does it.
+//! In: what transactions did to the rows of a table. Out: keys and records as `jsonb` prints them, of rows or of
+//! groups of them, where that can be done here exactly as Postgres does it.
 
-use crate::query::{Key, LiveQuery, Record};
+use crate::aggregate::{Aggregate, Groups};
+use crate::query::{Key, LiveQuery, Record, Wants};
+use crate::tally::{Kind, Tally};
 use hw_engine::Committed;
-use hw_expr::postgres::{EvalError, JsonOfDatabase, RowJson, to_jsonb};
-use hw_types::{PgType, Relation, Row};
+use hw_expr::postgres::{EvalError, JsonOfDatabase, RowJson, Scalar, Type, to_jsonb};
+use hw_types::text::to_text;
+use hw_types::{Cell, Column, PgType, Relation, Row, RowBuilder};
+use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,8 +20,40 @@ pub(crate) struct Rendering {
     relation: Arc<Relation>,
     json: JsonOfDatabase,
     key: Vec<(usize, PgType)>,
-    /// `None`: what is told of a row can only be asked.
-    record: Option<RowJson>,
+    told: Told,
+}
+
+/// What is told; `None`: that can only be asked.
+enum Told {
+    Rows(Option<RowJson>),
+    Groups(Option<Grouping>),
+}
+
+/// How rows become groups.
+pub(crate) struct Grouping {
+    by: Vec<Value>,
+    aggregates: Vec<(Kind, Option<Value>)>,
+    /// Over a row that has the values of `by`, and behind them those of the aggregates.
+    record: RowJson,
+    /// Which of the latter are told as texts.
+    as_text: Vec<bool>,
+}
+
+/// A column of rows.
+struct Value {
+    index: usize,
+    pg_type: PgType,
+}
+
+impl Value {
+    /// Canonical bytes with their type; `None` is NULL.
+    fn of<'r>(&'r self, row: &'r Row) -> Result<Option<(&'r [u8], &'r PgType)>, EvalError> {
+        match row.view().get(self.index) {
+            Cell::Null => Ok(None),
+            Cell::Absent => Err(EvalError("a value of the row is not known")),
+            Cell::Value(bytes) => Ok(Some((bytes, &self.pg_type))),
+        }
+    }
 }
 
 impl Rendering {
@@ -35,17 +71,25 @@ impl Rendering {
         };
         let key = |name: &String| column(name).map(|(index, ty)| (index, ty.clone()));
         let key = query.key.iter().map(key).collect::<Option<Vec<_>>>()?;
-        let fields = query.matcher.as_ref().and_then(|matcher| {
-            let field = |(field, name): &'_ (String, String)| {
-                let (index, ty) = column(name).filter(|_| field.is_ascii())?;
-                Some((field.clone(), index, ty))
-            };
-            matcher.fields.iter().map(field).collect::<Option<Vec<_>>>()
-        });
-        let record = fields.map(|fields| {
-            RowJson::new(fields.iter().map(|(field, index, ty)| (&**field, *index, *ty)))
-        });
-        Some(Rendering { key, record, json, relation })
+        let told = match &query.wants {
+            Wants::Rows => Told::Rows(query.matcher.as_ref().and_then(|matcher| {
+                let field = |(field, name): &'_ (String, String)| {
+                    let (index, ty) = column(name).filter(|_| field.is_ascii())?;
+                    Some((field.clone(), index, ty))
+                };
+                let fields = matcher.fields.iter().map(field).collect::<Option<Vec<_>>>()?;
+                let fields = fields.iter().map(|(field, index, ty)| (&**field, *index, *ty));
+                Some(RowJson::new(fields))
+            })),
+            Wants::Groups(groups) => {
+                let value = |name: &str| {
+                    let (index, ty) = column(name)?;
+                    Some((Value { index, pg_type: ty.clone() }, &relation.columns[index]))
+                };
+                Told::Groups(Grouping::new(groups, value))
+            }
+        };
+        Some(Rendering { key, told, json, relation })
     }
 
     /// Whether it is that of rows with these columns, in this database.
@@ -58,9 +102,22 @@ impl Rendering {
         Arc::ptr_eq(&self.relation, relation) || self.relation.columns == relation.columns
     }
 
-    /// Whether records can be told of rows.
-    pub fn is_whole(&self) -> bool {
-        self.record.is_some()
+    /// Whether records can be told of rows, or of groups of them.
+    ///
+    /// - Takes: the columns of the rows, as the role that asks has them.
+    pub fn is_whole(&self, columns: &[(String, Type)]) -> bool {
+        match &self.told {
+            Told::Rows(record) => record.is_some(),
+            Told::Groups(grouping) => grouping.as_ref().is_some_and(|it| it.is_exact(columns)),
+        }
+    }
+
+    /// How rows become groups, where that is known.
+    pub fn grouping(&self) -> Option<&Grouping> {
+        match &self.told {
+            Told::Rows(_) => None,
+            Told::Groups(grouping) => grouping.as_ref(),
+        }
     }
 
     /// The JSON of a row's key: one value, or an array of several.
@@ -77,7 +134,9 @@ impl Rendering {
 
     /// A row's record.
     pub fn record(&self, row: &Row) -> Result<Record, EvalError> {
-        let record = self.record.as_ref().ok_or(EvalError("a field has no JSON here"))?;
+        let Told::Rows(Some(record)) = &self.told else {
+            return Err(EvalError("a field has no JSON here"));
+        };
         let mut json = String::new();
         record.write(&row.view(), &mut json)?;
         Ok(Record::new(json))
@@ -86,14 +145,17 @@ impl Rendering {
     /// The rows that these transactions touched, whether or not anything of them has changed, with what they were
     /// before the first of them.
     ///
-    /// - Takes: the query that it is of; transactions in their order. Of those above the bounds of the list
-    ///   nothing is said: that a row changed shows in its result.
+    /// - Takes: the query that it is of; transactions in their order. Of groups, and of those above the bounds of the
+    ///   list nothing is said: that a row changed shows in its result.
     pub fn touched<'c>(
         &self,
         query: &LiveQuery,
         committed: impl Iterator<Item = &'c Committed>,
     ) -> HashMap<Key, Option<Record>> {
         let mut touched = HashMap::new();
+        if matches!(self.told, Told::Groups(_)) {
+            return touched;
+        }
         let tables = committed.flat_map(|one| &one.tables);
         let tables = tables.filter(|table| {
             let Relation { id, name, .. } = &*self.relation;
@@ -123,4 +185,175 @@ impl Rendering {
         }
         touched
     }
+}
+
+impl Grouping {
+    /// - Takes: finds a column by its name, where its values are printed here as Postgres does.
+    fn new<'c>(
+        groups: &Groups,
+        value: impl Fn(&str) -> Option<(Value, &'c Column)>,
+    ) -> Option<Grouping> {
+        let names = groups.by.iter().map(|by| &by.field);
+        let mut names = names.chain(groups.aggregates.iter().map(|aggregate| &aggregate.field));
+        if !names.all(|name| name.is_ascii()) {
+            return None;
+        }
+        let by = groups.by.iter().map(|by| value(&by.column).map(|(value, _)| value));
+        let by = by.collect::<Option<Vec<Value>>>()?;
+        let mut aggregates = Vec::with_capacity(groups.aggregates.len());
+        for Aggregate { function, column, .. } in &groups.aggregates {
+            let column =
+                column.as_ref().map(|name| value(name)).map_or(Some(None), |it| it.map(Some))?;
+            let kind = Kind::of(*function, column.as_ref().map(|(_, column)| *column))?;
+            aggregates.push((kind, column.map(|(value, _)| value)));
+        }
+        let plain = |as_text: bool, ty: PgType| if as_text { PgType::TEXT } else { ty };
+        let of_by = groups.by.iter().zip(&by);
+        let of_by = of_by.map(|(it, value)| (&it.field, plain(it.as_text, value.pg_type.clone())));
+        let computed = groups.aggregates.iter().zip(&aggregates);
+        let computed =
+            computed.map(|(it, (kind, _))| (&it.field, plain(it.as_text, kind.pg_type())));
+        let members: Vec<(&String, PgType)> = of_by.chain(computed).collect();
+        let members = members.iter().enumerate().map(|(at, (name, ty))| (&***name, at, ty));
+        let as_text = groups.by.iter().map(|by| by.as_text);
+        let as_text = as_text.chain(groups.aggregates.iter().map(|it| it.as_text)).collect();
+        Some(Grouping { record: RowJson::new(members), by, aggregates, as_text })
+    }
+
+    /// Whether rows are in one group exactly where the bytes of their values are equal.
+    fn is_exact(&self, columns: &[(String, Type)]) -> bool {
+        use Scalar::{
+            Bool, Bytea, Date, Enum, Int2, Int4, Int8, Text, Time, Timestamp, Timestamptz, Uuid,
+        };
+        self.by.iter().all(|by| {
+            let ty = columns.get(by.index).map(|(_, ty)| *ty);
+            matches!(
+                ty,
+                Some(Type::Scalar(
+                    Bool | Bytea
+                        | Date
+                        | Enum(_)
+                        | Int2
+                        | Int4
+                        | Int8
+                        | Text
+                        | Time
+                        | Timestamp
+                        | Timestamptz
+                        | Uuid
+                ))
+            )
+        })
+    }
+
+    /// The group of a row: the JSON of an array.
+    pub fn key(&self, row: &Row) -> Result<Key, EvalError> {
+        let mut json = String::from("[");
+        for (number, by) in self.by.iter().enumerate() {
+            json.push_str(if number > 0 { ", " } else { "" });
+            match by.of(row)? {
+                None => json.push_str("null"),
+                Some((bytes, ty)) => match self.as_text[number] {
+                    false => to_jsonb(ty, bytes, &mut json)?,
+                    true => to_jsonb(&PgType::TEXT, &text(ty, bytes)?, &mut json)?,
+                },
+            }
+        }
+        json.push(']');
+        Ok(json.into())
+    }
+
+    /// Of a group that has no row yet.
+    pub fn empty(&self) -> Box<[Tally]> {
+        let kinds = self.aggregates.iter().map(|(kind, _)| kind.empty());
+        std::iter::once(Kind::Rows.empty()).chain(kinds).collect()
+    }
+
+    /// What Postgres knows of a group.
+    pub fn read(&self, state: &str) -> Box<[Tally]> {
+        let parts: Vec<Option<&RawValue>> = serde_json::from_str(state).unwrap_or_default();
+        let kinds =
+            std::iter::once(&Kind::Rows).chain(self.aggregates.iter().map(|(kind, _)| kind));
+        let null = RawValue::NULL;
+        let read = |(number, kind): (usize, &Kind)| match parts.get(number) {
+            Some(part) => kind.read(part.unwrap_or(null)),
+            None => Tally::Unknown,
+        };
+        kinds.enumerate().map(read).collect()
+    }
+
+    /// Whether a group is part of the result: it has rows, or is the only one that there can be.
+    pub fn is_there(&self, tallies: &[Tally]) -> bool {
+        self.by.is_empty() || !matches!(tallies.first(), Some(Tally::Count(0)))
+    }
+
+    /// A row comes into a group, or goes.
+    ///
+    /// - Takes: what it is on the other side of the transaction, if it is in the group there as well.
+    pub fn apply(
+        &self,
+        tallies: &mut [Tally],
+        is_coming: bool,
+        row: &Row,
+        other: Option<&Row>,
+    ) -> Result<(), EvalError> {
+        let take = |kind: &Kind, tally: &mut Tally, value| match is_coming {
+            true => kind.add(tally, value),
+            false => kind.remove(tally, value),
+        };
+        let Some((rows, tallies)) = tallies.split_first_mut() else {
+            return Err(EvalError("nothing is known of a group"));
+        };
+        if other.is_none() {
+            take(&Kind::Rows, rows, None)?;
+        }
+        for ((kind, column), tally) in self.aggregates.iter().zip(tallies) {
+            let Some(column) = column else {
+                if other.is_none() {
+                    take(kind, tally, None)?;
+                }
+                continue;
+            };
+            let value = column.of(row)?;
+            let was = other.map(|other| column.of(other)).transpose()?;
+            if was != Some(value) {
+                take(kind, tally, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A group as it is told.
+    ///
+    /// - Takes: one of its rows.
+    pub fn record(&self, row: &Row, tallies: &[Tally]) -> Result<Record, EvalError> {
+        let mut values = RowBuilder::new();
+        let mut push = |number: usize, value: Option<(&[u8], &PgType)>| {
+            match value {
+                None => values.push(Cell::Null),
+                Some((bytes, ty)) if self.as_text[number] => {
+                    values.push(Cell::Value(&text(ty, bytes)?));
+                }
+                Some((bytes, _)) => values.push(Cell::Value(bytes)),
+            }
+            Ok::<(), EvalError>(())
+        };
+        for (number, by) in self.by.iter().enumerate() {
+            push(number, by.of(row)?)?;
+        }
+        let aggregates = self.aggregates.iter().zip(tallies.iter().skip(1));
+        for (number, ((kind, _), tally)) in aggregates.enumerate() {
+            let value = kind.value(tally)?;
+            push(self.by.len() + number, value.as_ref().map(|(bytes, ty)| (&**bytes, ty)))?;
+        }
+        let mut json = String::new();
+        self.record.write(&values.finish().view(), &mut json)?;
+        Ok(Record::new(json))
+    }
+}
+
+/// The bytes of a value's text.
+fn text(ty: &PgType, bytes: &[u8]) -> Result<Vec<u8>, EvalError> {
+    let text = to_text(ty, bytes).map_err(|_| EvalError("a value is not one of its type"))?;
+    Ok(text.into_bytes())
 }

@@ -1,8 +1,8 @@
 //! What a subscriber holds: how its result began, and what comes.
 
 use crate::error::LiveError;
-use crate::net::Net;
-use crate::query::{Commit, First, News};
+use crate::net::{Net, Same};
+use crate::query::{Commit, Wants};
 use hw_types::EndLsn;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -10,17 +10,16 @@ use tokio::sync::Notify;
 
 /// Where news waits until it is taken: one piece at most, into which more is merged. Nobody is asked for
 /// somebody who takes nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
     filled: Notify,
+    same: Same,
 }
 
 #[derive(Debug, Default)]
 struct State {
     news: Option<Net>,
-    /// The number that was taken last, of a count.
-    count: Option<u64>,
     /// What is in it is of no moment yet: nothing is taken.
     is_shut: bool,
     position: EndLsn,
@@ -28,13 +27,18 @@ struct State {
 }
 
 impl Inbox {
-    /// Notes how the result begins.
-    pub fn begin(&self, first: &First) {
-        let mut state = self.state.lock();
-        state.position = first.position;
-        if let News::Count(count) = first.result {
-            state.count = Some(count);
-        }
+    /// An empty one.
+    pub fn new(wants: &Wants) -> Inbox {
+        let same = match wants {
+            Wants::Rows => Same::Told,
+            Wants::Groups(_) => Same::Silent,
+        };
+        Inbox { state: Mutex::default(), filled: Notify::new(), same }
+    }
+
+    /// Notes of which position the first result is.
+    pub fn begin(&self, position: EndLsn) {
+        self.state.lock().position = position;
     }
 
     /// Whether what was put in last has been taken.
@@ -46,9 +50,9 @@ impl Inbox {
     pub fn put(&self, commit: Commit) -> bool {
         let Commit { position, changes } = commit;
         let mut state = self.state.lock();
-        let mut news = state.news.take().unwrap_or_else(|| Net::like(&changes));
-        news.add(changes);
-        if news.is_empty(state.count) {
+        let mut news = state.news.take().unwrap_or_else(|| Net::new(self.same));
+        changes.into_iter().for_each(|change| news.add(change));
+        if news.is_empty() {
             return true;
         }
         let has_room = !news.is_full();
@@ -82,12 +86,9 @@ impl Inbox {
             return None;
         }
         let Some(news) = state.news.take() else { return state.end.clone().map(Err) };
-        if let Net::Count(count) = news {
-            state.count = Some(count);
-        }
         let position = state.position;
         drop(state);
-        Some(Ok(Commit { position, changes: news.news() }))
+        Some(Ok(Commit { position, changes: news.changes() }))
     }
 
     async fn next(&self) -> Result<Commit, LiveError> {

@@ -1,7 +1,6 @@
 //! What followers hold is what Postgres shows them, whatever happens to rows, memberships and policies.
 
-use crate::world::{Follower, Held, LIMIT, World, audited, query, user};
-use hw_live::Wants;
+use crate::world::{Follower, Held, LIMIT, World, audited, count, query, user};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -84,15 +83,15 @@ fn statement(rng: &mut StdRng, with_rules: bool) -> String {
 
 fn queries() -> Vec<hw_live::LiveQuery> {
     vec![
-        query("tasks", "true", "", Wants::Rows),
-        query("tasks", "team = 1 AND done IS NOT TRUE", "", Wants::Rows),
-        query("tasks", "owner = 'ada' OR title = 'open'", "", Wants::Count),
-        query("tasks", "true", "ORDER BY price DESC, id LIMIT 3", Wants::Rows),
-        query("notes", "true", "", Wants::Rows),
-        query("notes", "body <> 'shut'", "", Wants::Count),
-        query("members", "true", "", Wants::Rows),
-        query("members", "team <> 2", "", Wants::Count),
-        query("members", "true", "ORDER BY id LIMIT 2", Wants::Rows),
+        query("tasks", "true", ""),
+        query("tasks", "team = 1 AND done IS NOT TRUE", ""),
+        count("tasks", "owner = 'ada' OR title = 'open'"),
+        query("tasks", "true", "ORDER BY price DESC, id LIMIT 3"),
+        query("notes", "true", ""),
+        count("notes", "body <> 'shut'"),
+        query("members", "true", ""),
+        count("members", "team <> 2"),
+        query("members", "true", "ORDER BY id LIMIT 2"),
     ]
 }
 

@@ -2,7 +2,7 @@
 //! and connections are cut (`engine.md` 11; E-4).
 
 use crate::world::{Follower, ROLE, World, query, user};
-use hw_live::{LiveError, Wants};
+use hw_live::LiveError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
@@ -81,7 +81,7 @@ async fn followers(world: &World) -> Vec<Follower> {
     let ada = user("ada");
     let mut followers = Vec::new();
     for table in TABLES {
-        followers.push(world.follow(query(table, "true", "", Wants::Rows), &ada).await);
+        followers.push(world.follow(query(table, "true", ""), &ada).await);
     }
     followers
 }
@@ -185,7 +185,7 @@ async fn e_4_what_is_equal_but_for_padding_is_found_where_a_policy_looks_for_it(
     let ada = user("ada");
     let mut followers = Vec::new();
     for table in ["plain", "joined"] {
-        followers.push(world.follow(query(table, "true", "", Wants::Rows), &ada).await);
+        followers.push(world.follow(query(table, "true", ""), &ada).await);
     }
     while world.live.planned() < 2 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -212,9 +212,8 @@ async fn ds_10_5_a_row_without_a_key_ends_its_own_result_and_no_other() {
     )
     .await;
     let ada = user("ada");
-    let poisoned = world.follow(query("plain", "true", "", Wants::Rows), &ada).await;
-    let other =
-        world.follow(query("members", "true", "ORDER BY id LIMIT 5", Wants::Rows), &ada).await;
+    let poisoned = world.follow(query("plain", "true", ""), &ada).await;
+    let other = world.follow(query("members", "true", "ORDER BY id LIMIT 5"), &ada).await;
     world.sql("INSERT INTO plain VALUES (NULL, 1, 'ada', 'x')").await;
     world.sql("INSERT INTO members VALUES (1, 1, 'ada')").await;
     world.settles(&other).await;
@@ -229,20 +228,19 @@ async fn ds_10_5_a_row_without_a_key_ends_its_own_result_and_no_other() {
 #[tokio::test]
 async fn e_4_a_table_without_row_security_is_not_shown() {
     let world = World::new("CREATE TABLE open (id int PRIMARY KEY); GRANT SELECT ON open TO app; INSERT INTO open VALUES (1)").await;
-    let refused = world.live.subscribe(query("open", "true", "", Wants::Rows), user("ada")).await;
+    let refused = world.live.subscribe(query("open", "true", ""), user("ada")).await;
     assert!(matches!(refused.err(), Some(LiveError::NotSecured { .. })));
     world
         .sql(&format!(
             "ALTER TABLE open ENABLE ROW LEVEL SECURITY; ALTER TABLE open OWNER TO {ROLE}"
         ))
         .await;
-    let refused = world.live.subscribe(query("open", "true", "", Wants::Rows), user("ada")).await;
+    let refused = world.live.subscribe(query("open", "true", ""), user("ada")).await;
     assert!(matches!(refused.err(), Some(LiveError::NotSecured { .. })));
     world.sql(&format!("ALTER TABLE open OWNER TO postgres; ALTER ROLE {ROLE} BYPASSRLS")).await;
-    let refused = world.live.subscribe(query("open", "true", "", Wants::Rows), user("ada")).await;
+    let refused = world.live.subscribe(query("open", "true", ""), user("ada")).await;
     assert!(matches!(refused.err(), Some(LiveError::Role { .. })));
-    let unknown =
-        world.live.subscribe(query("nothing", "true", "", Wants::Rows), user("ada")).await;
+    let unknown = world.live.subscribe(query("nothing", "true", ""), user("ada")).await;
     assert!(matches!(unknown.err(), Some(LiveError::NotReadable(_))));
     assert_eq!(world.live.subscriptions(), 0);
     world.end().await;

@@ -1,7 +1,7 @@
 //! Nobody waits for the questions of others.
 
 use crate::world::{World, query, user};
-use hw_live::{LiveOptions, LiveQuery, Wants};
+use hw_live::{LiveOptions, LiveQuery};
 use std::time::Duration;
 
 const SCHEMA: &str = "
@@ -25,7 +25,7 @@ INSERT INTO joined VALUES (1, 1, 'ada', 'a');
 /// A question that waits for whoever holds an advisory lock.
 fn waiting(table: &str) -> LiveQuery {
     let condition = "(SELECT pg_catalog.pg_advisory_xact_lock_shared(1)) IS NOT NULL";
-    let mut query = query(table, condition, "", Wants::Rows);
+    let mut query = query(table, condition, "");
     query.matcher = None;
     query
 }
@@ -54,7 +54,7 @@ async fn e_4_a_question_that_takes_long_holds_up_nobody_else() {
     for who in [&ada, &eve] {
         for table in ["plain", "joined", "members"] {
             for window in ["", "ORDER BY id DESC LIMIT 1"] {
-                let query = query(table, "true", window, Wants::Rows);
+                let query = query(table, "true", window);
                 followers.push(world.follow_in(&live, query, who).await);
             }
         }
@@ -80,7 +80,7 @@ async fn e_4_who_reads_a_table_that_is_too_large_to_be_held_is_asked() {
     let mut world = World::new(SCHEMA).await;
     let live = world.live_beside(LiveOptions { lookup_bytes: 1, ..LiveOptions::default() });
     let ada = user("ada");
-    let joined = query("joined", "true", "", Wants::Rows);
+    let joined = query("joined", "true", "");
     let follower = world.follow_in(&live, joined, &ada).await;
     for round in 10..13 {
         world.sql(&format!("INSERT INTO joined VALUES ({round}, 1, 'ada', 'b')")).await;

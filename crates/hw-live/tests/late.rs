@@ -1,7 +1,7 @@
 //! Transactions that are published before snapshots see them: their commits wait for a standby (`engine.md` 11).
 
-use crate::world::{Follower, World, query, user};
-use hw_live::{Live, LiveOptions, Wants};
+use crate::world::{Follower, World, count, query, user};
+use hw_live::{Live, LiveOptions};
 use hw_types::Row;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -40,10 +40,8 @@ async fn followers(world: &World, live: &Live) -> Vec<Follower> {
     let ada = user("ada");
     let mut followers = Vec::new();
     for table in TABLES {
-        for (window, wants) in
-            [("", Wants::Rows), ("ORDER BY id DESC LIMIT 2", Wants::Rows), ("", Wants::Count)]
-        {
-            let query = query(table, "true", window, wants);
+        let window = query(table, "true", "ORDER BY id DESC LIMIT 2");
+        for query in [query(table, "true", ""), window, count(table, "true")] {
             followers.push(world.follow_in(live, query, &ada).await);
         }
     }

@@ -1,5 +1,6 @@
 //! Live results against a real Postgres and the real engine.
 
+mod aggregates;
 mod audit;
 mod differential;
 mod edges;

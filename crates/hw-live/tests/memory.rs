@@ -3,7 +3,7 @@
 //! `cargo nextest run -p hw-live --run-ignored only -E 'test(memory)' --no-capture`
 
 use crate::world::{World, query, user};
-use hw_live::{LiveQuery, Subscription, Wants};
+use hw_live::{LiveQuery, Subscription};
 use std::sync::Arc;
 
 const SCHEMA: &str = "
@@ -21,7 +21,7 @@ const EACH: usize = 10;
 
 /// The rows of a team, as surfaces ask for them: with the value as a parameter.
 fn of_team(team: usize) -> LiveQuery {
-    let mut query = query("plain", "team = CAST($1::text AS int4)", "", Wants::Rows);
+    let mut query = query("plain", "team = CAST($1::text AS int4)", "");
     query.rows.parameters = vec![team.to_string()];
     let filter = query.matcher.as_mut().and_then(|matcher| matcher.filter.as_mut());
     filter.unwrap().parameters = vec![team.to_string()];

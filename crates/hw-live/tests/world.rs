@@ -1,7 +1,9 @@
 //! A database with row level security, the engine over it, and followers of results.
 
 use hw_engine::{Engine, EngineOptions};
-use hw_live::{Change, First, Live, LiveOptions, LiveQuery, Matcher, News, Subscription, Wants};
+use hw_live::{
+    Change, First, Groups, Key, Live, LiveOptions, LiveQuery, Matcher, Record, Subscription, Wants,
+};
 use hw_pg::config::ConnectConfig;
 use hw_pg::principal::run_as;
 use hw_pg::sql::Pool;
@@ -113,11 +115,7 @@ impl World {
         loop {
             let expected = self.asked(&follower.query, &follower.who).await;
             let held = follower.held();
-            let is_same = match follower.query.wants {
-                Wants::Rows => held.rows == expected,
-                Wants::Count => held.count == expected.len() as u64,
-            };
-            if is_same {
+            if held.rows == expected {
                 return;
             }
             if tokio::time::Instant::now() > end {
@@ -222,7 +220,7 @@ pub fn user(subject: &str) -> Arc<RunAs> {
 }
 
 /// The rows of a table of which a condition is true, in a window if there is something behind it.
-pub fn query(table: &str, condition: &str, window: &str, wants: Wants) -> LiveQuery {
+pub fn query(table: &str, condition: &str, window: &str) -> LiveQuery {
     let text = format!(
         "WITH q AS (SELECT * FROM public.{table} WHERE {condition} {window}) \
          SELECT to_jsonb(q.id)::text, to_jsonb(q)::text FROM q"
@@ -239,7 +237,7 @@ pub fn query(table: &str, condition: &str, window: &str, wants: Wants) -> LiveQu
         table: TableName::new("public", table),
         key: vec!["id".into()],
         rows: Sql { text, parameters: Vec::new() },
-        wants,
+        wants: Wants::Rows,
         matcher: Some(Matcher {
             filter: Some(Sql { text: condition.into(), parameters: Vec::new() }),
             fields: fields.collect(),
@@ -248,11 +246,26 @@ pub fn query(table: &str, condition: &str, window: &str, wants: Wants) -> LiveQu
     }
 }
 
+/// How many rows of a table there are of which a condition is true.
+pub fn count(table: &str, condition: &str) -> LiveQuery {
+    counted(query(table, condition, ""))
+}
+
+/// How many rows a query has.
+pub fn counted(mut query: LiveQuery) -> LiveQuery {
+    query.wants = Wants::Groups(Groups::count("count"));
+    query.rows.text = format!(
+        "SELECT '[]', jsonb_build_object('count', count(*))::text, jsonb_build_array(count(*), NULL)::text \
+         FROM ({}) AS q",
+        query.rows.text
+    );
+    query
+}
+
 /// What a follower holds.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
     pub rows: BTreeMap<String, String>,
-    pub count: u64,
     /// Updates of rows of which nothing changed.
     pub touched: u64,
     /// Updates of rows.
@@ -262,10 +275,8 @@ pub struct Held {
     pub ended: Option<String>,
     /// Keys that were told to go.
     pub gone: BTreeSet<String>,
-    /// Numbers that were told behind the first.
-    pub counts: Vec<u64>,
     /// Every record that was ever shown.
-    shown: BTreeSet<String>,
+    pub shown: BTreeSet<String>,
 }
 
 /// Applies what it is told as a client does, and minds that it is told so that a client can.
@@ -283,16 +294,9 @@ impl Follower {
         First { position, result }: First,
         mut subscription: Subscription,
     ) -> Follower {
-        let mut first = Held::default();
-        match result {
-            News::Rows(rows) => {
-                first.rows = rows
-                    .iter()
-                    .map(|(key, row)| (key.to_string(), row.json().to_owned()))
-                    .collect();
-            }
-            News::Count(count) => first.count = count,
-        }
+        let row = |(key, row): &(Key, Record)| (key.to_string(), row.json().to_owned());
+        let first = Held { rows: result.iter().map(row).collect(), ..Held::default() };
+        let is_of_rows = query.wants == Wants::Rows;
         let held = Arc::new(Mutex::new(first));
         let told = held.clone();
         let task = tokio::spawn(async move {
@@ -302,7 +306,10 @@ impl Follower {
                     Ok(commit) => {
                         assert!(commit.position >= position, "positions go back");
                         position = commit.position;
-                        told.lock().apply(commit.changes);
+                        let mut held = told.lock();
+                        for change in commit.changes {
+                            held.change(change, is_of_rows);
+                        }
                     }
                     Err(error) => {
                         told.lock().ended = Some(error.to_string());
@@ -332,18 +339,8 @@ impl Held {
         self.shown.iter().any(|record| record.contains(text))
     }
 
-    fn apply(&mut self, changes: News<Change>) {
-        match changes {
-            News::Count(count) => {
-                assert_ne!(self.count, count, "a count that is told is another one");
-                self.count = count;
-                self.counts.push(count);
-            }
-            News::Rows(changes) => changes.into_iter().for_each(|change| self.change(change)),
-        }
-    }
-
-    fn change(&mut self, change: Change) {
+    /// - Takes: whether what has not changed may be told.
+    fn change(&mut self, change: Change, is_of_rows: bool) {
         match change {
             Change::Insert { key, record } => {
                 self.shown.insert(record.json().to_owned());
@@ -357,6 +354,7 @@ impl Held {
                 self.unknown += u64::from(before.is_none());
                 let was = self.rows.insert(key.to_string(), after.json().to_owned());
                 let was = was.unwrap_or_else(|| panic!("{key} changes and is not there"));
+                assert!(is_of_rows || was != after.json(), "{key} is told and has not changed");
                 if let Some(before) = before {
                     assert_eq!(was, before.json(), "{key} was told otherwise");
                 }

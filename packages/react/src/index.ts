@@ -1,12 +1,13 @@
 /**
  * React hooks for live queries.
  *
- * Suggested reading order: `query.ts` (rows and counts), `identity.ts` (who is signed in),
+ * Suggested reading order: `query.ts` (rows, counts and groups), `identity.ts` (who is signed in),
  * `provider.ts` (whose client it is).
  */
 export { ThinBackend, useCurrentUser, useIsConnected, useIsLoggedIn, type ThinBackendProps } from './identity.js';
 export { HeadwaterProvider, useLiveClient } from './provider.js';
 export {
+  useAggregate,
   useCount,
   useQuery,
   useQuerySingleResult,

@@ -1,11 +1,12 @@
 /**
- * Hooks for rows and counts. Components that ask for the same share one subscription, and a component
+ * Hooks for rows, counts and groups. Components that ask for the same share one subscription, and a component
  * renders again only when what it shows has changed.
  *
  * A hook takes a builder that may be made anew at every render: what counts is what it asks for.
  */
 import { useCallback, useSyncExternalStore } from 'react';
 import type {
+  AggregateBuilder,
   DataSubscriptionOptions,
   LiveError,
   LiveQuery,
@@ -65,6 +66,13 @@ export function useQuerySingleResult<B extends AnyBuilder>(builder: B): RecordOf
 /** How many rows there are, `null` while that is not known. Throws as `useQuery` does. */
 export function useCount(builder: AnyBuilder): number | null {
   return orThrow(useLiveState<number>(useLiveClient().count(builder.query))).data;
+}
+
+/**
+ * The groups of a query's rows, `null` while they load; without `groupBy` it is one. Throws as `useQuery` does.
+ */
+export function useAggregate<R>(builder: AggregateBuilder<R>): readonly R[] | null {
+  return orThrow(useLiveState<readonly R[]>(useLiveClient().groups(builder.query, builder.groups))).data;
 }
 
 /**

@@ -10,6 +10,7 @@ import { World } from '../../client/test/live/world.js';
 import {
   HeadwaterProvider,
   ThinBackend,
+  useAggregate,
   useCount,
   useCurrentUser,
   useIsConnected,
@@ -133,6 +134,23 @@ test('ds_16_8_a_single_result_is_null_if_there_is_none_and_leaves_the_builder_al
   await run();
   assert.equal(text(), 'a');
   assert.equal(builder.query.limit, null);
+});
+
+test('issue_6_2_useAggregate_is_null_while_it_loads_then_live', async () => {
+  const { world, client, run, render } = start();
+  const Sums = () => {
+    const groups = useAggregate(client.query('tasks').groupBy('team').aggregate({ sum: { sum: 'n' } }));
+    return groups === null ? 'loading' : groups.map(({ team, sum }) => `${team}${sum}`).join(' ');
+  };
+  world.commit([['tasks', '1', { team: 'a', n: 1 }]]);
+  const { text, unmount } = await render(h(Sums));
+  assert.equal(text(), 'loading');
+  await run();
+  assert.equal(text(), 'a1');
+  world.commit([['tasks', '2', { team: 'a', n: 2 }], ['tasks', '3', { team: 'b', n: 4 }]]);
+  await run();
+  assert.equal(text(), 'a3 b4');
+  await unmount();
 });
 
 test('ds_16_7_useCount_goes_on_after_a_reconnect', async () => {

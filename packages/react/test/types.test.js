@@ -27,7 +27,7 @@ function compile(source) {
 test('ds_20_rows_of_hooks_have_the_generated_types', () => {
   const errors = compile(`
     import { query, type UUID } from '@headwater/client/live';
-    import { HeadwaterProvider, ThinBackend, useCount, useCurrentUser, useQuery, useQuerySingleResult, useQueryState, useSuspenseQuery } from '@headwater/react';
+    import { HeadwaterProvider, ThinBackend, useAggregate, useCount, useCurrentUser, useQuery, useQuerySingleResult, useQueryState, useSuspenseQuery } from '@headwater/react';
     import { LiveClient } from '@headwater/client/live';
     declare module '@headwater/client/live' {
       interface Task { id: UUID; title: string; n: number }
@@ -40,6 +40,8 @@ test('ds_20_rows_of_hooks_have_the_generated_types', () => {
       const one = useQuerySingleResult(query('tasks'));
       const { data, error } = useQueryState(query('tasks'));
       const count: number | null = useCount(query('tasks'));
+      const groups = useAggregate(query('tasks').groupBy('title').aggregate({ sum: { sum: 'n' } }));
+      const sum: number | null | undefined = groups?.[0]?.sum;
       const user = useCurrentUser();
       const name: string | undefined = user?.name;
       const n: number | undefined = one?.n;
@@ -47,7 +49,7 @@ test('ds_20_rows_of_hooks_have_the_generated_types', () => {
       titles[0]?.n;
       // @ts-expect-error no such field
       tasks?.[0]?.titel;
-      return <ul>{tasks?.map((task) => <li key={task.id}>{task.title}{n}{name}{count}{data?.length}{error?.message}</li>)}</ul>;
+      return <ul>{tasks?.map((task) => <li key={task.id}>{task.title}{n}{name}{count}{data?.length}{sum}{error?.message}</li>)}</ul>;
     }
     export const App = () => (
       <HeadwaterProvider client={new LiveClient({ host: 'http://live.test' })}>

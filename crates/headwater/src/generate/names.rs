@@ -14,7 +14,8 @@ use crate::code;
 
 /// Names that the SDK exports or that the declarations use: a type of a table that would have one is called
 /// `…Record`, that of an enum `…Type`.
-pub const TAKEN: [&str; 43] = [
+pub const TAKEN: [&str; 47] = [
+    "AggregateBuilder",
     "Array",
     "ConditionBuilder",
     "ConditionExpression",
@@ -28,13 +29,16 @@ pub const TAKEN: [&str; 43] = [
     "DataSubscriptionOptions",
     "DataSyncController",
     "DynamicSQLQuery",
+    "GroupBuilder",
     "IHPRecord",
     "JsonValue",
+    "LiveAggregate",
     "LiveClient",
     "LiveClientOptions",
     "LiveEnvironment",
     "LiveError",
     "LiveErrorKind",
+    "LiveGroup",
     "LiveIdentity",
     "LiveQuery",
     "LiveSocket",

@@ -19,16 +19,17 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use hw_live::{Change as Changed, LiveError, News, Wants};
+use hw_live::{Change as Changed, LiveError, Record};
 use hw_types::{EndLsn, TableName};
 use hw_write::End;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
+use crate::aggregate::COUNT;
 use crate::change::Change;
 use crate::code;
 use crate::failure::Failure;
-use crate::wire::{Answer, BadMessage, Message, Query, Request, Resume};
+use crate::wire::{Answer, BadMessage, Message, Query, Request, Resume, Wanted};
 use crate::work::{Kept, Work};
 use events::Appends;
 pub use events::Telling;
@@ -61,7 +62,7 @@ pub enum Event<'a> {
     /// A transaction is over, though nobody ended it.
     TransactionOver(&'a str),
     /// The result of a subscription changed, and is of this position.
-    News(&'a str, News<Changed>, EndLsn),
+    News(&'a str, Vec<Changed>, EndLsn),
     /// A subscription has no result any more.
     Ended(&'a str, LiveError),
     /// Time went by.
@@ -76,7 +77,7 @@ pub enum Effect {
     /// Send what changed.
     Tell(Telling),
     /// Start this; what counts its message is held until it is done.
-    Start(TaskId, Task, Kept),
+    Start(TaskId, Box<Task>, Kept),
     /// Forget this transaction.
     Forget(String),
     /// End this subscription.
@@ -93,7 +94,7 @@ pub enum Task {
     /// Ends one.
     End(String, End),
     /// Begins a subscription under this name, or goes on with an earlier one.
-    Subscribe(String, Query, Wants, Option<Resume>),
+    Subscribe(String, Query, Wanted, Option<Resume>),
     /// Verifies a token; whoever holds it calls from then on.
     Login(String),
     /// Asks the application.
@@ -116,8 +117,6 @@ pub enum Outcome {
     Rows(Vec<String>, EndLsn),
     /// A subscription goes on behind this position, which its client has.
     Resumed(String),
-    /// A subscription begins with this number.
-    Count(u64),
     /// The token holds, and is about this user.
     LoggedIn {
         /// The user.
@@ -189,9 +188,18 @@ enum Kind {
 /// A subscription of this socket, from its request on.
 struct Subscription {
     table: String,
-    appends: Appends,
+    told: Told,
     /// Whether its answer was sent.
     began: bool,
+}
+
+/// As what the changes of a subscription are told.
+#[derive(Clone, Copy)]
+enum Told {
+    Rows(Appends),
+    Groups,
+    /// As the number that is not the last one that was told.
+    Count(u64),
 }
 
 /// How a transaction of this socket stands.
@@ -316,7 +324,7 @@ impl Session {
         let id = self.next_task;
         self.next_task += 1;
         self.running.insert(id, Running { request, lane, arrived, kind });
-        effects.push(Effect::Start(id, task, kept));
+        effects.push(Effect::Start(id, Box::new(task), kept));
         true
     }
 
@@ -328,6 +336,10 @@ impl Session {
             Message::Query { query, transaction } => {
                 self.check_transaction(transaction.as_deref())?;
                 work(Kind::Query, Work::Query(query), transaction)
+            }
+            Message::QueryGroups { query, groups, transaction } => {
+                self.check_transaction(transaction.as_deref())?;
+                work(Kind::Query, Work::Groups(query, groups), transaction)
             }
             Message::Create { table, records, several, transaction } => {
                 self.check_transaction(transaction.as_deref())?;
@@ -354,10 +366,13 @@ impl Session {
             Message::Hook { tag, json } => Ok((Kind::Hook, Task::Hook { tag, json })),
             Message::SubscribeRows { query, appends, resume } => {
                 let appends = if appends { Appends::Told } else { Appends::Whole };
-                self.subscribe(query, Wants::Rows, appends, resume)
+                self.subscribe(query, Wanted::Rows, Told::Rows(appends), resume)
             }
             Message::SubscribeCount { query } => {
-                self.subscribe(query, Wants::Count, Appends::Whole, None)
+                self.subscribe(query, Wanted::Count, Told::Count(0), None)
+            }
+            Message::SubscribeGroups { query, groups, resume } => {
+                self.subscribe(query, Wanted::Groups(groups), Told::Groups, resume)
             }
             Message::Unsubscribe { .. } => unreachable!("invariant: it is answered at once"),
         }
@@ -366,8 +381,8 @@ impl Session {
     fn subscribe(
         &mut self,
         query: Query,
-        wants: Wants,
-        appends: Appends,
+        wanted: Wanted,
+        told: Told,
         resume: Option<Resume>,
     ) -> Result<(Kind, Task), Failure> {
         let limit = self.limits.subscriptions;
@@ -377,9 +392,9 @@ impl Session {
             return Err(Failure::new(code::SUBSCRIPTIONS, message));
         }
         let id = (self.new_id)();
-        let subscription = Subscription { table: query.table.clone(), appends, began: false };
+        let subscription = Subscription { table: query.table.clone(), told, began: false };
         self.subscriptions.insert(id.clone(), subscription);
-        Ok((Kind::Subscribe { id: id.clone() }, Task::Subscribe(id, query, wants, resume)))
+        Ok((Kind::Subscribe { id: id.clone() }, Task::Subscribe(id, query, wanted, resume)))
     }
 
     fn unsubscribe(&mut self, request: i64, id: String, effects: &mut Vec<Effect>) {
@@ -395,18 +410,31 @@ impl Session {
         effects.push(Effect::Send(answer));
     }
 
-    fn news(&mut self, id: &str, news: News<Changed>, position: EndLsn, effects: &mut Vec<Effect>) {
-        let Some(subscription) = self.subscriptions.get(id).filter(|it| it.began) else { return };
-        match news {
-            News::Count(count) => {
+    fn news(
+        &mut self,
+        id: &str,
+        changes: Vec<Changed>,
+        position: EndLsn,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(id).filter(|it| it.began) else {
+            return;
+        };
+        let appends = match &mut subscription.told {
+            Told::Rows(appends) => *appends,
+            Told::Groups => Appends::Whole,
+            Told::Count(told) => {
+                let Some(count) = changes.last().map(counted).filter(|count| count != told) else {
+                    return;
+                };
+                *told = count;
                 let event = Answer::DidChangeCount { subscription_id: id, count };
                 effects.push(Effect::Send(event.json()));
+                return;
             }
-            News::Rows(changes) => {
-                let (subscription, appends) = (id.to_owned(), subscription.appends);
-                effects.push(Effect::Tell(Telling { subscription, changes, appends, position }));
-            }
-        }
+        };
+        let subscription = id.to_owned();
+        effects.push(Effect::Tell(Telling { subscription, changes, appends, position }));
     }
 
     fn ended(&mut self, id: &str, error: LiveError, effects: &mut Vec<Effect>) {
@@ -479,37 +507,10 @@ impl Session {
                 Ok(answer) => answer,
                 Err(failure) => failure.answer(request),
             },
-            Outcome::Rows(records, position) => match &kind {
-                Kind::Subscribe { id } => Answer::DidCreateDataSubscription {
-                    request_id: request,
-                    subscription_id: id,
-                    result: Some(&read(records)),
-                    resumed: None,
-                    lsn: &position.to_string(),
-                }
-                .json(),
-                _ => unanswered(request),
-            },
-            Outcome::Resumed(lsn) => match &kind {
-                Kind::Subscribe { id } => Answer::DidCreateDataSubscription {
-                    request_id: request,
-                    subscription_id: id,
-                    result: None,
-                    resumed: Some(true),
-                    lsn: &lsn,
-                }
-                .json(),
-                _ => unanswered(request),
-            },
-            Outcome::Count(count) => match &kind {
-                Kind::Subscribe { id } => Answer::DidCreateCountSubscription {
-                    request_id: request,
-                    subscription_id: id,
-                    count,
-                }
-                .json(),
-                _ => unanswered(request),
-            },
+            Outcome::Rows(records, position) => {
+                self.begun(request, &kind, Some(records), &position.to_string())
+            }
+            Outcome::Resumed(lsn) => self.begun(request, &kind, None, &lsn),
             Outcome::Done => match &kind {
                 Kind::Begin { id } => {
                     Answer::DidStartTransaction { request_id: request, transaction_id: id }.json()
@@ -531,6 +532,61 @@ impl Session {
         };
         effects.push(Effect::Send(answer));
     }
+
+    /// The answer to a subscription that begins, with its result, or goes on.
+    fn begun(
+        &mut self,
+        request: i64,
+        kind: &Kind,
+        records: Option<Vec<String>>,
+        lsn: &str,
+    ) -> String {
+        let Kind::Subscribe { id } = kind else { return unanswered(request) };
+        // One that was ended meanwhile is answered as what it was; nobody listens to its id any more.
+        let told = self.subscriptions.get_mut(id).map(|subscription| &mut subscription.told);
+        let resumed = records.is_none().then_some(true);
+        if let Some(Told::Count(told)) = told {
+            let record = records.unwrap_or_default().into_iter().next();
+            *told = record.map(|record| number_of(&Record::new(record))).unwrap_or_default();
+            let (request_id, subscription_id) = (request, &**id);
+            let count = *told;
+            return Answer::DidCreateCountSubscription { request_id, subscription_id, count }
+                .json();
+        }
+        let is_of_groups = matches!(told, Some(Told::Groups));
+        let records = records.map(read);
+        let (request_id, subscription_id, result) = (request, &**id, records.as_deref());
+        match is_of_groups {
+            true => Answer::DidCreateAggregateSubscription {
+                request_id,
+                subscription_id,
+                result,
+                resumed,
+                lsn,
+            },
+            false => Answer::DidCreateDataSubscription {
+                request_id,
+                subscription_id,
+                result,
+                resumed,
+                lsn,
+            },
+        }
+        .json()
+    }
+}
+
+/// The number that a change of a count comes to; of one that ends it is 0.
+fn counted(change: &Changed) -> u64 {
+    match change {
+        Changed::Insert { record, .. } | Changed::Update { after: record, .. } => number_of(record),
+        Changed::Delete { .. } | Changed::Passed { .. } => 0,
+    }
+}
+
+fn number_of(record: &Record) -> u64 {
+    let fields = record.fields();
+    fields.get(COUNT).and_then(|count| count.get().parse().ok()).unwrap_or_default()
 }
 
 /// Answers what is not looked at any further, under its number where it has one.

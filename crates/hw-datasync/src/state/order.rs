@@ -31,13 +31,16 @@ impl Lane {
             None => plain,
         };
         match message {
-            Message::Query { transaction, .. } => of(transaction, Lane::Read),
+            Message::Query { transaction, .. } | Message::QueryGroups { transaction, .. } => {
+                of(transaction, Lane::Read)
+            }
             Message::Create { transaction, .. }
             | Message::Update { transaction, .. }
             | Message::Delete { transaction, .. } => of(transaction, Lane::Write),
-            Message::SubscribeRows { .. } | Message::SubscribeCount { .. } | Message::Begin => {
-                Lane::Read
-            }
+            Message::SubscribeRows { .. }
+            | Message::SubscribeCount { .. }
+            | Message::SubscribeGroups { .. }
+            | Message::Begin => Lane::Read,
             Message::Rollback { transaction } | Message::Commit { transaction } => {
                 Lane::End(transaction.clone())
             }

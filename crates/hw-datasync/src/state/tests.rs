@@ -59,7 +59,7 @@ impl Rig {
                 }
                 Effect::Start(id, task, kept) => {
                     self.kept.insert(id, kept);
-                    self.started.push((id, task));
+                    self.started.push((id, *task));
                 }
                 Effect::Forget(id) => self.forgotten.push(id),
                 Effect::Unsubscribe(id) => self.unsubscribed.push(id),
@@ -363,9 +363,15 @@ fn at(position: u64) -> EndLsn {
     EndLsn(hw_types::Lsn(position))
 }
 
-fn insert(key: &str) -> News<hw_live::Change> {
+fn insert(key: &str) -> Vec<hw_live::Change> {
     let record = hw_live::Record::new(format!("{{\"id\": {key}}}"));
-    News::Rows(vec![hw_live::Change::Insert { key: key.into(), record }])
+    vec![hw_live::Change::Insert { key: key.into(), record }]
+}
+
+/// A group that is another one now.
+fn update(before: &str, after: &str) -> Vec<hw_live::Change> {
+    let [before, after] = [before, after].map(hw_live::Record::new);
+    vec![hw_live::Change::Update { key: "[]".into(), before: Some(before), after }]
 }
 
 #[test]
@@ -407,14 +413,67 @@ fn ds_13_subscriptions_have_a_limit_and_those_that_failed_do_not_count() {
         "You've reached the subscriptions limit of 3 subscriptions"
     );
     rig.done(0, Outcome::Failed(Failure::new(1, "no")));
-    rig.done(1, Outcome::Count(5));
+    rig.done(1, Outcome::Rows(vec![], at(8)));
     rig.sent();
     rig.message(subscribe(4));
     assert_eq!(rig.sent(), [Value::Null; 0]);
-    rig.handle(Event::News("id-2", News::Count(6), at(9)));
+}
+
+#[test]
+fn ds_10_3_a_count_is_told_when_it_is_another_one() {
+    let mut rig = Rig::new();
+    let mut message = subscribe(0);
+    message["tag"] = "CreateCountSubscription".into();
+    rig.message(message);
+    rig.done(0, Outcome::Rows(vec!["{\"count\": 5}".into()], at(8)));
     assert_eq!(
         rig.sent(),
-        [json!({"tag": "DidChangeCount", "subscriptionId": "id-2", "count": 6})]
+        [
+            json!({"tag": "DidCreateCountSubscription", "requestId": 0, "subscriptionId": "id-1", "count": 5})
+        ]
+    );
+    let told =
+        |count: u64| json!({"tag": "DidChangeCount", "subscriptionId": "id-1", "count": count});
+    for (after, expected) in [(6, vec![told(6)]), (6, vec![]), (5, vec![told(5)])] {
+        let news = update("{\"count\": 0}", &format!("{{\"count\": {after}}}"));
+        rig.handle(Event::News("id-1", news, at(9)));
+        assert_eq!(rig.sent(), expected);
+    }
+    // Behind that comes the end.
+    let gone = vec![hw_live::Change::Delete { key: "[]".into() }];
+    rig.handle(Event::News("id-1", gone, at(9)));
+    assert_eq!(rig.sent(), [told(0)]);
+}
+
+#[test]
+fn issue_6_2_groups_are_told_as_rows_are_by_their_values() {
+    let mut rig = Rig::new();
+    let mut message = subscribe(0);
+    message["tag"] = "CreateAggregateSubscription".into();
+    message["groupBy"] = json!(["a"]);
+    message["aggregates"] = json!({"n": {"tag": "Count"}});
+    let mut again = message.clone();
+    rig.message(message);
+    rig.done(0, Outcome::Rows(vec!["{\"a\": null, \"n\": 1}".into()], at(8)));
+    let key = "[null]".into();
+    let after = hw_live::Record::new("{\"a\": null, \"n\": 2}");
+    let before = Some(hw_live::Record::new("{\"a\": null, \"n\": 1}"));
+    rig.handle(Event::News("id-1", vec![hw_live::Change::Update { key, before, after }], at(9)));
+    rig.handle(Event::News("id-1", vec![hw_live::Change::Delete { key: "[null]".into() }], at(10)));
+    again["requestId"] = 1.into();
+    again["resume"] = json!({"subscriptionId": "id-1", "lsn": "0/9"});
+    rig.message(again);
+    rig.done(1, Outcome::Resumed("0/9".into()));
+    assert_eq!(
+        rig.sent(),
+        [
+            json!({"tag": "DidCreateAggregateSubscription", "requestId": 0, "subscriptionId": "id-1",
+                   "result": [{"a": null, "n": 1}], "lsn": "0/8"}),
+            json!({"tag": "DidUpdate", "subscriptionId": "id-1", "id": [null], "changeSet": {"n": 2}, "lsn": "0/9"}),
+            json!({"tag": "DidDelete", "subscriptionId": "id-1", "id": [null], "lsn": "0/A"}),
+            json!({"tag": "DidCreateAggregateSubscription", "requestId": 1, "subscriptionId": "id-2", "resumed": true,
+                   "lsn": "0/9"}),
+        ]
     );
 }
 
@@ -439,11 +498,8 @@ fn ds_10_5_appends_are_told_to_whoever_knows_them_and_whole_texts_to_everybody_e
     let text = |end: &str| {
         hw_live::Record::new(json!({"t": format!("{}{end}", "x".repeat(300))}).to_string())
     };
-    let news = News::Rows(vec![hw_live::Change::Update {
-        key: "1".into(),
-        before: Some(text("")),
-        after: text("y"),
-    }]);
+    let news =
+        vec![hw_live::Change::Update { key: "1".into(), before: Some(text("")), after: text("y") }];
     let mut rig = Rig::new();
     let mut knows = subscribe(0);
     knows["appends"] = true.into();
@@ -541,14 +597,10 @@ fn ds_21_a_subscription_that_goes_on_has_no_result_and_then_what_was_missed() {
     message["resume"] = json!({"subscriptionId": "old", "lsn": "0/7"});
     rig.message(message);
     let (task, started) = rig.started.pop().expect("started");
-    let Task::Subscribe(id, _, Wants::Rows, Some(resume)) = started else { panic!("{started:?}") };
+    let Task::Subscribe(id, _, Wanted::Rows, Some(resume)) = started else { panic!("{started:?}") };
     assert_eq!((&*id, &*resume.subscription_id, &*resume.lsn), ("id-1", "old", "0/7"));
     rig.done(task, Outcome::Resumed(resume.lsn));
-    let two = [insert("1"), insert("2")].into_iter().flat_map(|news| match news {
-        News::Rows(rows) => rows,
-        News::Count(_) => unreachable!(),
-    });
-    rig.handle(Event::News("id-1", News::Rows(two.collect()), at(9)));
+    rig.handle(Event::News("id-1", [insert("1"), insert("2")].concat(), at(9)));
     assert_eq!(
         rig.sent(),
         [

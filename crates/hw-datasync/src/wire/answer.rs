@@ -34,6 +34,16 @@ pub enum Answer<'a> {
         resumed: Option<bool>,
         lsn: &'a str,
     },
+    /// Groups of rows begin so, or go on.
+    DidCreateAggregateSubscription {
+        request_id: i64,
+        subscription_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a [Box<RawValue>]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed: Option<bool>,
+        lsn: &'a str,
+    },
     /// A count begins with this number.
     DidCreateCountSubscription { request_id: i64, subscription_id: &'a str, count: u64 },
     /// A subscription has ended.

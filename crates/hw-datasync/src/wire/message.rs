@@ -1,5 +1,6 @@
 //! Requests of clients.
 
+use super::aggregate::Aggregation;
 use super::query::{Literal, Query};
 use super::{Unreadable, read, unreadable};
 use serde::Deserialize;
@@ -28,10 +29,14 @@ pub type Payload = BTreeMap<String, Literal>;
 pub enum Message {
     /// Rows, once.
     Query { query: Query, transaction: Option<String> },
+    /// Groups of rows, once.
+    QueryGroups { query: Query, groups: Aggregation, transaction: Option<String> },
     /// Rows, and every change of them from then on.
     SubscribeRows { query: Query, resume: Option<Resume>, appends: bool },
     /// How many rows, and every change of that.
     SubscribeCount { query: Query },
+    /// Groups of rows, and every change of them.
+    SubscribeGroups { query: Query, groups: Aggregation, resume: Option<Resume> },
     /// Ends a subscription.
     Unsubscribe { subscription: String },
     /// Inserts rows.
@@ -87,6 +92,10 @@ pub(super) struct Wire<'a> {
     #[serde(borrow)]
     pub(super) query: Option<&'a RawValue>,
     #[serde(borrow)]
+    pub(super) group_by: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) aggregates: Option<&'a RawValue>,
+    #[serde(borrow)]
     resume: Option<&'a RawValue>,
     #[serde(borrow)]
     appends: Option<&'a RawValue>,
@@ -138,17 +147,25 @@ impl Wire<'_> {
     fn message(&self, json: &str) -> Result<Message, Unreadable> {
         let tag = text("tag", self.tag)?;
         let query = || Query::read(given("query", self.query)?.get());
+        let groups = || Aggregation::read(self.group_by, given("aggregates", self.aggregates)?);
+        let resume = || self.resume.map(|raw| read("field `resume`", raw.get())).transpose();
         let table = || text("table", self.table);
         let transaction =
             || self.transaction_id.map(|_| text("transactionId", self.transaction_id)).transpose();
         Ok(match &*tag {
             "DataSyncQuery" => Message::Query { query: query()?, transaction: transaction()? },
             "CreateDataSubscription" => {
-                let resume =
-                    self.resume.map(|raw| read("field `resume`", raw.get())).transpose()?;
                 // Keys of other protocols are ignored, whatever they hold.
                 let appends = self.appends.is_some_and(|raw| raw.get() == "true");
-                Message::SubscribeRows { query: query()?, resume, appends }
+                Message::SubscribeRows { query: query()?, resume: resume()?, appends }
+            }
+            "DataSyncAggregateQuery" => Message::QueryGroups {
+                query: query()?,
+                groups: groups()?,
+                transaction: transaction()?,
+            },
+            "CreateAggregateSubscription" => {
+                Message::SubscribeGroups { query: query()?, groups: groups()?, resume: resume()? }
             }
             "CreateCountSubscription" => Message::SubscribeCount { query: query()? },
             "DeleteDataSubscription" => {
@@ -275,6 +292,19 @@ mod tests {
         assert!(matches!(
             read(&format!(r#"{{"tag":"CreateCountSubscription",{id},"query":{QUERY}}}"#)),
             Message::SubscribeCount { .. }
+        ));
+        let groups = r#""groupBy":["a"],"aggregates":{"n":{"tag":"Count"}}"#;
+        assert!(matches!(
+            read(&format!(
+                r#"{{"tag":"DataSyncAggregateQuery",{id},"query":{QUERY},{groups},"transactionId":"x"}}"#
+            )),
+            Message::QueryGroups { groups: Aggregation { .. }, transaction: Some(_), .. }
+        ));
+        assert!(matches!(
+            read(&format!(
+                r#"{{"tag":"CreateAggregateSubscription",{id},"query":{QUERY},{groups}{resume}}}"#
+            )),
+            Message::SubscribeGroups { resume: Some(Resume { .. }), .. }
         ));
         let exact = |json: &str| read(&json.replace("ID", id));
         assert_eq!(

@@ -6,11 +6,13 @@
 
 use serde::Deserialize;
 
+mod aggregate;
 mod answer;
 mod message;
 mod query;
 mod weight;
 
+pub use aggregate::{Aggregate, Aggregation, Wanted};
 pub use answer::Answer;
 pub use message::{BadMessage, MAX_ROWS, Message, Payload, Request, Resume, payload};
 pub use query::{Expr, Literal, Operator, Order, Query, Selected};

@@ -258,6 +258,11 @@ impl Expr {
 }
 
 impl Query {
+    /// Whether which of the rows that match are in the result depends on others.
+    pub(crate) fn is_window(&self) -> bool {
+        self.limit.is_some() || self.offset.is_some() || self.distinct_on.is_some()
+    }
+
     /// Reads a query object.
     ///
     /// - Errors: it is none, or beyond the bounds: conditions 64 deep and 2,000 in all, 10,000 values in a list.

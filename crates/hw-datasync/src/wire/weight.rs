@@ -28,8 +28,9 @@ pub fn of_message(json: &str) -> usize {
     }
     let records = [(wire.record, 1), (wire.patch, 1), (wire.records, 2)];
     let records = records.into_iter().map(|(raw, depth)| of_records(raw, depth));
-    let values = [(wire.ids, 1), (wire.query, usize::MAX)];
-    let values = values.into_iter().map(|(raw, depth)| of_values(raw, depth));
+    let groups = [(wire.group_by, 1), (wire.aggregates, usize::MAX)];
+    let values = [(wire.ids, 1), (wire.query, usize::MAX)].into_iter().chain(groups);
+    let values = values.map(|(raw, depth)| of_values(raw, depth));
     OF_MESSAGE + json.len() + records.sum::<usize>() + values.sum::<usize>()
 }
 

@@ -1,13 +1,25 @@
 //! How Postgres compares two values of a type, on canonical bytes.
 
-use super::types::Scalar;
+use super::types::{Scalar, Type};
 use crate::error::EvalError;
 use hw_types::key::put_column;
 use hw_types::row::Cell;
 use std::cmp::Ordering;
 
-/// Compares two values that are not NULL.
-pub(super) type Compare = fn(&[u8], &[u8]) -> Result<Ordering, EvalError>;
+/// Compares two values that are not NULL, by their canonical bytes.
+///
+/// - Errors: one of them is damaged.
+pub type Compare = fn(&[u8], &[u8]) -> Result<Ordering, EvalError>;
+
+/// In which order Postgres has values of a type; `None` where that depends on a collation, or on the order of
+/// labels, or is not known here.
+pub fn order_of(ty: Type) -> Option<Compare> {
+    let Type::Scalar(scalar) = ty else { return None };
+    match comparison(scalar, scalar)? {
+        Comparison::Order(compare) => Some(compare),
+        Comparison::Equality(_) => None,
+    }
+}
 
 /// What a comparison of two types can decide here.
 #[derive(Clone, Copy)]

@@ -25,6 +25,7 @@ mod tree;
 mod types;
 
 pub use crate::error::EvalError;
+pub use compare::{Compare, order_of};
 pub use cover::Cover;
 pub use render::{JsonOfDatabase, RowJson, to_jsonb};
 pub use streams::{

@@ -5,10 +5,11 @@
  * Nothing here talks to a server: `fetch`, `fetchOne` and `subscribe` ask whoever the builder was
  * made by.
  */
+import { GroupBuilder, type LiveAggregate, type AggregateBuilder, type LiveGroup } from './aggregate.js';
 import { column, compared, infix, joined, TRUE } from './condition.js';
 import type { IHPRecord } from './registry.js';
 import type { Field, RecordId, Writable } from './types.js';
-import type { ConditionExpression, ConditionOperator, DynamicSQLQuery } from './wire.js';
+import type { Aggregation, ConditionExpression, ConditionOperator, DynamicSQLQuery } from './wire.js';
 
 type Value<T extends string, F> = F extends keyof IHPRecord<T> ? Writable<IHPRecord<T>[F]> | null | undefined : never;
 type Equalities<T extends string> = { [F in Field<T>]?: Value<T, F> };
@@ -91,6 +92,13 @@ export interface QuerySource {
   observeRows(
     query: DynamicSQLQuery,
     listener: (rows: readonly unknown[]) => void,
+    options: SubscribeOptions,
+  ): () => void;
+  fetchGroups(query: DynamicSQLQuery, groups: Aggregation): Promise<unknown[]>;
+  observeGroups(
+    query: DynamicSQLQuery,
+    groups: Aggregation,
+    listener: (groups: readonly unknown[]) => void,
     options: SubscribeOptions,
   ): () => void;
 }
@@ -187,6 +195,16 @@ export class QueryBuilder<T extends string, R = IHPRecord<T>> extends Conditions
   offset(offset: number | null): this {
     this.query.offset = wholeNumber('offset', offset);
     return this;
+  }
+
+  /** Groups of the rows: those that are equal in all of these fields. `aggregate` says what of them. */
+  groupBy<F extends Field<T>>(...fields: F[]): GroupBuilder<T, F> {
+    return new GroupBuilder<T, F>(copyOf(this.query), fields, () => this.source);
+  }
+
+  /** What is computed of all rows, as one group. */
+  aggregate<const A extends Readonly<Record<string, LiveAggregate<T>>>>(aggregates: A): AggregateBuilder<LiveGroup<T, never, A>> {
+    return this.groupBy<never>().aggregate(aggregates);
   }
 
   /** The rows as they are now. */

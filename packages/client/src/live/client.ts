@@ -12,13 +12,13 @@ import { platform, uuid } from './platform.js';
 import { LiveError } from './error.js';
 import { jsonForms } from './json.js';
 import { Write } from './layer.js';
-import { LiveQuery, type Host } from './live_query.js';
+import { LiveQuery, type Host, type LiveKind } from './live_query.js';
 import { claimsOf, storedToken, type TokenSource } from './token.js';
 import type { Result } from './result.js';
 import { Transaction } from './transaction.js';
 import type { IHPRecord, NewRecord, TableName } from './registry.js';
 import { keyOf, keyOfRecord, type Field, type Patch, type RecordId, type Row } from './types.js';
-import type { ClientMessage, DynamicSQLQuery, ServerMessage } from './wire.js';
+import type { Aggregation, ClientMessage, DynamicSQLQuery, ServerMessage } from './wire.js';
 
 export interface LiveClientOptions {
   /** Headwater's address, for example `https://live.example.com`. Default: that of the page. */
@@ -159,6 +159,11 @@ export class LiveClient implements QuerySource {
     return this.#shared('rows', query, prepend);
   }
 
+  /** The live groups of a query's rows. */
+  groups(query: DynamicSQLQuery, groups: Aggregation): LiveQuery {
+    return this.#shared('groups', query, false, groups);
+  }
+
   /** The live number of rows. */
   count(query: DynamicSQLQuery): LiveQuery {
     return this.#shared('count', query, false);
@@ -170,29 +175,23 @@ export class LiveClient implements QuerySource {
     return answer.result ?? [];
   }
 
+  async fetchGroups(query: DynamicSQLQuery, groups: Aggregation, { transactionId }: CrudOptions = {}): Promise<unknown[]> {
+    const message: ClientMessage = { tag: 'DataSyncAggregateQuery', query, ...groups, ...inTransaction(transactionId) };
+    const answer = await this.request(message, transactionId ? 'here' : 'again');
+    return answer.result ?? [];
+  }
+
   observeRows(query: DynamicSQLQuery, listener: (rows: readonly unknown[]) => void, options: SubscribeOptions): () => void {
-    const live = this.rows(query, options.newRecordBehaviour);
-    let [last, told]: [unknown, unknown] = [null, null];
-    const tell = () => {
-      const { data, error } = live.state;
-      if (error !== null && error !== told) {
-        (options.onError ?? console.error)(error);
-      }
-      told = error;
-      // None any more: somebody else has signed in.
-      if (data !== last) {
-        last = data;
-        listener((data ?? []) as readonly unknown[]);
-      }
-    };
-    const stop = live.listen(tell);
-    let isOver = false;
-    // Never within this call: its caller does not have the function that ends it yet.
-    void Promise.resolve().then(() => isOver || tell());
-    return () => {
-      isOver = true;
-      stop();
-    };
+    return observe(this.rows(query, options.newRecordBehaviour), listener, options);
+  }
+
+  observeGroups(
+    query: DynamicSQLQuery,
+    groups: Aggregation,
+    listener: (groups: readonly unknown[]) => void,
+    options: SubscribeOptions,
+  ): () => void {
+    return observe(this.groups(query, groups), listener, options);
   }
 
   /** Inserts a record, shown at once. Resolves with the record as Postgres has it. */
@@ -439,11 +438,12 @@ export class LiveClient implements QuerySource {
     }
   }
 
-  #shared(kind: 'rows' | 'count', query: DynamicSQLQuery, prepend: boolean): LiveQuery {
-    const name = JSON.stringify([kind, prepend, query]);
+  #shared(kind: LiveKind, query: DynamicSQLQuery, prepend: boolean, groups: Aggregation | null = null): LiveQuery {
+    const name = JSON.stringify([kind, prepend, query, groups]);
     let live = this.#queries.get(name);
     if (live === undefined) {
-      live = new LiveQuery(this.#host, name, kind, copyOf(query), { prepend, key: this.#keyOf(query.table) });
+      const options = groups === null ? { prepend, key: this.#keyOf(query.table) } : { key: groups.groupBy, isGrouped: true };
+      live = new LiveQuery(this.#host, name, kind, copyOf(query), options, groups);
       this.#activate(live);
       // Whoever asked may never listen: a render that React throws away.
       this.#keep(live, Math.max(UNHEARD_MS, this.#options.keepMs ?? 0));
@@ -597,7 +597,7 @@ export class LiveClient implements QuerySource {
 
   #each(write: Write, call: (query: LiveQuery) => void): void {
     for (const query of this.#active) {
-      if (query.query.table === write.table && query.result !== null) {
+      if (query.query.table === write.table && query.kind === 'rows') {
         call(query);
         this.#dirty.add(query);
       }
@@ -646,6 +646,31 @@ export class LiveClient implements QuerySource {
     this.#ticks += 1;
     return this.#ticks;
   }
+}
+
+/** Calls with what a live query has, now and whenever that changes. Returns what ends that. */
+function observe(live: LiveQuery, listener: (rows: readonly unknown[]) => void, options: SubscribeOptions): () => void {
+  let [last, told]: [unknown, unknown] = [null, null];
+  const tell = () => {
+    const { data, error } = live.state;
+    if (error !== null && error !== told) {
+      (options.onError ?? console.error)(error);
+    }
+    told = error;
+    // None any more: somebody else has signed in.
+    if (data !== last) {
+      last = data;
+      listener((data ?? []) as readonly unknown[]);
+    }
+  };
+  const stop = live.listen(tell);
+  let isOver = false;
+  // Never within this call: its caller does not have the function that ends it yet.
+  void Promise.resolve().then(() => isOver || tell());
+  return () => {
+    isOver = true;
+    stop();
+  };
 }
 
 function inTransaction(transactionId: string | null | undefined): { transactionId?: string } {

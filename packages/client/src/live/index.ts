@@ -1,7 +1,7 @@
 /**
  * Live queries: rows that stay as Postgres has them, and writes that are shown at once.
  *
- * Suggested reading order: `builder.ts` (what is asked), `client.ts` (who asks), `connection.ts` (the
+ * Suggested reading order: `builder.ts` and `aggregate.ts` (what is asked), `client.ts` (who asks), `connection.ts` (the
  * socket), `live_query.ts` (one subscription), `result.ts` and `order.ts` (its rows), `layer.ts` (own
  * writes over them), `shared_socket.ts` (several tabs).
  */
@@ -28,6 +28,8 @@ export {
   whereNot,
 } from './builder.js';
 export type { QuerySource, SubscribeOptions } from './builder.js';
+export { AggregateBuilder, GroupBuilder } from './aggregate.js';
+export type { LiveAggregate, LiveGroup } from './aggregate.js';
 export { LiveClient } from './client.js';
 export type { ConnectionStatus, CrudOptions, LiveIdentity, LiveClientOptions, TableOptions } from './client.js';
 export type { ConnectionState, LiveEnvironment, LiveSocket } from './connection.js';

@@ -13,7 +13,7 @@ import { LiveError } from './error.js';
 import type { Write } from './layer.js';
 import { Result, type ResultOptions } from './result.js';
 import type { Row } from './types.js';
-import type { ClientMessage, DynamicSQLQuery, ServerMessage } from './wire.js';
+import type { Aggregation, ClientMessage, DynamicSQLQuery, ServerMessage } from './wire.js';
 
 /**
  * - `loading`: nothing is known yet.
@@ -53,6 +53,20 @@ export interface Host {
 /** Refusals of a server that is busy: it may say yes in a while. */
 const LATER: readonly unknown[] = ['HW5307', 'HW5311'];
 
+/** What is kept live of a query: its rows, how many there are, or groups of them. */
+export type LiveKind = 'rows' | 'count' | 'groups';
+
+const SUBSCRIBES = {
+  rows: 'CreateDataSubscription',
+  count: 'CreateCountSubscription',
+  groups: 'CreateAggregateSubscription',
+} as const;
+
+/** Groups stand as they came, all of them, whatever the order and the window of their rows is. */
+function groupsOf(query: DynamicSQLQuery): DynamicSQLQuery {
+  return { ...query, selectedColumns: { tag: 'SelectAll' }, orderByClause: [], limit: null };
+}
+
 const LOADING: LiveState<never> = { data: null, status: 'loading', error: null };
 
 export class LiveQuery {
@@ -83,13 +97,15 @@ export class LiveQuery {
     host: Host,
     /** What it asks, as one text. */
     readonly name: string,
-    readonly kind: 'rows' | 'count',
+    readonly kind: LiveKind,
     readonly query: DynamicSQLQuery,
-    readonly options: ResultOptions = {},
+    options: ResultOptions = {},
+    /** What is computed of it, of kind `groups`. */
+    readonly groups: Aggregation | null = null,
   ) {
     this.#host = host;
     this.#user = host.users();
-    this.result = kind === 'rows' ? new Result(query, options) : null;
+    this.result = kind === 'count' ? null : new Result(groups === null ? query : groupsOf(query), options);
   }
 
   /** What is shown: the same object for as long as nothing changed. */
@@ -139,15 +155,16 @@ export class LiveQuery {
     const generation = this.#generation;
     const askedAt = this.#host.tick();
     const message: ClientMessage = {
-      tag: this.kind === 'rows' ? 'CreateDataSubscription' : 'CreateCountSubscription',
-      query: this.result?.sent ?? this.query,
+      tag: SUBSCRIBES[this.kind],
+      query: this.kind === 'rows' ? this.result!.sent : this.query,
+      ...this.groups,
     };
     if (this.kind === 'rows') {
       // Appends are applied to the row as the server has it, so they are always right here.
       message.appends = true;
-      if (this.#resume !== null) {
-        message.resume = this.#resume;
-      }
+    }
+    if (this.#resume !== null) {
+      message.resume = this.#resume;
     }
     connection.request(JSON.stringify(message), {
       resend: 'here',
@@ -260,7 +277,10 @@ export class LiveQuery {
   }
 
   begin(write: Write): void {
-    this.result?.layer.begin(write);
+    // What an own write does to a group, the server says.
+    if (this.kind === 'rows') {
+      this.result!.layer.begin(write);
+    }
   }
 
   /** Tells listeners if what they see has changed, and asks for the order where it is not known. */

@@ -32,6 +32,8 @@ export interface ResultOptions {
   prepend?: boolean;
   /** The fields of the table's key. */
   key?: readonly string[];
+  /** Whether rows are groups, by these fields: their ids are arrays, also of one value, which may be NULL. */
+  isGrouped?: boolean;
 }
 
 export class Result {
@@ -40,6 +42,7 @@ export class Result {
   readonly sent: DynamicSQLQuery;
   readonly #prepend: boolean;
   readonly #key: readonly string[];
+  readonly #isGrouped: boolean;
   readonly #hidden: string[];
   #rows = new Map<string, Row>();
   /** Keys in the order in which they are shown. Those in `#unplaced` may be missing. */
@@ -50,10 +53,10 @@ export class Result {
   readonly #shown = new WeakMap<Row, Row>();
   #last: readonly Row[] = [];
 
-  /** `key`: the fields of the table's key. */
-  constructor(query: DynamicSQLQuery, { prepend = false, key = ['id'] }: ResultOptions = {}) {
+  constructor(query: DynamicSQLQuery, { prepend = false, key = ['id'], isGrouped = false }: ResultOptions = {}) {
     this.#prepend = prepend;
     this.#key = key;
+    this.#isGrouped = isGrouped;
     const { selectedColumns: selected } = query;
     const needed = [...key, ...(orderFields(query.orderByClause) ?? [])];
     this.#hidden = selected.tag === 'SelectAll' ? [] : needed.filter((field) => !selected.contents.includes(field));
@@ -312,7 +315,7 @@ export class Result {
   }
 
   #keyOf(record: Row): string {
-    const key = keyOfRecord(record, this.#key);
+    const key = this.#isGrouped ? keyOf(this.#key.map((field) => record[field])) : keyOfRecord(record, this.#key);
     if (key === undefined) {
       throw this.#noKey(`no field ${this.#key.find((field) => record[field] == null)}`);
     }

@@ -137,7 +137,7 @@ export class SharedWorkerHub {
   /** Remembers what belongs to a page; ends at once what comes when it has gone. */
   #note({ page, message: asked }: Asked, { tag, subscriptionId, transactionId }: ServerMessage): void {
     const isGone = page.state === 'gone';
-    if ((tag === 'DidCreateDataSubscription' || tag === 'DidCreateCountSubscription') && subscriptionId !== undefined) {
+    if (/^DidCreate\w+Subscription$/.test(tag) && subscriptionId !== undefined) {
       if (isGone) {
         this.#ask(null, { tag: 'DeleteDataSubscription', subscriptionId });
       } else {

@@ -2,12 +2,12 @@
  * A transaction: several requests that happen together or not at all. It belongs to the socket on
  * which it was started and ends with it.
  */
-import { QueryBuilder, type QuerySource, type SubscribeOptions } from './builder.js';
+import { QueryBuilder, type QuerySource } from './builder.js';
 import type { LiveClient } from './client.js';
 import { LiveError } from './error.js';
 import type { IHPRecord, NewRecord, TableName } from './registry.js';
 import type { Patch, RecordId } from './types.js';
-import type { DynamicSQLQuery } from './wire.js';
+import type { Aggregation, DynamicSQLQuery } from './wire.js';
 
 export class Transaction implements QuerySource {
   transactionId: string | null = null;
@@ -66,7 +66,15 @@ export class Transaction implements QuerySource {
     return this.#in((options) => this.#client.fetchRows(query, options));
   }
 
-  observeRows(_query: DynamicSQLQuery, _listener: unknown, _options: SubscribeOptions): () => void {
+  fetchGroups(query: DynamicSQLQuery, groups: Aggregation): Promise<unknown[]> {
+    return this.#in((options) => this.#client.fetchGroups(query, groups, options));
+  }
+
+  observeGroups(): () => void {
+    return this.observeRows();
+  }
+
+  observeRows(): () => void {
     throw new TypeError('a subscription cannot be part of a transaction');
   }
 

@@ -48,6 +48,12 @@ export interface DynamicSQLQuery {
   offset: number | null;
 }
 
+/** What is computed of the rows of a query: of each group of them, or of all. */
+export interface Aggregation {
+  groupBy: readonly string[];
+  aggregates: Readonly<Record<string, { tag: string; field?: string }>>;
+}
+
 /** A message to the server; the connection gives it its number. */
 export interface ClientMessage {
   tag: string;

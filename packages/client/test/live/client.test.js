@@ -22,6 +22,14 @@ function outcome(promise) {
   return result;
 }
 
+/** What it becomes while the world goes on. */
+async function outcomeIn(world, promise) {
+  const result = outcome(promise);
+  await world.run();
+  assert.equal(result.state, 'done');
+  return result.value;
+}
+
 const jwt = (claims) => `h.${Buffer.from(JSON.stringify(claims)).toString('base64url')}.s`;
 const titles = (rows) => rows.map(({ title }) => title).join('');
 const byTitle = (client) => client.query('tasks').orderBy('n');
@@ -41,6 +49,61 @@ test('ds_16_a_subscription_shows_rows_and_every_change', async () => {
   await world.run(1000);
   assert.equal(world.log.at(-1), '< DidDeleteDataSubscription');
   assert.equal(world.sockets[0].url, 'ws://live.test/DataSyncController');
+});
+
+test('issue_6_2_groups_are_shown_with_their_aggregates_and_every_change_of_them', async () => {
+  const { world, client } = start();
+  world.commit([
+    ['tasks', '1', { team: 'null', n: 1 }],
+    ['tasks', '2', { team: null, n: 2 }],
+  ]);
+  const seen = [];
+  const grouped = client.query('tasks').whereGreaterThan('n', 0).orderBy('n').groupBy('team').aggregate({
+    tasks: 'count',
+    sum: { sum: 'n' },
+    most: { max: 'n' },
+  });
+  const stop = grouped.subscribe((groups) => seen.push(groups));
+  await world.run();
+  const [text, none] = [{ team: 'null', tasks: 1, sum: 1, most: 1 }, { team: null, tasks: 1, sum: 2, most: 2 }];
+  assert.deepEqual(seen.pop(), [text, none], 'a text that says null is another group than NULL');
+  world.commit([['tasks', '3', { team: null, n: 5 }], ['tasks', '1', null], ['tasks', '4', { team: 'a', n: 3 }]]);
+  await world.run();
+  const now = [{ team: null, tasks: 2, sum: 7, most: 5 }, { team: 'a', tasks: 1, sum: 3, most: 3 }];
+  assert.deepEqual(seen.pop(), now);
+  assert.deepEqual(await outcomeIn(world, grouped.fetch()), now);
+  // What has not changed is the same object.
+  world.commit([['tasks', '4', { team: 'a', n: 4 }]]);
+  await world.run();
+  const [first, second] = seen.pop();
+  world.commit([['tasks', '4', { team: 'a', n: 5 }]]);
+  await world.run();
+  const [same, other] = seen.pop();
+  assert.ok(same === first && other !== second);
+  // Own writes are shown when the server says what they make of it.
+  const created = client.createRecord('tasks', { id: '5', team: 'a', n: 9 });
+  assert.deepEqual(seen, []);
+  await outcomeIn(world, created);
+  assert.equal(seen.pop()[1].sum, 14);
+  stop();
+  await world.run(1000);
+  assert.equal(world.log.at(-1), '< DidDeleteDataSubscription');
+});
+
+test('issue_6_2_without_groups_it_is_one_and_it_goes_on_after_a_reconnect', async () => {
+  const { world, client } = start();
+  const all = client.query('tasks').aggregate({ n: { count: 'n' }, mean: { avg: 'n' } });
+  const seen = [];
+  all.subscribe((groups) => seen.push(groups));
+  await world.run();
+  assert.deepEqual(seen.pop(), [{ n: 0, mean: null }]);
+  world.cut();
+  await world.run();
+  world.commit([['tasks', '1', { n: 3 }]]);
+  await world.run(5000);
+  assert.deepEqual(seen.pop(), [{ n: 1, mean: 3 }]);
+  assert.throws(() => client.query('tasks').aggregate({ n: {} }), TypeError);
+  assert.throws(() => client.query('tasks').aggregate({ n: { min: 'n', max: 'n' } }), TypeError);
 });
 
 test('equal queries share one subscription, which ends with its last listener', async () => {

@@ -119,6 +119,18 @@ test('ds_20_with_generated_types_tables_fields_and_values_are_checked', () => {
       const [one] = await query('tasks').select('title').fetch();
       const title: string | undefined = one?.title;
       const first: { title: string } | null = await query('tasks').fetchOne();
+      const groups = await query('tasks').groupBy('title').aggregate({ tasks: 'count', sum: { sum: 'n' }, last: { max: 'doneAt' } }).fetch();
+      const group: { title: string; tasks: number; sum: number | null; last: string | null } | undefined = groups[0];
+      const all = await query('tasks').where('n', 1).aggregate({ mean: { avg: 'n' } }).fetch();
+      const mean: number | null | undefined = all[0]?.mean;
+      // @ts-expect-error no such field
+      query('tasks').groupBy('titel');
+      // @ts-expect-error no such field
+      query('tasks').aggregate({ sum: { sum: 'm' } });
+      // @ts-expect-error no such function
+      query('tasks').aggregate({ sum: { median: 'n' } });
+      // @ts-expect-error it is not computed
+      all[0]?.sum;
       const made = await createRecord('tasks', { title: 'a', doneAt: new Date() });
       await updateRecord('tasks', made.id, { n: 2, doneAt: null });
       // @ts-expect-error no such table
@@ -133,7 +145,7 @@ test('ds_20_with_generated_types_tables_fields_and_values_are_checked', () => {
       await createRecord('tasks', { n: 1 });
       // @ts-expect-error not a number
       await updateRecord('tasks', made.id, { n: 'two' });
-      return [n, title, first];
+      return [n, title, first, group, mean];
     }
     export { app };
   `);

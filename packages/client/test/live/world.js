@@ -179,14 +179,20 @@ export class World {
     switch (tag) {
       case 'DataSyncQuery':
         return answer({ tag: 'DataSyncResult', result: this.#query(message.query) });
+      case 'DataSyncAggregateQuery':
+        return answer({ tag: 'DataSyncResult', result: this.#grouped(message) });
       case 'CreateDataSubscription':
+      case 'CreateAggregateSubscription':
       case 'CreateCountSubscription': {
         const isCount = tag === 'CreateCountSubscription';
+        const { query, groupBy } = message;
         const subscriptionId = `s${(this.#ids += 1)}`;
-        const result = this.#query(message.query);
-        socket.subscriptions.set(subscriptionId, { query: message.query, isCount, last: result });
+        const ask = () => (groupBy ? this.#grouped(message) : this.#query(query));
+        const idOf = (row) => (groupBy ? groupBy.map((field) => row[field]) : row.id);
+        const result = ask();
+        socket.subscriptions.set(subscriptionId, { query, isCount, isGrouped: groupBy !== undefined, ask, idOf, last: result });
         const more = isCount ? { count: result.length } : { result };
-        return answer({ tag: isCount ? 'DidCreateCountSubscription' : 'DidCreateDataSubscription', subscriptionId, ...more });
+        return answer({ tag: `Did${tag}`, subscriptionId, ...more });
       }
       case 'DeleteDataSubscription':
         if (!socket.subscriptions.delete(message.subscriptionId)) return refuse('no such subscription');
@@ -263,28 +269,53 @@ export class World {
     return window.map((row) => Object.fromEntries(selectedColumns.contents.map((field) => [field, row[field]])));
   }
 
+  /** Groups of rows with their aggregates; NULL counts for nothing. */
+  #grouped({ query, groupBy, aggregates }) {
+    const groups = new Map(groupBy.length === 0 ? [['[]', []]] : []);
+    for (const row of this.#query({ ...query, selectedColumns: { tag: 'SelectAll' } })) {
+      const key = JSON.stringify(groupBy.map((field) => row[field] ?? null));
+      groups.set(key, [...(groups.get(key) ?? []), row]);
+    }
+    const compute = ({ tag, field }, rows) => {
+      if (field === undefined) return rows.length;
+      const values = rows.map((row) => row[field] ?? null).filter((value) => value !== null);
+      const sum = values.reduce((a, b) => a + b, 0);
+      if (tag === 'Count') return values.length;
+      if (values.length === 0) return null;
+      return { Sum: sum, Avg: sum / values.length, Min: Math.min(...values), Max: Math.max(...values) }[tag];
+    };
+    return [...groups].map(([key, rows]) => ({
+      ...Object.fromEntries(JSON.parse(key).map((value, at) => [groupBy[at], value])),
+      ...Object.fromEntries(Object.entries(aggregates).map(([name, of]) => [name, compute(of, rows)])),
+    }));
+  }
+
   /** Sends what a commit changed in each subscription. */
   #tell(before, changes) {
     for (const socket of this.sockets.filter(({ readyState }) => readyState === 1)) {
       for (const [subscriptionId, subscription] of socket.subscriptions) {
-        const { query, isCount, last } = subscription;
+        const { query, isCount, isGrouped, ask, idOf, last } = subscription;
         if (!changes.some(([table]) => table === query.table)) continue;
-        const now = this.#query(query);
+        const now = ask();
         subscription.last = now;
+        const isSame = (one, other) => JSON.stringify(idOf(one)) === JSON.stringify(idOf(other));
         if (isCount) {
           if (now.length !== last.length) socket.sends({ tag: 'DidChangeCount', subscriptionId, count: now.length });
           continue;
         }
-        for (const { id } of last) {
-          if (!now.some((row) => row.id === id)) socket.sends({ tag: 'DidDelete', subscriptionId, id });
+        for (const old of last) {
+          if (!now.some((row) => isSame(row, old))) socket.sends({ tag: 'DidDelete', subscriptionId, id: idOf(old) });
         }
         for (const row of now) {
-          const old = last.find(({ id }) => id === row.id);
-          if (!old) socket.sends({ tag: 'DidInsert', subscriptionId, record: row });
-          else if (changes.some(([, id]) => id === row.id)) {
-            const changed = Object.entries(row).filter(([field, value]) => old[field] !== value);
+          const old = last.find((known) => isSame(known, row));
+          if (!old) {
+            socket.sends({ tag: 'DidInsert', subscriptionId, record: row });
+            continue;
+          }
+          const changed = Object.entries(row).filter(([field, value]) => old[field] !== value);
+          if (isGrouped ? changed.length > 0 : changes.some(([, id]) => id === row.id)) {
             const changeSet = changed.length > 0 ? { changeSet: Object.fromEntries(changed) } : {};
-            socket.sends({ tag: 'DidUpdate', subscriptionId, id: row.id, ...changeSet });
+            socket.sends({ tag: 'DidUpdate', subscriptionId, id: idOf(row), ...changeSet });
           }
         }
       }
