@@ -70,6 +70,13 @@ impl<'a> Grouped<'a> {
                     "\"{field}\" stands twice in a group: as a field of groupBy, and as another one or an aggregate"
                 )));
             }
+            if groups.group_by[number] != field {
+                // Records have it under its own name, by which whoever asks tells groups apart.
+                return Err(Unknown::Aggregate(format!(
+                    "groupBy has \"{}\", whose name is \"{field}\"",
+                    groups.group_by[number]
+                )));
+            }
         }
         let mut computed = Vec::with_capacity(groups.aggregates.len());
         for (name, Aggregate { function, field }) in &groups.aggregates {

@@ -281,7 +281,15 @@ async fn body_of(
     let received = received.map_err(ApiError::from)?;
     let body: Box<RawValue> = serde_json::from_slice(received.bytes())
         .map_err(|_| bad("Expected JSON body, but it cannot be read as JSON"))?;
-    let kept = server.worker.keep(caller, wire::of_body(&body))?;
+    let weight = wire::of_body(&body);
+    if weight > server.worker.answers.share() {
+        // It would never have room.
+        return Err(bad(
+            "the body has more values than one user may have in memory; send fewer at a time",
+        )
+        .into());
+    }
+    let kept = server.worker.keep(caller, weight)?;
     Ok((body, kept))
 }
 

@@ -371,6 +371,11 @@ fn issue_6_2_what_cannot_be_computed_is_refused_with_what_to_write() {
             of("Count", "id"),
             "\"isDone\" stands twice in a group: as a field of groupBy, and as another one or an aggregate",
         ),
+        (
+            json!(["is_done"]),
+            of("Count", "id"),
+            "groupBy has \"is_done\", whose name is \"isDone\"",
+        ),
     ] {
         assert_eq!(refused(group_by, aggregate), expected);
     }

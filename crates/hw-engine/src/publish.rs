@@ -79,7 +79,10 @@ struct Withholding {
 impl Withholding {
     /// A sync configuration as it is shown.
     fn show(&mut self, sync: Option<Arc<ActiveSync>>) -> Option<Arc<ActiveSync>> {
-        let whole = sync?;
+        let Some(whole) = sync else {
+            self.shown = None;
+            return None;
+        };
         if let Some((known, shown)) = &self.shown
             && Arc::ptr_eq(known, &whole)
         {

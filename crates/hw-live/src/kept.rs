@@ -227,14 +227,13 @@ impl Kept {
         if rights != Some(&plan.rights) {
             return Applied::Not;
         }
-        if !plan.inner.is_empty() {
-            // Tables beside that were read since then are ahead of it.
-            let is_ahead = one.end_lsn <= lookups.read_until();
-            // They have what is late, and the number does not.
-            let lacks = matches!(held, Held::Groups(_)) && !self.late.is_empty();
-            if is_ahead || lacks {
-                return Applied::Not;
-            }
+        // Groups lack what is late: what stands on that cannot be added to them.
+        if matches!(held, Held::Groups(_)) && !self.late.is_empty() {
+            return Applied::Not;
+        }
+        // Tables beside that were read since then are ahead of it.
+        if !plan.inner.is_empty() && one.end_lsn <= lookups.read_until() {
+            return Applied::Not;
         }
         let Ok(changes) = plan.changes(held, rows, lookups) else { return Applied::Not };
         if changes.is_some() && !plan.is_complete {

@@ -170,7 +170,11 @@ impl Held {
                 Difference::of(held, answer, |held, record| *held == Digest::of(record))
             }
             Held::Groups(held) => {
-                Difference::of(&held.groups, answer, |held, record| held.record == *record)
+                // A group's key is values of its rows.
+                Difference {
+                    names_keys: false,
+                    ..Difference::of(&held.groups, answer, |held, record| held.record == *record)
+                }
             }
         };
         difference.is_some().then_some(difference)
@@ -203,6 +207,8 @@ impl Held {
 /// How an answer of Postgres differs from what is held.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
+    /// Whether keys may be named.
+    names_keys: bool,
     only_here: Vec<Key>,
     only_there: Vec<Key>,
     otherwise: Vec<Key>,
@@ -228,18 +234,18 @@ impl Difference {
             }
         }
         let only_here = left.into_keys().map(Key::from).collect();
-        Difference { only_here, only_there, otherwise }
+        Difference { names_keys: true, only_here, only_there, otherwise }
     }
 
     fn is_some(&self) -> bool {
-        let Difference { only_here, only_there, otherwise } = self;
+        let Difference { only_here, only_there, otherwise, .. } = self;
         [only_here, only_there, otherwise].iter().any(|keys| !keys.is_empty())
     }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Difference { only_here, only_there, otherwise } = self;
+        let Difference { names_keys, only_here, only_there, otherwise } = self;
         let kinds = [
             ("only here", only_here),
             ("only in Postgres", only_there),
@@ -252,7 +258,15 @@ impl fmt::Display for Difference {
             named.truncate(NAMED);
             let between = if number > 0 { "; " } else { "" };
             let more = if keys.len() > NAMED { ", …" } else { "" };
-            write!(to, "{between}{kind}: {} rows (keys {}{more})", keys.len(), named.join(", "))?;
+            match names_keys {
+                true => write!(
+                    to,
+                    "{between}{kind}: {} rows (keys {}{more})",
+                    keys.len(),
+                    named.join(", ")
+                )?,
+                false => write!(to, "{between}{kind}: {} groups", keys.len())?,
+            }
         }
         Ok(())
     }
@@ -493,6 +507,8 @@ mod tests {
         };
         let held = Held::of(&group("{\"n\": 2}"), None);
         assert!(held.difference(&group("{\"n\": 2}")).is_none());
-        assert!(held.difference(&group("{\"n\": 3}")).is_some());
+        // The key of a group is values.
+        let other = held.difference(&group("{\"n\": 3}")).expect("differs").to_string();
+        assert_eq!(other, "other values: 1 groups");
     }
 }

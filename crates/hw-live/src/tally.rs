@@ -84,6 +84,13 @@ impl Kind {
                 Function::Avg,
                 Type::Scalar(Scalar::Int2 | Scalar::Int4 | Scalar::Int8 | Scalar::Numeric),
             ) => Kind::Avg,
+            // Which of equal ones that print otherwise is shown depends on where their rows lie.
+            (Function::Min | Function::Max, Type::Scalar(Scalar::Interval)) => return None,
+            (Function::Min | Function::Max, Type::Scalar(Scalar::Numeric))
+                if column.type_modifier < 0 =>
+            {
+                return None;
+            }
             (Function::Min | Function::Max, ty) => {
                 let before = match function {
                     Function::Min => Ordering::Less,

@@ -181,6 +181,9 @@ impl Follower {
         let gives = |sync: &ActiveSync, name: &str| target.gives_all_of(&sync.config, name);
         let is_narrow =
             |sync: &ActiveSync| sync.config.definitions().iter().all(|of| gives(sync, &of.name));
+        if self.served().is_some_and(|sync| is_narrow(&sync)) {
+            self.taken_for = None;
+        }
         // While nothing new is shown what is published stays as it was, and taking it back again is no news.
         let is_told = self.taken_for.as_ref() == Some(&text);
         if let Some(sync) = self.served().filter(|sync| !is_told && !is_narrow(sync)) {
