@@ -121,10 +121,8 @@ async fn f_16_a_second_server_on_the_slot_waits_and_takes_over() {
     let report = rig::status(&second).await.expect("a report");
     let trouble = report["trouble"].as_str().unwrap_or_default();
     assert!(trouble.contains(&holder), "it names the process {holder}: {trouble}");
-    assert!(
-        trouble.contains("HW2120") && second.log().contains("\"code\":\"HW2120\""),
-        "{trouble}"
-    );
+    assert!(trouble.contains("HW2120"), "{trouble}");
+    second.until_log("\"code\":\"HW2120\"").await;
     // One that nobody told to take over has to be mended by somebody.
     let options = rig::with(rig.options(), "HEADWATER_DATA_DIR", &rig.path("third"));
     let third = HeadwaterProcess::spawn(rig::allowing(options, &["HW3052"]));
@@ -132,7 +130,7 @@ async fn f_16_a_second_server_on_the_slot_waits_and_takes_over() {
         status["trouble"].as_str().is_some_and(|why| why.contains("HW3052"))
     })
     .await;
-    assert!(third.log().contains("\"code\":\"HW3052\""), "{}", third.log());
+    third.until_log("\"code\":\"HW3052\"").await;
     drop(third);
     rig.execute("UPDATE todos SET n = 7 WHERE id = 't4'").await;
     rig.check(&mut amy, &first, "amy").await;
