@@ -3,9 +3,9 @@
 //! In: questions. Out: a [`Round`]: an answer each, all from one snapshot, and a published state that holds
 //! everything that the snapshot saw. Invariants: verdict and contents come from the same moment; who may see
 //! what, and in which files rows lie, was the same before and behind the questions, else the round is thrown away,
-//! because Postgres reads rows of the snapshot under policies of *now* and from files of *now*; nothing that one question sets reaches the next. Rounds go on
-//! beside each other, and each of them keeps all this by itself; all that they share is what was read of policies,
-//! which is as of rights that every round compares by itself.
+//! because Postgres reads rows of the snapshot under policies of *now* and from files of *now*; nothing that one
+//! question sets reaches the next. Rounds go on beside each other, and each of them keeps all this by itself; all
+//! that they share is what was read of policies, which is as of rights that every round compares by itself.
 
 use crate::book::{Admitted, Book, Reads};
 use crate::error::LiveError;

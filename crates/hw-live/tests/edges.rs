@@ -1,6 +1,6 @@
 //! What is told where moments, copies and values meet.
 
-use crate::world::{Follower, World, count, query, user};
+use crate::world::{Follower, World, count, planned, query, user};
 use hw_live::{Live, LiveOptions};
 use std::time::Duration;
 
@@ -43,12 +43,6 @@ fn patient(world: &World) -> Live {
 
 async fn follow(world: &World, live: &Live, table: &str) -> Follower {
     world.follow_in(live, query(table, "true", ""), &user("ada")).await
-}
-
-async fn planned(live: &Live, count: usize) {
-    while live.planned() < count {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// Keys that are equal for Postgres may print otherwise, and are others for whoever holds them.

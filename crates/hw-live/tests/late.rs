@@ -1,6 +1,6 @@
 //! Transactions that are published before snapshots see them: their commits wait for a standby (`engine.md` 11).
 
-use crate::world::{Follower, World, count, query, user};
+use crate::world::{Follower, World, count, planned, query, user};
 use hw_live::{Live, LiveOptions};
 use hw_types::Row;
 use std::time::Duration;
@@ -102,9 +102,7 @@ async fn e_4_what_is_published_before_anybody_asks_is_told_when_it_is_seen() {
         assert!(!follower.held().was_shown("late"), "a first result is of one snapshot");
     }
     // From then on nobody is asked for another reason.
-    while live.planned() < PLANNED {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    planned(&live, PLANNED).await;
     held.release(&world).await;
     for follower in &late {
         world.settles(follower).await;
@@ -126,9 +124,7 @@ async fn e_4_what_is_published_and_not_seen_is_told_once_and_nobody_is_asked_unt
     for follower in &followers {
         world.settles(follower).await;
     }
-    while world.live.planned() < PLANNED {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    planned(&world.live, PLANNED).await;
     let held = Held::begin(&world).await;
     // Rounds that follow each other without a pause would be hundreds by then.
     let before = world.live.rounds();
@@ -150,9 +146,7 @@ async fn ds_10_5_4_what_was_told_and_is_not_seen_yet_stays_when_it_is_asked_agai
     for follower in &followers {
         world.settles(follower).await;
     }
-    while world.live.planned() < PLANNED {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    planned(&world.live, PLANNED).await;
     let held = Held::begin(&world).await;
     let joined = &followers[3];
     while !joined.held().rows.contains_key("7") {

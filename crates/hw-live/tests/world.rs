@@ -209,6 +209,13 @@ fn start(
     Live::start(engine.clone(), pool, options, stop.clone())
 }
 
+/// Waits until so many results are told by plans.
+pub async fn planned(live: &Live, count: usize) {
+    while live.planned() < count {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Somebody with a token.
 pub fn user(subject: &str) -> Arc<RunAs> {
     Arc::new(RunAs {
