@@ -227,8 +227,8 @@ impl Kept {
         if rights != Some(&plan.rights) {
             return Applied::Not;
         }
-        // Groups lack what is late: what stands on that cannot be added to them.
-        if matches!(held, Held::Groups(_)) && !self.late.is_empty() {
+        // Somebody who asks now may see what is late, so that this without it may never have been shown.
+        if !self.late.is_empty() {
             return Applied::Not;
         }
         // Tables beside that were read since then are ahead of it.

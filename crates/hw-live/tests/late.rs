@@ -166,3 +166,36 @@ async fn ds_10_5_4_what_was_told_and_is_not_seen_yet_stays_when_it_is_asked_agai
     assert!(!joined.held().gone.contains("7"), "it vanished: {:?}", joined.held());
     world.end().await;
 }
+
+/// What is late is not overtaken by what is committed behind its end, before anybody has looked whether it is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ds_10_5_4_nothing_is_told_over_what_is_late() {
+    let mut world = World::new(SCHEMA).await;
+    let follower = world.follow(query("joined", "true", ""), &user("ada")).await;
+    planned(&world.live, 1).await;
+    let writer = world.client_of("postgres").await;
+    for round in 1..4 {
+        world.settles(&follower).await;
+        world.commits_wait(true).await;
+        let late = world.client_of("postgres").await;
+        // Who sees what changes with it, so that it has to be asked.
+        let sql = format!(
+            "BEGIN; INSERT INTO members VALUES (10 + {round}, 10 + {round}, 'ada'); INSERT INTO joined \
+             SELECT 100 * {round} + n, 10 + {round}, 'ada', 'late' FROM generate_series(1, 2) n; COMMIT"
+        );
+        let late = tokio::spawn(async move { late.batch_execute(&sql).await.unwrap() });
+        while world.rows("joined").is_none_or(|rows| rows.len() != 1 + 3 * (round - 1) + 2) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // So long that it is looked once a second.
+        tokio::time::sleep(Duration::from_millis(2_700)).await;
+        world.commits_wait(false).await;
+        late.await.unwrap();
+        let sql = format!("INSERT INTO joined VALUES ({round} * 100, 1, 'ada', 'on')");
+        writer.batch_execute(&sql).await.unwrap();
+    }
+    world.settles(&follower).await;
+    let sizes = follower.held().sizes;
+    assert!(sizes.is_subset(&[1, 3, 4, 6, 7, 9, 10].into()), "{sizes:?}");
+    world.end().await;
+}

@@ -284,6 +284,8 @@ pub struct Held {
     pub gone: BTreeSet<String>,
     /// Every record that was ever shown.
     pub shown: BTreeSet<String>,
+    /// How many rows there were behind commits.
+    pub sizes: BTreeSet<usize>,
 }
 
 /// Applies what it is told as a client does, and minds that it is told so that a client can.
@@ -317,6 +319,8 @@ impl Follower {
                         for change in commit.changes {
                             held.change(change, is_of_rows);
                         }
+                        let size = held.rows.len();
+                        held.sizes.insert(size);
                     }
                     Err(error) => {
                         told.lock().ended = Some(error.to_string());
