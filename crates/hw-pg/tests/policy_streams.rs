@@ -6,7 +6,7 @@ use crate::policies::{ME, OTHER, asked, condition, world};
 use hw_expr::postgres::{Principal, Type};
 use hw_expr::sync_config::{Entries, Limits, LookupError, LookupReader, Request, SyncConfig};
 use hw_pg::policies::{PolicyStreams, RowSecurity, TableStream};
-use hw_testkit::Cluster;
+use hw_testkit::{Cluster, cases};
 use hw_types::{Column, Relation, RelationId, ReplicaIdentity, Row, TableName};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -271,7 +271,7 @@ async fn e_4_streams_of_random_policies_give_what_postgres_shows() {
         .await
         .unwrap();
     let mut of = Compared { compared: 0, failed: 0, refused: Vec::new() };
-    for number in 0..120 {
+    for number in 0..cases(120) {
         let mut policies = Vec::new();
         for one in 0..rng.random_range(1..4) {
             let text = match number % 4 {
@@ -293,8 +293,12 @@ async fn e_4_streams_of_random_policies_give_what_postgres_shows() {
     of.refused.dedup();
     eprintln!("{:#?}", of.refused);
     let Compared { compared, failed, refused } = of;
-    assert!(compared > 100_000, "{compared} compared, {failed} fail, {} refused", refused.len());
-    assert!(failed > 50, "{failed}");
+    assert!(
+        compared > cases(100_000),
+        "{compared} compared, {failed} fail, {} refused",
+        refused.len()
+    );
+    assert!(failed > cases(50), "{failed}");
 }
 
 /// Who owns, who is above policies, what has no key, whose name is taken: by hand.

@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::account::Account;
 use crate::scratch;
+
+/// The majors that Headwater supports.
+const SUPPORTED: RangeInclusive<u32> = 14..=18;
 
 /// One installation: `initdb` and `postgres` of one major.
 #[derive(Clone, Debug)]
@@ -76,9 +80,21 @@ impl Binaries {
 
 /// The majors of Postgres that tests can run on this machine, ascending.
 ///
-/// - Returns: at least one after `scripts/setup`; 14 to 18 on a full set-up.
+/// - Returns: at least one after `scripts/setup`; 14 to 18 on a full set-up, and always in CI.
+/// - Panics: in CI, where one of them is missing: a test that tries fewer would pass there.
 pub fn majors() -> Vec<u32> {
-    installed().keys().copied().collect()
+    let installed = installed();
+    for major in SUPPORTED.filter(|major| !installed.contains_key(major)) {
+        crate::missing(&format!("Postgres {major}"));
+    }
+    assert!(!installed.is_empty(), "no binaries of Postgres: run scripts/setup");
+    installed.keys().copied().collect()
+}
+
+/// How many random cases a test tries that compares with Postgres: all of them on the major that tests take by
+/// themselves, a tenth on one that was asked for.
+pub fn cases(all: usize) -> usize {
+    if std::env::var_os("HEADWATER_TEST_MAJOR").is_some() { all / 10 } else { all }
 }
 
 fn run(program: &str, arguments: &[&Path]) {
@@ -102,7 +118,7 @@ fn installed() -> &'static BTreeMap<u32, Binaries> {
                 found.entry(major).or_insert(Binaries { major, bin });
             }
         }
-        found.retain(|major, _| (14..=18).contains(major));
+        found.retain(|major, _| SUPPORTED.contains(major));
         found
     })
 }

@@ -26,7 +26,7 @@ mod ports;
 mod scratch;
 mod template;
 
-pub use binaries::majors;
+pub use binaries::{cases, majors};
 pub use cluster::{Auth, Cluster, ClusterOptions, Stop, TestDatabase};
 pub use needs::missing;
 pub use proxy::{Direction, Ending, Fault, FaultProxy};
