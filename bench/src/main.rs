@@ -7,7 +7,7 @@
 //!
 //! In reading order: [`options`], [`report`], the measurements ([`first_copy`], [`stream`], [`download`],
 //! [`latency`], [`reconfigure`], [`hot`], [`membership`], [`memory`],
-//! [`definitions`], [`live`], [`writers`]); what they stand on: [`source`] (Postgres and the
+//! [`definitions`], [`live`], [`writers`], [`recovery`]); what they stand on: [`source`] (Postgres and the
 //! rows), [`server`] (the process), [`client`] and [`body`] (a raw client), [`ticks`] (commits
 //! whose arrival is timed), [`usage`], [`machine`]; and [`limits`].
 
@@ -28,6 +28,7 @@ mod membership;
 mod memory;
 mod options;
 mod reconfigure;
+mod recovery;
 mod report;
 mod server;
 mod source;
@@ -79,6 +80,7 @@ async fn main() -> ExitCode {
                 Which::LiveMemory => live::memory::run(&options, &mut report).await?,
                 Which::LiveWindows => live::windows::run(&options, &mut report).await?,
                 Which::Writers => writers::run(&options, &mut report).await?,
+                Which::Recovery => recovery::run(&options, &mut report).await?,
             }
             report.finish(&options)
         };

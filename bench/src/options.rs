@@ -48,11 +48,13 @@ pub enum Which {
     LiveWindows,
     /// 13: what writers pay for being followed
     Writers,
+    /// 14: large stores open behind a kill
+    Recovery,
 }
 
 impl Which {
     /// All, in order.
-    pub const ALL: [Which; 13] = [
+    pub const ALL: [Which; 14] = [
         Which::FirstCopy,
         Which::Stream,
         Which::Download,
@@ -66,6 +68,7 @@ impl Which {
         Which::LiveMemory,
         Which::LiveWindows,
         Which::Writers,
+        Which::Recovery,
     ];
 
     /// Its name, also of its result file.
@@ -84,6 +87,7 @@ impl Which {
             Which::LiveMemory => "live-memory",
             Which::LiveWindows => "live-windows",
             Which::Writers => "writers",
+            Which::Recovery => "recovery",
         }
     }
 }

@@ -223,6 +223,11 @@ impl Server {
         self.process.stop().await;
     }
 
+    /// Kills it; the store stays as it is at that moment.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Starts it again on the same store and does not wait.
     pub fn start_again(&mut self) {
         self.began = Instant::now();

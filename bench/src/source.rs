@@ -4,9 +4,10 @@
 //! list, by owner, or not at all. Rows of one list are far apart, as they are in tables that have
 //! grown. `ticks` is for rows whose way is timed. Contents follow from row numbers alone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hw_testkit::{Cluster, ClusterOptions};
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::Outcome;
@@ -123,6 +124,43 @@ impl Source {
         self.rows += count;
         let row = row_of(self.lists);
         format!("INSERT INTO items SELECT {row} FROM generate_series({first}, {} - 1) n", self.rows)
+    }
+
+    /// About `count` transactions of one row each, by so many sessions at once: rows come, and others
+    /// change.
+    ///
+    /// - Returns: how many, and how long they took.
+    pub async fn write_singles(&mut self, writers: u64, count: u64) -> Outcome<(u64, Duration)> {
+        let insert = self.insert_one();
+        let existing = self.rows();
+        let share = (count / writers).max(1);
+        let mut sessions = Vec::new();
+        for _ in 0..writers {
+            sessions.push((self.session().await, self.claim(share)));
+        }
+        let began = Instant::now();
+        let mut writing = JoinSet::new();
+        for (sql, numbers) in sessions {
+            let insert = insert.clone();
+            writing.spawn(async move {
+                let insert = sql.prepare(&insert).await?;
+                let update = sql.prepare(Source::UPDATE_ONE).await?;
+                for number in numbers {
+                    if number.is_multiple_of(2) {
+                        sql.execute(&insert, &[&(number as i64)]).await?;
+                    } else {
+                        // Far from one another, as the changes of many users are.
+                        let other = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % existing;
+                        sql.execute(&update, &[&(other as i64)]).await?;
+                    }
+                }
+                Ok::<_, crate::Failure>(())
+            });
+        }
+        while let Some(wrote) = writing.join_next().await {
+            wrote??;
+        }
+        Ok((share * writers, began.elapsed()))
     }
 
     /// Numbers for `count` rows that another session inserts with [`Source::insert_one`].
