@@ -2,15 +2,18 @@
 //! store did not check.
 
 use crate::fold_large;
+use crate::held::HeldRow;
 use crate::large::{self, Decided};
 use crate::record::{BucketRecord, OpRecord, op_of_key, op_of_sum_key};
+use crate::runs::Runs;
 use crate::state::{
-    ConfigRecord, Counters, IncarnationRecord, Progress, Record, Serving, TableRecord,
+    ConfigRecord, CopyOfAll, Counters, Day, Demanded, Dropped, IncarnationRecord, Lacking,
+    Progress, Record, Refused, Secret, Serving, TableRecord, Waiting, WriteCheckpoint,
 };
 use crate::tables::StoredRow;
 use hw_input::identity::Identity;
 use hw_input::markers::MarkerContents;
-use hw_types::OpId;
+use hw_types::{OpId, Relation};
 
 /// Reads `value` as each kind of record. What one reads it writes, and reads again the same.
 pub fn records(value: &[u8]) {
@@ -22,6 +25,18 @@ pub fn records(value: &[u8]) {
     same::<Counters>(value);
     same::<Identity>(value);
     same::<Decided>(value);
+    same::<HeldRow>(value);
+    same::<Runs>(value);
+    same::<Dropped>(value);
+    same::<Refused>(value);
+    same::<Demanded>(value);
+    same::<Lacking>(value);
+    same::<Waiting>(value);
+    same::<CopyOfAll>(value);
+    same::<Secret>(value);
+    same::<Day>(value);
+    same::<WriteCheckpoint>(value);
+    same::<Relation>(value);
     // A record is read beside its key, which says which operation it is.
     let op_id = op_of_key(value).unwrap_or(OpId(1 << 40));
     if let Some(record) = OpRecord::decode(op_id, value) {

@@ -18,6 +18,7 @@ pub(crate) const ROW: u8 = b'r';
 const LAYOUT: u8 = b'l';
 
 /// What a row was for an incarnation that stands still.
+#[derive(PartialEq)]
 pub(crate) struct HeldRow {
     /// Number of the columns that it had.
     pub layout: u32,

@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "jwks", fuzz: tokens::jwks },
     Target { name: "replication", fuzz: source::replication },
     Target { name: "pgoutput", fuzz: source::pgoutput },
+    Target { name: "copy", fuzz: source::copy },
     Target { name: "marker", fuzz: source::marker },
     Target { name: "binary_value", fuzz: values::binary_value },
     Target { name: "text_value", fuzz: values::text_value },

@@ -1,7 +1,10 @@
 //! What the source sends, or somebody in its place.
 
 use hw_pg::pgoutput::{Decoder, Message};
-use hw_types::{LogMessage, Lsn, Xid};
+use hw_types::{
+    Column, LogMessage, Lsn, PgType, Relation, RelationId, ReplicaIdentity, TableName, Xid,
+};
+use std::sync::Arc;
 
 /// Messages of the replication connection.
 pub(crate) fn replication(data: &[u8]) {
@@ -37,6 +40,32 @@ fn look(message: &Message<'_>) {
             assert_eq!(relations.iter().count(), relations.len());
         }
         _ => {}
+    }
+}
+
+/// The copy of a table: however it is cut into pieces, it is the same rows.
+pub(crate) fn copy(data: &[u8]) {
+    let Some((piece, data)) = data.split_first() else { return };
+    let types = [PgType::Int4, PgType::TEXT, PgType::Bool, PgType::Jsonb];
+    let column = |pg_type: PgType| Column {
+        name: "c".into(),
+        type_oid: 0,
+        type_modifier: -1,
+        pg_type,
+        identity: false,
+        primary_key: 0,
+    };
+    let relation = Arc::new(Relation {
+        id: RelationId(1),
+        name: TableName::new("public", "t"),
+        replica_identity: ReplicaIdentity::Default,
+        columns: types.map(column).into(),
+    });
+    let whole = hw_pg::copy::fuzz(relation.clone(), data, usize::MAX);
+    let cut = hw_pg::copy::fuzz(relation, data, usize::from(*piece));
+    assert_eq!(whole.1, cut.1, "cut into pieces of {piece}");
+    if whole.1 {
+        assert_eq!(whole.0, cut.0, "cut into pieces of {piece}");
     }
 }
 

@@ -119,6 +119,7 @@ targets!(
     jwks,
     replication,
     pgoutput,
+    copy,
     marker,
     binary_value,
     text_value,

@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, CatalogTable, code, followable, relation, see_all}
 use crate::config::ConnectConfig;
 use crate::error::{Doing as _, PgError, Result};
 use crate::sql;
-use crate::types::{Fit, Form, binary_select_list, decode};
+use crate::types::{Fit, Form, binary_select_list, decode, form_of};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hw_types::facts::{RowSecurity, TableFacts, TableKind};
@@ -518,6 +518,19 @@ impl CopyDecoder {
         rows.push(self.builder.finish());
         Ok(Piece::Whole(whole))
     }
+}
+
+/// The door for the fuzz target: reads bytes as the copy of a table with these columns, in pieces of up to so many
+/// bytes each.
+///
+/// - Returns: the rows up to where they made sense, and whether that was the end of a copy.
+#[doc(hidden)]
+pub fn fuzz(relation: Arc<Relation>, bytes: &[u8], piece: usize) -> (Vec<Row>, bool) {
+    let forms = relation.columns.iter().map(|column| form_of(&column.pg_type)).collect();
+    let mut decoder = CopyDecoder::new(relation, forms);
+    let mut rows = Vec::new();
+    let all = bytes.chunks(piece.max(1)).try_for_each(|chunk| decoder.push(chunk, &mut rows));
+    (rows, all.and_then(|()| decoder.finish()).is_ok())
 }
 
 #[cfg(test)]
