@@ -71,6 +71,8 @@ pub const RETENTION_BELOW_LIMIT: u16 = 2141;
 pub const SLOT_LOST: u16 = 2142;
 /// More than half of the log that the slot may keep is used (a warning).
 pub const SLOT_HALF: u16 = 2143;
+/// The slot keeps more log than `limits.retained_log`: the source's disk may fill.
+pub const SLOT_OVER: u16 = 2148;
 /// The engine cannot open what the store holds.
 pub const ENGINE_START: u16 = 3092;
 /// A server still reads the slot that `headwater teardown` would drop. Stop it first.

@@ -13,7 +13,7 @@ use hw_http::listen::Connections;
 use hw_live::{Disagreement, Live};
 use hw_pg::error::code as pg_code;
 use hw_store::Store;
-use hw_types::Code;
+use hw_types::{Code, Diagnostic};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use super::status::{
     AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, LiveReport,
     SourceReport, StatusReport, StoreReport, SyncReport,
 };
+use crate::code;
 use crate::config::Config;
 use crate::config::parse::show_bytes;
 use crate::doctor::pooler;
@@ -113,7 +114,8 @@ pub struct Memory {
     lag: LagClock,
     /// When each copy was first seen, by table.
     copies: HashMap<String, Instant>,
-    retained_alarm: Option<Instant>,
+    retained_half: Option<Instant>,
+    retained_all: Option<Instant>,
     copy_alarm: Option<Instant>,
     /// When the last sample was taken: what the liveness probe looks at.
     sampled: Option<SystemTime>,
@@ -304,16 +306,28 @@ impl Reporter {
     fn raise_alarms(&self, report: &StatusReport) {
         let mut memory = self.memory.lock();
         // What nobody knows at the moment is no reason to begin anew.
-        let retained = report.source.retained_bytes;
-        let half = |retained: u64| retained > self.bounds.retained / 2;
-        if let Some(retained) = retained
-            && due(&mut memory.retained_alarm, half(retained))
-        {
-            let (kept, limit) = (show_bytes(retained), show_bytes(self.bounds.retained));
-            if retained > self.bounds.retained {
-                tracing::error!("the source keeps {kept} of log for us, more than {limit}");
-            } else {
-                tracing::warn!("the source keeps {kept} of log for us, limit {limit}");
+        if let Some(retained) = report.source.retained_bytes {
+            let limit = self.bounds.retained;
+            let (is_half, is_all) = (retained > limit / 2, retained > limit);
+            // The one that is worse does not wait until the other is said again.
+            let half = due(&mut memory.retained_half, is_half);
+            let all = due(&mut memory.retained_all, is_all);
+            if all || half && !is_all {
+                let (kept, limit) = (show_bytes(retained), show_bytes(limit));
+                let alarm = match is_all {
+                    true => {
+                        let what =
+                            format!("the source keeps {kept} of log for us, more than {limit}");
+                        Diagnostic::error(code::SLOT_OVER, what)
+                    }
+                    false => {
+                        let what = format!("the source keeps {kept} of log for us, limit {limit}");
+                        Diagnostic::warning(code::SLOT_HALF, what)
+                    }
+                };
+                let mend = "end transactions that have been open for long (pg_stat_activity), see what `headwater status` \
+                            says, or raise limits.retained_log";
+                alarm.mend(mend).log();
             }
         }
         let oldest = report.copies.iter().filter(|copy| copy.one_snapshot && !copy.read);

@@ -533,3 +533,34 @@ async fn fd_61_a_walsender_that_hangs_is_named_and_the_log_kept_for_it_is_measur
     line.is_well().await;
     line.stop().await;
 }
+
+/// Somebody's open transaction makes the source keep its log for our slot: that is measured, and said before and when
+/// it is more than it may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_59_the_alarm_for_retained_log_fires() {
+    let schema = "CREATE TABLE t (id text PRIMARY KEY); CREATE TABLE other (id text)";
+    let rig = Rig::on(rig::cluster(), schema, &streams(&["SELECT * FROM t"])).await;
+    let options = rig.options_with("limits:\n  retained_log: 16 MB\n");
+    let mut line = Line::of(rig, options, &["u1"], &[("t", "SELECT * FROM t")]).await;
+    let idle = line.rig.cluster.client(&line.rig.database.name).await;
+    idle.batch_execute("BEGIN; INSERT INTO other VALUES ('open')").await.expect("open");
+    let said = line.server.log().contains("of log for us");
+    assert!(!said, "nothing is kept yet: {}", line.report().await);
+    // One checkpoint behind it, so that the slot could move on but for the transaction.
+    for _ in 0..3 {
+        line.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 4000000))").await;
+    }
+    line.logs("of log for us, limit 16").await;
+    for _ in 0..3 {
+        line.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 4000000))").await;
+    }
+    line.logs("of log for us, more than 16").await;
+    rig::until_status("it is measured", &line.server, |status| {
+        status["source"]["retained_bytes"].as_u64() > Some(16 << 20)
+    })
+    .await;
+    idle.batch_execute("ROLLBACK").await.expect("over");
+    line.execute("INSERT INTO t VALUES ('later')").await;
+    line.agree("it goes on").await;
+    line.stop().await;
+}
