@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hw_testkit::{Cluster, ClusterOptions};
 
-use super::{Line, Output, streams};
+use super::{Line, Output, fresh, streams};
 use crate::rig;
 
 const SCHEMA: &str = "
@@ -169,6 +169,42 @@ async fn given_on(
     rig.database.url = rig.cluster.url_as("app", None, &rig.database.name);
     let options = rig.options();
     Line::of(rig, options, &["u1"], outputs).await
+}
+
+/// A table that the login may not read any more, or whose rows cannot be told apart: its rows leave, also for who comes
+/// later, it is named, others go on, and all is there again when that is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_10_a_table_that_may_not_be_read_any_more_takes_its_rows_away() {
+    let ways = [
+        ("REVOKE SELECT ON t FROM app", "GRANT SELECT ON t TO app"),
+        (
+            "REVOKE SELECT ON t FROM app; GRANT SELECT (id, a) ON t TO app",
+            "GRANT SELECT ON t TO app",
+        ),
+        ("ALTER TABLE t ENABLE ROW LEVEL SECURITY", "ALTER TABLE t DISABLE ROW LEVEL SECURITY"),
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey", "ALTER TABLE t ADD PRIMARY KEY (id)"),
+        ("ALTER TABLE t REPLICA IDENTITY NOTHING", "ALTER TABLE t REPLICA IDENTITY DEFAULT"),
+    ];
+    let mut line = given("t, o", &config(), OUTPUTS).await;
+    for (round, (gone, back)) in ways.into_iter().enumerate() {
+        line.execute(gone).await;
+        line.names("public.t").await;
+        line.follow("u1", &format!("{gone}: rows leave"), |client| client.table("t").is_empty())
+            .await;
+        assert!(fresh(&line.server, "u1").await.table("t").is_empty(), "{gone}: a fresh client");
+        let id = 100 + round;
+        line.execute(&format!(
+            "INSERT INTO t VALUES ({id}, 'unseen'); INSERT INTO o VALUES ({id})"
+        ))
+        .await;
+        let key = id.to_string();
+        line.follow("u1", "others flow", |client| client.table("o").contains_key(&key)).await;
+        assert!(line.clients["u1"].table("t").is_empty(), "{gone}: what came behind it");
+        line.execute(back).await;
+        line.agree(back).await;
+        line.is_well().await;
+    }
+    line.stop().await;
 }
 
 /// A publication that is not ours to change: what it leaves out is held back and named.
