@@ -25,6 +25,16 @@ async fn f_9_postgres_stops_and_starts_reads_go_on_meanwhile() {
         s["state"] != "streaming" && !s["trouble"].is_null()
     })
     .await;
+    // FD-61: how much there is behind us nobody knows, and how long ago we knew grows.
+    rig::until_status("nobody knows how far behind it is", &server, |s| {
+        s["source"]["lag_bytes"].is_null() && s["source"]["lag_seconds"].as_f64() > Some(0.0)
+    })
+    .await;
+    let lag = async || {
+        rig::status(&server).await.and_then(|status| status["source"]["lag_seconds"].as_f64())
+    };
+    let first = lag().await.expect("it is known");
+    poll_until("the lag grows", || async { lag().await.filter(|now| *now > first) }).await;
     let mut reader = client("amy");
     let read = reader.follow_until(server.address(), |reader| reader.completed > 0);
     wait::within_limit("what is there is read", read).await.expect("read");
