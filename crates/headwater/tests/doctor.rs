@@ -123,6 +123,32 @@ async fn what_a_lesser_role_lacks_is_found_and_each_mend_works() {
     assert_eq!(shown(&examine(&url, &["t"]).await), Vec::<String>::new());
 }
 
+/// Whoever may read only some columns of a table cannot copy it.
+#[tokio::test]
+async fn fd_62_a_table_of_which_only_some_columns_may_be_read_is_found() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        auth: Auth::Trust,
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let owner = cluster.client(&database.name).await;
+    owner
+        .batch_execute(
+            "CREATE ROLE reader LOGIN REPLICATION; CREATE TABLE t (id int PRIMARY KEY, a text, b text);
+             GRANT SELECT (id, a) ON t TO reader; CREATE PUBLICATION headwater FOR TABLE t",
+        )
+        .await
+        .expect("made");
+    let url = cluster.url_as("reader", None, &database.name);
+    let [finding] = &examine(&url, &["t"]).await.findings[..] else { panic!("one finding") };
+    assert_eq!(finding.code.0, 2144, "{finding}");
+    let mend = finding.mend.clone().expect("a statement");
+    let statement = mend.rsplit(": ").next().expect("not empty");
+    owner.batch_execute(statement).await.unwrap_or_else(|error| panic!("{mend}: {error:?}"));
+    assert_eq!(shown(&examine(&url, &["t"]).await), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_publication_that_leaves_out_deletes_is_found() {
     let cluster = Cluster::start_with(ClusterOptions {
