@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use hw_http::budget::Waiting;
 use hw_http::places::Place;
 use hw_http::socket::ConnectionCut;
 use hw_live::{Commit, LiveError, Subscription};
@@ -122,8 +123,8 @@ struct Driver {
     end: Option<watch::Sender<()>>,
     socket: WebSocket,
     cut: Option<ConnectionCut>,
-    /// A message for which there was no room yet, and its weight.
-    delayed: Option<(Utf8Bytes, usize)>,
+    /// A message for which there was no room yet.
+    delayed: Option<Delayed>,
     heard: Instant,
     pinged: Instant,
     /// Counts pings, so that the answer to the last is known.
@@ -132,6 +133,14 @@ struct Driver {
     is_somebody_else: bool,
     server: DataSync,
     _place: Place,
+}
+
+/// A message that waits for room.
+struct Delayed {
+    text: Utf8Bytes,
+    weight: usize,
+    /// So that those who hold the room and take nothing are cut.
+    _waiting: Waiting,
 }
 
 /// Waits for the next change of a result; dropped with its subscription when it is aborted.
@@ -177,7 +186,8 @@ impl Driver {
     async fn serve(&mut self) -> Ended {
         loop {
             let mut effects = Vec::new();
-            if let Some((text, weight)) = self.delayed.take() {
+            // That it waits is known until it is known again, or has come to its turn.
+            if let Some(Delayed { text, weight, _waiting }) = self.delayed.take() {
                 self.message(text, weight, &mut effects);
                 if !self.perform(&mut effects).await {
                     return None;
@@ -285,13 +295,13 @@ impl Driver {
 
     /// Takes a message as soon as there is room for it. Until then nothing else is read.
     fn message(&mut self, text: Utf8Bytes, weight: usize, effects: &mut Vec<Effect>) {
-        match self.server.worker.keep(&self.caller, weight) {
-            Ok(kept) => self.event(Event::Message(&text, kept), effects),
-            Err(_) if weight > self.server.worker.answers.share() => {
-                self.event(Event::TooHeavy(&text), effects);
-            }
-            Err(_) => {
-                self.delayed = Some((text, weight));
+        let answers = &self.server.worker.answers;
+        match answers.take(self.caller.holder(), weight) {
+            Ok(share) => self.event(Event::Message(&text, share.into()), effects),
+            Err(_) if weight > answers.share() => self.event(Event::TooHeavy(&text), effects),
+            Err(full) => {
+                let _waiting = answers.wait(self.caller.holder(), full);
+                self.delayed = Some(Delayed { text, weight, _waiting });
                 self.event(Event::Delayed, effects);
             }
         }

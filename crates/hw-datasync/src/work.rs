@@ -73,10 +73,11 @@ impl Worker {
         let connections = Places::with_further(connections, of_user, connections / 4);
         let all = options.all_transactions;
         let transactions = Places::new(all, (all / 4).max(1));
-        // One message and its answer always fit.
+        // One message and its answer always fit, also into the half that strangers have: what never had room
+        // would wait for ever.
         let one = statements.max_result_bytes() + options.message_bytes;
         let of_user = (options.answer_bytes / 4).max(one);
-        let most = options.answer_bytes.max(of_user);
+        let most = options.answer_bytes.max(2 * of_user);
         let answers = Shares::new(Budget::new(most), most, of_user);
         Worker { statements, live, connections, transactions, answers, options }
     }

@@ -123,6 +123,43 @@ async fn f_69_who_takes_nothing_is_cut_when_memory_is_wanted() {
     assert!(mal.is_cut().await);
 }
 
+/// What waits for room waits for those who hold it, however little that is: where they take nothing, they are cut.
+#[tokio::test]
+async fn f_69_a_message_never_waits_for_room_that_somebody_holds_who_takes_nothing() {
+    let options = DataSyncOptions {
+        anonymous: Some(None),
+        // As little as there may be for strangers, so that two of them want the same room.
+        answer_bytes: 1 << 20,
+        stuck_for: Duration::from_millis(100),
+        ..DataSyncOptions::default()
+    };
+    let rig = large(options).await;
+    for user in [Some("amy"), None] {
+        let mut stuck = rig.connect_small(user).await;
+        for _ in 0..2 {
+            stuck.send(lines()).await;
+        }
+        poll_until("its answers wait", || async {
+            (rig.used("answer_memory_bytes") > 8_000_000).then_some(())
+        })
+        .await;
+        assert!(rig.used("answer_memory_bytes") < 17 << 19, "it holds less than half of a share");
+        // There is no room for this beside them.
+        let token = user.map(|sub| format!("?access_token={}", token_of(sub))).unwrap_or_default();
+        let mut other = rig.connect_with(&token, &[]).await.expect("connected");
+        let fields: serde_json::Map<String, Value> =
+            "abcdefghi".chars().map(|field| (field.to_string(), json!(1))).collect();
+        let records = vec![Value::Object(fields); 10_000];
+        let message = json!({"tag": "CreateRecordsMessage", "table": "lines", "records": records});
+        assert_eq!(other.ask(message).await["tag"], "DataSyncError", "there are no such fields");
+        assert!(stuck.is_cut().await);
+        poll_until("all is given back", || async {
+            (rig.used("answer_memory_bytes") == 0).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn f_69_statements_end_with_the_socket_that_wants_them() {
     let rig = slow(DataSyncOptions::default()).await;

@@ -183,7 +183,7 @@ impl Share {
         let now = self.bytes + bytes;
         held.change(&self.owner, (self.bytes, now), most).map_err(|full| match full {
             Full::Own => Refusal::UserBusy,
-            Full::All => Refusal::BodiesFull,
+            Full::Strangers | Full::All => Refusal::BodiesFull,
         })?;
         self.bytes = now;
         Ok(())

@@ -1,7 +1,8 @@
 //! Bytes that many holders together may keep, and whether they are near the bound.
 //!
 //! In: what is kept and given back. Out: whether it is short, or whether a user may keep more.
-//! Nobody waits here: who reads the answer makes what he makes smaller, or refuses.
+//! Nobody waits here: who reads the answer makes what he makes smaller, or refuses, or comes again; that he will is
+//! known here ([`Waiting`]).
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -79,8 +80,17 @@ impl Shares {
         Ok(share)
     }
 
-    /// Whether somebody holds half of his share, or all together half of what they may: who takes
-    /// nothing of what waits for him is not waited for then.
+    /// Notes that somebody comes again until there is room, for as long as what it returns lives.
+    ///
+    /// - Takes: what left no room for him.
+    pub fn wait<'k>(self: &Arc<Shares>, holder: impl Into<Holder<'k>>, full: Full) -> Waiting {
+        let owner = Owner::from(holder.into());
+        self.held.lock().wait(&owner, full);
+        Waiting { shares: self.clone(), owner, full }
+    }
+
+    /// Whether somebody holds half of his share, or all together half of what they may, or others wait for what
+    /// he holds: who takes nothing of what waits for him is not waited for then.
     pub fn is_pressed<'k>(&self, holder: impl Into<Holder<'k>>) -> bool {
         self.held.lock().is_pressed(&Owner::from(holder.into()), self.most)
     }
@@ -145,6 +155,20 @@ impl Drop for Share {
         if let Some(owner) = &self.owner {
             self.shares.held.lock().give_back(owner, self.bytes);
         }
+    }
+}
+
+/// Somebody waits for room while this lives.
+#[derive(Debug)]
+pub struct Waiting {
+    shares: Arc<Shares>,
+    owner: Owner,
+    full: Full,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.shares.held.lock().wait_no_more(&self.owner, self.full);
     }
 }
 

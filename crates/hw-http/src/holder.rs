@@ -1,7 +1,8 @@
 //! Whose something is, of what is bounded for each and for all.
 //!
-//! In: who takes and gives back how much. Out: whether there is room. Invariants: whoever fills his own share
-//! takes nothing of anybody else's; strangers together leave half to users.
+//! In: who takes and gives back how much, and who waits for room. Out: whether there is room, and whether it is
+//! wanted. Invariants: whoever fills his own share takes nothing of anybody else's; strangers together leave half to
+//! users.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,7 +63,9 @@ pub struct Most {
 pub enum Full {
     /// The holder's own.
     Own,
-    /// Those of all, or of all strangers.
+    /// Those of all strangers.
+    Strangers,
+    /// Those of all.
     All,
 }
 
@@ -73,6 +76,15 @@ pub struct Held {
     strangers: usize,
     /// Whoever holds nothing is not here.
     by_key: HashMap<Arc<str>, usize>,
+    waits: Waits,
+}
+
+/// How many wait for room, by what leaves none.
+#[derive(Debug, Default)]
+struct Waits {
+    own: HashMap<Arc<str>, usize>,
+    strangers: usize,
+    all: usize,
 }
 
 impl Held {
@@ -106,7 +118,10 @@ impl Held {
             if own > most.each {
                 return Err(Full::Own);
             }
-            if all > most.all || owner.is_stranger && strangers > most.all / 2 {
+            if owner.is_stranger && strangers > most.all / 2 {
+                return Err(Full::Strangers);
+            }
+            if all > most.all {
                 return Err(Full::All);
             }
         }
@@ -124,10 +139,36 @@ impl Held {
         self.change(owner, (amount, 0), most).expect("invariant: less may always be");
     }
 
-    /// Whether somebody holds half of what he may, or all do whose bound is his, too.
+    /// Notes that somebody waits until others give back what leaves no room for him.
+    pub fn wait(&mut self, owner: &Owner, full: Full) {
+        match full {
+            Full::Own => *self.waits.own.entry(owner.key.clone()).or_default() += 1,
+            Full::Strangers => self.waits.strangers += 1,
+            Full::All => self.waits.all += 1,
+        }
+    }
+
+    /// Somebody of whom that was noted waits no more.
+    pub fn wait_no_more(&mut self, owner: &Owner, full: Full) {
+        match full {
+            Full::Own => {
+                let own = self.waits.own.get_mut(&owner.key).expect("invariant: it was noted");
+                *own -= 1;
+                if *own == 0 {
+                    self.waits.own.remove(&owner.key);
+                }
+            }
+            Full::Strangers => self.waits.strangers -= 1,
+            Full::All => self.waits.all -= 1,
+        }
+    }
+
+    /// Whether somebody holds half of what he may, or all do whose bound is his, too; or somebody waits for room
+    /// that he may be holding, however little that is.
     pub fn is_pressed(&self, owner: &Owner, most: Most) -> bool {
-        let of_strangers = owner.is_stranger && self.strangers >= most.all / 4;
-        2 * self.by(owner) >= most.each || 2 * self.all >= most.all || of_strangers
+        let own = 2 * self.by(owner) >= most.each || self.waits.own.contains_key(&owner.key);
+        let strangers = self.strangers >= most.all / 4 || self.waits.strangers > 0;
+        own || owner.is_stranger && strangers || 2 * self.all >= most.all || self.waits.all > 0
     }
 
     fn by(&self, owner: &Owner) -> usize {
@@ -151,7 +192,7 @@ mod tests {
         assert!(held.is_pressed(&owner(1), most) && !held.is_pressed(&owner(2), most));
         assert_eq!(held.change(&owner(2), (0, 20), most), Ok(()));
         assert!(held.is_pressed(&owner(3), most) && !held.is_pressed(&amy, most));
-        assert_eq!(held.change(&owner(3), (0, 11), most), Err(Full::All));
+        assert_eq!(held.change(&owner(3), (0, 11), most), Err(Full::Strangers));
         assert_eq!(held.change(&amy, (0, 30), most), Ok(()));
         assert_eq!(held.change(&owner(2), (20, 10), most), Ok(()), "less may always be");
         assert_eq!(held.change(&owner(3), (0, 11), most), Ok(()));
@@ -161,5 +202,28 @@ mod tests {
         held.give_back(&owner(3), 11);
         held.give_back(&amy, 30);
         assert!(held.is_empty() && held.strangers == 0);
+    }
+    #[test]
+    fn f_69_whoever_holds_little_is_pressed_while_somebody_waits_for_it() {
+        let most = Most { all: 100, each: 40 };
+        let stranger = |number: u32| Owner::from(Holder::Stranger(&format!("anonymous {number}")));
+        let [amy, bob] = ["amy", "bob"].map(|key| Owner::from(Holder::from(key)));
+        let all = [&amy, &bob, &stranger(1), &stranger(2)];
+        let mut held = Held::default();
+        let cases = [
+            (&amy, Full::Own, [true, false, false, false]),
+            (&stranger(1), Full::Own, [false, false, true, false]),
+            (&stranger(1), Full::Strangers, [false, false, true, true]),
+            (&bob, Full::All, [true, true, true, true]),
+        ];
+        for (waits, full, pressed) in cases {
+            held.wait(waits, full);
+            held.wait(waits, full);
+            held.wait_no_more(waits, full);
+            assert_eq!(all.map(|owner| held.is_pressed(owner, most)), pressed, "{full:?}");
+            held.wait_no_more(waits, full);
+            assert!(!all.iter().any(|owner| held.is_pressed(owner, most)), "{full:?}");
+        }
+        assert!(held.waits.own.is_empty());
     }
 }

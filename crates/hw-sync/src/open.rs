@@ -108,7 +108,9 @@ pub async fn prepare<S: Source>(
         true => shared.requests.take(&asker.user, bytes).map_err(|full| {
             ErrorBody::unavailable(match full {
                 Full::Own => "The open streams of this user keep as much as those of one user may",
-                Full::All => "The open streams of all users keep as much as they may",
+                Full::Strangers | Full::All => {
+                    "The open streams of all users keep as much as they may"
+                }
             })
         })?,
         false => shared.requests.count(bytes),

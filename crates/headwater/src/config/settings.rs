@@ -407,8 +407,9 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Bytes(1 << 20),
         "Memory of answers of live queries and of `/api/…` that are being read from the database or on \
          their way to sockets, and of messages that are not done. One user has a quarter of it, and at least \
-         `datasync.max_message` and `datasync.max_result` together. Above it further answers are refused (HW5311), \
-         and further messages wait; above half of it whoever takes nothing for 10 s is cut.",
+         `datasync.max_message` and `datasync.max_result` together; all have at least twice that, because those \
+         without a token have half. Above it further answers are refused (HW5311), and further messages wait; \
+         above half of it, or while a message waits for it, whoever takes nothing for 10 s is cut.",
         "256 MB",
     )
     .default("64 MB"),
