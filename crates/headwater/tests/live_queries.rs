@@ -47,6 +47,11 @@ impl Rig {
 
     /// With findings in the log that are meant to be there.
     async fn start_allowing(findings: &[&str]) -> Rig {
+        Rig::start_with("{}", findings).await
+    }
+
+    /// With a configuration.
+    async fn start_with(config: &str, findings: &[&str]) -> Rig {
         let cluster = Cluster::start_with(ClusterOptions {
             settings: &[("max_slot_wal_keep_size", "20GB")],
             ..ClusterOptions::default()
@@ -57,11 +62,14 @@ impl Rig {
             .await
             .expect("made");
         let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("headwater.yaml");
+        std::fs::write(&file, config).expect("written");
         let process = HeadwaterProcess::start(ProcessOptions {
             binary: env!("CARGO_BIN_EXE_headwater").into(),
             arguments: vec!["serve".into()],
             environment: vec![
                 ("DATABASE_URL".into(), database.url.clone()),
+                ("HEADWATER_CONFIG".into(), file.display().to_string()),
                 ("HEADWATER_DATA_DIR".into(), directory.path().join("data").display().to_string()),
                 ("HEADWATER_JWT_SECRET".into(), SECRET.into()),
                 ("HEADWATER_API_TOKEN".into(), API_TOKEN.into()),
@@ -86,6 +94,15 @@ impl Rig {
             metrics.contains(&line).then_some(())
         })
         .await;
+    }
+
+    /// How much is used of a bound of live queries.
+    async fn used(&self, bound: &str) -> u64 {
+        let status = http_get(self.process.address(), "/admin/api/status", &OPERATOR).await;
+        let status: Value = serde_json::from_str(&status.expect("answered").body).expect("JSON");
+        let bounds = status["bounds"].as_array().expect("bounds");
+        let found = bounds.iter().find(|it| it["name"] == bound).expect("a bound");
+        found["used"].as_u64().expect("a number")
     }
 
     async fn connect(&self, sub: &str) -> Socket {
@@ -731,4 +748,48 @@ async fn ds_21_a_client_that_is_back_early_takes_over_from_its_old_socket() {
     assert_eq!(old.closed().await, None);
     rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
     assert_eq!(new.push().await["record"], json!({"id": 1}));
+}
+
+/// One user subscribes to all that he can and takes nothing: that is bounded, others are served, and all of it is given
+/// back when his sockets have ended, and nobody has come back for what waited.
+#[tokio::test]
+async fn f_69_one_users_live_results_leave_room_to_others_and_are_given_back() {
+    let config = "{limits: {live_memory: 8 MB}, datasync: {resume: 2 s}}";
+    let rig = Rig::start_with(config, &[]).await;
+    rig.run(
+        "INSERT INTO tasks (id, owner) SELECT n, 'mal' FROM generate_series(1, 10000) n;
+         INSERT INTO tasks (id, owner) VALUES (0, 'bob')",
+    )
+    .await;
+    let few = json!({"selectedColumns": select(&["id"])});
+    let mut sockets = Vec::new();
+    let refused = loop {
+        let mut mal = rig.connect("mal").await;
+        let message =
+            json!({"tag": "CreateDataSubscription", "query": query("tasks", few.clone())});
+        let answer = mal.ask(message).await;
+        if answer["tag"] != "DidCreateDataSubscription" {
+            break answer;
+        }
+        sockets.push(mal);
+    };
+    assert_eq!(
+        (&refused["tag"], &refused["code"]),
+        (&json!("DataSyncError"), &json!("HW5414")),
+        "{refused}"
+    );
+    assert!((1..=2).contains(&sockets.len()), "{}", sockets.len());
+    assert!(rig.used("live_memory_bytes").await <= 2 << 20, "a quarter");
+    let mut bob = rig.connect("bob").await;
+    let (_, first) = bob.subscribe(query("tasks", few)).await;
+    assert_eq!(first, json!([{"id": 0}]));
+    rig.run("UPDATE tasks SET n = 1 WHERE owner = 'mal'; INSERT INTO tasks (id, owner) VALUES (-1, 'bob')").await;
+    assert_eq!(bob.push().await["tag"], "DidInsert");
+    assert!(rig.used("live_memory_bytes").await <= 3 << 20);
+    drop(sockets);
+    drop(bob);
+    poll_until("nobody came back", async || {
+        (rig.used("live_memory_bytes").await == 0).then_some(())
+    })
+    .await;
 }

@@ -28,3 +28,7 @@ pub const NOT_LIVE: u16 = 5411;
 pub const AGGREGATE: u16 = 5412;
 /// The result of a subscription has more groups than are kept live.
 pub const GROUPS: u16 = 5413;
+/// Live results hold as much memory as they may (`limits.live_memory`): those of the user a quarter of it, or those of
+/// all, those without a token half of it. A subscription is refused, or ended because its changes could not be told.
+/// End others, or ask for less, and subscribe again.
+pub const LIVE_MEMORY: u16 = 5414;

@@ -74,6 +74,7 @@ pub(crate) async fn run(
         transactions: HashMap::new(),
         followed: FuturesUnordered::new(),
         following: HashMap::new(),
+        told: Vec::new(),
         left: Vec::new(),
         me,
         end: Some(end),
@@ -115,6 +116,8 @@ struct Driver {
     /// Each waits for the next change of a result.
     followed: FuturesUnordered<Followed>,
     following: HashMap<String, Following>,
+    /// What has changed and is being told: it is followed on when that is sent, and counts until then.
+    told: Vec<(String, Subscription)>,
     /// What was followed when the socket was told to end.
     left: Vec<Changed>,
     /// The socket as others see it.
@@ -254,6 +257,9 @@ impl Driver {
             if !self.perform(&mut effects).await {
                 return None;
             }
+            for (id, subscription) in std::mem::take(&mut self.told) {
+                self.follow(id, subscription);
+            }
             if self.is_somebody_else {
                 let reason = "the user, or a claim, is another one; connect anew";
                 return Some((close::TOKEN_EXPIRED, reason.into()));
@@ -318,8 +324,9 @@ impl Driver {
                 () = me.leave.cancelled() => return false,
                 () = sleep(LOOK_EVERY) => {
                     let stuck = cut.as_ref().map_or(Duration::ZERO, ConnectionCut::stuck_for);
-                    let answers = &server.worker.answers;
-                    if stuck >= server.options.stuck_for && answers.is_pressed(caller.holder()) {
+                    let memory = [&server.worker.answers, &server.worker.results];
+                    let is_wanted = || memory.iter().any(|it| it.is_pressed(caller.holder()));
+                    if stuck >= server.options.stuck_for && is_wanted() {
                         metrics::counter!("headwater_datasync_cut_total").increment(1);
                         return false;
                     }
@@ -441,7 +448,7 @@ impl Driver {
                         trail.tell(position, now, &changes);
                     }
                     self.event(Event::News(&id, changes, position), effects);
-                    self.follow(id, subscription);
+                    self.told.push((id, subscription));
                 }
                 Some(Err(LiveError::Stopping)) => {}
                 Some(Err(error)) => self.event(Event::Ended(&id, error), effects),
@@ -455,6 +462,8 @@ impl Driver {
         self.tasks.abort_all();
         self.me.leave.cancel();
         let mut left = std::mem::take(&mut self.left);
+        let told = std::mem::take(&mut self.told).into_iter();
+        left.extend(told.map(|(id, subscription)| Changed { id, subscription, news: None }));
         while let Some(changed) = self.followed.next().await {
             left.extend(changed);
         }

@@ -74,6 +74,7 @@ impl Failure {
             LiveError::NotReadable(_) => (write_code::NO_TABLE, StatusCode::NOT_FOUND),
             LiveError::NotSecured { .. } => (write_code::NO_ROW_SECURITY, StatusCode::FORBIDDEN),
             LiveError::Role { .. } => (write_code::ROLE, StatusCode::SERVICE_UNAVAILABLE),
+            LiveError::NoRoom => (code::LIVE_MEMORY, StatusCode::SERVICE_UNAVAILABLE),
             LiveError::TooManyGroups => (code::GROUPS, StatusCode::BAD_REQUEST),
             LiveError::TooLarge(_) => (write_code::RESULT_TOO_LARGE, StatusCode::BAD_REQUEST),
             _ => (write_code::LATER, StatusCode::SERVICE_UNAVAILABLE),

@@ -27,7 +27,10 @@ pub struct DataSyncOptions {
     pub message_bytes: usize,
     /// Bytes of answers that are on their way to sockets, at most; one user's a quarter of it.
     pub answer_bytes: usize,
-    /// How long a client may take nothing while more than half of that is held.
+    /// Bytes that are held of live results, and of changes of them that were not sent yet, at most; one user's a
+    /// quarter of it.
+    pub live_bytes: usize,
+    /// How long a client may take nothing while more than half of either is held.
     pub stuck_for: Duration,
     /// How long subscriptions of a socket that has ended wait for their client to come back.
     pub resume: Duration,
@@ -51,6 +54,7 @@ impl Default for DataSyncOptions {
             all_transactions: 100,
             message_bytes: 1 << 20,
             answer_bytes: 64 << 20,
+            live_bytes: 256 << 20,
             stuck_for: Duration::from_secs(10),
             resume: Duration::from_secs(60),
             sockets: (20_000, 1_000),

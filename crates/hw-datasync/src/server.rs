@@ -67,6 +67,11 @@ impl DataSync {
                 self.worker.answers.held(),
                 self.worker.answers.limit(),
             ),
+            Bound::new(
+                "live_memory_bytes",
+                self.worker.results.held(),
+                self.worker.results.limit(),
+            ),
             Bound::new("resume_memory_bytes", told, most_told),
         ]
     }

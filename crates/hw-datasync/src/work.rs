@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hw_http::budget::{Budget, Share, Shares};
 use hw_http::places::Places;
-use hw_live::{First, Live, Subscription};
+use hw_live::{First, Live, Room, Subscription};
 use hw_types::TableName;
 use hw_write::{Access, End, Interactive, Make, Statements, TableShape, Tally};
 use parking_lot::Mutex;
@@ -58,6 +58,8 @@ pub struct Worker {
     pub(crate) transactions: Arc<Places>,
     /// Bytes of answers that were not sent yet, and of messages that are not done.
     pub(crate) answers: Arc<Shares>,
+    /// Bytes of live results.
+    pub(crate) results: Arc<Shares>,
 }
 
 impl Worker {
@@ -79,7 +81,9 @@ impl Worker {
         let of_user = (options.answer_bytes / 4).max(one);
         let most = options.answer_bytes.max(2 * of_user);
         let answers = Shares::new(Budget::new(most), most, of_user);
-        Worker { statements, live, connections, transactions, answers, options }
+        let most = options.live_bytes;
+        let results = Shares::new(Budget::new(most), most, most / 4);
+        Worker { statements, live, connections, transactions, answers, results, options }
     }
 
     fn table(&self, work: &Work) -> TableName {
@@ -155,7 +159,7 @@ impl Worker {
         Ok((rows.into_iter().flatten().collect(), kept))
     }
 
-    /// Begins to keep the result of a query live.
+    /// Begins to keep the result of a query live. What it holds counts as this caller's.
     pub async fn subscribe(
         &self,
         caller: &Caller,
@@ -172,7 +176,10 @@ impl Worker {
             self.statements.table(&caller.author, &table).await?
         };
         let query = live_query(query, &shape_of(&table, &self.options), wanted)?;
-        let begun = live.subscribe(query, Arc::new(who)).await;
+        let nothing = self.results.take(caller.holder(), 0);
+        let mut share = nothing.expect("invariant: nothing always has room");
+        let room: Room = Box::new(move |bytes| share.resize(bytes).is_ok());
+        let begun = live.subscribe(query, Arc::new(who), room).await;
         begun.map_err(|error| Failure::of_live(error, &table.name))
     }
 

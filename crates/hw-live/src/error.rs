@@ -43,6 +43,12 @@ pub enum LiveError {
          something coarser, or ask for fewer rows"
     )]
     TooManyGroups,
+    /// Live results, of whoever asks or of all, hold as much memory as they may.
+    #[error(
+        "live results hold as much memory as they may, those of this user or those of all; end subscriptions, or ask \
+         for less"
+    )]
+    NoRoom,
     /// The source does not answer.
     #[error("the database does not answer: {0}")]
     Source(String),

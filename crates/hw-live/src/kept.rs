@@ -40,13 +40,14 @@ pub(crate) struct Kept {
     pub phase: Phase,
 }
 
-/// What became of what a transaction did to rows of a plan.
+/// What became of what was to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Applied {
     /// It is told.
     Told,
-    /// It is told, and no more is put together for somebody who takes nothing: what comes now is asked.
+    /// It is told, or forgotten for want of room, and no more is put together for somebody who takes nothing: what
+    /// comes now is asked.
     Full,
     /// It cannot be told here: it is asked.
     Not,
@@ -218,6 +219,10 @@ impl Kept {
         lookups: &Lookups,
     ) -> Applied {
         let Phase::Told { held, at } = &mut self.phase else { return Applied::Not };
+        // What was forgotten stands before it.
+        if self.inbox.has_gap() {
+            return Applied::Not;
+        }
         if at.has(one) {
             return Applied::Told;
         }
@@ -242,20 +247,38 @@ impl Kept {
         }
         at.told = one.end_lsn;
         let Some(changes) = changes else { return Applied::Told };
-        match self.inbox.put(Commit { position: one.end_lsn, changes }) {
-            true => Applied::Told,
-            false => Applied::Full,
+        self.put(Commit { position: one.end_lsn, changes })
+    }
+
+    /// Puts news in, or forgets all that waits where there is no room for it.
+    fn put(&mut self, news: Commit) -> Applied {
+        let Phase::Told { held, at } = &mut self.phase else { return Applied::Not };
+        let may_grow = self.inbox.put(news);
+        match (self.inbox.count(held.weight()), may_grow) {
+            (true, true) => Applied::Told,
+            (true, false) => Applied::Full,
+            (false, _) => {
+                held.untell(self.inbox.forget());
+                self.inbox.untold(held.weight());
+                // Rows of transactions that were told are told of once more.
+                at.told = EndLsn::default();
+                metrics::counter!("headwater_live_forgotten_total").increment(1);
+                Applied::Full
+            }
         }
     }
 
-    /// Tells what is asked at a moment. Its inbox is shut from then on.
+    /// Tells what is asked at a moment. Its inbox is shut from then on. Where there is no room to tell it, it is as if
+    /// it had not been asked.
+    ///
+    /// - Errors: there is no room for a first result.
     pub fn tell(
         &mut self,
         answered: Answered,
         now: &Moment,
         published: &Published,
         since: &mut SinceMoments<'_>,
-    ) {
+    ) -> Result<(), LiveError> {
         let position = published.checkpoint.end_lsn;
         let late = std::mem::take(&mut self.late);
         // What a plan has told already, and the snapshot does not see, follows.
@@ -265,20 +288,29 @@ impl Kept {
             Phase::Told { held, at } => {
                 let sees = |one: &Committed| one.xid.is_some_and(|xid| now.snapshot.sees(xid));
                 let is_told = |one: &Committed| at.has(one) || one.end_lsn <= at.told;
-                let late = late.iter().filter(|one| sees(one));
+                let seen_late = late.iter().filter(|one| sees(one));
                 let since = since.of(at).iter().filter(|one| !is_told(one) && sees(one));
-                let new = late.chain(since).map(|one| &**one);
+                let new = seen_late.chain(since).map(|one| &**one);
                 let query = &self.question.query;
                 let touched =
                     self.rendering.as_ref().map(|rendering| rendering.touched(query, new));
                 let changes = held.replace(&answered, grouping, &touched.unwrap_or_default());
-                if !changes.is_empty() {
-                    self.inbox.put(Commit { position, changes });
+                match changes.is_empty() {
+                    true => drop(self.inbox.count(held.weight())),
+                    false => drop(self.put(Commit { position, changes })),
                 }
-                *at = now.clone();
+                if self.inbox.has_gap() {
+                    self.late = late;
+                } else if let Phase::Told { at, .. } = &mut self.phase {
+                    *at = now.clone();
+                }
             }
             Phase::First(_) => {
-                let told = Phase::Told { held: Held::of(&answered, grouping), at: now.clone() };
+                let held = Held::of(&answered, grouping);
+                if !self.inbox.count(held.weight()) {
+                    return Err(LiveError::NoRoom);
+                }
+                let told = Phase::Told { held, at: now.clone() };
                 let first = First { position, result: answered.rows };
                 self.inbox.begin(position);
                 if let Phase::First(reply) = std::mem::replace(&mut self.phase, told) {
@@ -288,6 +320,7 @@ impl Kept {
             }
             Phase::Ended => {}
         }
+        Ok(())
     }
 
     /// Everything goes, and nothing comes behind it.
@@ -296,6 +329,8 @@ impl Kept {
             Phase::First(reply) => {
                 let _ = reply.send(Err(why));
             }
+            // There is no room to tell that rows go, either.
+            Phase::Told { .. } if why == LiveError::NoRoom => self.inbox.end(why),
             Phase::Told { mut held, .. } => {
                 let changes = held.clear();
                 if !changes.is_empty() {

@@ -9,7 +9,7 @@
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
 //! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
 //! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
-//! of two results, and `net` one of several changes; `aggregate` and `tally`: groups of rows; `audit` compares what
+//! of two results, and `net` one of several changes; `room` counts what all of it holds; `aggregate` and `tally`: groups of rows; `audit` compares what
 //! plans tell with what Postgres shows, and `found` is what came of that.
 
 mod aggregate;
@@ -28,6 +28,7 @@ mod plan;
 pub mod query;
 mod rendering;
 mod result;
+mod room;
 mod rounds;
 mod state;
 mod subscription;
@@ -39,4 +40,5 @@ pub use error::LiveError;
 pub use found::{Audits, Disagreement, code};
 pub use live::{Live, LiveOptions};
 pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, Record, Wants};
+pub use room::Room;
 pub use subscription::Subscription;

@@ -18,6 +18,7 @@ use crate::index::Index;
 use crate::kept::{Kept, Phase, Standing};
 use crate::lanes::{Bounds, Lane};
 use crate::query::{First, LiveQuery};
+use crate::room::Room;
 use crate::state::State;
 use crate::subscription::{Inbox, Keeper, Subscription};
 use crate::unseen::{Place, Unseen};
@@ -42,7 +43,7 @@ pub struct LiveOptions {
     pub question_time: Duration,
     /// Bytes of a result.
     pub result_bytes: usize,
-    /// How long whoever subscribes waits for a source that does not answer.
+    /// How long whoever subscribes waits for a source that does not answer, and a result for room for its changes.
     pub patience: Duration,
     /// Bytes that may be held of the tables which policies read beside their own.
     pub lookup_bytes: usize,
@@ -142,15 +143,17 @@ impl Live {
 
     /// Asks a query and keeps its result live.
     ///
-    /// - Errors: it has none for whoever asks, or the source does not answer.
+    /// - Takes: what counts what it holds.
+    /// - Errors: it has none for whoever asks, there is no room for it, or the source does not answer.
     pub async fn subscribe(
         &self,
         query: LiveQuery,
         who: Arc<RunAs>,
+        room: Room,
     ) -> Result<(First, Subscription), LiveError> {
         let shared = &self.0;
         let (reply, first) = oneshot::channel();
-        let inbox = Arc::new(Inbox::new(&query.wants));
+        let inbox = Arc::new(Inbox::new(&query, room)?);
         let number = {
             let mut state = shared.state.lock();
             if state.stopping {
@@ -353,6 +356,7 @@ impl Shared {
                 due.extend(unsettled.map(|(number, _)| number));
             }
             state.ask_all(due);
+            state.offer(self.patience);
             state.tidy();
             metrics::gauge!("headwater_live_results").set(state.results.len() as f64);
             let planned: usize = state.planned.values().map(Index::len).sum();

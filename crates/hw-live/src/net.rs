@@ -1,6 +1,7 @@
 //! Several pieces of news as one: of each row what was told before all of them, and what is behind all.
 
 use crate::query::{Change, Key, Record};
+use crate::room::OF_NEWS;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -39,7 +40,7 @@ struct Row {
 
 /// What was told last of a row.
 #[derive(Debug)]
-enum Was {
+pub(crate) enum Was {
     /// It is not in the result.
     Nothing,
     /// It is, as this if that is known.
@@ -101,6 +102,16 @@ impl Net {
     /// Whether it has come to so much that no more is put together.
     pub fn is_full(&self) -> bool {
         self.rows.len() >= MOST_ROWS || self.bytes >= MOST_BYTES
+    }
+
+    /// Bytes of memory.
+    pub fn weight(&self) -> usize {
+        self.bytes + self.rows.len() * OF_NEWS
+    }
+
+    /// What was told last of each row, before any of it.
+    pub fn before(self) -> impl Iterator<Item = (Key, Was)> {
+        self.rows.into_iter().map(|(key, row)| (key, row.was))
     }
 
     /// Whether there is nothing to tell.
@@ -184,6 +195,43 @@ mod tests {
             let came: BTreeSet<u8> =
                 came.filter(|key| !before.contains_key(key) && !behind.contains_key(key)).copied().collect();
             prop_assert_eq!(passed, came);
+        }
+
+        /// What was not taken is as if it had never been told, and what is held is weighed as what it is.
+        #[test]
+        fn f_69_news_that_is_forgotten_is_told_when_it_is_asked(
+            results in prop::collection::vec(prop::collection::btree_map(0_u8..6, 0_u8..3, 0..6), 2..6),
+            is_grouped in any::<bool>(),
+        ) {
+            let answer = |result: &Result| {
+                let mut answer = rows(result);
+                answer.states = is_grouped.then(|| vec!["[1]".into(); answer.rows.len()]);
+                answer
+            };
+            let mut held = Held::of(&answer(&results[0]), None);
+            let mut net = Net::new(if is_grouped { Same::Silent } else { Same::Told });
+            for result in &results[1..] {
+                held.replace(&answer(result), None, &HashMap::new()).into_iter().for_each(|it| net.add(it));
+                prop_assert_eq!(held.weight(), Held::of(&answer(result), None).weight());
+            }
+            let with_news = held.weight() + net.weight();
+            held.untell(net);
+            prop_assert!(held.weight() <= with_news, "it never needs more room than it had");
+            let mut told: BTreeMap<Key, Record> = rows(&results[0]).rows.into_iter().collect();
+            let last = &results[results.len() - 1];
+            for change in held.replace(&answer(last), None, &HashMap::new()) {
+                match change {
+                    Change::Insert { key, record } => prop_assert_eq!(told.insert(key, record), None),
+                    Change::Update { key, before, after } => {
+                        let was = told.insert(key, after);
+                        prop_assert!(was.is_some() && (before.is_none() || before == was));
+                    }
+                    Change::Delete { key } => prop_assert!(told.remove(&key).is_some()),
+                    Change::Passed { .. } => prop_assert!(false, "of one result nothing passes"),
+                }
+            }
+            prop_assert_eq!(told, rows(last).rows.into_iter().collect());
+            prop_assert_eq!(held.weight(), Held::of(&answer(last), None).weight());
         }
     }
 

@@ -61,6 +61,11 @@ impl Record {
         Record(json.into())
     }
 
+    /// Stands for one that is not known: it is none.
+    pub(crate) fn unknown() -> Record {
+        Record::new("")
+    }
+
     /// The JSON.
     pub fn json(&self) -> &str {
         &self.0

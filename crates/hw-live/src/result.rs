@@ -4,8 +4,10 @@
 //! from the list of changes, and counts only if it is what was told. Of groups what was told is held, and what their
 //! aggregates are made of.
 
+use crate::net::{Net, Was};
 use crate::query::{Change, Key, Record};
 use crate::rendering::Grouping;
+use crate::room::{OF_GROUP, OF_ROW};
 use crate::tally::Tally;
 use hw_expr::postgres::EvalError;
 use hw_types::Row;
@@ -33,8 +35,16 @@ pub(crate) struct Answered {
 /// What a subscriber has been told of a result.
 #[derive(Debug)]
 pub(crate) enum Held {
-    Rows(HashMap<Box<str>, Digest>),
+    Rows(Rows),
     Groups(Groups),
+}
+
+/// Rows that were told.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    digests: HashMap<Box<str>, Digest>,
+    /// Bytes of their keys.
+    bytes: usize,
 }
 
 /// Groups that were told.
@@ -43,6 +53,8 @@ pub(crate) struct Groups {
     groups: HashMap<Box<str>, Group>,
     /// Of their keys and records.
     bytes: usize,
+    /// Of their tallies.
+    tallied: usize,
 }
 
 /// Stands for a record: that two have the same is as good as impossible, also for whoever writes them, as the
@@ -69,6 +81,9 @@ trait Told {
 }
 
 impl Digest {
+    /// Of a record that is not known: of none.
+    const UNKNOWN: Digest = Digest([0; 2]);
+
     fn of(record: &Record) -> Digest {
         static KEYS: LazyLock<[RandomState; 2]> =
             LazyLock::new(|| [RandomState::new(), RandomState::new()]);
@@ -86,13 +101,20 @@ impl Told for Digest {
     }
 }
 
+impl Group {
+    /// Bytes of its tallies.
+    fn tallied(&self) -> usize {
+        self.tallies.iter().map(Tally::weight).sum()
+    }
+}
+
 impl Told for Group {
     fn is(&self, now: &Group) -> bool {
         self.record == now.record
     }
 
     fn record(&self, _: impl FnOnce() -> Option<Record>) -> Option<Record> {
-        Some(self.record.clone())
+        (self.record != Record::unknown()).then(|| self.record.clone())
     }
 }
 
@@ -109,7 +131,9 @@ impl Held {
     pub fn of(answered: &Answered, grouping: Option<&Grouping>) -> Held {
         match &answered.states {
             None => {
-                Held::Rows(rows(answered).map(|(key, _, told)| (Box::from(&*key), told)).collect())
+                let digests = rows(answered).map(|(key, _, told)| (Box::from(&*key), told));
+                let bytes = answered.rows.iter().map(|(key, _)| key.len()).sum();
+                Held::Rows(Rows { digests: digests.collect(), bytes })
             }
             Some(states) => {
                 let mut held = Groups::default();
@@ -130,7 +154,7 @@ impl Held {
         touched: &HashMap<Key, Option<Record>>,
     ) -> Vec<Change> {
         match (self, &answered.states) {
-            (Held::Rows(held), None) => difference(held, rows(answered), touched),
+            (Held::Rows(held), None) => held.replace(answered, touched),
             (Held::Groups(held), Some(states)) => held.replace(groups(answered, states, grouping)),
             // A query wants one of both, always the same one.
             (held, _) => {
@@ -151,10 +175,10 @@ impl Held {
     ) -> Option<Change> {
         let Held::Rows(held) = self else { return None };
         let Some(after) = now else {
-            return held.remove(&*key).map(|_| Change::Delete { key });
+            return held.remove(&key).map(|_| Change::Delete { key });
         };
         let digest = Digest::of(&after);
-        Some(match held.insert(Box::from(&*key), digest) {
+        Some(match held.insert(&key, digest) {
             None => Change::Insert { key, record: after },
             Some(was) => {
                 let before = if was.is(&digest) { Some(after.clone()) } else { was.record(before) };
@@ -167,7 +191,7 @@ impl Held {
     pub fn difference(&self, answer: &Answered) -> Option<Difference> {
         let difference = match self {
             Held::Rows(held) => {
-                Difference::of(held, answer, |held, record| *held == Digest::of(record))
+                Difference::of(&held.digests, answer, |held, record| *held == Digest::of(record))
             }
             Held::Groups(held) => {
                 // A group's key is values of its rows.
@@ -191,6 +215,33 @@ impl Held {
         match self {
             Held::Groups(held) => held.regroup(grouping, moved),
             Held::Rows(_) => Err(EvalError("the result is none of groups")),
+        }
+    }
+
+    /// Bytes of memory.
+    pub fn weight(&self) -> usize {
+        match self {
+            Held::Rows(held) => held.bytes + held.digests.len() * OF_ROW,
+            Held::Groups(held) => held.bytes + held.tallied + held.groups.len() * OF_GROUP,
+        }
+    }
+
+    /// What was told last was not taken, and is forgotten: what is held is again what was told before. What is not
+    /// known of that is told anew when it is asked.
+    pub fn untell(&mut self, news: Net) {
+        for (key, was) in news.before() {
+            match (&mut *self, was) {
+                (Held::Rows(held), Was::Nothing) => drop(held.remove(&key)),
+                (Held::Rows(held), Was::Told(record)) => {
+                    let digest = record.as_ref().map_or(Digest::UNKNOWN, Digest::of);
+                    held.insert(&key, digest);
+                }
+                (Held::Groups(held), Was::Nothing) => drop(held.remove(&key)),
+                (Held::Groups(held), Was::Told(record)) => {
+                    let record = record.unwrap_or_else(Record::unknown);
+                    held.insert(&key, Group { record, tallies: Box::default() });
+                }
+            }
         }
     }
 
@@ -272,6 +323,32 @@ impl fmt::Display for Difference {
     }
 }
 
+impl Rows {
+    fn replace(
+        &mut self,
+        answered: &Answered,
+        touched: &HashMap<Key, Option<Record>>,
+    ) -> Vec<Change> {
+        let changes = difference(&mut self.digests, rows(answered), touched);
+        self.bytes = self.digests.keys().map(|key| key.len()).sum();
+        changes
+    }
+
+    fn insert(&mut self, key: &str, digest: Digest) -> Option<Digest> {
+        let was = self.digests.insert(Box::from(key), digest);
+        if was.is_none() {
+            self.bytes += key.len();
+        }
+        was
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Digest> {
+        let was = self.digests.remove(key)?;
+        self.bytes -= key.len();
+        Some(was)
+    }
+}
+
 impl Groups {
     fn replace(
         &mut self,
@@ -280,7 +357,25 @@ impl Groups {
         let changes = difference(&mut self.groups, groups, &HashMap::new());
         let bytes = self.groups.iter().map(|(key, group)| weight(key, &group.record));
         self.bytes = bytes.sum();
+        self.tallied = self.groups.values().map(Group::tallied).sum();
         changes
+    }
+
+    fn insert(&mut self, key: &str, group: Group) -> Option<Group> {
+        self.bytes += weight(key, &group.record);
+        self.tallied += group.tallied();
+        let was = self.groups.insert(Box::from(key), group);
+        was.inspect(|was| self.forget(key, was))
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Group> {
+        let was = self.groups.remove(key);
+        was.inspect(|was| self.forget(key, was))
+    }
+
+    fn forget(&mut self, key: &str, was: &Group) {
+        self.bytes -= weight(key, &was.record);
+        self.tallied -= was.tallied();
     }
 
     fn regroup(
@@ -320,16 +415,15 @@ impl Groups {
         if count > MOST_GROUPS || bytes > MOST_GROUP_BYTES {
             return Err(EvalError("the result has too many groups"));
         }
-        self.bytes = bytes;
         now.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let (mut gone, mut there) = (Vec::new(), Vec::new());
         for (key, group) in now {
             let Some(group) = group else {
-                gone.extend(self.groups.remove(&*key).map(|_| Change::Delete { key }));
+                gone.extend(self.remove(&key).map(|_| Change::Delete { key }));
                 continue;
             };
             let after = group.record.clone();
-            match self.groups.insert(Box::from(&*key), group) {
+            match self.insert(&key, group) {
                 None => there.push(Change::Insert { key, record: after }),
                 Some(was) if was.record != after => {
                     there.push(Change::Update { key, before: Some(was.record), after });

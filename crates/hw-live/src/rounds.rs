@@ -116,7 +116,11 @@ impl Shared {
                     kept.rights = Some(rights.clone());
                     kept.rendering = rendering;
                     demanded.extend(admitted.reads.tables.iter().cloned());
-                    kept.tell(result, &at, &published, &mut since);
+                    if let Err(error) = kept.tell(result, &at, &published, &mut since) {
+                        kept.end(error, published.checkpoint.end_lsn);
+                        state.remove(*number);
+                        continue;
+                    }
                     // Values of before a change of the catalog must not be judged by what it says now.
                     kept.is_unsettled = !is_settled && admitted.conditions.is_some();
                     let is_trusted = is_settled && !is_disproved;
@@ -127,8 +131,12 @@ impl Shared {
                         true => Arc::new(Reads { unknown: true, ..(*admitted.reads).clone() }),
                         false => admitted.reads,
                     };
+                    let is_told = !kept.inbox.has_gap();
                     state.depends(*number, reads, plan);
-                    told.push(*number);
+                    match is_told {
+                        true => told.push(*number),
+                        false => state.ask_behind_gap(*number),
+                    }
                 }
                 Answer::Slow => {
                     kept.is_slow = true;

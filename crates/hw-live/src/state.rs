@@ -1,6 +1,7 @@
 //! All results that are kept: who depends on what, who has to be asked, and what transactions did to whom.
 
 use crate::book::Reads;
+use crate::error::LiveError;
 use crate::found::{Audits, Disagreement, Disproved, Turns};
 use crate::index::Index;
 use crate::kept::{Applied, Kept, Phase};
@@ -16,7 +17,7 @@ use hw_pg::rights::Rights;
 use hw_types::{EndLsn, FullXid, RunAs, TableName};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// See the module.
 pub(crate) struct State {
@@ -142,6 +143,34 @@ impl State {
 
     pub fn ask_all(&mut self, numbers: impl IntoIterator<Item = u64>) {
         numbers.into_iter().for_each(|number| self.ask(number));
+    }
+
+    /// Asks for a result of which something was forgotten, as soon as somebody comes for it.
+    pub fn ask_behind_gap(&mut self, number: u64) {
+        self.ask(number);
+        if let Some(kept) = self.results.get(&number) {
+            kept.inbox.open();
+        }
+    }
+
+    /// Offers to ask for what was forgotten where there is room for it by now. Whoever has had none for too long
+    /// gets no more.
+    ///
+    /// - Takes: how long that is.
+    pub fn offer(&mut self, patience: Duration) {
+        let lacks = |kept: &Kept| kept.inbox.offer().is_err_and(|since| since > patience);
+        let lost: Vec<u64> = self
+            .results
+            .iter()
+            .filter(|(_, kept)| lacks(kept))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in lost {
+            if let Some(kept) = self.results.get_mut(&number) {
+                kept.end(LiveError::NoRoom, self.followed.end);
+            }
+            self.remove(number);
+        }
     }
 
     /// Lets one that is due into its queue, when nothing is in its way.

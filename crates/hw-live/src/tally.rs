@@ -45,6 +45,17 @@ pub(crate) enum Tally {
     Unknown,
 }
 
+impl Tally {
+    /// Bytes of memory.
+    pub fn weight(&self) -> usize {
+        let value = match self {
+            Tally::Extremum(Some(value)) => value.len() + size_of::<usize>(),
+            Tally::Count(_) | Tally::Sum(_) | Tally::Extremum(None) | Tally::Unknown => 0,
+        };
+        size_of::<Tally>() + value
+    }
+}
+
 /// What numbers come to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sum {

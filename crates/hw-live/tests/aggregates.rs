@@ -1,6 +1,6 @@
 //! Groups and their aggregates are what Postgres computes for whoever asks, whatever happens to rows.
 
-use crate::world::{Follower, World, query, user};
+use crate::world::{Follower, World, query, unbounded, user};
 use hw_live::{Aggregate, Function, GroupedBy, Groups, LiveError, LiveQuery, Wants};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -316,9 +316,9 @@ async fn ds_10_5_11_a_result_of_too_many_groups_is_refused_and_ends() {
     }
     let held = follower.held();
     assert!(held.rows.is_empty() && held.ended == Some(LiveError::TooManyGroups.to_string()));
-    let refused = world.live.subscribe(by_id("true"), user("ada")).await;
+    let refused = world.live.subscribe(by_id("true"), user("ada"), unbounded()).await;
     assert_eq!(refused.err(), Some(LiveError::TooManyGroups));
-    let fits = world.live.subscribe(by_id("id < 10001"), user("ada")).await;
+    let fits = world.live.subscribe(by_id("id < 10001"), user("ada"), unbounded()).await;
     assert!(fits.is_ok());
     world.end().await;
 }

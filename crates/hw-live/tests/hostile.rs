@@ -1,7 +1,7 @@
 //! Whoever loses access is not shown what is written from then on, however access is lost, while writers go on
 //! and connections are cut (`engine.md` 11; E-4).
 
-use crate::world::{Follower, ROLE, World, query, user};
+use crate::world::{Follower, ROLE, World, query, unbounded, user};
 use hw_live::LiveError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -228,19 +228,20 @@ async fn ds_10_5_a_row_without_a_key_ends_its_own_result_and_no_other() {
 #[tokio::test]
 async fn e_4_a_table_without_row_security_is_not_shown() {
     let world = World::new("CREATE TABLE open (id int PRIMARY KEY); GRANT SELECT ON open TO app; INSERT INTO open VALUES (1)").await;
-    let refused = world.live.subscribe(query("open", "true", ""), user("ada")).await;
+    let refused = world.live.subscribe(query("open", "true", ""), user("ada"), unbounded()).await;
     assert!(matches!(refused.err(), Some(LiveError::NotSecured { .. })));
     world
         .sql(&format!(
             "ALTER TABLE open ENABLE ROW LEVEL SECURITY; ALTER TABLE open OWNER TO {ROLE}"
         ))
         .await;
-    let refused = world.live.subscribe(query("open", "true", ""), user("ada")).await;
+    let refused = world.live.subscribe(query("open", "true", ""), user("ada"), unbounded()).await;
     assert!(matches!(refused.err(), Some(LiveError::NotSecured { .. })));
     world.sql(&format!("ALTER TABLE open OWNER TO postgres; ALTER ROLE {ROLE} BYPASSRLS")).await;
-    let refused = world.live.subscribe(query("open", "true", ""), user("ada")).await;
+    let refused = world.live.subscribe(query("open", "true", ""), user("ada"), unbounded()).await;
     assert!(matches!(refused.err(), Some(LiveError::Role { .. })));
-    let unknown = world.live.subscribe(query("nothing", "true", ""), user("ada")).await;
+    let unknown =
+        world.live.subscribe(query("nothing", "true", ""), user("ada"), unbounded()).await;
     assert!(matches!(unknown.err(), Some(LiveError::NotReadable(_))));
     assert_eq!(world.live.subscriptions(), 0);
     world.end().await;

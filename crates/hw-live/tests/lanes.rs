@@ -1,6 +1,6 @@
 //! Nobody waits for the questions of others.
 
-use crate::world::{World, query, user};
+use crate::world::{World, query, unbounded, user};
 use hw_live::{LiveOptions, LiveQuery};
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn e_4_a_question_that_takes_long_holds_up_nobody_else() {
     let slow: Vec<_> = (0..3)
         .map(|_| {
             let (live, eve) = (live.clone(), eve.clone());
-            tokio::spawn(async move { live.subscribe(waiting("plain"), eve).await })
+            tokio::spawn(async move { live.subscribe(waiting("plain"), eve, unbounded()).await })
         })
         .collect();
     world.is_waiting_for_lock().await;

@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod audit;
+mod bounds;
 mod differential;
 mod edges;
 mod hostile;

@@ -2,7 +2,7 @@
 //!
 //! `cargo nextest run -p hw-live --run-ignored only -E 'test(memory)' --no-capture`
 
-use crate::world::{World, query, user};
+use crate::world::{World, query, unbounded, user};
 use hw_live::{LiveQuery, Subscription};
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ async fn memory_of_results() {
             .await;
         let mut held: Vec<Subscription> = Vec::new();
         // Whatever the first ones bring with them is not theirs.
-        held.push(world.live.subscribe(of_team(0), user("nobody")).await.unwrap().1);
+        held.push(world.live.subscribe(of_team(0), user("nobody"), unbounded()).await.unwrap().1);
         while world.live.planned() < 1 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
@@ -56,7 +56,8 @@ async fn memory_of_results() {
         let began = std::time::Instant::now();
         for number in 0..USERS {
             let who = user(&format!("user{number}"));
-            let each = (0..EACH).map(|team| world.live.subscribe(of_team(team), Arc::clone(&who)));
+            let each = (0..EACH)
+                .map(|team| world.live.subscribe(of_team(team), Arc::clone(&who), unbounded()));
             for begun in futures_util::future::join_all(each).await {
                 held.push(begun.unwrap().1);
             }

@@ -2,7 +2,8 @@
 
 use hw_engine::{Engine, EngineOptions};
 use hw_live::{
-    Change, First, Groups, Key, Live, LiveOptions, LiveQuery, Matcher, Record, Subscription, Wants,
+    Change, First, Groups, Key, Live, LiveOptions, LiveQuery, Matcher, Record, Room, Subscription,
+    Wants,
 };
 use hw_pg::config::ConnectConfig;
 use hw_pg::principal::run_as;
@@ -85,7 +86,8 @@ impl World {
     }
 
     pub async fn follow_in(&self, live: &Live, query: LiveQuery, who: &Arc<RunAs>) -> Follower {
-        let (first, subscription) = live.subscribe(query.clone(), who.clone()).await.unwrap();
+        let (first, subscription) =
+            live.subscribe(query.clone(), who.clone(), unbounded()).await.unwrap();
         Follower::new(query, who.clone(), first, subscription)
     }
 
@@ -209,6 +211,58 @@ fn start(
     Live::start(engine.clone(), pool, options, stop.clone())
 }
 
+/// Room for everything.
+pub fn unbounded() -> Room {
+    Box::new(|_| true)
+}
+
+/// Memory that results share.
+pub struct Budget(Arc<Mutex<Bytes>>);
+
+struct Bytes {
+    limit: usize,
+    used: usize,
+}
+
+/// What one of them has of it.
+struct Share(Arc<Mutex<Bytes>>, usize);
+
+impl Budget {
+    pub fn new(limit: usize) -> Budget {
+        Budget(Arc::new(Mutex::new(Bytes { limit, used: 0 })))
+    }
+
+    pub fn limit(&self, limit: usize) {
+        self.0.lock().limit = limit;
+    }
+
+    pub fn used(&self) -> usize {
+        self.0.lock().used
+    }
+
+    /// Room for one more.
+    pub fn room(&self) -> Room {
+        let mut share = Share(self.0.clone(), 0);
+        Box::new(move |bytes| {
+            let mut all = share.0.lock();
+            let used = all.used - share.1 + bytes;
+            let has_room = bytes <= share.1 || used <= all.limit;
+            if has_room {
+                all.used = used;
+                drop(all);
+                share.1 = bytes;
+            }
+            has_room
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.lock().used -= self.1;
+    }
+}
+
 /// Waits until so many results are told by plans.
 pub async fn planned(live: &Live, count: usize) {
     while live.planned() < count {
@@ -297,7 +351,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    fn new(
+    pub fn new(
         query: LiveQuery,
         who: Arc<RunAs>,
         First { position, result }: First,

@@ -132,6 +132,8 @@ pub struct Limits {
     pub body_memory: u64,
     /// Bytes of answers of live queries on their way to sockets.
     pub answer_memory: u64,
+    /// Bytes of live results.
+    pub live_memory: u64,
     /// Most buckets of one client.
     pub buckets_per_client: usize,
     /// Most rows of all parameter queries of one client.
@@ -275,6 +277,7 @@ impl Reader {
                 reader_patience: self.duration("limits.reader_patience"),
                 body_memory: self.number("limits.body_memory"),
                 answer_memory: self.number("limits.answer_memory"),
+                live_memory: self.number("limits.live_memory"),
                 buckets_per_client: self.count("limits.buckets_per_client"),
                 parameter_results: self.count("limits.parameter_results"),
                 page_memory: self.number("limits.page_memory"),

@@ -414,6 +414,17 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("64 MB"),
     setting(
+        "limits.live_memory",
+        Kind::Bytes(1 << 20),
+        "Memory of what is held of live results to tell what changes in them (some 1 kB each, and 72 bytes a row \
+         beside its key; of groups all of them), and of changes that were not sent yet. One user has a quarter of it, \
+         all without a token half. Above it further subscriptions are refused (HW5414), and changes that there is no \
+         room for are asked for when there is, or end the subscription after 10 s; above half of it whoever takes \
+         nothing for 10 s is cut.",
+        "1 GB",
+    )
+    .default("256 MB"),
+    setting(
         "limits.buckets_per_client",
         Kind::Integer(1, 100_000),
         "Most buckets of one client, and most subscriptions of one request.",

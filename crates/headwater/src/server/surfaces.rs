@@ -156,6 +156,7 @@ fn datasync(
         all_transactions: settings.all_transactions,
         message_bytes: bytes(settings.max_message),
         answer_bytes: bytes(limits.answer_memory),
+        live_bytes: bytes(limits.live_memory),
         resume: settings.resume,
         sockets: (limits.max_clients, limits.streams_per_user),
         cookie: settings.cookie.clone(),

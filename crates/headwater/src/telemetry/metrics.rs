@@ -85,6 +85,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "Rounds during which policies or grants changed, so that they were begun anew",
     ),
     (
+        "headwater_live_forgotten_total",
+        "Changes of live results that there was no room for (limits.live_memory), so that they are asked for later",
+    ),
+    (
         "headwater_live_audits_total",
         "Results that were computed here and compared with what Postgres shows",
     ),
