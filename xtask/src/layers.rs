@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::workspace::{metadata, text};
 
-const WORDS: &[&str] = &["hw-types", "hw-expr"];
+const WORDS: &[&str] = &["hw-types", "hw-expr", "hw-process"];
 const GROUND: &[&str] = &["hw-pg", "hw-store", "hw-auth"];
 const INPUT: &[&str] = &["hw-input"];
 const ENGINE: &[&str] = &["hw-engine"];
@@ -24,7 +24,7 @@ const TESTKIT: &str = "hw-testkit";
 fn allowed(name: &str) -> Option<Vec<&'static str>> {
     let of = |groups: &[&[&'static str]]| Some(groups.concat());
     match name {
-        "hw-types" => of(&[]),
+        "hw-types" | "hw-process" => of(&[]),
         "hw-expr" => of(&[&["hw-types"]]),
         _ if GROUND.contains(&name) => of(&[WORDS]),
         "hw-input" => of(&[WORDS, GROUND]),

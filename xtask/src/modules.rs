@@ -14,14 +14,12 @@ use crate::workspace::{files, relative};
 /// The modules of `hw-engine` from the ground up: each may use those above it in this list. So what
 /// stands before `writer` does not know the writer.
 const ENGINE: &[&str] = &[
-    "failpoint",
     "error",
     "moved",
     "wake",
     "arrivals",
     "lease",
     "status",
-    "threads",
     "record",
     "state",
     "runs",

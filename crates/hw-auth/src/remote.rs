@@ -145,7 +145,8 @@ impl RemoteKeys {
         let (done, running) = watch::channel(());
         refresh.running = Some(running.clone());
         let this = self.clone();
-        tokio::spawn(async move {
+        // A fetch that dies would count as running for ever.
+        hw_process::spawn("what fetches a JWKS", async move {
             let outcome = this.fetch().await;
             this.settle(outcome);
             drop(done);

@@ -79,7 +79,7 @@ impl Writer {
         sink.append(&self.tail, &key, value)?;
         self.book.flush(&self.spaces, &mut sink)?;
         sink.put(&self.state, keys::PROGRESS.to_vec(), self.progress.encode())?;
-        crate::failpoint::reached("large::before_decision");
+        hw_process::failpoint::reached("large::before_decision");
         sink.decide(&self.state)?;
         self.note_truncated(transaction.xid.short(), sorted.truncated());
         Ok((messages, aside))

@@ -145,3 +145,29 @@ impl Desired {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(text: &str) -> (Desired, oneshot::Receiver<Result<bool, Diagnostic>>) {
+        let (reply, answer) = oneshot::channel();
+        (Desired { file: "sync.yaml".into(), text: text.into(), reply: Some(reply) }, answer)
+    }
+
+    /// F-53: a writer that failed while it took one over takes it, or a newer one, when it begins again.
+    #[test]
+    fn a_configuration_that_is_put_back_takes_no_newer_ones_place() {
+        let place = Mutex::new(None);
+        let (older, mut of_older) = desired("older");
+        Desired::put_back(&place, older);
+        let older = place.lock().take().expect("it is there again");
+        let (newer, mut of_newer) = desired("newer");
+        Desired::hand_in(&place, newer);
+        Desired::put_back(&place, older);
+        assert_eq!(place.lock().as_ref().map(|desired| &*desired.text), Some("newer"));
+        let told = of_older.try_recv().expect("it is told").expect_err("it is overtaken");
+        assert_eq!(told.code.0, code::OVERTAKEN);
+        assert!(of_newer.try_recv().is_err(), "it waits");
+    }
+}

@@ -120,7 +120,7 @@ impl Engine {
             }
         }
         let publication = sequencer.publication().clone();
-        crate::threads::start("headwater-writer", move || sequencer::run(sequencer, queue))?;
+        hw_process::start("headwater-writer", move || sequencer::run(sequencer, queue))?;
         let told = Told {
             store: store.clone(),
             board: board.clone(),
@@ -131,9 +131,9 @@ impl Engine {
         let (driver, work) =
             Driver::new(driver, Arc::new(told), inlet.clone(), spool, stop.clone());
         let (sessions, markers) = work.split();
-        crate::threads::spawn("driver", sessions);
-        crate::threads::spawn("markers", markers);
-        crate::threads::spawn("clock", tick(inlet.clone(), stop));
+        hw_process::spawn("driver", sessions);
+        hw_process::spawn("markers", markers);
+        hw_process::spawn("clock", tick(inlet.clone(), stop));
         Ok((Engine { store, board, publication, inlet, driver }, findings))
     }
 

@@ -37,6 +37,9 @@ pub enum EngineError {
     /// The source said something or failed; the driver decides whether to try again.
     #[error("source: {0}")]
     Source(String),
+    /// The operating system gives no thread.
+    #[error("start a thread: {0}")]
+    Thread(#[from] std::io::Error),
     /// The engine is stopping.
     #[error("the engine is stopping")]
     Stopping,
@@ -59,7 +62,7 @@ impl EngineError {
         match self {
             EngineError::Store(error) => Some(error.diagnostic()),
             EngineError::Finding(finding) => Some((**finding).clone()),
-            EngineError::Source(_) | EngineError::Stopping => None,
+            EngineError::Source(_) | EngineError::Thread(_) | EngineError::Stopping => None,
         }
     }
 }

@@ -8,11 +8,11 @@
 //! until the step is complete.
 
 use crate::error::EngineError;
-use crate::failpoint;
 use crate::lost::Lost;
 use crate::overlay::{Overlay, Sink};
 use crate::record::take;
 use crate::state::{Record, keys};
+use hw_process::failpoint;
 use hw_store::segment::{Purpose, Segment, SegmentWriter};
 use hw_store::sorter::Sorter;
 use hw_store::{Batch, BulkLoad, Space, Store};

@@ -31,7 +31,6 @@ pub mod engine;
 mod entering;
 pub mod error;
 mod evaluate;
-mod failpoint;
 mod fold;
 mod fold_large;
 mod frozen;
@@ -63,7 +62,6 @@ mod tables;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod threads;
 mod transaction;
 mod waiting;
 pub mod wake;

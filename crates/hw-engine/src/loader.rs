@@ -29,6 +29,7 @@ impl Load for Loader {
             })
             .collect();
         while let Some(batch) = batches.blocking_recv() {
+            hw_process::failpoint::reached("loader::batch");
             let Some((table, sorter)) = open.get_mut(&batch.relation) else { continue };
             for row in &batch.rows {
                 sorter.push(&table.key(&row.view()), row.as_bytes())?;

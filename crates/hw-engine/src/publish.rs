@@ -324,9 +324,10 @@ impl Publisher {
         let (jobs, queue) = mpsc::sync_channel::<PublishJob>(1);
         let shared = Arc::new(State::default());
         let state = shared.clone();
-        let thread = crate::threads::start("headwater-publish", move || {
+        let thread = hw_process::start("headwater-publish", move || {
             let mut pace = Pace::UNDER_LOAD;
             for job in queue {
+                hw_process::failpoint::reached("publisher::job");
                 match publication.publish(job) {
                     Ok(()) => {
                         std::thread::sleep(pace.spend(Instant::now()));

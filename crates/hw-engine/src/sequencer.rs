@@ -28,6 +28,7 @@ use crate::writer::{Bounds, CopyOutcome, Writer};
 use hw_input::entry::{CompactSlice, Control, Entry};
 use hw_input::signal::{CopyDropped, CopySignal, Inlet, Signal};
 use hw_input::transactions::Item;
+use hw_process::failpoint;
 use hw_store::Store;
 use hw_types::{CommitLsn, Diagnostic, EndLsn, OpId, Xid};
 use std::collections::{BTreeSet, VecDeque};
@@ -199,6 +200,8 @@ impl Sequencer {
         if sequencer.writer.can_thaw() {
             sequencer.apply(Control::Thaw)?;
         }
+        // What read it may have gone right before a crash.
+        sequencer.leave_unread()?;
         sequencer.tell();
         Ok(sequencer)
     }
@@ -239,7 +242,10 @@ impl Sequencer {
             };
             match signal {
                 Signal::Stop => return self.finish_up(),
-                signal => self.handle(signal)?,
+                signal => {
+                    failpoint::reached("sequencer::signal");
+                    self.handle(signal)?;
+                }
             }
             if self.writer.is_full() {
                 self.writer.commit()?;
@@ -453,10 +459,7 @@ impl Sequencer {
         let before = now.saturating_sub(self.outside.retention.as_secs());
         if self.writer.has_retired(before) {
             self.apply(Control::Retire { before })?;
-            for table in self.writer.unread_tables() {
-                let reason = "nothing reads it any more".into();
-                self.apply(Control::Gone { table, reason })?;
-            }
+            self.leave_unread()?;
         }
         self.date(now)?;
         for user in self.writer.crowded() {
@@ -466,6 +469,15 @@ impl Sequencer {
             && let Some(below) = self.writer.tail_surplus()?
         {
             self.apply(Control::TrimTail { below })?;
+        }
+        Ok(())
+    }
+
+    /// What nothing reads any more leaves.
+    fn leave_unread(&mut self) -> Result<(), EngineError> {
+        for table in self.writer.unread_tables() {
+            let reason = "nothing reads it any more".into();
+            self.apply(Control::Gone { table, reason })?;
         }
         Ok(())
     }

@@ -559,7 +559,7 @@ impl Writer {
         }
         if self.overlay.len() > 0 {
             self.overlay.commit()?;
-            crate::failpoint::reached("writer::after_commit");
+            hw_process::failpoint::reached("writer::after_commit");
             self.committed = self.progress;
             self.unpublished = true;
         }

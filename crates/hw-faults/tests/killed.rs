@@ -126,6 +126,50 @@ async fn f_3_killed_between_commit_and_confirmation_changes_are_applied_once() {
     server.stop().await;
 }
 
+/// FD-60: whoever is dead must not look well from outside. The process ends and says which part it was; started
+/// again, it has lost nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_60_a_panic_in_the_background_ends_the_process_which_says_where() {
+    let rig = Rig::new(SCHEMA, CONFIG).await;
+    let mut server = HeadwaterProcess::spawn(rig::with(
+        rig.options(),
+        "HEADWATER_FAILPOINT",
+        "loader::batch:1:panic",
+    ));
+    server.allow_log(REACHED);
+    server.allow_log("a defect has ended a part");
+    server.allow_log("panicked at");
+    let parts = [
+        ("loader::batch", "the loader of copies"),
+        ("input::item", "headwater-input"),
+        ("sequencer::signal", "headwater-writer"),
+        ("publisher::job", "headwater-publish"),
+        ("hub::dispatch", "the dispatcher of publications"),
+    ];
+    for (round, (point, part)) in parts.into_iter().enumerate() {
+        let mut before = 0;
+        if round > 0 {
+            before = server.log().len();
+            server.set_environment("HEADWATER_FAILPOINT", &format!("{point}:1:panic"));
+            server.spawn_again();
+            rig.execute("UPDATE todos SET n = n + 1 WHERE id = 't4'").await;
+        }
+        let status = server.wait_exit().await;
+        let said = server.log()[before..].to_owned();
+        assert_eq!(status.code(), Some(70), "{point}\n{said}");
+        let is_it = |line: &str| line.contains("a defect has ended a part") && line.contains(part);
+        assert!(said.lines().any(is_it), "{point}\n{said}");
+        assert!(said.contains(&format!("failpoint {point}")), "the panic's own words\n{said}");
+        // Its supervisor starts it again.
+        server.set_environment("HEADWATER_FAILPOINT", "");
+        server.spawn_again();
+        server.until_ready().await;
+        let mut amy = client("amy");
+        rig.check(&mut amy, &server, "amy").await;
+        server.kill();
+    }
+}
+
 /// F-4 (confirmed before durable) is impossible by construction and asserted where the loss of
 /// unsynced writes can be simulated: `hw-engine`'s
 /// `clients_equal_the_oracle_whatever_crashes` feeds again only what lies behind the acknowledged

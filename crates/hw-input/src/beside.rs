@@ -140,12 +140,8 @@ impl Beside {
             self.look();
             return Ok(());
         };
-        let died = |error: JoinError| match error.is_cancelled() {
-            // By the end of the server's runtime: this thread is about to end as well.
-            true => Ended::Stopping,
-            false => Ended::broken(format!("work beside the stream: {error}")),
-        };
-        match outcome.unwrap_or_else(|error| Err(died(error)))? {
+        // It is cancelled by the end of the server's runtime alone: this thread is about to end as well.
+        match outcome.unwrap_or(Err(Ended::Stopping))? {
             Done::Looked(Looking { found: Look::OtherPublication, .. })
             | Done::Copied(Ok(More::OtherPublication)) => return Err(Ended::OtherPublication),
             Done::Reached => {
@@ -196,12 +192,16 @@ impl Beside {
         Ok(())
     }
 
+    fn begin(&mut self, work: impl Future<Output = Result<Done, Ended>> + Send + 'static) {
+        self.tasks.spawn_on(hw_process::vital("work beside the stream", work), &self.server);
+    }
+
     fn look(&mut self) {
         (self.asked, self.looking) = (false, Some(Instant::now()));
         let (context, watch) = (self.context.clone(), self.watch.clone());
         let (slot, next_xid) = (self.slot.clone(), self.next_xid.clone());
         let look = async move { look_at_catalog(&watch, &context, &slot, &next_xid).await };
-        self.tasks.spawn_on(look, &self.server);
+        self.begin(look);
     }
 
     fn wait_for(&mut self, place: Lsn) {
@@ -211,21 +211,21 @@ impl Beside {
             let reached = durable.wait_for(|end| end.0 >= place).await;
             reached.map(|_| Done::Reached).map_err(|_| Ended::Stopping)
         };
-        self.tasks.spawn_on(reached, &self.server);
+        self.begin(reached);
     }
 
     fn copy(&mut self) {
         self.copying = true;
         let context = self.context.clone();
         let copy = async move { Ok(Done::Copied(copy_more(&context).await)) };
-        self.tasks.spawn_on(copy, &self.server);
+        self.begin(copy);
     }
 
     fn publish(&mut self) {
         self.publishing = true;
         let context = self.context.clone();
         let publish = async move { Ok(Done::Published(publish(&context).await)) };
-        self.tasks.spawn_on(publish, &self.server);
+        self.begin(publish);
     }
 }
 

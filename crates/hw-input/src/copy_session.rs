@@ -272,7 +272,7 @@ impl CopySession {
                 reading: reading.clone(),
                 sink: sink.clone(),
             };
-            workers.spawn(worker.run(reader, taken_at));
+            workers.spawn(hw_process::vital("a reader of copies", worker.run(reader, taken_at)));
         }
         drop(sink);
         let mut outcome = Ok(());

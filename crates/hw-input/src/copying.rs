@@ -260,7 +260,9 @@ async fn copy(context: &Context, number: u64, session: CopySession) -> Result<Re
     let loader = loader.await.map_err(|_| Ended::Restarted)?;
     let (sink, mut items) = mpsc::channel::<CopyItem>(BATCHES);
     let (rows, batches) = mpsc::channel::<Rows>(BATCHES);
-    let loading = tokio::task::spawn_blocking(move || loader.load(batches));
+    let loading = tokio::task::spawn_blocking(move || {
+        hw_process::vital_work("the loader of copies", || loader.load(batches))
+    });
     let progress = session.progress();
     let forward = async {
         let mut told = Instant::now();
@@ -287,6 +289,7 @@ async fn copy(context: &Context, number: u64, session: CopySession) -> Result<Re
     };
     let (read, ()) = tokio::join!(session.run(sink), forward);
     tell(context, &progress);
+    // It is cancelled by the end of the runtime alone.
     let loaded = loading.await.map_err(|_| Ended::Stopping)?;
     loaded.map_err(crate::InputError::from)?;
     let read = read?;

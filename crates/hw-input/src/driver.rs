@@ -168,10 +168,7 @@ async fn sessions(context: Arc<Context>) {
         if *stop.borrow() {
             return;
         }
-        let error = match ended {
-            Err(Ended::Stopping) | Ok(()) => return,
-            Err(error) => error,
-        };
+        let Err(error) = ended;
         memory.had_slot |= matches!(error, Ended::Taken);
         if let Ended::Input(error) = &error {
             memory.lost = lost_history(error);

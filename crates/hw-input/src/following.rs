@@ -9,7 +9,9 @@ use crate::signal::Signal;
 use crate::transactions::{Item, TransactionStream};
 use crate::watching::Watch;
 use hw_pg::replication::Acknowledger;
+use hw_process::failpoint;
 use hw_types::EndLsn;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -64,7 +66,7 @@ pub(crate) async fn follow(
     stream: &mut TransactionStream,
     (confirmed, compared): (EndLsn, oneshot::Sender<()>),
     (before, mut turns): (Turns, watch::Receiver<Turns>),
-) -> Result<(), Ended> {
+) -> Result<Infallible, Ended> {
     let Following { context, watch, slot, server } = following;
     let session = context.next_number();
     context.send(Signal::Begins { session, confirmed, compared }).await?;
@@ -82,6 +84,7 @@ pub(crate) async fn follow(
                 match item? {
                     Item::Progress(end) => progressed = Some(end),
                     item => {
+                        failpoint::reached("input::item");
                         progressed = None;
                         context.inlet.hand_over(session, item).await?;
                     }

@@ -17,6 +17,7 @@ use crate::watching::{Look, LookError, Watch, publication};
 use hw_pg::memory::Claim;
 use hw_pg::slot::{self, Session};
 use hw_types::EndLsn;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -91,7 +92,10 @@ fn compared(reason: Option<Recopy>) -> Verdict {
 }
 
 /// One session.
-pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Result<(), Ended> {
+pub(crate) async fn session(
+    context: &Arc<Context>,
+    memory: &mut Memory,
+) -> Result<Infallible, Ended> {
     let source = &context.source;
     let mut turns = context.replica.turns();
     let before = *turns.borrow_and_update();
@@ -174,7 +178,7 @@ pub(crate) async fn session(context: &Arc<Context>, memory: &mut Memory) -> Resu
     let ended = tokio::select! {
         ended = going_on => ended,
         // A copy may take longer than whoever was not seen counts as alive.
-        ended = keep_reminding(context, &slot, reminded) => ended.map(|never| match never {}),
+        ended = keep_reminding(context, &slot, reminded) => ended,
     };
     context.status.lock().copies.clear();
     ended
@@ -220,7 +224,7 @@ async fn stream(
     slot: String,
     confirmed: EndLsn,
     turns: (Turns, watch::Receiver<Turns>),
-) -> Result<(), Ended> {
+) -> Result<Infallible, Ended> {
     let (context, server) = (context.clone(), Handle::current());
     let failed = |error| Ended::broken(format!("start the input's thread: {error}"));
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -249,7 +253,10 @@ async fn stream(
         };
         let _ = reply.send(outcome);
     };
-    let thread = std::thread::Builder::new().name("headwater-input".into());
-    thread.spawn(move || runtime.block_on(work)).map_err(failed)?;
-    outcome.await.map_err(|_| Ended::Stopping)?
+    hw_process::start("headwater-input", move || runtime.block_on(work)).map_err(failed)?;
+    match outcome.await {
+        Ok(outcome) => outcome,
+        // It panics, which ends the process.
+        Err(_) => std::future::pending().await,
+    }
 }

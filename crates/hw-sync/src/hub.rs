@@ -115,6 +115,7 @@ impl<V: View> Hub<V> {
         let mut watch = source.watch();
         loop {
             let view = watch.borrow_and_update().clone();
+            hw_process::failpoint::reached("hub::dispatch");
             self.dispatch(&*view);
             // The view pins a store snapshot: it is not kept until the next one comes.
             drop(view);

@@ -83,7 +83,9 @@ impl<S: Source> SyncState<S> {
         let hub = Arc::new(Hub::default());
         let dispatcher = hub.clone();
         let (engine, until) = (source.clone(), stop.clone());
-        tokio::spawn(async move { dispatcher.run(engine, until).await });
+        hw_process::spawn("the dispatcher of publications", async move {
+            dispatcher.run(engine, until).await;
+        });
         let budget = Budget::new(options.page_budget_bytes);
         let largest = most_kept_bytes(&options);
         let of_all = (options.page_budget_bytes / 2).max(largest);
@@ -112,7 +114,7 @@ impl<S: Source> SyncState<S> {
             options,
         }));
         let shared = Arc::downgrade(&state.0);
-        tokio::spawn(async move {
+        hw_process::spawn("what forgets pages", async move {
             loop {
                 let since = Instant::now();
                 tokio::time::sleep(PAGES_KEPT).await;

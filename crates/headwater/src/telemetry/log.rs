@@ -90,7 +90,7 @@ fn unquoted(value: &dyn fmt::Debug) -> String {
 }
 
 /// Crates of ours, for which a level without a name counts.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "headwater",
     "hw_auth",
     "hw_datasync",
@@ -100,6 +100,7 @@ const OURS: [&str; 14] = [
     "hw_input",
     "hw_live",
     "hw_pg",
+    "hw_process",
     "hw_rest",
     "hw_store",
     "hw_sync",

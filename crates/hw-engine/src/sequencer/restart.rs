@@ -13,6 +13,10 @@ use tokio::sync::mpsc;
 /// mends: a disk that fails for a moment may look like that.
 const MAX_DAMAGES: u32 = 3;
 
+/// Exit status of a process that cannot go on before a person has mended something: that of a start
+/// which is refused.
+const REFUSED: i32 = 2;
+
 /// Between a failure of the store and the next try.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
@@ -31,7 +35,9 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
         if damages == MAX_DAMAGES
             && let Some(finding) = error.finding()
         {
-            crate::threads::refuse(&finding);
+            // Nothing but a person can mend this.
+            finding.log();
+            std::process::exit(REFUSED);
         }
     };
     loop {

@@ -122,3 +122,21 @@ fn fd_8_a_copy_that_lacks_rows_sent_under_another_table_does_not_enter() {
         assert_eq!(tables[&RelationId(2)].stale, is_lost, "early: {is_early}");
     }
 }
+
+/// What read a table goes in an entry of its own, before the table: a crash between the two leaves no table that
+/// nothing reads, and whose changes would be kept for ever.
+#[test]
+fn e_2_a_crash_behind_the_last_that_read_a_table_leaves_no_table_behind() {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let (_, mut node) = node(rng, 1 << 20);
+    node.configure("bucket_definitions:\n  all:\n    data:\n      - SELECT * FROM lists\n");
+    node.settle();
+    let known = |node: &Node| -> Vec<u32> {
+        node.board.plan.borrow().tables.keys().map(|id| id.0).collect()
+    };
+    assert_eq!(known(&node).len(), 2);
+    node.control(Control::Retire { before: u64::MAX });
+    let store = node.store.clone();
+    node.restart(store);
+    assert_eq!(known(&node), [1]);
+}

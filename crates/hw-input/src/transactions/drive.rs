@@ -117,7 +117,7 @@ impl TransactionStream {
             items: sender,
             shared: shared.clone(),
         };
-        let task = tokio::spawn(worker.run());
+        let task = tokio::spawn(hw_process::vital("the decoder of the log", worker.run()));
         TransactionStream { items, shared, acknowledger, next_xid, task }
     }
 

@@ -231,7 +231,7 @@ pub(crate) struct Upkeep {
 impl Upkeep {
     pub(crate) fn start(disk: &Arc<Disk>) -> Result<Upkeep, StoreError> {
         let work = disk.removals.work.clone();
-        let thread = std::thread::Builder::new().name("store-upkeep".into()).spawn({
+        let thread = hw_process::start("store-upkeep", {
             let (work, disk) = (work.clone(), Arc::downgrade(disk));
             move || run(&work, &disk)
         });
@@ -244,7 +244,6 @@ impl Drop for Upkeep {
     fn drop(&mut self) {
         self.work.change(|state| state.closed = true);
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported by its own hook; nothing depends on its end.
             let _ = thread.join();
         }
     }
