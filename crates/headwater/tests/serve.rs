@@ -1,5 +1,7 @@
 //! `serve` as a process on a real source.
 
+use hw_testkit::disk::{SmallDisk, fill};
+use hw_testkit::oracle::{Line, SyncClient};
 use hw_testkit::server::{API_TOKEN, OPERATOR, http_get};
 use hw_testkit::{
     Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase, poll_until,
@@ -413,6 +415,74 @@ async fn sighup_before_the_server_listens_does_not_end_it() {
     process.signal(libc::SIGHUP);
     drop(file);
     process.until_ready().await;
+    process.stop().await;
+}
+
+/// A server whose disk is full, behind the start and a change that did not fit.
+async fn full(rig: &Rig) -> Option<(HeadwaterProcess, std::path::PathBuf, SmallDisk)> {
+    let disk = SmallDisk::mount(64)?;
+    let mut options = without(rig.options(), "HEADWATER_DATA_DIR");
+    let data = disk.path("data").display().to_string();
+    options.environment.push(("HEADWATER_DATA_DIR".into(), data));
+    options.allowed_log.extend(["HW3", "StorageFull", "full", "store"].map(String::from));
+    let process = HeadwaterProcess::start(options).await;
+    let ballast = disk.path("ballast");
+    fill(&ballast, 300 << 10);
+    let client = rig.cluster.client(&rig.database.name).await;
+    let bytes =
+        "INSERT INTO t SELECT i::text, (SELECT string_agg(md5(random()::text || i || j), '')
+                   FROM generate_series(1, 20) j) FROM generate_series(100, 4100) i";
+    client.batch_execute(bytes).await.expect("written");
+    process.until_log("it is written again when").await;
+    Some((process, ballast, disk))
+}
+
+/// F-53: a configuration that the store cannot take over keeps nobody from stopping the server, with all that its
+/// other parts have to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_53_a_reload_that_waits_for_a_full_disk_keeps_nobody_from_stopping_the_server() {
+    let rig = Rig::start().await;
+    let (mut process, _ballast, _disk) = hw_testkit::needs!(full(&rig).await);
+    std::fs::write(rig.path("sync.yaml"), SYNC.replace("all:", "every:")).expect("written");
+    process.signal(libc::SIGHUP);
+    process.until_log("the sync configuration is read again").await;
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait_exit().await.code(), Some(0), "{}", process.log());
+    assert!(process.log().contains("stopping"), "{}", process.log());
+}
+
+/// F-53: it is not forgotten either; of several the newest one is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_53_the_newest_configuration_of_a_full_disk_is_served_when_it_is_written_again() {
+    let rig = Rig::start().await;
+    let (mut process, ballast, _disk) = hw_testkit::needs!(full(&rig).await);
+    let reads = |process: &HeadwaterProcess| process.log().matches("is read again").count();
+    for (number, name) in ["older:", "newest:"].into_iter().enumerate() {
+        std::fs::write(rig.path("sync.yaml"), SYNC.replace("all:", name)).expect("written");
+        process.signal(libc::SIGHUP);
+        poll_until("it is read", || async { (reads(&process) > number).then_some(()) }).await;
+    }
+    // One that is refused takes nobody's place.
+    process.allow_log("\"code\":\"HW1");
+    process.allow_log("the old one serves on");
+    std::fs::write(rig.path("sync.yaml"), "streams: 7\n").expect("written");
+    process.signal(libc::SIGHUP);
+    process.until_log("the old one serves on").await;
+    std::fs::remove_file(&ballast).expect("removed");
+    let secret = hw_auth::Secret::parse("a secret of thirty-two characters").expect("a secret");
+    let claims = serde_json::Map::new();
+    let clock = hw_auth::Clock::system();
+    let hour = std::time::Duration::from_secs(3600);
+    let token = hw_auth::token::issue(&secret, "ada", hour, &claims, &[], &clock);
+    poll_until("the newest one is served", || async {
+        let mut client = SyncClient::new(&token, "client");
+        client.connect(process.address()).await.ok()?;
+        while client.step().await.ok()? != Line::Complete {}
+        let names = client.bucket_names();
+        assert!(!names.iter().any(|name| name.contains("older")), "{names:?}");
+        names.iter().any(|name| name.contains("newest")).then_some(())
+    })
+    .await;
     process.stop().await;
 }
 

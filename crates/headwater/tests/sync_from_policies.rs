@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hw_auth::Clock;
+use hw_testkit::disk::{SmallDisk, fill};
 use hw_testkit::oracle::{Line, SyncClient};
 use hw_testkit::server::{OPERATOR, http_get};
-use hw_testkit::{Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase};
+use hw_testkit::{
+    Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase, poll_until,
+};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
@@ -321,6 +324,81 @@ async fn e_4_what_policies_take_is_not_served_while_everything_is_copied_again()
     open.batch_execute("COMMIT").await.expect("ended");
     late.settles(&rig, &process).await;
     process.stop().await;
+}
+
+/// A store that cannot be written takes no configuration over, and serves on what it holds: without what policies
+/// take meanwhile, each time that they take something.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_policies_take_one_after_the_other_is_not_served_while_the_disk_is_full() {
+    let disk = hw_testkit::needs!(SmallDisk::mount(64));
+    let rig = Rig::start().await;
+    rig.sql(&format!(
+        "CREATE TABLE extra (id int PRIMARY KEY, owner uuid); INSERT INTO extra VALUES (1, '{ADA}');
+         ALTER TABLE extra ENABLE ROW LEVEL SECURITY; GRANT SELECT ON extra TO authenticated;
+         CREATE POLICY own ON extra USING (owner = auth.uid())"
+    ))
+    .await;
+    let mut options = rig.options();
+    options.environment.retain(|(name, _)| name != "HEADWATER_DATA_DIR");
+    let data = disk.path("data").display().to_string();
+    options.environment.push(("HEADWATER_DATA_DIR".into(), data));
+    options.allowed_log.extend(["HW3", "StorageFull", "full", "store"].map(String::from));
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "before");
+    user.first(&process).await;
+    for table in ["extra", "lists"] {
+        assert!(user.held().contains(&(table.to_owned(), "1".to_owned())), "{:?}", user.held());
+    }
+    let ballast = disk.path("ballast");
+    fill(&ballast, 300 << 10);
+    // Bytes that do not compress, of nobody's list.
+    rig.sql(
+        "INSERT INTO todos SELECT 1000 + i, 77, (SELECT string_agg(md5(random()::text || i || j), '')
+           FROM generate_series(1, 20) j) FROM generate_series(1, 4000) i",
+    )
+    .await;
+    let is_full = |line: &str| line.contains("it is written again when");
+    poll_until("the store cannot be written", || async {
+        process.log().lines().any(is_full).then_some(())
+    })
+    .await;
+    let end = Instant::now() + LIMIT;
+    // Of `extra` it is not asked what Postgres shows: nothing of it, from the first of these on.
+    for takes in ["DROP POLICY own ON extra", "DROP POLICY own ON lists"] {
+        rig.sql(takes).await;
+        loop {
+            let mut late = User::new(claims()[0].clone(), "late");
+            let first = late.first(&process).await;
+            let shown = rig.shown(&claims()[0]).await;
+            if first.is_subset(&shown) {
+                break;
+            }
+            assert!(
+                Instant::now() < end,
+                "{takes}: {first:?} and Postgres shows {shown:?}\n{}",
+                process.log()
+            );
+        }
+    }
+    assert_eq!(process.log().matches("the sync configuration is served").count(), 1);
+    std::fs::remove_file(&ballast).expect("removed");
+    user.settles(&rig, &process).await;
+    process.stop().await;
+}
+
+/// A follower of policies that is dead would let everybody keep what is revoked from then on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_the_process_ends_with_the_follower_of_policies() {
+    let rig = Rig::start().await;
+    let mut options = rig.options();
+    let failpoint = "policies::look:2:panic".to_owned();
+    options.environment.push(("HEADWATER_FAILPOINT".into(), failpoint));
+    options
+        .allowed_log
+        .extend(["failpoint", "panicked at", "a defect has ended a part"].map(String::from));
+    let mut process = HeadwaterProcess::spawn(options);
+    assert_eq!(process.wait_exit().await.code(), Some(70), "{}", process.log());
+    assert!(process.log().contains("the follower of policies"), "{}", process.log());
 }
 
 /// What policies take is taken whatever else changes with it: here something comes that cannot be followed. That

@@ -43,7 +43,7 @@ pub async fn run(config: &Config, warnings: &[Diagnostic]) -> Exit {
     };
     let examination = tokio::spawn(examine(config.clone()));
     while let Asked::Reload = signals.next().await {
-        server.reload(config).await;
+        server.reload(config);
     }
     examination.abort();
     signals.end_at_once_on_a_second_one();

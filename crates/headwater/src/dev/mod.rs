@@ -110,7 +110,7 @@ async fn until_the_end(
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::End => break Exit::Done,
-                Asked::Reload => server.reload(config).await,
+                Asked::Reload => server.reload(config),
             },
             () = tokio::time::sleep(WATCH) => {
                 tell_what_it_waits_for(&server.reporter.report(), &mut waits);

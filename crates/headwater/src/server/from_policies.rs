@@ -16,6 +16,7 @@ use std::time::Duration;
 use hw_engine::{ActiveSync, Engine};
 use hw_expr::sync_config::SyncConfig;
 use hw_pg::config::ConnectConfig;
+use hw_pg::error::PgError;
 use hw_pg::policies::PolicyStreams;
 use hw_pg::rights::Rights;
 use hw_pg::sql;
@@ -91,6 +92,7 @@ impl Follower {
                 Ok(()) = altered.changed() => {}
                 () = stop.cancelled() => return,
             }
+            hw_process::failpoint::reached("policies::look");
             let looked = self.look(&mut session).await;
             let failed = looked.err().map(|finding| finding.what.clone());
             if let Some(what) = &failed {
@@ -110,33 +112,38 @@ impl Follower {
         &mut self,
         session: &mut Option<(Client, sql::Driver)>,
     ) -> Result<(), Box<Diagnostic>> {
-        let failed = |error: hw_pg::error::PgError| Box::new(error.diagnostic());
         let is_new = session.as_ref().is_none_or(|(client, _)| client.is_closed());
         if is_new {
-            *session = Some(sql::connect(&self.connect).await.map_err(failed)?);
+            *session = Some(sql::connect(&self.connect).await.map_err(failed_look)?);
         }
         let Some((client, _)) = session else { return Ok(()) };
-        let now = Rights::read(client).await.map_err(failed)?;
+        let now = Rights::read(client).await.map_err(failed_look)?;
         if self.rights.as_ref() == Some(&now) {
             return Ok(());
         }
         self.rights = None;
         // A session has the settings (the search path) that its login had when it began.
         if !is_new {
-            *session = Some(sql::connect(&self.connect).await.map_err(failed)?);
+            *session = Some(sql::connect(&self.connect).await.map_err(failed_look)?);
         }
         let Some((client, _)) = session else { return Ok(()) };
-        let (rights, streams) = match self.read(client).await {
+        let (rights, streams, failed) = match self.read(client).await {
+            Ok((rights, streams)) => (rights, streams, None),
             // Nobody can be of a role that is gone.
             Err(finding) if finding.code.0 == code::NO_READER => {
-                self.hand_in(&PolicyStreams::default()).await?;
-                return Err(finding);
+                (now, PolicyStreams::default(), Some(finding))
             }
-            read => read?,
+            Err(finding) => return Err(finding),
         };
-        match self.hand_in(&streams).await? {
-            Handed::All => self.rights = Some(rights),
-            Handed::NotWider(finding) => return Err(finding),
+        // A store that cannot be written takes nothing over, for hours perhaps. What is served is limited all the
+        // same, at once and anew with each change.
+        let handed = tokio::select! {
+            handed = self.hand_in(&streams) => handed?,
+            looked = until_others(client, &rights) => return looked.map_err(failed_look),
+        };
+        match (handed, failed) {
+            (Handed::NotWider(finding), _) | (Handed::All, Some(finding)) => return Err(finding),
+            (Handed::All, None) => self.rights = Some(rights),
         }
         Ok(())
     }
@@ -223,6 +230,22 @@ impl Follower {
             Err(findings) => Err(first(findings)),
         }
     }
+}
+
+/// Returns when the catalog is in another state than this one.
+///
+/// - Errors: it cannot be read.
+async fn until_others(client: &Client, rights: &Rights) -> Result<(), PgError> {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if Rights::read(client).await? != *rights {
+            return Ok(());
+        }
+    }
+}
+
+fn failed_look(error: PgError) -> Box<Diagnostic> {
+    Box::new(error.diagnostic())
 }
 
 /// What became of streams that the engine was given.

@@ -14,12 +14,14 @@ use hw_pg::config::{ANSWER_WITHIN, ConnectConfig};
 use hw_pg::sql;
 use hw_store::{Store, StoreOptions};
 use hw_types::{Code, Diagnostic};
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{Access, Admin, DevSessions, PoliciesSource, Seen};
 use super::from_policies::Follower;
-use super::reporter::{Bounds, Memory, Reporter, audited};
+use super::reporter::{Bounds, Reporter, audited};
 use super::router;
 use super::surfaces;
 use crate::authentication;
@@ -78,6 +80,8 @@ pub struct Server {
     connections: Connections,
     /// The newest sync configuration, as [`surfaces::Given`] says.
     given: watch::Sender<Option<Arc<SyncConfig>>>,
+    /// Hands in what was read last.
+    handing_in: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
 }
 
@@ -117,13 +121,15 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
         }
         None => None,
     };
-    let given = watch::Sender::new(sync.as_ref().and_then(compiled));
+    let given = watch::Sender::new(sync.as_ref().and_then(|file| compiled(file).ok()));
     let store = open_store(config)?;
     let engine = start_engine(config, &store, connect.clone(), sync).await?;
     let stop = CancellationToken::new();
     if config.sync_from_policies {
         match Follower::start(config, &connect, engine.clone(), given.clone()).await {
-            Ok(follower) => drop(tokio::spawn(follower.run(stop.clone()))),
+            Ok(follower) => {
+                hw_process::spawn("the follower of policies", follower.run(stop.clone()))
+            }
             Err(why) => {
                 stop_engine(&engine).await;
                 return Err(why.into());
@@ -140,13 +146,13 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
         live_queries: config.datasync.enabled,
         bounds: Bounds::of(config),
         started: Instant::now(),
-        memory: parking_lot::Mutex::new(Memory::default()),
+        memory: Mutex::default(),
         surfaces: OnceLock::new(),
         live: OnceLock::new(),
     });
     // The first look: what is counted is counted from here.
     drop(reporter.report());
-    tokio::spawn(Arc::clone(&reporter).watch(stop.clone()));
+    hw_process::spawn("the reporter", Arc::clone(&reporter).watch(stop.clone()));
     let figures = Arc::clone(&reporter);
     let admin = Admin {
         access: access(config, dev.is_some()),
@@ -164,17 +170,19 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
             let health = Arc::clone(&reporter);
             let probes = hw_sync::probe_routes(move || health.health());
             let router = router::admin_port(admin, probes);
-            tokio::spawn(connections.apart(ADMIN_CONNECTIONS).serve(listener, router));
+            let serving = connections.apart(ADMIN_CONNECTIONS).serve(listener, router);
+            hw_process::spawn("the port of the administration", serving);
             router::one_port(surfaces, None)
         }
     };
-    tokio::spawn(connections.clone().serve(listener, one_port));
+    hw_process::spawn("the port", connections.clone().serve(listener, one_port));
     // A relative directory leads elsewhere from another working directory, and an empty one takes
     // the place of the store that is meant.
     let data_dir = std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone());
     let data_dir = data_dir.display();
     tracing::info!(%address, %data_dir, version = env!("CARGO_PKG_VERSION"), "listening");
-    Ok(Server { engine, reporter, address, connections, given, stop })
+    let handing_in = Mutex::default();
+    Ok(Server { engine, reporter, address, connections, given, handing_in, stop })
 }
 
 /// Reads row level security when it is asked for.
@@ -226,8 +234,10 @@ impl Server {
         stop_engine(&self.engine).await;
     }
 
-    /// Reads the sync configuration again (SIGHUP). An invalid one leaves the old one serving.
-    pub async fn reload(&self, config: &Config) {
+    /// Reads the sync configuration again (SIGHUP), without waiting for it to be taken over: a store that
+    /// cannot be written takes nothing over before it can. The newest one takes the place of one that waits.
+    /// An invalid one leaves the old one serving.
+    pub fn reload(&self, config: &Config) {
         let file = match sync_config::configured(config) {
             Ok(Some(file)) => file,
             Ok(None) if config.sync_from_policies => {
@@ -238,21 +248,35 @@ impl Server {
         };
         // The writer says when it serves it, which may be before we hear that it took it.
         tracing::info!(file = %file.name, "the sync configuration is read again");
-        match self.engine.configure(&file.name, &file.text).await {
-            Ok(true) => {
-                self.given.send_replace(compiled(&file));
+        let new = match compiled(&file) {
+            Ok(new) => new,
+            Err(findings) => return refused(&file, &findings),
+        };
+        let (engine, given) = (self.engine.clone(), self.given.clone());
+        let handing_in = async move {
+            match engine.configure(&file.name, &file.text).await {
+                Ok(true) => drop(given.send_replace(Some(new))),
+                Ok(false) => {
+                    tracing::info!(file = %file.name, "the sync configuration is unchanged");
+                }
+                Err(findings) => refused(&file, &findings),
             }
-            Ok(false) => tracing::info!(file = %file.name, "the sync configuration is unchanged"),
-            Err(findings) => {
-                report::log(&findings, &file.text);
-                tracing::error!(
-                    file = %file.name,
-                    "the sync configuration is refused ({}); the old one serves on",
-                    report::count(findings.len(), "finding")
-                );
-            }
+        };
+        let task = tokio::spawn(hw_process::vital("handing in a configuration", handing_in));
+        // Not both: the older one could come to be handed in last.
+        if let Some(older) = self.handing_in.lock().replace(task) {
+            older.abort();
         }
     }
+}
+
+fn refused(file: &SyncFile, findings: &[Diagnostic]) {
+    report::log(findings, &file.text);
+    tracing::error!(
+        file = %file.name,
+        "the sync configuration is refused ({}); the old one serves on",
+        report::count(findings.len(), "finding")
+    );
 }
 
 async fn stop_engine(engine: &Engine) {
@@ -261,9 +285,12 @@ async fn stop_engine(engine: &Engine) {
     }
 }
 
-/// What a file says, if it compiles.
-fn compiled(file: &SyncFile) -> Option<Arc<SyncConfig>> {
-    SyncConfig::load(&file.text, &file.name, None).config.map(Arc::new)
+/// What a file says.
+///
+/// - Errors: the findings, when it does not compile.
+fn compiled(file: &SyncFile) -> Result<Arc<SyncConfig>, Vec<Diagnostic>> {
+    let loaded = SyncConfig::load(&file.text, &file.name, None);
+    loaded.config.map(Arc::new).ok_or(loaded.diagnostics)
 }
 
 /// How many connections there may be: as configured, or what the limit of open files leaves beside

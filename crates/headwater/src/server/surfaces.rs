@@ -76,8 +76,9 @@ pub fn start(
             ..UploadConfig::default()
         },
     );
-    tokio::spawn(purge(uploads.clone(), stop.clone()));
-    tokio::spawn(follow(engine, given, uploads.clone(), config.uploads.tables.clone(), stop));
+    hw_process::spawn("what purges records of uploads", purge(uploads.clone(), stop.clone()));
+    let tables = config.uploads.tables.clone();
+    hw_process::spawn("the upload map", follow(engine, given, uploads.clone(), tables, stop));
     let most = usize::try_from(config.uploads.max_body_bytes).unwrap_or(usize::MAX);
     let rest = RestState::new(edge.clone(), uploads, most);
     let mut surfaces = vec![hw_sync::surface(sync), hw_rest::surface(rest)];
