@@ -14,6 +14,7 @@ use crate::workspace::{files, relative};
 /// The modules of `hw-engine` from the ground up: each may use those above it in this list. So what
 /// stands before `writer` does not know the writer.
 const ENGINE: &[&str] = &[
+    "beat",
     "error",
     "moved",
     "wake",

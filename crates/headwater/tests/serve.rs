@@ -418,6 +418,59 @@ async fn sighup_before_the_server_listens_does_not_end_it() {
     process.stop().await;
 }
 
+/// The probes: startup, liveness, readiness. None where nobody answers.
+async fn probes(process: &HeadwaterProcess) -> [Option<u16>; 3] {
+    let ask = async |name: &str| {
+        let path = format!("/probes/{name}");
+        let answer = http_get(process.address(), &path, &[]).await;
+        answer.ok().map(|answer| answer.status)
+    };
+    [ask("startup").await, ask("liveness").await, ask("readiness").await]
+}
+
+/// FD-60: to finish what was under way at a crash may take longer than an orchestrator waits for a process that
+/// answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_60_probes_are_answered_and_a_stop_is_heard_while_the_engine_is_opened() {
+    let rig = Rig::start().await;
+    let mut options = rig.options();
+    options.environment.push(("HEADWATER_FAILPOINT".into(), "writer::open:1:hang".into()));
+    options.allowed_log.push("failpoint".into());
+    let mut process = HeadwaterProcess::spawn(options);
+    process.until_log("failpoint reached").await;
+    assert_eq!(probes(&process).await, [Some(400), Some(200), Some(400)]);
+    let answer = http_get(process.address(), "/write-checkpoint2.json", &[]).await;
+    let answer = answer.expect("answered");
+    assert!(answer.status == 503 && answer.body.contains("Server is starting"), "{answer:?}");
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait_exit().await.code(), Some(0), "{}", process.log());
+    // Who asked while it was opened is not remembered by who serves then.
+    process.set_environment("HEADWATER_FAILPOINT", "");
+    process.spawn_again();
+    process.until_ready().await;
+    assert_eq!(probes(&process).await, [Some(200); 3]);
+    process.stop().await;
+}
+
+/// FD-60: a writer that hangs in the middle of its work.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_60_liveness_fails_when_the_writer_stands_still() {
+    let rig = Rig::start().await;
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    process.stop().await;
+    process.set_environment("HEADWATER_FAILPOINT", "sequencer::signal:20:hang");
+    process.allow_log("failpoint");
+    process.spawn_again();
+    process.until_ready().await;
+    process.until_log("failpoint reached").await;
+    poll_until("its supervisor is told", || async {
+        (probes(&process).await[1] == Some(400)).then_some(())
+    })
+    .await;
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait_exit().await.code(), Some(0), "{}", process.log());
+}
+
 /// A server whose disk is full, behind the start and a change that did not fit.
 async fn full(rig: &Rig) -> Option<(HeadwaterProcess, std::path::PathBuf, SmallDisk)> {
     let disk = SmallDisk::mount(64)?;

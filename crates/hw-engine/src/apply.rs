@@ -11,7 +11,6 @@ use hw_input::entry::{CompactSlice, Control, Entry};
 use hw_types::{Diagnostic, RelationId, TableName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// What came of an entry, for whoever made it.
 pub(crate) enum Applied {
@@ -29,7 +28,7 @@ impl Writer {
     /// - Errors: the store's. The writer is then of no use; another one is opened from what is
     ///   durable, and the entries behind it come again.
     pub fn apply(&mut self, entry: Entry) -> Result<Applied, EngineError> {
-        self.beat.fetch_add(1, Ordering::Relaxed);
+        self.beat.count();
         match entry {
             Entry::Transaction(transaction) => {
                 self.transaction(transaction).map(|()| Applied::Done)

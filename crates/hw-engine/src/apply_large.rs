@@ -11,7 +11,6 @@ use crate::writer::Writer;
 use hw_input::transactions::Transaction;
 use hw_store::sorter::Sorter;
 use hw_types::LogMessage;
-use std::sync::atomic::Ordering;
 
 impl Writer {
     /// Applies a transaction of any size.
@@ -59,14 +58,14 @@ impl Writer {
             self.commit()?;
         }
         self.note_transaction(transaction);
-        let mut sink = DecidedSink::new(base)?;
+        let mut sink = DecidedSink::new(base, &self.beat)?;
         let mut rows = 0u64;
         let tables = self.tables.clone();
         sorted.read(
             base,
             |number| tables.get(number).cloned(),
             |row| {
-                self.beat.fetch_add(1, Ordering::Relaxed);
+                self.beat.count();
                 rows += 1;
                 let Some(table) = tables.get(row.table) else { return Ok(()) };
                 let LargeRow { key, before, after, .. } = row;
@@ -102,7 +101,7 @@ impl Writer {
                 listed.is_large();
             }
             for change in transaction.changes.iter() {
-                self.beat.fetch_add(1, Ordering::Relaxed);
+                self.beat.count();
                 match self.route(change.map_err(|e| EngineError::Source(e.to_string()))?)? {
                     Route::Nothing => {}
                     Route::Stale => {

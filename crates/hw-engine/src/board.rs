@@ -1,6 +1,7 @@
 //! What the sequencer tells others, and what others leave for it: places, not queues, that outlive
 //! a failure of the writer.
 
+use crate::beat::Beat;
 use crate::error::code;
 use crate::status::Waits;
 use crate::waiting::UnderConstruction;
@@ -32,8 +33,8 @@ pub(crate) struct Board {
     /// Whether the source was asked for what clients were shown, or does not answer: before that nobody
     /// is answered from what the store held when the process began.
     pub asked: AtomicBool,
-    /// Grows while the writer works or waits for work; stands still when it hangs.
-    pub beat: Arc<AtomicU64>,
+    /// Whether the writer works.
+    pub beat: Beat,
     /// Becomes true when everything ends.
     pub stop: watch::Sender<bool>,
     secret: Mutex<[u8; 32]>,
@@ -55,6 +56,11 @@ pub(crate) struct WriterStatus {
 }
 
 impl Board {
+    /// Nothing was told or left yet.
+    pub fn new(beat: Beat) -> Board {
+        Board { beat, ..Board::default() }
+    }
+
     /// Signs markers.
     pub fn secret(&self) -> [u8; 32] {
         *self.secret.lock()

@@ -5,6 +5,7 @@
 //! empty spaces. A crash leaves them incomplete under a cursor that has not moved; the next attempt
 //! begins with new spaces.
 
+use crate::beat::Beat;
 use crate::error::EngineError;
 use crate::evaluate::{Effects, FoldedChange};
 use crate::overlay::{Overlay, Sink};
@@ -26,6 +27,7 @@ const WAITING: usize = 4;
 /// Collects writes to empty spaces and loads them sorted.
 struct BulkSink<'a> {
     base: &'a Overlay,
+    beat: &'a Beat,
     /// A write's sort key begins with its space's place in this list.
     spaces: Vec<Space>,
     sorter: Sorter,
@@ -41,6 +43,7 @@ impl BulkSink<'_> {
                 self.spaces.len() - 1
             }
         };
+        self.beat.count();
         self.key.clear();
         self.key.extend_from_slice(&(place as u16).to_be_bytes());
         self.key.extend_from_slice(key);
@@ -52,6 +55,7 @@ impl BulkSink<'_> {
         let mut cursor = runs.cursor()?;
         let mut open: Option<(u16, hw_store::BulkLoad)> = None;
         while let Some((key, value)) = cursor.next()? {
+            self.beat.count();
             let place = u16::from_be_bytes([key[0], key[1]]);
             if open.as_ref().is_none_or(|(at, _)| *at != place) {
                 if let Some((_, load)) = open.take() {
@@ -104,7 +108,9 @@ impl Writer {
         self.spaces.renew(&self.store)?;
         let overlay = std::mem::replace(&mut self.overlay, Overlay::new(self.store.clone()));
         let sorter = Sorter::new(self.store.spool(), self.bounds.sort_bytes);
-        let mut sink = BulkSink { base: &overlay, spaces: Vec::new(), sorter, key: Vec::new() };
+        let beat = self.beat.clone();
+        let mut sink =
+            BulkSink { base: &overlay, beat: &beat, spaces: Vec::new(), sorter, key: Vec::new() };
         let snapshot = self.store.snapshot();
         let planned = |table: Arc<Table>| {
             let plan = self.plans.get(&table.record.number)?.clone();
@@ -116,6 +122,7 @@ impl Writer {
             let (spare, spares) = channel();
             let evaluation = scope.spawn(|| evaluate(&snapshot, &tables, full, spares));
             for mut batch in batches {
+                beat.count();
                 for row in &mut batch.rows[..batch.filled] {
                     self.book.append(
                         &self.spaces,

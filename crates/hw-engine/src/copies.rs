@@ -27,7 +27,6 @@ use hw_store::StoreError;
 use hw_types::{Change, Lsn, PgSnapshot, Relation, RelationId, TableName};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Spooled changes that are folded before they are written to the loaded rows.
 const REPLAY_BYTES: usize = 4 << 20;
@@ -238,7 +237,7 @@ impl Writer {
             Ok(Err(CopyDropped::from(format!("{name} was altered while it was copied"))))
         };
         for change in spool.finish()? {
-            self.beat.fetch_add(1, Ordering::Relaxed);
+            self.beat.count();
             let (commit, change) = change?;
             let sight = |relation: RelationId| match reading.ranges.get(&relation) {
                 Some(snapshots) => Sight::of(commit, snapshots),

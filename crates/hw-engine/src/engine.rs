@@ -1,6 +1,7 @@
 //! The engine's handle: starts what runs, and answers surfaces.
 
 use crate::arrivals::ArrivalError;
+use crate::beat::Beat;
 use crate::board::{Board, Desired, WriterStatus};
 use crate::error::{EngineError, code};
 use crate::publish::Publication;
@@ -22,7 +23,6 @@ use hw_store::{Store, StoreError};
 use hw_types::{Diagnostic, EndLsn, Lsn, TableName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -47,6 +47,8 @@ pub struct EngineOptions {
     pub change_list_bytes: usize,
     /// How long a definition that left is still applied.
     pub definition_retention: Duration,
+    /// Counts what is done, also while the engine is being opened.
+    pub beat: Beat,
 }
 
 impl EngineOptions {
@@ -60,6 +62,7 @@ impl EngineOptions {
             queue_bytes: 16 << 20,
             change_list_bytes: 0,
             definition_retention: Duration::from_secs(24 * 3600),
+            beat: Beat::default(),
         }
     }
 }
@@ -88,7 +91,7 @@ impl Engine {
         sync: Option<(String, String)>,
     ) -> Result<(Engine, Vec<Diagnostic>), EngineError> {
         let EngineOptions { store, driver, .. } = options;
-        let board = Arc::<Board>::default();
+        let board = Arc::new(Board::new(options.beat));
         // Half of the bytes may wait for the writer, as many for the assembler.
         let (inlet, queue) = Inlet::new(options.queue_bytes / 2);
         let outside = Outside {
@@ -280,7 +283,7 @@ impl Engine {
             queue_bytes: self.inlet.waiting() as u64,
             queue_limit_bytes: self.inlet.limit() as u64,
             store_bytes: self.store.disk_bytes(),
-            beat: self.board.beat.load(Ordering::Relaxed),
+            beat: self.board.beat.get(),
             store_error,
             restarts,
         };

@@ -123,7 +123,7 @@ impl Writer {
         history: Option<Identity>,
     ) -> Result<(), EngineError> {
         let base = crate::overlay::Overlay::new(self.store.clone());
-        let mut sink = DecidedSink::new(&base)?;
+        let mut sink = DecidedSink::new(&base, &self.beat)?;
         for old in &gone {
             self.compare(&mut sink, Some(old), None, old, false)?;
             sink.delete(&self.state, keys::numbered(keys::TABLE, old.record.number))?;
@@ -235,6 +235,7 @@ impl Writer {
         let mut news = rows(new).into_iter().flatten().peekable();
         loop {
             use std::cmp::Ordering;
+            self.beat.count();
             let order = match (olds.peek(), news.peek()) {
                 (None, None) => break,
                 (Some(_), None) => Ordering::Less,

@@ -102,7 +102,7 @@ impl Writer {
         let thawing = self.thawing();
         self.commit()?;
         let base = Overlay::new(self.store.clone());
-        let mut sink = DecidedSink::new(&base)?;
+        let mut sink = DecidedSink::new(&base, &self.beat)?;
         let mut rows = 0;
         for number in &thawing {
             let space = self.store.space(&space_name(*number))?;
@@ -134,6 +134,7 @@ impl Writer {
         let mut after_plans: HashMap<u32, TablePlan> = HashMap::new();
         let mut rows = 0;
         for entry in snapshot.prefix(space, &[ROW]) {
+            self.beat.count();
             let (key, value) = entry?;
             let (table, row_key) = split_key(&key).ok_or_else(|| damaged("key"))?;
             let HeldRow { layout, row: before } = HeldRow::decode(&value)?;

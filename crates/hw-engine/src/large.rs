@@ -7,6 +7,7 @@
 //! ones go on at the cursor, or from the first one when they were being loaded. So "before" is never read from half-overwritten rows, and nothing is published
 //! until the step is complete.
 
+use crate::beat::Beat;
 use crate::error::EngineError;
 use crate::lost::Lost;
 use crate::overlay::{Overlay, Sink};
@@ -58,6 +59,7 @@ const DELETE: u8 = 2;
 /// Collects a step's writes in a segment.
 pub(crate) struct DecidedSink<'a> {
     base: &'a Overlay,
+    beat: Beat,
     segment: SegmentWriter,
     writes: u64,
     record: Vec<u8>,
@@ -65,9 +67,9 @@ pub(crate) struct DecidedSink<'a> {
 
 impl<'a> DecidedSink<'a> {
     /// Starts a step. `base` has no pending writes.
-    pub fn new(base: &'a Overlay) -> Result<DecidedSink<'a>, EngineError> {
+    pub fn new(base: &'a Overlay, beat: &Beat) -> Result<DecidedSink<'a>, EngineError> {
         let segment = SegmentWriter::create(&base.store().spool().of(Purpose::Decided), SEGMENT)?;
-        Ok(DecidedSink { base, segment, writes: 0, record: Vec::new() })
+        Ok(DecidedSink { base, beat: beat.clone(), segment, writes: 0, record: Vec::new() })
     }
 
     fn write(
@@ -76,6 +78,7 @@ impl<'a> DecidedSink<'a> {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), EngineError> {
+        self.beat.count();
         self.record.clear();
         self.record.push(if value.is_some() { PUT } else { DELETE });
         varint::put_bytes(&mut self.record, space.name().as_bytes());
@@ -95,7 +98,7 @@ impl<'a> DecidedSink<'a> {
         Decided { writes: self.writes, cursor: 0 }.save(&mut batch, state, keys::DECIDED);
         store.commit(batch)?;
         store.sync()?;
-        apply(store, state, segment, &Lost::default())
+        apply(store, state, segment, (&Lost::default(), &self.beat))
     }
 }
 
@@ -119,13 +122,18 @@ impl Sink for DecidedSink<'_> {
 
 /// At start: finishes a decided step, or throws away what was not decided. Writes to spaces that
 /// are lost are passed over.
-pub(crate) fn resume(store: &Store, state: &Space, lost: &Lost) -> Result<(), EngineError> {
+pub(crate) fn resume(
+    store: &Store,
+    state: &Space,
+    lost: &Lost,
+    beat: &Beat,
+) -> Result<(), EngineError> {
     let decided = Decided::load(&store.snapshot(), state, keys::DECIDED)?;
     let segment = store.spool().persisted(SEGMENT)?;
     match (decided, segment) {
         (Some(_), Some(segment)) => {
             tracing::info!("a large step that was decided before the stop is finished");
-            apply(store, state, segment, lost)
+            apply(store, state, segment, (lost, beat))
         }
         (Some(_), None) => Err(EngineError::damaged("spool", "decided writes are missing")),
         (None, Some(segment)) => Ok(segment.discard()?),
@@ -134,13 +142,18 @@ pub(crate) fn resume(store: &Store, state: &Space, lost: &Lost) -> Result<(), En
 }
 
 /// Applies decided writes: a few in cut commits, many by bulk loads.
-fn apply(store: &Store, state: &Space, segment: Segment, lost: &Lost) -> Result<(), EngineError> {
+fn apply(
+    store: &Store,
+    state: &Space,
+    segment: Segment,
+    by: (&Lost, &Beat),
+) -> Result<(), EngineError> {
     let decided = Decided::load(&store.snapshot(), state, keys::DECIDED)?
         .ok_or_else(|| damaged("no mark for decided writes"))?;
     if decided.writes > BULK_WRITES {
-        apply_bulk(store, state, &segment, decided, lost)?;
+        apply_bulk(store, state, &segment, decided, by)?;
     } else {
-        apply_cut(store, state, &segment, decided, lost)?;
+        apply_cut(store, state, &segment, decided, by)?;
     }
     // The segment may go only when the writes it holds are durable.
     store.sync()?;
@@ -182,13 +195,14 @@ fn apply_cut(
     state: &Space,
     segment: &Segment,
     mut decided: Decided,
-    lost: &Lost,
+    (lost, beat): (&Lost, &Beat),
 ) -> Result<(), EngineError> {
     let mut spaces: HashMap<String, Space> = HashMap::new();
     let mut batch = Batch::new();
     let mut place = 0u64;
     let mut reader = segment.reader();
     while let Some(record) = reader.next_record()? {
+        beat.count();
         place += 1;
         if place <= decided.cursor {
             continue;
@@ -229,7 +243,7 @@ fn apply_bulk(
     state: &Space,
     segment: &Segment,
     decided: Decided,
-    lost: &Lost,
+    (lost, beat): (&Lost, &Beat),
 ) -> Result<(), EngineError> {
     let mut sorter = Sorter::new(store.spool(), BULK_SORT_BYTES);
     let mut names: Vec<String> = Vec::new();
@@ -237,6 +251,7 @@ fn apply_bulk(
     let mut reader = segment.reader();
     let mut count = 0u64;
     while let Some(record) = reader.next_record()? {
+        beat.count();
         count += 1;
         let write = read(record)?;
         if lost.contains(write.space) {
@@ -266,6 +281,7 @@ fn apply_bulk(
     // Of several writes to one key the last one counts; the sorter keeps their order.
     let mut waiting: Option<(Vec<u8>, Vec<u8>)> = None;
     while let Some((key, value)) = cursor.next()? {
+        beat.count();
         if let Some((before, last)) = waiting.take()
             && before != key
         {

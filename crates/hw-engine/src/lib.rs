@@ -16,6 +16,7 @@
 mod apply;
 mod apply_large;
 mod arrivals;
+mod beat;
 mod board;
 mod buckets;
 mod build;
@@ -72,6 +73,7 @@ mod writer;
 mod tests;
 
 pub use arrivals::ArrivalError;
+pub use beat::Beat;
 pub use change_list::{ChangePlace, ChangedRow, ChangedTable, Committed, Rows, Since};
 pub use demand::DemandError;
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};

@@ -220,7 +220,7 @@ impl Sequencer {
     pub fn run(&mut self, signals: &mut mpsc::Receiver<Signal>) -> Result<(), EngineError> {
         loop {
             self.publisher.outcome()?;
-            self.outside.board.beat.fetch_add(1, Ordering::Relaxed);
+            self.outside.board.beat.count();
             let Some(signal) = self.taken.next() else {
                 self.take_configuration()?;
                 if signals.is_empty() {

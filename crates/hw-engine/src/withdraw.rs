@@ -25,7 +25,6 @@ use hw_types::row::RowRef;
 use hw_types::{Change, ChangeKind, Relation, ReplicaIdentity, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A stale table as a description in the log reads it.
 struct Reading {
@@ -53,7 +52,7 @@ impl Writer {
         }
         let mut known = Readings::new();
         for change in transaction.changes.iter() {
-            self.beat.fetch_add(1, Ordering::Relaxed);
+            self.beat.count();
             match change.map_err(|e| EngineError::Source(e.to_string()))? {
                 Change::Row { relation, kind } => {
                     for reading in self.readings(&relation, &mut known) {

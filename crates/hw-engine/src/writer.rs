@@ -13,6 +13,7 @@
 //! same entries give the same bytes).
 
 use crate::arrivals::Arrived;
+use crate::beat::Beat;
 use crate::buckets::{BucketBook, Spaces};
 use crate::change_list::{ChangedTable, Recorder, Rows};
 use crate::copy_spool::Copying;
@@ -40,7 +41,6 @@ use hw_types::{
 };
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// How much waits before it is committed although the publisher is busy. A commit of more than
 /// about 2,000 writes makes others wait (measured: p99 0.4 s at 10,000).
@@ -142,8 +142,7 @@ pub(crate) struct Writer {
     pub(crate) truncations: HashMap<u32, Arc<Vec<Xid>>>,
     pub(crate) built_rows: u64,
     pub(crate) news: News,
-    /// Counts work, so that somebody who waits sees that there is some.
-    pub(crate) beat: Arc<AtomicU64>,
+    pub(crate) beat: Beat,
     /// Who may have too many write checkpoints.
     pub(crate) crowds: Crowds,
     /// Signs markers.
@@ -208,15 +207,17 @@ impl Writer {
     /// Loads the store's state and finishes decided writes.
     ///
     /// - Errors: the store's; `Damaged` when it has lost what cannot be made again.
-    pub fn open(store: Store, bounds: Bounds, beat: Arc<AtomicU64>) -> Result<Writer, EngineError> {
+    pub fn open(store: Store, bounds: Bounds, beat: Beat) -> Result<Writer, EngineError> {
         let lost = Lost::of(&store)?;
         let state = store.space("state")?;
         let tail = store.space("tail")?;
         let write_checkpoints = store.space("wcp")?;
         let mut overlay = Overlay::new(store.clone());
-        crate::large::resume(&store, &state, &lost)?;
+        crate::large::resume(&store, &state, &lost, &beat)?;
+        hw_process::failpoint::reached("writer::open");
         let snapshot = store.snapshot();
-        kept_write_checkpoints().set(snapshot.all(&write_checkpoints).count() as f64);
+        let kept = snapshot.all(&write_checkpoints).inspect(|_| beat.count()).count();
+        kept_write_checkpoints().set(kept as f64);
         let mut spaces = Spaces::default();
         let mut definitions = Definitions::load(&snapshot, &mut overlay, &state, &mut spaces)?;
         let counters = Counters::load(&snapshot, &state, keys::COUNTERS)?.unwrap_or_default();

@@ -127,12 +127,14 @@ impl Connections {
     }
 
     /// Accepts on `listener` until the stop.
-    pub async fn serve(self, listener: TcpListener, router: Router) {
+    ///
+    /// - Returns: the listener, for somebody else.
+    pub async fn serve(self, listener: TcpListener, router: Router) -> TcpListener {
         let mut spare = Spare::open();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return listener,
             };
             match accepted {
                 Ok((socket, peer)) => self.take(socket, peer, &router),

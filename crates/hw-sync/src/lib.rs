@@ -25,5 +25,5 @@ pub mod telemetry;
 pub mod wire;
 
 pub use options::SyncOptions;
-pub use routes::{probe_routes, routes, surface};
+pub use routes::{early_routes, probe_routes, routes, surface};
 pub use shared::{Health, SyncState};

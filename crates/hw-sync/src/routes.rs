@@ -75,6 +75,12 @@ pub fn probe_routes(health: impl Fn() -> Health + Clone + Send + Sync + 'static)
         .route("/probes/{*rest}", axum::routing::any(not_found))
 }
 
+/// While the server is being opened: the probes; whoever asks for anything else is to come again.
+pub fn early_routes(health: impl Fn() -> Health + Clone + Send + Sync + 'static) -> Router {
+    let come_again = async || refuse(&ErrorBody::unavailable("Server is starting"));
+    probe_routes(health).fallback(come_again).layer(cors())
+}
+
 /// 404 in PowerSync's manner.
 async fn not_found() -> Response {
     refuse(&ErrorBody::route_not_found())

@@ -34,7 +34,15 @@ pub async fn run(config: &Config, warnings: &[Diagnostic]) -> Exit {
             return Exit::Failed;
         }
     };
-    let server = match start::start(config, None).await {
+    let started = tokio::select! {
+        started = start::start(config, None) => started,
+        // To finish what was under way at a crash may take long; it goes on with the next start.
+        () = signals.end() => {
+            tracing::info!("stopping before the store is open");
+            return Exit::Done;
+        }
+    };
+    let server = match started {
         Ok(server) => server,
         Err(start) => {
             refused(&start.findings, &start.text, &config.log.format);
@@ -118,6 +126,14 @@ impl Signals {
             _ = self.terminate.recv() => Asked::End,
             _ = self.interrupt.recv() => Asked::End,
             _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// Waits until somebody asks for the end; who asks to reload is heard by [`Signals::next`].
+    pub async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 

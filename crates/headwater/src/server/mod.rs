@@ -6,7 +6,9 @@
 pub mod admin;
 pub mod from_policies;
 pub mod lag;
-pub mod page;
+pub mod opening;
+mod page;
+mod pulse;
 pub mod reporter;
 pub mod router;
 pub mod start;

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::lag::LagClock;
+use super::pulse::Pulse;
 use super::status::{
     AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, LiveReport,
     SourceReport, StatusReport, StoreReport, SyncReport,
@@ -117,10 +118,8 @@ pub struct Memory {
     retained_half: Option<Instant>,
     retained_all: Option<Instant>,
     copy_alarm: Option<Instant>,
-    /// When the last sample was taken: what the liveness probe looks at.
-    sampled: Option<SystemTime>,
-    /// The writer's count of work at that moment.
-    beat: u64,
+    /// Alive is a writer that works, not this clock (FD-60).
+    pulse: Pulse,
 }
 
 /// A source that was not heard for so long is not known to be where it was.
@@ -257,13 +256,7 @@ impl Reporter {
             }
             let report = self.report();
             let beat = self.engine.status().beat;
-            {
-                // Alive is a writer that works, not this clock (FD-60).
-                let mut memory = self.memory.lock();
-                if memory.sampled.is_none() || memory.beat != beat {
-                    (memory.sampled, memory.beat) = (Some(SystemTime::now()), beat);
-                }
-            }
+            self.memory.lock().pulse.look(beat, SystemTime::now());
             self.raise_alarms(&report);
             bars.show(&report.copies);
             metrics::upkeep();
@@ -281,7 +274,7 @@ impl Reporter {
         hw_sync::Health {
             started: true,
             ready: serves || (only_live && follows()),
-            touched_at: self.memory.lock().sampled.unwrap_or_else(SystemTime::now),
+            touched_at: self.memory.lock().pulse.at(),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hw_engine::{DriverOptions, Engine, EngineOptions, TakeOver};
+use hw_engine::{Beat, DriverOptions, Engine, EngineOptions, TakeOver};
 use hw_expr::sync_config::SyncConfig;
 use hw_http::Edge;
 use hw_http::listen::{self, Connections};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{Access, Admin, DevSessions, PoliciesSource, Seen};
 use super::from_policies::Follower;
+use super::opening::Opening;
 use super::reporter::{Bounds, Reporter, audited};
 use super::router;
 use super::surfaces;
@@ -122,20 +123,12 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
         None => None,
     };
     let given = watch::Sender::new(sync.as_ref().and_then(|file| compiled(file).ok()));
-    let store = open_store(config)?;
-    let engine = start_engine(config, &store, connect.clone(), sync).await?;
     let stop = CancellationToken::new();
-    if config.sync_from_policies {
-        match Follower::start(config, &connect, engine.clone(), given.clone()).await {
-            Ok(follower) => {
-                hw_process::spawn("the follower of policies", follower.run(stop.clone()))
-            }
-            Err(why) => {
-                stop_engine(&engine).await;
-                return Err(why.into());
-            }
-        }
-    }
+    let (beat, patience) = (Beat::default(), config.limits.reader_patience);
+    let opening = Opening::serve((listener, admin_listener), beat.clone(), patience);
+    let opened = open(config, &connect, sync, beat, (&given, &stop)).await;
+    let (listener, admin_listener) = opening.end().await;
+    let (store, engine) = opened?;
     let connections = Connections::new(most_clients, config.limits.reader_patience, stop.clone());
     let reporter = Arc::new(Reporter {
         engine: engine.clone(),
@@ -171,11 +164,12 @@ pub async fn start(config: &Config, dev: Option<DevSessions>) -> Result<Server, 
             let probes = hw_sync::probe_routes(move || health.health());
             let router = router::admin_port(admin, probes);
             let serving = connections.apart(ADMIN_CONNECTIONS).serve(listener, router);
-            hw_process::spawn("the port of the administration", serving);
+            hw_process::spawn("the port of the administration", async { drop(serving.await) });
             router::one_port(surfaces, None)
         }
     };
-    hw_process::spawn("the port", connections.clone().serve(listener, one_port));
+    let serving = connections.clone().serve(listener, one_port);
+    hw_process::spawn("the port", async { drop(serving.await) });
     // A relative directory leads elsewhere from another working directory, and an empty one takes
     // the place of the store that is meant.
     let data_dir = std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone());
@@ -345,12 +339,61 @@ fn open_store(config: &Config) -> Result<Store, Box<Diagnostic>> {
     })
 }
 
-async fn start_engine(
+/// Opens the store and the engine, and reads the policies where they are what is served.
+async fn open(
+    config: &Config,
+    connect: &ConnectConfig,
+    sync: Option<SyncFile>,
+    beat: Beat,
+    (given, stop): (&watch::Sender<Option<Arc<SyncConfig>>>, &CancellationToken),
+) -> Result<(Store, Engine), StartRefused> {
+    let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();
+    let of = (config.clone(), connect.clone());
+    let opening = move || -> Result<_, Box<Diagnostic>> {
+        let (config, connect) = of;
+        let store = open_store(&config)?;
+        let (engine, findings) = start_engine(&config, &store, connect, sync, beat)?;
+        Ok((store, engine, findings))
+    };
+    // It may take minutes, in which probes are answered and signals are heard.
+    let opening = move || hw_process::vital_work("opening the engine", opening);
+    let opened = tokio::task::spawn_blocking(opening)
+        .await
+        .map_err(|_| Box::new(Diagnostic::error(code::ENGINE_START, "the server is stopping")))?;
+    let (store, engine, findings) = opened?;
+    if findings.iter().any(Diagnostic::is_error) {
+        if engine.status().sync_version.is_none() {
+            // Nothing older could serve instead.
+            stop_engine(&engine).await;
+            return Err(StartRefused { findings, text });
+        }
+        report::log(&findings, &text);
+        tracing::error!("the sync configuration is refused; the stored one serves on");
+    }
+    if config.sync_from_policies {
+        match Follower::start(config, connect, engine.clone(), given.clone()).await {
+            Ok(follower) => {
+                hw_process::spawn("the follower of policies", follower.run(stop.clone()))
+            }
+            Err(why) => {
+                stop_engine(&engine).await;
+                return Err(why.into());
+            }
+        }
+    }
+    Ok((store, engine))
+}
+
+/// Starts the engine over its store.
+///
+/// - Returns: it, and what is wrong with the sync configuration.
+fn start_engine(
     config: &Config,
     store: &Store,
     connect: ConnectConfig,
     sync: Option<SyncFile>,
-) -> Result<Engine, StartRefused> {
+    beat: Beat,
+) -> Result<(Engine, Vec<Diagnostic>), Box<Diagnostic>> {
     let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let options = EngineOptions {
         driver: DriverOptions {
@@ -370,23 +413,12 @@ async fn start_engine(
             true => bytes(config.limits.change_memory),
             false => 0,
         },
+        beat,
         ..EngineOptions::new(store.clone(), connect)
     };
-    let text = sync.as_ref().map(|file| file.text.clone()).unwrap_or_default();
-    let (engine, findings) = Engine::start(options, sync.map(|file| (file.name, file.text)))
-        .map_err(|error| {
-            error.finding().unwrap_or_else(|| {
-                Diagnostic::error(code::ENGINE_START, format!("cannot open the engine: {error}"))
-            })
-        })?;
-    if findings.iter().any(Diagnostic::is_error) {
-        if engine.status().sync_version.is_none() {
-            // Nothing older could serve instead.
-            stop_engine(&engine).await;
-            return Err(StartRefused { findings, text });
-        }
-        report::log(&findings, &text);
-        tracing::error!("the sync configuration is refused; the stored one serves on");
-    }
-    Ok(engine)
+    Engine::start(options, sync.map(|file| (file.name, file.text))).map_err(|error| {
+        Box::new(error.finding().unwrap_or_else(|| {
+            Diagnostic::error(code::ENGINE_START, format!("cannot open the engine: {error}"))
+        }))
+    })
 }

@@ -5,7 +5,6 @@ use crate::error::EngineError;
 use hw_input::signal::Signal;
 use hw_store::Store;
 use hw_types::Code;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -59,7 +58,7 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
         let mut reasons = Reasons::said(code, Instant::now());
         sequencer = loop {
             std::thread::sleep(RESTART_PAUSE);
-            board.beat.fetch_add(1, Ordering::Relaxed);
+            board.beat.count();
             if board.is_stopping() {
                 return;
             }

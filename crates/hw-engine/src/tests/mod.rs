@@ -1,5 +1,6 @@
 //! The engine as a whole: under a simulated store, and against a real Postgres.
 
+mod beat;
 mod change_list;
 mod client;
 mod copies;
