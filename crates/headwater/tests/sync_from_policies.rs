@@ -9,7 +9,7 @@ use hw_testkit::disk::{SmallDisk, fill};
 use hw_testkit::oracle::{Line, SyncClient};
 use hw_testkit::server::{OPERATOR, http_get};
 use hw_testkit::{
-    Cluster, ClusterOptions, HeadwaterProcess, ProcessOptions, TestDatabase, poll_until,
+    Cluster, ClusterOptions, FaultProxy, HeadwaterProcess, ProcessOptions, TestDatabase, poll_until,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
@@ -278,6 +278,47 @@ async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again(
     process.kill();
     rig.sql("DROP POLICY all_ ON lists; DROP POLICY team ON lists; INSERT INTO lists VALUES (9, NULL, 1)").await;
     process.spawn_again();
+    process.until_ready().await;
+    let mut late = User::new(claims()[0].clone(), "behind");
+    let first = late.first(&process).await;
+    let shown = rig.shown(&claims()[0]).await;
+    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    late.settles(&rig, &process).await;
+    process.stop().await;
+}
+
+/// A source that is away when the server starts is waited for. Until it says what policies show nobody is answered,
+/// and probes say that the server has not started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_9_e_4_a_server_that_starts_while_the_source_is_away_serves_nothing_by_policies_of_before()
+ {
+    let rig = Rig::start().await;
+    rig.sql("CREATE POLICY all_ ON lists USING (true)").await;
+    let source = FaultProxy::start(&format!("127.0.0.1:{}", rig.cluster.port())).await;
+    let url = rig.database.url.replace(&rig.cluster.port().to_string(), &source.port().to_string());
+    let mut options = rig.options();
+    options.environment[0].1 = url;
+    for allowed in ["the source", "source:", "HW2", "HW1026"] {
+        options.allowed_log.push(allowed.into());
+    }
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "before");
+    user.settles(&rig, &process).await;
+    process.kill();
+    source.refuse();
+    rig.sql("DROP POLICY all_ ON lists; DROP POLICY team ON lists").await;
+    process.spawn_again();
+    poll_until("it says why it waits", || async {
+        process.log().contains("nothing is served before they have been read").then_some(())
+    })
+    .await;
+    let status = async |probe: &str| {
+        http_get(process.address(), probe, &[]).await.expect("an answer").status
+    };
+    assert_ne!(status("/probes/startup").await, 200);
+    assert_ne!(status("/probes/readiness").await, 200);
+    assert_eq!(status("/probes/liveness").await, 200);
+    source.heal();
     process.until_ready().await;
     let mut late = User::new(claims()[0].clone(), "behind");
     let first = late.first(&process).await;

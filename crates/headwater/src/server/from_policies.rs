@@ -54,10 +54,11 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Reads the policies and lets the engine serve no more than they show.
+    /// Reads the policies and lets the engine serve no more than they show. A source that does not answer is waited
+    /// for: until it does, nobody knows what is still shown.
     ///
     /// - Returns: who follows them from now on.
-    /// - Errors: they cannot be read, or the engine does not take them.
+    /// - Errors: they cannot be understood, or the engine does not take them.
     pub async fn start(
         config: &Config,
         connect: &ConnectConfig,
@@ -69,15 +70,27 @@ impl Follower {
         let told = (Vec::new(), None);
         let (rights, taken_for) = (None, None);
         let mut follower = Follower { config, connect, engine, given, rights, taken_for, told };
-        let (mut client, _driver) =
-            sql::connect(&follower.connect).await.map_err(|error| Box::new(error.diagnostic()))?;
-        let (rights, streams) = follower.read(&mut client).await?;
-        match follower.hand_in(&streams).await? {
-            Handed::All => follower.rights = Some(rights),
+        while let Err(finding) = follower.begin().await {
+            if !is_of_source(&finding) {
+                return Err(finding);
+            }
+            follower
+                .tell(Some(finding.what.clone()), "nothing is served before they have been read");
+            tokio::time::sleep(LOOK).await;
+        }
+        follower.told.1 = None;
+        Ok(follower)
+    }
+
+    async fn begin(&mut self) -> Result<(), Box<Diagnostic>> {
+        let (mut client, _driver) = sql::connect(&self.connect).await.map_err(failed_look)?;
+        let (rights, streams) = self.read(&mut client).await?;
+        match self.hand_in(&streams).await? {
+            Handed::All => self.rights = Some(rights),
             // Whoever follows goes on trying, and says so.
             Handed::NotWider(_) => {}
         }
-        Ok(follower)
+        Ok(())
     }
 
     /// Follows the policies until the stop.
@@ -94,18 +107,23 @@ impl Follower {
             }
             hw_process::failpoint::reached("policies::look");
             let looked = self.look(&mut session).await;
-            let failed = looked.err().map(|finding| finding.what.clone());
-            if let Some(what) = &failed {
+            if looked.is_err() {
                 session = None;
-                if self.told.1.as_ref() != Some(what) {
-                    tracing::warn!(
-                        code = %hw_types::Code(code::FROM_POLICIES),
-                        "the policies cannot be followed, what was served goes on: {what}"
-                    );
-                }
             }
-            self.told.1 = failed;
+            let failed = looked.err().map(|finding| finding.what.clone());
+            self.tell(failed, "what was served goes on");
         }
+    }
+
+    /// Tells why the policies cannot be followed, and what that means; not the same twice.
+    fn tell(&mut self, failed: Option<String>, meanwhile: &str) {
+        if let Some(what) = failed.as_ref().filter(|what| self.told.1.as_ref() != Some(what)) {
+            tracing::warn!(
+                code = %hw_types::Code(code::FROM_POLICIES),
+                "the policies cannot be followed, {meanwhile}: {what}"
+            );
+        }
+        self.told.1 = failed;
     }
 
     async fn look(
@@ -242,6 +260,11 @@ async fn until_others(client: &Client, rights: &Rights) -> Result<(), PgError> {
             return Ok(());
         }
     }
+}
+
+/// Whether a finding is about the source, and not about what it holds: such findings have codes of their own.
+fn is_of_source(finding: &Diagnostic) -> bool {
+    (2000..3000).contains(&finding.code.0)
 }
 
 fn failed_look(error: PgError) -> Box<Diagnostic> {
