@@ -67,7 +67,8 @@ impl Default for LiveOptions {
     }
 }
 
-/// How often it is looked at who may see what, and whoever depends on what is not followed is asked again.
+/// How often it is looked at who may see what, and whoever depends on what is not followed, or stands still, is asked
+/// again.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How soon it is looked again at what snapshots see while somebody waits for that; from there on it takes twice
@@ -327,6 +328,8 @@ impl Shared {
     async fn look(self: Arc<Shared>) {
         let mut clock = tokio::time::interval(LOOK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Of the tables that somebody reads.
+        let mut unfollowed = BTreeSet::<TableName>::new();
         loop {
             tokio::select! {
                 _ = clock.tick() => {}
@@ -343,11 +346,17 @@ impl Shared {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let mut due: BTreeSet<u64> = state.by_anything.clone();
-            for (table, numbers) in &state.by_table {
-                if published.table(table).entered().is_none() {
-                    due.extend(numbers);
-                }
+            // What becomes of a table that stands still may be told by nobody.
+            let is_unfollowed = |table: &&TableName| {
+                published.table(table).entered().is_none_or(|view| view.stands_still())
+            };
+            let now: BTreeSet<TableName> =
+                state.by_table.keys().filter(is_unfollowed).cloned().collect();
+            // Once more behind that: there may be plans from then on.
+            for table in now.union(&unfollowed) {
+                due.extend(state.by_table.get(table).into_iter().flatten());
             }
+            unfollowed = now;
             let is_outdated = |kept: &&Kept| kept.rights.as_ref() != Some(&rights);
             let outdated = state.results.iter().filter(|(_, kept)| is_outdated(kept));
             due.extend(outdated.map(|(number, _)| number));

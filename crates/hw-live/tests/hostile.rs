@@ -1,13 +1,15 @@
 //! Whoever loses access is not shown what is written from then on, however access is lost, while writers go on
 //! and connections are cut (`engine.md` 11; E-4).
 
-use crate::world::{Follower, ROLE, World, query, unbounded, user};
-use hw_live::LiveError;
+use crate::world::{Follower, ROLE, World, planned, query, unbounded, user};
+use hw_live::{LiveError, LiveOptions};
+use hw_types::TableName;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
-/// A table for each tier: computed here, with a table beside, asked.
+/// A table for each tier: computed here, with a table beside that a policy names, or a function of which Postgres knows
+/// nothing, and asked.
 const SCHEMA: &str = "
 CREATE ROLE staff NOLOGIN; GRANT staff TO app;
 CREATE FUNCTION me() RETURNS text LANGUAGE sql STABLE
@@ -15,26 +17,39 @@ CREATE FUNCTION me() RETURNS text LANGUAGE sql STABLE
 CREATE FUNCTION teams() RETURNS SETOF int LANGUAGE plpgsql STABLE SECURITY DEFINER
   AS $$ BEGIN RETURN QUERY SELECT m.team FROM public.members m WHERE m.who = public.me(); END $$;
 CREATE TABLE members (id int PRIMARY KEY, team int NOT NULL, who text NOT NULL);
+CREATE TABLE helpers (id int PRIMARY KEY, team int NOT NULL, who text NOT NULL);
+CREATE FUNCTION helped() RETURNS SETOF int LANGUAGE sql STABLE SECURITY DEFINER
+  AS $$ SELECT h.team FROM public.helpers h WHERE h.who = public.me() $$;
 CREATE TABLE plain (id int PRIMARY KEY, team int, owner text, body text);
 CREATE TABLE joined (id int PRIMARY KEY, team int, owner text, body text);
+CREATE TABLE helped (id int PRIMARY KEY, team int, owner text, body text);
 CREATE TABLE asked (id int PRIMARY KEY, team int, owner text, body text);
-GRANT SELECT ON members, plain, joined, asked TO app;
+GRANT SELECT ON members, plain, joined, helped, asked TO app;
 ALTER TABLE members ENABLE ROW LEVEL SECURITY;
 ALTER TABLE plain ENABLE ROW LEVEL SECURITY;
 ALTER TABLE joined ENABLE ROW LEVEL SECURITY;
+ALTER TABLE helped ENABLE ROW LEVEL SECURITY;
 ALTER TABLE asked ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON members FOR SELECT USING (who = me());
 CREATE POLICY seen ON plain FOR SELECT TO staff USING (owner = me());
 CREATE POLICY seen ON joined FOR SELECT TO staff
   USING (team IN (SELECT m.team FROM members m WHERE m.who = me()));
+CREATE POLICY seen ON helped FOR SELECT TO staff USING (team IN (SELECT helped()));
 CREATE POLICY seen ON asked FOR SELECT TO staff USING (team IN (SELECT teams()));
 INSERT INTO members VALUES (1, 1, 'ada');
+INSERT INTO helpers VALUES (1, 1, 'ada');
 ";
 
-const TABLES: [&str; 3] = ["plain", "joined", "asked"];
+const TABLES: [&str; 4] = ["plain", "joined", "helped", "asked"];
+
+/// All but the last.
+const PLANNED: usize = 3;
 
 /// How access is lost to some of the tables, and how it comes back.
-const LOSSES: &[(&[&str], &str, &str)] = &[
+type Loss = (&'static [&'static str], &'static str, &'static str);
+
+/// By what policies, functions and rows say.
+const LOSSES: &[Loss] = &[
     (
         &["plain"],
         "DROP POLICY seen ON plain",
@@ -59,18 +74,158 @@ const LOSSES: &[(&[&str], &str, &str)] = &[
         "CREATE OR REPLACE FUNCTION me() RETURNS text LANGUAGE sql STABLE
          AS $$ SELECT nullif(current_setting('request.jwt.claim.sub', true), '') $$",
     ),
-    (&TABLES, "REVOKE staff FROM app", "GRANT staff TO app"),
     (&["asked"], "ALTER POLICY seen ON asked TO postgres", "ALTER POLICY seen ON asked TO staff"),
     (
         &["joined"],
         "ALTER POLICY own ON members USING (false)",
         "ALTER POLICY own ON members USING (who = me())",
     ),
-    (&["plain"], "REVOKE SELECT ON plain FROM app", "GRANT SELECT ON plain TO app"),
+    (&["helped"], "DELETE FROM helpers", "INSERT INTO helpers VALUES (1, 1, 'ada')"),
     (
         &["joined"],
         "ALTER TABLE joined DISABLE ROW LEVEL SECURITY",
         "ALTER TABLE joined ENABLE ROW LEVEL SECURITY",
+    ),
+];
+
+/// By grants, memberships and owners.
+const LOSSES_OF_RIGHTS: &[Loss] = &[
+    (&TABLES, "REVOKE staff FROM app", "GRANT staff TO app"),
+    (&["plain"], "REVOKE SELECT ON plain FROM app", "GRANT SELECT ON plain TO app"),
+    (
+        &["plain"],
+        "REVOKE SELECT ON plain FROM app; GRANT SELECT (id, team, owner, body) ON plain TO app;
+         REVOKE SELECT (body) ON plain FROM app",
+        "GRANT SELECT ON plain TO app",
+    ),
+    // What a policy reads beside is read as whoever asks.
+    (
+        &["joined"],
+        "REVOKE SELECT ON members FROM app; GRANT SELECT (id, team) ON members TO app",
+        "GRANT SELECT ON members TO app",
+    ),
+    // Postgres shows an owner everything, and nothing stands between.
+    (
+        &["plain"],
+        "ALTER TABLE plain OWNER TO app",
+        "ALTER TABLE plain OWNER TO postgres; GRANT SELECT ON plain TO app",
+    ),
+    (
+        &["asked"],
+        "ALTER FUNCTION teams() OWNER TO staff",
+        "ALTER FUNCTION teams() OWNER TO postgres",
+    ),
+];
+
+/// By what becomes of columns of the tables that say who may see what. `joined` depends on the first of them by itself,
+/// of which Postgres knows, the others on names.
+const LOSSES_BY_COLUMNS: &[Loss] = &[
+    (
+        &["joined", "asked"],
+        "ALTER TABLE members DROP COLUMN team CASCADE",
+        "ALTER TABLE members ADD COLUMN team int; UPDATE members SET team = 1;
+         CREATE POLICY seen ON joined FOR SELECT TO staff
+           USING (team IN (SELECT m.team FROM members m WHERE m.who = me()))",
+    ),
+    (&["helped"], "ALTER TABLE helpers DROP COLUMN who", "ALTER TABLE helpers ADD COLUMN who text DEFAULT 'ada'"),
+    // Rows are others from then on, and the log says nothing of it.
+    (
+        &["joined", "asked"],
+        "DROP POLICY seen ON joined; ALTER TABLE members ALTER COLUMN team TYPE int USING team + 100;
+         CREATE POLICY seen ON joined FOR SELECT TO staff
+           USING (team IN (SELECT m.team FROM members m WHERE m.who = me()))",
+        "DROP POLICY seen ON joined; ALTER TABLE members ALTER COLUMN team TYPE int USING team - 100;
+         CREATE POLICY seen ON joined FOR SELECT TO staff
+           USING (team IN (SELECT m.team FROM members m WHERE m.who = me()))",
+    ),
+    (
+        &["helped"],
+        "ALTER TABLE helpers ALTER COLUMN team TYPE int USING team + 100",
+        "ALTER TABLE helpers ALTER COLUMN team TYPE int USING team - 100",
+    ),
+    (
+        &["helped"],
+        "ALTER TABLE helpers ALTER COLUMN who TYPE varchar USING 'eve'",
+        "ALTER TABLE helpers ALTER COLUMN who TYPE text USING 'ada'",
+    ),
+    // It is copied again, and meanwhile it changes.
+    (
+        &["joined", "asked"],
+        "ALTER TABLE members ALTER COLUMN id TYPE bigint; DELETE FROM members",
+        "ALTER TABLE members ALTER COLUMN id TYPE int; INSERT INTO members (id, team, who) VALUES (1, 1, 'ada')",
+    ),
+    (
+        &["helped"],
+        "ALTER TABLE helpers ALTER COLUMN id TYPE bigint; UPDATE helpers SET team = 2",
+        "ALTER TABLE helpers ALTER COLUMN id TYPE int; UPDATE helpers SET team = 1",
+    ),
+];
+
+/// By what becomes of these tables.
+const LOSSES_BY_TABLES: &[Loss] = &[
+    // Another table has the name, and who may see what is in this one for some and in that one for others.
+    (
+        &["joined"],
+        "ALTER TABLE members RENAME TO were; CREATE TABLE members (LIKE were INCLUDING ALL);
+         INSERT INTO members (id, team, who) VALUES (1, 1, 'ada'); DELETE FROM were",
+        "DROP TABLE members; ALTER TABLE were RENAME TO members;
+         INSERT INTO members (id, team, who) VALUES (1, 1, 'ada')",
+    ),
+    (
+        &["asked"],
+        "ALTER TABLE members RENAME TO were; CREATE TABLE members (LIKE were INCLUDING ALL)",
+        "DROP TABLE members; ALTER TABLE were RENAME TO members",
+    ),
+    (
+        &["helped"],
+        "ALTER TABLE helpers RENAME TO were; CREATE TABLE helpers (LIKE were INCLUDING ALL)",
+        "DROP TABLE helpers; ALTER TABLE were RENAME TO helpers",
+    ),
+    // Without a key.
+    (
+        &["joined", "asked"],
+        "ALTER TABLE members DROP CONSTRAINT members_pkey; TRUNCATE members",
+        "ALTER TABLE members ADD PRIMARY KEY (id); INSERT INTO members (id, team, who) VALUES (1, 1, 'ada')",
+    ),
+    (
+        &["helped"],
+        "ALTER TABLE helpers REPLICA IDENTITY FULL; ALTER TABLE helpers DROP CONSTRAINT helpers_pkey;
+         DELETE FROM helpers",
+        "ALTER TABLE helpers ADD PRIMARY KEY (id); ALTER TABLE helpers REPLICA IDENTITY DEFAULT;
+         INSERT INTO helpers (id, team, who) VALUES (1, 1, 'ada')",
+    ),
+    // What the log does not have.
+    (
+        &["joined", "asked"],
+        "ALTER PUBLICATION headwater DROP TABLE members; DELETE FROM members",
+        "INSERT INTO members (id, team, who) VALUES (1, 1, 'ada')",
+    ),
+    (
+        &["helped"],
+        "ALTER PUBLICATION headwater DROP TABLE helpers; UPDATE helpers SET who = 'eve';
+         ALTER PUBLICATION headwater ADD TABLE helpers",
+        "UPDATE helpers SET who = 'ada'",
+    ),
+    (
+        &["helped"],
+        "ALTER PUBLICATION headwater SET (publish = 'insert'); DELETE FROM helpers",
+        "INSERT INTO helpers (id, team, who) VALUES (1, 1, 'ada')",
+    ),
+    (
+        &["joined", "asked"],
+        "DROP TABLE members CASCADE",
+        "CREATE TABLE members (id int PRIMARY KEY, team int NOT NULL, who text NOT NULL);
+         GRANT SELECT ON members TO app; ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY own ON members FOR SELECT USING (who = me());
+         CREATE POLICY seen ON joined FOR SELECT TO staff
+           USING (team IN (SELECT m.team FROM members m WHERE m.who = me()));
+         INSERT INTO members VALUES (1, 1, 'ada')",
+    ),
+    (
+        &["helped"],
+        "DROP TABLE helpers",
+        "CREATE TABLE helpers (id int PRIMARY KEY, team int NOT NULL, who text NOT NULL);
+         INSERT INTO helpers VALUES (1, 1, 'ada')",
     ),
 ];
 
@@ -88,12 +243,31 @@ async fn followers(world: &World) -> Vec<Follower> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e_4_nobody_is_shown_what_is_written_behind_the_loss_of_access() {
+    nobody_is_shown_what_is_written_behind(LOSSES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_nobody_is_shown_what_is_written_behind_the_loss_of_rights() {
+    nobody_is_shown_what_is_written_behind(LOSSES_OF_RIGHTS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_nobody_is_shown_what_is_written_behind_what_becomes_of_permission_columns() {
+    nobody_is_shown_what_is_written_behind(LOSSES_BY_COLUMNS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_nobody_is_shown_what_is_written_behind_what_becomes_of_permission_tables() {
+    nobody_is_shown_what_is_written_behind(LOSSES_BY_TABLES).await;
+}
+
+async fn nobody_is_shown_what_is_written_behind(losses: &[Loss]) {
     let mut world = World::new(SCHEMA).await;
     let mut followers = followers(&world).await;
     let (stop, turn) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
     let writer = world.client_of(ROLE_OF_WRITER).await;
     let writer = tokio::spawn(write(writer, turn.clone(), stop.clone()));
-    for (round, (lost, loss, back)) in LOSSES.iter().enumerate() {
+    for (round, (lost, loss, back)) in losses.iter().enumerate() {
         {
             // What is written all the time is never the same here and there.
             let _rest = turn.lock().await;
@@ -101,6 +275,8 @@ async fn e_4_nobody_is_shown_what_is_written_behind_the_loss_of_access() {
                 world.settles(follower).await;
             }
         }
+        // What is held here is what would be shown too long.
+        planned(&world.live, PLANNED).await;
         eprintln!("{loss}");
         world.sql(loss).await;
         for (number, table) in lost.iter().enumerate() {
@@ -150,7 +326,7 @@ async fn write(client: tokio_postgres::Client, turn: Arc<Mutex<()>>, stop: Arc<A
     while !stop.load(Ordering::Acquire) {
         let own_turn = turn.lock().await;
         round += 1;
-        let (id, table) = (3 + round % 40, TABLES[round as usize % 3]);
+        let (id, table) = (3 + round % 40, TABLES[round as usize % 4]);
         let team = round % 2 + 1;
         let owner = ["ada", "eve"][round as usize % 2];
         let upsert = format!(
@@ -161,6 +337,114 @@ async fn write(client: tokio_postgres::Client, turn: Arc<Mutex<()>>, stop: Arc<A
         drop(own_turn);
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
+}
+
+/// What is asked is of a moment before access went, or the session in which it is asked ends meanwhile, or both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_a_round_that_is_cut_in_the_middle_shows_nothing_of_before() {
+    // Whoever asks for rows waits for an advisory lock.
+    let mut world = World::new(&SCHEMA.replace(
+        "BEGIN RETURN",
+        "BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(1); RETURN",
+    ))
+    .await;
+    let time = std::time::Duration::from_secs(120);
+    let live = world.live_beside(LiveOptions {
+        question_time: time,
+        patience: time,
+        ..LiveOptions::default()
+    });
+    let ada = user("ada");
+    world.sql("INSERT INTO asked VALUES (1, 1, 'ada', 'a')").await;
+    let mut follower = world.follow_in(&live, query("asked", "true", ""), &ada).await;
+    let writer = world.client_of(ROLE_OF_WRITER).await;
+    let losses = LOSSES.iter().chain(LOSSES_OF_RIGHTS);
+    let losses = losses.filter(|(tables, ..)| tables.contains(&"asked"));
+    for (round, (_, loss, back)) in losses.enumerate() {
+        world.settles(&follower).await;
+        while world.rows("asked").is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        eprintln!("{loss}");
+        let lock = world.lock().await;
+        world.sql("UPDATE asked SET body = body || 'a' WHERE id = 1").await;
+        world.is_waiting_for_lock().await;
+        if round % 2 == 0 {
+            world.cut_sessions().await;
+        }
+        // It may wait for whoever asks.
+        let (lost, asks) = tokio::join!(writer.batch_execute(loss), async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            world.cut_sessions().await;
+        });
+        (lost.unwrap(), asks);
+        world.sql(&format!("INSERT INTO asked VALUES (2, 1, 'ada', '{SECRET}')")).await;
+        if round % 3 == 0 {
+            world.cut_sessions().await;
+        }
+        lock.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+        world.settles_or_ends(std::slice::from_mut(&mut follower), &["asked"]).await;
+        assert!(!follower.held().was_shown(SECRET), "behind {loss}");
+        world.sql("DELETE FROM asked WHERE id = 2").await;
+        world.sql(back).await;
+        if follower.held().ended.is_some() {
+            follower = world.follow_in(&live, query("asked", "true", ""), &ada).await;
+        }
+    }
+    world.settles(&follower).await;
+    assert!(!follower.held().was_shown(SECRET));
+    world.end().await;
+}
+
+/// What becomes of its rows is told by nobody from then on, however long that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_access_goes_by_a_permission_table_that_cannot_be_followed_any_more() {
+    let mut world = World::new(SCHEMA).await;
+    let mut followers = followers(&world).await;
+    planned(&world.live, PLANNED).await;
+    world
+        .sql(
+            "INSERT INTO joined VALUES (1, 1, 'ada', 'a'), (2, 2, 'eve', 'b');
+             INSERT INTO helped VALUES (1, 1, 'ada', 'a'), (2, 2, 'eve', 'b')",
+        )
+        .await;
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    world
+        .sql(
+            "ALTER PUBLICATION headwater DROP TABLE members, helpers;
+             CREATE FUNCTION never() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'never'; END $$;
+             CREATE EVENT TRIGGER unmended ON ddl_command_start WHEN TAG IN ('ALTER PUBLICATION')
+               EXECUTE FUNCTION never()",
+        )
+        .await;
+    let stand_still = |world: &World| {
+        let published = world.engine.published();
+        ["members", "helpers"].iter().all(|table| {
+            let view = published.table(&TableName::new("public", *table)).entered();
+            view.is_none_or(|view| view.stands_still())
+        })
+    };
+    while !stand_still(&world) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for team in [2, 1, 3] {
+        for follower in &followers {
+            world.settles(follower).await;
+        }
+        // They rest, and nothing but the rows of these tables changes.
+        world
+            .sql(&format!("UPDATE members SET team = {team}; UPDATE helpers SET team = {team}"))
+            .await;
+    }
+    world.settles_or_ends(&mut followers, &TABLES).await;
+    world.sql("DROP EVENT TRIGGER unmended").await;
+    for follower in &followers {
+        world.settles(follower).await;
+    }
+    planned(&world.live, PLANNED).await;
+    world.end().await;
 }
 
 /// `character(n)` is equal to texts that differ from it in padding, also where a policy looks for it.

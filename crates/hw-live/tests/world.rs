@@ -265,7 +265,9 @@ impl Drop for Share {
 
 /// Waits until so many results are told by plans.
 pub async fn planned(live: &Live, count: usize) {
+    let end = tokio::time::Instant::now() + LIMIT;
     while live.planned() < count {
+        assert!(tokio::time::Instant::now() < end, "{} of {count} have plans", live.planned());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -289,7 +291,7 @@ pub fn query(table: &str, condition: &str, window: &str) -> LiveQuery {
     let columns: &[&str] = match table {
         "tasks" => &["id", "team", "owner", "title", "done", "at", "price"],
         "notes" => &["id", "task", "body", "secret"],
-        "plain" | "joined" | "asked" => &["id", "team", "owner", "body"],
+        "plain" | "joined" | "helped" | "asked" => &["id", "team", "owner", "body"],
         "prices" => &["id", "owner"],
         _ => &["id", "team", "who"],
     };

@@ -1,5 +1,7 @@
 //! One text for everything in the catalog that decides who sees which rows: policies, grants, flags, owners,
-//! functions, memberships, unique keys. As long as it stays the same, so does what [`crate::policies`] reads.
+//! functions, memberships, unique keys. As long as it stays the same, so does what [`crate::policies`] reads, and the
+//! log tells all that becomes of rows: what is published is in it, and when columns were last made anew, since ALTER
+//! TABLE writes rows of which the log says nothing.
 //!
 //! Postgres reads the catalog of *now* also in a transaction whose rows are of an earlier moment, so a question
 //! is good only where this text was the same before and behind it (`design/engine.md` 11).
@@ -23,10 +25,11 @@ parts (part) AS (VALUES
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
     FROM pg_catalog.pg_policy)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, relname, relnamespace, relowner,
-             relrowsecurity, relforcerowsecurity, relhassubclass, relispartition, coalesce(relacl::text, '')), ',' ORDER BY oid)
+             relrowsecurity, relforcerowsecurity, relhassubclass, relispartition, relpersistence, relreplident,
+             coalesce(relacl::text, '')), ',' ORDER BY oid)
     FROM own)),
-  ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attrelid, a.attnum, a.attname, a.atttypid,
-             a.attcollation, a.attgenerated, a.attnotnull, coalesce(a.attacl::text, '')), ',' ORDER BY a.attrelid, a.attnum)
+  ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attrelid, a.attnum, a.xmin), ','
+             ORDER BY a.attrelid, a.attnum)
     FROM pg_catalog.pg_attribute a JOIN own ON own.oid = a.attrelid
     WHERE a.attnum > 0 AND NOT a.attisdropped)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', i.indexrelid, i.indrelid, i.indisprimary,
@@ -47,6 +50,11 @@ parts (part) AS (VALUES
     FROM pg_catalog.pg_operator WHERE oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
     FROM pg_catalog.pg_cast WHERE oid >= 16384)),
+  ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
+    FROM pg_catalog.pg_publication)),
+  -- Tables and schemas in publications, each with an oid that is new with whatever changes of it.
+  ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', classid, objid, refobjid), ',' ORDER BY classid, objid)
+    FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_publication'::pg_catalog.regclass)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', t.oid, t.xmin), ',' ORDER BY t.oid)
     FROM pg_catalog.pg_type t WHERE t.oid >= 16384 AND t.typtype IN ('e', 'd', 'r', 'm'))),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
