@@ -32,8 +32,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, notes, members TO headwater_authe
 ";
 
 /// The process ends first: what it says of a source that is gone would be a finding.
-struct Rig {
-    process: HeadwaterProcess,
+pub struct Rig {
+    pub process: HeadwaterProcess,
     sql: Client,
     _database: TestDatabase,
     _cluster: Cluster,
@@ -41,7 +41,7 @@ struct Rig {
 }
 
 impl Rig {
-    async fn start() -> Rig {
+    pub async fn start() -> Rig {
         Rig::start_allowing(&[]).await
     }
 
@@ -81,7 +81,7 @@ impl Rig {
         Rig { _cluster: cluster, _directory: directory, _database: database, sql, process }
     }
 
-    async fn run(&self, sql: &str) {
+    pub async fn run(&self, sql: &str) {
         self.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
@@ -105,31 +105,43 @@ impl Rig {
         found["used"].as_u64().expect("a number")
     }
 
-    async fn connect(&self, sub: &str) -> Socket {
-        let url = format!(
-            "ws://{}/DataSyncController?access_token={}",
-            self.process.address(),
-            token_of(sub)
-        );
+    pub async fn connect(&self, sub: &str) -> Socket {
+        self.connect_by(&token_of(sub)).await
+    }
+
+    async fn connect_by(&self, token: &str) -> Socket {
+        let url =
+            format!("ws://{}/DataSyncController?access_token={token}", self.process.address());
         let (socket, _) = connect_async(url).await.expect("connected");
         Socket { socket, next: 0, pushes: Vec::new() }
     }
 }
 
 fn token_of(sub: &str) -> String {
-    let secret = Secret::parse(SECRET).expect("usable");
-    token::issue(&secret, sub, Duration::from_secs(3600), &Map::new(), &[], &Clock::system())
+    token_with(sub, json!({}))
 }
 
-struct Socket {
+/// An hour's token with claims.
+fn token_with(sub: &str, claims: Value) -> String {
+    token_at(sub, claims, Clock::system())
+}
+
+/// The same, issued when a clock says.
+fn token_at(sub: &str, claims: Value, clock: Clock) -> String {
+    let secret = Secret::parse(SECRET).expect("usable");
+    let claims: Map<String, Value> = serde_json::from_value(claims).expect("an object");
+    token::issue(&secret, sub, Duration::from_secs(3600), &claims, &[], &clock)
+}
+
+pub struct Socket {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     next: i64,
     /// What came before an answer that was waited for.
-    pushes: Vec<Value>,
+    pub pushes: Vec<Value>,
 }
 
 impl Socket {
-    async fn receive(&mut self) -> Value {
+    pub async fn receive(&mut self) -> Value {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
@@ -144,8 +156,25 @@ impl Socket {
         }
     }
 
+    /// The next message, or the code with which the socket is closed.
+    async fn receive_or_closed(&mut self) -> Result<Value, u16> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).expect("JSON");
+                    if message["tag"] != "KeepAlive" {
+                        return Ok(message);
+                    }
+                }
+                Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("neither a message nor a code but {other:?}"),
+            }
+        }
+    }
+
     /// Sends and waits for the answer.
-    async fn ask(&mut self, mut message: Value) -> Value {
+    pub async fn ask(&mut self, mut message: Value) -> Value {
         let number = self.next;
         self.next += 1;
         message["requestId"] = number.into();
@@ -201,7 +230,7 @@ impl Socket {
     }
 }
 
-fn query(table: &str, more: Value) -> Value {
+pub fn query(table: &str, more: Value) -> Value {
     let mut query = json!({
         "table": table, "selectedColumns": {"tag": "SelectAll"}, "whereCondition": null, "orderByClause": [],
     });
@@ -342,6 +371,45 @@ async fn e_4_operators_are_told_what_an_audit_has_found() {
     assert_eq!((&notes["tier"], &notes["because"]["reason"]), (&json!("asked"), &json!(told)));
     rig.run("INSERT INTO notes VALUES (2, 2, 'open'), (3, 2, 'open!')").await;
     assert_eq!(amy.push().await["record"]["id"], 3);
+}
+
+/// Where a permission table cannot be followed any more, whoever sees by it is shown what Postgres shows, and the status
+/// says what is wrong with the table.
+#[tokio::test]
+async fn e_4_the_status_says_why_a_permission_table_takes_access() {
+    let findings = ["the table's description changed", "the table leaves the replica", "HW2106"];
+    let rig = Rig::start_allowing(&findings).await;
+    rig.run("INSERT INTO notes VALUES (1, 1, 'a'); INSERT INTO members VALUES (1, 'amy')").await;
+    let mut amy = rig.connect("amy").await;
+    amy.subscribe(query("notes", json!({}))).await;
+    rig.is_planned(1).await;
+    rig.run(
+        "ALTER TABLE members DROP CONSTRAINT members_pkey; TRUNCATE members;
+         INSERT INTO notes VALUES (2, 1, 'hush')",
+    )
+    .await;
+    let event = amy.push().await;
+    assert_eq!((&event["tag"], &event["id"]), (&json!("DidDelete"), &json!(1)), "{event}");
+    let address = rig.process.address();
+    poll_until("the status names the table", async || {
+        let answer = http_get(address, "/admin/api/status", &OPERATOR).await.ok()?;
+        let page: Value = serde_json::from_str(&answer.body).ok()?;
+        let refused = page["sync"]["refused"].as_array()?.clone();
+        refused
+            .iter()
+            .any(|line| line.as_str().is_some_and(|it| it.contains("members")))
+            .then_some(())
+    })
+    .await;
+    // It heals, also where nothing else happens.
+    rig.run(
+        "ALTER TABLE members ADD PRIMARY KEY (team, who); INSERT INTO members VALUES (1, 'amy')",
+    )
+    .await;
+    let mut seen = [amy.push().await, amy.push().await].map(|event| event["record"]["id"].clone());
+    seen.sort_by_key(Value::to_string);
+    assert_eq!(seen, [json!(1), json!(2)]);
+    rig.is_planned(1).await;
 }
 
 /// Nothing that was known of the role a moment ago counts.
@@ -675,6 +743,124 @@ async fn ds_1_a_login_that_overtakes_a_subscription_ends_the_socket() {
     assert_eq!(amy.pushes, [Value::Null; 0], "it waits");
     rig.run("COMMIT").await;
     assert_eq!(amy.closed().await, Some(4401));
+}
+
+/// Who may see a task says a claim, or the role.
+const BY_CLAIMS: &str = "
+CREATE ROLE auditor; GRANT SELECT ON tasks TO auditor; DROP POLICY owner ON tasks;
+CREATE POLICY org ON tasks FOR SELECT TO headwater_authenticated
+  USING (title = current_setting('request.jwt.claims', true)::jsonb ->> 'org');
+CREATE POLICY audit ON tasks FOR SELECT TO auditor USING (n = 7);
+INSERT INTO tasks VALUES (1, 'x', 'one', 1), (2, 'x', 'two', 2), (3, 'x', 'three', 7)";
+
+/// Tokens of one user with whom others would be confused if users were compared by their names.
+fn others_of_amy() -> [(&'static str, String); 3] {
+    [
+        ("another claim", token_with("amy", json!({"org": "two"}))),
+        ("another role", token_with("amy", json!({"org": "one", "role": "auditor"}))),
+        ("another token of hers", token_with("amy", json!({"org": "one", "jti": "b"}))),
+    ]
+}
+
+/// Who follows the tasks of `one` is told what becomes of them.
+async fn goes_on(rig: &Rig, socket: &mut Socket) {
+    rig.run("INSERT INTO tasks VALUES (9, 'x', 'one')").await;
+    assert_eq!(socket.push().await["record"]["id"], 9);
+    rig.run("DELETE FROM tasks WHERE id = 9").await;
+    assert_eq!(socket.push().await["id"], 9);
+}
+
+/// F-45: policies read claims, so whoever has others is somebody else, whatever the name.
+#[tokio::test]
+async fn f_45_who_comes_back_with_other_claims_goes_on_with_nothing() {
+    let rig = Rig::start_with("{auth: {allowed_roles: [auditor]}}", &[]).await;
+    rig.run(BY_CLAIMS).await;
+    let ids = || query("tasks", json!({"selectedColumns": select(&["id"])}));
+    let subscribe = || json!({"tag": "CreateDataSubscription", "query": ids()});
+    let one = token_with("amy", json!({"org": "one"}));
+    let seen = [json!([{"id": 2}]), json!([{"id": 3}]), json!([{"id": 1}])];
+    for ((what, token), seen) in others_of_amy().into_iter().zip(seen) {
+        // On a socket that is still there: it is not taken from whoever has it.
+        let mut old = rig.connect_by(&one).await;
+        let first = old.ask(subscribe()).await;
+        assert_eq!(first["result"], json!([{"id": 1}]));
+        let mut new = rig.connect_by(&token).await;
+        let answer = new.resume(ids(), &first).await;
+        assert_eq!((&answer["result"], answer.get("resumed")), (&seen, None), "{what}");
+        goes_on(&rig, &mut old).await;
+        // And behind its end.
+        drop(old);
+        let mut new = rig.connect_by(&token).await;
+        let answer = new.resume(ids(), &first).await;
+        assert_eq!((&answer["result"], answer.get("resumed")), (&seen, None), "{what}");
+        // A token of the same claims is the same.
+        let mut again = rig.connect_by(&token_with("amy", json!({"org": "one"}))).await;
+        assert_eq!(again.resume(ids(), &first).await["resumed"], true, "{what}");
+    }
+}
+
+/// The same of a login on a socket that follows results.
+#[tokio::test]
+async fn f_45_a_login_with_other_claims_ends_the_socket_that_follows_results() {
+    let rig = Rig::start_with("{auth: {allowed_roles: [auditor]}}", &[]).await;
+    rig.run(BY_CLAIMS).await;
+    for (what, token) in others_of_amy() {
+        let mut amy = rig.connect_by(&token_with("amy", json!({"org": "one"}))).await;
+        amy.subscribe(query("tasks", json!({}))).await;
+        let renewed = token_with("amy", json!({"org": "one"}));
+        let login = amy.ask(json!({"tag": "LoginWithJWT", "jwt": renewed})).await;
+        assert_eq!(login["tag"], "LoginSuccessful");
+        // A token that is renewed is the same.
+        goes_on(&rig, &mut amy).await;
+        let login = amy.ask(json!({"tag": "LoginWithJWT", "jwt": token})).await;
+        assert_eq!(login["tag"], "LoginSuccessful");
+        rig.run("INSERT INTO tasks VALUES (9, 'x', 'one'); DELETE FROM tasks WHERE id = 9").await;
+        assert_eq!(amy.receive_or_closed().await, Err(4401), "{what}");
+    }
+}
+
+/// F-45: time alone ends the socket, and nothing that is committed later is told on it.
+#[tokio::test]
+async fn f_45_a_subscriber_whose_token_expires_is_told_nothing_more() {
+    let rig = Rig::start().await;
+    // An hour and a minute, of which 4 s are left.
+    let left = Duration::from_secs(4);
+    let ends = Clock::system().now() + left;
+    let issued = ends - Duration::from_secs(3660);
+    let token = token_at("amy", json!({}), Clock::new(move || issued));
+    let mut amy = rig.connect_by(&token).await;
+    amy.subscribe(query("tasks", json!({"selectedColumns": select(&["n"])}))).await;
+    let write = async {
+        let mut n = 0;
+        loop {
+            n += 1;
+            let row = format!(
+                "INSERT INTO tasks (id, owner, n) VALUES ({n}, 'amy', extract(epoch FROM clock_timestamp())::int)"
+            );
+            rig.run(&row).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let read = async {
+        let mut told = 0;
+        loop {
+            match amy.receive_or_closed().await {
+                Ok(event) => {
+                    told += 1;
+                    let written = event["record"]["n"].as_u64().expect("a number");
+                    // Rounded to a second.
+                    assert!(
+                        written <= ends.as_secs() + 1,
+                        "{written} is told, and it ended at {ends:?}"
+                    );
+                }
+                Err(code) => break (told, code),
+            }
+        }
+    };
+    let (told, code) = tokio::select! { read = read => read, () = write => unreachable!() };
+    assert!(told > 0, "it was followed until then");
+    assert_eq!(code, 4401);
 }
 
 /// `datasync.md` 21 R: whoever comes back is told what has changed, not everything.

@@ -5,6 +5,7 @@
 //!
 //! Source: `datasync.md` 1, "OURS".
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hw_http::holder::Holder;
 use hw_http::{ApiError, Edge, Refusal};
 use hw_types::Code;
 use hw_write::{Author, AuthorRole};
+use serde_json::value::RawValue;
 
 use crate::code;
 use crate::options::DataSyncOptions;
@@ -67,18 +69,32 @@ impl Caller {
         }
     }
 
-    /// Whether policies see the same of both, but for when their tokens were made and end.
+    /// Whether policies see the same of both, but for when their tokens were made, begin and end.
+    ///
+    /// Claims are compared as they are written, since policies read what is written: numbers that differ in what a
+    /// float does not hold are others. A token's id is a claim like others: a policy may know tokens, or sessions, by it.
     pub fn is_same(&self, other: &Caller) -> bool {
         let claims = |caller: &Caller| {
-            let claims: Option<serde_json::Map<String, serde_json::Value>> =
+            let claims: Option<BTreeMap<String, Box<RawValue>>> =
                 serde_json::from_str(&caller.author.claims_json).ok();
-            claims.map(|mut claims| {
-                claims.retain(|name, _| !["iat", "exp", "nbf", "jti"].contains(&name.as_str()));
-                claims
+            claims.map(|claims| {
+                let lasting = claims
+                    .into_iter()
+                    .filter(|(name, _)| !["iat", "exp", "nbf"].contains(&name.as_str()));
+                lasting.map(|(name, value)| (name, value.get().to_owned())).collect::<Vec<_>>()
             })
         };
         let (own, others) = (&self.author, &other.author);
-        (&own.user, &own.role) == (&others.user, &others.role) && claims(self) == claims(other)
+        let is_user = (&own.user, &own.role) == (&others.user, &others.role);
+        // What cannot be read is the same as nothing.
+        is_user && claims(self).is_some_and(|own| claims(other) == Some(own))
+    }
+
+    /// Whether the token does not count any more.
+    ///
+    /// - Takes: the time since the Unix epoch.
+    pub fn has_expired(&self, now: Duration) -> bool {
+        self.holds_until.is_some_and(|until| until <= now)
     }
 
     /// Whether it is somebody without a token.
@@ -194,6 +210,53 @@ mod tests {
             assert_ne!(key(proxy), key(proxy), "{proxy}");
         }
         assert_ne!(stranger(None), stranger(None));
+    }
+
+    fn holder(role: AuthorRole, claims_json: &str) -> Caller {
+        let author = Author {
+            user: "amy".into(),
+            subject: "amy".into(),
+            role,
+            claims_json: claims_json.into(),
+        };
+        Caller { author, holds_until: None, stranger: None }
+    }
+
+    #[test]
+    fn f_45_whoever_has_other_claims_or_another_role_is_another_caller() {
+        let of = |claims: &str| holder(AuthorRole::Configured, claims);
+        let first = of(r#"{"sub": "amy", "org": 1, "iat": 1, "nbf": 1, "exp": 2}"#);
+        // A token is renewed: nobody could stay otherwise.
+        for renewed in [
+            r#"{"sub": "amy", "org": 1, "iat": 2, "nbf": 2, "exp": 3}"#,
+            r#"{"exp": 9, "org": 1, "sub": "amy"}"#,
+            r#"{"sub": "amy", "org": 2, "org": 1}"#,
+        ] {
+            assert!(first.is_same(&of(renewed)) && of(renewed).is_same(&first), "{renewed}");
+        }
+        for other in [
+            r#"{"sub": "amy", "org": 2}"#,
+            r#"{"sub": "amy", "org": "1"}"#,
+            r#"{"sub": "amy", "org": 1.0}"#,
+            r#"{"sub": "amy"}"#,
+            r#"{"sub": "amy", "org": 1, "jti": "a"}"#,
+            r#"{"sub": "amy", "org": 1, "role": null}"#,
+            r#"{"sub": "amy", "org": {"exp": 1}}"#,
+            "[]",
+        ] {
+            assert!(!first.is_same(&of(other)) && !of(other).is_same(&first), "{other}");
+        }
+        let token = |id: &str| of(&format!(r#"{{"sub": "amy", "jti": {id}}}"#));
+        assert!(
+            token(r#""a""#).is_same(&token(r#""a""#)) && !token(r#""a""#).is_same(&token(r#""b""#))
+        );
+        // Equal for a float.
+        assert!(!token("18446744073709551617").is_same(&token("18446744073709551618")));
+        assert!(!of("[1]").is_same(&of("[2]")), "what cannot be read");
+        let roles = ["a", "b"]
+            .map(|role| holder(AuthorRole::Chosen(role.into()), &first.author.claims_json));
+        assert!(roles[0].is_same(&roles[0]) && !roles[0].is_same(&roles[1]));
+        assert!(!roles[0].is_same(&first));
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -2,7 +2,8 @@
 //!
 //! In: frames, ends of tasks, time. Out: frames. All decisions about messages are the session's; what is
 //! decided here is when the socket itself ends. Invariants: as whom a task runs is settled when it starts; all
-//! tasks and transactions of a socket end with it; whoever takes nothing while memory is wanted is cut.
+//! tasks and transactions of a socket end with it; nothing is sent to a token that has expired; whoever takes nothing
+//! while memory is wanted is cut.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -185,6 +186,16 @@ fn follow(
 /// Why the socket ends; `None`: it has ended.
 type Ended = Option<(u16, Cow<'static, str>)>;
 
+/// Whether the token still counts.
+///
+/// - Errors: the socket ends.
+fn holds(server: &DataSync, caller: &Caller) -> Result<(), Ended> {
+    match caller.has_expired(server.clock.now()) {
+        true => Err(Some((close::TOKEN_EXPIRED, "the token has expired".into()))),
+        false => Ok(()),
+    }
+}
+
 impl Driver {
     async fn serve(&mut self) -> Ended {
         loop {
@@ -192,8 +203,8 @@ impl Driver {
             // That it waits is known until it is known again, or has come to its turn.
             if let Some(Delayed { text, weight, _waiting }) = self.delayed.take() {
                 self.message(text, weight, &mut effects);
-                if !self.perform(&mut effects).await {
-                    return None;
+                if let Err(ended) = self.perform(&mut effects).await {
+                    return ended;
                 }
             }
             let now = Instant::now();
@@ -248,14 +259,14 @@ impl Driver {
                 }
                 Some(changed) = self.followed.next() => self.changed(changed, &mut effects),
                 () = sleep_until(wake) => {
-                    if let Some(ended) = self.timers().await {
+                    if let Err(ended) = self.timers().await {
                         return ended;
                     }
                     self.event(Event::Tick, &mut effects);
                 }
             }
-            if !self.perform(&mut effects).await {
-                return None;
+            if let Err(ended) = self.perform(&mut effects).await {
+                return ended;
             }
             for (id, subscription) in std::mem::take(&mut self.told) {
                 self.follow(id, subscription);
@@ -271,20 +282,16 @@ impl Driver {
         self.session.handle(Instant::now(), event, effects);
     }
 
-    /// Does what is to be done; false when the socket has ended.
-    async fn perform(&mut self, effects: &mut Vec<Effect>) -> bool {
+    /// Does what is to be done.
+    ///
+    /// - Errors: the socket ends.
+    async fn perform(&mut self, effects: &mut Vec<Effect>) -> Result<(), Ended> {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Send(text) => {
-                    if !self.send(Message::Text(text.into())).await {
-                        return false;
-                    }
-                }
+                Effect::Send(text) => self.send(Message::Text(text.into())).await?,
                 Effect::Tell(telling) => {
                     for text in telling.texts() {
-                        if !self.send(Message::Text(text.into())).await {
-                            return false;
-                        }
+                        self.send(Message::Text(text.into())).await?;
                     }
                 }
                 Effect::Start(id, task, message) => self.start(id, *task, message),
@@ -296,7 +303,7 @@ impl Driver {
                 }
             }
         }
-        true
+        Ok(())
     }
 
     /// Takes a message as soon as there is room for it. Until then nothing else is read.
@@ -313,22 +320,26 @@ impl Driver {
         }
     }
 
-    /// Sends a frame; false when the socket has ended, or takes nothing while memory is wanted.
-    async fn send(&mut self, frame: Message) -> bool {
+    /// Sends a frame to whoever calls by a token that counts.
+    ///
+    /// - Errors: the socket ends: it has ended, its token has, or it takes nothing while memory is wanted.
+    async fn send(&mut self, frame: Message) -> Result<(), Ended> {
         let Driver { socket, cut, server, caller, me, .. } = self;
+        holds(server, caller)?;
         let mut sending = pin!(socket.send(frame));
         loop {
             tokio::select! {
                 biased;
-                sent = &mut sending => return sent.is_ok(),
-                () = me.leave.cancelled() => return false,
+                sent = &mut sending => return sent.map_err(|_| None),
+                () = me.leave.cancelled() => return Err(None),
                 () = sleep(LOOK_EVERY) => {
+                    holds(server, caller)?;
                     let stuck = cut.as_ref().map_or(Duration::ZERO, ConnectionCut::stuck_for);
                     let memory = [&server.worker.answers, &server.worker.results];
                     let is_wanted = || memory.iter().any(|it| it.is_pressed(caller.holder()));
                     if stuck >= server.options.stuck_for && is_wanted() {
                         metrics::counter!("headwater_datasync_cut_total").increment(1);
-                        return false;
+                        return Err(None);
                     }
                 }
             }
@@ -352,24 +363,21 @@ impl Driver {
         times.into_iter().chain(expires).chain(room).min().unwrap_or(now)
     }
 
-    /// Does what time asks for; `Some`: the socket ends.
-    async fn timers(&mut self) -> Option<Ended> {
+    /// Does what time asks for.
+    ///
+    /// - Errors: the socket ends.
+    async fn timers(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
-        let expired = |until: Duration| until <= self.server.clock.now();
-        if self.caller.holds_until.is_some_and(expired) {
-            return Some(Some((close::TOKEN_EXPIRED, "the token has expired".into())));
-        }
+        holds(&self.server, &self.caller)?;
         if now >= self.heard + SILENT_FOR {
-            return Some(None);
+            return Err(None);
         }
         if now >= self.pinged + PING_EVERY {
             (self.pinged, self.pings) = (now, self.pings + 1);
             let number = self.pings.to_be_bytes().to_vec();
-            if !self.send(Message::Ping(number.into())).await {
-                return Some(None);
-            }
+            self.send(Message::Ping(number.into())).await?;
         }
-        None
+        Ok(())
     }
 
     /// Takes what a task brings back; returns what counts the answer.

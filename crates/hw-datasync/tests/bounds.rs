@@ -8,7 +8,7 @@ use hw_write::StatementOptions;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::rig::{Rig, Socket, create, query, token_of, within};
+use crate::rig::{Rig, Socket, create, query, token_of, token_with, within};
 
 /// Statements of the server that run.
 const RUNNING: &str =
@@ -98,6 +98,34 @@ async fn f_69_answers_that_nobody_reads_are_bounded_and_others_are_answered() {
     })
     .await;
     assert_eq!(mal.ask(lines()).await["tag"], "DataSyncResult");
+}
+
+/// Nobody waits longer for a reader than his token counts.
+#[tokio::test]
+async fn f_45_a_token_that_expires_while_nothing_is_taken_ends_the_socket() {
+    let options =
+        DataSyncOptions { stuck_for: Duration::from_secs(3_600), ..DataSyncOptions::default() };
+    let rig = large(options).await;
+    let short = token_with("mal", Duration::from_secs(600), json!({}));
+    let mut mal = rig.connect_small_with(Some(&short)).await;
+    let mut bob = rig.connect_small(Some("bob")).await;
+    for socket in [&mut mal, &mut bob] {
+        for _ in 0..4 {
+            socket.send(lines()).await;
+        }
+    }
+    poll_until("their answers wait", || async {
+        (rig.used("answer_memory_bytes") > 24 << 20).then_some(())
+    })
+    .await;
+    rig.advance(661);
+    poll_until("his are gone, with his socket", || async {
+        (rig.used("answer_memory_bytes") < 24 << 20 && rig.used("sockets") == 1).then_some(())
+    })
+    .await;
+    for _ in 0..4 {
+        assert_eq!(bob.receive().await["tag"], "DataSyncResult");
+    }
 }
 
 #[tokio::test]

@@ -154,10 +154,15 @@ impl Rig {
     ///
     /// - Takes: the user; `None` for a stranger.
     pub async fn connect_small(&self, sub: Option<&str>) -> Socket {
+        self.connect_small_with(sub.map(token_of).as_deref()).await
+    }
+
+    /// The same by a token.
+    pub async fn connect_small_with(&self, token: Option<&str>) -> Socket {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("set");
         let stream = socket.connect(self.address).await.expect("connected");
-        let token = sub.map(|sub| format!("?access_token={}", token_of(sub))).unwrap_or_default();
+        let token = token.map(|token| format!("?access_token={token}")).unwrap_or_default();
         let url = format!("ws://{}/DataSyncController{token}", self.address);
         let stream = MaybeTlsStream::Plain(stream);
         let (socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("upgraded");

@@ -373,11 +373,11 @@ async fn e_4_a_round_that_is_cut_in_the_middle_shows_nothing_of_before() {
             world.cut_sessions().await;
         }
         // It may wait for whoever asks.
-        let (lost, asks) = tokio::join!(writer.batch_execute(loss), async {
+        let (lost, ()) = tokio::join!(writer.batch_execute(loss), async {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             world.cut_sessions().await;
         });
-        (lost.unwrap(), asks);
+        lost.unwrap();
         world.sql(&format!("INSERT INTO asked VALUES (2, 1, 'ada', '{SECRET}')")).await;
         if round % 3 == 0 {
             world.cut_sessions().await;

@@ -49,7 +49,7 @@ function workerName(url: string): string {
   let user = '';
   try {
     const part = decodeURIComponent(token).split('.')[1] ?? '';
-    const { iat: _iat, exp: _exp, nbf: _nbf, jti: _jti, ...who } = JSON.parse(
+    const { iat: _iat, exp: _exp, nbf: _nbf, ...who } = JSON.parse(
       atob(part.replace(/-/g, '+').replace(/_/g, '/')),
     ) as Record<string, unknown>;
     user = JSON.stringify(who);
