@@ -5,13 +5,14 @@ use hw_expr::postgres::{
     Visible,
 };
 use hw_pg::types::canonical_from_text;
-use hw_types::{Cell, RowBuilder, RowRef};
+use hw_types::{Cell, RowBuilder, RowRef, Sql};
 use std::sync::Arc;
 
 /// Two tables, each with itself and the other in reach, and one function.
 struct World;
 
-const COLUMNS: [(&str, &str); 6] = [
+/// Columns of both.
+pub(crate) const COLUMNS: [(&str, &str); 6] = [
     ("id", "integer"),
     ("s", "text"),
     ("u", "uuid"),
@@ -127,8 +128,23 @@ pub(crate) fn policy(data: &[u8]) {
         settings: Arc::new([("request.jwt.claims".to_owned(), claims.to_owned())].into()),
         parameters: Arc::default(),
     };
+    evaluate(&condition, &principal);
+}
+
+/// What a client's condition has become, read as the text of a policy is.
+pub(crate) fn filter(Sql { text, parameters }: Sql) {
+    let Ok(condition) = Condition::read(&text, &table(0, "t"), &World) else { return };
+    let principal = Principal {
+        role: "reader".into(),
+        settings: Arc::default(),
+        parameters: parameters.into(),
+    };
+    evaluate(&condition, &principal);
+}
+
+fn evaluate(condition: &Condition, principal: &Principal) {
     let row = row();
-    let frame = Frame { rows: &[&row.view()], principal: &principal, tables: &World };
+    let frame = Frame { rows: &[&row.view()], principal, tables: &World };
     // One row and one principal give one value.
     assert_eq!(condition.holds(frame), condition.holds(frame));
 }
