@@ -6,6 +6,7 @@ mod dev;
 mod doctor;
 mod eval;
 mod generate;
+mod hostile_queries;
 mod live_queries;
 mod pages;
 mod policies;

@@ -29,7 +29,7 @@ async fn send(
 }
 
 /// A request of a user with JSON, and its answer.
-async fn ask(rig: &Rig, sub: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+pub async fn ask(rig: &Rig, sub: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let token = token_of(sub);
     let more = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");

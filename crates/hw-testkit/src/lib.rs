@@ -7,6 +7,7 @@
 //! - [`wait`]: barriers. Tests wait for conditions, never for time.
 //! - [`oracle`]: clients of the sync protocol and of live queries, and the property tests that compare them with
 //!   SQL.
+//! - [`wheres`]: conditions of live queries by strangers.
 //! - [`server`]: the `headwater` process as a test sees it, whose log is output too.
 //!
 //! A development dependency only: nothing that ships uses this crate.
@@ -17,6 +18,7 @@ pub mod oracle;
 pub mod proxy;
 pub mod server;
 pub mod wait;
+pub mod wheres;
 
 mod account;
 mod binaries;
