@@ -4,7 +4,7 @@
 //! it takes to keep them live. Postgres computes what it is asked for; what it could not compute is refused here, with
 //! what to write instead.
 
-use crate::statement::{Column, Output, Shape, Unknown, Writer};
+use crate::statement::{Column, Kind, Output, Shape, Unknown, Writer};
 use crate::wire::{Aggregate, Aggregation, Query};
 use hw_live::{Function, GroupedBy, Groups};
 use hw_types::Sql;
@@ -179,7 +179,13 @@ const SUMMED: [&str; 8] =
     ["smallint", "integer", "bigint", "numeric", "real", "double precision", "money", "interval"];
 
 fn check_grouped(field: &str, column: &Column) -> Result<(), Unknown> {
-    let Column { type_name, .. } = column;
+    let Column { type_name, kind, .. } = column;
+    if *kind == Kind::Array {
+        return Err(Unknown::Aggregate(format!(
+            "rows cannot be grouped by \"{field}\": arrays that are not equal may be the same in JSON. Group by a column \
+             that has of it what you need"
+        )));
+    }
     if NOT_COMPARED.contains(&&**type_name) {
         return Err(Unknown::Aggregate(format!(
             "rows cannot be grouped by \"{field}\": the database does not compare values of the type {type_name}. \

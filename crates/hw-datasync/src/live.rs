@@ -30,21 +30,19 @@ pub(crate) fn live_query(
             fields.iter().filter_map(|field| shape.fields.column(field)).collect()
         }
     };
-    // Of rows, what goes out as text is no value of its column.
-    let is_text = |it: &usize| wants == Wants::Rows && shape.columns[*it].as_text;
-    let is_plain = !columns.iter().chain(&shape.key).any(is_text);
     let filter = match &query.condition {
         None => Some(None),
         Some(condition) => condition_of(condition, shape).ok().map(Some),
     };
     let fields = columns.iter().map(|it| (shape.fields.field(*it).to_owned(), name(it))).collect();
     let is_window = query.is_window();
-    let matcher = filter.filter(|_| is_plain).map(|filter| Matcher { filter, fields, is_window });
+    let matcher = filter.map(|filter| Matcher { filter, fields, is_window });
     Ok(LiveQuery {
         table: TableName::new(shape.name.0.clone(), shape.name.1.clone()),
         key: shape.key.iter().map(name).collect(),
         rows,
         wants,
+        as_text: shape.columns.iter().filter(|it| it.as_text).map(|it| it.name.clone()).collect(),
         matcher,
     })
 }

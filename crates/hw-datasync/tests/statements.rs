@@ -364,6 +364,12 @@ fn issue_6_2_what_cannot_be_computed_is_refused_with_what_to_write() {
             "rows cannot be grouped by \"place\": the database does not compare values of the type point. Group by a \
              column that has of it what you need",
         ),
+        (
+            json!(["tags"]),
+            of("Count", "id"),
+            "rows cannot be grouped by \"tags\": arrays that are not equal may be the same in JSON. Group by a column \
+             that has of it what you need",
+        ),
         (json!(["owner"]), of("Count", "id"), "the table my tasks has no field owner"),
         (json!([]), of("Min", "nothing"), "the table my tasks has no field nothing"),
         (

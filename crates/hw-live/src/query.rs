@@ -33,6 +33,8 @@ pub struct LiveQuery {
     pub rows: Sql,
     /// What is wanted of it.
     pub wants: Wants,
+    /// Columns of the table whose values are told as their texts, in keys and in records of rows.
+    pub as_text: Vec<String>,
     /// The same as a condition over single rows; `None` where there is no such form of it.
     pub matcher: Option<Matcher>,
 }

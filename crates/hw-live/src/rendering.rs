@@ -19,14 +19,21 @@ pub(crate) struct Rendering {
     /// The columns of rows, as the log has them.
     relation: Arc<Relation>,
     json: JsonOfDatabase,
-    key: Vec<(usize, PgType)>,
+    key: Vec<Value>,
     told: Told,
 }
 
 /// What is told; `None`: that can only be asked.
 enum Told {
-    Rows(Option<RowJson>),
+    Rows(Option<Fields>),
     Groups(Option<Grouping>),
+}
+
+/// The fields of records of rows.
+struct Fields {
+    /// Those of the row that `record` is over, where some are told as texts; `None`: it is over rows as they are.
+    values: Option<Vec<Value>>,
+    record: RowJson,
 }
 
 /// How rows become groups.
@@ -43,6 +50,8 @@ pub(crate) struct Grouping {
 struct Value {
     index: usize,
     pg_type: PgType,
+    /// Whether its values are told as texts.
+    as_text: bool,
 }
 
 impl Value {
@@ -53,6 +62,61 @@ impl Value {
             Cell::Absent => Err(EvalError("a value of the row is not known")),
             Cell::Value(bytes) => Ok(Some((bytes, &self.pg_type))),
         }
+    }
+
+    /// The type as which it is told.
+    fn told_as(&self) -> PgType {
+        if self.as_text { PgType::TEXT } else { self.pg_type.clone() }
+    }
+
+    /// Appends what is told of it as JSON.
+    fn write(&self, row: &Row, json: &mut String) -> Result<(), EvalError> {
+        match self.of(row)? {
+            None => json.push_str("null"),
+            Some((bytes, ty)) if self.as_text => {
+                to_jsonb(&PgType::TEXT, &text(ty, bytes)?, json)?;
+            }
+            Some((bytes, ty)) => to_jsonb(ty, bytes, json)?,
+        }
+        Ok(())
+    }
+
+    /// Appends it to a row of what is told.
+    fn push(&self, row: &Row, values: &mut RowBuilder) -> Result<(), EvalError> {
+        match self.of(row)? {
+            None => values.push(Cell::Null),
+            Some((bytes, ty)) if self.as_text => values.push(Cell::Value(&text(ty, bytes)?)),
+            Some((bytes, _)) => values.push(Cell::Value(bytes)),
+        }
+        Ok(())
+    }
+}
+
+impl Fields {
+    /// - Takes: names and values.
+    fn new(fields: Vec<(String, Value)>) -> Fields {
+        let is_plain = !fields.iter().any(|(_, value)| value.as_text);
+        let types: Vec<PgType> = fields.iter().map(|(_, value)| value.told_as()).collect();
+        let members = fields.iter().zip(&types).enumerate().map(|(at, ((name, value), ty))| {
+            (&**name, if is_plain { value.index } else { at }, ty)
+        });
+        let record = RowJson::new(members);
+        let values = fields.into_iter().map(|(_, value)| value);
+        Fields { record, values: (!is_plain).then(|| values.collect()) }
+    }
+
+    fn write(&self, row: &Row) -> Result<Record, EvalError> {
+        let mut json = String::new();
+        let Some(values) = &self.values else {
+            self.record.write(&row.view(), &mut json)?;
+            return Ok(Record::new(json));
+        };
+        let mut told = RowBuilder::new();
+        for value in values {
+            value.push(row, &mut told)?;
+        }
+        self.record.write(&told.finish().view(), &mut json)?;
+        Ok(Record::new(json))
     }
 }
 
@@ -69,22 +133,24 @@ impl Rendering {
             let is_exact = json.is_exact(found.type_oid, &found.pg_type) && name.is_ascii();
             is_exact.then_some((index, &found.pg_type))
         };
-        let key = |name: &String| column(name).map(|(index, ty)| (index, ty.clone()));
-        let key = query.key.iter().map(key).collect::<Option<Vec<_>>>()?;
+        let told = |name: &String| {
+            let (index, ty) = column(name)?;
+            Some(Value { index, pg_type: ty.clone(), as_text: query.as_text.contains(name) })
+        };
+        let key = query.key.iter().map(told).collect::<Option<Vec<_>>>()?;
         let told = match &query.wants {
             Wants::Rows => Told::Rows(query.matcher.as_ref().and_then(|matcher| {
                 let field = |(field, name): &'_ (String, String)| {
-                    let (index, ty) = column(name).filter(|_| field.is_ascii())?;
-                    Some((field.clone(), index, ty))
+                    Some((field.clone(), told(name).filter(|_| field.is_ascii())?))
                 };
                 let fields = matcher.fields.iter().map(field).collect::<Option<Vec<_>>>()?;
-                let fields = fields.iter().map(|(field, index, ty)| (&**field, *index, *ty));
-                Some(RowJson::new(fields))
+                Some(Fields::new(fields))
             })),
             Wants::Groups(groups) => {
-                let value = |name: &str| {
+                let value = |name: &str, as_text: bool| {
                     let (index, ty) = column(name)?;
-                    Some((Value { index, pg_type: ty.clone() }, &relation.columns[index]))
+                    let value = Value { index, pg_type: ty.clone(), as_text };
+                    Some((value, &relation.columns[index]))
                 };
                 Told::Groups(Grouping::new(groups, value))
             }
@@ -122,24 +188,21 @@ impl Rendering {
 
     /// The JSON of a row's key: one value, or an array of several.
     pub fn key(&self, row: &Row) -> Result<Key, EvalError> {
-        let row = row.view();
         let mut json = String::new();
-        for (number, (index, ty)) in self.key.iter().enumerate() {
+        for (number, value) in self.key.iter().enumerate() {
             json.push_str(if number > 0 { ", " } else { "" });
-            let value = row.get(*index).bytes().ok_or(EvalError("a key has no NULL"))?;
-            to_jsonb(ty, value, &mut json)?;
+            value.of(row)?.ok_or(EvalError("a key has no NULL"))?;
+            value.write(row, &mut json)?;
         }
         Ok(if self.key.len() > 1 { format!("[{json}]").into() } else { json.into() })
     }
 
     /// A row's record.
     pub fn record(&self, row: &Row) -> Result<Record, EvalError> {
-        let Told::Rows(Some(record)) = &self.told else {
-            return Err(EvalError("a field has no JSON here"));
-        };
-        let mut json = String::new();
-        record.write(&row.view(), &mut json)?;
-        Ok(Record::new(json))
+        match &self.told {
+            Told::Rows(Some(fields)) => fields.write(row),
+            _ => Err(EvalError("a field has no JSON here")),
+        }
     }
 
     /// The rows that these transactions touched, whether or not anything of them has changed, with what they were
@@ -188,35 +251,35 @@ impl Rendering {
 }
 
 impl Grouping {
-    /// - Takes: finds a column by its name, where its values are printed here as Postgres does.
+    /// - Takes: finds a column by its name, where its values are printed here as Postgres does, to be told as a text
+    ///   or not.
     fn new<'c>(
         groups: &Groups,
-        value: impl Fn(&str) -> Option<(Value, &'c Column)>,
+        value: impl Fn(&str, bool) -> Option<(Value, &'c Column)>,
     ) -> Option<Grouping> {
         let names = groups.by.iter().map(|by| &by.field);
         let mut names = names.chain(groups.aggregates.iter().map(|aggregate| &aggregate.field));
         if !names.all(|name| name.is_ascii()) {
             return None;
         }
-        let by = groups.by.iter().map(|by| value(&by.column).map(|(value, _)| value));
+        let by = groups.by.iter().map(|by| value(&by.column, by.as_text).map(|(value, _)| value));
         let by = by.collect::<Option<Vec<Value>>>()?;
         let mut aggregates = Vec::with_capacity(groups.aggregates.len());
         for Aggregate { function, column, .. } in &groups.aggregates {
-            let column =
-                column.as_ref().map(|name| value(name)).map_or(Some(None), |it| it.map(Some))?;
+            let column = column
+                .as_ref()
+                .map(|name| value(name, false))
+                .map_or(Some(None), |it| it.map(Some))?;
             let kind = Kind::of(*function, column.as_ref().map(|(_, column)| *column))?;
             aggregates.push((kind, column.map(|(value, _)| value)));
         }
-        let plain = |as_text: bool, ty: PgType| if as_text { PgType::TEXT } else { ty };
-        let of_by = groups.by.iter().zip(&by);
-        let of_by = of_by.map(|(it, value)| (&it.field, plain(it.as_text, value.pg_type.clone())));
-        let computed = groups.aggregates.iter().zip(&aggregates);
-        let computed =
-            computed.map(|(it, (kind, _))| (&it.field, plain(it.as_text, kind.pg_type())));
+        let of_by = groups.by.iter().zip(&by).map(|(it, value)| (&it.field, value.told_as()));
+        let computed = groups.aggregates.iter().zip(&aggregates).map(|(it, (kind, _))| {
+            (&it.field, if it.as_text { PgType::TEXT } else { kind.pg_type() })
+        });
         let members: Vec<(&String, PgType)> = of_by.chain(computed).collect();
         let members = members.iter().enumerate().map(|(at, (name, ty))| (&***name, at, ty));
-        let as_text = groups.by.iter().map(|by| by.as_text);
-        let as_text = as_text.chain(groups.aggregates.iter().map(|it| it.as_text)).collect();
+        let as_text = groups.aggregates.iter().map(|it| it.as_text).collect();
         Some(Grouping { record: RowJson::new(members), by, aggregates, as_text })
     }
 
@@ -251,13 +314,7 @@ impl Grouping {
         let mut json = String::from("[");
         for (number, by) in self.by.iter().enumerate() {
             json.push_str(if number > 0 { ", " } else { "" });
-            match by.of(row)? {
-                None => json.push_str("null"),
-                Some((bytes, ty)) => match self.as_text[number] {
-                    false => to_jsonb(ty, bytes, &mut json)?,
-                    true => to_jsonb(&PgType::TEXT, &text(ty, bytes)?, &mut json)?,
-                },
-            }
+            by.write(row, &mut json)?;
         }
         json.push(']');
         Ok(json.into())
@@ -328,23 +385,16 @@ impl Grouping {
     /// - Takes: one of its rows.
     pub fn record(&self, row: &Row, tallies: &[Tally]) -> Result<Record, EvalError> {
         let mut values = RowBuilder::new();
-        let mut push = |number: usize, value: Option<(&[u8], &PgType)>| {
-            match value {
-                None => values.push(Cell::Null),
-                Some((bytes, ty)) if self.as_text[number] => {
-                    values.push(Cell::Value(&text(ty, bytes)?));
-                }
-                Some((bytes, _)) => values.push(Cell::Value(bytes)),
-            }
-            Ok::<(), EvalError>(())
-        };
-        for (number, by) in self.by.iter().enumerate() {
-            push(number, by.of(row)?)?;
+        for by in &self.by {
+            by.push(row, &mut values)?;
         }
-        let aggregates = self.aggregates.iter().zip(tallies.iter().skip(1));
-        for (number, ((kind, _), tally)) in aggregates.enumerate() {
-            let value = kind.value(tally)?;
-            push(self.by.len() + number, value.as_ref().map(|(bytes, ty)| (&**bytes, ty)))?;
+        let aggregates = self.aggregates.iter().zip(&self.as_text).zip(tallies.iter().skip(1));
+        for (((kind, _), as_text), tally) in aggregates {
+            match kind.value(tally)? {
+                None => values.push(Cell::Null),
+                Some((bytes, ty)) if *as_text => values.push(Cell::Value(&text(&ty, &bytes)?)),
+                Some((bytes, _)) => values.push(Cell::Value(&bytes)),
+            }
         }
         let mut json = String::new();
         self.record.write(&values.finish().view(), &mut json)?;

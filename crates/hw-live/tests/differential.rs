@@ -81,12 +81,25 @@ fn statement(rng: &mut StdRng, with_rules: bool) -> String {
     }
 }
 
+/// Rows whose keys and prices are told as texts.
+fn with_texts(condition: &str, window: &str) -> hw_live::LiveQuery {
+    let mut query = query("tasks", condition, window);
+    query.as_text = ["id", "price"].map(str::to_owned).into();
+    query.rows.text = format!(
+        "WITH q AS (SELECT * FROM public.tasks WHERE {condition} {window}) SELECT to_jsonb(q.id::text)::text, \
+         (to_jsonb(q) || jsonb_build_object('id', q.id::text, 'price', q.price::text))::text FROM q"
+    );
+    query
+}
+
 fn queries() -> Vec<hw_live::LiveQuery> {
     vec![
         query("tasks", "true", ""),
         query("tasks", "team = 1 AND done IS NOT TRUE", ""),
         count("tasks", "owner = 'ada' OR title = 'open'"),
         query("tasks", "true", "ORDER BY price DESC, id LIMIT 3"),
+        with_texts("true", ""),
+        with_texts("team = 1", "ORDER BY id LIMIT 3"),
         query("notes", "true", ""),
         count("notes", "body <> 'shut'"),
         query("members", "true", ""),

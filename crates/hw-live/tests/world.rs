@@ -301,6 +301,7 @@ pub fn query(table: &str, condition: &str, window: &str) -> LiveQuery {
         key: vec!["id".into()],
         rows: Sql { text, parameters: Vec::new() },
         wants: Wants::Rows,
+        as_text: Vec::new(),
         matcher: Some(Matcher {
             filter: Some(Sql { text: condition.into(), parameters: Vec::new() }),
             fields: fields.collect(),
