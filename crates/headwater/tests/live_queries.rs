@@ -96,10 +96,14 @@ impl Rig {
         .await;
     }
 
+    async fn status(&self) -> Value {
+        let status = http_get(self.process.address(), "/admin/api/status", &OPERATOR).await;
+        serde_json::from_str(&status.expect("answered").body).expect("JSON")
+    }
+
     /// How much is used of a bound of live queries.
     async fn used(&self, bound: &str) -> u64 {
-        let status = http_get(self.process.address(), "/admin/api/status", &OPERATOR).await;
-        let status: Value = serde_json::from_str(&status.expect("answered").body).expect("JSON");
+        let status = self.status().await;
         let bounds = status["bounds"].as_array().expect("bounds");
         let found = bounds.iter().find(|it| it["name"] == bound).expect("a bound");
         found["used"].as_u64().expect("a number")
@@ -978,4 +982,90 @@ async fn f_69_one_users_live_results_leave_room_to_others_and_are_given_back() {
         (rig.used("live_memory_bytes").await == 0).then_some(())
     })
     .await;
+}
+
+/// What JavaScript cannot count is a text, in keys and in rows, and is computed from the log as everything else is.
+#[tokio::test]
+async fn ds_7_numbers_that_are_texts_are_told_by_plans() {
+    let rig = Rig::start_with("{datasync: {bigint: string}}", &[]).await;
+    rig.run(
+        "CREATE TABLE bills (id int8 PRIMARY KEY, total numeric, note text);
+         ALTER TABLE bills ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY all_of_it ON bills FOR SELECT USING (true);
+         GRANT SELECT ON bills TO headwater_authenticated;
+         INSERT INTO bills VALUES (9007199254740993, 1.50, 'a')",
+    )
+    .await;
+    let mut amy = rig.connect("amy").await;
+    let (_, first) = amy.subscribe(query("bills", json!({}))).await;
+    let bill = |total: &str| json!({"id": "9007199254740993", "total": total, "note": "a"});
+    assert_eq!(first, json!([bill("1.50")]));
+    rig.is_planned(1).await;
+    rig.run("UPDATE bills SET total = total * 2; INSERT INTO bills VALUES (-1, 'NaN', NULL)").await;
+    let told = amy.push().await;
+    assert_eq!(
+        (&told["id"], &told["changeSet"]),
+        (&json!("9007199254740993"), &json!({"total": "3.00"})),
+        "{told}"
+    );
+    assert_eq!(amy.push().await["record"], json!({"id": "-1", "total": "NaN", "note": null}));
+}
+
+/// P6: live or loud. What Postgres does not answer is told with how far results are behind.
+#[tokio::test]
+async fn p_6_operators_are_told_that_live_results_are_behind() {
+    let rig = Rig::start_with("{}", &["HW4307"]).await;
+    rig.run(
+        "CREATE FUNCTION slow() RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE TABLE slow (id int4 PRIMARY KEY);
+         ALTER TABLE slow ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY slow ON slow FOR SELECT USING (slow());
+         GRANT SELECT ON slow TO headwater_authenticated;
+         INSERT INTO slow VALUES (1)",
+    )
+    .await;
+    let mut amy = rig.connect("amy").await;
+    amy.subscribe(query("slow", json!({}))).await;
+    let status = rig.status().await;
+    assert_eq!((&status["live"]["results"], &status["live"]["planned"]), (&json!(1), &json!(0)));
+    let polled = status["live"]["polled"].as_array().expect("tables");
+    assert!(
+        polled.iter().any(|it| it.as_str().is_some_and(|it| it.contains("public.slow"))),
+        "{polled:?}"
+    );
+    rig.run(
+        "CREATE OR REPLACE FUNCTION slow() RETURNS bool STABLE LANGUAGE plpgsql AS \
+         'BEGIN PERFORM pg_sleep(600); RETURN true; END'",
+    )
+    .await;
+    let told = poll_until("it is told", async || {
+        rig.status().await["trouble"].as_str().filter(|it| it.contains("HW4307")).map(str::to_owned)
+    })
+    .await;
+    assert!(told.contains("live results are"), "{told}");
+    assert!(rig.status().await["live"]["behind_seconds"].as_f64() >= Some(10.0));
+}
+
+/// A table whose changes Postgres does not log is asked each second, and named with the reason.
+#[tokio::test]
+async fn p_6_operators_are_told_which_tables_live_results_cannot_follow() {
+    let rig = Rig::start_with("{datasync: {resume: 1 s}}", &["HW4308"]).await;
+    rig.run(
+        "CREATE UNLOGGED TABLE drafts (id int4 PRIMARY KEY);
+         ALTER TABLE drafts ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY all_of_it ON drafts FOR SELECT USING (true);
+         GRANT SELECT ON drafts TO headwater_authenticated",
+    )
+    .await;
+    let mut amy = rig.connect("amy").await;
+    amy.subscribe(query("drafts", json!({}))).await;
+    rig.run("INSERT INTO drafts VALUES (1)").await;
+    assert_eq!(amy.push().await["record"], json!({"id": 1}));
+    let told = poll_until("it is told", async || {
+        rig.status().await["trouble"].as_str().filter(|it| it.contains("HW4308")).map(str::to_owned)
+    })
+    .await;
+    assert!(told.contains("public.drafts"), "{told}");
+    drop(amy);
+    poll_until("it is over", async || rig.status().await["trouble"].is_null().then_some(())).await;
 }

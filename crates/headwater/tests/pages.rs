@@ -104,7 +104,11 @@ fn fd_71_the_operations_page_has_every_field_of_the_status() {
     let sample = StatusReport {
         copies: vec![CopyReport::default()],
         bounds: vec![BoundReport::default()],
-        live: LiveReport { disagreements: vec!["e".into()] },
+        live: LiveReport {
+            disagreements: vec!["e".into()],
+            polled: vec!["f".into()],
+            ..LiveReport::default()
+        },
         sync: SyncReport {
             stale_tables: vec!["public.t".into()],
             frozen: vec!["a".into()],

@@ -16,6 +16,7 @@ use hw_pg::rights::Rights;
 use hw_types::{EndLsn, FullXid, PgSnapshot};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// A result that is kept.
@@ -30,6 +31,8 @@ pub(crate) struct Kept {
     pub plan: Option<Arc<Plan>>,
     pub inbox: Arc<Inbox>,
     pub standing: Standing,
+    /// Since when it waits to be asked, or for the answer.
+    pub asked_since: Option<Instant>,
     /// Its last answer took long.
     pub is_slow: bool,
     pub failures: u8,

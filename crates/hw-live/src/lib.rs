@@ -10,13 +10,14 @@
 //! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
 //! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
 //! of two results, and `net` one of several changes; `room` counts what all of it holds; `aggregate` and `tally`: groups of rows; `audit` compares what
-//! plans tell with what Postgres shows, and `found` is what came of that.
+//! plans tell with what Postgres shows, and `found` is what came of that; `figures` says how results are.
 
 mod aggregate;
 mod asking;
 mod audit;
 mod book;
 pub mod error;
+pub mod figures;
 mod found;
 mod index;
 mod kept;
@@ -37,6 +38,7 @@ mod unseen;
 
 pub use aggregate::{Aggregate, Function, GroupedBy, Groups};
 pub use error::LiveError;
+pub use figures::Figures;
 pub use found::{Audits, Disagreement, code};
 pub use live::{Live, LiveOptions};
 pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, Record, Wants};

@@ -13,6 +13,7 @@
 use crate::asking::Asking;
 use crate::book::Reads;
 use crate::error::LiveError;
+use crate::figures::{Asks, Figures};
 use crate::found::{Audits, Disagreement};
 use crate::index::Index;
 use crate::kept::{Kept, Phase, Standing};
@@ -22,7 +23,7 @@ use crate::room::Room;
 use crate::state::State;
 use crate::subscription::{Inbox, Keeper, Subscription};
 use crate::unseen::{Place, Unseen};
-use hw_engine::{Engine, Since, TableState};
+use hw_engine::{DemandError, Engine, Since, TableState};
 use hw_pg::rights::Rights;
 use hw_pg::sql::Pool;
 use hw_process::spawn;
@@ -171,6 +172,7 @@ impl Live {
                 plan: None,
                 inbox: inbox.clone(),
                 standing: Standing::default(),
+                asked_since: None,
                 is_slow: false,
                 failures: 0,
                 is_unsettled: false,
@@ -215,6 +217,12 @@ impl Live {
         self.0.state.lock().disagreements()
     }
 
+    /// How results are at the moment.
+    pub fn figures(&self) -> Figures {
+        let published = self.0.engine().published();
+        self.0.state.lock().figures(&published)
+    }
+
     /// For how many of them it is computed here whom a change concerns.
     pub fn planned(&self) -> usize {
         self.0.state.lock().results.values().filter(|kept| kept.plan.is_some()).count()
@@ -253,15 +261,18 @@ impl Shared {
 
     /// Makes tables replicated that somebody may read, in its own time. Changes of a table that is not followed
     /// are not told; until it is, the results that depend on it are asked each second.
-    pub fn demand(&self, tables: impl IntoIterator<Item = TableName>) {
+    pub fn demand(self: &Arc<Shared>, tables: impl IntoIterator<Item = TableName>) {
         let published = self.engine().published();
         let is_unknown = |table: &TableName| matches!(published.table(table), TableState::Unknown);
         for table in tables.into_iter().filter(is_unknown) {
-            let engine = self.engine().clone();
+            let shared = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = engine.demand(&table).await {
-                    tracing::info!(%table, %error, "a table that live queries read is not followed");
-                }
+                let demanded = shared.engine().demand(&table).await;
+                let refused = match demanded {
+                    Err(DemandError::Refused(finding)) => Some(finding.what),
+                    Ok(()) | Err(DemandError::Silent | DemandError::Stopping) => None,
+                };
+                shared.state.lock().hindrances.demanded(table, refused);
             });
         }
     }
@@ -336,11 +347,16 @@ impl Shared {
                 () = self.stop.cancelled() => return,
             }
             if self.state.lock().results.is_empty() {
-                self.state.lock().tidy();
+                let mut state = self.state.lock();
+                state.tidy();
+                state.hindrances.asked(Asks::Rights, Ok(()));
                 continue;
             }
+            let rights = self.asking.rights_now().await;
+            let looked = rights.as_ref().map(|_| ()).map_err(ToString::to_string);
+            self.state.lock().hindrances.asked(Asks::Rights, looked);
             // While the source does not answer nobody can be told anything.
-            let Ok(rights) = self.asking.rights_now().await else { continue };
+            let Ok(rights) = rights else { continue };
             let published = self.engine().published();
             let looked_at = self.engine().catalog_looked_at();
             let mut guard = self.state.lock();

@@ -6,6 +6,7 @@
 
 use crate::asking::{Answer, Round};
 use crate::book::Reads;
+use crate::figures::Asks;
 use crate::kept::{Moment, Phase, SinceMoments};
 use crate::lanes::{Lane, SLOW};
 use crate::live::Shared;
@@ -41,6 +42,7 @@ impl Shared {
             // It may have given some to another lane.
             self.wake_if_queued();
             if batch.is_empty() {
+                self.state.lock().hindrances.asked(Asks::In(lane), Ok(()));
                 tokio::select! {
                     () = self.queued(lane) => continue,
                     () = self.stop.cancelled() => return,
@@ -54,10 +56,13 @@ impl Shared {
             match self.asking.round(&self.bounds[lane as usize], &questions).await {
                 Ok(round) => {
                     pause = Duration::ZERO;
+                    self.state.lock().hindrances.asked(Asks::In(lane), Ok(()));
                     self.tell(&batch, known.as_ref(), round).await;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "live results cannot be asked");
+                    let why = error.to_string();
+                    tracing::debug!(why, "live results cannot be asked");
+                    self.state.lock().hindrances.asked(Asks::In(lane), Err(why));
                     self.put_back(&batch);
                     // From 0.1 s to 2 s.
                     pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
@@ -83,7 +88,7 @@ impl Shared {
     /// Tells what a round has found.
     ///
     /// - Takes: what was known before it of what snapshots do not see.
-    async fn tell(&self, batch: &Batch, known: Option<&Unseen>, round: Round) {
+    async fn tell(self: &Arc<Shared>, batch: &Batch, known: Option<&Unseen>, round: Round) {
         let Round { before, view, published, rights, checked, answers } = round;
         let unseen = Unseen::behind(known, before, &view, &checked);
         let Beside { read, place, _reading } = self.read_beside(&answers).await;
@@ -112,6 +117,7 @@ impl Shared {
                     let is_disproved = state.is_disproved(question, &admitted.reads, &rights);
                     let Some(kept) = state.results.get_mut(number) else { continue };
                     kept.failures = 0;
+                    kept.asked_since = None;
                     kept.is_slow = time > SLOW;
                     kept.rights = Some(rights.clone());
                     kept.rendering = rendering;

@@ -2,6 +2,7 @@
 
 use crate::book::Reads;
 use crate::error::LiveError;
+use crate::figures::Hindrances;
 use crate::found::{Audits, Disagreement, Disproved, Turns};
 use crate::index::Index;
 use crate::kept::{Applied, Kept, Phase};
@@ -51,6 +52,7 @@ pub(crate) struct State {
     /// Whose plan is looked at next.
     pub turns: Turns,
     pub audits: Audits,
+    pub hindrances: Hindrances,
     pub stopping: bool,
 }
 
@@ -91,6 +93,7 @@ impl State {
             disproved: Disproved::default(),
             turns: Turns::default(),
             audits: Audits::default(),
+            hindrances: Hindrances::default(),
             stopping: false,
         }
     }
@@ -131,6 +134,7 @@ impl State {
         self.queries.retain(|query, _| Arc::strong_count(query) > 1);
         self.askers.retain(|_, asker| Arc::strong_count(asker) > 1);
         self.lookups.retain(|oid| self.inner.contains_key(&oid));
+        self.hindrances.retain(|table| self.by_table.contains_key(table));
     }
 
     /// Notes that a result has to be asked again.
@@ -179,6 +183,7 @@ impl State {
         let standing = &mut kept.standing;
         if standing.due && !standing.queued && !standing.asked && kept.inbox.is_empty() {
             standing.queued = true;
+            kept.asked_since.get_or_insert_with(Instant::now);
             let user = &kept.question.who.run_as.subject;
             self.queues[kept.lane() as usize].push(user, number);
         }
@@ -197,6 +202,7 @@ impl State {
             let kept = results.get_mut(&number)?;
             kept.standing.queued = false;
             if !kept.standing.due || kept.standing.asked || !kept.inbox.is_empty() {
+                kept.asked_since = kept.asked_since.filter(|_| kept.standing.asked);
                 return None;
             }
             if kept.lane() != lane {

@@ -187,6 +187,7 @@ pub fn table(report: &StatusReport) -> String {
         ("not served", &sync.withheld),
         ("refused", &sync.refused),
         ("asked instead", &report.live.disagreements),
+        ("polled", &report.live.polled),
     ] {
         all.iter().for_each(|one| line(name, one.clone()));
     }
@@ -270,6 +271,7 @@ mod tests {
         report.sync.refused.push("public.photos has no primary key".into());
         report.sync.withheld.push("gallery".into());
         report.live.disagreements.push("public.tasks for app: …".into());
+        report.live.polled.push("public.drafts: …".into());
         let table = table(&report);
         for expected in [
             "state          copying\n",
@@ -282,6 +284,7 @@ mod tests {
             "not served     gallery\n",
             "refused        public.photos has no primary key\n",
             "asked instead  public.tasks for app: …\n",
+            "polled         public.drafts: …\n",
             "copying        public.photos: read, 12 rows, 0 B, for 0 ms\n",
         ] {
             assert!(table.contains(expected), "{expected} in:\n{table}");

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 use hw_engine::Engine;
 use hw_engine::status::{EngineStatus, SourceState, Waits};
 use hw_http::listen::Connections;
+use hw_live::figures::code::{BEHIND, POLLED};
+use hw_live::figures::{Figures, Polled};
 use hw_live::{Disagreement, Live};
 use hw_pg::error::code as pg_code;
 use hw_store::Store;
-use hw_types::{Code, Diagnostic};
+use hw_types::{Code, Diagnostic, TableName};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,9 @@ use crate::telemetry::{copies::CopyBars, metrics};
 
 /// Between two samples.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// From here on live results are said to be behind.
+const LIVE_BEHIND: Duration = Duration::from_secs(10);
 
 /// Between two repetitions of an alarm that still holds.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
@@ -120,6 +125,10 @@ pub struct Memory {
     copy_alarm: Option<Instant>,
     /// Alive is a writer that works, not this clock (FD-60).
     pulse: Pulse,
+    /// Whether it was said that live results are behind.
+    live_behind: bool,
+    /// Tables of which it was seen at the last look that live results cannot follow them, and whether that was said.
+    polled: HashMap<TableName, bool>,
 }
 
 /// A source that was not heard for so long is not known to be where it was.
@@ -134,6 +143,7 @@ impl Reporter {
     /// The figures of this moment.
     pub fn report(&self) -> StatusReport {
         let status = self.engine.status();
+        let live = self.live.get().map(Live::figures).unwrap_or_default();
         let now = Instant::now();
         let mut memory = self.memory.lock();
         // What was heard of an idle source is durable without a publication of its own.
@@ -174,7 +184,10 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             state: self.state(&status, copies.is_empty()).to_owned(),
-            trouble: trouble(&status),
+            trouble: trouble(&status).or_else(|| {
+                let polled = live.polled.iter().find(|it| it.is_refused).map(said_of_polled);
+                late(&live).or_else(|| Some(format!("{} ({})", polled?, Code(POLLED))))
+            }),
             sync: SyncReport {
                 waiting_version: status.waiting_version,
                 stale_tables: status.stale.iter().map(ToString::to_string).collect(),
@@ -220,7 +233,15 @@ impl Reporter {
                 spool_bytes: stored.spool_bytes,
                 spool_limit_bytes: self.bounds.spool,
             },
-            live: LiveReport { disagreements: self.disagreements().iter().map(audited).collect() },
+            live: LiveReport {
+                results: live.results as u64,
+                planned: live.planned as u64,
+                waiting: live.waiting as u64,
+                behind_seconds: live.behind.map(|behind| behind.as_secs_f64()),
+                failing: live.failing.as_ref().map(|(_, why)| why.clone()),
+                polled: live.polled.iter().map(said_of_polled).collect(),
+                disagreements: self.disagreements().iter().map(audited).collect(),
+            },
             applied: AppliedReport {
                 transactions: counted("headwater_transactions_total"),
                 rows: counted("headwater_rows_replicated_total"),
@@ -258,6 +279,7 @@ impl Reporter {
             let beat = self.engine.status().beat;
             self.memory.lock().pulse.look(beat, SystemTime::now());
             self.raise_alarms(&report);
+            self.tell_of_live_results();
             bars.show(&report.copies);
             metrics::upkeep();
         }
@@ -337,6 +359,54 @@ impl Reporter {
             );
         }
     }
+}
+
+impl Reporter {
+    /// Says once when live results begin to be behind, or that a table cannot be followed.
+    fn tell_of_live_results(&self) {
+        let Some(live) = self.live.get().map(Live::figures) else { return };
+        let mut memory = self.memory.lock();
+        let late = late(&live);
+        if let Some(said) = late.as_ref().filter(|_| !memory.live_behind) {
+            let mend = "see what the sessions \"headwater live\" of the database wait for";
+            tracing::warn!(code = %Code(BEHIND), mend, "{said}");
+        }
+        memory.live_behind = late.is_some();
+        let refused = live.polled.iter().filter(|it| it.is_refused);
+        let known = std::mem::take(&mut memory.polled);
+        for polled in refused {
+            // What was so at the last look as well is not about to change.
+            let was_said = known.get(&polled.table).copied();
+            if was_said == Some(false) {
+                let mend = "let it be replicated: a primary key, LOGGED, in the publication";
+                tracing::warn!(code = %Code(POLLED), mend, "{}", said_of_polled(polled));
+            }
+            memory.polled.insert(polled.table.clone(), was_said.is_some());
+        }
+    }
+}
+
+/// That live results are behind, in a line.
+fn late(live: &Figures) -> Option<String> {
+    let is_long = |since: &Duration| *since >= LIVE_BEHIND;
+    let code = Code(BEHIND);
+    if let Some((since, why)) = live.failing.as_ref().filter(|(since, _)| is_long(since)) {
+        let seconds = since.as_secs();
+        return Some(format!(
+            "for {seconds} s Postgres cannot be asked for live results: {why} ({code})"
+        ));
+    }
+    let seconds = live.behind.filter(is_long)?.as_secs();
+    let waiting = live.waiting;
+    Some(format!(
+        "live results are {seconds} s behind what is published: {waiting} of them wait for Postgres to answer ({code})"
+    ))
+}
+
+/// Why a table is polled, in a line.
+fn said_of_polled(polled: &Polled) -> String {
+    let Polled { table, why, .. } = polled;
+    format!("live results that depend on {table} are asked each second: {why}")
 }
 
 /// Whether an alarm is raised now: when it begins to hold, and again at intervals.

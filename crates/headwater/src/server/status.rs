@@ -21,7 +21,7 @@ pub struct StatusReport {
     /// `starting`, `copying`, `building` (what a sync configuration selects), `streaming`,
     /// `waiting` or `failed`; the last two with the reason in `trouble`.
     pub state: String,
-    /// Why it is not streaming, when it is not.
+    /// Why it is not streaming, when it is not, or what hinders what is served.
     pub trouble: Option<String>,
     /// The source.
     pub source: SourceReport,
@@ -93,6 +93,18 @@ pub struct SyncReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveReport {
+    /// Results that are kept.
+    pub results: u64,
+    /// Those whose changes are computed here; for the others Postgres is asked.
+    pub planned: u64,
+    /// Those that are being asked, or wait for it.
+    pub waiting: u64,
+    /// Seconds for which the oldest question waits for its answer. Unset while there is none.
+    pub behind_seconds: Option<f64>,
+    /// Why Postgres cannot be asked, while it cannot.
+    pub failing: Option<String>,
+    /// Tables whose changes are not followed, each with the reason: what depends on them is asked each second.
+    pub polled: Vec<String>,
     /// Tables and roles for which an audit found that what is computed here is not what Postgres shows, so that it is
     /// asked until policies, functions or grants change (HW4306).
     pub disagreements: Vec<String>,
@@ -227,6 +239,10 @@ impl StatusReport {
         set("headwater_tables_refused", self.sync.refused.len() as f64);
         set("headwater_definitions_frozen", self.sync.frozen.len() as f64);
         set("headwater_definitions_withheld", self.sync.withheld.len() as f64);
+        set("headwater_live_waiting", whole(self.live.waiting));
+        set("headwater_live_behind_seconds", self.live.behind_seconds.unwrap_or(0.0));
+        set("headwater_live_failing", f64::from(u8::from(self.live.failing.is_some())));
+        set("headwater_live_polled_tables", self.live.polled.len() as f64);
         set("headwater_clients", whole(self.clients.connections));
         set("headwater_clients_limit", whole(self.clients.limit));
         for bound in &self.bounds {

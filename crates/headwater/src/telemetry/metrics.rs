@@ -238,6 +238,16 @@ const GAUGES: &[(&str, Unit, &str)] = &[
 /// Gauges of live queries, 0 while nobody has any.
 const LIVE: &[(&str, &str)] = &[
     ("headwater_live_results", "Live results that are kept"),
+    ("headwater_live_waiting", "Live results that are being asked, or wait for it"),
+    (
+        "headwater_live_behind_seconds",
+        "How long the oldest question of a live result waits for its answer",
+    ),
+    ("headwater_live_failing", "1 while the source cannot be asked for live results"),
+    (
+        "headwater_live_polled_tables",
+        "Tables whose changes are not followed, so that live results that depend on them are asked each second",
+    ),
     (
         "headwater_live_planned",
         "Values by which changed rows find the results that they concern, without the source being asked",

@@ -1,0 +1,122 @@
+//! How live results are: what an operator is told of them.
+//!
+//! In: all results, and why rounds fail. Out: [`Figures`]. Only what hinders results is remembered for it.
+
+use crate::lanes::Lane;
+use crate::state::State;
+use hw_engine::Published;
+use hw_types::TableName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Codes of what hinders live results.
+pub mod code {
+    /// Live results are behind what is published: Postgres does not answer, or not in time, what it is asked for them.
+    /// What it says, and for how long, stands in the message; see what its sessions "headwater live" wait for.
+    pub const BEHIND: u16 = 4307;
+    /// Changes of a table cannot be followed, so that live queries that depend on it are asked each second. The message
+    /// says why; mostly the table has no replica identity, or is not logged.
+    pub const POLLED: u16 = 4308;
+}
+
+/// Figures of a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Results that are kept.
+    pub results: usize,
+    /// Those of them whose changes are computed here.
+    pub planned: usize,
+    /// Those that are being asked, or wait for it.
+    pub waiting: usize,
+    /// How long the oldest question waits for its answer.
+    pub behind: Option<Duration>,
+    /// Why Postgres cannot be asked, and for how long.
+    pub failing: Option<(Duration, String)>,
+    /// Tables whose changes are not followed: what depends on them is asked each second.
+    pub polled: Vec<Polled>,
+}
+
+/// A table whose changes are not followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Polled {
+    /// The table.
+    pub table: TableName,
+    /// Why.
+    pub why: String,
+    /// Whether that stays so until somebody does something.
+    pub is_refused: bool,
+}
+
+/// What hinders results.
+#[derive(Debug, Default)]
+pub(crate) struct Hindrances {
+    /// Since when Postgres cannot be asked in each lane, and cannot be looked at; and why.
+    failing: [Option<(Instant, String)>; Lane::ALL.len() + 1],
+    /// Tables that cannot be followed, and why.
+    refused: BTreeMap<TableName, String>,
+}
+
+/// Where questions fail: in a lane, or where it is looked who may see what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asks {
+    In(Lane),
+    Rights,
+}
+
+impl Hindrances {
+    /// Notes whether Postgres could be asked.
+    pub fn asked(&mut self, asks: Asks, answered: Result<(), String>) {
+        let place = match asks {
+            Asks::In(lane) => lane as usize,
+            Asks::Rights => Lane::ALL.len(),
+        };
+        let failing = &mut self.failing[place];
+        *failing = answered.err().map(|why| {
+            let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            (since, why)
+        });
+    }
+
+    /// Forgets the tables that nobody depends on any more.
+    pub fn retain(&mut self, is_read: impl Fn(&TableName) -> bool) {
+        self.refused.retain(|table, _| is_read(table));
+    }
+
+    /// Notes whether a table can be followed.
+    pub fn demanded(&mut self, table: TableName, refused: Option<String>) {
+        match refused {
+            Some(why) => drop(self.refused.insert(table, why)),
+            None => drop(self.refused.remove(&table)),
+        }
+    }
+}
+
+impl State {
+    /// The figures of this moment.
+    pub fn figures(&self, published: &Published) -> Figures {
+        let asked = self.results.values().filter_map(|kept| kept.asked_since);
+        let failing = self.hindrances.failing.iter().flatten().min_by_key(|(since, _)| *since);
+        let is_polled = |table: &&TableName| published.table(table).entered().is_none();
+        let by_table = self.by_table.keys().filter(is_polled).map(|table| {
+            let refused = self.hindrances.refused.get(table);
+            let why = refused.map_or("it is not followed yet", String::as_str);
+            Polled { table: table.clone(), why: why.to_owned(), is_refused: refused.is_some() }
+        });
+        let by_anything = self.by_anything.iter().filter_map(|number| self.results.get(number));
+        let by_anything: BTreeSet<&TableName> =
+            by_anything.map(|kept| &kept.question.query.table).collect();
+        let by_anything = by_anything.into_iter().map(|table| Polled {
+            table: table.clone(),
+            why: "what its policies read is not known here".to_owned(),
+            is_refused: false,
+        });
+        Figures {
+            results: self.results.len(),
+            planned: self.results.values().filter(|kept| kept.plan.is_some()).count(),
+            waiting: asked.clone().count(),
+            behind: asked.min().map(|since| since.elapsed()),
+            failing: failing.map(|(since, why)| (since.elapsed(), why.clone())),
+            polled: by_table.chain(by_anything).collect(),
+        }
+    }
+}
