@@ -3,15 +3,17 @@
 
 use hw_expr::postgres::{Refusal, Visible};
 use hw_pg::policies::{PolicyStreams, RowSecurity, SecuredTable, Unseen, one_line};
-use hw_types::Diagnostic;
+use hw_types::relation::quote_ident;
+use hw_types::{Diagnostic, TableName};
+use hw_write::USUAL_ROLES;
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::code;
 use crate::config::Config;
 
-/// The roles that tokens commonly stand for, first things first.
-const USUAL: [&str; 2] = ["authenticated", "headwater_authenticated"];
+/// The role that hosted services write into every token.
+const HOSTED: &str = "authenticated";
 
 /// What the catalog says of a role that reads.
 pub struct Reader {
@@ -25,7 +27,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads it for the role that is given, or configured for writes, or usual.
+    /// Reads it for the role that is given, or configured for writes or live queries, or usual: the first of those
+    /// as whom the server would write.
     ///
     /// - Takes: a connection outside of a transaction.
     /// - Errors: HW1017 when there is no such role; the source's.
@@ -34,15 +37,16 @@ impl Reader {
         config: &Config,
         given: Option<&str>,
     ) -> Result<Reader, Box<Diagnostic>> {
-        let given = given.or(config.uploads.role.as_deref());
-        let roles = given.map_or(USUAL.to_vec(), |role| vec![role]);
+        let configured = config.uploads.role.as_deref().or(config.datasync.role.as_deref());
+        let given = given.or(configured);
+        let roles = given.map_or(USUAL_ROLES.to_vec(), |role| vec![role]);
         for role in &roles {
             let security = RowSecurity::read(client, role)
                 .await
                 .map_err(|error| Box::new(error.diagnostic()))?;
             if security.has_role() {
-                let also_claimed = match given.is_none() && *role != USUAL[0] {
-                    true => vec![USUAL[0].to_owned()],
+                let also_claimed = match given.is_none() && *role != HOSTED {
+                    true => vec![HOSTED.to_owned()],
                     false => Vec::new(),
                 };
                 return Ok(Reader { role: (*role).to_owned(), also_claimed, security });
@@ -50,8 +54,9 @@ impl Reader {
         }
         let what = format!("there is no role {}, of which tokens could be", roles.join(" or "));
         Err(Box::new(
-            Diagnostic::error(code::NO_READER, what)
-                .mend("name one: headwater policies --role ROLE, or uploads.role"),
+            Diagnostic::error(code::NO_READER, what).mend(
+                "name one: headwater policies --role ROLE, or uploads.role, or datasync.role",
+            ),
         ))
     }
 
@@ -75,12 +80,13 @@ impl Reader {
                     using: policy.using.as_deref().map(one_line),
                 };
                 let (sees, tier, because) = self.seen(table);
+                let lifted_by = because.as_ref().map(|because| self.lifted_by(table, because));
                 Verdict {
                     schema: table.name.0.clone(),
                     table: table.name.1.clone(),
                     sees,
                     tier,
-                    lifted_by: because.as_ref().map(|_| LIFTED_BY),
+                    lifted_by,
                     because,
                     policies: self.security.policies_of(table).map(of_policy).collect(),
                     stream: stream.map(|of| of.queries.clone()).unwrap_or_default(),
@@ -90,6 +96,34 @@ impl Reader {
                 }
             })
             .collect()
+    }
+
+    /// What would let it be decided without asking Postgres.
+    fn lifted_by(&self, table: &SecuredTable, because: &Because) -> String {
+        let (schema, name) = &table.name;
+        match &because.expression {
+            Some(expression) => format!(
+                "something of what docs/policies.md lists in place of {expression}, or a column of {schema}.{name} that \
+                 holds what it gives and is kept by a trigger"
+            ),
+            None => {
+                let table = format!("{}.{}", quote_ident(schema), quote_ident(name));
+                let role = quote_ident(&self.role);
+                format!(
+                    "GRANT SELECT ON {table} TO {role}, and partitions in place of tables that inherit from it"
+                )
+            }
+        }
+    }
+
+    /// The tables that the policies of one read beside it, as far as that is known here.
+    pub fn tables_beside(&self, table: &TableName) -> Vec<TableName> {
+        let is_it = |of: &&SecuredTable| of.name.0 == table.schema && of.name.1 == table.name;
+        let found = self.security.tables().find(is_it);
+        let condition = found.and_then(|table| self.security.condition(table).ok());
+        let read = condition.map(|condition| condition.tables()).unwrap_or_default();
+        let read = self.security.tables().filter(|table| read.contains(&table.id));
+        read.map(|table| TableName::new(table.name.0.clone(), table.name.1.clone())).collect()
     }
 
     fn seen(&self, table: &SecuredTable) -> (String, Tier, Option<Because>) {
@@ -138,9 +172,6 @@ impl Reader {
     }
 }
 
-/// What helps where Postgres must be asked.
-const LIFTED_BY: &str = "a condition of what docs/policies.md lists, or a column that holds the result and is kept by a trigger";
-
 /// What helps where what is decided here was not what Postgres shows.
 const TRIED_AGAIN: &str =
     "other policies, functions or grants, or a start of the server: then it is tried again";
@@ -164,7 +195,7 @@ pub struct Verdict {
     pub because: Option<Because>,
     /// What would change that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifted_by: Option<&'static str>,
+    pub lifted_by: Option<String>,
     /// The policies that apply to the role.
     pub policies: Vec<OnePolicy>,
     /// The queries that sync it with `sync.from: policies`.
@@ -179,7 +210,7 @@ impl Verdict {
         self.sees = ASKED.to_owned();
         self.tier = Tier::Asked;
         self.because = Some(Because { expression: None, reason });
-        self.lifted_by = Some(TRIED_AGAIN);
+        self.lifted_by = Some(TRIED_AGAIN.to_owned());
     }
 }
 

@@ -223,3 +223,48 @@ async fn columns_that_do_not_come_and_a_narrowed_publication_are_named() {
         assert!(examination.facts.iter().any(|fact| fact == narrowed), "{:?}", examination.facts);
     }
 }
+
+/// What live queries would be asked for again and again is said before anybody subscribes.
+#[tokio::test]
+async fn live_queries_that_are_only_polled_are_named_with_what_hinders_them() {
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        ..ClusterOptions::default()
+    });
+    let database = cluster.create_database().await;
+    let client = cluster.client(&database.name).await;
+    client
+        .batch_execute(
+            "CREATE ROLE app_user; CREATE TABLE notes (id int PRIMARY KEY, team int, email text);
+             CREATE TABLE mails (id int PRIMARY KEY, email text); CREATE UNLOGGED TABLE teams (id int PRIMARY KEY);
+             ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE mails ENABLE ROW LEVEL SECURITY;
+             GRANT SELECT ON notes, mails, teams TO app_user;
+             CREATE POLICY team ON notes USING (team IN (SELECT id FROM teams));
+             CREATE POLICY lowered ON mails USING (lower(email) = current_user)",
+        )
+        .await
+        .expect("made");
+    let flags = [("datasync.enabled", "true"), ("datasync.role", "app_user")];
+    let flags = flags.map(|(key, value)| (key, value.to_owned()));
+    let url = [("database.url", database.url.clone())];
+    let sources = Sources {
+        file: None,
+        flags: url.into_iter().chain(flags).collect(),
+        environment: &|_| None,
+    };
+    let examination = doctor::examine(&load(&sources).expect("valid")).await.expect("examined");
+    let found = shown(&examination);
+    let polled: Vec<&String> = found.iter().filter(|it| it.contains("HW4308")).collect();
+    assert_eq!(polled.len(), 1, "{found:?}");
+    assert!(
+        polled[0].contains("live queries of public.notes") && polled[0].contains("public.teams"),
+        "{polled:?}"
+    );
+    let facts = &examination.facts;
+    assert!(
+        facts
+            .iter()
+            .any(|fact| fact.contains("live queries of public.mails as app_user ask Postgres")),
+        "{facts:?}"
+    );
+}

@@ -23,7 +23,7 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Roles that other products create for signed-in users, in the order in which we look for them;
 /// the last is our own, made by `headwater setup`.
 /// Source: `protocols/datasync.md` 12.
-pub(crate) const USUAL_ROLES: [&str; 3] =
+pub const USUAL_ROLES: [&str; 3] =
     ["ihp_authenticated", "authenticated", "headwater_authenticated"];
 
 /// A database role that may write for a principal.

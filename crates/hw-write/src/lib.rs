@@ -45,6 +45,7 @@ mod value;
 pub mod verdict;
 
 pub use apply::{UploadError, Uploads};
+pub use catalog::USUAL_ROLES;
 pub use config::{Keep, UploadConfig};
 pub use interactive::{End, Interactive};
 pub use map::{

@@ -99,13 +99,16 @@ fn named(text: &str) -> (Option<String>, String) {
 
 /// A paragraph of a table.
 fn paragraph(verdict: &Verdict) -> String {
-    let Verdict { schema, table, sees, because, .. } = verdict;
+    let Verdict { schema, table, sees, because, lifted_by, .. } = verdict;
     let mut text = format!("{schema}.{table}: {sees}\n");
     if let Some(Because { expression, reason }) = because {
         if let Some(expression) = expression {
             text += &format!("  because of: {expression}\n");
         }
         text += &format!("  {reason}\n");
+    }
+    if let Some(lifted_by) = lifted_by {
+        text += &format!("  instead: {lifted_by}\n");
     }
     for policy in &verdict.policies {
         let kind = if policy.permissive { "admits" } else { "restricts" };

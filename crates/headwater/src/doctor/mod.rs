@@ -3,9 +3,10 @@
 //! In: the configuration. Out: findings, worst first, and facts worth knowing. `serve` runs the
 //! same at its start. Invariant: it changes nothing, neither in the source nor in the store.
 //! Suggested reading order: [`source`] (the server, its log, its slots), [`tables`] (what the
-//! sync configuration reads), [`writes`] (what clients need to write them), [`pooler`] (what may
+//! sync configuration reads), [`writes`] (what clients need to write them), [`live`] (live queries), [`pooler`] (what may
 //! stand in between).
 
+pub mod live;
 pub mod pooler;
 pub mod source;
 pub mod tables;
@@ -153,6 +154,7 @@ async fn check(
     let read = (&*config.database.publication, patterns, sync.as_ref());
     tables::check(client, &server, read, examination).await?;
     writes::check(config, client, examination).await?;
+    live::check(config, connect, examination).await?;
     Ok(dropped)
 }
 
