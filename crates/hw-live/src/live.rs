@@ -219,8 +219,14 @@ impl Live {
 
     /// How results are at the moment.
     pub fn figures(&self) -> Figures {
-        let published = self.0.engine().published();
-        self.0.state.lock().figures(&published)
+        let engine = self.0.engine();
+        let published = engine.published();
+        let mut figures = self.0.state.lock().figures(&published);
+        for polled in figures.polled.iter_mut().filter(|polled| !polled.is_refused) {
+            // The engine says it of what it would follow.
+            polled.why = engine.refusal(&polled.table).map_or(polled.why.clone(), |it| it.what);
+        }
+        figures
     }
 
     /// For how many of them it is computed here whom a change concerns.

@@ -366,7 +366,9 @@ impl Reporter {
     fn tell_of_live_results(&self) {
         let Some(live) = self.live.get().map(Live::figures) else { return };
         let mut memory = self.memory.lock();
-        let late = late(&live);
+        // Of a source that is away the engine tells.
+        let follows = matches!(self.engine.status().source.state, SourceState::Streaming);
+        let late = late(&live).filter(|_| follows);
         if let Some(said) = late.as_ref().filter(|_| !memory.live_behind) {
             let mend = "see what the sessions \"headwater live\" of the database wait for";
             tracing::warn!(code = %Code(BEHIND), mend, "{said}");
