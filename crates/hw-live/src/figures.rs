@@ -1,13 +1,12 @@
 //! How live results are: what an operator is told of them.
 //!
-//! In: all results, and why rounds fail. Out: [`Figures`]. Only what hinders results is remembered for it.
+//! In: all results, and what hinders them (`hindrances`). Out: [`Figures`].
 
-use crate::lanes::Lane;
 use crate::state::State;
 use hw_engine::Published;
 use hw_types::TableName;
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Codes of what hinders live results.
 pub mod code {
@@ -45,50 +44,6 @@ pub struct Polled {
     pub why: String,
     /// Whether that stays so until somebody does something.
     pub is_refused: bool,
-}
-
-/// What hinders results.
-#[derive(Debug, Default)]
-pub(crate) struct Hindrances {
-    /// Since when Postgres cannot be asked in each lane, and cannot be looked at; and why.
-    failing: [Option<(Instant, String)>; Lane::ALL.len() + 1],
-    /// Tables that cannot be followed, and why.
-    refused: BTreeMap<TableName, String>,
-}
-
-/// Where questions fail: in a lane, or where it is looked who may see what.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Asks {
-    In(Lane),
-    Rights,
-}
-
-impl Hindrances {
-    /// Notes whether Postgres could be asked.
-    pub fn asked(&mut self, asks: Asks, answered: Result<(), String>) {
-        let place = match asks {
-            Asks::In(lane) => lane as usize,
-            Asks::Rights => Lane::ALL.len(),
-        };
-        let failing = &mut self.failing[place];
-        *failing = answered.err().map(|why| {
-            let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-            (since, why)
-        });
-    }
-
-    /// Forgets the tables that nobody depends on any more.
-    pub fn retain(&mut self, is_read: impl Fn(&TableName) -> bool) {
-        self.refused.retain(|table, _| is_read(table));
-    }
-
-    /// Notes whether a table can be followed.
-    pub fn demanded(&mut self, table: TableName, refused: Option<String>) {
-        match refused {
-            Some(why) => drop(self.refused.insert(table, why)),
-            None => drop(self.refused.remove(&table)),
-        }
-    }
 }
 
 impl State {

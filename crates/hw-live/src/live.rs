@@ -13,8 +13,9 @@
 use crate::asking::Asking;
 use crate::book::Reads;
 use crate::error::LiveError;
-use crate::figures::{Asks, Figures};
+use crate::figures::Figures;
 use crate::found::{Audits, Disagreement};
+use crate::hindrances::Asks;
 use crate::index::Index;
 use crate::kept::{Kept, Phase, Standing};
 use crate::lanes::{Bounds, Lane};

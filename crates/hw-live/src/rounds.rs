@@ -6,7 +6,7 @@
 
 use crate::asking::{Answer, Round};
 use crate::book::Reads;
-use crate::figures::Asks;
+use crate::hindrances::Asks;
 use crate::kept::{Moment, Phase, SinceMoments};
 use crate::lanes::{Lane, SLOW};
 use crate::live::Shared;

@@ -2,8 +2,8 @@
 
 use crate::book::Reads;
 use crate::error::LiveError;
-use crate::figures::Hindrances;
 use crate::found::{Audits, Disagreement, Disproved, Turns};
+use crate::hindrances::Hindrances;
 use crate::index::Index;
 use crate::kept::{Applied, Kept, Phase};
 use crate::lanes::{Lane, Queue};
