@@ -7,6 +7,7 @@
 mod codes;
 mod layers;
 mod licences;
+mod logs;
 mod modules;
 mod paths;
 mod promises;
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: cargo xtask <gate>
   paths             files named in README.md, ARCHITECTURE.md and docs/ exist
   promises          tests named in docs/promises.md exist and run, and every promise names one
   licences          licences of all dependencies are on the list
+  logs              every ERROR that is logged has a code and says how to mend it
   errors [--write]  error codes are unique and described in docs/errors.md; --write makes that page
   check             all of them";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["paths"] => vec![("paths", paths::check(&root))],
         ["promises"] => vec![("promises", promises::check(&root))],
         ["licences"] => vec![("licences", licences::check())],
+        ["logs"] => vec![("logs", logs::check(&root))],
         ["errors"] => vec![("errors", codes::check(&root))],
         ["errors", "--write"] => vec![("errors", codes::write(&root))],
         ["check"] => vec![
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
             ("paths", paths::check(&root)),
             ("promises", promises::check(&root)),
             ("licences", licences::check()),
+            ("logs", logs::check(&root)),
             ("errors", codes::check(&root)),
         ],
         _ => {

@@ -1,6 +1,7 @@
 //! Applies an entry: the one way in which the state changes.
 
 use crate::change_list::Rows;
+use crate::definitions::{compile, no_longer_compiles};
 use crate::error::{EngineError, code};
 use crate::overlay::Sink;
 use crate::runs::Runs;
@@ -160,10 +161,13 @@ impl Writer {
 
     /// Whether anything changed.
     fn configure(&mut self, file: &str, text: &str) -> Result<bool, EngineError> {
-        let Ok(config) = crate::definitions::compile(file, text) else {
+        let config = match compile(file, text) {
+            Ok(config) => config,
             // Whoever makes entries has compiled it (E-7).
-            tracing::error!(file, "a sync configuration that does not compile is passed over");
-            return Ok(false);
+            Err(findings) => {
+                no_longer_compiles(&format!("the sync configuration of {file}"), &findings);
+                return Ok(false);
+            }
         };
         self.commit()?;
         let changed = self.definitions.begin(

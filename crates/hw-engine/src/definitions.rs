@@ -11,7 +11,7 @@
 //! definition that shares one of them: nobody is shown half of what a transaction did.
 
 use crate::buckets::Spaces;
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use crate::overlay::{Overlay, Sink};
 use crate::state::{
     BuildState, ConfigRecord, Counters, Demanded, DerivedKind, Dropped, IncarnationRecord, Lacking,
@@ -150,6 +150,15 @@ pub(crate) fn compile(file: &str, text: &str) -> Result<Arc<SyncConfig>, Vec<Dia
     }
 }
 
+/// Tells that a configuration that compiled once does not with this program.
+pub(crate) fn no_longer_compiles(which: &str, findings: &[Diagnostic]) {
+    let first = findings.first().map(ToString::to_string).unwrap_or_default();
+    let what = format!("{which} does not compile with this version, and is not served: {first}");
+    Diagnostic::error(code::NO_LONGER_COMPILES, what)
+        .mend("mend the sync configuration that is configured, and check it with `headwater check`")
+        .log();
+}
+
 /// The parts of a configuration: kind, index, fingerprint.
 fn parts(config: &SyncConfig) -> impl Iterator<Item = (DerivedKind, usize, [u8; 32])> {
     let sources = config.sources().iter().enumerate();
@@ -183,8 +192,10 @@ impl Definitions {
                     configs.insert(record.version, (record, config));
                 }
                 Err(findings) => {
-                    let first = findings.first().map(ToString::to_string).unwrap_or_default();
-                    tracing::error!(version = record.version, error = %first, "a stored sync configuration no longer compiles and is not served");
+                    no_longer_compiles(
+                        &format!("the stored sync configuration {}", record.version),
+                        &findings,
+                    );
                 }
             }
         }

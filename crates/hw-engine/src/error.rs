@@ -23,6 +23,16 @@ pub mod code {
     /// A table that somebody wants to read cannot be replicated beside those that are: of a partitioned
     /// table and its partitions only the one or the others can be.
     pub const BESIDE: u16 = 3106;
+    /// The source repeats other transactions than those that were applied: it was put back to an earlier
+    /// state. Everything is copied again and compared.
+    pub const HISTORY_MOVED: u16 = 3107;
+    /// The log changes a row that the replica does not hold. The table is copied again and compared.
+    pub const ROW_MISSING: u16 = 3108;
+    /// A sync configuration of the store, or one that was handed in, does not compile with this version, and is
+    /// not served.
+    pub const NO_LONGER_COMPILES: u16 = 3109;
+    /// The writer failed and begins again from what is durable, as often as it takes.
+    pub const WRITER_FAILED: u16 = 3111;
 }
 
 /// An error of the engine.

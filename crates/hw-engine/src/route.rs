@@ -1,10 +1,10 @@
 //! What is done with each change of a transaction: applied, kept for a copy, or a reason to copy its
 //! table again.
 
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use crate::tables::{Table, same_shape};
 use crate::writer::Writer;
-use hw_types::{Change, ChangeKind, LogMessage, Relation};
+use hw_types::{Change, ChangeKind, Diagnostic, LogMessage, Relation};
 use std::sync::Arc;
 
 /// What is done with a change.
@@ -122,7 +122,13 @@ impl Writer {
     /// The replica does not hold what the log changes: its rows may have other keys than those of the log.
     pub(crate) fn incomplete(&mut self, number: u32) -> Result<(), EngineError> {
         let Some(table) = self.tables.get(number).cloned() else { return Ok(()) };
-        tracing::error!(table = %table.record.relation.name, "the replica does not hold a row that the log changes; the table is copied again");
+        let name = &table.record.relation.name;
+        let what = format!(
+            "{name}: the replica does not hold a row that the log changes; it is copied again"
+        );
+        Diagnostic::error(code::ROW_MISSING, what)
+            .mend("nothing, when it was once; report it when it comes again")
+            .log();
         self.mark_stale(number)?;
         self.shut(&table)
     }

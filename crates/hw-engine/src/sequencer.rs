@@ -17,7 +17,7 @@ pub(crate) use self::restart::run;
 
 use crate::apply::Applied;
 use crate::board::{Board, Desired};
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use crate::loader::Loader;
 use crate::publish::{First, Publication, Publisher};
 use crate::published::Withheld;
@@ -396,9 +396,13 @@ impl Sequencer {
 
     /// The source repeats something else than what was applied.
     fn history_moved(&mut self) -> Result<(), EngineError> {
-        tracing::error!(
-            "the source repeats other transactions than those that were applied: its history moved"
-        );
+        let what =
+            "the source repeats other transactions than those that were applied: its history moved";
+        Diagnostic::error(code::HISTORY_MOVED, what)
+            .mend(
+                "nothing here: everything is copied again and compared; find out who put the source back",
+            )
+            .log();
         self.apply(Control::HistoryMoved)?;
         self.writer.commit()?;
         self.stream = None;

@@ -134,6 +134,8 @@ async fn f_53_a_full_disk_stops_confirmations_reads_go_on_and_it_heals() {
     caught_up(&mut amy, &server).await;
     rig.check(&mut amy, &server, "amy").await;
     assert_eq!(server.pid(), pid, "the same process");
+    let status = rig::status(&server).await.expect("a status");
+    assert!(status["store"]["restarts"].as_u64() > Some(0), "{status}");
     wait::slot_confirmed(&rig.sql, &slot, end).await;
     server.stop().await;
 }

@@ -14,8 +14,15 @@ use futures_util::FutureExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
+/// Stable codes of this crate's findings.
+pub mod code {
+    /// A defect has ended a part that the server cannot do without, and the process with it. Its supervisor
+    /// starts it again.
+    pub const DEFECT: u16 = 3110;
+}
+
 /// Exit status of a process that ends because of a defect (EX_SOFTWARE).
-const DEFECT: i32 = 70;
+const EXIT: i32 = 70;
 
 /// Starts a thread. Its panic ends the process.
 ///
@@ -45,8 +52,10 @@ pub fn vital_work<T>(name: &str, work: impl FnOnce() -> T) -> T {
 /// The panic's own message has been printed by the hook.
 fn end(name: &str) -> ! {
     tracing::error!(
+        code = format_args!("HW{:04}", code::DEFECT),
         part = name,
-        "a defect has ended a part that the server cannot do without; the process ends, its supervisor should start it again"
+        mend = "let a supervisor start the server again, and report the panic above",
+        "a defect has ended a part that the server cannot do without; the process ends"
     );
-    std::process::exit(DEFECT)
+    std::process::exit(EXIT)
 }

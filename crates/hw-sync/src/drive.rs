@@ -318,7 +318,7 @@ impl<S: Source> Driver<S> {
             }
             Err(ResolveError::NoConfig) => Event::Close(CloseReason::StreamsChanged),
             Err(ResolveError::Failed(error)) => {
-                tracing::error!(user = self.asker.user_key, %error, "cannot read a checkpoint");
+                error.log(&self.asker.user_key, "read a checkpoint");
                 Event::Close(CloseReason::Failed)
             }
         }
@@ -415,7 +415,7 @@ impl<S: Source> Driver<S> {
             }
             Err(ReadError::Passed) => Event::Stale,
             Err(ReadError::Failed(error)) => {
-                tracing::error!(user = self.asker.user_key, %error, "cannot read operations");
+                error.log(&self.asker.user_key, "read operations");
                 Event::Close(CloseReason::Failed)
             }
         }

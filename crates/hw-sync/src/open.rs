@@ -252,7 +252,7 @@ pub(crate) async fn arrived<S: Source>(
         {
             let view = shared.source.newest();
             let stored = view.write_checkpoint(user_key).map_err(|error| {
-                tracing::error!(user = user_key, %error, "cannot read a write checkpoint");
+                error.log(user_key, "read a write checkpoint");
                 ErrorBody::internal()
             })?;
             if stored >= Some(number) {
@@ -302,7 +302,7 @@ fn outer<S: Source>(shared: &Shared<S>, asker: &Asker, error: &ResolveError) -> 
         }
         ResolveError::NoConfig => nothing_served(shared),
         ResolveError::Failed(error) => {
-            tracing::error!(user = asker.user_key, %error, "cannot resolve buckets");
+            error.log(&asker.user_key, "resolve buckets");
             ErrorBody::internal()
         }
     }

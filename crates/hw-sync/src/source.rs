@@ -9,7 +9,7 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use hw_types::{OpId, Place};
+use hw_types::{Diagnostic, OpId, Place};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -22,6 +22,24 @@ use crate::wire::request::Subscription;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SourceError(pub String);
+
+/// Stable codes of this crate's findings.
+pub mod code {
+    /// What a client asks for cannot be read from the store.
+    pub const UNREADABLE: u16 = 3112;
+}
+
+impl SourceError {
+    /// Tells that a client could not be answered.
+    ///
+    /// - Takes: whose client, and what was to be done for it.
+    pub(crate) fn log(&self, user: &str, doing: &str) {
+        Diagnostic::error(code::UNREADABLE, format!("cannot {doing}: {self}"))
+            .at(format!("a client of {user}"))
+            .mend("see what else the log says of the store; report it when there is nothing")
+            .log();
+    }
+}
 
 /// Why a user's buckets could not be told.
 #[derive(Debug, thiserror::Error)]

@@ -225,6 +225,7 @@ impl Reporter {
             bounds,
             store: StoreReport {
                 went_back: status.went_back.as_ref().map(|f| format!("{}: {}", f.code, f.what)),
+                restarts: status.restarts,
                 bytes: status.store_bytes,
                 memtable_bytes: stored.memtable_bytes,
                 memtable_limit_bytes: self.bounds.memtable,

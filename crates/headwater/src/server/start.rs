@@ -266,7 +266,7 @@ impl Server {
 
 fn refused(file: &SyncFile, findings: &[Diagnostic]) {
     report::log(findings, &file.text);
-    tracing::error!(
+    tracing::warn!(
         file = %file.name,
         "the sync configuration is refused ({}); the old one serves on",
         report::count(findings.len(), "finding")
@@ -368,7 +368,7 @@ async fn open(
             return Err(StartRefused { findings, text });
         }
         report::log(&findings, &text);
-        tracing::error!("the sync configuration is refused; the stored one serves on");
+        tracing::warn!("the sync configuration is refused; the stored one serves on");
     }
     if config.sync_from_policies {
         match Follower::start(config, connect, engine.clone(), given.clone()).await {

@@ -178,6 +178,8 @@ pub struct BoundReport {
 pub struct StoreReport {
     /// Code and finding, once a client was there that holds operations which this store has never had.
     pub went_back: Option<String>,
+    /// How often the writer has begun again since the start, because it could not write.
+    pub restarts: u64,
     /// Bytes of the store.
     pub bytes: u64,
     /// Memory of writes that are not in the store's tables yet.

@@ -1,10 +1,10 @@
 //! The writer's thread: it begins again from what is durable, for as long as the store fails.
 
 use super::Sequencer;
-use crate::error::EngineError;
+use crate::error::{EngineError, code};
 use hw_input::signal::Signal;
 use hw_store::Store;
-use hw_types::Code;
+use hw_types::{Code, Diagnostic};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -45,10 +45,11 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
             return;
         }
         note(&error);
-        let what = said(&store, &error);
-        let code = code_of(&error);
+        let finding = finding_of(&store, &error);
+        let (what, code) = (said(&finding), finding.code);
         tracing::error!(
-            code = code.map(tracing::field::display),
+            %code,
+            mend = finding.mend,
             error = what,
             "the writer stops and starts again from the durable state"
         );
@@ -70,11 +71,11 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
                 Ok(sequencer) => break sequencer,
                 Err(error) => {
                     note(&error);
-                    let what = said(&store, &error);
-                    let code = code_of(&error);
-                    if reasons.is_due(code, Instant::now()) {
+                    let finding = finding_of(&store, &error);
+                    let what = said(&finding);
+                    if reasons.is_due(finding.code, Instant::now()) {
                         tracing::warn!(
-                            code = code.map(tracing::field::display),
+                            code = %finding.code,
                             error = what,
                             "the store cannot be written yet"
                         );
@@ -97,18 +98,18 @@ pub(crate) fn run(mut sequencer: Sequencer, mut queue: mpsc::Receiver<Signal>) {
 
 /// Why the store cannot be written, as far as it was said.
 struct Reasons {
-    code: Option<Code>,
+    code: Code,
     at: Instant,
 }
 
 impl Reasons {
     /// One was said.
-    fn said(code: Option<Code>, at: Instant) -> Reasons {
+    fn said(code: Code, at: Instant) -> Reasons {
         Reasons { code, at }
     }
 
     /// Whether one is to be said now: another than before, or the same for so long.
-    fn is_due(&mut self, code: Option<Code>, now: Instant) -> bool {
+    fn is_due(&mut self, code: Code, now: Instant) -> bool {
         let is_due = code != self.code || now.saturating_duration_since(self.at) >= SAID_EVERY;
         if is_due {
             *self = Reasons::said(code, now);
@@ -117,18 +118,24 @@ impl Reasons {
     }
 }
 
-/// The code of a failure of the store.
-fn code_of(error: &EngineError) -> Option<Code> {
-    let EngineError::Store(error) = error else { return None };
-    Some(error.code())
+/// A failure of the writer for a person: one of the store says where the store is.
+fn finding_of(store: &Store, error: &EngineError) -> Diagnostic {
+    match error {
+        EngineError::Store(error) => {
+            let finding = store.finding(error);
+            Diagnostic { what: format!("store: {}", finding.what), ..finding }
+        }
+        other => other.finding().unwrap_or_else(|| {
+            Diagnostic::error(code::WRITER_FAILED, other.to_string())
+                .mend("nothing, when it was once; report it when it comes again")
+        }),
+    }
 }
 
-/// A failure of the writer in one sentence: one of the store with its code and where the store is.
-fn said(store: &Store, error: &EngineError) -> String {
-    let EngineError::Store(error) = error else { return error.to_string() };
-    let finding = store.finding(error);
+/// The same in one sentence.
+fn said(finding: &Diagnostic) -> String {
     let place = finding.place().map(|place| format!(", {place}")).unwrap_or_default();
-    format!("store: {} ({}){place}", finding.what, finding.code)
+    format!("{} ({}){place}", finding.what, finding.code)
 }
 
 #[cfg(test)]
@@ -140,7 +147,7 @@ mod tests {
     fn a_reason_is_said_again_every_half_minute_and_another_one_at_once() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let (full, other) = (Some(Code(3002)), Some(Code(3001)));
+        let (full, other) = (Code(3002), Code(3001));
         let mut reasons = Reasons::said(full, start);
         let said: Vec<u64> = (0..100).filter(|second| reasons.is_due(full, at(*second))).collect();
         assert_eq!(said, [30, 60, 90]);

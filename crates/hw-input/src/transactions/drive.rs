@@ -261,11 +261,10 @@ impl Worker {
                     }
                     if alarmed.is_none_or(|at| at.elapsed() >= SPOOL_ALARM) {
                         alarmed = Some(Instant::now());
-                        tracing::error!(
-                            %error,
-                            "the replication stream stands still: a transaction does not fit \
-                             into the spool"
-                        );
+                        error
+                            .diagnostic()
+                            .at("the replication stream, which stands still until a transaction fits")
+                            .log();
                     }
                     let room = self.assembler.spool().reserve_waiting(asked);
                     tokio::select! {

@@ -170,7 +170,8 @@ fn look(data: &Path, depth: Depth) -> Result<Vec<Damage>, StoreError> {
         match look_into(&dir, depth)? {
             None => {}
             Some(parts) => {
-                tracing::error!(dir = %dir.display(), "a part of the store is damaged");
+                let what = format!("files in {}", dir.display());
+                StoreError::Damaged { what }.diagnostic().log();
                 damages.extend(parts.into_iter().map(|part| Damage { keyspace, part }));
             }
         }

@@ -201,8 +201,8 @@ impl Disk {
         }
         let opened = open_fjall(&data, &self.options);
         let database = match opened {
-            Err(StoreError::Damaged { what }) => {
-                tracing::error!("the store does not open: {what}");
+            Err(error @ StoreError::Damaged { .. }) => {
+                error.diagnostic().log();
                 self.mend(Depth::Tables)?;
                 open_fjall(&data, &self.options)?
             }
@@ -245,7 +245,8 @@ impl Disk {
         for (name, Entry { number, keyspace }) in content.entries {
             let keyspace = keyspaces.get(&keyspace).cloned();
             if keyspace.is_none() {
-                tracing::error!(space = %name, "the files that hold a space are gone");
+                let what = String::from("the files that hold it are gone");
+                StoreError::SpaceDamaged { space: name.to_string(), what }.diagnostic().log();
             }
             // One of another number is another space: what happened since was not durable.
             let known = before.get(&name).filter(|space| space.0.number == number).cloned();
