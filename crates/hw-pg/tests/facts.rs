@@ -554,7 +554,8 @@ async fn fd_16_fd_22_patterns_mean_the_same_for_all_who_ask() {
 }
 
 #[tokio::test]
-async fn fd_8_fd_20_a_publication_of_ours_is_mended_and_one_table_refuses_no_other() {
+async fn fd_8_fd_20_a_publication_of_ours_is_mended_and_one_table_refuses_no_other_on_every_major()
+{
     for major in hw_testkit::majors() {
         let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
         let cluster = Cluster::start_with(options);
@@ -667,7 +668,7 @@ async fn a_role_that_owns_the_tables_is_told_the_one_right_that_it_lacks() {
 }
 
 #[tokio::test]
-async fn fd_27_fd_28_the_source_remembers_who_used_a_slot_without_any_right() {
+async fn fd_27_fd_28_the_source_remembers_who_used_a_slot_without_any_right_on_every_major() {
     for major in hw_testkit::majors() {
         let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
         let cluster = Cluster::start_with(options);

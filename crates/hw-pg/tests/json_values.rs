@@ -157,7 +157,7 @@ async fn of_database(client: &mut Client) -> JsonOfDatabase {
 }
 
 #[tokio::test]
-async fn values_and_rows_of_every_type_are_the_json_that_postgres_prints() {
+async fn values_and_rows_of_every_type_are_the_json_that_postgres_prints_on_every_major() {
     let mut compared = 0;
     for major in hw_testkit::majors() {
         compared += check_every_type(major).await;

@@ -98,7 +98,7 @@ async fn compare(cluster: &Cluster, database: &TestDatabase, seed: u64) {
 }
 
 #[tokio::test]
-async fn a_snapshot_sees_the_transactions_whose_rows_the_server_shows_under_it() {
+async fn a_snapshot_sees_the_transactions_whose_rows_the_server_shows_under_it_on_every_major() {
     for major in hw_testkit::majors() {
         let options = ClusterOptions { major: Some(major), ..ClusterOptions::default() };
         let cluster = Cluster::start_with(options);

@@ -198,7 +198,8 @@ async fn md5_and_cleartext_passwords_are_given_when_the_server_asks_for_them() {
 }
 
 #[tokio::test]
-async fn a_slots_snapshot_can_be_imported_and_a_temporary_slot_goes_with_its_session() {
+async fn a_slots_snapshot_can_be_imported_and_a_temporary_slot_goes_with_its_session_on_every_major()
+ {
     on_every_major(|cluster| async move {
         let config = config(&cluster.url("postgres"));
         let mut connection = ReplicationConnection::connect(&config).await.unwrap();

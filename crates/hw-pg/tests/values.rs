@@ -568,7 +568,8 @@ fn cell(row: &hw_types::Row) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn f30_both_forms_of_every_type_give_equal_bytes_and_print_as_postgres_prints() {
+async fn f30_both_forms_of_every_type_give_equal_bytes_and_print_as_postgres_prints_on_every_major()
+{
     for major in hw_testkit::majors() {
         check_every_type(major).await;
     }

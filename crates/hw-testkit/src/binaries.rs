@@ -78,7 +78,8 @@ impl Binaries {
     }
 }
 
-/// The majors of Postgres that tests can run on this machine, ascending.
+/// The majors of Postgres that tests can run on this machine, ascending. A test that goes through them is named
+/// `…_on_every_major`, so that `scripts/test majors` does not run all of it once more for each of them.
 ///
 /// - Returns: at least one after `scripts/setup`; 14 to 18 on a full set-up, and always in CI.
 /// - Panics: in CI, where one of them is missing: a test that tries fewer would pass there.

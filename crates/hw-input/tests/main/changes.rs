@@ -140,7 +140,7 @@ async fn a_column_without_binary_form_that_appears_later_restarts_the_stream_as_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_relation_of_the_log_equals_the_one_noted_from_the_catalog() {
+async fn the_relation_of_the_log_equals_the_one_noted_from_the_catalog_on_every_major() {
     on_every_major(|bench| async move {
         bench
             .run(
@@ -315,7 +315,8 @@ async fn a_consumer_that_pauses_longer_than_the_timeout_keeps_its_connection() {
 
 /// The type is that of now, the values are of when they were written.
 #[tokio::test(flavor = "multi_thread")]
-async fn fd_15_a_composite_type_altered_while_the_server_is_behind_is_read_as_far_as_it_goes() {
+async fn fd_15_a_composite_type_altered_while_the_server_is_behind_is_read_as_far_as_it_goes_on_every_major()
+ {
     on_every_major(|bench| async move {
         // A column without a binary form makes the whole stream one of text.
         for extra in ["text", "point"] {
@@ -376,7 +377,7 @@ async fn fd_15_a_composite_type_altered_while_the_server_is_behind_is_read_as_fa
 
 /// The log does not tell that a type was altered; a copy beside the stream finds it out for both.
 #[tokio::test(flavor = "multi_thread")]
-async fn fd_15_the_stream_reads_types_as_the_copy_beside_it_does() {
+async fn fd_15_the_stream_reads_types_as_the_copy_beside_it_does_on_every_major() {
     on_every_major(|bench| async move {
         bench
             .run(

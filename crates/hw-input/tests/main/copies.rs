@@ -239,7 +239,7 @@ async fn a_lock_on_a_copied_table_is_given_back_before_the_session_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn row_filters_column_lists_and_partitions_are_copied_as_they_are_streamed() {
+async fn row_filters_column_lists_and_partitions_are_copied_as_they_are_streamed_on_every_major() {
     for major in hw_testkit::majors().into_iter().filter(|major| *major >= 15) {
         let cluster =
             Cluster::start_with(ClusterOptions { major: Some(major), ..ClusterOptions::default() });

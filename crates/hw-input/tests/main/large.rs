@@ -9,7 +9,8 @@ use hw_types::Change;
 const SMALL: [(&str, &str); 1] = [("logical_decoding_work_mem", "64kB")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_transaction_with_rolled_back_savepoints_arrives_as_it_was_committed() {
+async fn a_large_transaction_with_rolled_back_savepoints_arrives_as_it_was_committed_on_every_major()
+ {
     for major in hw_testkit::majors() {
         let cluster = Cluster::start_with(ClusterOptions {
             major: Some(major),
