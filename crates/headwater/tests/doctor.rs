@@ -4,7 +4,7 @@
 use headwater::config::{Config, Sources, load};
 use headwater::doctor::{self, Examination};
 use hw_pg::config::ConnectConfig;
-use hw_testkit::{Auth, Cluster, ClusterOptions};
+use hw_testkit::{Cluster, ClusterOptions};
 use hw_types::TablePattern;
 
 fn config(url: &str) -> Config {
@@ -14,6 +14,14 @@ fn config(url: &str) -> Config {
         environment: &|_| None,
     })
     .expect("valid")
+}
+
+/// A server of which there is nothing to find.
+fn fit() -> Cluster {
+    Cluster::start_with(ClusterOptions {
+        settings: &[("max_slot_wal_keep_size", "20GB")],
+        ..ClusterOptions::default()
+    })
 }
 
 async fn examine(url: &str, tables: &[&str]) -> Examination {
@@ -33,10 +41,7 @@ fn shown(examination: &Examination) -> Vec<String> {
 
 #[tokio::test]
 async fn a_fit_source_has_no_findings() {
-    let cluster = Cluster::start_with(ClusterOptions {
-        settings: &[("max_slot_wal_keep_size", "20GB")],
-        ..ClusterOptions::default()
-    });
+    let cluster = fit();
     let database = cluster.create_database().await;
     let client = cluster.client(&database.name).await;
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.expect("created");
@@ -73,11 +78,7 @@ async fn too_few_slots_and_a_short_log_are_found() {
 
 #[tokio::test]
 async fn what_a_lesser_role_lacks_is_found_and_each_mend_works() {
-    let cluster = Cluster::start_with(ClusterOptions {
-        settings: &[("max_slot_wal_keep_size", "20GB")],
-        auth: Auth::Trust,
-        ..ClusterOptions::default()
-    });
+    let cluster = fit();
     let database = cluster.create_database().await;
     let owner = cluster.client(&database.name).await;
     owner
@@ -126,11 +127,7 @@ async fn what_a_lesser_role_lacks_is_found_and_each_mend_works() {
 /// Whoever may read only some columns of a table cannot copy it.
 #[tokio::test]
 async fn fd_62_a_table_of_which_only_some_columns_may_be_read_is_found() {
-    let cluster = Cluster::start_with(ClusterOptions {
-        settings: &[("max_slot_wal_keep_size", "20GB")],
-        auth: Auth::Trust,
-        ..ClusterOptions::default()
-    });
+    let cluster = fit();
     let database = cluster.create_database().await;
     let owner = cluster.client(&database.name).await;
     owner
@@ -151,10 +148,7 @@ async fn fd_62_a_table_of_which_only_some_columns_may_be_read_is_found() {
 
 #[tokio::test]
 async fn a_publication_that_leaves_out_deletes_is_found() {
-    let cluster = Cluster::start_with(ClusterOptions {
-        settings: &[("max_slot_wal_keep_size", "20GB")],
-        ..ClusterOptions::default()
-    });
+    let cluster = fit();
     let database = cluster.create_database().await;
     let client = cluster.client(&database.name).await;
     client
@@ -181,10 +175,7 @@ async fn a_publication_that_leaves_out_deletes_is_found() {
 /// What `check` says of columns `doctor` says, too; and what somebody left out on purpose it names.
 #[tokio::test]
 async fn columns_that_do_not_come_and_a_narrowed_publication_are_named() {
-    let cluster = Cluster::start_with(ClusterOptions {
-        settings: &[("max_slot_wal_keep_size", "20GB")],
-        ..ClusterOptions::default()
-    });
+    let cluster = fit();
     let database = cluster.create_database().await;
     let client = cluster.client(&database.name).await;
     let filter = if cluster.major() >= 15 { "(id, a) WHERE (id > 3)" } else { "" };
@@ -227,10 +218,7 @@ async fn columns_that_do_not_come_and_a_narrowed_publication_are_named() {
 /// What live queries would be asked for again and again is said before anybody subscribes.
 #[tokio::test]
 async fn live_queries_that_are_only_polled_are_named_with_what_hinders_them() {
-    let cluster = Cluster::start_with(ClusterOptions {
-        settings: &[("max_slot_wal_keep_size", "20GB")],
-        ..ClusterOptions::default()
-    });
+    let cluster = fit();
     let database = cluster.create_database().await;
     let client = cluster.client(&database.name).await;
     client

@@ -266,6 +266,15 @@ async fn a_policy_over_what_cannot_be_replicated_stops_its_table_alone() {
     process.stop().await;
 }
 
+/// Somebody who comes now, and what he is shown first: no more than Postgres shows him.
+async fn comes_behind(rig: &Rig, process: &HeadwaterProcess) -> (User, BTreeSet<(String, String)>) {
+    let mut late = User::new(claims()[0].clone(), "behind");
+    let first = late.first(process).await;
+    let shown = rig.shown(&claims()[0]).await;
+    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    (late, first)
+}
+
 /// Whoever comes behind a restart is not shown what policies took meanwhile, not for a moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again() {
@@ -279,10 +288,7 @@ async fn e_4_what_policies_took_while_the_server_was_away_is_never_served_again(
     rig.sql("DROP POLICY all_ ON lists; DROP POLICY team ON lists; INSERT INTO lists VALUES (9, NULL, 1)").await;
     process.spawn_again();
     process.until_ready().await;
-    let mut late = User::new(claims()[0].clone(), "behind");
-    let first = late.first(&process).await;
-    let shown = rig.shown(&claims()[0]).await;
-    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    let (mut late, _) = comes_behind(&rig, &process).await;
     late.settles(&rig, &process).await;
     process.stop().await;
 }
@@ -320,10 +326,7 @@ async fn f_9_e_4_a_server_that_starts_while_the_source_is_away_serves_nothing_by
     assert_eq!(status("/probes/liveness").await, 200);
     source.heal();
     process.until_ready().await;
-    let mut late = User::new(claims()[0].clone(), "behind");
-    let first = late.first(&process).await;
-    let shown = rig.shown(&claims()[0]).await;
-    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    let (mut late, _) = comes_behind(&rig, &process).await;
     late.settles(&rig, &process).await;
     process.stop().await;
 }
@@ -352,10 +355,7 @@ async fn e_4_what_policies_take_is_not_served_while_everything_is_copied_again()
     }
     process.spawn_again();
     process.until_ready().await;
-    let mut late = User::new(claims()[0].clone(), "behind");
-    let first = late.first(&process).await;
-    let shown = rig.shown(&claims()[0]).await;
-    assert!(first.is_subset(&shown), "{first:?} and Postgres shows {shown:?}");
+    let (mut late, first) = comes_behind(&rig, &process).await;
     assert!(first.iter().any(|(table, _)| table == "members"), "what they did not take is served");
     rig.sql("ALTER POLICY own ON members USING (false)").await;
     while late.held().iter().any(|(table, _)| table == "members") {
