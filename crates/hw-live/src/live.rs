@@ -197,11 +197,6 @@ impl Live {
         Ok((first, Subscription { number, inbox, keeper }))
     }
 
-    /// How many results are kept.
-    pub fn subscriptions(&self) -> usize {
-        self.0.state.lock().results.len()
-    }
-
     /// How many rounds there were in which somebody was asked.
     pub fn rounds(&self) -> u64 {
         self.0.rounds.load(Ordering::Relaxed)
@@ -228,11 +223,6 @@ impl Live {
             polled.why = engine.refusal(&polled.table).map_or(polled.why.clone(), |it| it.what);
         }
         figures
-    }
-
-    /// For how many of them it is computed here whom a change concerns.
-    pub fn planned(&self) -> usize {
-        self.0.state.lock().results.values().filter(|kept| kept.plan.is_some()).count()
     }
 }
 

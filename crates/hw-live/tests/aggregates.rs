@@ -217,7 +217,7 @@ async fn ds_10_5_11_aggregates_are_what_postgres_computes() {
                     followers.push(world.follow(query, &who).await);
                 }
             }
-            while world.live.planned() < followers.len() {
+            while world.live.figures().planned < followers.len() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             for _ in 0..rng.random_range(1..6) {
@@ -239,7 +239,7 @@ async fn ds_10_5_11_aggregates_are_what_postgres_computes() {
 /// A follower that is told by a plan.
 async fn planned(world: &mut World, query: LiveQuery) -> Follower {
     let follower = world.follow(query, &user("ada")).await;
-    while world.live.planned() < 1 {
+    while world.live.figures().planned < 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     world.settles(&follower).await;

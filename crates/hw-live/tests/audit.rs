@@ -57,7 +57,7 @@ async fn e_4_a_plan_that_is_not_what_postgres_does_is_found_and_postgres_is_aske
             followers.push(world.follow_in(&live, query, &ada).await);
         }
     }
-    until("all are told by plans", || live.planned() == followers.len()).await;
+    until("all are told by plans", || live.figures().planned == followers.len()).await;
     let before = live.audits().compared;
     until("they are compared", || live.audits().compared > before + 30).await;
     assert_eq!((live.audits().differed, live.disagreements()), (0, vec![]));
@@ -78,23 +78,23 @@ async fn e_4_a_plan_that_is_not_what_postgres_does_is_found_and_postgres_is_aske
     for follower in &followers {
         world.settles(follower).await;
     }
-    until("the others have their plans", || live.planned() == 2).await;
+    until("the others have their plans", || live.figures().planned == 2).await;
     world.sql("INSERT INTO plain VALUES (3, 1, 'ada', 'open'), (4, 1, 'ada', 'open!')").await;
     world.sql("INSERT INTO joined VALUES (3, 1, 'ada', 'open'), (4, 1, 'ada', 'open!')").await;
     for follower in &followers {
         world.settles(follower).await;
     }
-    assert_eq!(live.planned(), 2);
+    assert_eq!(live.figures().planned, 2);
     // So does whoever comes now.
     let query = query("plain", "true", "");
     let late = world.follow_in(&live, query, &ada).await;
     world.sql("UPDATE plain SET body = 'open!' WHERE id < 3").await;
     world.settles(&late).await;
-    assert_eq!(live.planned(), 2);
+    assert_eq!(live.figures().planned, 2);
     // Other policies are another matter.
     world.sql("ALTER POLICY begins ON plain USING (owner = 'ada')").await;
     world.sql("ALTER POLICY seen ON joined USING (team IN (SELECT m.team FROM members m))").await;
-    until("all are told by plans again", || live.planned() == followers.len() + 1).await;
+    until("all are told by plans again", || live.figures().planned == followers.len() + 1).await;
     assert_eq!(live.disagreements(), []);
     for follower in followers.iter().chain([&late]) {
         world.settles(follower).await;

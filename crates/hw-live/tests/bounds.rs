@@ -46,7 +46,7 @@ async fn f_69_a_result_that_there_is_no_room_for_is_refused_and_leaves_nothing()
     };
     assert_eq!(refused, LiveError::NoRoom);
     assert!((10..=48).contains(&many.len()), "{}", many.len());
-    assert_eq!(world.live.subscriptions(), many.len() + 1);
+    assert_eq!(world.live.figures().results, many.len() + 1);
     let other = world.live.subscribe(rows("true"), user("bob"), unbounded()).await;
     assert!(other.is_ok(), "others have room of their own");
     drop((few, many));
@@ -151,7 +151,7 @@ async fn f_69_a_result_that_has_no_room_for_long_ends() {
     budget.limit(budget.used());
     world.sql("UPDATE plain SET body = repeat('x', 1000) WHERE id = 1").await;
     assert_eq!(subscription.next().await.err(), Some(LiveError::NoRoom));
-    assert_eq!(live.subscriptions(), 0);
+    assert_eq!(live.figures().results, 0);
     drop(subscription);
     given_back(&budget).await;
     world.end().await;

@@ -176,7 +176,7 @@ async fn e_4_followers_hold_what_postgres_shows_them() {
                 }
             }
             // Without statements that change who may see what all of them are told by plans.
-            while seed % 2 == 0 && world.live.planned() < followers.len() {
+            while seed % 2 == 0 && world.live.figures().planned < followers.len() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
             for _ in 0..rng.random_range(1..6) {
@@ -192,7 +192,7 @@ async fn e_4_followers_hold_what_postgres_shows_them() {
                 world.settles(follower).await;
             }
         }
-        assert_eq!(world.live.subscriptions(), followers.len());
+        assert_eq!(world.live.figures().results, followers.len());
         if seed % 2 == 0 {
             // What rows were before they changed comes with what changes them, but for one that goes and comes back
             // in commits that are told together.

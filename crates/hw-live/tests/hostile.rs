@@ -471,7 +471,7 @@ async fn e_4_what_is_equal_but_for_padding_is_found_where_a_policy_looks_for_it(
     for table in ["plain", "joined"] {
         followers.push(world.follow(query(table, "true", ""), &ada).await);
     }
-    while world.live.planned() < 2 {
+    while world.live.figures().planned < 2 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     world.sql("INSERT INTO plain VALUES (2, 1, 'eve', 'banned'), (3, 1, 'bob', 'b')").await;
@@ -527,6 +527,6 @@ async fn e_4_a_table_without_row_security_is_not_shown() {
     let unknown =
         world.live.subscribe(query("nothing", "true", ""), user("ada"), unbounded()).await;
     assert!(matches!(unknown.err(), Some(LiveError::NotReadable(_))));
-    assert_eq!(world.live.subscriptions(), 0);
+    assert_eq!(world.live.figures().results, 0);
     world.end().await;
 }

@@ -88,6 +88,6 @@ async fn e_4_who_reads_a_table_that_is_too_large_to_be_held_is_asked() {
         world.sql("UPDATE members SET team = 3 - team WHERE who = 'ada'").await;
         world.settles(&follower).await;
     }
-    assert_eq!(live.planned(), 0);
+    assert_eq!(live.figures().planned, 0);
     world.end().await;
 }

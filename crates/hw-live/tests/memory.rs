@@ -49,7 +49,7 @@ async fn memory_of_results() {
         let mut held: Vec<Subscription> = Vec::new();
         // Whatever the first ones bring with them is not theirs.
         held.push(world.live.subscribe(of_team(0), user("nobody"), unbounded()).await.unwrap().1);
-        while world.live.planned() < 1 {
+        while world.live.figures().planned < 1 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let before = resident();
@@ -63,7 +63,7 @@ async fn memory_of_results() {
             }
         }
         let took = began.elapsed();
-        while world.live.planned() < held.len() {
+        while world.live.figures().planned < held.len() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         let bytes = resident().saturating_sub(before) / (USERS * EACH);

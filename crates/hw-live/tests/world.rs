@@ -266,8 +266,12 @@ impl Drop for Share {
 /// Waits until so many results are told by plans.
 pub async fn planned(live: &Live, count: usize) {
     let end = tokio::time::Instant::now() + LIMIT;
-    while live.planned() < count {
-        assert!(tokio::time::Instant::now() < end, "{} of {count} have plans", live.planned());
+    while live.figures().planned < count {
+        assert!(
+            tokio::time::Instant::now() < end,
+            "{} of {count} have plans",
+            live.figures().planned
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
