@@ -411,7 +411,7 @@ async fn is_refused(line: &mut Line) -> bool {
     let before = line.server.log().len();
     line.server.spawn_again();
     let address = line.server.address();
-    let is_way_out = |line: &str| line.contains("HW3004") && line.contains("\"mend\"");
+    let is_way_out = |line: &str| line.contains("HW3004") && line.contains("remove the directory");
     soon("the server is ready or refuses to start", line.report(), || async {
         if line.server.log()[before..].lines().any(is_way_out) {
             return Some(true);

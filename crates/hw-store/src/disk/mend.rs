@@ -76,6 +76,13 @@ pub(super) fn check_born(data: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Says what was found, before it is known whether it can be given up: nobody should remove a store
+/// that mends itself. One that cannot is refused behind this, with the way out.
+pub(super) fn tell(what: String) {
+    let finding = StoreError::Damaged { what }.diagnostic();
+    finding.mend("check the disk; what is damaged is copied or built again if that is possible").log();
+}
+
 /// Whether the list of tables of some keyspace is damaged.
 pub(super) fn has_damaged_list(data: &Path) -> Result<bool, StoreError> {
     Ok(!look(data, Depth::Lists)?.is_empty())
@@ -170,8 +177,7 @@ fn look(data: &Path, depth: Depth) -> Result<Vec<Damage>, StoreError> {
         match look_into(&dir, depth)? {
             None => {}
             Some(parts) => {
-                let what = format!("files in {}", dir.display());
-                StoreError::Damaged { what }.diagnostic().log();
+                tell(format!("files in {}", dir.display()));
                 damages.extend(parts.into_iter().map(|part| Damage { keyspace, part }));
             }
         }

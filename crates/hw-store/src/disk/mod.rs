@@ -201,8 +201,8 @@ impl Disk {
         }
         let opened = open_fjall(&data, &self.options);
         let database = match opened {
-            Err(error @ StoreError::Damaged { .. }) => {
-                error.diagnostic().log();
+            Err(StoreError::Damaged { what }) => {
+                mend::tell(what);
                 self.mend(Depth::Tables)?;
                 open_fjall(&data, &self.options)?
             }
