@@ -80,7 +80,9 @@ pub(super) fn check_born(data: &Path) -> Result<(), StoreError> {
 /// that mends itself. One that cannot is refused behind this, with the way out.
 pub(super) fn tell(what: String) {
     let finding = StoreError::Damaged { what }.diagnostic();
-    finding.mend("check the disk; what is damaged is copied or built again if that is possible").log();
+    finding
+        .mend("check the disk; what is damaged is copied or built again if that is possible")
+        .log();
 }
 
 /// Whether the list of tables of some keyspace is damaged.
