@@ -278,8 +278,13 @@ pub async fn planned(live: &Live, count: usize) {
 
 /// Somebody with a token.
 pub fn user(subject: &str) -> Arc<RunAs> {
+    user_as(ROLE, subject)
+}
+
+/// The same as another role.
+pub fn user_as(role: &str, subject: &str) -> Arc<RunAs> {
     Arc::new(RunAs {
-        role: ROLE.into(),
+        role: role.into(),
         subject: subject.into(),
         claims_json: format!("{{\"sub\": \"{subject}\"}}").into(),
         claimed_role: None,
