@@ -361,6 +361,7 @@ async fn fd_52_setup_doctor_and_check_list_what_the_synced_tables_lack() {
     }
 }
 
+/// What a session has for itself leaves none.
 #[tokio::test]
 async fn a_change_of_a_table_leaves_a_marker_in_the_log_after_setup() {
     let cluster = Cluster::start();
@@ -371,13 +372,20 @@ async fn a_change_of_a_table_leaves_a_marker_in_the_log_after_setup() {
     client
         .batch_execute(
             "SELECT pg_create_logical_replication_slot('probe', 'test_decoding');
+             CREATE TEMP TABLE own (id serial PRIMARY KEY, a text UNIQUE);
+             CREATE TEMP VIEW shown AS SELECT id FROM own;
+             CREATE INDEX ON own (id, a);
+             ALTER TABLE own ADD COLUMN b text;
              CREATE TABLE t (id int PRIMARY KEY);
-             ALTER TABLE t ADD COLUMN a text",
+             ALTER TABLE t ADD COLUMN a text;
+             GRANT SELECT ON t TO PUBLIC;
+             CREATE TEMP TABLE copied AS SELECT * FROM t;
+             DROP TABLE t",
         )
         .await
         .expect("changed");
     let sql = "SELECT count(*) FROM pg_logical_slot_get_changes('probe', NULL, NULL)
                WHERE data LIKE '%prefix: headwater_ddl%'";
     let markers: i64 = client.query_one(sql, &[]).await.expect("read").get(0);
-    assert_eq!(markers, 2);
+    assert_eq!(markers, 4);
 }

@@ -5,7 +5,8 @@
 //! what, and in which files rows lie, was the same before and behind the questions, else the round is thrown away,
 //! because Postgres reads rows of the snapshot under policies of *now* and from files of *now*; nothing that one
 //! question sets reaches the next. Rounds go on beside each other, and each of them keeps all this by itself; all
-//! that they share is what was read of policies, which is as of rights that every round compares by itself.
+//! that they share is what was read of policies, which is as of rights that every round compares by itself. Whoever
+//! has looked at who may see what finds that all that stood on something else has given way.
 
 use crate::book::{Admitted, Book, Reads};
 use crate::error::LiveError;
@@ -68,6 +69,8 @@ pub(crate) struct Asking {
     /// Bytes of a result.
     result_bytes: usize,
     book: Mutex<Book>,
+    /// As of which rights the book is.
+    looked: parking_lot::Mutex<Rights>,
 }
 
 /// What was answered.
@@ -108,7 +111,8 @@ pub(crate) enum Answer {
 
 impl Asking {
     pub fn new(engine: Engine, pool: Pool, result_bytes: usize) -> Asking {
-        Asking { engine, pool, result_bytes, book: Mutex::default() }
+        let (book, looked) = Default::default();
+        Asking { engine, pool, result_bytes, book, looked }
     }
 
     /// Asks, within bounds.
@@ -123,7 +127,7 @@ impl Asking {
     async fn try_round(&self, bounds: &Bounds, questions: &[Question]) -> Result<Round, LiveError> {
         let mut client = self.client().await?;
         for _ in 0..TRIES {
-            let before = rights(&client).await?;
+            let before = self.look(&mut client).await?;
             let mut admitted = Vec::with_capacity(questions.len());
             {
                 let mut book = self.book.lock().await;
@@ -143,14 +147,16 @@ impl Asking {
             let lay = files(&client, &reads).await?;
             let asked = self.ask(bounds, &mut client, questions, admitted).await?;
             let checked = self.engine.published();
-            let (now, lie) = tokio::try_join!(rights(&client), files(&client, &reads))?;
+            let again =
+                async { before.again(&*client).await.map_err(|error| LiveError::source(&error)) };
+            let (now, lie) = tokio::try_join!(again, files(&client, &reads))?;
             if now == before && lie == lay {
                 let Asked { before: place, view, published, answers } = asked;
                 let rights = before;
                 return Ok(Round { before: place, view, published, rights, checked, answers });
             }
             if now != before {
-                self.book.lock().await.forget(&before);
+                self.doubt(&before).await;
             }
             thrown_away();
         }
@@ -163,7 +169,32 @@ impl Asking {
 
     /// Who may see what now.
     pub async fn rights_now(&self) -> Result<Rights, LiveError> {
-        rights(&self.client().await?).await
+        self.look(&mut self.client().await?).await
+    }
+
+    /// Who may see what now. What was read of anything that is not so any more has given way when this returns.
+    async fn look(&self, client: &mut PooledClient) -> Result<Rights, LiveError> {
+        let failed = |error: PgError| LiveError::source(&error);
+        for _ in 0..TRIES {
+            let known = self.looked.lock().clone();
+            let now = known.again(&**client).await.map_err(failed)?;
+            if now == known {
+                return Ok(now);
+            }
+            let mut book = self.book.lock().await;
+            if let Some(rights) = book.renew(client).await.map_err(failed)? {
+                *self.looked.lock() = rights.clone();
+                return Ok(rights);
+            }
+        }
+        Err(LiveError::Unsettled)
+    }
+
+    /// What was read as of these rights was read while they changed.
+    async fn doubt(&self, rights: &Rights) {
+        let mut book = self.book.lock().await;
+        book.doubt(rights);
+        *self.looked.lock() = Rights::default();
     }
 
     /// What snapshots see now, and where publication stood before.
@@ -299,10 +330,6 @@ async fn files(client: &PooledClient, reads: &Reads) -> Result<String, LiveError
     let [schemas, names] = [of(|table| &table.schema), of(|table| &table.name)];
     let row = client.query_one(FILES, &[&schemas, &names, &reads.unknown]).await;
     row.and_then(|row| row.try_get(0)).map_err(|error| LiveError::source(&error.into()))
-}
-
-async fn rights(client: &PooledClient) -> Result<Rights, LiveError> {
-    Rights::read(&**client).await.map_err(|error| LiveError::source(&error))
 }
 
 async fn view(client: &impl GenericClient) -> Result<View, LiveError> {

@@ -8,6 +8,7 @@
 
 use crate::asking::{Answer, Round};
 use crate::found::{Disagreement, code};
+use crate::ground::Ground;
 use crate::kept::{Kept, Phase};
 use crate::lanes::Lane;
 use crate::live::Shared;
@@ -38,7 +39,7 @@ enum Verdict {
 /// The moment of what Postgres showed.
 struct Shown {
     view: View,
-    rights: Rights,
+    ground: Ground,
     /// What was known of snapshots before, and what this one does not see.
     known: Unseen,
     unseen: Unseen,
@@ -120,7 +121,7 @@ impl Shared {
         let Some(unseen) = Unseen::behind(Some(&known), before, &view, &checked) else {
             return (Verdict::Unknown, took);
         };
-        let shown = Shown { view, rights, known, unseen, checked };
+        let shown = Shown { view, ground: admitted.ground, known, unseen, checked };
         let mut state = self.state.lock();
         let now = self.engine().published();
         let Some(held) = state.held_as_of(number, &shown, &now) else {
@@ -138,7 +139,7 @@ impl Shared {
             with_lookup: admitted.reads.tables.len() > 1,
             difference: difference.to_string(),
         };
-        (Verdict::Differs(shown.rights, disagreement), took)
+        (Verdict::Differs(rights, disagreement), took)
     }
 }
 
@@ -157,10 +158,10 @@ impl State {
     ///
     /// - Takes: what is published now.
     fn held_as_of(&self, number: u64, shown: &Shown, now: &Published) -> Option<&Held> {
-        let Shown { view, rights, known, unseen, checked, .. } = shown;
+        let Shown { view, ground, known, unseen, checked } = shown;
         let kept = self.results.get(&number).filter(|kept| kept.rests())?;
         let Phase::Told { held, .. } = &kept.phase else { return None };
-        kept.plan.as_ref().filter(|plan| plan.rights == *rights)?;
+        kept.ground.as_ref().filter(|it| it.is(ground) && it.holds())?;
         // What had been published before anything was known of snapshots, and has ended since.
         if known.suspects.iter().any(|xid| view.snapshot.sees(*xid) && kept.lacks(*xid)) {
             return None;

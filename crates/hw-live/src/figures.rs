@@ -27,6 +27,8 @@ pub struct Figures {
     pub planned: usize,
     /// Those that are being asked, or wait for it.
     pub waiting: usize,
+    /// How many questions there were for results, audits apart.
+    pub questions: u64,
     /// How long the oldest question waits for its answer.
     pub behind: Option<Duration>,
     /// Why Postgres cannot be asked, and for how long.
@@ -69,6 +71,7 @@ impl State {
             results: self.results.len(),
             planned: self.results.values().filter(|kept| kept.plan.is_some()).count(),
             waiting: asked.clone().count(),
+            questions: self.questions,
             behind: asked.min().map(|since| since.elapsed()),
             failing: failing.map(|(since, why)| (since.elapsed(), why.clone())),
             polled: by_table.chain(by_anything).collect(),

@@ -2,6 +2,7 @@
 
 use crate::book::Reads;
 use crate::error::LiveError;
+use crate::ground::Ground;
 use crate::lanes::Lane;
 use crate::lookups::Lookups;
 use crate::plan::{Conditions, Plan};
@@ -12,7 +13,6 @@ use crate::subscription::Inbox;
 use hw_engine::{
     ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since, TableView,
 };
-use hw_pg::rights::Rights;
 use hw_types::{EndLsn, FullXid, PgSnapshot};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 pub(crate) struct Kept {
     pub question: Question,
     pub reads: Arc<Reads>,
-    /// Who might see what when it was last asked.
-    pub rights: Option<Rights>,
+    /// What the last answer stands on.
+    pub ground: Option<Ground>,
     /// How its rows are told, where that can be done here.
     pub rendering: Option<Arc<Rendering>>,
     /// How rows become part of it, where that is computed here.
@@ -144,7 +144,6 @@ impl Kept {
     pub fn plan_for(
         &self,
         conditions: Option<Conditions>,
-        rights: &Rights,
         published: &Published,
         lookups: &Lookups,
     ) -> Option<Arc<Plan>> {
@@ -168,23 +167,30 @@ impl Kept {
         let table = table.filter(is_same)?;
         if let Some(plan) = &self.plan
             && plan.inner.is_empty()
-            && plan.rights == *rights
+            && plan.is_of(conditions)
             && plan.reads(table.relation())
         {
             return Some(plan.clone());
         }
         let told = (&**table.relation(), rendering.clone());
-        Plan::new(&self.question, conditions, told, rights.clone(), lookups).map(Arc::new)
+        Plan::new(&self.question, conditions, told, lookups).map(Arc::new)
+    }
+
+    /// Whether who may see what has changed since it was asked, as far as it depends on that.
+    pub fn is_outdated(&self) -> bool {
+        self.ground.as_ref().is_some_and(|ground| !ground.holds())
     }
 
     /// Applies what a transaction did to all of a plan's rows.
-    pub fn apply_all(&mut self, one: &Committed, rights: &Rights, lookups: &Lookups) -> Applied {
+    ///
+    /// - Needs: it was looked at who may see what behind the transaction.
+    pub fn apply_all(&mut self, one: &Committed, lookups: &Lookups) -> Applied {
         let query = self.question.query.clone();
         let mut applied = Applied::Told;
         for table in one.tables.iter().filter(|table| *table.name() == query.table) {
             let Rows::Known(rows) = &table.rows else { return Applied::Not };
             let rows: Vec<&ChangedRow> = rows.iter().collect();
-            match self.apply(one, table, &rows, Some(rights), lookups) {
+            match self.apply(one, table, &rows, lookups) {
                 Applied::Told => {}
                 Applied::Full => applied = Applied::Full,
                 Applied::Not => return Applied::Not,
@@ -213,14 +219,18 @@ impl Kept {
     }
 
     /// Applies what a transaction did to rows that may be in the result.
+    ///
+    /// - Needs: it was looked at who may see what behind the transaction.
     pub fn apply(
         &mut self,
         one: &Committed,
         table: &ChangedTable,
         rows: &[&ChangedRow],
-        rights: Option<&Rights>,
         lookups: &Lookups,
     ) -> Applied {
+        if self.is_outdated() {
+            return Applied::Not;
+        }
         let Phase::Told { held, at } = &mut self.phase else { return Applied::Not };
         // What was forgotten stands before it.
         if self.inbox.has_gap() {
@@ -232,9 +242,6 @@ impl Kept {
         let Some(plan) = self.plan.as_ref().filter(|plan| plan.reads(&table.relation)) else {
             return Applied::Not;
         };
-        if rights != Some(&plan.rights) {
-            return Applied::Not;
-        }
         // Somebody who asks now may see what is late, so that this without it may never have been shown.
         if !self.late.is_empty() {
             return Applied::Not;

@@ -8,7 +8,7 @@
 //!
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
 //! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
-//! what a result depends on, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
+//! what a result depends on, `ground` whether that is still so, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
 //! of two results, and `net` one of several changes; `room` counts what all of it holds; `aggregate` and `tally`: groups of rows; `audit` compares what
 //! plans tell with what Postgres shows, and `found` is what came of that; `figures` says how results are, by what `hindrances` has of failures.
 
@@ -19,6 +19,7 @@ mod book;
 pub mod error;
 pub mod figures;
 mod found;
+mod ground;
 mod hindrances;
 mod index;
 mod kept;

@@ -6,8 +6,8 @@
 //! where there is a plan for it, what transactions did to rows is applied to it; else every transaction that
 //! touches what it depends on asks it again. Invariants: a result is at the moment of one snapshot, behind which
 //! every transaction counts that the snapshot did not see, wherever it stands in the log; nothing is told of a
-//! moment before everything that it saw is published; rows are told by a plan only if who may see what is the
-//! same as when it was made, and that was looked at behind the transaction. A result is in one round at a time.
+//! moment before everything that it saw is published; rows are told by a plan only if what decides who sees them is
+//! the same as when it was made, and that was looked at behind the transaction. A result is in one round at a time.
 //! None of the tasks ends by a panic while the process goes on.
 
 use crate::asking::Asking;
@@ -168,7 +168,7 @@ impl Live {
             let kept = Kept {
                 question: state.question(query, who),
                 reads: Arc::default(),
-                rights: None,
+                ground: None,
                 rendering: None,
                 plan: None,
                 inbox: inbox.clone(),
@@ -297,8 +297,9 @@ impl Shared {
             };
             // It pins a snapshot of the store.
             drop(published);
-            let is_planned = self.state.lock().is_planned(&committed);
-            let rights = match is_planned {
+            let is_looked_for =
+                committed.iter().any(|one| one.altered) || self.state.lock().is_planned(&committed);
+            let rights = match is_looked_for {
                 true => self.rights_behind(&mut rested).await.ok(),
                 false => None,
             };
@@ -370,9 +371,8 @@ impl Shared {
                 due.extend(state.by_table.get(table).into_iter().flatten());
             }
             unfollowed = now;
-            let is_outdated = |kept: &&Kept| kept.rights.as_ref() != Some(&rights);
-            let outdated = state.results.iter().filter(|(_, kept)| is_outdated(kept));
-            due.extend(outdated.map(|(number, _)| number));
+            state.note(&rights);
+            due.extend(state.outdated());
             if state.is_settled(&rights, looked_at) {
                 let unsettled = state.results.iter().filter(|(_, kept)| kept.is_unsettled);
                 due.extend(unsettled.map(|(number, _)| number));

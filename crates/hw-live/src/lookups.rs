@@ -1,11 +1,13 @@
 //! Tables that policies read beside their own, as they stand: memberships, parents. Kept in memory by what is
 //! asked of them, and kept up to date from the list of changes (tier 2 of `design/engine.md` 11).
 //!
-//! A table is read once, when somebody's policies first need it. Invariant: of a table that is held, every
-//! transaction up to the place where it was read, and every one that was followed since, is in it.
+//! A table is read once, when somebody's policies first need it, and again when something was done to it of which no
+//! transaction tells. Invariant: of a table that is held, every transaction up to the place where it was read, and every
+//! one that was followed since, is in it.
 
 use hw_engine::{ChangedTable, Committed, EngineError, Published, Rows};
 use hw_expr::postgres::{EvalError, Table, Tables, Type};
+use hw_pg::rights::{Rights, TableRights};
 use hw_types::row::RowRef;
 use hw_types::{EndLsn, Relation, Row, TableName};
 use std::cell::RefCell;
@@ -37,6 +39,8 @@ struct Lookup {
     /// What was committed up to here was in it from the beginning.
     read_until: EndLsn,
     relation: Arc<Relation>,
+    /// What the catalog said of it before.
+    rights: TableRights,
     rows: HashMap<Box<[u8]>, Row>,
     /// By column: the keys of the rows that have a value. Made when it is first asked for.
     by_value: RefCell<BTreeMap<usize, ByValue>>,
@@ -47,7 +51,9 @@ type ByValue = HashMap<Vec<u8>, HashSet<Box<[u8]>>>;
 /// A table that was read.
 pub(crate) struct ReadTable {
     oid: u32,
-    lookup: Lookup,
+    read_until: EndLsn,
+    relation: Arc<Relation>,
+    rows: HashMap<Box<[u8]>, Row>,
     bytes: usize,
 }
 
@@ -110,8 +116,7 @@ impl ReadTable {
         }
         let relation = view.relation().clone();
         let read_until = published.checkpoint.end_lsn;
-        let lookup = Lookup { read_until, relation, rows, by_value: RefCell::default() };
-        Ok(ReadTable { oid: table.number, lookup, bytes })
+        Ok(ReadTable { oid: table.number, read_until, relation, rows, bytes })
     }
 }
 
@@ -143,16 +148,27 @@ impl Lookups {
     }
 
     /// Holds a table that was read.
-    pub fn hold(&mut self, read: ReadTable) -> Result<(), NotHeld> {
-        self.drop_table(read.oid);
-        if self.bytes + read.bytes > self.limit {
-            self.refuse(read.oid);
+    ///
+    /// - Takes: who might see what before that.
+    pub fn hold(&mut self, read: ReadTable, rights: &Rights) -> Result<(), NotHeld> {
+        let ReadTable { oid, read_until, relation, rows, bytes } = read;
+        self.drop_table(oid);
+        if self.bytes + bytes > self.limit {
+            self.refuse(oid);
             return Err(NotHeld::TooLarge);
         }
-        self.bytes += read.bytes;
-        self.read_until = self.read_until.max(read.lookup.read_until);
-        self.tables.insert(read.oid, read.lookup);
+        self.bytes += bytes;
+        self.read_until = self.read_until.max(read_until);
+        let (rights, by_value) = (rights.of_tables([oid]), RefCell::default());
+        self.tables.insert(oid, Lookup { read_until, relation, rights, rows, by_value });
         Ok(())
+    }
+
+    /// Keeps those of which the catalog says the same as before they were read.
+    pub fn keep_as_of(&mut self, rights: &Rights) {
+        let is_other = |(oid, lookup): &(&u32, &Lookup)| rights.of_tables([**oid]) != lookup.rights;
+        let others = self.tables.iter().filter(is_other).map(|(oid, _)| *oid);
+        others.collect::<Vec<u32>>().into_iter().for_each(|oid| self.drop_table(oid));
     }
 
     /// Forgets all of them, but for which there is no memory.

@@ -8,14 +8,11 @@ use crate::rendering::Rendering;
 use crate::result::{Held, Moved};
 use hw_engine::{ChangedRow, Committed, Rows, StoredRow};
 use hw_expr::postgres::{Condition, Cover, EvalError, Frame, Principal, Table};
-use hw_pg::rights::Rights;
 use hw_types::{Relation, Row};
 use std::sync::Arc;
 
 /// How rows become part of one result.
 pub(crate) struct Plan {
-    /// Who may see what, when this was made.
-    pub rights: Rights,
     visible: Arc<Condition>,
     filter: Option<Arc<Condition>>,
     principal: Principal,
@@ -55,7 +52,6 @@ impl Plan {
         question: &Question,
         conditions: &Conditions,
         (relation, rendering): (&Relation, Arc<Rendering>),
-        rights: Rights,
         lookups: &Lookups,
     ) -> Option<Plan> {
         let matcher = question.query.matcher.as_ref()?;
@@ -80,7 +76,6 @@ impl Plan {
         let cover = covers.reduce(Cover::narrower).unwrap_or(Cover::Anything);
         let inner = visible.inner_covers(&principal, lookups).into();
         Some(Plan {
-            rights,
             visible: visible.clone(),
             filter: filter.clone(),
             principal,
@@ -89,6 +84,16 @@ impl Plan {
             is_complete: !matcher.is_window && rendering.is_whole(&table.columns),
             rendering,
         })
+    }
+
+    /// Whether it is of these conditions.
+    pub fn is_of(&self, conditions: &Conditions) -> bool {
+        let is_filter = match (&self.filter, &conditions.filter) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        Arc::ptr_eq(&self.visible, &conditions.visible) && is_filter
     }
 
     /// Whether it reads rows with these columns.

@@ -95,9 +95,10 @@ impl Shared {
         let looked_at = self.engine().catalog_looked_at();
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let is_settled = state.settle(&rights, looked_at);
+        state.note(&rights);
+        let is_settled = state.is_settled(&rights, looked_at);
         let now = self.engine().published();
-        state.hold(read, now.committed_since(place));
+        state.hold(read, &rights, now.committed_since(place));
         state.see(&view, unseen.as_ref());
         let at = Moment {
             snapshot: Arc::new(view.snapshot),
@@ -119,7 +120,7 @@ impl Shared {
                     kept.failures = 0;
                     kept.asked_since = None;
                     kept.is_slow = time > SLOW;
-                    kept.rights = Some(rights.clone());
+                    kept.ground = Some(admitted.ground);
                     kept.rendering = rendering;
                     demanded.extend(admitted.reads.tables.iter().cloned());
                     if let Err(error) = kept.tell(result, &at, &published, &mut since) {
@@ -131,7 +132,7 @@ impl Shared {
                     kept.is_unsettled = !is_settled && admitted.conditions.is_some();
                     let is_trusted = is_settled && !is_disproved;
                     let conditions = admitted.conditions.filter(|_| is_trusted);
-                    let plan = kept.plan_for(conditions, &rights, &checked, &state.lookups);
+                    let plan = kept.plan_for(conditions, &checked, &state.lookups);
                     // What was read of policies that are not understood says nothing of what they read.
                     let reads = match is_disproved {
                         true => Arc::new(Reads { unknown: true, ..(*admitted.reads).clone() }),
@@ -166,7 +167,6 @@ impl Shared {
         }
         let told = Told {
             results: &told,
-            rights: &rights,
             unseen,
             began: before.end,
             latest: checked.checkpoint.end_lsn,

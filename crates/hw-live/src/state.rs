@@ -53,13 +53,14 @@ pub(crate) struct State {
     pub turns: Turns,
     pub audits: Audits,
     pub hindrances: Hindrances,
+    /// How many questions there were.
+    pub questions: u64,
     pub stopping: bool,
 }
 
 /// What a round has told, and where it stood.
 pub(crate) struct Told<'r> {
     pub results: &'r [u64],
-    pub rights: &'r Rights,
     /// What its snapshot did not see, up to `latest`; `None` where that is not known.
     pub unseen: Option<Unseen>,
     /// What was published up to here could be in a snapshot of the round, if anything held it back.
@@ -94,6 +95,7 @@ impl State {
             turns: Turns::default(),
             audits: Audits::default(),
             hindrances: Hindrances::default(),
+            questions: 0,
             stopping: false,
         }
     }
@@ -213,6 +215,7 @@ impl State {
             Some((number, kept.question.clone()))
         });
         elsewhere.into_iter().for_each(|number| self.queue(number));
+        self.questions += batch.len() as u64;
         batch
     }
 
@@ -321,24 +324,27 @@ impl State {
     /// Takes what transactions did: asks those who depend on it, and applies it to those that have a plan.
     ///
     /// - Takes: who may see what, looked at behind these transactions; `None` where that is not known, or no
-    ///   plan is touched; up to where everything was followed with them.
+    ///   plan is touched and nothing altered; up to where everything was followed with them.
     pub fn dispatch(
         &mut self,
         committed: &[Arc<Committed>],
         rights: Option<&Rights>,
         followed: Place,
     ) {
+        if let Some(rights) = rights {
+            self.note(rights);
+        }
         for one in committed {
             let (mut due, mut moved) = (BTreeSet::new(), BTreeSet::new());
-            if one.altered {
-                // Whatever it was: rights that were taken and given back look as if nothing had happened.
+            if one.altered && rights.is_none() {
+                // Whatever it was.
                 moved.extend(self.results.keys());
                 self.lookups.forget();
                 self.rights = None;
             }
             for table in &one.tables {
                 due.extend(self.by_table.get(table.name()).into_iter().flatten());
-                if table.described {
+                if table.described && rights.is_none() {
                     moved.extend(self.planned.get(table.name()).into_iter().flat_map(Index::all));
                 }
                 self.moved(table, &mut moved);
@@ -358,30 +364,40 @@ impl State {
         self.followed = followed;
     }
 
-    /// Notes who may see what; whether the engine has looked at the catalog since, so that what it has of tables
-    /// is of the same catalog.
-    ///
-    /// - Takes: when its last look began that left no question open.
-    pub fn settle(&mut self, rights: &Rights, looked_at: Option<Instant>) -> bool {
-        if self.rights.as_ref().is_none_or(|(known, _)| known != rights) {
-            self.rights = Some((rights.clone(), Instant::now()));
-            self.lookups.forget();
+    /// Notes who may see what. Whoever stands on something else is asked.
+    pub fn note(&mut self, rights: &Rights) {
+        if self.rights.as_ref().is_some_and(|(known, _)| known == rights) {
+            return;
         }
-        self.is_settled(rights, looked_at)
+        self.rights = Some((rights.clone(), Instant::now()));
+        self.lookups.keep_as_of(rights);
+        let outdated = self.outdated();
+        self.ask_all(outdated);
     }
 
-    /// The same, without noting anything.
+    /// Who depends on what is not so any more.
+    pub fn outdated(&self) -> Vec<u64> {
+        let outdated = self.results.iter().filter(|(_, kept)| kept.is_outdated());
+        outdated.map(|(number, _)| *number).collect()
+    }
+
+    /// Whether the engine has looked at the catalog since who may see what is so, so that what it has of tables is of
+    /// the same catalog.
+    ///
+    /// - Takes: when its last look began that left no question open.
     pub fn is_settled(&self, rights: &Rights, looked_at: Option<Instant>) -> bool {
         let since = self.rights.as_ref().filter(|(known, _)| known == rights);
         since.zip(looked_at).is_some_and(|((_, since), looked_at)| *since < looked_at)
     }
 
     /// Holds tables that were read, with what was done to them since and is followed: the rest comes in its place.
-    pub fn hold(&mut self, read: Vec<ReadTable>, since: Since) {
+    ///
+    /// - Takes: who might see what before they were read.
+    pub fn hold(&mut self, read: Vec<ReadTable>, rights: &Rights, since: Since) {
         let Since::Complete(since) = since else { return };
         for table in read {
             let oid = table.oid();
-            if self.lookups.hold(table).is_ok() {
+            if self.lookups.hold(table, rights).is_ok() {
                 for one in since.iter().filter(|one| one.end_lsn <= self.followed.end) {
                     let changed = one.tables.iter().filter(|table| table.relation.id.0 == oid);
                     changed.for_each(|table| self.lookups.apply(one, table));
@@ -431,7 +447,11 @@ impl State {
             let Some(kept) = self.results.get_mut(&number) else { continue };
             // Whoever is or will be asked is told by the answer.
             let is_told = kept.standing.due || kept.standing.asked;
-            if !is_told && kept.apply(one, table, &rows, rights, &self.lookups) != Applied::Told {
+            let mut apply = || match rights {
+                Some(_) => kept.apply(one, table, &rows, &self.lookups),
+                None => Applied::Not,
+            };
+            if !is_told && apply() != Applied::Told {
                 due.insert(number);
             }
         }
@@ -540,7 +560,7 @@ impl State {
             .is_some_and(|plan| !lacks().chain(&behind.passed).any(|one| plan.is_moved(one)));
         for one in lacks() {
             if is_planned {
-                let applied = kept.apply_all(one, told.rights, lookups);
+                let applied = kept.apply_all(one, lookups);
                 is_due |= applied == Applied::Full;
                 // What comes behind one that cannot be told here cannot either.
                 is_planned = applied != Applied::Not;

@@ -3,6 +3,7 @@
 mod aggregates;
 mod audit;
 mod bounds;
+mod ddl;
 mod differential;
 mod edges;
 mod hostile;

@@ -11,9 +11,11 @@
 //! apply that are for ALL or SELECT and for PUBLIC or a role whose privileges the reader has; owners,
 //! superusers and roles with BYPASSRLS are exempt, owners unless it is forced.
 
+mod readings;
 mod streams;
 
 pub use hw_expr::postgres::Unseen;
+pub use readings::{Reading, Readings};
 pub use streams::{PolicyStreams, RefusedPolicy, TableStream, one_line};
 
 use crate::error::{Doing as _, Result};
@@ -120,6 +122,8 @@ pub enum Exemption {
 struct Role {
     /// Superuser or BYPASSRLS.
     exempt: bool,
+    /// Whether whoever asks here may take it.
+    is_taken: bool,
     /// Whose privileges it has, itself included.
     privileges: BTreeSet<String>,
     /// The schemas whose contents it may name.
@@ -260,7 +264,8 @@ SELECT r.rolname, r.rolsuper OR r.rolbypassrls,
               WHERE c.relkind IN ('r', 'p') AND pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT')),
        ARRAY (SELECT p.oid FROM pg_catalog.pg_proc p
               WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
-                AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE'))
+                AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')),
+       pg_catalog.pg_has_role(r.oid, 'MEMBER')
 FROM pg_catalog.pg_roles r WHERE r.rolname::text = ANY ($1)";
 
 const DOING: &str = "read row level security from the catalog";
@@ -379,6 +384,12 @@ impl RowSecurity {
     /// The tables, by schema and name. (Views and foreign tables have no policies.)
     pub fn tables(&self) -> impl Iterator<Item = &SecuredTable> {
         self.tables.iter().filter(|table| table.unknown != Some(NO_TABLE))
+    }
+
+    /// Whether the role that asks can be taken, and may name what is in the schema of a table.
+    pub fn may_name(&self, table: &SecuredTable) -> bool {
+        let role = self.roles.get(&self.role).filter(|role| role.is_taken);
+        role.is_some_and(|role| role.schemas.contains(&table.name.0))
     }
 
     /// The policies of a table that apply to the role that asks.
@@ -668,6 +679,7 @@ impl Role {
         };
         Ok(Role {
             exempt: row.try_get(1)?,
+            is_taken: row.try_get(7)?,
             privileges: names(2)?,
             schemas: names(3)?,
             readable: oids(4)?,

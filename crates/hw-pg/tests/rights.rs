@@ -106,3 +106,48 @@ async fn e_4_whatever_decides_who_sees_what_changes_the_text_of_rights_on_every_
         }
     }
 }
+
+/// Statements, and the tables of which rights say something else behind them. What names mean is told elsewhere.
+const OF_TABLES: &[(&str, &[&str])] = &[
+    ("CREATE TABLE stranger (id int)", &[]),
+    ("ALTER TABLE items ADD COLUMN note text", &["items"]),
+    ("CREATE POLICY theirs ON items FOR SELECT TO team USING (true)", &["items"]),
+    ("CREATE POLICY written ON items FOR INSERT WITH CHECK (true)", &[]),
+    ("GRANT SELECT (id) ON items TO team", &["items"]),
+    ("CREATE OR REPLACE FUNCTION me() RETURNS text LANGUAGE sql AS $$ SELECT 'b'::text $$", &[]),
+    ("GRANT team TO app", &[]),
+    ("ALTER TABLE other.things REPLICA IDENTITY FULL", &["other.things"]),
+    ("GRANT USAGE ON SCHEMA other TO app", &["other.things"]),
+    // Rows of a table are also those of its parts.
+    ("CREATE TABLE part (id int)", &[]),
+    ("ALTER TABLE parted ATTACH PARTITION part FOR VALUES FROM (1) TO (9)", &["parted"]),
+    ("ALTER TABLE part ENABLE ROW LEVEL SECURITY", &["parted"]),
+    ("CREATE PUBLICATION ours FOR TABLE items", &["items", "other.things", "parted"]),
+    ("ALTER PUBLICATION ours ADD TABLE other.things", &["other.things"]),
+    // Nobody knows whom these concern.
+    ("ALTER TYPE mood ADD VALUE 'busy'", &["items", "other.things", "parted"]),
+    ("ALTER ROLE app SET search_path = other", &["items", "other.things", "parted"]),
+];
+
+#[tokio::test]
+async fn e_4_rights_of_a_table_change_with_what_concerns_it() {
+    let cluster = Cluster::start();
+    let client = cluster.client("postgres").await;
+    client.batch_execute(SCHEMA).await.unwrap();
+    client.batch_execute("CREATE TABLE other.things (id int)").await.unwrap();
+    let names = ["items", "other.things", "parted"];
+    let oids = names.map(|name| format!("'{name}'::regclass::oid")).join(", ");
+    let row = client.query_one(&format!("SELECT {oids}"), &[]).await.unwrap();
+    let oids: [u32; 3] = [row.get(0), row.get(1), row.get(2)];
+    let mut before = Rights::read(&client).await.unwrap();
+    for (sql, changed) in OF_TABLES {
+        client.batch_execute(sql).await.unwrap();
+        let now = before.again(&client).await.unwrap();
+        let is_other = |oid: &u32| now.of_tables([*oid]) != before.of_tables([*oid]);
+        let others = names.iter().zip(&oids).filter(|(_, oid)| is_other(oid));
+        let others: Vec<&str> = others.map(|(name, _)| *name).collect();
+        assert_eq!(others, *changed, "{sql}");
+        assert_eq!(now, now.again(&client).await.unwrap(), "{sql}");
+        before = now;
+    }
+}

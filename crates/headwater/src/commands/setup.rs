@@ -119,6 +119,12 @@ BEGIN
     CREATE FUNCTION headwater.ddl_marker() RETURNS event_trigger
     LANGUAGE plpgsql SET search_path = '' AS $marker$
 BEGIN
+    -- What a session has for itself concerns nobody else. (What is dropped is not listed.)
+    IF EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands())
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands()
+                       WHERE schema_name IS DISTINCT FROM 'pg_temp') THEN
+        RETURN;
+    END IF;
     PERFORM pg_catalog.pg_logical_emit_message(true, 'headwater_ddl', TG_TAG);
 END
 $marker$;

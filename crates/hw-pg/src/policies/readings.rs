@@ -1,0 +1,79 @@
+//! What a condition was read of: all that was asked of names, and all that was answered. A condition is made of
+//! nothing else, so that under another catalog that answers the same it is the same.
+
+use hw_expr::postgres::{Helper, Lookup, Names, Table, Type, Unseen};
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use std::fmt::Debug;
+
+/// Names that note what is read of them.
+pub struct Readings<'n> {
+    names: &'n dyn Names,
+    noted: Mutex<Sha256>,
+}
+
+/// All that was read. Two are equal if it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading([u8; 32]);
+
+impl<'n> Readings<'n> {
+    /// Nothing yet but who asks, and where names are looked for.
+    pub fn of(names: &'n dyn Names) -> Readings<'n> {
+        let readings = Readings { names, noted: Mutex::new(Sha256::new()) };
+        readings.note((names.role(), names.search_path()));
+        readings
+    }
+
+    /// Notes something else that decides.
+    pub fn note(&self, what: impl Debug) {
+        let text = format!("{what:?}");
+        let mut noted = self.noted.lock();
+        noted.update(text.len().to_be_bytes());
+        noted.update(text);
+    }
+
+    /// What was noted.
+    pub fn finish(self) -> Reading {
+        Reading(self.noted.into_inner().finalize().into())
+    }
+
+    fn noted<T: Debug>(&self, asked: impl Debug, answer: T) -> T {
+        self.note((asked, &answer));
+        answer
+    }
+}
+
+impl Names for Readings<'_> {
+    fn role(&self) -> &str {
+        self.names.role()
+    }
+
+    fn search_path(&self) -> &[String] {
+        self.names.search_path()
+    }
+
+    fn table(&self, lookup: &Lookup, name: &str) -> Result<Table, Unseen> {
+        self.noted(("table", lookup, name), self.names.table(lookup, name))
+    }
+
+    fn function(&self, lookup: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, Unseen> {
+        let answer = self.names.function(lookup, name, arguments);
+        self.noted(("function", lookup, name, arguments), answer)
+    }
+
+    fn is_shadowed(&self, lookup: &Lookup, name: &str) -> bool {
+        self.noted(("shadowed", lookup, name), self.names.is_shadowed(lookup, name))
+    }
+
+    fn has_casts(&self) -> bool {
+        self.noted("casts", self.names.has_casts())
+    }
+
+    fn named_type(&self, lookup: &Lookup, name: &str) -> Option<Type> {
+        self.noted(("type", lookup, name), self.names.named_type(lookup, name))
+    }
+
+    fn literal(&self, ty: Type, text: &str) -> Option<Vec<u8>> {
+        self.noted(("literal", ty, text), self.names.literal(ty, text))
+    }
+}
