@@ -20,6 +20,7 @@ mod checkpoints;
 mod copies;
 mod definitions;
 mod history;
+mod places;
 mod publication;
 mod revocations;
 mod store;

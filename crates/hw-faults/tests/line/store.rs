@@ -36,13 +36,13 @@ fn config() -> String {
 }
 
 /// Two connections that commit all the time.
-struct Load {
+pub(super) struct Load {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<i64>>,
 }
 
 impl Load {
-    async fn start(rig: &Rig) -> Load {
+    pub(super) async fn start(rig: &Rig) -> Load {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = Vec::new();
         for writer in 1..=2_i64 {
@@ -62,7 +62,7 @@ impl Load {
     }
 
     /// Returns how many transactions there were.
-    async fn end(self) -> i64 {
+    pub(super) async fn end(self) -> i64 {
         self.stop.send_replace(true);
         let mut rows = 0;
         for task in self.tasks {
@@ -192,28 +192,6 @@ async fn fd_1_syncs_that_fail_under_load_lose_nothing() {
         is_troubled(&line).await;
         disk.heal();
         line.is_well().await;
-    }
-    nothing_is_lost(line, load, pid).await;
-}
-
-/// One call of the store after another fails once, whatever it was for.
-#[tokio::test(flavor = "multi_thread")]
-async fn fd_1_an_error_at_each_call_under_load_loses_nothing() {
-    let rig = Rig::new(SCHEMA, &config()).await;
-    let data = rig.directory.path().join("data");
-    let disk = FaultyDisk::new(&data);
-    // A small memtable, so that table files are written, too.
-    let limits = "store:\n  memtable: 1 MB\n";
-    let mut line = serve(rig, &data, limits, &disk.environment()).await;
-    let pid = line.server.pid();
-    let load = Load::start(&line.rig).await;
-    for (round, errno) in
-        [libc::EIO, libc::ENOSPC, libc::EMFILE, libc::EIO].iter().cycle().take(10).enumerate()
-    {
-        flows(&mut line).await;
-        disk.fail_call(1 + (round as u64 * 7) % 23, *errno);
-        soon("the call comes", line.report(), || async { (!disk.is_armed()).then_some(()) }).await;
-        flows(&mut line).await;
     }
     nothing_is_lost(line, load, pid).await;
 }

@@ -1,19 +1,22 @@
 //! A disk whose calls are slow or fail, for one process: a small library that is loaded before libc
 //! and compiled by the machine's C compiler, which linking Rust needs anyway.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Where the fields of the page shared with `faulty.c` are.
+/// Where the fields of the memory shared with `faulty.c` are.
 const SYNC_DELAY: u64 = 0;
 const SYNC_ERROR: u64 = 4;
 const LEFT: u64 = 8;
 const CALL_ERROR: u64 = 16;
 const CALLS: u64 = 24;
-const PAGE: u64 = 4096;
+const PLACE: u64 = 32;
+const PLACES: u64 = 512;
+const PAGE: u64 = 16384;
 
 /// Controls how calls that write below one directory behave in a process that was started with
 /// [`FaultyDisk::environment`].
@@ -60,11 +63,34 @@ impl FaultyDisk {
 
     /// The n-th call from now (1 is the next one) fails with `errno`, once.
     pub fn fail_call(&self, n: u64, errno: i32) {
+        self.fail_place("", n, errno);
+    }
+
+    /// The same among the calls of one place.
+    ///
+    /// - Takes: a place as [`FaultyDisk::places`] names it; all of them when empty.
+    pub fn fail_place(&self, place: &str, n: u64, errno: i32) {
+        let mut name = [0; (PLACES - PLACE) as usize];
+        name[..place.len()].copy_from_slice(place.as_bytes());
+        self.set(LEFT, &0_u64.to_ne_bytes());
+        self.set(PLACE, &name);
         self.set(CALL_ERROR, &errno.to_ne_bytes());
         self.set(LEFT, &n.to_ne_bytes());
     }
 
-    /// Whether a failure asked for by [`FaultyDisk::fail_call`] is still to come.
+    /// Every place at which calls were made so far: `write store/data/#.jnl` for the name of a call and a
+    /// path below the directory, in which numbers and names that a library made up are `#`. Files are made
+    /// by `create` and directories by `mkdir`, both are removed by `unlink`, and names in a directory are
+    /// made durable by its `fsync`. What is opened to be read only is no place.
+    pub fn places(&self) -> BTreeSet<String> {
+        let mut text = vec![0; (PAGE - PLACES) as usize];
+        self.page.read_exact_at(&mut text, PLACES).expect("it has these bytes");
+        let text = text.split(|byte| *byte == 0).next().expect("at least one part");
+        let text = String::from_utf8_lossy(text);
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Whether a failure asked for is still to come.
     pub fn is_armed(&self) -> bool {
         self.get(LEFT) > 0
     }
