@@ -89,6 +89,8 @@ impl Writer {
             Control::Day(day) => self.new_day(Day(day))?,
             Control::KeepNewest { user } => self.keep_newest(&user)?,
             Control::TrimTail { below } => {
+                // A scan of the store sees committed writes only.
+                self.commit()?;
                 crate::tail::trim(&self.store, &self.tail, below, &mut self.overlay)?;
             }
             Control::Stale { table: relation, reason, untraced } => {

@@ -112,16 +112,6 @@ impl Sequencer {
         Self::over(store, outside, None, None)
     }
 
-    /// The same; `recorder` sees every entry before it is applied.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn recording(
-        store: Store,
-        outside: Outside,
-        recorder: Option<Recorder>,
-    ) -> Result<Sequencer, EngineError> {
-        Self::over(store, outside, None, recorder)
-    }
-
     /// Opens what is durable in place of a sequencer that failed.
     ///
     /// - Takes: its publication, so that surfaces keep their watch.
@@ -133,7 +123,9 @@ impl Sequencer {
         Self::over(store, outside, Some(publication), None)
     }
 
-    fn over(
+    /// Opens what is durable, in place of a sequencer that failed if its publication is given; `recorder`
+    /// sees every entry before it is applied.
+    pub(crate) fn over(
         store: Store,
         outside: Outside,
         publication: Option<Arc<Publication>>,

@@ -7,7 +7,7 @@ use crate::error::EngineError;
 use crate::publish::Publication;
 use crate::published::Published;
 use crate::replica::Told;
-use crate::sequencer::{Outside, Sequencer, Work};
+use crate::sequencer::{Outside, Recorder, Sequencer, Work};
 use crate::writer::Bounds;
 #[cfg(test)]
 use crate::{state::TableRecord, tables::Table};
@@ -168,10 +168,8 @@ impl Node {
         let bounds = Bounds { fold_bytes, sort_bytes: 4096, change_list_bytes };
         let retention = Duration::from_secs(24 * 3600);
         let outside = Outside { bounds, retention, board: board.clone(), inlet: inlet.clone() };
-        let record = recording.clone().map(|recording| -> Box<dyn FnMut(&Entry) + Send> {
-            Box::new(move |entry| recording.lock().push(Recorded::Entry(entry.clone())))
-        });
-        let sequencer = Sequencer::recording(store.clone(), outside, record).unwrap();
+        let recorder = recording.as_ref().map(recorder);
+        let sequencer = Sequencer::over(store.clone(), outside, None, recorder).unwrap();
         let tables = [1, 2].map(RelationId).into();
         Node { store, board, inlet, queue, sequencer, tables, number: 0, session: 0, recording }
     }
@@ -181,7 +179,8 @@ impl Node {
     pub(crate) fn restart(&mut self, store: Store) {
         let kept = self.sequencer.publication().clone();
         let outside = self.sequencer.outside.clone();
-        self.sequencer = Sequencer::again(store.clone(), outside, kept).unwrap();
+        let recorder = self.recording.as_ref().map(recorder);
+        self.sequencer = Sequencer::over(store.clone(), outside, Some(kept), recorder).unwrap();
         self.sequencer.publish_anew();
         self.store = store;
     }
@@ -357,8 +356,14 @@ impl Node {
 
 /// Loads rows as a copy does.
 pub fn load_rows(loader: Box<dyn Load>, rows: Vec<(RelationId, Vec<Row>)>) {
-    let (sender, receiver) = mpsc::channel(16);
+    let (sender, receiver) = mpsc::channel(rows.len().max(1));
     for (relation, rows) in rows {
+/// Writes entries down.
+fn recorder(recording: &Recording) -> Recorder {
+    let recording = recording.clone();
+    Box::new(move |entry| recording.lock().push(Recorded::Entry(entry.clone())))
+}
+
         sender.try_send(Rows { relation, rows, last: true }).unwrap();
     }
     drop(sender);

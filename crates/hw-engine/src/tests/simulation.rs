@@ -17,7 +17,7 @@ use crate::published::{Published, Requested, Withheld};
 use crate::state::{IncarnationRecord, Record, keys};
 use crate::testing::{Copy, Node, Recorded, Recording, load_rows, row, transaction};
 use crate::writer::{Bounds, Writer};
-use hw_input::entry::{Behind, Control, Reading};
+use hw_input::entry::{Behind, Control, Entry, Reading};
 use hw_input::identity::Identity;
 use hw_input::markers::{MarkerContents, WriteCheckpoint};
 use hw_input::signal::{CopySignal, Signal};
@@ -147,6 +147,8 @@ struct Run {
     gentle: bool,
     /// How often a crash damages a space that can be made again.
     damage: f64,
+    /// Tables that have left, as their names are, until they enter again.
+    left: BTreeSet<&'static str>,
 }
 
 const BOUNDS: [usize; 3] = [1 << 20, 300, 1];
@@ -167,7 +169,7 @@ impl Run {
         let gentle = recording.is_some();
         let clients = BTreeMap::new();
         let (fed, copy, ranges_fit, damage) = (0, None, true, 0.0);
-        let (follower, is_other) = (Follower::default(), false);
+        let (follower, is_other, left) = (Follower::default(), false, BTreeSet::new());
         Run {
             rng,
             simulation,
@@ -183,6 +185,7 @@ impl Run {
             recording,
             gentle,
             damage,
+            left,
         }
     }
 
@@ -205,11 +208,16 @@ impl Run {
         }
     }
 
-    fn crash(&mut self) {
+    /// What was recorded so far has happened, whatever comes.
+    fn keep_recorded(&mut self) {
         if self.gentle {
             self.node.settle();
             self.node.store.sync().unwrap();
         }
+    }
+
+    fn crash(&mut self) {
+        self.keep_recorded();
         // The process dies: what was not synced is gone, and the source repeats everything
         // behind what was acknowledged.
         let acknowledged = self.node.publication().durable();
@@ -219,8 +227,24 @@ impl Run {
         let kept = self.simulation.crash();
         let bound = BOUNDS[self.rng.random_range(0..3)];
         self.node = Node::recording(kept, bound, self.recording.clone());
-        self.copy = None;
         self.is_other = true;
+        self.reconnect(acknowledged);
+    }
+
+    /// The disk fails for a moment, and nothing is lost by it: the writer begins again in the same process.
+    fn restart(&mut self) {
+        self.node.settle();
+        self.node.store.sync().unwrap();
+        let acknowledged = self.node.publication().durable();
+        let store = self.node.store.clone();
+        store.reopen().unwrap();
+        self.node.restart(store);
+        self.reconnect(acknowledged);
+    }
+
+    /// The stream and whoever compares the catalog begin again.
+    fn reconnect(&mut self, acknowledged: EndLsn) {
+        self.copy = None;
         // At each connect the catalog is compared: what it showed before may have been lost.
         let known = self.node.board.plan.borrow().tables.clone();
         for now in [&self.source.lists, &self.source.todos] {
@@ -265,12 +289,108 @@ impl Run {
         assert_eq!(self.node.published().withheld, Some(Withheld::Behind));
         let above = self.node.published().checkpoint.op_id;
         self.node.new_epoch(OpId(above.0 + (5 << 20)));
+        self.copy_all();
+        assert_eq!(self.node.published().withheld, None);
+    }
+
+    /// Everything is copied and compared, and the stream begins there.
+    fn copy_all(&mut self) {
         let (lsn, tables) = self.source.all();
         self.keys.insert(lsn, self.source.world.keys);
         self.node.copy(lsn, tables);
         self.fed = self.source.log.len();
         self.node.settle();
-        assert_eq!(self.node.published().withheld, None);
+        assert!(!self.node.sequencer.writer.has_moved());
+    }
+
+    /// The source writes where it had said that nothing is: nothing of it is applied until everything has
+    /// been copied, whatever crashes.
+    fn history_moves(&mut self) {
+        self.feed();
+        if self.copy.take().is_some() {
+            self.node.sequencer.handle(Signal::Copy(CopySignal::Failed)).unwrap();
+        }
+        self.node.progress(EndLsn(Lsn(self.source.position + 1_000)));
+        self.source.transact(&mut self.rng, false);
+        self.feed();
+        assert!(self.node.sequencer.writer.has_moved());
+        // Where it could not be noted, the next session finds it out as this one did.
+        self.node.settle();
+        self.node.store.sync().unwrap();
+        match self.rng.random_range(0..3) {
+            0 => self.crash(),
+            1 => self.restart(),
+            _ => {}
+        }
+        assert!(self.node.sequencer.writer.has_moved());
+        self.copy_all();
+    }
+
+    /// What the catalog shows of tables that are as they were: other facts of one, or that one cannot be
+    /// replicated, for a while or for good.
+    fn look(&mut self) {
+        let table = self.any_table();
+        // Those of a test say nothing, here or there.
+        let facts = vec![self.rng.random(); 3];
+        self.node.control(Control::Adopt { table, facts });
+        let names = ["lists", "todos", "notes"].map(|name| TableName::new("public", name));
+        let refused = names.iter().filter(|_| self.rng.random_bool(0.5)).cloned().collect();
+        self.node.control(Control::Refused(refused));
+        match self.rng.random_range(0..3) {
+            0 => self.crash(),
+            1 => self.restart(),
+            _ => {}
+        }
+        let stays = names[2..].iter().filter(|_| self.rng.random_bool(0.5));
+        self.node.control(Control::Refused(stays.cloned().collect()));
+    }
+
+    /// A table that is followed leaves; it will be copied again.
+    fn leave(&mut self) {
+        let plan = self.node.board.plan.borrow().clone();
+        let all = [self.source.lists.id, self.source.todos.id];
+        let is_followed = |id: &RelationId| plan.tables.get(id).is_some_and(|table| !table.stale);
+        if self.copy.is_some() || !all.iter().all(is_followed) {
+            return;
+        }
+        let name = ["lists", "todos"][self.rng.random_range(0..2)];
+        let (table, reason) = (self.source.relation(name).id, "nobody may read it".into());
+        self.node.control(Control::Gone { table, reason });
+        self.left.insert(name);
+    }
+
+    /// Which of the tables that have left are not there again. What stands still may lack what they gave.
+    fn still_left(&mut self) -> bool {
+        let tables = self.node.sequencer.writer.tables.all();
+        let is_there = |name: &str| tables.iter().any(|t| t.record.relation.name.name == name);
+        if !self.left.is_empty() {
+            self.source.rekeyed.push(self.source.position);
+        }
+        self.left.retain(|name| !is_there(name));
+        !self.left.is_empty()
+    }
+
+    /// Records of the tail go that no stream can repeat.
+    fn trim(&mut self) {
+        let durable = self.node.publication().durable();
+        let is_durable =
+            |(t, _): &&(hw_input::transactions::Transaction, World)| t.end_lsn <= durable;
+        let last = self.source.log.iter().rev().find(is_durable).map(|(t, _)| t.commit_lsn.0);
+        if let Some(below) = last {
+            self.node.control(Control::TrimTail { below });
+        }
+    }
+
+    /// A user asks with so many client databases at once, and the clock goes on.
+    fn crowd(&mut self, clients: u32) {
+        let key = |client: u32| hw_types::user_key::join("t2:am", Some(&client.to_string()));
+        let asked = |client| WriteCheckpoint { user_key: key(client), requested: None };
+        let contents =
+            MarkerContents { nonce: 1, write_checkpoints: (0..clients).map(asked).collect() };
+        self.source.mark(&mut self.rng, &self.node.board.secret(), &contents);
+        self.feed();
+        let now = self.node.sequencer.writer.day.0 * 24 * 3600 + 7;
+        self.node.tick(now);
     }
 
     /// Tables that must be copied again are, one at a time or together, in stages that anything may
@@ -323,12 +443,16 @@ impl Run {
     fn check(&mut self, what: &str) {
         self.node.settle();
         let published = self.node.published();
+        let still_left = self.still_left();
         if published.withheld.is_none() {
             let is_other = std::mem::take(&mut self.is_other);
             self.follower.follow(&published, is_other, what);
         }
         if self.damage > 0.0 && published.sync.is_none() {
             // Something is made again, and nothing is served until it is.
+            return;
+        }
+        if still_left {
             return;
         }
         for user in USERS {
@@ -391,6 +515,9 @@ impl Run {
             let today = self.node.sequencer.writer.day.0;
             self.node.control(Control::Day(today + 7));
         }
+        if self.gentle {
+            self.rare();
+        }
         match step {
             20 | 32 => self.node.configure(WIDER),
             26 => self.node.configure(CONFIG),
@@ -400,11 +527,30 @@ impl Run {
         if self.rng.random_bool(0.12) {
             self.crash();
         }
+        if self.gentle && self.rng.random_bool(0.06) {
+            self.restart();
+        }
         if self.rng.random_bool(0.03) {
             self.behind();
         }
+        if self.gentle && self.rng.random_bool(0.03) {
+            self.history_moves();
+        }
         if self.rng.random_bool(0.5) {
             self.check(what);
+        }
+    }
+
+    /// What only recorded runs do: kinds of entries that the others lack.
+    fn rare(&mut self) {
+        if self.rng.random_bool(0.03) {
+            self.look();
+        }
+        if self.rng.random_bool(0.03) {
+            self.leave();
+        }
+        if self.rng.random_bool(0.05) {
+            self.trim();
         }
     }
 
@@ -495,11 +641,53 @@ fn contents(store: &Store) -> BTreeMap<String, Pairs> {
     all
 }
 
-/// E-11 (`design/seams.md` 2): the entries that a node recorded, through crashes, slices,
-/// reconfigurations, altered, compared and demanded tables, give another node with other bounds the same
-/// bytes in every space.
+/// The kinds of entries that are no transactions, by their names; a kind that is missing here does not compile.
+macro_rules! kinds {
+    ($($kind:ident),* $(,)?) => {
+        const KINDS: &[&str] = &[$(stringify!($kind)),*];
+
+        fn kind(control: &Control) -> &'static str {
+            match control {
+                $(Control::$kind { .. } => stringify!($kind)),*
+            }
+        }
+    };
+}
+
+kinds![
+    Adopt,
+    Behind,
+    Boundary,
+    BuildAll,
+    BuildSlice,
+    Compact,
+    Configure,
+    CopyBegins,
+    CopyFailed,
+    Day,
+    Demand,
+    Epoch,
+    Gone,
+    HistoryMoved,
+    KeepNewest,
+    Loaded,
+    Lost,
+    Refused,
+    Retire,
+    Run,
+    Secret,
+    Stale,
+    Switch,
+    Thaw,
+    TrimTail,
+];
+
+/// E-11 (`design/seams.md` 2): the entries that a node recorded, through crashes, restarts of the writer, slices,
+/// reconfigurations, altered, compared, demanded, refused and left tables, and moved histories, give another node
+/// with other bounds the same bytes in every space. Every kind of entry is among them.
 #[test]
 fn the_entries_of_one_node_give_another_node_the_same_bytes() {
+    let mut seen = BTreeSet::new();
     for seed in 200..215 {
         let what = format!("seed {seed}");
         let recording = Recording::default();
@@ -507,8 +695,16 @@ fn the_entries_of_one_node_give_another_node_the_same_bytes() {
         run.damage = if seed % 3 == 0 { 0.3 } else { 0.0 };
         for step in 0..40 {
             run.step(step, &format!("{what} step {step}"));
+            if step == 10 {
+                // Enough for a look, and in some runs more than are kept.
+                run.crowd(if seed == 205 { 10_100 } else { 600 });
+            }
         }
         run.finish(&what);
+        seen.extend(recording.lock().iter().filter_map(|recorded| match recorded {
+            Recorded::Entry(Entry::Control(control)) => Some(kind(control)),
+            _ => None,
+        }));
         let first = contents(&run.node.store);
         for fold_bytes in BOUNDS {
             let store = Store::simulated(&Simulation::new());
@@ -537,6 +733,8 @@ fn the_entries_of_one_node_give_another_node_the_same_bytes() {
             }
         }
     }
+    let missing: Vec<_> = KINDS.iter().filter(|kind| !seen.contains(*kind)).collect();
+    assert!(missing.is_empty(), "entries that never came: {missing:?}");
 }
 
 /// FD-32, FD-33: a write checkpoint is told to everybody but those whose definitions stand still
