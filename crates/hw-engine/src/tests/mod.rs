@@ -4,6 +4,7 @@ mod beat;
 mod change_list;
 mod client;
 mod copies;
+mod costs;
 mod demand;
 mod log;
 mod postgres;
