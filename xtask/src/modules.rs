@@ -24,6 +24,7 @@ const ENGINE: &[&str] = &[
     "record",
     "state",
     "runs",
+    "kept_back",
     "overlay",
     "tail",
     "tables",

@@ -99,7 +99,7 @@ fn fields(prefix: &str, value: &serde_json::Value, into: &mut std::collections::
 #[test]
 fn fd_71_the_operations_page_has_every_field_of_the_status() {
     use headwater::server::status::{
-        BoundReport, CopyReport, LiveReport, StatusReport, SyncReport,
+        BoundReport, CopyReport, HeldReport, LiveReport, StatusReport, SyncReport,
     };
     let sample = StatusReport {
         copies: vec![CopyReport::default()],
@@ -112,6 +112,7 @@ fn fd_71_the_operations_page_has_every_field_of_the_status() {
         sync: SyncReport {
             stale_tables: vec!["public.t".into()],
             frozen: vec!["a".into()],
+            held: vec![HeldReport::default()],
             withheld: vec!["b".into()],
             refused: vec!["c".into()],
             lost: vec!["d".into()],

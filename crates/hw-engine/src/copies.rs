@@ -128,7 +128,8 @@ impl Writer {
 
     /// Throws an unfinished copy away, and tells whoever waits for it why.
     fn give_up_copy(&mut self, dropped: CopyDropped) -> Result<(), EngineError> {
-        tracing::warn!(why = dropped.why, "the copy is thrown away; its tables are copied again");
+        let why = &dropped.why.what;
+        tracing::warn!(why, "the copy is thrown away; its tables are copied again");
         self.drop_copy()?;
         self.news.copy = Some(CopyOutcome::Dropped(dropped));
         Ok(())
@@ -155,7 +156,11 @@ impl Writer {
         self.copying = Some(copying);
         match outcome {
             Err(EngineError::Store(full @ StoreError::SpoolFull { .. })) => {
-                self.give_up_copy(format!("changes beside the copy do not fit: {full}").into())
+                let names = self.copying.iter().flat_map(|copying| copying.loading.values());
+                let mut names: Vec<String> =
+                    names.map(|table| table.record.relation.name.to_string()).collect();
+                names.sort_unstable();
+                self.give_up_copy(CopyDropped::outgrown(&names, &full))
             }
             outcome => outcome,
         }
@@ -261,14 +266,12 @@ impl Writer {
                     let change = RowChange::of(table, kind);
                     let moves = matches!(change, RowChange::Move { .. });
                     if sight == Sight::Part && moves && change.is_partial() {
-                        return Ok(Err(CopyDropped {
-                            why: format!(
-                                "the key of a row of {} changed between two ranges of its copy, \
-                                 and the log leaves out the row's large values",
-                                relation.name
-                            ),
-                            one_snapshot: Some(relation.id),
-                        }));
+                        let why = format!(
+                            "the key of a row of {} changed between two ranges of its copy, \
+                             and the log leaves out the row's large values",
+                            relation.name
+                        );
+                        return Ok(Err(CopyDropped::of_ranges(relation.id, why)));
                     }
                     match fold.row_change(table, change, &self.overlay) {
                         Ok(()) => {}
@@ -298,6 +301,10 @@ impl Writer {
                     }
                 }
                 Change::Relation(_) | Change::Message(_) => {}
+            }
+            #[cfg(test)]
+            {
+                self.most_replayed = self.most_replayed.max(fold.bytes() + self.overlay.bytes());
             }
             if fold.bytes() > REPLAY_BYTES {
                 self.keep(&mut fold, loading)?;

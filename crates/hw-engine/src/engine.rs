@@ -8,7 +8,7 @@ use crate::publish::Publication;
 use crate::published::{Published, Requested, Withheld};
 use crate::replica::Told;
 use crate::sequencer::{self, Outside, Sequencer};
-use crate::status::EngineStatus;
+use crate::status::{EngineStatus, Held};
 use crate::sync_view::ActiveSync;
 use crate::writer::Bounds;
 use hw_expr::sync_config::SyncConfig;
@@ -277,6 +277,7 @@ impl Engine {
             went_back: published.met.finding(),
             behind: published.withheld.and_then(Withheld::finding),
             frozen: Vec::new(),
+            held: Vec::new(),
             shut: Vec::new(),
             withheld: Vec::new(),
             waits_for: self.board.waits_for(),
@@ -290,6 +291,12 @@ impl Engine {
         if let Some(sync) = &published.sync {
             let names = |names: BTreeSet<&str>| names.into_iter().map(String::from).collect();
             status.frozen = names(sync.frozen());
+            let held = |(name, since): (&str, EndLsn)| Held {
+                definition: name.to_owned(),
+                since,
+                write_checkpoints: published.kept_back.since(since),
+            };
+            status.held = sync.standing().map(held).collect();
             status.shut = sync.shut().into_iter().collect();
             status.withheld = names(sync.withheld());
             status.source.refused.extend(sync.unsent.iter().cloned());

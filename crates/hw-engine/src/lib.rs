@@ -39,6 +39,7 @@ mod frozen;
 pub mod fuzzing;
 mod held;
 mod interpret;
+mod kept_back;
 mod large;
 mod lease;
 mod loader;

@@ -56,6 +56,7 @@ impl Writer {
                 if stored.is_none() {
                     self.crowds.note(owner(user));
                 }
+                self.kept_back.came(stored.map(|stored| stored.at), at);
                 WriteCheckpoint { number, at, day }
             }
         };
@@ -81,8 +82,10 @@ impl Writer {
         let (mut last, mut kept) = (String::new(), 0);
         for entry in self.store.snapshot().all(&self.write_checkpoints) {
             let (key, record) = entry?;
-            if WriteCheckpoint::decode(&record)?.day + KEEP_DAYS < day.0 {
+            let record = WriteCheckpoint::decode(&record)?;
+            if record.day + KEEP_DAYS < day.0 {
                 self.overlay.delete(&self.write_checkpoints, key.to_vec())?;
+                self.kept_back.forgotten(record.at);
                 kept_write_checkpoints().decrement(1.0);
             } else {
                 let key = String::from_utf8_lossy(&key);
@@ -124,7 +127,8 @@ impl Writer {
         }
         let surplus = all.len().saturating_sub(KEEP_OF_USER);
         all.sort_unstable();
-        for (.., key) in all.drain(..surplus) {
+        for (_, at, key) in all.drain(..surplus) {
+            self.kept_back.forgotten(at);
             self.overlay.delete(&self.write_checkpoints, key)?;
         }
         kept_write_checkpoints().decrement(surplus as f64);

@@ -9,6 +9,7 @@
 use crate::arrivals::{Arrivals, Arrived};
 use crate::change_list::{ChangeList, Pending};
 use crate::error::EngineError;
+use crate::kept_back::KeptBack;
 use crate::lease::Leases;
 use crate::published::{Published, Withheld};
 use crate::runs::{Met, Runs};
@@ -32,6 +33,7 @@ pub(crate) struct PublishJob {
     pub snapshot: Snapshot,
     pub progress: Progress,
     pub runs: Arc<Runs>,
+    pub kept_back: KeptBack,
     pub sync: Option<Arc<ActiveSync>>,
     pub touched: Touched,
     /// What this state is the first to contain.
@@ -108,6 +110,7 @@ impl Withholding {
 pub(crate) struct First<'w> {
     pub progress: &'w Progress,
     pub runs: Arc<Runs>,
+    pub kept_back: KeptBack,
     pub sync: Option<Arc<ActiveSync>>,
     pub tables: Arc<ShownTables>,
     pub withheld: Option<Withheld>,
@@ -121,7 +124,7 @@ impl Publication {
         first: First<'_>,
         change_list_bytes: usize,
     ) -> Publication {
-        let First { progress, runs, sync, tables, withheld } = first;
+        let First { progress, runs, kept_back, sync, tables, withheld } = first;
         let change_list = Arc::new(ChangeList::new(change_list_bytes));
         let ring = Arc::new(ChangeRing::default());
         let leases = Arc::new(Leases::default());
@@ -137,6 +140,7 @@ impl Publication {
             withheld,
             snapshot: store.snapshot(),
             runs,
+            kept_back,
             met: met.clone(),
             write_floor: progress.write_floor,
             write_checkpoints: write_checkpoints.clone(),
@@ -263,6 +267,7 @@ impl Publication {
                 withheld,
                 snapshot: job.snapshot,
                 runs: job.runs,
+                kept_back: job.kept_back,
                 met: self.met.clone(),
                 write_floor: job.progress.write_floor,
                 write_checkpoints: self.write_checkpoints.clone(),

@@ -6,6 +6,7 @@
 
 use crate::change_list::{ChangeList, ChangePlace, Since};
 use crate::error::{EngineError, code};
+use crate::kept_back::KeptBack;
 use crate::lease::{Lease, Leases};
 use crate::runs::{Met, Runs};
 use crate::state::{Record, WriteCheckpoint};
@@ -62,6 +63,7 @@ pub struct Published {
     pub(crate) snapshot: Snapshot,
     /// Op ids that were never given.
     pub(crate) runs: Arc<Runs>,
+    pub(crate) kept_back: KeptBack,
     pub(crate) met: Arc<Met>,
     pub(crate) write_floor: u64,
     pub(crate) write_checkpoints: Space,

@@ -85,7 +85,7 @@ pub(crate) struct Sequencer {
     /// The stream whose items are taken.
     stream: Option<Stream>,
     /// The copy under way: its number, and who waits for its end.
-    copy: Option<(u64, Option<AwaitsCopy>)>,
+    copy: Option<(u64, AwaitsCopy)>,
     /// Room in the queue that uncommitted items still take: what they hold waits in memory, and
     /// giving it back with the commit wakes the reader of the log once and not for each item.
     held: Option<OwnedSemaphorePermit>,
@@ -150,7 +150,8 @@ impl Sequencer {
             let tables = writer.shown();
             let (progress, runs) = (writer.progress(), writer.runs.clone());
             let withheld = Withheld::new(writer.behind, outside.board.is_asked());
-            let first = First { progress, runs, sync: active, tables, withheld };
+            let kept_back = writer.kept_back.clone();
+            let first = First { progress, runs, kept_back, sync: active, tables, withheld };
             let change_list_bytes = outside.bounds.change_list_bytes;
             Arc::new(Publication::new(store.clone(), space, first, change_list_bytes))
         });
@@ -404,14 +405,14 @@ impl Sequencer {
 
     fn copy_signal(&mut self, signal: CopySignal) -> Result<(), EngineError> {
         match signal {
-            CopySignal::Begin { copy, whole, reply } => {
+            CopySignal::Begin { copy, whole, reply, ended } => {
                 let begins_anew = whole.is_some();
                 self.apply(Control::CopyBegins { whole })?;
                 if begins_anew {
                     // Before its slot is made: what is stored must not be taken for what that goes on with.
                     self.make_durable()?;
                 }
-                self.copy = Some((copy, None));
+                self.copy = Some((copy, ended));
                 let _ = reply.send(());
             }
             CopySignal::Boundary { copy, lsn, tables, reply } => {
@@ -422,10 +423,8 @@ impl Sequencer {
                     let _ = reply.send(Box::new(self.loader(tables)));
                 }
             }
-            CopySignal::Loaded { copy, behind, reading, done } => {
-                // Without the copy `done` is dropped, and whoever waits begins again.
+            CopySignal::Loaded { copy, behind, reading } => {
                 if self.is_under_way(copy) {
-                    self.copy = Some((copy, Some(done)));
                     self.apply(Control::Loaded { behind, reading })?;
                 }
             }
@@ -596,9 +595,9 @@ impl Sequencer {
             board.rights.send_modify(|rights| *rights += news.rights);
         }
         if let Some(outcome) = news.copy
-            && let Some((_, Some(done))) = self.copy.take()
+            && let Some((_, ended)) = self.copy.take()
         {
-            let _ = done.send(match outcome {
+            let _ = ended.send(match outcome {
                 CopyOutcome::Entered => Ok(()),
                 CopyOutcome::Dropped(dropped) => Err(dropped),
             });

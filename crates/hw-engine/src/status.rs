@@ -27,6 +27,8 @@ pub struct EngineStatus {
     pub stale: Vec<TableName>,
     /// Definitions that stand still, because a table that they read cannot be followed.
     pub frozen: Vec<String>,
+    /// The same by name, with the write checkpoints that are kept back from who uses them.
+    pub held: Vec<Held>,
     /// Tables by which nobody has access until they have entered again: what was removed from them cannot
     /// be told row by row.
     pub shut: Vec<String>,
@@ -56,6 +58,17 @@ pub struct EngineStatus {
     pub store_error: Option<String>,
     /// How often the writer began again from the durable state.
     pub restarts: u64,
+}
+
+/// A definition that stands still, and what is kept back because of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its name.
+    pub definition: String,
+    /// Where it stands.
+    pub since: EndLsn,
+    /// Write checkpoints whose markers came behind that.
+    pub write_checkpoints: u64,
 }
 
 /// What keeps definitions from being served that are under construction.

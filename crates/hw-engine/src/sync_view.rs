@@ -174,8 +174,13 @@ impl ActiveSync {
     /// Names of the definitions that stand still at the moment, because a table that they read
     /// cannot be followed.
     pub fn frozen(&self) -> BTreeSet<&str> {
+        self.standing().map(|(name, _)| name).collect()
+    }
+
+    /// The same, with where each of them stands.
+    pub(crate) fn standing(&self) -> impl Iterator<Item = (&str, EndLsn)> {
         let definitions = self.config.definitions().iter().zip(&self.frozen);
-        definitions.filter(|(_, since)| since.is_some()).map(|(d, _)| &*d.name).collect()
+        definitions.filter_map(|(definition, since)| Some((&*definition.name, (*since)?)))
     }
 
     /// The tables by which nobody has access, until what reads them goes on: what was removed from them

@@ -112,6 +112,8 @@ pub struct Node {
     number: u64,
     session: u64,
     recording: Option<Recording>,
+    /// How the last copy that was begun ends, until it is loaded.
+    pub(crate) ended: Option<oneshot::Receiver<Result<(), CopyDropped>>>,
 }
 
 /// A copy whose tables wait to enter.
@@ -119,7 +121,7 @@ pub struct Copy {
     number: u64,
     /// X.
     pub(crate) boundary: Lsn,
-    done: oneshot::Receiver<Result<(), CopyDropped>>,
+    ended: oneshot::Receiver<Result<(), CopyDropped>>,
 }
 
 impl Copy {
@@ -130,7 +132,7 @@ impl Copy {
 
     /// How it ended, once it has; told once.
     pub(crate) fn outcome(&mut self) -> Option<Result<(), CopyDropped>> {
-        self.done.try_recv().ok()
+        self.ended.try_recv().ok()
     }
 }
 
@@ -171,7 +173,8 @@ impl Node {
         let recorder = recording.as_ref().map(recorder);
         let sequencer = Sequencer::over(store.clone(), outside, None, recorder).unwrap();
         let tables = [1, 2].map(RelationId).into();
-        Node { store, board, inlet, queue, sequencer, tables, number: 0, session: 0, recording }
+        let (number, session, ended) = (0, 0, None);
+        Node { store, board, inlet, queue, sequencer, tables, number, session, recording, ended }
     }
 
     /// The writer begins again, over what this store holds.
@@ -302,11 +305,13 @@ impl Node {
 
     /// Begins a copy; changes of tables that have not entered are kept from here on.
     pub fn begin_copy(&mut self, whole: bool) -> u64 {
-        let (reply, mut begun) = oneshot::channel();
+        let ((reply, mut begun), (done, ended)) = (oneshot::channel(), oneshot::channel());
         let copy = self.next_number();
-        let begin = CopySignal::Begin { copy, whole: whole.then(|| "slot".into()), reply };
+        let whole = whole.then(|| "slot".into());
+        let begin = CopySignal::Begin { copy, whole, reply, ended: done };
         self.sequencer.handle(Signal::Copy(begin)).unwrap();
         begun.try_recv().unwrap();
+        self.ended = Some(ended);
         copy
     }
 
@@ -332,10 +337,9 @@ impl Node {
             recording.lock().push(Recorded::Rows(rows.clone()));
         }
         load_rows(loader.try_recv().unwrap(), rows);
-        let (done, entered) = oneshot::channel();
-        let loaded = CopySignal::Loaded { copy: number, behind, reading, done };
+        let loaded = CopySignal::Loaded { copy: number, behind, reading };
         self.sequencer.handle(Signal::Copy(loaded)).unwrap();
-        Copy { number, boundary: lsn, done: entered }
+        Copy { number, boundary: lsn, ended: self.ended.take().expect("it was begun") }
     }
 
     /// A copy of everything: all tables under one boundary, from which a stream begins.
@@ -354,16 +358,16 @@ impl Node {
     }
 }
 
-/// Loads rows as a copy does.
-pub fn load_rows(loader: Box<dyn Load>, rows: Vec<(RelationId, Vec<Row>)>) {
-    let (sender, receiver) = mpsc::channel(rows.len().max(1));
-    for (relation, rows) in rows {
 /// Writes entries down.
 fn recorder(recording: &Recording) -> Recorder {
     let recording = recording.clone();
     Box::new(move |entry| recording.lock().push(Recorded::Entry(entry.clone())))
 }
 
+/// Loads rows as a copy does.
+pub fn load_rows(loader: Box<dyn Load>, rows: Vec<(RelationId, Vec<Row>)>) {
+    let (sender, receiver) = mpsc::channel(rows.len().max(1));
+    for (relation, rows) in rows {
         sender.try_send(Rows { relation, rows, last: true }).unwrap();
     }
     drop(sender);

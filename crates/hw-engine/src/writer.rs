@@ -21,13 +21,15 @@ use crate::crowds::Crowds;
 use crate::definitions::{Configured, Definitions};
 use crate::error::EngineError;
 use crate::evaluate::Effects;
+use crate::kept_back::KeptBack;
 use crate::lost::{Lost, numbered};
 use crate::overlay::{Overlay, Sink};
 use crate::publish::PublishJob;
 use crate::published::Withheld;
 use crate::runs::Runs;
 use crate::state::{
-    BuildState, Counters, Day, DerivedKind, Lacking, Progress, Record, Secret, TableRecord, keys,
+    BuildState, Counters, Day, DerivedKind, Lacking, Progress, Record, Secret, TableRecord,
+    WriteCheckpoint, keys,
 };
 use crate::sync_view::ActiveSync;
 use crate::table_view::{ShownTables, shown_tables};
@@ -145,6 +147,11 @@ pub(crate) struct Writer {
     pub(crate) beat: Beat,
     /// Who may have too many write checkpoints.
     pub(crate) crowds: Crowds,
+    /// How many are kept back.
+    pub(crate) kept_back: KeptBack,
+    /// The most bytes that changes beside a copy took while they were replayed.
+    #[cfg(test)]
+    pub(crate) most_replayed: usize,
     /// Signs markers.
     pub(crate) secret: [u8; 32],
     /// The day of the input's clock.
@@ -279,6 +286,9 @@ impl Writer {
             news: News::default(),
             beat,
             crowds: Crowds::default(),
+            kept_back: KeptBack::default(),
+            #[cfg(test)]
+            most_replayed: 0,
             secret,
             day,
             moved,
@@ -294,6 +304,7 @@ impl Writer {
             write_checkpoints,
         };
         writer.replan();
+        writer.count_kept_back()?;
         Ok(writer)
     }
 
@@ -480,6 +491,7 @@ impl Writer {
             snapshot: self.store.snapshot(),
             progress: self.progress,
             runs: self.runs.clone(),
+            kept_back: self.kept_back.clone(),
             sync: self.active.clone(),
             // What is not shown yet is told when it is.
             touched: if show { std::mem::take(&mut self.touched) } else { Touched::default() },
@@ -498,10 +510,35 @@ impl Writer {
         let now = self.definitions.active_sync(&self.store, &self.progress, &self.tables)?;
         tell_unsent(self.active.as_deref(), now.as_deref());
         self.active = now;
+        self.count_kept_back()?;
         self.touched.everything = true;
         self.unpublished = true;
         self.tables_changed();
         Ok(())
+    }
+
+    /// Counts the write checkpoints that are kept back, where other definitions stand still, or stand elsewhere.
+    fn count_kept_back(&mut self) -> Result<(), EngineError> {
+        let frozen = self.active.iter().flat_map(|active| &active.frozen);
+        for since in self.kept_back.stand(frozen.filter_map(|since| *since).collect()) {
+            // Nothing has come behind what is applied.
+            let is_new = since >= self.progress.end_lsn;
+            let count = if is_new { 0 } else { self.recorded_behind(since)? };
+            self.kept_back.counted(since, count);
+        }
+        Ok(())
+    }
+
+    fn recorded_behind(&mut self, since: EndLsn) -> Result<u64, EngineError> {
+        // A scan of the store sees committed writes only.
+        self.commit()?;
+        let mut count = 0;
+        for entry in self.store.snapshot().all(&self.write_checkpoints) {
+            let WriteCheckpoint { number, at, .. } = WriteCheckpoint::decode(&entry?.1)?;
+            // What is not above the floor everybody is told; positions of an earlier history mean nothing.
+            count += u64::from(since.0 <= at && number > self.progress.write_floor);
+        }
+        Ok(count)
     }
 
     /// Other columns of tables are sent, or other tables are there: what lacks one is not served, and what

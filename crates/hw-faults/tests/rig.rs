@@ -215,6 +215,13 @@ pub async fn status(server: &HeadwaterProcess) -> Option<Value> {
     serde_json::from_str(&answer.body).ok()
 }
 
+/// What a gauge or counter without labels says.
+pub async fn metric(server: &HeadwaterProcess, name: &str) -> Option<f64> {
+    let answer = http_get(server.address(), "/metrics", &OPERATOR).await.ok()?;
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    answer.body.lines().find_map(value)
+}
+
 /// Waits until the report satisfies a condition.
 pub async fn until_status(what: &str, server: &HeadwaterProcess, is: impl Fn(&Value) -> bool) {
     hw_testkit::poll_until(what, || async { status(server).await.filter(|s| is(s)).map(drop) })

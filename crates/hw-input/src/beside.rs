@@ -186,6 +186,8 @@ impl Beside {
                 self.again_at = Instant::now() + self.patience.next_wait();
                 // A copy that fails starts again by itself; the stream goes on.
                 error.diagnostic().log();
+                // One that fails in another way had room.
+                self.context.status.lock().copy_starved = error.starved().map(Box::new);
                 self.context.send(Signal::Copy(CopySignal::Failed)).await?;
             }
         }

@@ -7,20 +7,21 @@
 //! Rows go from the copy's connections to a thread that loads them, in bounded batches; when all are
 //! loaded, the engine is told what its tables wait for before they enter.
 
-use crate::context::Context;
+use crate::context::{Context, Ways};
 use crate::copy_session::{CopyBounds, CopyItem, CopySession, ProgressHandle, SlotChoice};
 use crate::ended::Ended;
 use crate::entry::{Behind, CopiedTable, Reading};
 use crate::error::InputError;
 use crate::identity::{Found, Identity};
 use crate::replica::Turns;
-use crate::signal::{CopySignal, Rows, Signal};
+use crate::signal::{CopyDropped, CopySignal, Rows, Signal};
 use crate::source::Covered;
 use crate::status::{CopyStatus, SourceState};
 use hw_pg::catalog::keeps_rows;
 use hw_pg::slot::{self, Session};
 use hw_types::facts::TableFacts;
 use hw_types::{Diagnostic, Lsn, RelationId};
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -42,7 +43,7 @@ pub(crate) async fn copy_all(
 ) -> Result<Lsn, Ended> {
     context.enter(SourceState::Copying);
     let slot = &found.slot_name;
-    let number = begin(context, Some(slot.clone())).await?;
+    let mut begun = begin(context, Some(slot.clone())).await?;
     let covered = cover(context).await?;
     let choice = SlotChoice::Main { name: slot.clone() };
     let report = |blockers: &[Session]| match blockers {
@@ -51,12 +52,13 @@ pub(crate) async fn copy_all(
     };
     let workers = context.options.copy_workers;
     let opened = CopySession::open(&context.source, covered.tables, choice, workers, report);
-    let session = opened.await?;
+    let session = begun.while_made(async { Ok(opened.await?) }).await?;
     context.enter(SourceState::Copying);
     let boundary = session.boundary();
     let is_first = context.plan().tables.is_empty();
     let bounds = if is_first { bounds(context) } else { CopyBounds::none() };
-    let reading = copy(context, number, session.bounded(bounds)).await?;
+    let number = begun.number;
+    let reading = begun.unless_dropped(copy(context, number, session.bounded(bounds))).await?;
     let identity = Identity {
         system_id: found.system_id,
         timeline: found.timeline,
@@ -64,7 +66,8 @@ pub(crate) async fn copy_all(
         slot: slot.clone(),
         slot_mark: boundary,
     };
-    loaded(context, number, Behind::Source(identity), reading).await?.await?;
+    loaded(context, number, Behind::Source(identity), reading).await?;
+    begun.entered().await?;
     // What was durable before the step may be of another history: the first confirmation is that
     // of the state behind it.
     let mut durable = context.replica.durable();
@@ -85,7 +88,7 @@ pub(crate) enum More {
 
 /// Copies tables that came later, or that must be copied again, beside the running stream.
 pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
-    let number = begin(context, None).await?;
+    let mut begun = begin(context, None).await?;
     let covered = cover(context).await?;
     let known = context.plan().tables.clone();
     let tables: Vec<_> = covered
@@ -110,18 +113,19 @@ pub(crate) async fn copy_more(context: &Context) -> Result<More, Ended> {
     let report = |blockers: &[Session]| waits.tell(blockers);
     let workers = context.options.copy_workers;
     let opened = CopySession::open(&context.source, tables, SlotChoice::Temporary, workers, report);
-    let session = opened.await;
+    let session = begun.while_made(async { Ok(opened.await?) }).await;
     drop(waits);
     let session = session?.bounded(bounds(context));
     let copied: Vec<TableFacts> =
         session.tables().into_iter().map(|table| table.catalog.facts.clone()).collect();
-    let mut reading = copy(context, number, session).await?;
+    let number = begun.number;
+    let mut reading = begun.unless_dropped(copy(context, number, session)).await?;
     leave_out_untraced(context, &copied, &mut reading).await?;
     let nonce = crate::markers::random();
-    let entered = loaded(context, number, Behind::Marker(nonce), reading).await?;
+    loaded(context, number, Behind::Marker(nonce), reading).await?;
     context.markers.mark(nonce).await?;
     // The engine lets them enter when the marker has come back.
-    entered.await?;
+    begun.entered().await?;
     context.status.lock().copies.clear();
     Ok(More::Entered)
 }
@@ -209,37 +213,95 @@ fn bounds(context: &Context) -> CopyBounds {
     }
 }
 
-/// Lets the engine keep the changes of tables that are not in the replica, from before the
-/// publication changes. Returns the copy's number.
-async fn begin(context: &Context, whole: Option<String>) -> Result<u64, Ended> {
-    let (reply, begun) = oneshot::channel();
-    let copy = context.next_number();
-    context.send(Signal::Copy(CopySignal::Begin { copy, whole, reply })).await?;
-    begun.await.map_err(|_| Ended::Restarted)?;
-    Ok(copy)
+/// A copy that the engine knows of.
+struct Begun<'a> {
+    context: &'a Context,
+    /// The copy's number.
+    number: u64,
+    ended: oneshot::Receiver<Result<(), CopyDropped>>,
 }
 
-/// Tells that all rows of a copy are loaded. What is returned waits until its tables have entered;
-/// it ends with the copy, whatever ends that.
+impl Begun<'_> {
+    /// Waits until a slot is made, whose end whoever asks for it must see. If the engine throws the copy away
+    /// meanwhile, that is told at once: it may take as long as somebody's transaction.
+    async fn while_made<T>(
+        &mut self,
+        part: impl Future<Output = Result<T, Ended>>,
+    ) -> Result<T, Ended> {
+        let mut part = std::pin::pin!(part);
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut self.ended => outcome,
+            done = &mut part => return done,
+        };
+        let ended = ended_by(&self.context.ways, outcome).err().unwrap_or(Ended::Restarted);
+        if let Some(finding) = ended.starved() {
+            self.context.status.lock().copy_starved = Some(Box::new(finding));
+        }
+        part.await?;
+        Err(ended)
+    }
+
+    /// Does a part of the copy, unless the engine throws it away meanwhile: then the rest would be in vain.
+    async fn unless_dropped<T>(
+        &mut self,
+        part: impl Future<Output = Result<T, Ended>>,
+    ) -> Result<T, Ended> {
+        let (ways, ended) = (&self.context.ways, &mut self.ended);
+        tokio::select! {
+            biased;
+            outcome = ended => match ended_by(ways, outcome) {
+                // Its tables enter behind all parts.
+                Ok(()) => Err(Ended::Restarted),
+                Err(ended) => Err(ended),
+            },
+            done = part => done,
+        }
+    }
+
+    /// Waits until its tables have entered.
+    async fn entered(self) -> Result<(), Ended> {
+        ended_by(&self.context.ways, self.ended.await)?;
+        self.context.status.lock().copy_starved = None;
+        Ok(())
+    }
+}
+
+/// What came of a copy, and what is learnt of it.
+fn ended_by(
+    ways: &Mutex<Ways>,
+    outcome: Result<Result<(), CopyDropped>, oneshot::error::RecvError>,
+) -> Result<(), Ended> {
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(dropped)) => {
+            ways.lock().one_snapshot.extend(dropped.one_snapshot);
+            Err(Ended::CopyDropped(dropped.why))
+        }
+        Err(_) => Err(Ended::Restarted),
+    }
+}
+
+/// Lets the engine keep the changes of tables that are not in the replica, from before the
+/// publication changes.
+async fn begin(context: &Context, whole: Option<String>) -> Result<Begun<'_>, Ended> {
+    let ((reply, begun), (done, ended)) = (oneshot::channel(), oneshot::channel());
+    let number = context.next_number();
+    let begin = CopySignal::Begin { copy: number, whole, reply, ended: done };
+    context.send(Signal::Copy(begin)).await?;
+    begun.await.map_err(|_| Ended::Restarted)?;
+    Ok(Begun { context, number, ended })
+}
+
+/// Tells that all rows of a copy are loaded.
 async fn loaded(
     context: &Context,
     copy: u64,
     behind: Behind,
     reading: Reading,
-) -> Result<impl Future<Output = Result<(), Ended>> + use<>, Ended> {
-    let (done, outcome) = oneshot::channel();
-    let ways = context.ways.clone();
-    context.send(Signal::Copy(CopySignal::Loaded { copy, behind, reading, done })).await?;
-    Ok(async move {
-        match outcome.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(dropped)) => {
-                ways.lock().one_snapshot.extend(dropped.one_snapshot);
-                Err(Ended::CopyDropped(dropped.why))
-            }
-            Err(_) => Err(Ended::Restarted),
-        }
-    })
+) -> Result<(), Ended> {
+    context.send(Signal::Copy(CopySignal::Loaded { copy, behind, reading })).await?;
+    Ok(())
 }
 
 /// Reads a session's tables into their incarnations. Returns how.

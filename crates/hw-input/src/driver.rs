@@ -178,7 +178,13 @@ async fn sessions(context: Arc<Context>) {
             memory.silent_since = heard;
         }
         let _ = context.send(Signal::Copy(CopySignal::Failed)).await;
-        context.status.lock().copies.clear();
+        {
+            let mut status = context.status.lock();
+            status.copies.clear();
+            if let Some(finding) = error.starved() {
+                status.copy_starved = Some(Box::new(finding));
+            }
+        }
         if started.elapsed() > WELL {
             backoff.reset();
         }

@@ -3,6 +3,7 @@
 use crate::error::{InputError, code};
 use crate::markers::MarkerError;
 use hw_pg::error::Policy;
+use hw_store::StoreError;
 use hw_types::Diagnostic;
 
 /// A session's end.
@@ -31,8 +32,8 @@ pub(crate) enum Ended {
     #[error("the source does not answer a look at its catalog")]
     Silent,
     /// A copy was thrown away by the engine.
-    #[error("a copy begins again: {0}")]
-    CopyDropped(String),
+    #[error("{0}")]
+    CopyDropped(Box<Diagnostic>),
     #[error("stopping")]
     Stopping,
 }
@@ -47,9 +48,24 @@ impl Ended {
     pub fn diagnostic(&self) -> Diagnostic {
         match self {
             Ended::Input(error) => error.diagnostic(),
-            Ended::Finding(finding) => (**finding).clone(),
+            Ended::Finding(finding) | Ended::CopyDropped(finding) => (**finding).clone(),
             other => Diagnostic::error(code::SESSION, other.to_string()),
         }
+    }
+
+    /// Why a copy comes to nothing that begins again and comes to nothing again, until somebody mends it:
+    /// there is no room for it.
+    pub fn starved(&self) -> Option<Diagnostic> {
+        let finding = self.diagnostic();
+        let is_full = |error: &InputError| {
+            matches!(error, InputError::Store(StoreError::Full | StoreError::SpoolFull { .. }))
+        };
+        let is_starved = match self {
+            Ended::Input(error) => is_full(error),
+            Ended::CopyDropped(finding) => finding.code.0 == code::COPY_OUTGROWN,
+            _ => false,
+        };
+        is_starved.then_some(finding)
     }
 
     /// Whether it ended because the source does not answer.

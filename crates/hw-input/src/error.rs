@@ -23,6 +23,9 @@ pub mod code {
     /// are sent behind their end until all that was in the log is confirmed and the stream, once more, is
     /// begun again (a warning).
     pub const SENT_WHOLE: u16 = 3054;
+    /// What was written to tables while they were copied did not fit into limits.spool_bytes: the copy was
+    /// thrown away and begins again.
+    pub const COPY_OUTGROWN: u16 = 3055;
     /// The replication session ended; it is begun again with growing pauses.
     pub const SESSION: u16 = 3100;
 }

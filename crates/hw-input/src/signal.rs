@@ -4,10 +4,10 @@
 //! reading of the log and never grows memory (E-5). Everything else is small and waits for its turn.
 
 use crate::entry::{Behind, Control, CopiedTable, Reading};
-use crate::error::{InputError, Result};
+use crate::error::{InputError, Result, code};
 use crate::transactions::Item;
 use hw_store::StoreError;
-use hw_types::{EndLsn, Lsn, OpId, RelationId, Row, TableName};
+use hw_types::{Diagnostic, EndLsn, Lsn, OpId, RelationId, Row, TableName};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -70,8 +70,8 @@ pub enum Signal {
     Stop,
 }
 
-/// What a table copy tells, in this order. A reply that is dropped says that the engine began
-/// again without this copy.
+/// What a table copy tells, in this order. A reply that is dropped says that the engine has thrown the copy
+/// away, for a reason that `ended` tells, or began again without it.
 pub enum CopySignal {
     /// From now on changes of tables that are not in the replica are kept.
     Begin {
@@ -82,6 +82,8 @@ pub enum CopySignal {
         whole: Option<String>,
         /// Answered when changes are kept.
         reply: oneshot::Sender<()>,
+        /// Answered when its tables have entered, or when the copy was thrown away, with the reason.
+        ended: oneshot::Sender<std::result::Result<(), CopyDropped>>,
     },
     /// The snapshot is taken.
     Boundary {
@@ -102,8 +104,6 @@ pub enum CopySignal {
         behind: Behind,
         /// How they were read.
         reading: Reading,
-        /// Answered when they have entered, or when the copy was thrown away, with the reason.
-        done: oneshot::Sender<std::result::Result<(), CopyDropped>>,
     },
     /// The copy came to nothing.
     Failed,
@@ -112,15 +112,43 @@ pub enum CopySignal {
 /// Why the engine threw a copy away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyDropped {
-    /// The reason.
-    pub why: String,
+    /// The reason, and what somebody can do about it.
+    pub why: Box<Diagnostic>,
     /// A table that cannot be read in key ranges for the time being.
     pub one_snapshot: Option<RelationId>,
 }
 
+impl CopyDropped {
+    /// What was written to the tables of a copy meanwhile, as far as these are known, does not fit.
+    pub fn outgrown(tables: &[String], full: &StoreError) -> CopyDropped {
+        let tables = match tables {
+            [] => "tables that are to be copied".to_owned(),
+            tables => tables.join(", "),
+        };
+        let what = format!(
+            "what is written to {tables} while they are copied does not fit: {full}; the copy begins again"
+        );
+        let why = Diagnostic::error(code::COPY_OUTGROWN, what).mend(
+            "raise limits.spool_bytes; or write less to these tables until they are copied, and end open \
+             transactions that keep the copy from beginning",
+        );
+        CopyDropped { why: Box::new(why), one_snapshot: None }
+    }
+
+    /// The table could not be read in key ranges.
+    pub fn of_ranges(table: RelationId, why: String) -> CopyDropped {
+        CopyDropped { why: Box::new(again(why)), one_snapshot: Some(table) }
+    }
+}
+
+/// A reason that passes by itself.
+fn again(why: String) -> Diagnostic {
+    Diagnostic::error(code::SESSION, format!("a copy begins again: {why}"))
+}
+
 impl From<String> for CopyDropped {
     fn from(why: String) -> CopyDropped {
-        CopyDropped { why, one_snapshot: None }
+        CopyDropped { why: Box::new(again(why)), one_snapshot: None }
     }
 }
 

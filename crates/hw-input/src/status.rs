@@ -30,6 +30,8 @@ pub struct SourceStatus {
     pub copies: Vec<CopyStatus>,
     /// What keeps the next copy from beginning, as of a second ago.
     pub copy_waits: Option<Box<Diagnostic>>,
+    /// Why the last copy was thrown away, while there is no room for one; `None` once one has entered.
+    pub copy_starved: Option<Box<Diagnostic>>,
     /// Tables that are wanted and cannot be replicated, with the reason.
     pub refused: Vec<Diagnostic>,
     /// The same by table.

@@ -14,7 +14,7 @@ use crate::code;
 use crate::config::Config;
 use crate::config::parse::show_bytes;
 use crate::report::{self, Exit};
-use crate::server::status::{CopyReport, StatusReport};
+use crate::server::status::{CopyReport, HeldReport, StatusReport};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -183,7 +183,7 @@ pub fn table(report: &StatusReport) -> String {
     for (name, all) in [
         ("lost", &sync.lost),
         ("copied again", &sync.stale_tables),
-        ("stands still", &sync.frozen),
+        ("stands still", &sync.held.iter().map(show_held).collect()),
         ("not served", &sync.withheld),
         ("refused", &sync.refused),
         ("asked instead", &report.live.disagreements),
@@ -192,6 +192,15 @@ pub fn table(report: &StatusReport) -> String {
         all.iter().for_each(|one| line(name, one.clone()));
     }
     out
+}
+
+fn show_held(held: &HeldReport) -> String {
+    match held.write_checkpoints {
+        0 => held.definition.clone(),
+        count => {
+            format!("{}: {count} write checkpoints wait, since {}", held.definition, held.since)
+        }
+    }
 }
 
 fn show_copy(copy: &CopyReport) -> String {

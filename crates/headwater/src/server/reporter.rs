@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use hw_engine::Engine;
-use hw_engine::status::{EngineStatus, SourceState, Waits};
+use hw_engine::status::{EngineStatus, Held, SourceState, Waits};
 use hw_http::listen::Connections;
 use hw_live::figures::code::{BEHIND, POLLED};
 use hw_live::figures::{Figures, Polled};
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::lag::LagClock;
 use super::pulse::Pulse;
 use super::status::{
-    AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, LiveReport,
-    SourceReport, StatusReport, StoreReport, SyncReport,
+    AppliedReport, BoundReport, CheckpointReport, ClientsReport, CopyReport, HeldReport,
+    LiveReport, SourceReport, StatusReport, StoreReport, SyncReport,
 };
 use crate::code;
 use crate::config::Config;
@@ -192,6 +192,7 @@ impl Reporter {
                 waiting_version: status.waiting_version,
                 stale_tables: status.stale.iter().map(ToString::to_string).collect(),
                 frozen: status.frozen.clone(),
+                held: status.held.iter().map(held).collect(),
                 withheld: status.withheld.clone(),
                 refused: status.source.refused.iter().map(|finding| finding.what.clone()).collect(),
                 lost: status.lost.clone(),
@@ -209,6 +210,7 @@ impl Reporter {
                 retained_limit_bytes: self.bounds.retained,
                 catalog_seconds: status.source.catalog_at.map(|at| at.elapsed().as_secs_f64()),
                 sent_whole: status.source.sent_whole,
+                copy_starved: starved_copy(&status),
             },
             checkpoint: CheckpointReport {
                 op_id: status.published.op_id.0.to_string(),
@@ -447,7 +449,7 @@ fn trouble(status: &EngineStatus) -> Option<String> {
             None => said,
         });
     }
-    disconnected(status)
+    let other = disconnected(status)
         .or_else(|| status.source.stalled.clone())
         .or_else(|| {
             let (catalog, memory) = (&status.source.catalog, &status.source.memory);
@@ -480,7 +482,11 @@ fn trouble(status: &EngineStatus) -> Option<String> {
             }
             (older, waits) => older.or(waits),
         })
-        .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()))
+        .or_else(|| status.source.refused.first().map(|finding| finding.what.clone()));
+    match (other, starved_copy(status)) {
+        (Some(other), Some(starved)) => Some(format!("{other}; {starved}")),
+        (other, starved) => other.or(starved),
+    }
 }
 
 /// Which sync configuration is served in place of a newer one, or which of its definitions are not, and
@@ -523,6 +529,21 @@ fn disconnected(status: &EngineStatus) -> Option<String> {
 fn waiting_copy(status: &EngineStatus) -> Option<String> {
     let finding = status.source.copy_waits.as_ref()?;
     Some(format!("{} ({})", finding.what, finding.code))
+}
+
+fn held(one: &Held) -> HeldReport {
+    HeldReport {
+        definition: one.definition.clone(),
+        since: one.since.0.to_string(),
+        write_checkpoints: one.write_checkpoints,
+    }
+}
+
+/// Why copies begin again and again, and how to mend that.
+fn starved_copy(status: &EngineStatus) -> Option<String> {
+    let finding = status.source.copy_starved.as_ref()?;
+    let mend = finding.mend.iter().map(|mend| format!(": {mend}")).collect::<String>();
+    Some(format!("{} ({}){mend}", finding.what, finding.code))
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub struct SourceReport {
     /// Whether large transactions are received behind their end only, because the source could not send
     /// one before that (HW3054).
     pub sent_whole: bool,
+    /// Why the last copy of tables was thrown away and how to mend it, while there is no room for one (HW3055, HW3003).
+    pub copy_starved: Option<String>,
 }
 
 /// The sync configuration in force, and the one that is to follow.
@@ -78,6 +80,8 @@ pub struct SyncReport {
     pub stale_tables: Vec<String>,
     /// Definitions that stand still until these tables have entered again.
     pub frozen: Vec<String>,
+    /// The same, with what is kept back because of them.
+    pub held: Vec<HeldReport>,
     /// Definitions that are not served, because a table that they read cannot be replicated, or a column
     /// is not sent; or not yet, because they are new and a table has to be copied.
     pub withheld: Vec<String>,
@@ -87,6 +91,19 @@ pub struct SyncReport {
     /// Tables and definitions that the store has lost to damage and that are copied and built again;
     /// nothing is served until they are.
     pub lost: Vec<String>,
+}
+
+/// A definition that stands still, and the write checkpoints that came since: clients that use it are told
+/// them when it goes on, so that what they wrote stays pending there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldReport {
+    /// The definition.
+    pub definition: String,
+    /// The position of the source at which it stands, as Postgres writes it.
+    pub since: String,
+    /// Write checkpoints whose markers came behind that, one for each client at most.
+    pub write_checkpoints: u64,
 }
 
 /// Results that are kept live.
@@ -240,6 +257,8 @@ impl StatusReport {
         set("headwater_tables_stale", self.sync.stale_tables.len() as f64);
         set("headwater_tables_refused", self.sync.refused.len() as f64);
         set("headwater_definitions_frozen", self.sync.frozen.len() as f64);
+        let held = self.sync.held.iter().map(|held| held.write_checkpoints).max();
+        set("headwater_write_checkpoints_held", whole(held.unwrap_or(0)));
         set("headwater_definitions_withheld", self.sync.withheld.len() as f64);
         set("headwater_live_waiting", whole(self.live.waiting));
         set("headwater_live_behind_seconds", self.live.behind_seconds.unwrap_or(0.0));
@@ -264,6 +283,8 @@ impl StatusReport {
         if let Some(bytes) = process::resident_memory() {
             set("headwater_process_memory_bytes", whole(bytes));
         }
+        let is_starved = self.source.copy_starved.is_some();
+        set("headwater_copy_starved", f64::from(u8::from(is_starved)));
         set("headwater_tables_copying", self.copies.len() as f64);
         set("headwater_copy_rows", whole(self.copies.iter().map(|copy| copy.rows).sum()));
         set("headwater_copy_bytes", whole(self.copies.iter().map(|copy| copy.bytes).sum()));

@@ -229,9 +229,19 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("headwater_copy_bytes", Unit::Bytes, "Bytes read by the copies in progress"),
     ("headwater_tables_copying", Unit::Count, "Tables whose copy is in progress"),
     (
+        "headwater_copy_starved",
+        Unit::Count,
+        "1 while copies of tables begin again and again, because there is no room for one",
+    ),
+    (
         "headwater_write_checkpoints",
         Unit::Count,
         "Write checkpoints kept: one for each client that asked for one within 30 days",
+    ),
+    (
+        "headwater_write_checkpoints_held",
+        Unit::Count,
+        "Write checkpoints that came since a definition stands still: who uses it is told them when it goes on",
     ),
 ];
 

@@ -60,8 +60,99 @@ fn changes_of_a_table_that_a_copy_does_not_read_take_none_of_its_room() {
     let contents = MarkerContents { nonce: 7, write_checkpoints: Vec::new() };
     source.mark(rng, &node.board.secret(), &contents);
     node.feed(&source.log.last().unwrap().0);
-    let outcome = copy.outcome().map(|ended| ended.map_err(|dropped| dropped.why));
+    let outcome = copy.outcome().map(|ended| ended.map_err(|dropped| dropped.why.what));
     assert_eq!(outcome, Some(Ok(())));
+}
+
+/// A copy beside which more is written than the spool takes ends with the reason, which names what to do: at once,
+/// before it is known what it reads and while it is read.
+#[test]
+fn fd_42_a_copy_that_is_outgrown_says_why_and_what_to_do() {
+    for is_early in [true, false] {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let (mut source, mut node) = node(rng, 4 << 20);
+        let reason = "altered".to_owned();
+        node.control(Control::Stale { table: RelationId(2), reason, untraced: false });
+        let number = node.begin_copy(false);
+        let mut copy = (!is_early).then(|| {
+            let copied = source.copied(&["todos"]);
+            node.load_copy(number, copied, Reading::default(), Behind::Marker(7))
+        });
+        let large = "x".repeat(1 << 20);
+        for _ in 0..16 {
+            let new = row(&[Some("t1"), Some("l1"), Some(&large)]);
+            let kind = ChangeKind::Update { old: None, new };
+            let change = Change::Row { relation: source.todos.clone(), kind };
+            source.commit(rng, |_, _| vec![change]);
+            node.feed(&source.log.last().unwrap().0);
+        }
+        let outcome = match &mut copy {
+            Some(copy) => copy.outcome(),
+            None => node.ended.as_mut().unwrap().try_recv().ok(),
+        };
+        let why = outcome.expect("it has ended").expect_err("it was dropped").why;
+        assert_eq!(why.code.0, hw_input::error::code::COPY_OUTGROWN);
+        let tables = if is_early { "tables that are to be copied" } else { "public.todos" };
+        assert!(why.what.contains(tables), "{why}");
+        assert!(why.mend.as_ref().is_some_and(|mend| mend.contains("limits.spool_bytes")), "{why}");
+    }
+}
+
+/// FD-42, E-5: a transaction on a table that is being copied takes no more memory when it is larger: it is spooled,
+/// read back and replayed in pieces, whether it changes rows, empties the table first or writes one row again and
+/// again.
+#[test]
+fn fd_42_a_large_transaction_on_a_table_that_is_copied_takes_bounded_memory() {
+    const ROW: usize = 16 << 10;
+    const BOUND: usize = 14 << 20;
+    for (rows, keys, truncates) in [(3_000, 3_000, false), (3_000, 3_000, true), (3_000, 1, false)]
+    {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let (mut source, mut node) = node(rng, 1 << 30);
+        let reason = "altered".to_owned();
+        node.control(Control::Stale { table: RelationId(2), reason, untraced: false });
+        let number = node.begin_copy(false);
+        let copied = source.copied(&["todos"]);
+        let known: Vec<String> = source.world.todos.keys().cloned().collect();
+        let mut copy = node.load_copy(number, copied, Reading::default(), Behind::Marker(7));
+        let mut recorder = Recorder::default();
+        recorder.spill(node.store.spool()).unwrap();
+        let text = "x".repeat(ROW);
+        let relation = source.todos.clone();
+        for n in 0..rows {
+            if truncates && n == rows / 2 {
+                let relations = vec![relation.clone()];
+                recorder.push(Xid(1), Change::Truncate { relations }).unwrap();
+            }
+            let new = row(&[Some(&format!("n{}", n % keys)), Some("l1"), Some(&text)]);
+            let kind = match n < keys || truncates {
+                true => ChangeKind::Insert { new },
+                false => ChangeKind::Update { old: None, new },
+            };
+            recorder.push(Xid(1), Change::Row { relation: relation.clone(), kind }).unwrap();
+        }
+        let changes = recorder.finish().unwrap();
+        let size = changes.bytes();
+        assert!(size > 3 * BOUND as u64, "it is large");
+        source.commit(rng, |_, _| Vec::new());
+        let mut transaction = source.log.last().unwrap().0.clone();
+        transaction.changes = changes;
+        node.feed(&transaction);
+        // In the spool twice, but for what a recording may hold in memory: as it came, and for the copy.
+        let spooled = node.store.spool().used();
+        assert!(spooled + BOUND as u64 > 2 * size, "{spooled} of {size} twice");
+        drop(transaction);
+        let contents = MarkerContents { nonce: 7, write_checkpoints: Vec::new() };
+        source.mark(rng, &node.board.secret(), &contents);
+        node.feed(&source.log.last().unwrap().0);
+        assert!(matches!(copy.outcome(), Some(Ok(()))), "it has entered");
+        let held = node.sequencer.writer.most_replayed;
+        assert!((1..BOUND).contains(&held), "{held} bytes at once, of {size}");
+        let table = node.sequencer.writer.tables.of_relation(RelationId(2)).unwrap().clone();
+        let stored = node.store.snapshot().all(&table.rows).count();
+        let left = if truncates { keys / 2 } else { keys + known.len() };
+        assert_eq!(stored, left);
+    }
 }
 
 /// What the log has told of one table is not gone through because of another.

@@ -143,6 +143,7 @@ impl Bucket {
             sync: Some(self.sync.clone()),
             withheld: None,
             snapshot: self.overlay.store().snapshot(),
+            kept_back: Default::default(),
             runs: Arc::default(),
             met: Arc::default(),
             write_floor: 0,

@@ -765,6 +765,45 @@ fn fd_32_write_checkpoints_wait_for_the_definitions_of_their_owner_only() {
     assert!(told > Some(BEGIN) && told == published.write_checkpoint("amy", []).unwrap());
 }
 
+/// How many write checkpoints wait for a definition that stands still is known, whatever crashes: one for each
+/// client that asked since.
+#[test]
+fn fd_32_write_checkpoints_that_are_kept_back_are_counted_whatever_crashes() {
+    let mut run = Run::new(1, None);
+    let ask = |run: &mut Run, users: &[&str]| {
+        let asked = |user: &&str| WriteCheckpoint { user_key: (*user).into(), requested: None };
+        let write_checkpoints = users.iter().map(asked).collect();
+        let contents = MarkerContents { nonce: 1, write_checkpoints };
+        run.source.mark(&mut run.rng, &run.node.board.secret(), &contents);
+        run.feed();
+        run.node.settle();
+    };
+    let held = |run: &Run| -> Vec<(String, u64)> {
+        let status = run.node.engine().status();
+        let of = |held: &crate::status::Held| (held.definition.clone(), held.write_checkpoints);
+        status.held.iter().map(of).collect()
+    };
+    ask(&mut run, &["amy", "cat"]);
+    assert_eq!(held(&run), []);
+    let (table, reason) = (RelationId(2), "altered".into());
+    run.node.control(Control::Stale { table, reason, untraced: false });
+    run.node.settle();
+    let todos = |count| vec![("todos".to_owned(), count)];
+    assert_eq!(held(&run), todos(0));
+    ask(&mut run, &["amy", "bob"]);
+    ask(&mut run, &["amy"]);
+    assert_eq!(held(&run), todos(2));
+    run.crash();
+    run.node.settle();
+    assert_eq!(held(&run), todos(2), "behind a crash");
+    ask(&mut run, &["cat"]);
+    run.restart();
+    run.node.settle();
+    assert_eq!(held(&run), todos(3), "behind a restart of the writer");
+    run.finish("at the end");
+    assert_eq!(held(&run), []);
+}
+
 /// Behind a copy of everything every number up to a great one counts as told. A client that counts by itself
 /// gets one above these for what it writes then, with a marker of its own.
 #[test]

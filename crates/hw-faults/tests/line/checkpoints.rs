@@ -109,3 +109,35 @@ async fn fd_33_a_held_write_checkpoint_survives_a_crash_behind_the_entering_step
         line.stop().await;
     }
 }
+
+/// How many write checkpoints wait, for which definition, stands in status and metrics while they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_32_write_checkpoints_that_are_held_back_are_counted_by_definition() {
+    let mut line = Line::start(SCHEMA, &both(), &["u1"], BOTH).await;
+    let held = async |line: &Line| {
+        let status = rig::status(&line.server).await?;
+        let held = status["sync"]["held"].as_array()?.iter();
+        let held = held.map(|one| (one["definition"].clone(), one["write_checkpoints"].as_u64()));
+        let metric = rig::metric(&line.server, "headwater_write_checkpoints_held").await?;
+        Some((held.collect::<Vec<_>>(), metric))
+    };
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    line.execute("ALTER TABLE b ADD COLUMN w text; INSERT INTO b VALUES ('2', '2', '2')").await;
+    line.server.until_log("copied again").await;
+    let mut askers = [rig::client("u1"), rig::client("u2")];
+    for asker in &mut askers {
+        asker.ask_write_checkpoint(line.server.address()).await.expect("asked");
+    }
+    soon("both are counted", line.report(), || async {
+        (held(&line).await? == (vec![("s1".into(), Some(2))], 2.0)).then_some(())
+    })
+    .await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    soon("none waits any more", line.report(), || async {
+        (held(&line).await? == (vec![], 0.0)).then_some(())
+    })
+    .await;
+    line.agree("b has entered").await;
+    line.stop().await;
+}

@@ -299,3 +299,41 @@ async fn fd_25_a_table_that_takes_long_is_copied_in_key_ranges_beside_the_stream
 async fn fd_25_a_first_copy_leaves_out_what_takes_long_and_copies_it_in_key_ranges() {
     copied_in_ranges(true).await;
 }
+
+/// A copy that begins again and again, because what is written beside it does not fit, is named with the way out;
+/// with less to write it enters.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_42_a_copy_that_does_not_fit_beside_what_is_written_is_named_with_its_mend() {
+    let schema = "
+        CREATE TABLE etl (v text);
+        CREATE TABLE t (id int PRIMARY KEY, n int, v text);
+        INSERT INTO t SELECT i, 0, repeat('a', 900) FROM generate_series(1, 3000) i";
+    let outputs: &[Output] = &[("t", "SELECT id, n FROM t")];
+    let rig = Rig::new(schema, &streams(&["SELECT id, n FROM t"])).await;
+    let options = rig.options_with("limits:\n  spool_bytes: 16 MB\n");
+    let mut line = Line::of(rig, options, &["u1"], outputs).await;
+    // The copy does not begin before this has ended.
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; INSERT INTO etl VALUES ('x')").await.expect("open");
+    line.execute("ALTER TABLE t ADD COLUMN w text; UPDATE t SET n = n + 1 WHERE id = 1").await;
+    line.server.until_log("tables are copied").await;
+    for _ in 0..10 {
+        line.execute("UPDATE t SET n = n + 1").await;
+    }
+    line.names("limits.spool_bytes").await;
+    line.names("HW3055").await;
+    let status = rig::status(&line.server).await.expect("a status");
+    assert!(status["source"]["copy_starved"].is_string(), "{status}");
+    soon("the metric says it", line.report(), || async {
+        (rig::metric(&line.server, "headwater_copy_starved").await? == 1.0).then_some(())
+    })
+    .await;
+    open.batch_execute("COMMIT").await.expect("ended");
+    line.agree("with less to write").await;
+    line.is_well().await;
+    soon("the metric is well", line.report(), || async {
+        (rig::metric(&line.server, "headwater_copy_starved").await? == 0.0).then_some(())
+    })
+    .await;
+    line.stop().await;
+}
