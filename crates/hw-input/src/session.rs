@@ -16,7 +16,7 @@ use crate::transactions::StreamLimits;
 use crate::watching::{Look, LookError, Watch, publication};
 use hw_pg::memory::Claim;
 use hw_pg::slot::{self, Session};
-use hw_types::EndLsn;
+use hw_types::{EndLsn, Pace};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +213,17 @@ async fn drop_slot(
     Ok(())
 }
 
+/// What the stream's thread does whenever it has nothing to do: under load it looks away from the socket
+/// first ([`Pace::UNDER_LOAD`]), so that what comes meanwhile wakes it once. A socket wakes the thread that
+/// waits for it with each message, whether somebody reads it or not.
+fn rest_under_load() -> impl Fn() + Send + Sync {
+    let pace = parking_lot::Mutex::new(Pace::UNDER_LOAD);
+    move || {
+        let rest = pace.lock().spend(std::time::Instant::now());
+        std::thread::sleep(rest);
+    }
+}
+
 /// Streams on a thread and a runtime of its own, from the socket to the engine's queue. Postgres
 /// sends each message of a transaction by itself, so this thread is woken more often than any other;
 /// in the server's runtime each time would wake a second one that might help.
@@ -227,7 +238,11 @@ async fn stream(
 ) -> Result<Infallible, Ended> {
     let (context, server) = (context.clone(), Handle::current());
     let failed = |error| Ended::broken(format!("start the input's thread: {error}"));
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(rest_under_load())
+        .build()
+        .map_err(failed)?;
     let (mut reply, outcome) = oneshot::channel();
     let work = async move {
         let limits =

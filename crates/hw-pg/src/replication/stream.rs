@@ -19,7 +19,7 @@ use super::wire::{Incoming, Socket, Wire, server_error};
 use crate::config::ConnectConfig;
 use crate::error::{PgError, PgErrorKind, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use hw_types::{EndLsn, Lsn, Pace};
+use hw_types::{EndLsn, Lsn};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -313,22 +313,15 @@ struct Pump<S> {
 enum Event {
     Report,
     Acknowledged,
-    Read(std::io::Result<Arrived>),
+    /// So many bytes; 0 at the end.
+    Read(std::io::Result<usize>),
     Room,
     ConsumerGone,
 }
 
-/// What a reading of the socket found.
-struct Arrived {
-    /// 0 at its end.
-    bytes: usize,
-    /// Whether nothing more was there.
-    all: bool,
-}
-
 /// Reads what is there, up to the buffer's capacity, and waits for the first of it. A single read of an
 /// encrypted connection gives one record, and so one message, however much has arrived. Cancel-safe.
-async fn read_all<S: Socket>(socket: &mut S, buffer: &mut BytesMut) -> std::io::Result<Arrived> {
+async fn read_all<S: Socket>(socket: &mut S, buffer: &mut BytesMut) -> std::io::Result<usize> {
     let mut bytes = 0;
     poll_fn(|context| {
         while bytes == 0 || buffer.len() < buffer.capacity() {
@@ -336,15 +329,15 @@ async fn read_all<S: Socket>(socket: &mut S, buffer: &mut BytesMut) -> std::io::
             match read.poll(context) {
                 // An error or the end comes again with the next reading.
                 Poll::Pending | Poll::Ready(Ok(0) | Err(_)) if bytes > 0 => {
-                    return Poll::Ready(Ok(Arrived { bytes, all: true }));
+                    return Poll::Ready(Ok(bytes));
                 }
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Arrived { bytes, all: true })),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(bytes)),
                 Poll::Ready(Ok(more)) => bytes += more,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(Arrived { bytes, all: false }))
+        Poll::Ready(Ok(bytes))
     })
     .await
 }
@@ -371,10 +364,6 @@ impl<S: Socket> Pump<S> {
         // Set again only when it must ring earlier: most turns leave it as it is.
         let mut alarm = std::pin::pin!(sleep_until(report_at));
         let mut unheard_bytes = 0;
-        // The server sends each message of a small transaction by itself, and each reading wakes everybody
-        // down to the writer.
-        let mut pace = Pace::UNDER_LOAD;
-        let mut rest = std::pin::pin!(sleep_until(self.reported));
         // Frames that came together with CopyBothResponse.
         self.deliver()?;
         loop {
@@ -386,30 +375,19 @@ impl<S: Socket> Pump<S> {
             if alarm.deadline() != report_at {
                 alarm.as_mut().reset(report_at);
             }
-            let rests = !rest.is_elapsed();
             let event = tokio::select! {
                 () = &mut alarm => Event::Report,
                 () = self.shared.ack.notified() => Event::Acknowledged,
-                read = read_all(&mut self.wire.socket, incoming), if !full && !rests => {
-                    Event::Read(read)
-                }
-                () = &mut rest, if rests => continue,
+                read = read_all(&mut self.wire.socket, incoming), if !full => Event::Read(read),
                 () = self.shared.room.notified(), if full => Event::Room,
                 () = self.frames.closed() => Event::ConsumerGone,
             };
             match event {
-                Event::Read(Ok(Arrived { bytes: 0, .. })) => {
+                Event::Read(Ok(0)) => {
                     return Err(lost("closed by the server"));
                 }
-                Event::Read(Ok(Arrived { bytes, all })) => {
+                Event::Read(Ok(bytes)) => {
                     unheard_bytes += bytes;
-                    if all {
-                        let now = Instant::now();
-                        let wait = pace.spend(now.into_std());
-                        if !wait.is_zero() {
-                            rest.as_mut().reset(now + wait);
-                        }
-                    }
                     // A server that stops asks again and again until all is confirmed: the gap
                     // keeps that from becoming a storm.
                     let (frames, wish) = self.deliver()?;
