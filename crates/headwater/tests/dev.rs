@@ -219,6 +219,26 @@ async fn killing_dev_takes_its_postgres_with_it() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_asked_for_before_everything_is_up_is_heard_and_the_next_run_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut first = HeadwaterProcess::spawn(options(directory.path()));
+    first.until_log("making a private Postgres").await;
+    first.stop().await;
+    assert!(first.log().contains("stopping before everything is up"), "{}", first.log());
+
+    let mut opening = options(directory.path());
+    opening.environment.push(("HEADWATER_FAILPOINT".into(), "writer::open:1:hang".into()));
+    opening.allowed_log.push("failpoint".into());
+    let mut opening = HeadwaterProcess::spawn(opening);
+    opening.until_log("loading the sample data").await;
+    opening.until_log("failpoint reached").await;
+    opening.signal(libc::SIGINT);
+    assert_eq!(opening.wait_exit().await.code(), Some(0));
+
+    HeadwaterProcess::start(options(directory.path())).await.stop().await;
+}
+
+#[tokio::test]
 async fn the_users_own_database_is_not_changed_without_a_yes() {
     let cluster = hw_testkit::Cluster::start();
     let database = cluster.create_database().await;

@@ -65,8 +65,14 @@ pub async fn run(mut config: Config, arguments: &Dev) -> (Exit, Option<Kept>) {
     };
     let mut postgres = None;
     let exit = match begin(&mut config, arguments, &mut postgres).await {
-        Ok(Some((server, signals))) => until_the_end(&config, server, signals, &mut postgres).await,
-        Ok(None) => {
+        Ok(Begun::Up(server, signals)) => {
+            until_the_end(&config, server, signals, &mut postgres).await
+        }
+        Ok(Begun::Stopped) => {
+            report::say("stopping before everything is up; the next `headwater dev` goes on");
+            Exit::Done
+        }
+        Ok(Begun::Refused) => {
             report::say("nothing was changed");
             Exit::Negative
         }
@@ -78,24 +84,48 @@ pub async fn run(mut config: Config, arguments: &Dev) -> (Exit, Option<Kept>) {
     (exit, Some(Kept { _postgres: postgres, _lock: lock }))
 }
 
-/// Starts everything. `None`: the person said no.
+/// What came of a start.
+enum Begun {
+    Up(Server, Signals),
+    /// Somebody asked for the end before.
+    Stopped,
+    /// The person said no.
+    Refused,
+}
+
+/// Starts everything.
 async fn begin(
     config: &mut Config,
     arguments: &Dev,
     postgres: &mut Option<PrivatePostgres>,
-) -> Result<Option<(Server, Signals)>, StartRefused> {
-    let signals = Signals::listen().map_err(dev_start)?;
+) -> Result<Begun, StartRefused> {
     if arguments.reset {
         reset(&config.data_dir).map_err(dev_start)?;
     }
-    match source(config, arguments).await? {
-        Source::Private(private) => *postgres = Some(private),
-        Source::Own => {}
-        Source::Refused => return Ok(None),
+    if config.auth.jwt_secret.is_none() {
+        config.auth.jwt_secret = Some(secret::ensure(&config.data_dir).map_err(dev_start)?);
     }
-    let server = serve(config, postgres.as_ref()).await?;
+    config.datasync.enabled = true;
+    // Only a database that was named on the command line: a DATABASE_URL that happens to be set
+    // belongs to something else.
+    let is_own = arguments.database_url.is_some();
+    if is_own && !own_database::prepare(config, arguments.yes).await? {
+        return Ok(Begun::Refused);
+    }
+    // Not before: whoever is asked something may answer with Ctrl-C.
+    let mut signals = Signals::listen().map_err(dev_start)?;
+    let everything = async {
+        if !is_own {
+            make_source(config, arguments, postgres).await?;
+        }
+        serve(config, postgres.as_ref()).await
+    };
+    let server = tokio::select! {
+        server = everything => server?,
+        () = signals.end() => return Ok(Begun::Stopped),
+    };
     report::answer(&banner(config, &server, postgres.as_ref()).text());
-    Ok(Some((server, signals)))
+    Ok(Begun::Up(server, signals))
 }
 
 async fn until_the_end(
@@ -148,38 +178,23 @@ fn dev_start(error: io::Error) -> StartRefused {
     Diagnostic::error(code::DEV_START, error.to_string()).into()
 }
 
-/// Where rows come from.
-enum Source {
-    /// From a Postgres of our own.
-    Private(PrivatePostgres),
-    /// From the user's database.
-    Own,
-    /// The user said no.
-    Refused,
-}
-
-async fn source(config: &mut Config, arguments: &Dev) -> Result<Source, StartRefused> {
-    if config.auth.jwt_secret.is_none() {
-        config.auth.jwt_secret = Some(secret::ensure(&config.data_dir).map_err(dev_start)?);
-    }
-    config.datasync.enabled = true;
-    // Only a database that was named on the command line: a DATABASE_URL that happens to be set
-    // belongs to something else.
-    if arguments.database_url.is_some() {
-        let go_on = own_database::prepare(config, arguments.yes).await?;
-        return Ok(if go_on { Source::Own } else { Source::Refused });
-    }
+/// Starts a Postgres of our own, with the sample in it, for rows to come from.
+async fn make_source(
+    config: &mut Config,
+    arguments: &Dev,
+    postgres: &mut Option<PrivatePostgres>,
+) -> Result<(), StartRefused> {
     let data_dir = config.data_dir.clone();
     let private = tokio::task::spawn_blocking(move || PrivatePostgres::start(&data_dir));
-    let postgres = private.await.map_err(io::Error::other).and_then(|outcome| outcome);
-    let postgres = postgres.map_err(dev_start)?;
-    let made = load::ensure(config, &postgres, arguments.scale).await?;
+    let private = private.await.map_err(io::Error::other).and_then(|outcome| outcome);
+    let private = postgres.insert(private.map_err(dev_start)?);
+    let made = load::ensure(config, private, arguments.scale).await?;
     remember_scale(&config.data_dir, made, arguments.scale);
-    config.database.url = Some(postgres.url(postgres::DATABASE));
+    config.database.url = Some(private.url(postgres::DATABASE));
     if config.sync_config.is_none() {
         config.sync_config = Some(sample_sync_config(&config.data_dir).map_err(dev_start)?);
     }
-    Ok(Source::Private(postgres))
+    Ok(())
 }
 
 /// The sample's sync configuration as a file that a person may change; SIGHUP reads it again.

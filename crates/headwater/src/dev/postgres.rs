@@ -29,6 +29,9 @@ pub const DATABASE: &str = "sample";
 /// Name of its directory in the data directory.
 const NAME: &str = "postgres";
 
+/// How the name of a cluster begins that initdb is making.
+const HALF_MADE: &str = "making.";
+
 /// How long a fast shutdown may take before the server is told to stop at once.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -190,8 +193,14 @@ impl Home {
     }
 
     fn initialise(&self) -> io::Result<()> {
-        // A half-made cluster of an interrupted run.
-        let _ = fs::remove_dir_all(self.data());
+        // Those of interrupted runs; the initdb of one may still be at work.
+        let is_half_made = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(HALF_MADE);
+        for entry in fs::read_dir(&self.directory)?.flatten() {
+            if is_half_made(&entry.file_name()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let making = self.directory.join(format!("{HALF_MADE}{}", std::process::id()));
         write_private(&self.password_file(), &format!("{}\n", random_password()))?;
         if let Some(account) = &self.account {
             std::os::unix::fs::chown(self.password_file(), Some(account.uid), Some(account.gid))?;
@@ -205,14 +214,14 @@ impl Home {
         }
         let output = initdb
             .arg("-D")
-            .arg(self.data())
+            .arg(&making)
             .args(["-U", USER, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
             .arg(format!("--pwfile={}", self.password_file().display()))
             .output()?;
         if output.status.success() {
-            return Ok(());
+            return fs::rename(&making, self.data());
         }
-        let _ = fs::remove_dir_all(self.data());
+        let _ = fs::remove_dir_all(&making);
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
         Err(io::Error::other(format!("initdb failed: {last}")))
