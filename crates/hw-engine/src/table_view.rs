@@ -112,6 +112,24 @@ impl<'p> TableView<'p> {
         self.stands_still
     }
 
+    /// Why its rows, and what the log says of them, are not all there is to know of it at the source; none
+    /// if they are.
+    pub fn why_not_followed(&self) -> Option<&'static str> {
+        let sent = self.table.facts.as_ref().and_then(|facts| facts.published.sent());
+        if self.stands_still {
+            return Some("it cannot be followed at the moment");
+        }
+        if sent.is_some_and(|sent| sent.row_filter.is_some()) {
+            return Some("its publication sends only the rows that pass a row filter (WHERE)");
+        }
+        None
+    }
+
+    /// Whether its rows, and what the log says of them, are all there is to know of it at the source.
+    pub fn is_followed(&self) -> bool {
+        self.why_not_followed().is_none()
+    }
+
     /// The row under a key.
     ///
     /// - Errors: the store's.

@@ -20,7 +20,7 @@ use hw_pg::error::PgError;
 use hw_pg::principal::{run_as, set_locally};
 use hw_pg::rights::Rights;
 use hw_pg::sql::{Pool, PooledClient};
-use hw_types::{FullXid, PgSnapshot, TableName, Xid};
+use hw_types::{FullXid, PgSnapshot, RunAs, TableName, Xid};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -229,6 +229,7 @@ impl Asking {
             self.engine.arrival().await.map_err(|error| LiveError::Source(error.to_string()))?;
         let (began, mut bytes, mut is_first) = (Instant::now(), 0, true);
         let mut answers = Vec::with_capacity(questions.len());
+        let mut asker: Option<&RunAs> = None;
         for (question, admitted) in questions.iter().zip(admitted) {
             let answer = match admitted {
                 Err(refused) => Answer::Refused(refused),
@@ -241,6 +242,13 @@ impl Asking {
                 Ok(admitted) => {
                     is_first = false;
                     let asked = Instant::now();
+                    let who = &question.who.run_as;
+                    if asker.replace(who).is_some_and(|before| *before != **who) {
+                        // What was planned for one, with what it found of rights and settings, stays
+                        // with the session behind savepoints, and would hold for the next.
+                        let discarded = transaction.batch_execute("DISCARD PLANS").await;
+                        discarded.map_err(|error| failed(error.into()))?;
+                    }
                     match self.answer(&transaction, question).await? {
                         Ok((result, size)) => {
                             bytes += size;

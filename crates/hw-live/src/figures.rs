@@ -53,11 +53,18 @@ impl State {
     pub fn figures(&self, published: &Published) -> Figures {
         let asked = self.results.values().filter_map(|kept| kept.asked_since);
         let failing = self.hindrances.failing.iter().flatten().min_by_key(|(since, _)| *since);
-        let is_polled = |table: &&TableName| published.table(table).entered().is_none();
-        let by_table = self.by_table.keys().filter(is_polled).map(|table| {
+        let by_table = self.by_table.keys().filter_map(|table| {
             let refused = self.hindrances.refused.get(table);
-            let why = refused.map_or("it is not followed yet", String::as_str);
-            Polled { table: table.clone(), why: why.to_owned(), is_refused: refused.is_some() }
+            let why = match (published.table(table).entered(), refused) {
+                (Some(view), _) => view.why_not_followed()?,
+                (None, Some(refused)) => refused,
+                (None, None) => "it is not followed yet",
+            };
+            Some(Polled {
+                table: table.clone(),
+                why: why.to_owned(),
+                is_refused: refused.is_some(),
+            })
         });
         let by_anything = self.by_anything.iter().filter_map(|number| self.results.get(number));
         let by_anything: BTreeSet<&TableName> =

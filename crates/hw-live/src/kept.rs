@@ -158,7 +158,7 @@ impl Kept {
                 .iter()
                 .filter_map(|index| Some(&*table.relation().columns.get(*index)?.name))
                 .collect();
-            !table.stands_still()
+            table.is_followed()
                 && !table.has_multiplicity()
                 && rendering.reads(table.relation())
                 && table.relation().id.0 == conditions.table.number

@@ -362,7 +362,7 @@ impl Shared {
             let mut due: BTreeSet<u64> = state.by_anything.clone();
             // What becomes of a table that stands still may be told by nobody.
             let is_unfollowed = |table: &&TableName| {
-                published.table(table).entered().is_none_or(|view| view.stands_still())
+                !published.table(table).entered().is_some_and(|view| view.is_followed())
             };
             let now: BTreeSet<TableName> =
                 state.by_table.keys().filter(is_unfollowed).cloned().collect();

@@ -509,6 +509,71 @@ async fn ds_10_5_a_row_without_a_key_ends_its_own_result_and_no_other() {
     world.end().await;
 }
 
+/// A session keeps what it has planned, and computed while it planned, also behind a savepoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_what_was_planned_for_one_of_a_round_does_not_decide_for_the_next() {
+    let mut world = World::new(
+        "CREATE FUNCTION uid() RETURNS text LANGUAGE sql IMMUTABLE AS
+           $$ SELECT current_setting('request.jwt.claim.sub', true) $$;
+         CREATE FUNCTION is_mine(who text) RETURNS bool LANGUAGE plpgsql STABLE AS
+           $$ BEGIN IF who IS NULL THEN RETURN false; END IF; RETURN who = uid(); END $$;
+         CREATE TABLE owned (id int PRIMARY KEY, team int, who text, label text);
+         ALTER TABLE owned ENABLE ROW LEVEL SECURITY;
+         GRANT SELECT ON owned TO app;
+         CREATE POLICY owned ON owned USING (is_mine(who))",
+    )
+    .await;
+    let mut followers = Vec::new();
+    let names = ["ada", "bob", "eve"];
+    for name in names {
+        followers.push(world.follow(query("owned", "true", ""), &user(name)).await);
+    }
+    // Each of these lets all of them be asked, in one round.
+    for id in 1..=10 {
+        let of = |(at, name)| format!("({}, 1, '{name}', 'of {name}')", 3 * id + at);
+        let rows: Vec<String> = names.iter().enumerate().map(of).collect();
+        world.sql(&format!("INSERT INTO owned VALUES {}", rows.join(", "))).await;
+        for follower in &followers {
+            world.settles(follower).await;
+        }
+    }
+    for (follower, name) in followers.iter().zip(names) {
+        for other in names.iter().filter(|other| **other != name) {
+            assert!(!follower.held().was_shown(&format!("of {other}")), "{other} to {name}");
+        }
+    }
+    world.end().await;
+}
+
+/// What the log says of a table of which its publication sends some rows is not all there is to know of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_a_permission_table_with_a_row_filter_is_asked_for() {
+    let mut world = World::new(
+        "CREATE TABLE blocked (id int PRIMARY KEY, who text, team int);
+         CREATE TABLE shared (id int PRIMARY KEY, team int, who text, label text);
+         INSERT INTO blocked VALUES (1, 'ada', 7);
+         ALTER TABLE shared ENABLE ROW LEVEL SECURITY;
+         GRANT SELECT ON shared, blocked TO app;
+         CREATE POLICY shared ON shared USING (NOT EXISTS (SELECT FROM blocked b
+           WHERE b.who = current_setting('request.jwt.claim.sub', true) AND b.team = shared.team));
+         CREATE PUBLICATION headwater FOR TABLE shared, blocked WHERE (id < 0)",
+    )
+    .await;
+    let follower = world.follow(query("shared", "true", ""), &user("ada")).await;
+    for id in 1..=20 {
+        let rows = format!("({id}, 7, '', '{SECRET}'), ({}, 1, '', 'for all')", id + 100);
+        world.sql(&format!("INSERT INTO shared VALUES {rows}")).await;
+        world.settles(&follower).await;
+    }
+    assert!(!follower.held().was_shown(SECRET));
+    let polled = world.live.figures().polled;
+    assert!(polled.iter().any(|one| one.table.name == "blocked" && one.why.contains("row filter")));
+    // Nothing in the log tells of this.
+    world.sql("DELETE FROM blocked").await;
+    world.settles(&follower).await;
+    world.end().await;
+}
+
 #[tokio::test]
 async fn e_4_a_table_without_row_security_is_not_shown() {
     let world = World::new("CREATE TABLE open (id int PRIMARY KEY); GRANT SELECT ON open TO app; INSERT INTO open VALUES (1)").await;

@@ -102,7 +102,8 @@ impl World {
         who: &RunAs,
     ) -> Result<BTreeMap<String, String>, tokio_postgres::Error> {
         let transaction = self.client.transaction().await?;
-        transaction.batch_execute("SET LOCAL TimeZone = 'UTC'").await?;
+        // What was planned for somebody else would hold.
+        transaction.batch_execute("DISCARD PLANS; SET LOCAL TimeZone = 'UTC'").await?;
         run_as(&transaction, who).await.unwrap();
         let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             query.rows.parameters.iter().map(|text| text as _).collect();

@@ -27,7 +27,19 @@ pub(crate) async fn limit(
         ("lock_timeout", &*lock),
         ("idle_in_transaction_session_timeout", &*idle),
     ];
-    set_locally(transaction, &settings).await.doing("limit the upload")
+    set_up(transaction, &settings).await.doing("limit the upload")
+}
+
+/// Sets what holds for a transaction that writes, in one round trip. What is answered is on disk, also where
+/// the database, or a role in it, lets commits return before; a stricter setting stays.
+pub(crate) async fn set_up(
+    transaction: &Transaction<'_>,
+    settings: &[(&str, &str)],
+) -> Result<(), PgError> {
+    const DURABLE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'local', true) \
+                           WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+    let durable = async { transaction.batch_execute(DURABLE).await.map_err(PgError::from) };
+    tokio::try_join!(set_locally(transaction, settings), durable).map(drop)
 }
 
 /// Begins.

@@ -27,7 +27,7 @@ use crate::catalog::{self, Catalog, Kept};
 use crate::code;
 use crate::refusal::{RefusalKind, StatementError};
 use crate::role::{Trouble, owned, role_of};
-use crate::session::milliseconds;
+use crate::session::{self, milliseconds};
 use crate::shape::{self, TableShape};
 use crate::transaction::Author;
 
@@ -425,7 +425,7 @@ impl Inner {
             ("lock_timeout", &*lock),
             ("idle_in_transaction_session_timeout", &*idle),
         ];
-        principal::set_locally(transaction, &settings).await.doing("limit a statement")
+        session::set_up(transaction, &settings).await.doing("limit a statement")
     }
 }
 

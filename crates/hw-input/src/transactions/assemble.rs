@@ -254,6 +254,9 @@ impl Assembler {
                 }
                 return Ok(self.deliver(commit_lsn, end_lsn, xid, commit_time_micros, changes));
             }
+            // Postgres 18 also tells of the end of parts of a transaction of which it has sent nothing,
+            // because it knew that it was rolled back.
+            Message::StreamAbort { xid, .. } if !self.streamed.contains_key(&xid) => {}
             Message::StreamAbort { xid, subxid } if xid == subxid => {
                 self.take_streamed(xid)?;
             }

@@ -327,6 +327,21 @@ fn a_rolled_back_transaction_leaves_nothing() {
 }
 
 #[test]
+fn the_end_of_parts_of_a_transaction_of_which_nothing_came_is_nothing() {
+    let mut bench = Bench::new(1 << 20);
+    bench.feed_all([
+        wire::stream_abort(5, 7),
+        wire::stream_abort(5, 6),
+        wire::stream_abort(5, 5),
+        wire::begin(120, 8),
+        wire::relation(1, None),
+        wire::insert(1, "later", None),
+        wire::commit(120),
+    ]);
+    assert_eq!(bench.texts(), [["t1", "t1:later"]]);
+}
+
+#[test]
 fn a_newer_description_survives_the_commit_of_an_older_stream() {
     let mut bench = Bench::new(1 << 20);
     bench.feed_all([

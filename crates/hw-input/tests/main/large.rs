@@ -74,6 +74,32 @@ async fn a_large_transaction_with_rolled_back_savepoints_arrives_as_it_was_commi
     }
 }
 
+/// Postgres 18 sends the end of parts of it, and nothing before that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_that_was_rolled_back_before_it_was_read_is_nothing_on_every_major() {
+    for major in hw_testkit::majors() {
+        let cluster = Cluster::start_with(ClusterOptions {
+            major: Some(major),
+            settings: &SMALL,
+            ..ClusterOptions::default()
+        });
+        let bench = Bench::new(&cluster).await;
+        bench.run("CREATE TABLE t (a int PRIMARY KEY, b text)").await;
+        drop(bench.main_session(&["t"]).await);
+        let rows = |from: u32, to: u32| {
+            format!(
+                "INSERT INTO t SELECT n, repeat('x', 300) FROM generate_series({from}, {to}) n;"
+            )
+        };
+        let parts = [rows(1, 10), "SAVEPOINT a;".into(), rows(11, 3000), "SAVEPOINT b;".into()];
+        bench.run(&format!("BEGIN; {} {} ROLLBACK", parts.concat(), rows(3001, 6000))).await;
+        bench.run("INSERT INTO t VALUES (0, 'end')").await;
+        let mut stream = bench.stream_with(StreamLimits::default()).await;
+        let found = caught_up(&bench, &mut stream).await;
+        assert_eq!(found.len(), 1, "major {major}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_transactions_hold_memory_only_up_to_their_bound() {
     let cluster =

@@ -139,7 +139,11 @@ impl Writer<'_> {
                 "uploads.role, or a policy TO the role,",
             ),
             _ => match missing_ok {
-                Expr::Literal(Some(yes)) if **yes == [1] => Ok(Value::constant(None)),
+                // The database, or a role in it, may set it, now or later.
+                Expr::Literal(Some(yes)) if **yes == [1] => refuse(
+                    format!("what the setting {name} is for clients is known to Postgres alone"),
+                    "a claim of request.jwt.claims",
+                ),
                 _ => Err(Unstreamable {
                     fails: true,
                     ..Unstreamable::new(
