@@ -100,7 +100,7 @@ struct Asked {
 /// What became of a question.
 pub(crate) enum Answer {
     /// A result, what it stands on, and how long it took.
-    Result(Answered, Admitted, Duration),
+    Result(Answered, Box<Admitted>, Duration),
     /// There is none.
     Refused(LiveError),
     /// It takes longer than questions of this round may.
@@ -252,7 +252,7 @@ impl Asking {
                     match self.answer(&transaction, question).await? {
                         Ok((result, size)) => {
                             bytes += size;
-                            Answer::Result(result, admitted, asked.elapsed())
+                            Answer::Result(result, Box::new(admitted), asked.elapsed())
                         }
                         Err(error) if bounds.is_patient && error.is_timeout() => Answer::Slow,
                         Err(error) => Answer::Refused(error),

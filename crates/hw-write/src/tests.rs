@@ -179,6 +179,22 @@ async fn users_of_one_subject_have_records_of_their_own() {
     assert_eq!(rig.ask(kept).await, "2", "each has lost the same write");
 }
 
+/// P-4: what takes a write off a device's queue is on disk; a setting that asks for more stays.
+#[tokio::test]
+async fn what_is_applied_is_durable_where_the_database_does_not_wait_for_its_disk() {
+    for (setting, expected) in [("off", "local"), ("on", "on"), ("remote_apply", "remote_apply")] {
+        let rig = Rig::start(ConflictPolicy::default()).await;
+        let sql = format!(
+            "ALTER TABLE runs ADD COLUMN commits text DEFAULT current_setting('synchronous_commit');
+             ALTER DATABASE postgres SET synchronous_commit = {setting}"
+        );
+        rig.sql.batch_execute(&sql).await.unwrap();
+        let write = put(1, "events", "e1", &[("kind", "opened")]);
+        assert_eq!(rig.write("ann", &[write]).await, Verdict::Applied);
+        assert_eq!(rig.ask("SELECT commits FROM runs").await, expected);
+    }
+}
+
 /// P5: who dismisses a rejection on the device holds up nothing that comes behind it.
 #[tokio::test]
 async fn a_write_to_a_table_of_ours_is_rejected_and_not_tried_again() {

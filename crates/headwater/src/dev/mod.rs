@@ -66,7 +66,7 @@ pub async fn run(mut config: Config, arguments: &Dev) -> (Exit, Option<Kept>) {
     let mut postgres = None;
     let exit = match begin(&mut config, arguments, &mut postgres).await {
         Ok(Begun::Up(server, signals)) => {
-            until_the_end(&config, server, signals, &mut postgres).await
+            until_the_end(&config, *server, signals, &mut postgres).await
         }
         Ok(Begun::Stopped) => {
             report::say("stopping before everything is up; the next `headwater dev` goes on");
@@ -86,7 +86,7 @@ pub async fn run(mut config: Config, arguments: &Dev) -> (Exit, Option<Kept>) {
 
 /// What came of a start.
 enum Begun {
-    Up(Server, Signals),
+    Up(Box<Server>, Signals),
     /// Somebody asked for the end before.
     Stopped,
     /// The person said no.
@@ -125,7 +125,7 @@ async fn begin(
         () = signals.end() => return Ok(Begun::Stopped),
     };
     report::answer(&banner(config, &server, postgres.as_ref()).text());
-    Ok(Begun::Up(server, signals))
+    Ok(Begun::Up(Box::new(server), signals))
 }
 
 async fn until_the_end(
