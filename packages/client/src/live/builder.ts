@@ -7,6 +7,7 @@
  */
 import { GroupBuilder, type LiveAggregate, type AggregateBuilder, type LiveGroup } from './aggregate.js';
 import { column, compared, infix, joined, TRUE } from './condition.js';
+import type { LiveError } from './error.js';
 import type { IHPRecord } from './registry.js';
 import type { Field, RecordId, Writable } from './types.js';
 import type { Aggregation, ConditionExpression, ConditionOperator, DynamicSQLQuery } from './wire.js';
@@ -105,7 +106,7 @@ export interface QuerySource {
 
 export interface SubscribeOptions {
   /** Told when the server refuses the query, now or later. Without it errors go to `console.error`. */
-  onError?: (error: Error) => void;
+  onError?: (error: LiveError) => void;
   /** Where records that come go if the query has no order. Default: behind the others. */
   newRecordBehaviour?: NewRecordBehaviour;
 }

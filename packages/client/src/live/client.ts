@@ -333,7 +333,10 @@ export class LiveClient implements QuerySource {
       stop();
     }
     for (const query of this.#active) {
-      query.fail(new LiveError('closed', 'the client was closed'));
+      // What was refused before is over already, and was told.
+      if (query.state.status !== 'error') {
+        query.fail(new LiveError('closed', 'the client was closed'));
+      }
     }
     this.connection.close();
     this.#flush();

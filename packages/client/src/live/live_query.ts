@@ -271,7 +271,7 @@ export class LiveQuery {
       return true;
     } catch (error) {
       this.#endAtServer(this.#id);
-      this.fail(error as LiveError);
+      this.fail(error instanceof LiveError ? error : new LiveError('refused', String(error)));
       return false;
     }
   }

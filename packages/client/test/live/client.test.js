@@ -838,6 +838,17 @@ test('a client that is closed tells all who follow something', async () => {
   assert.equal(after.state.error?.kind, 'closed');
 });
 
+test('what was refused is not told once more when the client is closed', async () => {
+  const { world, client } = start();
+  world.intercept = ({ tag }) => (tag.startsWith('Create') ? { tag: 'DataSyncError', errorMessage: 'no', code: 'HW1' } : undefined);
+  const errors = [];
+  byTitle(client).subscribe(() => {}, { onError: ({ kind }) => errors.push(kind) });
+  await world.run();
+  client.close();
+  await world.run();
+  assert.deepEqual(errors, ['refused']);
+});
+
 test('a write is to the row that the answer names', async () => {
   const { world, client } = start();
   const seen = [];
