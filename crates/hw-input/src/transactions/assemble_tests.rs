@@ -368,7 +368,6 @@ fn nonsense_ends_the_connection() {
         vec![wire::begin(100, 7), wire::insert(1, "x", None)],
         vec![wire::insert(1, "x", None)],
         vec![wire::stream_commit(5, 100)],
-        vec![wire::stream_abort(5, 6)],
         vec![wire::stream_start(5, false)],
         vec![wire::begin(100, 7), wire::stream_start(5, true)],
         vec![b"rubbish".to_vec()],
