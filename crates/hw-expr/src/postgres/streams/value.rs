@@ -139,6 +139,10 @@ impl Writer<'_> {
                 "uploads.role, or a policy TO the role,",
             ),
             _ => match missing_ok {
+                // What services set of each request, and nobody of a database; helper functions look for it.
+                Expr::Literal(Some(yes)) if **yes == [1] && name.starts_with("request.jwt.") => {
+                    Ok(Value::constant(None))
+                }
                 // The database, or a role in it, may set it, now or later.
                 Expr::Literal(Some(yes)) if **yes == [1] => refuse(
                     format!("what the setting {name} is for clients is known to Postgres alone"),
