@@ -69,6 +69,11 @@ impl<'p> TableState<'p> {
             TableState::Waits | TableState::Refused | TableState::Unknown => None,
         }
     }
+
+    /// The table, if its rows, and what the log says of them, are all there is to know of it at the source.
+    pub fn followed(self) -> Option<TableView<'p>> {
+        self.entered().filter(|view| view.why_not_followed().is_none())
+    }
 }
 
 /// A table in a published state.
@@ -123,11 +128,6 @@ impl<'p> TableView<'p> {
             return Some("its publication sends only the rows that pass a row filter (WHERE)");
         }
         None
-    }
-
-    /// Whether its rows, and what the log says of them, are all there is to know of it at the source.
-    pub fn is_followed(&self) -> bool {
-        self.why_not_followed().is_none()
     }
 
     /// The row under a key.

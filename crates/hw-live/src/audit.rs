@@ -167,7 +167,7 @@ impl State {
             return None;
         }
         // Their rows in the replica are not those of Postgres, and no transaction says so.
-        let follows = |table| now.table(table).entered().is_some_and(|view| view.is_followed());
+        let follows = |table| now.table(table).followed().is_some();
         if !kept.reads.tables.iter().all(follows) {
             return None;
         }

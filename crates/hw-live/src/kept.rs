@@ -150,7 +150,7 @@ impl Kept {
         let query = &self.question.query;
         let (conditions, rendering) = (conditions.as_ref()?, self.rendering.as_ref()?);
         query.matcher.as_ref()?;
-        let table = published.table(&query.table).entered();
+        let table = published.table(&query.table).followed();
         // Rows must be told apart by what they are told by, and another table may have taken the name.
         let is_same = |table: &TableView<'_>| {
             let names: BTreeSet<&str> = table
@@ -158,8 +158,7 @@ impl Kept {
                 .iter()
                 .filter_map(|index| Some(&*table.relation().columns.get(*index)?.name))
                 .collect();
-            table.is_followed()
-                && !table.has_multiplicity()
+            !table.has_multiplicity()
                 && rendering.reads(table.relation())
                 && table.relation().id.0 == conditions.table.number
                 && names == query.key.iter().map(String::as_str).collect()

@@ -361,9 +361,7 @@ impl Shared {
             let state = &mut *guard;
             let mut due: BTreeSet<u64> = state.by_anything.clone();
             // What becomes of a table that stands still may be told by nobody.
-            let is_unfollowed = |table: &&TableName| {
-                !published.table(table).entered().is_some_and(|view| view.is_followed())
-            };
+            let is_unfollowed = |table: &&TableName| published.table(table).followed().is_none();
             let now: BTreeSet<TableName> =
                 state.by_table.keys().filter(is_unfollowed).cloned().collect();
             // Once more behind that: there may be plans from then on.

@@ -5,7 +5,7 @@
 //! transaction tells. Invariant: of a table that is held, every transaction up to the place where it was read, and every
 //! one that was followed since, is in it.
 
-use hw_engine::{ChangedTable, Committed, EngineError, Published, Rows, TableView};
+use hw_engine::{ChangedTable, Committed, EngineError, Published, Rows};
 use hw_expr::postgres::{EvalError, Table, Tables, Type};
 use hw_pg::rights::{Rights, TableRights};
 use hw_types::row::RowRef;
@@ -97,9 +97,7 @@ impl ReadTable {
     ///
     /// - Takes: how many bytes it may have.
     pub fn read(published: &Published, table: &Table, limit: usize) -> Result<ReadTable, NotHeld> {
-        let view = published.table(&name_of(table)).entered();
-        let view = view.filter(TableView::is_followed);
-        let view = view.ok_or(NotHeld::NotFollowed)?;
+        let view = published.table(&name_of(table)).followed().ok_or(NotHeld::NotFollowed)?;
         // Another table may have taken the name meanwhile.
         let is_it = view.relation().id.0 == table.number;
         if !is_it || !has_columns(view.relation(), &table.columns) {

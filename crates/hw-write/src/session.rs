@@ -19,27 +19,28 @@ pub(crate) async fn limit(
     transaction: &Transaction<'_>,
     config: &UploadConfig,
 ) -> Result<(), PgError> {
-    let [statement, lock, idle] =
-        [config.statement_timeout, config.lock_timeout, config.transaction_timeout]
-            .map(milliseconds);
+    let times = [config.statement_timeout, config.lock_timeout, config.transaction_timeout];
+    set_up(transaction, times).await.doing("limit the upload")
+}
+
+/// Sets what holds for a transaction that writes, in one round trip. What is answered is on disk, also where
+/// the database, or a role in it, lets commits return before; a stricter setting stays.
+///
+/// - Takes: how long a statement, a wait for a lock, and the idle transaction may last.
+pub(crate) async fn set_up(
+    transaction: &Transaction<'_>,
+    times: [Duration; 3],
+) -> Result<(), PgError> {
+    const DURABLE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'local', true) \
+                           WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+    let durable = async { transaction.batch_execute(DURABLE).await.map_err(PgError::from) };
+    let [statement, lock, idle] = times.map(milliseconds);
     let settings = [
         ("statement_timeout", &*statement),
         ("lock_timeout", &*lock),
         ("idle_in_transaction_session_timeout", &*idle),
     ];
-    set_up(transaction, &settings).await.doing("limit the upload")
-}
-
-/// Sets what holds for a transaction that writes, in one round trip. What is answered is on disk, also where
-/// the database, or a role in it, lets commits return before; a stricter setting stays.
-pub(crate) async fn set_up(
-    transaction: &Transaction<'_>,
-    settings: &[(&str, &str)],
-) -> Result<(), PgError> {
-    const DURABLE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'local', true) \
-                           WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
-    let durable = async { transaction.batch_execute(DURABLE).await.map_err(PgError::from) };
-    tokio::try_join!(set_locally(transaction, settings), durable).map(drop)
+    tokio::try_join!(set_locally(transaction, &settings), durable).map(drop)
 }
 
 /// Begins.

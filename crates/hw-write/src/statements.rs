@@ -27,7 +27,7 @@ use crate::catalog::{self, Catalog, Kept};
 use crate::code;
 use crate::refusal::{RefusalKind, StatementError};
 use crate::role::{Trouble, owned, role_of};
-use crate::session::{self, milliseconds};
+use crate::session;
 use crate::shape::{self, TableShape};
 use crate::transaction::Author;
 
@@ -418,14 +418,8 @@ impl Inner {
         statement: Duration,
     ) -> Result<(), PgError> {
         let idle = self.options.idle_timeout + IDLE_GRACE;
-        let [statement, lock, idle] =
-            [statement, self.options.lock_timeout, idle].map(milliseconds);
-        let settings = [
-            ("statement_timeout", &*statement),
-            ("lock_timeout", &*lock),
-            ("idle_in_transaction_session_timeout", &*idle),
-        ];
-        session::set_up(transaction, &settings).await.doing("limit a statement")
+        let times = [statement, self.options.lock_timeout, idle];
+        session::set_up(transaction, times).await.doing("limit a statement")
     }
 }
 

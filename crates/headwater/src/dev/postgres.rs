@@ -194,9 +194,8 @@ impl Home {
 
     fn initialise(&self) -> io::Result<()> {
         // Those of interrupted runs; the initdb of one may still be at work.
-        let is_half_made = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(HALF_MADE);
         for entry in fs::read_dir(&self.directory)?.flatten() {
-            if is_half_made(&entry.file_name()) {
+            if entry.file_name().to_string_lossy().starts_with(HALF_MADE) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
