@@ -57,6 +57,10 @@ impl ConnectionCut {
     }
 }
 
+/// Bytes that a kernel may hold for a peer that has not taken them. Linux takes it twice, for its own needs; a
+/// line of 100 ms round trip time still carries some 5 MB a second.
+const UNREAD: usize = 256 << 10;
+
 /// Bytes of a head that everybody may send. Tokens of ordinary size fit.
 const ORDINARY_HEAD: usize = 16 * 1024;
 
@@ -121,6 +125,8 @@ impl Socket {
     ) -> Socket {
         // Lines are small and wanted at once.
         let _ = stream.set_nodelay(true);
+        // Nobody counts what a kernel holds for those that read nothing: by itself it lets each have megabytes.
+        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(UNREAD);
         // What the kernel has taken off our hands is not delivered yet: it gives up on a peer that
         // is gone or takes nothing, which our own clock below does not see.
         #[cfg(target_os = "linux")]

@@ -1,6 +1,8 @@
 //! Clients that take nothing, send too much, or are too many.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,7 +15,7 @@ use hw_http::listen::{Connections, bind};
 use hw_http::socket::ConnectionCut;
 use hw_testkit::poll_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any test takes.
@@ -37,6 +39,10 @@ impl Server {
                 get(|headers: HeaderMap| async move { headers["authorization"].len().to_string() }),
             )
             .route("/cut", get(endless));
+        Server::over(router, limit, patience).await
+    }
+
+    async fn over(router: Router, limit: usize, patience: Duration) -> Server {
         let listener = bind(([127, 0, 0, 1], 0).into(), "--listen").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Connections::new(limit, patience, CancellationToken::new());
@@ -80,6 +86,35 @@ async fn endless(Extension(cut): Extension<ConnectionCut>) -> Response {
         Ok::<_, std::io::Error>(vec![b'x'; LARGE])
     };
     Response::new(Body::from_stream(futures_util::stream::repeat_with(chunk)))
+}
+
+/// F-69: what is sent to clients that read nothing waits in the kernel, where no bound of ours counts it.
+#[tokio::test]
+async fn f_69_a_kernel_holds_little_for_a_client_that_reads_nothing() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    let chunk = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, std::io::Error>(vec![b'x'; 16 << 10])
+    };
+    let body = move || async { Body::from_stream(futures_util::stream::repeat_with(chunk)) };
+    let server = Server::over(Router::new().route("/", get(body)), 10, NEVER).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut silent = socket.connect(server.address).await.unwrap();
+    silent.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    let mut before = 0;
+    poll_until("nothing more is taken", || {
+        let now = taken.load(Ordering::Relaxed);
+        let rests = now > 0 && now == std::mem::replace(&mut before, now);
+        async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            rests.then_some(())
+        }
+    })
+    .await;
+    let bytes = taken.load(Ordering::Relaxed) * (16 << 10);
+    assert!(bytes < LARGE, "{bytes} bytes");
 }
 
 /// FD-39: a keep-alive connection whose client takes none of its answers is cut, without a token.

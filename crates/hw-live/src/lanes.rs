@@ -2,9 +2,10 @@
 //!
 //! In: results that have to be asked. Out: batches for rounds. There are three lanes, each with rounds of its
 //! own, so that nobody waits for a kind of question that takes longer than theirs. Invariant: within a lane
-//! users take turns, one question each, however many of their results wait.
+//! users take turns, one question each, however many of their results wait; whoever was taken and not asked is
+//! before all who came since.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,19 @@ impl Queue {
         }
     }
 
+    /// Lets results wait that were taken, in this order, and not asked: each user is as near to their turn as
+    /// they were.
+    pub fn put_back(&mut self, taken: &[(Arc<str>, u64)]) {
+        let mut users = HashSet::new();
+        let first = taken.iter().map(|(user, _)| user).filter(|user| users.insert(&***user));
+        let mut turns: VecDeque<Arc<str>> = first.cloned().collect();
+        turns.extend(self.turns.drain(..).filter(|user| !users.contains(&**user)));
+        self.turns = turns;
+        for (user, number) in taken.iter().rev() {
+            self.waiting.entry(user.clone()).or_default().push_front(*number);
+        }
+    }
+
     /// The next one.
     pub fn pop(&mut self) -> Option<u64> {
         let user = self.turns.pop_front()?;
@@ -139,6 +153,31 @@ mod tests {
             // In the first turn everybody is asked, whoever has more.
             let first: std::collections::BTreeSet<u8> = order.iter().take(users).copied().collect();
             prop_assert_eq!(first.len(), users);
+        }
+
+        /// Of each round the first is asked, and the others are put back, while somebody comes again and again.
+        #[test]
+        fn whoever_was_taken_and_not_asked_is_asked_before_all_who_came_since(
+            pushed in prop::collection::vec(1_u8..5, 1..40),
+        ) {
+            let mut queue = Queue::default();
+            let user = |user: u8| -> Arc<str> { user.to_string().into() };
+            for (number, who) in pushed.iter().enumerate() {
+                queue.push(&user(*who), number as u64);
+            }
+            let (mut others, mut rounds): (Vec<u8>, u64) = (Vec::new(), 0);
+            while others.len() < pushed.len() {
+                queue.push(&user(0), 1000 + rounds);
+                let who = |number: u64| pushed.get(number as usize).copied().unwrap_or_default();
+                let taken = queue.batch(|number| Some((user(who(number)), number)));
+                others.extend(Some(who(taken[0].1)).filter(|who| *who != 0));
+                queue.put_back(&taken[1..]);
+                rounds += 1;
+                prop_assert!(rounds <= 2 * pushed.len() as u64 + 1, "one turn of each to one of the newcomer");
+            }
+            let first: std::collections::BTreeSet<u8> =
+                others.iter().take(pushed.iter().collect::<HashSet<_>>().len()).copied().collect();
+            prop_assert_eq!(first.len(), pushed.iter().collect::<HashSet<_>>().len());
         }
     }
 }

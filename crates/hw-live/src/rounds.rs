@@ -79,10 +79,11 @@ impl Shared {
     /// they have patience.
     fn put_back(&self, batch: &Batch) {
         let mut state = self.state.lock();
-        for (number, _) in batch {
+        let numbers: Vec<u64> = batch.iter().map(|(number, _)| *number).collect();
+        for number in &numbers {
             state.answered(*number);
-            state.ask(*number);
         }
+        state.put_back(&numbers);
     }
 
     /// Tells what a round has found.
@@ -108,7 +109,7 @@ impl Shared {
         };
         let mut since = SinceMoments::new(&checked);
         let mut demanded = BTreeSet::new();
-        let mut told = Vec::new();
+        let (mut told, mut unasked) = (Vec::new(), Vec::new());
         for ((number, question), answer) in batch.iter().zip(answers) {
             let Some(kept) = state.answered(*number) else { continue };
             match answer {
@@ -150,7 +151,7 @@ impl Shared {
                     state.beside_slow(question);
                     state.ask(*number);
                 }
-                Answer::Unasked => state.ask(*number),
+                Answer::Unasked => unasked.push(*number),
                 Answer::Refused(error) => {
                     let is_new = matches!(kept.phase, Phase::First(_));
                     kept.failures += 1;
@@ -165,6 +166,7 @@ impl Shared {
                 }
             }
         }
+        state.put_back(&unasked);
         let told = Told {
             results: &told,
             unseen,

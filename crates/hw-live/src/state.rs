@@ -181,14 +181,35 @@ impl State {
 
     /// Lets one that is due into its queue, when nothing is in its way.
     pub fn queue(&mut self, number: u64) {
-        let Some(kept) = self.results.get_mut(&number) else { return };
-        let standing = &mut kept.standing;
-        if standing.due && !standing.queued && !standing.asked && kept.inbox.is_empty() {
-            standing.queued = true;
-            kept.asked_since.get_or_insert_with(Instant::now);
-            let user = &kept.question.who.run_as.subject;
-            self.queues[kept.lane() as usize].push(user, number);
+        if let Some((lane, user)) = self.begins_to_wait(number) {
+            self.queues[lane as usize].push(&user, number);
         }
+    }
+
+    /// Asks for those that were taken for a round, in this order, and not asked in it.
+    pub fn put_back(&mut self, numbers: &[u64]) {
+        let mut taken = Lane::ALL.map(|_| Vec::new());
+        for number in numbers {
+            if let Some(kept) = self.results.get_mut(number) {
+                kept.standing.due = true;
+            }
+            if let Some((lane, user)) = self.begins_to_wait(*number) {
+                taken[lane as usize].push((user, *number));
+            }
+        }
+        self.queues.iter_mut().zip(&taken).for_each(|(queue, taken)| queue.put_back(taken));
+    }
+
+    /// Where one that is due is to wait, and as whose, when nothing is in its way.
+    fn begins_to_wait(&mut self, number: u64) -> Option<(Lane, Arc<str>)> {
+        let kept = self.results.get_mut(&number)?;
+        let standing = &mut kept.standing;
+        if !standing.due || standing.queued || standing.asked || !kept.inbox.is_empty() {
+            return None;
+        }
+        standing.queued = true;
+        kept.asked_since.get_or_insert_with(Instant::now);
+        Some((kept.lane(), kept.question.who.run_as.subject.clone()))
     }
 
     /// Whether somebody waits in a lane.

@@ -470,22 +470,26 @@ impl<S: Source> Driver<S> {
             self.state.metrics.slow_readers.increment(1);
         }
         let kinds = self.counts.kinds;
-        tracing::info!(
-            user = self.asker.user_key,
-            operations_synced = self.counts.operations,
-            data_synced_bytes = self.counts.plain_bytes,
-            data_sent_bytes = self.counts.sent_bytes,
-            put = kinds.put,
-            remove = kinds.remove,
-            r#move = kinds.moved,
-            clear = kinds.clear,
-            checkpoints = self.counts.checkpoints,
-            buckets = self.session.buckets().len(),
-            encoding = if self.burst.is_compressed() { "gzip" } else { "identity" },
-            stream_ms = self.started.elapsed().as_millis() as u64,
-            close_reason = reason.as_str(),
-            "Sync stream complete"
-        );
+        let told = self.state.metrics.tells_end(std::time::Instant::now());
+        if let Some(left_out) = told {
+            tracing::info!(
+                user = self.asker.user_key,
+                operations_synced = self.counts.operations,
+                data_synced_bytes = self.counts.plain_bytes,
+                data_sent_bytes = self.counts.sent_bytes,
+                put = kinds.put,
+                remove = kinds.remove,
+                r#move = kinds.moved,
+                clear = kinds.clear,
+                checkpoints = self.counts.checkpoints,
+                buckets = self.session.buckets().len(),
+                encoding = if self.burst.is_compressed() { "gzip" } else { "identity" },
+                stream_ms = self.started.elapsed().as_millis() as u64,
+                close_reason = reason.as_str(),
+                left_out = (left_out > 0).then_some(left_out),
+                "Sync stream complete"
+            );
+        }
         let Driver { outbox, cut, .. } = self;
         if tokio::time::timeout(LINGER, outbox.ended()).await.is_err()
             && let Some(cut) = cut

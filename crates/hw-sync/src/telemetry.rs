@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hw_http::places::{Full, Place};
-use hw_types::Sample;
+use hw_types::{Pace, Sample};
 use metrics::{Counter, Gauge};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::source::SourceError;
@@ -27,6 +29,14 @@ pub struct Metrics {
     no_write_checkpoint: Sample,
     full: Sample,
     full_of_user: Sample,
+    ends: Mutex<Ends>,
+}
+
+/// Lines about streams that ended: one client can end as many as it likes.
+struct Ends {
+    pace: Pace,
+    /// Lines that were not written since the last one.
+    left_out: u64,
 }
 
 impl Metrics {
@@ -66,6 +76,7 @@ impl Metrics {
             no_write_checkpoint: Sample::default(),
             full: Sample::default(),
             full_of_user: Sample::default(),
+            ends: Mutex::new(Ends { pace: Pace::new(Duration::from_secs(1), 100), left_out: 0 }),
         })
     }
 
@@ -75,6 +86,18 @@ impl Metrics {
             let left_out = (left_out > 0).then_some(left_out);
             tracing::warn!(user, details, left_out, "{description}");
         }
+    }
+
+    /// Whether a stream's end is told in the log: a hundred at once, and then one each second.
+    ///
+    /// - Returns: how many were left out before it; `None` when it is left out, too.
+    pub fn tells_end(&self, now: Instant) -> Option<u64> {
+        let mut ends = self.ends.lock();
+        if ends.pace.try_spend(now) {
+            return Some(std::mem::take(&mut ends.left_out));
+        }
+        ends.left_out += 1;
+        None
     }
 
     /// Logs that a stream found no place: whoever is refused comes again and again.
@@ -167,6 +190,16 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// F-69: whoever opens streams in a loop writes a line a second, and not 60 GB a day.
+    #[test]
+    fn f_69_streams_that_end_all_the_time_do_not_fill_the_log() {
+        let (metrics, start) = (Metrics::new(), Instant::now());
+        let told = |millis| metrics.tells_end(start + Duration::from_millis(millis));
+        let lines = (0..60_000).filter_map(told).collect::<Vec<_>>();
+        assert_eq!((lines.len(), lines[99]), (159, 0), "a hundred, and one each second");
+        assert_eq!(lines.iter().sum::<u64>() + lines.len() as u64, 59_001, "none is forgotten");
+    }
 
     #[test]
     fn fd_48_parameters_are_logged_by_name_and_kind_only() {

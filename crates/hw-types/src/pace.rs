@@ -32,6 +32,16 @@ impl Pace {
         self.regained = Some(regained);
         (regained - now).saturating_sub(self.credit)
     }
+
+    /// Notes that it happens now, if it need not wait.
+    pub fn try_spend(&mut self, now: Instant) -> bool {
+        let mut behind = self.clone();
+        let may = behind.spend(now).is_zero();
+        if may {
+            *self = behind;
+        }
+        may
+    }
 }
 
 #[cfg(test)]
@@ -56,5 +66,8 @@ mod tests {
             assert_eq!(pace.spend(now), ms(0));
         }
         assert_eq!(pace.spend(now), ms(1));
+        // Who is refused has spent nothing.
+        assert!((0..100).all(|_| !pace.try_spend(now)));
+        assert!(pace.try_spend(now + ms(2)) && !pace.try_spend(now + ms(2)));
     }
 }
