@@ -87,13 +87,27 @@ impl Rig {
 
     /// Waits until so many subscriptions are told by plans: what is written before their tables are followed is told,
     /// but not what rows were before.
-    async fn is_planned(&self, count: usize) {
+    pub async fn is_planned(&self, count: usize) {
         let line = format!("\nheadwater_live_planned {count}\n");
         poll_until("all are told by plans", async || {
             let metrics = http_get(self.process.address(), "/metrics", &OPERATOR).await.ok()?.body;
             metrics.contains(&line).then_some(())
         })
         .await;
+    }
+
+    /// Waits until nobody has been asked for a while: what made tables followed is over.
+    pub async fn rests(&self) {
+        let (mut last, mut times) = (None, 0);
+        while times < 6 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let metrics = http_get(self.process.address(), "/metrics", &OPERATOR).await;
+            let metrics = metrics.expect("answered").body;
+            let rounds = metrics.lines().find(|it| it.starts_with("headwater_live_rounds_total"));
+            let rounds = rounds.map(str::to_owned);
+            times = if last == rounds { times + 1 } else { 0 };
+            last = rounds;
+        }
     }
 
     async fn status(&self) -> Value {

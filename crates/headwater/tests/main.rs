@@ -7,6 +7,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod hostile_queries;
+mod live_order;
 mod live_queries;
 mod pages;
 mod policies;

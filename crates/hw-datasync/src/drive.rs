@@ -7,22 +7,20 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
-use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt as _};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hw_http::budget::Waiting;
 use hw_http::places::Place;
 use hw_http::socket::ConnectionCut;
-use hw_live::{Commit, LiveError, Subscription};
+use hw_live::{Commit, Group, LiveError, News, Subscription};
 use hw_write::Interactive;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
 use crate::resume::{self, Attached, Digest, Parked, Trail};
@@ -36,8 +34,6 @@ use crate::work::Kept;
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// Whoever is not heard for so long is gone.
 const SILENT_FOR: Duration = Duration::from_secs(30);
-/// Results whose changes are told in one go, so that nobody else waits for long.
-const CHANGED_AT_ONCE: usize = 1_000;
 /// How long a socket that ends waits for its peer to take the end.
 const LINGER: Duration = Duration::from_secs(1);
 /// How often it is looked whether a peer takes what waits for it, while memory for answers is wanted, and whether
@@ -73,10 +69,9 @@ pub(crate) async fn run(
         tasks: JoinSet::new(),
         watchers: JoinSet::new(),
         transactions: HashMap::new(),
-        followed: FuturesUnordered::new(),
+        group: server.worker.group(),
         following: HashMap::new(),
-        told: Vec::new(),
-        left: Vec::new(),
+        ids: HashMap::new(),
         me,
         end: Some(end),
         socket,
@@ -91,7 +86,7 @@ pub(crate) async fn run(
     };
     metrics::gauge!("headwater_datasync_sockets").increment(1);
     let ended = driver.serve().await;
-    driver.park().await;
+    driver.park();
     if let Some((code, reason)) = ended {
         driver.close(code, reason).await;
     }
@@ -114,13 +109,11 @@ struct Driver {
     /// Each waits for a transaction to be over.
     watchers: JoinSet<String>,
     transactions: HashMap<String, Interactive>,
-    /// Each waits for the next change of a result.
-    followed: FuturesUnordered<Followed>,
+    /// The results that are followed, in the order in which they are told.
+    group: Option<Group>,
     following: HashMap<String, Following>,
-    /// What has changed and is being told: it is followed on when that is sent, and counts until then.
-    told: Vec<(String, Subscription)>,
-    /// What was followed when the socket was told to end.
-    left: Vec<Changed>,
+    /// What they are called by, by the numbers that they have in their group.
+    ids: HashMap<u64, String>,
     /// The socket as others see it.
     me: resume::Socket,
     /// Dropped when what was followed waits for the client.
@@ -147,12 +140,9 @@ struct Delayed {
     _waiting: Waiting,
 }
 
-/// Waits for the next change of a result; dropped with its subscription when it is aborted.
-type Followed = Abortable<BoxFuture<'static, Changed>>;
-
 /// A subscription that is followed.
 struct Following {
-    abort: AbortHandle,
+    subscription: Subscription,
     caller: Arc<Caller>,
     query: Digest,
     /// Where it is found by a client that comes back before its socket has ended; `None` for a count.
@@ -161,26 +151,12 @@ struct Following {
     trail: Option<Trail>,
 }
 
-/// A result that changed, or is no more, or whose socket was told to end (`None`).
-struct Changed {
-    id: String,
-    subscription: Subscription,
-    news: Option<Result<Commit, LiveError>>,
-}
-
-fn follow(
-    id: String,
-    mut subscription: Subscription,
-    leave: CancellationToken,
-) -> BoxFuture<'static, Changed> {
-    Box::pin(async move {
-        let news = tokio::select! {
-            biased;
-            news = subscription.next() => Some(news),
-            () = leave.cancelled() => None,
-        };
-        Changed { id, subscription, news }
-    })
+/// Waits for what is told next of a socket's results.
+async fn next(group: Option<&Group>) -> Vec<News> {
+    match group {
+        Some(group) => group.next().await,
+        None => pending().await,
+    }
 }
 
 /// Why the socket ends; `None`: it has ended.
@@ -257,7 +233,7 @@ impl Driver {
                 Some(Ok(id)) = self.watchers.join_next() => {
                     self.event(Event::TransactionOver(&id), &mut effects);
                 }
-                Some(changed) = self.followed.next() => self.changed(changed, &mut effects),
+                news = next(self.group.as_ref()) => self.changed(news, &mut effects),
                 () = sleep_until(wake) => {
                     if let Err(ended) = self.timers().await {
                         return ended;
@@ -267,9 +243,6 @@ impl Driver {
             }
             if let Err(ended) = self.perform(&mut effects).await {
                 return ended;
-            }
-            for (id, subscription) in std::mem::take(&mut self.told) {
-                self.follow(id, subscription);
             }
             if self.is_somebody_else {
                 let reason = "the user, or a claim, is another one; connect anew";
@@ -298,7 +271,7 @@ impl Driver {
                 Effect::Forget(id) => drop(self.transactions.remove(&id)),
                 Effect::Unsubscribe(id) => {
                     if let Some(following) = self.following.remove(&id) {
-                        following.abort.abort();
+                        self.ids.remove(&following.subscription.number());
                     }
                 }
             }
@@ -421,78 +394,50 @@ impl Driver {
         (caller, query, trail): (Arc<Caller>, Digest, Option<Trail>),
     ) {
         let attached = trail.as_ref().map(|_| self.server.lobby.attach(&id, &self.me, &caller));
-        let (abort, registration) = AbortHandle::new_pair();
-        let following = Following { abort, caller, query, _attached: attached, trail };
-        self.following.insert(id.clone(), following);
-        let next = follow(id, subscription, self.me.leave.clone());
-        self.followed.push(Abortable::new(next, registration));
+        // What stands behind its answer is taken when that was sent.
+        subscription.begun();
+        self.ids.insert(subscription.number(), id.clone());
+        let following = Following { subscription, caller, query, _attached: attached, trail };
+        self.following.insert(id, following);
     }
 
-    /// Follows on, behind a change that was taken.
-    fn follow(&mut self, id: String, subscription: Subscription) {
-        let Some(following) = self.following.get_mut(&id) else { return };
-        let (abort, registration) = AbortHandle::new_pair();
-        following.abort = abort;
-        let next = follow(id, subscription, self.me.leave.clone());
-        self.followed.push(Abortable::new(next, registration));
-    }
-
-    /// Takes what changed, and all else that has changed by now, in the order of the log.
-    fn changed(&mut self, first: Result<Changed, Aborted>, effects: &mut Vec<Effect>) {
-        let mut all: Vec<Changed> = first.into_iter().collect();
-        while all.len() < CHANGED_AT_ONCE
-            && let Some(Some(more)) = self.followed.next().now_or_never()
-        {
-            all.extend(more);
-        }
-        let position = |news: &Result<Commit, LiveError>| news.as_ref().ok().map(|it| it.position);
-        all.sort_by_key(|changed| changed.news.as_ref().and_then(position));
+    /// Takes what is told.
+    fn changed(&mut self, all: Vec<News>, effects: &mut Vec<Effect>) {
         let now = Instant::now();
-        for Changed { id, subscription, news } in all {
-            let Some(following) = self.following.get_mut(&id) else { continue };
-            match news {
-                Some(Ok(Commit { position, changes })) => {
-                    if let Some(trail) = &mut following.trail {
+        for News { number, told } in all {
+            let Some(id) = self.ids.get(&number).cloned() else { continue };
+            match told {
+                Ok(Commit { position, changes }) => {
+                    let trail = self.following.get_mut(&id).and_then(|it| it.trail.as_mut());
+                    if let Some(trail) = trail {
                         trail.tell(position, now, &changes);
                     }
                     self.event(Event::News(&id, changes, position), effects);
-                    self.told.push((id, subscription));
                 }
-                Some(Err(LiveError::Stopping)) => {}
-                Some(Err(error)) => self.event(Event::Ended(&id, error), effects),
-                None => self.left.push(Changed { id, subscription, news: None }),
+                Err(LiveError::Stopping) => {}
+                Err(error) => self.event(Event::Ended(&id, error), effects),
             }
         }
     }
 
     /// Lets what was followed wait for a client that comes back.
-    async fn park(&mut self) {
+    fn park(&mut self) {
         self.tasks.abort_all();
         self.me.leave.cancel();
-        let mut left = std::mem::take(&mut self.left);
-        let told = std::mem::take(&mut self.told).into_iter();
-        left.extend(told.map(|(id, subscription)| Changed { id, subscription, news: None }));
-        while let Some(changed) = self.followed.next().await {
-            left.extend(changed);
-        }
-        let now = Instant::now();
-        // Each is attached until it waits, so that whoever comes back finds it at any time.
-        let mut following = std::mem::take(&mut self.following);
-        let parked = left.into_iter().filter_map(|Changed { id, subscription, news }| {
-            let Following { caller, query, trail, .. } = following.get_mut(&id)?;
-            let mut trail = trail.take()?;
-            match news {
-                Some(Ok(commit)) => trail.tell(commit.position, now, &commit.changes),
-                Some(Err(_)) => return None,
-                None => {}
+        let (mut parked, mut attached) = (Vec::new(), Vec::new());
+        for (id, following) in std::mem::take(&mut self.following) {
+            let Following { mut subscription, caller, query, trail, _attached } = following;
+            // Each is attached until it waits, so that whoever comes back finds it at any time.
+            attached.push(_attached);
+            if let Some(trail) = trail {
+                subscription.leave();
+                parked.push((id, Parked { caller, query, subscription, trail }));
             }
-            Some((id, Parked { caller: caller.clone(), query: *query, subscription, trail }))
-        });
-        let parked: Vec<(String, Parked)> = parked.collect();
+        }
         if !self.server.stop.is_cancelled() {
             self.server.lobby.park(parked);
         }
-        drop(following);
+        drop(attached);
         self.end = None;
     }
 
@@ -502,7 +447,8 @@ impl Driver {
             _ => None,
         };
         let (server, caller) = (self.server.clone(), self.caller.clone());
-        self.tasks.spawn(tasks::run(server, caller, task, (what, message), open));
+        let group = self.group.clone();
+        self.tasks.spawn(tasks::run(server, caller, task, (what, message), open, group));
     }
 
     /// Tells the peer why, and gives him a moment to take it.

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use hw_live::{Change, First, Subscription};
+use hw_live::{Change, First, Group, Subscription};
+use hw_types::TableName;
 use hw_write::Interactive;
 
 use crate::caller::Caller;
@@ -60,13 +61,15 @@ impl Finished {
 
 /// Does a task.
 ///
-/// - Takes: what counts its message; the transaction that it is of, if that is still there.
+/// - Takes: what counts its message; the transaction that it is of, if that is still there; among which results one that it
+///   subscribes to is told.
 pub(crate) async fn run(
     server: DataSync,
     caller: Arc<Caller>,
     task: TaskId,
     (what, message): (Task, Kept),
     open: Option<Interactive>,
+    group: Option<Group>,
 ) -> Finished {
     let done = match what {
         Task::Work(work, None) => {
@@ -87,7 +90,7 @@ pub(crate) async fn run(
             None => Err(Failure::no_transaction(&id)),
         },
         Task::Subscribe(id, query, wanted, resume) => {
-            subscribe(&server, caller, task, (id, query, wanted), resume).await
+            subscribe(&server, caller, task, (id, query, wanted, resume), group.as_ref()).await
         }
         Task::Login(token) => login(&server, task, token).await,
         Task::Hook { tag, json } => hook(&server, &caller, task, &tag, &json).await,
@@ -105,21 +108,23 @@ async fn subscribe(
     server: &DataSync,
     caller: Arc<Caller>,
     task: TaskId,
-    (id, query, wanted): (String, Query, Wanted),
-    resume: Option<Resume>,
+    (id, query, wanted, resume): (String, Query, Wanted, Option<Resume>),
+    group: Option<&Group>,
 ) -> Result<Finished, Failure> {
     let digest = server.lobby.digest(&(&query, &wanted));
-    if let Some(resume) = resume
+    if let (Some(resume), Some(group)) = (resume, group)
         && let Some(resumed) = server.lobby.take(&resume, &caller, digest).await
     {
         metrics::counter!("headwater_datasync_resumed_total").increment(1);
-        let Resumed { subscription, trail, missed } = resumed;
+        let Resumed { mut subscription, trail, missed } = resumed;
+        let table = || TableName::new("", query.table.clone());
+        subscription.join(group).await.map_err(|error| Failure::of_live(error, &table()))?;
         let trail = Some(trail);
         let began = Some(Began { id, subscription, caller, query: digest, trail, missed });
         return Ok(Finished { began, ..Finished::with(task, Outcome::Resumed(resume.lsn)) });
     }
     let (First { position, result }, subscription) =
-        server.worker.subscribe(&caller, &query, &wanted).await?;
+        server.worker.subscribe(&caller, &query, &wanted, group).await?;
     let bytes = result.iter().map(|(_, record)| record.json().len()).sum();
     let kept = Some(server.worker.keep(&caller, bytes)?);
     let records = result.iter().map(|(_, record)| record.json().to_owned()).collect();

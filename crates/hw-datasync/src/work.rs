@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hw_http::budget::{Budget, Share, Shares};
 use hw_http::places::Places;
-use hw_live::{First, Live, Room, Subscription};
+use hw_live::{First, Group, Live, Room, Subscription};
 use hw_types::TableName;
 use hw_write::{Access, End, Interactive, Make, Statements, TableShape, Tally};
 use parking_lot::Mutex;
@@ -159,14 +159,20 @@ impl Worker {
         Ok((rows.into_iter().flatten().collect(), kept))
     }
 
-    /// Begins to keep the result of a query live. What it holds counts as this caller's.
+    /// Results that are told in one order; `None` where none are kept live.
+    pub fn group(&self) -> Option<Group> {
+        self.live.as_ref().map(Live::group)
+    }
+
+    /// Begins to keep the result of a query live, among those of a socket. What it holds counts as this caller's.
     pub async fn subscribe(
         &self,
         caller: &Caller,
         query: &Query,
         wanted: &Wanted,
+        group: Option<&Group>,
     ) -> Result<(First, Subscription), Failure> {
-        let Some(live) = &self.live else {
+        let Some((live, group)) = self.live.as_ref().zip(group) else {
             let message = "This server does not keep results live";
             return Err(Failure::new(code::NOT_LIVE, message));
         };
@@ -179,7 +185,7 @@ impl Worker {
         let nothing = self.results.take(caller.holder(), 0);
         let mut share = nothing.expect("invariant: nothing always has room");
         let room: Room = Box::new(move |bytes| share.resize(bytes).is_ok());
-        let begun = live.subscribe(query, Arc::new(who), room).await;
+        let begun = live.subscribe_in(group, query, Arc::new(who), room).await;
         begun.map_err(|error| Failure::of_live(error, &table.name))
     }
 

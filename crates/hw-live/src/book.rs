@@ -8,6 +8,7 @@ use crate::ground::{Fact, Ground};
 use crate::lookups::name_of;
 use crate::plan::Conditions;
 use crate::query::Question;
+use hw_engine::Committed;
 use hw_expr::postgres::{Condition, JsonOfDatabase, Table};
 use hw_pg::error::PgError;
 use hw_pg::policies::{Exemption, Reading, Readings, RowSecurity, SecuredTable};
@@ -27,6 +28,13 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    /// Whether a transaction did something to any of them.
+    pub fn has(&self, one: &Committed) -> bool {
+        let mut tables = one.tables.iter();
+        self.unknown && !one.tables.is_empty()
+            || tables.any(|table| self.tables.contains(table.name()))
+    }
+
     /// What several of them read.
     pub fn of_all<'r>(all: impl Iterator<Item = &'r Reads>) -> Reads {
         all.fold(Reads::default(), |mut sum, one| {

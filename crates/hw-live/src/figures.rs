@@ -11,7 +11,8 @@ use std::time::Duration;
 /// Codes of what hinders live results.
 pub mod code {
     /// Live results are behind what is published: Postgres does not answer, or not in time, what it is asked for them.
-    /// What it says, and for how long, stands in the message; see what its sessions "headwater live" wait for.
+    /// What it says, and for how long, stands in the message; see what its sessions "headwater live" wait for. From 10 s on
+    /// what else is followed on the same socket does not wait for them any more.
     pub const BEHIND: u16 = 4307;
     /// Changes of a table cannot be followed, so that live queries that depend on it are asked each second. The message
     /// says why; mostly the table has no replica identity, or is not logged.
@@ -31,6 +32,8 @@ pub struct Figures {
     pub questions: u64,
     /// How long the oldest question waits for its answer.
     pub behind: Option<Duration>,
+    /// Those for which others of their socket do not wait any more, so that they are not told in the order of commits.
+    pub overtaken: usize,
     /// Why Postgres cannot be asked, and for how long.
     pub failing: Option<(Duration, String)>,
     /// Tables whose changes are not followed: what depends on them is asked each second.
@@ -80,6 +83,7 @@ impl State {
             waiting: asked.clone().count(),
             questions: self.questions,
             behind: asked.min().map(|since| since.elapsed()),
+            overtaken: self.results.values().filter(|kept| kept.inbox.is_overtaken()).count(),
             failing: failing.map(|(since, why)| (since.elapsed(), why.clone())),
             polled: by_table.chain(by_anything).collect(),
         }

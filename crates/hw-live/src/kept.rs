@@ -3,13 +3,13 @@
 use crate::book::Reads;
 use crate::error::LiveError;
 use crate::ground::Ground;
+use crate::group::{self, Inbox};
 use crate::lanes::Lane;
 use crate::lookups::Lookups;
 use crate::plan::{Conditions, Plan};
 use crate::query::{Commit, First, Question};
 use crate::rendering::Rendering;
 use crate::result::{Answered, Held};
-use crate::subscription::Inbox;
 use hw_engine::{
     ChangePlace, ChangedRow, ChangedTable, Committed, Published, Rows, Since, TableView,
 };
@@ -29,7 +29,7 @@ pub(crate) struct Kept {
     pub rendering: Option<Arc<Rendering>>,
     /// How rows become part of it, where that is computed here.
     pub plan: Option<Arc<Plan>>,
-    pub inbox: Arc<Inbox>,
+    pub inbox: Inbox,
     pub standing: Standing,
     /// Since when it waits to be asked, or for the answer.
     pub asked_since: Option<Instant>,
@@ -140,6 +140,23 @@ impl Kept {
         matches!(&self.phase, Phase::Told { at, .. } if !at.snapshot.sees(xid))
     }
 
+    /// Notes that a transaction concerns it which is not in what was told: its group waits for that.
+    pub fn lack(&self, one: &Committed) {
+        // Of a first result nothing was shown, so that nobody waits for it.
+        if let Phase::Told { at, .. } = &self.phase
+            && !at.has(one)
+        {
+            self.inbox.lack(one.end_lsn);
+        }
+    }
+
+    /// Notes that it is not known what is committed behind a position.
+    pub fn lose(&self, behind: EndLsn) {
+        if matches!(self.phase, Phase::Told { .. }) {
+            self.inbox.lack(group::behind(behind));
+        }
+    }
+
     /// How rows become part of the result from now on, if that can be computed here.
     pub fn plan_for(
         &self,
@@ -200,11 +217,7 @@ impl Kept {
 
     /// Whether a transaction did something to rows that are told by the plan, before or behind it.
     pub fn is_touched(&self, one: &Committed, lookups: &Lookups) -> bool {
-        let Some(plan) = &self.plan else {
-            let mut tables = one.tables.iter();
-            return self.reads.unknown && !one.tables.is_empty()
-                || tables.any(|table| self.reads.tables.contains(table.name()));
-        };
+        let Some(plan) = &self.plan else { return self.reads.has(one) };
         let name = &self.question.query.table;
         let mut tables = one.tables.iter().filter(|table| table.name() == name);
         let is_known = |state| plan.admits(state, lookups) == Ok(false);
@@ -256,13 +269,15 @@ impl Kept {
         }
         at.told = one.end_lsn;
         let Some(changes) = changes else { return Applied::Told };
-        self.put(Commit { position: one.end_lsn, changes })
+        self.put(Commit { position: one.end_lsn, changes }, one.end_lsn)
     }
 
     /// Puts news in, or forgets all that waits where there is no room for it.
-    fn put(&mut self, news: Commit) -> Applied {
+    ///
+    /// - Takes: the first position that it may be of.
+    fn put(&mut self, news: Commit, from: EndLsn) -> Applied {
         let Phase::Told { held, at } = &mut self.phase else { return Applied::Not };
-        let may_grow = self.inbox.put(news);
+        let may_grow = self.inbox.put(news, from);
         match (self.inbox.count(held.weight()), may_grow) {
             (true, true) => Applied::Told,
             (true, false) => Applied::Full,
@@ -288,25 +303,30 @@ impl Kept {
         published: &Published,
         since: &mut SinceMoments<'_>,
     ) -> Result<(), LiveError> {
-        let position = published.checkpoint.end_lsn;
         let late = std::mem::take(&mut self.late);
+        let new = self.new_in(&late, now, since);
+        // Between those on which it depends it stayed as it was, and behind the last of them as it is.
+        let moved = || new.iter().filter(|one| one.altered || self.reads.has(one));
+        let moved = || moved().map(|one| one.end_lsn);
+        let (first, last) = (moved().min(), moved().max());
+        let position = last.unwrap_or(published.checkpoint.end_lsn);
         // What a plan has told already, and the snapshot does not see, follows.
         self.inbox.shut();
         let grouping = self.rendering.as_ref().and_then(|rendering| rendering.grouping());
         match &mut self.phase {
-            Phase::Told { held, at } => {
-                let sees = |one: &Committed| one.xid.is_some_and(|xid| now.snapshot.sees(xid));
-                let is_told = |one: &Committed| at.has(one) || one.end_lsn <= at.told;
-                let seen_late = late.iter().filter(|one| sees(one));
-                let since = since.of(at).iter().filter(|one| !is_told(one) && sees(one));
-                let new = seen_late.chain(since).map(|one| &**one);
+            Phase::Told { held, .. } => {
                 let query = &self.question.query;
+                let new = new.iter().map(|one| &**one);
                 let touched =
                     self.rendering.as_ref().map(|rendering| rendering.touched(query, new));
                 let changes = held.replace(&answered, grouping, &touched.unwrap_or_default());
                 match changes.is_empty() {
                     true => drop(self.inbox.count(held.weight())),
-                    false => drop(self.put(Commit { position, changes })),
+                    // Which of these did what, nobody knows.
+                    false => {
+                        let from = first.unwrap_or(position);
+                        let _ = self.put(Commit { position, changes }, from);
+                    }
                 }
                 if self.inbox.has_gap() {
                     self.late = late;
@@ -317,6 +337,7 @@ impl Kept {
             Phase::First(_) => {
                 let held = Held::of(&answered, grouping);
                 if !self.inbox.count(held.weight()) {
+                    self.inbox.open();
                     return Err(LiveError::NoRoom);
                 }
                 let told = Phase::Told { held, at: now.clone() };
@@ -332,6 +353,22 @@ impl Kept {
         Ok(())
     }
 
+    /// What a moment has that was neither told nor in the last one.
+    ///
+    /// - Takes: what was late for the last one.
+    fn new_in(
+        &self,
+        late: &[Arc<Committed>],
+        now: &Moment,
+        since: &mut SinceMoments<'_>,
+    ) -> Vec<Arc<Committed>> {
+        let Phase::Told { at, .. } = &self.phase else { return Vec::new() };
+        let sees = |one: &&Arc<Committed>| one.xid.is_some_and(|xid| now.snapshot.sees(xid));
+        let is_told = |one: &Committed| at.has(one) || one.end_lsn <= at.told;
+        let since = since.of(at).iter().filter(|one| !is_told(one));
+        late.iter().chain(since).filter(sees).cloned().collect()
+    }
+
     /// Everything goes, and nothing comes behind it.
     pub fn end(&mut self, why: LiveError, position: EndLsn) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
@@ -343,7 +380,8 @@ impl Kept {
             Phase::Told { mut held, .. } => {
                 let changes = held.clear();
                 if !changes.is_empty() {
-                    self.inbox.put(Commit { position, changes });
+                    let from = self.inbox.lacking().unwrap_or(position);
+                    self.inbox.put(Commit { position, changes }, from);
                 }
                 self.inbox.end(why);
             }

@@ -7,7 +7,7 @@
 //! - every transaction that the last moment did not see is asked about, wherever it stands in the log.
 //!
 //! Everything that reads rows for a principal goes through here. Suggested reading order: [`query`],
-//! [`live`], `state`, `kept`; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
+//! [`live`], `state`, `kept`; `group`: in which order it is told; `rounds`, `lanes`, `asking`, `unseen`: who is asked, and of which moment; `book` says
 //! what a result depends on, `ground` whether that is still so, `plan` computes who is shown a row, and `index` finds them; `result` makes changes
 //! of two results, and `net` one of several changes; `room` counts what all of it holds; `aggregate` and `tally`: groups of rows; `audit` compares what
 //! plans tell with what Postgres shows, and `found` is what came of that; `figures` says how results are, by what `hindrances` has of failures.
@@ -20,6 +20,7 @@ pub mod error;
 pub mod figures;
 mod found;
 mod ground;
+mod group;
 mod hindrances;
 mod index;
 mod kept;
@@ -42,6 +43,7 @@ pub use aggregate::{Aggregate, Function, GroupedBy, Groups};
 pub use error::LiveError;
 pub use figures::Figures;
 pub use found::{Audits, Disagreement, code};
+pub use group::{Group, News};
 pub use live::{Live, LiveOptions};
 pub use query::{Change, Commit, First, Key, LiveQuery, Matcher, Record, Wants};
 pub use room::Room;

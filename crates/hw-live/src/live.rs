@@ -15,6 +15,7 @@ use crate::book::Reads;
 use crate::error::LiveError;
 use crate::figures::Figures;
 use crate::found::{Audits, Disagreement};
+use crate::group::{Group, Inbox, Keeper, Line};
 use crate::hindrances::Asks;
 use crate::index::Index;
 use crate::kept::{Kept, Phase, Standing};
@@ -22,7 +23,7 @@ use crate::lanes::{Bounds, Lane};
 use crate::query::{First, LiveQuery};
 use crate::room::Room;
 use crate::state::State;
-use crate::subscription::{Inbox, Keeper, Subscription};
+use crate::subscription::Subscription;
 use crate::unseen::{Place, Unseen};
 use hw_engine::{DemandError, Engine, Since, TableState};
 use hw_pg::rights::Rights;
@@ -45,7 +46,8 @@ pub struct LiveOptions {
     pub question_time: Duration,
     /// Bytes of a result.
     pub result_bytes: usize,
-    /// How long whoever subscribes waits for a source that does not answer, and a result for room for its changes.
+    /// How long whoever subscribes waits for a source that does not answer, a result for room for its changes, and a
+    /// group for a result that cannot be asked.
     pub patience: Duration,
     /// Bytes that may be held of the tables which policies read beside their own.
     pub lookup_bytes: usize,
@@ -90,6 +92,8 @@ pub(crate) struct Shared {
     pub bounds: [Bounds; Lane::ALL.len()],
     patience: Duration,
     pub state: Mutex<State>,
+    /// Up to where everything was followed.
+    line: Arc<Line>,
     pub rounds: AtomicU64,
     /// Somebody has to be asked, by lane.
     wake: [Notify; Lane::ALL.len()],
@@ -118,12 +122,14 @@ impl Live {
     ) -> Live {
         // What is published from here on is followed.
         let published = engine.published();
-        let state = State::new(options.lookup_bytes, Place::of(&published));
+        let line = Arc::new(Line::new(published.checkpoint.end_lsn));
+        let state = State::new(options.lookup_bytes, Place::of(&published), line.clone());
         let shared = Arc::new(Shared {
             asking: Asking::new(engine, pool, options.result_bytes),
             bounds: Lane::ALL.map(|lane| lane.bounds(options.question_time)),
             patience: options.patience,
             state: Mutex::new(state),
+            line,
             rounds: AtomicU64::new(0),
             wake: Default::default(),
             awaits: Notify::new(),
@@ -144,7 +150,13 @@ impl Live {
         Live(shared)
     }
 
-    /// Asks a query and keeps its result live.
+    /// Results that are told in one order, of which there are none yet.
+    pub fn group(&self) -> Group {
+        let keeper: Arc<dyn Keeper> = self.0.clone();
+        Group::new(self.0.line.clone(), keeper)
+    }
+
+    /// Asks a query and keeps its result live, alone in a group of its own ([`Subscription::next`]).
     ///
     /// - Takes: what counts what it holds.
     /// - Errors: it has none for whoever asks, there is no room for it, or the source does not answer.
@@ -154,16 +166,43 @@ impl Live {
         who: Arc<RunAs>,
         room: Room,
     ) -> Result<(First, Subscription), LiveError> {
+        self.begin(&self.group(), query, who, room, None).await
+    }
+
+    /// The same in a group, as soon as all that stands before it was taken there ([`Group::next`]). Nothing more is told
+    /// there until whoever asked has begun to follow it ([`Subscription::begun`]), or has dropped it.
+    pub async fn subscribe_in(
+        &self,
+        group: &Group,
+        query: LiveQuery,
+        who: Arc<RunAs>,
+        room: Room,
+    ) -> Result<(First, Subscription), LiveError> {
+        let (turn, is_next) = oneshot::channel();
+        let begun = self.begin(group, query, who, room, Some(turn)).await?;
+        is_next.await.map_err(|_| LiveError::Stopping)?;
+        Ok(begun)
+    }
+
+    async fn begin(
+        &self,
+        group: &Group,
+        query: LiveQuery,
+        who: Arc<RunAs>,
+        room: Room,
+        turn: Option<oneshot::Sender<()>>,
+    ) -> Result<(First, Subscription), LiveError> {
         let shared = &self.0;
         let (reply, first) = oneshot::channel();
-        let inbox = Arc::new(Inbox::new(&query, room)?);
-        let number = {
+        // From here on it is ended by being dropped, however this ends.
+        let subscription = {
             let mut state = shared.state.lock();
             if state.stopping {
                 return Err(LiveError::Stopping);
             }
             let number = state.next;
             state.next += 1;
+            let inbox = group.begin(number, &query, room, turn)?;
             let reads = Reads { tables: BTreeSet::from([query.table.clone()]), unknown: false };
             let kept = Kept {
                 question: state.question(query, who),
@@ -183,18 +222,14 @@ impl Live {
             state.results.insert(number, kept);
             state.depends(number, Arc::new(reads), None);
             state.ask(number);
-            number
+            Subscription { inbox }
         };
-        // From here on it is ended by being dropped, however this ends.
-        let keeper: Arc<dyn Keeper> = shared.clone();
-        let mut waiting = Waiting { number, keeper: Some(keeper) };
         shared.wake_if_queued();
         let first = tokio::time::timeout(shared.patience, first).await;
         let first =
             first.unwrap_or_else(|_| Ok(Err(LiveError::Source("it takes too long".into()))));
         let first = first.unwrap_or(Err(LiveError::Stopping))?;
-        let keeper = waiting.keeper.take().expect("invariant: taken once");
-        Ok((first, Subscription { number, inbox, keeper }))
+        Ok((first, subscription))
     }
 
     /// How many rounds there were in which somebody was asked.
@@ -226,24 +261,23 @@ impl Live {
     }
 }
 
-/// A subscription whose first result is waited for.
-struct Waiting {
-    number: u64,
-    keeper: Option<Arc<dyn Keeper>>,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(keeper) = &self.keeper {
-            keeper.left(self.number);
-        }
-    }
-}
-
 impl Keeper for Shared {
     fn taken(&self, number: u64) {
         self.state.lock().queue(number);
         self.wake_if_queued();
+    }
+
+    fn moves(&self, inbox: &Inbox, to: &Group, turn: Option<oneshot::Sender<()>>) -> Inbox {
+        let mut state = self.state.lock();
+        let moved = inbox.moved(to, turn);
+        if let Some(kept) = state.results.get_mut(&inbox.number) {
+            kept.inbox = moved.clone();
+        }
+        // What waited for somebody to take it may wait for others there.
+        state.queue(inbox.number);
+        drop(state);
+        self.wake_if_queued();
+        moved
     }
 
     fn left(&self, number: u64) {
@@ -377,6 +411,7 @@ impl Shared {
             }
             state.ask_all(due);
             state.offer(self.patience);
+            state.overtake(self.patience);
             state.tidy();
             metrics::gauge!("headwater_live_results").set(state.results.len() as f64);
             let planned: usize = state.planned.values().map(Index::len).sum();

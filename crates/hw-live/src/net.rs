@@ -80,6 +80,21 @@ impl Net {
             Change::Delete { key } => (key, Was::Told(None), None),
             Change::Passed { key } => (key, Was::Nothing, None),
         };
+        self.enter(key, was, now);
+    }
+
+    /// Takes all of another one that comes behind it.
+    pub fn join(&mut self, later: Net) {
+        if self.rows.is_empty() {
+            *self = later;
+            return;
+        }
+        let mut rows: Vec<(Key, Row)> = later.rows.into_iter().collect();
+        rows.sort_unstable_by_key(|(_, row)| row.place);
+        rows.into_iter().for_each(|(key, row)| self.enter(key, row.was, row.now));
+    }
+
+    fn enter(&mut self, key: Key, was: Was, now: Option<Record>) {
         match self.rows.entry(key) {
             Entry::Occupied(mut entry) => {
                 self.bytes -= entry.get().bytes(entry.key());
@@ -99,9 +114,14 @@ impl Net {
         }
     }
 
-    /// Whether it has come to so much that no more is put together.
-    pub fn is_full(&self) -> bool {
-        self.rows.len() >= MOST_ROWS || self.bytes >= MOST_BYTES
+    /// Whether so many rows, of so many bytes of memory, are so much that no more is put together.
+    pub fn is_much(rows: usize, weight: usize) -> bool {
+        rows >= MOST_ROWS || weight >= MOST_BYTES + rows * OF_NEWS
+    }
+
+    /// Rows of which there is something to tell.
+    pub fn len(&self) -> usize {
+        self.rows.len()
     }
 
     /// Bytes of memory.

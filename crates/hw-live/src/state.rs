@@ -3,6 +3,7 @@
 use crate::book::Reads;
 use crate::error::LiveError;
 use crate::found::{Audits, Disagreement, Disproved, Turns};
+use crate::group::{self, Line};
 use crate::hindrances::Hindrances;
 use crate::index::Index;
 use crate::kept::{Applied, Kept, Phase};
@@ -45,8 +46,9 @@ pub(crate) struct State {
     waiting: BTreeSet<u64>,
     /// Who may see what, since when that is so.
     rights: Option<(Rights, Instant)>,
-    /// Up to where publications were followed.
+    /// Up to where publications were followed; groups are told so.
     pub followed: Place,
+    line: Arc<Line>,
     /// Whose plans are not to be trusted.
     pub disproved: Disproved,
     /// Whose plan is looked at next.
@@ -75,10 +77,11 @@ impl State {
     /// Nothing yet.
     ///
     /// - Takes: bytes that may be held of tables which policies read; from where on publications are followed.
-    pub fn new(lookup_bytes: usize, followed: Place) -> State {
+    pub fn new(lookup_bytes: usize, followed: Place, line: Arc<Line>) -> State {
         State {
             lookups: Lookups::new(lookup_bytes),
             followed,
+            line,
             results: HashMap::new(),
             next: 0,
             queues: Default::default(),
@@ -149,6 +152,21 @@ impl State {
 
     pub fn ask_all(&mut self, numbers: impl IntoIterator<Item = u64>) {
         numbers.into_iter().for_each(|number| self.ask(number));
+    }
+
+    /// Asks those whom a transaction concerns. Their groups wait for that.
+    fn ask_for(&mut self, one: &Committed, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            if let Some(kept) = self.results.get(&number) {
+                kept.lack(one);
+            }
+            self.ask(number);
+        }
+    }
+
+    /// Lets results be overtaken for which their groups have waited for longer than this.
+    pub fn overtake(&self, patience: Duration) {
+        self.results.values().for_each(|kept| kept.inbox.overtake(patience));
     }
 
     /// Asks for a result of which something was forgotten, as soon as somebody comes for it.
@@ -260,7 +278,9 @@ impl State {
         self.lookups.forget();
         self.unseen = None;
         self.waiting.clear();
+        self.results.values().for_each(|kept| kept.lose(self.followed.end));
         self.followed = Place::of(published);
+        self.line.advance(self.followed.end);
         let all: Vec<u64> = self.results.keys().copied().collect();
         self.ask_all(all);
     }
@@ -354,6 +374,13 @@ impl State {
     ) {
         if let Some(rights) = rights {
             self.note(rights);
+            // It is as of the first of these that may have made it so, and not later.
+            let alters = |one: &&Arc<Committed>| {
+                one.altered || one.tables.iter().any(|table| table.described)
+            };
+            if let Some(one) = committed.iter().find(alters) {
+                self.ask_for(one, self.outdated());
+            }
         }
         for one in committed {
             let (mut due, mut moved) = (BTreeSet::new(), BTreeSet::new());
@@ -372,7 +399,7 @@ impl State {
                 self.lookups.apply(one, table);
             }
             // Who sees what changes with this transaction: the plans are of before it.
-            self.ask_all(moved);
+            self.ask_for(one, moved);
             for table in &one.tables {
                 self.apply(one, table, rights, &mut due);
             }
@@ -380,9 +407,11 @@ impl State {
                 due.extend(&self.by_anything);
             }
             // What comes behind is not told over what is missing.
-            self.ask_all(due);
+            self.ask_for(one, due);
+            self.line.advance(one.end_lsn);
         }
         self.followed = followed;
+        self.line.advance(followed.end);
     }
 
     /// Notes who may see what. Whoever stands on something else is asked.
@@ -466,13 +495,16 @@ impl State {
         }
         for (number, rows) in found {
             let Some(kept) = self.results.get_mut(&number) else { continue };
-            // Whoever is or will be asked is told by the answer.
-            let is_told = kept.standing.due || kept.standing.asked;
-            let mut apply = || match rights {
+            if kept.standing.due || kept.standing.asked {
+                // It is told by the answer.
+                kept.lack(one);
+                continue;
+            }
+            let applied = match rights {
                 Some(_) => kept.apply(one, table, &rows, &self.lookups),
                 None => Applied::Not,
             };
-            if !is_told && apply() != Applied::Told {
+            if applied != Applied::Told {
                 due.insert(number);
             }
         }
@@ -534,10 +566,14 @@ impl State {
             match &behind {
                 Some(behind) => awaits |= self.catch_up_one(*number, told, behind),
                 // What is missing is not known.
-                None => self.ask(*number),
-            }
-            if let Some(kept) = self.results.get(number) {
-                kept.inbox.open();
+                None => {
+                    if let Some(kept) = self.results.get(number) {
+                        let next = group::behind(told.latest);
+                        let from = kept.inbox.lacking().map_or(next, |from| from.min(next));
+                        kept.inbox.settle(Some(from));
+                    }
+                    self.ask(*number);
+                }
             }
         }
         awaits
@@ -601,7 +637,13 @@ impl State {
                 is_due = true;
             }
         }
-        is_due = is_due || behind.passed.iter().any(|one| kept.is_touched(one, lookups));
+        let passed = behind.passed.iter().filter(|one| kept.is_touched(one, lookups));
+        let passed = passed.map(|one| one.end_lsn).min();
+        is_due |= passed.is_some();
+        let late = kept.late.iter().map(|one| one.end_lsn).min();
+        let next = is_due.then(|| group::behind(told.latest));
+        let lost = kept.inbox.lacking().filter(|_| behind.has_lost);
+        kept.inbox.settle([late, passed, next, lost].into_iter().flatten().min());
         if let Phase::Told { at, .. } = &mut kept.phase {
             at.applied = upto;
             if upto < told.latest {

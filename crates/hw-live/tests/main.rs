@@ -10,4 +10,5 @@ mod hostile;
 mod lanes;
 mod late;
 mod memory;
+mod order;
 mod world;

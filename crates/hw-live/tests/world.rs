@@ -418,7 +418,7 @@ impl Held {
     }
 
     /// - Takes: whether what has not changed may be told.
-    fn change(&mut self, change: Change, is_of_rows: bool) {
+    pub fn change(&mut self, change: Change, is_of_rows: bool) {
         match change {
             Change::Insert { key, record } => {
                 self.shown.insert(record.json().to_owned());

@@ -241,6 +241,7 @@ impl Reporter {
                 planned: live.planned as u64,
                 waiting: live.waiting as u64,
                 behind_seconds: live.behind.map(|behind| behind.as_secs_f64()),
+                overtaken: live.overtaken as u64,
                 failing: live.failing.as_ref().map(|(_, why)| why.clone()),
                 polled: live.polled.iter().map(said_of_polled).collect(),
                 disagreements: self.disagreements().iter().map(audited).collect(),
@@ -401,10 +402,16 @@ fn late(live: &Figures) -> Option<String> {
             "for {seconds} s Postgres cannot be asked for live results: {why} ({code})"
         ));
     }
-    let seconds = live.behind.filter(is_long)?.as_secs();
-    let waiting = live.waiting;
+    if let Some(behind) = live.behind.filter(is_long) {
+        let (seconds, waiting) = (behind.as_secs(), live.waiting);
+        return Some(format!(
+            "live results are {seconds} s behind what is published: {waiting} of them wait for Postgres to answer ({code})"
+        ));
+    }
+    let overtaken = Some(live.overtaken).filter(|count| *count > 0)?;
     Some(format!(
-        "live results are {seconds} s behind what is published: {waiting} of them wait for Postgres to answer ({code})"
+        "{overtaken} live results are told behind what else their sockets follow: what they lack is not to be seen in \
+         Postgres, or has no room ({code})"
     ))
 }
 

@@ -118,6 +118,8 @@ pub struct LiveReport {
     pub waiting: u64,
     /// Seconds for which the oldest question waits for its answer. Unset while there is none.
     pub behind_seconds: Option<f64>,
+    /// Those for which the others of their socket do not wait any more: they are not told in the order of commits.
+    pub overtaken: u64,
     /// Why Postgres cannot be asked, while it cannot.
     pub failing: Option<String>,
     /// Tables whose changes are not followed, each with the reason: what depends on them is asked each second.
@@ -262,6 +264,7 @@ impl StatusReport {
         set("headwater_definitions_withheld", self.sync.withheld.len() as f64);
         set("headwater_live_waiting", whole(self.live.waiting));
         set("headwater_live_behind_seconds", self.live.behind_seconds.unwrap_or(0.0));
+        set("headwater_live_overtaken", whole(self.live.overtaken));
         set("headwater_live_failing", f64::from(u8::from(self.live.failing.is_some())));
         set("headwater_live_polled_tables", self.live.polled.len() as f64);
         set("headwater_clients", whole(self.clients.connections));

@@ -253,6 +253,10 @@ const LIVE: &[(&str, &str)] = &[
         "headwater_live_behind_seconds",
         "How long the oldest question of a live result waits for its answer",
     ),
+    (
+        "headwater_live_overtaken",
+        "Live results for which others of their socket do not wait any more",
+    ),
     ("headwater_live_failing", "1 while the source cannot be asked for live results"),
     (
         "headwater_live_polled_tables",
