@@ -199,7 +199,10 @@ async fn fd_22_views_and_tables_without_a_key_are_refused_by_name() {
              CREATE VIEW open_orders AS SELECT id FROM t;
              CREATE MATERIALIZED VIEW totals AS SELECT id FROM t;
              CREATE TABLE audit_log (who text);
-             CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);",
+             CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);
+             CREATE TABLE people (id int PRIMARY KEY);
+             CREATE TABLE staff (PRIMARY KEY (id)) INHERITS (people);
+             CREATE TABLE kinds (id int PRIMARY KEY, of regclass);",
         )
         .await
         .expect("made");
@@ -213,6 +216,9 @@ async fn fd_22_views_and_tables_without_a_key_are_refused_by_name() {
     assert_eq!(code, Some(1));
     assert_eq!(
         said,
+        "SELECT * FROM people",
+        "SELECT * FROM staff",
+        "SELECT * FROM kinds",
         [
             "error[HW1204]: public.open_orders is a view: its changes are not in the log | \
              sync.yaml:7:21, stream \"s0\" | name the tables that it reads",
@@ -223,7 +229,14 @@ async fn fd_22_views_and_tables_without_a_key_are_refused_by_name() {
              \"public\".\"audit_log\" REPLICA IDENTITY FULL;",
             "error[HW2105]: public.fast is an unlogged table: its changes are not in the log | \
              table public.fast, read by \"s3\" | ALTER TABLE \"public\".\"fast\" SET LOGGED;",
-            "sync.yaml: 4 errors, 0 warnings",
+            "error[HW2118]: public.people shows the rows of public.staff as its own, which inherit from it: the log \
+             tells their changes under their own names | table public.people, read by \"s4\" | name that table in \
+             place of public.people, and keep its own rows in one that inherits; or make it a partitioned table",
+            "error[HW2119]: column \"of\" of public.kinds prints names of other objects: they change when these are \
+             renamed, and the log does not tell it | table public.kinds, read by \"s6\" | keep what it says as a \
+             text: ALTER TABLE \"public\".\"kinds\" ALTER COLUMN \"of\" TYPE text; or leave it out with a column \
+             list of the publication",
+            "sync.yaml: 6 errors, 0 warnings",
         ]
     );
 }

@@ -430,6 +430,30 @@ async fn e_4_the_status_says_why_a_permission_table_takes_access() {
     rig.is_planned(1).await;
 }
 
+/// A table that others inherit from shows their rows as its own, and the log tells these under other names.
+#[tokio::test]
+async fn ds_10_5_rows_of_tables_that_inherit_are_shown_and_followed() {
+    let findings = ["the table's description changed", "the table leaves the replica", "HW2118"];
+    let rig = Rig::start_allowing(&findings).await;
+    rig.run("INSERT INTO tasks (id, owner) VALUES (1, 'amy')").await;
+    let mut amy = rig.connect("amy").await;
+    amy.subscribe(query("tasks", json!({}))).await;
+    rig.is_planned(1).await;
+    rig.run(
+        "CREATE TABLE chores () INHERITS (tasks);
+         INSERT INTO chores (id, owner) VALUES (2, 'amy'), (3, 'bob')",
+    )
+    .await;
+    assert_eq!(amy.push().await["record"]["id"], 2);
+    rig.run("INSERT INTO chores (id, owner) VALUES (4, 'amy')").await;
+    assert_eq!(amy.push().await["record"]["id"], 4);
+    rig.run("DELETE FROM chores WHERE id = 2").await;
+    assert_eq!(amy.push().await["tag"], "DidDelete");
+    rig.run("DROP TABLE chores").await;
+    assert_eq!(amy.push().await["id"], 4);
+    rig.is_planned(1).await;
+}
+
 /// Nothing that was known of the role a moment ago counts.
 #[tokio::test]
 async fn ds_12_a_role_that_comes_to_stand_above_policies_is_refused_at_once() {

@@ -586,3 +586,35 @@ async fn no_secret_appears_in_anything_that_a_run_says() {
         assert_eq!(line, None, "{secret}");
     }
 }
+
+/// E-4: what a table shows beside its own rows is not told under its name, so it leaves while another inherits from it.
+#[tokio::test]
+async fn e_4_rows_leave_while_another_table_inherits_from_theirs() {
+    let rig = Rig::start().await;
+    let sql = rig.cluster.client(&rig.database.name).await;
+    let mut options = rig.options();
+    let told = ["HW2118", "the table's description changed", "the table leaves the replica"];
+    options.allowed_log.extend(told.map(str::to_owned));
+    let mut process = HeadwaterProcess::start(options).await;
+    let secret = hw_auth::Secret::parse("a secret of thirty-two characters").expect("a secret");
+    let hour = std::time::Duration::from_secs(3600);
+    let clock = hw_auth::Clock::system();
+    let token = hw_auth::token::issue(&secret, "ada", hour, &serde_json::Map::new(), &[], &clock);
+    let mut client = SyncClient::new(&token, "ada");
+    client.accepts_anew = true;
+    client.connect(process.address()).await.expect("connected");
+    let mut holds = async |expected: &[&str]| loop {
+        let rows: Vec<String> = client.rows().keys().map(|(_, id)| id.clone()).collect();
+        if rows == *expected {
+            return;
+        }
+        client.step().await.expect("a line");
+    };
+    holds(&["1"]).await;
+    sql.batch_execute("CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (t)").await.expect("made");
+    holds(&[]).await;
+    process.until_log("public.t shows the rows of public.heir as its own").await;
+    sql.batch_execute("DROP TABLE heir; INSERT INTO t VALUES ('2', 'y')").await.expect("dropped");
+    holds(&["1", "2"]).await;
+    process.stop().await;
+}

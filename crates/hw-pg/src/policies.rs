@@ -161,8 +161,11 @@ struct Function {
 const TABLES: &str = "\
 SELECT c.oid, n.nspname, c.relname, c.relrowsecurity, c.relforcerowsecurity, o.rolname,
        columns.names, columns.types, columns.deterministic,
-       CASE WHEN c.relkind = 'p' OR c.relkind = 'r' AND NOT c.relhassubclass THEN ''
-            WHEN c.relkind = 'r' THEN 'inherited' ELSE 'other' END, c.relispartition
+       CASE WHEN c.relkind NOT IN ('p', 'r') THEN 'other'
+            WHEN c.relkind = 'r' AND EXISTS (
+              SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class heir ON heir.oid = i.inhrelid
+              WHERE i.inhparent = c.oid AND heir.relpersistence <> 't') THEN 'inherited'
+            ELSE '' END, c.relispartition
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles o ON o.oid = c.relowner

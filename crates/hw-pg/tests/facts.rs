@@ -116,6 +116,15 @@ const EXPECTED: &[Case] = &[
     ("ALTER PUBLICATION headwater SET (publish = 'insert, update, delete')", "HW2104"),
     ("ALTER TABLE t DROP CONSTRAINT t_pkey", "HW2106"),
     ("ALTER TABLE t REPLICA IDENTITY NOTHING", "HW2106"),
+    ("CREATE TEMPORARY TABLE heir () INHERITS (t)", "same"),
+    ("CREATE TABLE heir () INHERITS (t)", "HW2118"),
+    ("ALTER TABLE other ADD a varchar(10), ADD n int, ADD m mood, ADD ad addr, ADD p positive, ADD ms mood[]
+      ALTER TABLE other INHERIT t", "HW2118"),
+    ("CREATE TABLE heir () INHERITS (t)\nDROP TABLE heir", "same"),
+    ("CREATE TABLE parent (n int)\nALTER TABLE t INHERIT parent", "adopt"),
+    ("ALTER TABLE t ADD named regclass", "HW2119"),
+    ("ALTER TABLE t ADD named regrole[] DEFAULT '{}'", "HW2119"),
+    ("ALTER TYPE addr ADD ATTRIBUTE named regtype", "HW2119"),
 ];
 
 const BELOW_FOR_A_WHILE: &str = "CREATE TABLE top (LIKE t) PARTITION BY RANGE (id)
@@ -164,6 +173,7 @@ const SINCE_15: &[Case] = &[
     ("ALTER PUBLICATION headwater SET TABLE t (id, a)", MEMBER),
     ("ALTER PUBLICATION headwater SET TABLE t WHERE (id > 3)", MEMBER),
     ("ALTER PUBLICATION headwater SET TABLE t (a)", "HW2114"),
+    ("ALTER PUBLICATION headwater SET TABLE t (id, a)\nALTER TABLE t ADD named regclass", MEMBER),
     ("ALTER PUBLICATION headwater ADD TABLES IN SCHEMA public", MEMBER),
 ];
 
@@ -487,7 +497,10 @@ async fn fd_16_fd_22_patterns_mean_the_same_for_all_who_ask() {
          CREATE TABLE ev_2 PARTITION OF ev FOR VALUES FROM (10) TO (20);
          CREATE TABLE ev_x (id int PRIMARY KEY);
          CREATE VIEW viewed AS SELECT 1 AS id; CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);
-         CREATE TABLE bare (id int)",
+         CREATE TABLE bare (id int); CREATE TABLE named (id int PRIMARY KEY, of regclass);
+         CREATE TABLE elder (id int PRIMARY KEY);
+         CREATE TABLE elder_1 (PRIMARY KEY (id)) INHERITS (elder);
+         CREATE TABLE elder_2 (PRIMARY KEY (id)) INHERITS (elder_1)",
     )
     .await
     .unwrap();
@@ -506,6 +519,12 @@ async fn fd_16_fd_22_patterns_mean_the_same_for_all_who_ask() {
         (&[("public", "viewed")], none, &["HW2105 public.viewed"]),
         (&[("public", "fast")], none, &["HW2105 public.fast"]),
         (&[("public", "bare")], none, &["HW2106 public.bare"]),
+        (
+            &[("public", "elder%")],
+            &["public.elder_2"],
+            &["HW2118 public.elder", "HW2118 public.elder_1"],
+        ),
+        (&[("public", "named")], none, &["HW2119 public.named"]),
         (&[("public", "absent")], none, &["HW2108 public.absent"]),
         (&[("nowhere_%", "x")], none, &["HW2108 -"]),
         (&[("public", "view%")], none, &["HW2108 -"]),

@@ -72,6 +72,11 @@ pub mod code {
     pub const COLUMN_NOT_PUBLISHED: u16 = 2116;
     /// A table does not have a column that a definition reads, which is not served.
     pub const NO_COLUMN: u16 = 2117;
+    /// Other tables inherit from a table: it shows their rows as its own, and their changes arrive under their
+    /// names.
+    pub const HAS_HEIRS: u16 = 2118;
+    /// A column prints names of other objects (`regclass` and its like), which change without a write.
+    pub const VALUES_OF_NAMES: u16 = 2119;
     /// Our role may not read a table, or not all of what is published of it.
     pub const NOT_READABLE: u16 = 2144;
     /// The slot is used by another process.

@@ -263,8 +263,9 @@ impl Reader<'_> {
         rows.iter().map(relation).collect()
     }
 
-    /// Where the rows of partitioned tables are.
+    /// Where the rows of tables are, beside themselves: in partitions, and in tables that inherit.
     async fn leaves(&self, found: &mut [Found]) -> Result<()> {
+        // A temporary heir is seen by its own session alone. An heir may come through several parents.
         const QUERY: &str = "
             WITH RECURSIVE tree(root, relid, path) AS (
               SELECT root, root, ''::text FROM pg_catalog.unnest($1) AS r(root)
@@ -272,21 +273,26 @@ impl Reader<'_> {
               SELECT tree.root, i.inhrelid,
                      tree.path || i.inhparent::text || ' ' || i.xmin::text || ' '
               FROM tree
-              JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
+              JOIN pg_catalog.pg_class parent
+                ON parent.oid = tree.relid AND parent.relkind IN ('p', 'r')
               JOIN pg_catalog.pg_inherits i
                 ON i.inhparent = tree.relid AND NOT i.inhdetachpending)
-            SELECT tree.root, c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+            SELECT DISTINCT ON (tree.root, c.oid)
+                   tree.root, c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
                    c.relreplident, c.relfilenode,
                    pg_catalog.hashtextextended(tree.path, 0), c.reltuples,
                    c.relpages + coalesce(toast.relpages, 0)
             FROM tree
-            JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.relkind <> 'p'
+            JOIN pg_catalog.pg_class c
+              ON c.oid = tree.relid AND c.oid <> tree.root AND c.relkind <> 'p' AND c.relpersistence <> 't'
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             LEFT JOIN pg_catalog.pg_class toast ON toast.oid = c.reltoastrelid
-            ORDER BY tree.root, c.oid";
-        let partitioned = |found: &&Found| found.table.facts.kind == TableKind::Partitioned;
+            ORDER BY tree.root, c.oid, tree.path";
+        let has_rows = |found: &&Found| {
+            matches!(found.table.facts.kind, TableKind::Partitioned | TableKind::Ordinary)
+        };
         let roots: Vec<u32> =
-            found.iter().filter(partitioned).map(|found| found.table.facts.id.0).collect();
+            found.iter().filter(has_rows).map(|found| found.table.facts.id.0).collect();
         if roots.is_empty() {
             return Ok(());
         }
@@ -311,6 +317,8 @@ impl Reader<'_> {
             });
             add_size(table, row.try_get(9)?, row.try_get(10)?);
         }
+        // A table itself may have come later than what inherits from it.
+        found.iter_mut().for_each(|found| found.table.facts.leaves.sort_by_key(|leaf| leaf.id));
         Ok(())
     }
 

@@ -6,8 +6,11 @@
 //! Postgres refuse the user's own updates and deletes.
 
 use super::code;
-use hw_types::facts::{Generated, Persistence, TableFacts, TableKind};
+use super::found::is_sent_unlisted;
+use crate::types::changes_without_a_write;
+use hw_types::facts::{ColumnFacts, Generated, Persistence, TableFacts, TableKind};
 use hw_types::pattern::is_system_schema;
+use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, ReplicaIdentity, TableName};
 
 /// Whether a table can be replicated as the publication sends it; as a publication of ours would
@@ -20,6 +23,9 @@ pub fn usable(table: &TableFacts) -> Result<(), Diagnostic> {
 
 fn check(table: &TableFacts) -> Result<(), Diagnostic> {
     ordinary(&table.name, table.kind, table.persistence)?;
+    if table.kind == TableKind::Ordinary {
+        without_heirs(table)?;
+    }
     for leaf in &table.leaves {
         if leaf.id != table.id {
             ordinary(&leaf.name, leaf.kind, leaf.persistence)?;
@@ -42,6 +48,18 @@ fn check(table: &TableFacts) -> Result<(), Diagnostic> {
         ReplicaIdentity::Full | ReplicaIdentity::Nothing => &table.primary_key,
     };
     let sent = table.published.sent().map(|sent| sent.columns.as_slice());
+    let is_sent = |column: &&ColumnFacts| match sent {
+        Some(numbers) => numbers.contains(&column.number),
+        None => is_sent_unlisted(None, column),
+    };
+    if let Some(column) = table
+        .columns
+        .iter()
+        .filter(is_sent)
+        .find(|column| changes_without_a_write(column.type_oid, &table.types))
+    {
+        return Err(of_names(table, column));
+    }
     for column in numbers.iter().filter_map(|number| table.column_numbered(*number)) {
         if !column.deterministic {
             let what = format!(
@@ -105,6 +123,50 @@ fn ordinary(name: &TableName, kind: TableKind, persistence: Persistence) -> Resu
     })
 }
 
+/// Refuses a table that others inherit from: a query of it shows their rows as well.
+fn without_heirs(table: &TableFacts) -> Result<(), Diagnostic> {
+    /// More are counted.
+    const NAMED: usize = 3;
+    let heirs: Vec<String> = table
+        .leaves
+        .iter()
+        .filter(|leaf| leaf.id != table.id)
+        .map(|leaf| leaf.name.to_string())
+        .collect();
+    let (named, others) = heirs.split_at(heirs.len().min(NAMED));
+    let named = match (named, others.len()) {
+        ([], _) => return Ok(()),
+        ([one], _) => one.clone(),
+        ([before @ .., last], 0) => format!("{} and {last}", before.join(", ")),
+        (named, 1) => format!("{} and one other", named.join(", ")),
+        (named, others) => format!("{} and {others} others", named.join(", ")),
+    };
+    let name = &table.name;
+    let what = format!(
+        "{name} shows the rows of {named} as its own, which inherit from it: the log tells their changes \
+         under their own names"
+    );
+    let each = if heirs.len() == 1 { "that table" } else { "each of them" };
+    Err(Diagnostic::error(code::HAS_HEIRS, what).mend(format!(
+        "name {each} in place of {name}, and keep its own rows in one that inherits; or make it a partitioned table"
+    )))
+}
+
+/// The finding for a column whose values are names of something else.
+fn of_names(table: &TableFacts, column: &ColumnFacts) -> Diagnostic {
+    let (name, quoted) = (&table.name, quote_ident(&column.name));
+    let what = format!(
+        "column \"{}\" of {name} prints names of other objects: they change when these are renamed, and the log \
+         does not tell it",
+        column.name
+    );
+    Diagnostic::error(code::VALUES_OF_NAMES, what).mend(format!(
+        "keep what it says as a text: ALTER TABLE {} ALTER COLUMN {quoted} TYPE text; or leave it out with a column \
+         list of the publication",
+        name.quoted()
+    ))
+}
+
 fn has_identity(
     name: &TableName,
     identity: ReplicaIdentity,
@@ -130,6 +192,7 @@ mod tests {
     use super::super::samples::{sent, table, with_leaf};
     use super::*;
     use hw_types::RelationId;
+    use hw_types::facts::{LeafFacts, MadeOf, TypeAttribute, TypeFacts};
 
     fn refused(table: TableFacts) -> String {
         usable(&with_leaf(table)).unwrap_err().to_string()
@@ -198,6 +261,75 @@ mod tests {
         parted.leaves[0].kind = TableKind::Foreign;
         let finding = usable(&parted).unwrap_err();
         assert!(finding.what.starts_with("public.t_1 is a foreign table"));
+    }
+
+    #[test]
+    fn a_table_that_others_inherit_from_is_refused_with_their_names() {
+        let mut parent = with_leaf(table());
+        let heirs = |parent: &mut TableFacts, names: &[&str]| {
+            parent.leaves.truncate(1);
+            for (name, id) in names.iter().zip(2..) {
+                let (id, name) = (RelationId(id), TableName::new("public", *name));
+                let leaf = LeafFacts { id, name, ..parent.leaves[0].clone() };
+                parent.leaves.push(leaf);
+            }
+        };
+        heirs(&mut parent, &["a"]);
+        assert_eq!(
+            usable(&parent).unwrap_err().to_string(),
+            "error[HW2118]: public.t shows the rows of public.a as its own, which inherit from it: the log tells \
+             their changes under their own names\n  where: table public.t\n  mend:  name that table in place of \
+             public.t, and keep its own rows in one that inherits; or make it a partitioned table"
+        );
+        for (names, said) in [
+            (&["a", "b"][..], "rows of public.a and public.b as"),
+            (&["a", "b", "c", "d"], "rows of public.a, public.b, public.c and one other as"),
+            (&["a", "b", "c", "d", "e"], "rows of public.a, public.b, public.c and 2 others as"),
+        ] {
+            heirs(&mut parent, names);
+            let what = usable(&parent).unwrap_err().what;
+            assert!(what.contains(said), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_sent_column_that_prints_names_is_refused_whatever_it_is_wrapped_in() {
+        const REGCLASS: u32 = 2205;
+        let of = |oid: u32, types: Vec<TypeFacts>| {
+            let mut odd = with_leaf(table());
+            odd.columns[1].type_oid = oid;
+            odd.types = types;
+            odd
+        };
+        let made = |oid: u32, made: MadeOf| TypeFacts { oid, made };
+        let plain = of(REGCLASS, vec![made(REGCLASS, MadeOf::Base)]);
+        assert_eq!(
+            usable(&plain).unwrap_err().to_string(),
+            "error[HW2119]: column \"b\" of public.t prints names of other objects: they change when these are \
+             renamed, and the log does not tell it\n  where: table public.t\n  mend:  keep what it says as a text: \
+             ALTER TABLE \"public\".\"t\" ALTER COLUMN \"b\" TYPE text; or leave it out with a column list of \
+             the publication"
+        );
+        let field = TypeAttribute {
+            number: 1,
+            name: "f".into(),
+            type_oid: 70,
+            type_modifier: -1,
+            version: 1,
+        };
+        let wrapped = vec![
+            made(70, MadeOf::Array(REGCLASS, 44)),
+            made(71, MadeOf::Composite(vec![field])),
+            made(72, MadeOf::Domain(71, -1)),
+            made(REGCLASS, MadeOf::Base),
+        ];
+        for oid in [70, 71, 72] {
+            let refused = usable(&of(oid, wrapped.clone())).unwrap_err();
+            assert_eq!(refused.code.0, code::VALUES_OF_NAMES);
+        }
+        assert_eq!(usable(&sent(plain, &[1])), Ok(()), "it is not sent");
+        let other = of(73, vec![made(73, MadeOf::Array(23, 44))]);
+        assert_eq!(usable(&other), Ok(()));
     }
 
     #[test]

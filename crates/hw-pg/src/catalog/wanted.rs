@@ -129,7 +129,6 @@ tree(relid) AS (
   SELECT wanted.oid FROM wanted
   UNION
   SELECT i.inhrelid FROM tree
-  JOIN pg_catalog.pg_class parent ON parent.oid = tree.relid AND parent.relkind = 'p'
   JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid),
 family(relid) AS (SELECT relid FROM line UNION SELECT relid FROM tree),
 -- Enums, domains, ranges and composites, whoever uses them: there are few of them, and none

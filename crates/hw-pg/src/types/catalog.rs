@@ -100,6 +100,28 @@ pub async fn read_types(
     Ok(types)
 }
 
+/// Whether values of a type print names of other objects: renamed, these print otherwise, and so they do when
+/// something of that name comes to stand before them in the search path.
+///
+/// - Takes: the type, and what types are made of.
+pub fn changes_without_a_write(oid: u32, types: &[TypeFacts]) -> bool {
+    /// regproc, regprocedure, regoper, regoperator, regclass, regcollation, regtype, regconfig, regdictionary,
+    /// regnamespace, regrole; aclitem, which names roles.
+    const OF_NAMES: [u32; 12] =
+        [24, 2202, 2203, 2204, 2205, 4191, 2206, 3734, 3769, 4089, 4096, 1033];
+    let (mut open, mut seen) = (vec![oid], BTreeSet::new());
+    while let Some(oid) = open.pop() {
+        if OF_NAMES.contains(&oid) {
+            return true;
+        }
+        if seen.insert(oid) {
+            let made = types.iter().find(|facts| facts.oid == oid);
+            open.extend(made.iter().flat_map(|facts| facts.made.parts()));
+        }
+    }
+    false
+}
+
 /// The types of one database that were asked for so far.
 #[derive(Debug, Default)]
 pub struct TypeCatalog {

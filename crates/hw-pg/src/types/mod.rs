@@ -11,7 +11,7 @@ mod containers;
 mod datetimes;
 mod scalars;
 
-pub use catalog::{TypeCatalog, read_types};
+pub use catalog::{TypeCatalog, changes_without_a_write, read_types};
 
 use hw_types::relation::quote_ident;
 use hw_types::text::DamagedValue;
