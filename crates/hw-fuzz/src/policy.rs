@@ -81,6 +81,10 @@ impl Names for World {
         false
     }
 
+    fn has_equality(&self) -> bool {
+        false
+    }
+
     fn has_casts(&self) -> bool {
         false
     }

@@ -227,3 +227,28 @@ async fn e_4_statements_that_concern_a_result_have_it_asked() {
     }
     world.end().await;
 }
+
+/// A row may come with a label that a policy names, under the name that it was given in the same transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_a_row_with_a_label_that_was_just_renamed_is_asked_for() {
+    let mut world = World::new(
+        "CREATE TYPE status AS ENUM ('open', 'hidden');
+         CREATE TABLE cases (id int PRIMARY KEY, status status, body text);
+         ALTER TABLE cases ENABLE ROW LEVEL SECURITY; GRANT SELECT ON cases TO app;
+         CREATE POLICY seen ON cases FOR SELECT USING (status <> 'hidden');",
+    )
+    .await;
+    let follower = world.follow(query("cases", "true", ""), &user("ada")).await;
+    planned(&world.live, 1).await;
+    world.sql("INSERT INTO cases VALUES (1, 'open', 'a')").await;
+    world.settles(&follower).await;
+    world
+        .sql(
+            "BEGIN; ALTER TYPE status RENAME VALUE 'hidden' TO 'secret';
+             INSERT INTO cases VALUES (2, 'secret', 'hush'); COMMIT; INSERT INTO cases VALUES (3, 'open', 'b')",
+        )
+        .await;
+    world.settles(&follower).await;
+    assert!(!follower.held().was_shown("hush"));
+    world.end().await;
+}

@@ -37,7 +37,7 @@ pub struct RowSecurity {
     path: Vec<String>,
     tables: Vec<SecuredTable>,
     functions: Vec<Function>,
-    /// Schema and name of operators that take types of Postgres's own.
+    /// Schema and name of operators that Postgres did not come with, and that take types whose values are known.
     operators: BTreeSet<(String, String)>,
     has_casts: bool,
     json: JsonOfDatabase,
@@ -220,22 +220,23 @@ JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
 WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
 ORDER BY n.nspname, p.proname, p.oid";
 
-/// Operators that could be taken for those of Postgres itself.
+/// Operators that could be taken for those of Postgres itself: over its own types, and over enums and domains, which
+/// it compares as what they are made of where there is nothing nearer.
 const OPERATORS: &str = "\
 SELECT n.nspname, o.oprname FROM pg_catalog.pg_operator o
 JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-WHERE n.nspname <> 'pg_catalog'
+WHERE o.oid >= 16384
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_type t
-                  WHERE t.oid IN (o.oprleft, o.oprright)
+                  WHERE t.oid IN (o.oprleft, o.oprright) AND t.typtype NOT IN ('e', 'd')
                     AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace)";
 
-/// Casts between types of Postgres's own that it did not come with.
+/// Casts that Postgres did not come with between its own types, and of enums to texts: they are printed as its own.
 const CASTS: &str = "\
 SELECT EXISTS (
   SELECT FROM pg_catalog.pg_cast c
   JOIN pg_catalog.pg_type f ON f.oid = c.castsource JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
-  WHERE c.oid >= 16384 AND f.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
-    AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)";
+  WHERE c.oid >= 16384 AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+    AND (f.typnamespace = 'pg_catalog'::pg_catalog.regnamespace OR f.typtype = 'e' AND t.typcategory = 'S'))";
 
 /// What the database adds to the rules by which values become JSON. Casts from domains, composites and arrays
 /// are not used for it, and those from types that are carried as text decide nothing here.
@@ -488,6 +489,16 @@ impl RowSecurity {
         Table { number, name, columns: columns.collect(), visible: Visible::All }
     }
 
+    /// The labels that enums of a table's rows can have, by the place of the column.
+    pub fn labels_of(&self, table: &Table) -> Vec<(usize, BTreeSet<String>)> {
+        let columns = table.columns.iter().enumerate();
+        let labels = columns.filter_map(|(place, (_, ty))| match ty {
+            Type::Scalar(Scalar::Enum(oid)) => Some((place, self.labels.get(oid)?.clone())),
+            _ => None,
+        });
+        labels.collect()
+    }
+
     fn type_of(&self, oid: u32) -> Type {
         Type::of(oid, &self.types.resolve(oid))
     }
@@ -606,8 +617,14 @@ impl Names for RowSecurity {
 
     fn is_shadowed(&self, lookup: &Lookup, name: &str) -> bool {
         let here = |schema: &String| lookup.schemas.contains(schema);
+        // What is in that schema is searched first, and printed without it.
+        let operator = |schema: &String| schema == "pg_catalog" || here(schema);
         self.functions.iter().any(|function| function.name == name && here(&function.schema))
-            || self.operators.iter().any(|(schema, operator)| operator == name && here(schema))
+            || self.operators.iter().any(|(schema, known)| known == name && operator(schema))
+    }
+
+    fn has_equality(&self) -> bool {
+        self.operators.iter().any(|(_, operator)| operator == "=")
     }
 
     fn has_casts(&self) -> bool {

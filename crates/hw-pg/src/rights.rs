@@ -81,7 +81,7 @@ tables (oid, digest) AS (
   FROM tree JOIN single ON single.oid = tree.oid GROUP BY tree.root),
 shared (part) AS (VALUES
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
-    FROM pg_catalog.pg_operator WHERE oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace)),
+    FROM pg_catalog.pg_operator WHERE oid >= 16384)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
     FROM pg_catalog.pg_cast WHERE oid >= 16384)),
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)

@@ -197,6 +197,10 @@ impl Names for Alone {
         false
     }
 
+    fn has_equality(&self) -> bool {
+        false
+    }
+
     fn has_casts(&self) -> bool {
         false
     }

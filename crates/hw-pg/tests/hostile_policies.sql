@@ -229,9 +229,3 @@ create table rf(id int); insert into rf values (1); grant select on rf to app; a
 create table rg(id int, a int[]); insert into rg values (1,'{}'); grant select on rg to app; alter table rg enable row level security; create policy p on rg using (exists (select unnest(rg.a)));
 -- exists with max
 create table rh(id int); insert into rh values (1); grant select on rh to app; alter table rh enable row level security; create policy p on rh using (not exists (select max(bl2.id) from mx bl2 where bl2.who is not null));
--- NULLIF compares with the operator that the path has
-create schema odd; grant usage on schema odd to app;
-create function odd.always(varchar, varchar) returns bool language sql immutable as 'select true';
-create operator odd.= (leftarg = varchar, rightarg = varchar, function = odd.always);
-create function ri_f(s varchar) returns bool language sql immutable set search_path = odd, public as $$ select nullif(s, 'x'::varchar) is not null $$;
-create table ri(id int, s varchar); insert into ri values (1,'y'); grant select on ri to app; alter table ri enable row level security; create policy p on ri using (ri_f(s));

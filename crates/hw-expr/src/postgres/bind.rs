@@ -308,6 +308,7 @@ impl<'a> Binder<'a> {
                         Some(operand) => {
                             let value = self.expression(&branch.condition)?;
                             let operand = self.again(ast, operand)?;
+                            self.check_equality(ast)?;
                             self.binary(ast, "=", operand, value)?.expr
                         }
                     });
@@ -416,7 +417,19 @@ impl<'a> Binder<'a> {
 
     /// Whether a built-in function or operator could be another one here.
     pub(super) fn is_shadowed(&self, name: &str) -> bool {
-        self.in_body && self.names.is_shadowed(&self.lookup(None), name)
+        self.names.is_shadowed(&self.lookup(None), name)
+    }
+
+    /// Refuses a form that compares by an `=` which Postgres does not print, where it may be one of the database's
+    /// own: that of whatever schema was searched when the form was stored.
+    pub(super) fn check_equality(&self, ast: &Ast) -> Result<(), Refusal> {
+        match self.names.has_equality() {
+            true => refuse(
+                ast,
+                "the database has operators = of its own, and which one is meant is not printed",
+            ),
+            false => Ok(()),
+        }
     }
 
     /// Where a name is looked for.
@@ -564,6 +577,7 @@ impl<'a> Binder<'a> {
     ) -> Result<Typed, Refusal> {
         let (left, right) = (self.expression(left)?, self.expression(right)?);
         let types = [left.ty, right.ty];
+        self.check_equality(ast)?;
         match self.matched("=", left, right) {
             Some((left, right, Operation::Compare(comparison, _), _)) => {
                 let same =

@@ -81,14 +81,14 @@ impl Binder<'_> {
             ),
             ("nullif", [left, right]) => {
                 let found = self.matched("=", left.clone(), right.clone());
-                Some(match found {
+                Some(self.check_equality(ast).and_then(|()| match found {
                     Some((left, right, Operation::Compare(comparison, _), _)) => {
                         let (one, other) = (Box::new(left.expr), Box::new(right.expr));
                         let expr = Expr::NullIf(one, other, comparison.compare());
                         Ok(Typed { expr, ty: left.ty })
                     }
                     _ => refuse(ast, "these types are not compared here"),
-                })
+                }))
             }
             ("current_setting", [setting, missing_ok @ ..])
                 if missing_ok.len() < 2 && is_meant() =>

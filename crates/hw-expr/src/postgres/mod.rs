@@ -65,9 +65,12 @@ pub trait Names: Sync {
     /// A function of the database that takes these arguments.
     fn function(&self, lookup: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, Unseen>;
 
-    /// Whether the database has a function of this name there, or an operator over types of Postgres's own:
-    /// it could be meant in the place of a built-in one.
+    /// Whether the database has a function of this name there, or an operator over types whose values are known
+    /// here: it could be meant in the place of a built-in one.
     fn is_shadowed(&self, lookup: &Lookup, name: &str) -> bool;
+
+    /// Whether the database has an operator `=` of its own over such types, in any schema.
+    fn has_equality(&self) -> bool;
 
     /// Whether the database has casts of its own between types of Postgres's own.
     fn has_casts(&self) -> bool;

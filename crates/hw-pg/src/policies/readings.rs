@@ -65,6 +65,10 @@ impl Names for Readings<'_> {
         self.noted(("shadowed", lookup, name), self.names.is_shadowed(lookup, name))
     }
 
+    fn has_equality(&self) -> bool {
+        self.noted("equality", self.names.has_equality())
+    }
+
     fn has_casts(&self) -> bool {
         self.noted("casts", self.names.has_casts())
     }

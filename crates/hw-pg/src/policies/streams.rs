@@ -12,7 +12,7 @@ use hw_expr::postgres::{Clients, Condition, Refusal, Shape, Shapes, Type, Unstre
 use hw_expr::postgres::{Scalar, stream_queries, written_name};
 use hw_expr::sync_config::SyncConfig;
 use hw_types::Code;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// The streams that show a role what its policies do.
@@ -150,12 +150,19 @@ pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The tables by what conditions name them by.
-struct Known<'a>(BTreeMap<u32, (&'a SecuredTable, Shape)>);
+/// The tables by what conditions name them by, and the labels of enums.
+struct Known<'a> {
+    tables: BTreeMap<u32, (&'a SecuredTable, Shape)>,
+    labels: &'a BTreeMap<u32, BTreeSet<String>>,
+}
 
 impl Shapes for Known<'_> {
     fn shape(&self, table: u32) -> Option<Shape> {
-        self.0.get(&table).map(|(_, shape)| shape.clone())
+        self.tables.get(&table).map(|(_, shape)| shape.clone())
+    }
+
+    fn labels(&self, enumeration: u32) -> Vec<String> {
+        self.labels.get(&enumeration).into_iter().flatten().cloned().collect()
     }
 }
 
@@ -166,7 +173,7 @@ impl RowSecurity {
     pub fn streams(&self, also_claimed: &[String]) -> PolicyStreams {
         let clients = Clients { role: self.role.clone(), also_claimed: also_claimed.to_vec() };
         let shapes = self.tables().map(|table| (table.id, (table, self.shape(table))));
-        let known = Known(shapes.collect());
+        let known = Known { tables: shapes.collect(), labels: &self.labels };
         let mut names: BTreeMap<String, (String, String)> = BTreeMap::new();
         let secured = || self.tables().filter(|table| table.enabled);
         // Names of other schemas give way, so that a name does not depend on what comes later.
@@ -242,7 +249,7 @@ impl RowSecurity {
             }
         };
         let Visible::Where { .. } = &seen.visible else { return Ok(()) };
-        let shape = &known.0[&table.id].1;
+        let shape = &known.tables[&table.id].1;
         let (mut admitting, mut restrictive) = (Vec::new(), Vec::new());
         // A policy that is added is the last query, so that those before it keep their buckets.
         let mut policies: Vec<&Policy> = self.policies_of(table).collect();

@@ -41,6 +41,9 @@ pub struct Shape {
 pub trait Shapes {
     /// The table of this number ([`super::Table::number`]).
     fn shape(&self, table: u32) -> Option<Shape>;
+
+    /// The labels of an enum, by the oid of its type.
+    fn labels(&self, enumeration: u32) -> Vec<String>;
 }
 
 /// The clients that queries are for.

@@ -13,6 +13,7 @@ use super::{Mode, Unstreamable, Writer, refuse};
 use hw_types::text::container::Array;
 use hw_types::text::to_text;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A value as a text of the sync language.
 #[derive(Clone, Debug)]
@@ -33,8 +34,8 @@ pub(super) enum Form {
     Text,
     /// The text that Postgres prints.
     Uuid,
-    /// The label.
-    Enum(u32),
+    /// The label, one of these.
+    Enum(Arc<[String]>),
     Int,
     Bool,
     /// The decimal text that an integer of the token is.
@@ -72,7 +73,7 @@ impl Writer<'_> {
                 let form = match self.scopes[*row].shape.columns[*index].1 {
                     Type::Scalar(Scalar::Text) => Form::Text,
                     Type::Scalar(Scalar::Uuid) => Form::Uuid,
-                    Type::Scalar(Scalar::Enum(oid)) => Form::Enum(oid),
+                    Type::Scalar(Scalar::Enum(oid)) => Form::Enum(self.shapes.labels(oid).into()),
                     Type::Scalar(Scalar::Int2 | Scalar::Int4 | Scalar::Int8) => Form::Int,
                     Type::Scalar(Scalar::Bool) => Form::Bool,
                     other => Form::Other(other),
@@ -548,6 +549,16 @@ pub(super) fn equal(left: &Value, right: &Value, mode: Mode) -> Result<Cond, Uns
         // One that is a number is equal to no text, where Postgres is told its digits.
         let texts = texts.map(|side| Cond::term(format!("typeof({}) = 'text'", side.sql)));
         Cond::all([equal.clone().negated()].into_iter().chain(texts).collect())
+    if let (Form::Enum(labels), Form::Literal(Some(label))) = (&left.form, &right.form) {
+        let is_null = || known(left).negated();
+        let differs = || other_label(&one, labels, utf8(label).unwrap_or_default());
+        return Ok(match mode {
+            Mode::True => equal,
+            Mode::False => differs(),
+            Mode::NotTrue => Cond::any(vec![differs(), is_null()]),
+            Mode::NotFalse => Cond::any(vec![equal, is_null()]),
+        });
+    }
     };
     Ok(match mode {
         Mode::True => equal,
@@ -568,6 +579,17 @@ fn known(value: &Value) -> Cond {
 /// Both sides of `=` so that they are equal exactly where Postgres has them so, and are no keys elsewhere.
 pub(super) fn pair(left: &Value, right: &Value) -> Result<(String, String), Unstreamable> {
     let (left, right, is_turned) = match (&left.form, &right.form) {
+/// That it is another one of the labels. A label of which nothing was known when this was written is none of them:
+/// it may be the one that is meant, under the name that it has since.
+fn other_label(sql: &str, labels: &[String], label: &str) -> Cond {
+    let others: Vec<String> =
+        labels.iter().filter(|known| *known != label).map(|known| literal(known)).collect();
+    match others.is_empty() {
+        true => Cond::Never,
+        false => Cond::term(format!("{sql} IN ARRAY[{}]", others.join(", "))),
+    }
+}
+
         (Form::Literal(_), _) | (Form::Digits, Form::Int) => (right, left, true),
         (Form::Claim(_), form) if *form != Form::Literal(None) => (right, left, true),
         _ => (left, right, false),
