@@ -44,10 +44,23 @@ async fn a_fit_source_has_no_findings() {
     let cluster = fit();
     let database = cluster.create_database().await;
     let client = cluster.client(&database.name).await;
-    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.expect("created");
-    let examination = examine(&database.url, &["t"]).await;
-    assert_eq!(shown(&examination), Vec::<String>::new());
-    assert!(examination.facts.iter().any(|fact| fact.contains("1 table to replicate")));
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY) WITH (autovacuum_enabled = false);
+             INSERT INTO t SELECT generate_series(1, 10000)",
+        )
+        .await
+        .expect("created");
+    let size = async || {
+        let examination = examine(&database.url, &["t"]).await;
+        assert_eq!(shown(&examination), Vec::<String>::new());
+        let fact = examination.facts.iter().find(|fact| fact.contains("1 table to replicate"));
+        fact.expect("said").clone()
+    };
+    // Nobody has analysed it.
+    assert!(size().await.ends_with(" kB in the source"), "{}", size().await);
+    client.batch_execute("BEGIN; LOCK t").await.expect("locked");
+    assert!(size().await.ends_with("of unknown size in the source"), "{}", size().await);
 }
 
 #[tokio::test]

@@ -357,6 +357,12 @@ async fn fd_71_teardown_removes_what_a_server_left_and_nothing_that_one_uses() {
     let refused = run(&["teardown", "--yes"]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("error[HW1060]"), "{said}");
+    // What is only shown may be shown while the server goes on.
+    let printed = run(&["teardown", "--print"]);
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("DROP SCHEMA headwater CASCADE;"));
+    let said = String::from_utf8_lossy(&printed.stderr);
+    assert!(said.contains("a server reads slot") && said.contains("stop it before"), "{said}");
     assert_eq!(left().await, [1, 1, 1, 1]);
     process.stop().await;
     poll_until("the slot is free", || async { (readers().await == 0).then_some(()) }).await;

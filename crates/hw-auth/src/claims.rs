@@ -81,6 +81,11 @@ impl ClaimRules {
     /// Checks a payload at the time `now` (since the Unix epoch).
     pub(crate) fn admit(&self, payload: &str, now: Duration) -> Result<Principal, AuthError> {
         let claims: Map<String, Value> = serde_json::from_str(payload).map_err(|_| malformed())?;
+        if payload.contains("\\u0000") && claims.iter().any(|(name, value)| has_nul(name, value)) {
+            return Err(AuthError::invalid("JWT payload must have no NUL").with_detail(
+                "Postgres fails to read it, so nobody can say what policies show its user",
+            ));
+        }
         let subject = subject(&claims)?;
         let issued_at = seconds(&claims, "iat")?.ok_or_else(|| missing("iat"))?;
         let expires_at = seconds(&claims, "exp")?.ok_or_else(|| missing("exp"))?;
@@ -155,12 +160,24 @@ fn subject(claims: &Map<String, Value>) -> Result<String, AuthError> {
     let claim = claims.get("sub").filter(|value| !value.is_null());
     let text = claim.map(subject_text).filter(|text| !text.is_empty());
     let text = text.ok_or_else(|| missing("sub"))?;
-    if text.len() > MAX_SUBJECT_BYTES || text.contains('\0') {
+    if text.len() > MAX_SUBJECT_BYTES {
         return Err(AuthError::invalid(format!(
-            "\"sub\" claim must have at most {MAX_SUBJECT_BYTES} bytes and no NUL"
+            "\"sub\" claim must have at most {MAX_SUBJECT_BYTES} bytes"
         )));
     }
     Ok(text)
+}
+
+/// Whether U+0000 stands in a claim, or in the name of one.
+fn has_nul(name: &str, value: &Value) -> bool {
+    let is_in = |text: &str| text.contains('\0');
+    is_in(name)
+        || match value {
+            Value::String(text) => is_in(text),
+            Value::Array(items) => items.iter().any(|item| has_nul("", item)),
+            Value::Object(members) => members.iter().any(|(name, value)| has_nul(name, value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
 }
 
 /// A NumericDate of RFC 7519 section 2: seconds, perhaps with a fraction.
@@ -325,10 +342,25 @@ mod tests {
     fn fd_43_a_subject_is_short_and_text() {
         let longest = "é".repeat(MAX_SUBJECT_BYTES / 2);
         assert_eq!(of(&format!("{longest:?}")), format!("{longest}/-@1000300"));
-        for refused in [format!("\"{longest}x\""), "\"a\\u0000b\"".into()] {
-            let expected = "PSYNC_S2101: \"sub\" claim must have at most 256 bytes and no NUL";
-            assert_eq!(of(&refused), expected);
+        let expected = "PSYNC_S2101: \"sub\" claim must have at most 256 bytes";
+        assert_eq!(of(&format!("\"{longest}x\"")), expected);
+    }
+
+    /// E-4: with one Postgres fails to read the claims, so policies show nothing.
+    #[test]
+    fn e_4_claims_hold_no_nul_wherever_it_stands() {
+        let with = |claims: &str| of(&format!("\"u\",{claims}"));
+        for refused in [
+            r#""a":"b\u0000""#,
+            r#""a\u0000":1"#,
+            r#""a":[1,{"b":["\u0000"]}]"#,
+            r#""a":{"b\u0000":null}"#,
+        ] {
+            assert_eq!(with(refused), "PSYNC_S2101: JWT payload must have no NUL", "{refused}");
         }
+        assert_eq!(of("\"a\\u0000b\""), "PSYNC_S2101: JWT payload must have no NUL");
+        // A backslash, and no NUL.
+        assert_eq!(with(r#""a":"\\u0000""#), "u/-@1000300");
     }
 
     /// FD-34: type and length stand before the subject.

@@ -304,7 +304,7 @@ impl SnapshotReader {
                 _ => error,
             }
         });
-        let stream = stream.doing("copy a table")?;
+        let stream = stream.doing(&format!("copy {}", table.catalog.facts.name))?;
         Ok(TableCopy {
             stream: Box::pin(stream),
             decoder: CopyDecoder::new(table.relation.clone(), forms),
@@ -357,7 +357,9 @@ impl TableCopy {
         while !self.ended && (batch.bytes as usize) < BATCH_BYTES && batch.rows.len() < BATCH_ROWS {
             match self.stream.next().await {
                 Some(chunk) => {
-                    let chunk: Bytes = chunk.doing("copy a table")?;
+                    let name = &self.decoder.relation.name;
+                    let chunk: Bytes = chunk
+                        .map_err(|error| PgError::from(error).doing(format!("copy {name}")))?;
                     batch.bytes += chunk.len() as u64;
                     self.decoder.push(&chunk, &mut batch.rows)?;
                 }

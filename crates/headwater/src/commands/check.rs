@@ -64,6 +64,8 @@ async fn read_source(
 ) -> Result<(Source, Vec<Diagnostic>), Box<Diagnostic>> {
     let (connect, warnings) = ConnectConfig::parse(url).map_err(Box::new)?;
     report::findings(&warnings, "");
+    // It may be named by the environment alone.
+    report::say(&format!("its tables are looked up in {}", connect.redacted()));
     let found = async {
         let (client, _driver) = sql::connect(&connect).await?;
         let source = Source::read(&client, &config.database.publication).await?;

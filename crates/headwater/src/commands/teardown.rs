@@ -39,24 +39,25 @@ async fn connect_and_remove(
         connected.map_err(|error| Box::new(pooler::finding_or(&connect, &error)))?;
     let failed = |error: PgError| Box::new(error.diagnostic());
     let found = Found::look(config, &client).await.map_err(failed)?;
-    if let Some(reader) = found.reader {
-        return Err(Box::new(
-            Diagnostic::error(
-                code::SLOT_IN_USE,
-                format!("a server reads slot \"{}\" (process {reader} in the source)", found.slot),
-            )
-            .mend("stop the server first"),
-        ));
-    }
     let removals = found.removals(config);
     let statements: Vec<String> = removals.iter().map(|removal| removal.sql.clone()).collect();
     if statements.is_empty() {
         report::say(&format!("nothing of instance \"{}\" is left", config.instance));
         return Ok(Exit::Done);
     }
+    let is_read = found.reader.map(|reader| {
+        format!("a server reads slot \"{}\" (process {reader} in the source)", found.slot)
+    });
     if arguments.print {
         report::answer(&setup::script(&statements));
+        if let Some(is_read) = is_read {
+            report::say(&format!("{is_read}: stop it before this is run"));
+        }
         return Ok(Exit::Done);
+    }
+    if let Some(is_read) = is_read {
+        let finding = Diagnostic::error(code::SLOT_IN_USE, is_read).mend("stop the server first");
+        return Err(Box::new(finding));
     }
     report::note(&setup::script(&statements));
     for other in &found.others {

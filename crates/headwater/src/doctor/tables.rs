@@ -50,14 +50,30 @@ pub async fn check(
     let ids = resolved.tables.iter().chain(&resolved.to_publish);
     let fit: Vec<_> = ids.filter_map(|id| catalog.table_by_id(*id)).collect();
     if !fit.is_empty() {
-        let bytes = fit.iter().map(|table| table.bytes).sum();
+        let size = size_of(client, &fit).await.map(crate::config::parse::show_bytes);
         examination.facts.push(format!(
             "{} to replicate, {} in the source",
             crate::report::count(fit.len(), "table"),
-            crate::config::parse::show_bytes(bytes)
+            size.as_deref().unwrap_or("of unknown size")
         ));
     }
     Ok(())
+}
+
+/// Bytes of tables on disk, without indexes. What the catalog notes is of the last VACUUM or ANALYZE, and nothing
+/// before the first one.
+///
+/// - Returns: `None` where somebody's lock keeps them, or they cannot be asked for.
+async fn size_of(client: &Client, tables: &[&CatalogTable]) -> Option<u64> {
+    const QUERY: &str = "
+        SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(oid)), 0)::int8
+        FROM pg_catalog.unnest($1::oid[]) AS t(oid)";
+    let leaves = tables.iter().flat_map(|table| &table.facts.leaves);
+    let oids: Vec<u32> = leaves.map(|leaf| leaf.id.0).collect();
+    client.batch_execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '2s'").await.ok()?;
+    let size = client.query_one(QUERY, &[&oids]).await;
+    client.batch_execute("COMMIT").await.ok()?;
+    size.ok()?.try_get::<_, i64>(0).ok()?.try_into().ok()
 }
 
 /// The columns of a table that are read and are not there, or do not come.

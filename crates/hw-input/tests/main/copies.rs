@@ -370,6 +370,33 @@ async fn row_level_security_never_filters_a_copy_silently() {
     assert_eq!(bench.cover(&["t"]).await.refused.len(), 1);
 }
 
+/// A database that takes any bytes may hold what no text of ours is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_not_utf_8_is_told_with_its_table() {
+    let cluster = Cluster::start();
+    let mut bench = Bench::new(&cluster).await;
+    bench.run("CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0").await;
+    let sql = cluster.client("bytes").await;
+    sql.batch_execute(
+        "CREATE TABLE fine (a int PRIMARY KEY, b text); INSERT INTO fine VALUES (1, 'x');
+         CREATE TABLE odd (a int PRIMARY KEY, b text); INSERT INTO odd VALUES (1, E'\\xe4bc')",
+    )
+    .await
+    .unwrap();
+    let (config, _) = ConnectConfig::parse(&cluster.url("bytes")).unwrap();
+    bench.source = hw_input::source::Source::new(config, bench.source.options().clone());
+    let session = temporary(&bench, &["fine", "odd"], 1).await;
+    let (sink, mut items) = tokio::sync::mpsc::channel(1);
+    let drain = tokio::spawn(async move { while items.recv().await.is_some() {} });
+    let error = session.run(sink).await.unwrap_err();
+    assert_eq!(
+        error.diagnostic().to_string(),
+        "error[HW2011]: a text is not UTF-8 (SQLSTATE 22021)\n  where: copy public.odd\n  mend:  correct the \
+         value, or move the data to a database with ENCODING 'UTF8', which takes no such text"
+    );
+    drain.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_cannot_be_replicated_are_refused_by_name_and_the_others_go_on() {
     let cluster = Cluster::start();

@@ -275,6 +275,10 @@ impl PgError {
                     "raise max_connections, or the CONNECTION LIMIT of the role or database that is \
                      named, or close connections that nobody uses"
                 }
+                (_, "22021") => {
+                    "correct the value, or move the data to a database with ENCODING 'UTF8', which takes no such \
+                     text"
+                }
                 _ => return error.safe_hint(),
             },
             _ => return None,

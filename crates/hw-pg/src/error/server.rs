@@ -138,6 +138,7 @@ impl ServerError {
         let mut text = String::from(match self.sqlstate.as_str() {
             "22001" => "value too long for its column",
             "22003" => "numeric value out of range",
+            "22021" => "a text is not UTF-8",
             "22P02" | "22P03" | "22007" | "22008" => "invalid input for a column's type",
             "23502" => "null value in a column that is not null",
             "23503" => "foreign key violated",

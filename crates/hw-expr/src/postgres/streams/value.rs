@@ -317,7 +317,18 @@ impl Writer<'_> {
                     Form::Text | Form::Claim(_) if value.side == Side::Request => {
                         let yes = ["true", "tru", "tr", "t", "yes", "ye", "y", "on", "1"];
                         let no = ["false", "fals", "fal", "fa", "f", "no", "n", "off", "of", "0"];
-                        Ok(self.boolean(&value, &format!("lower({})", value.sql), &yes, &no, mode))
+                        let sql = match &value.form {
+                            // Of a number it is not known whether it was written as Postgres reads it.
+                            Form::Claim(path) => {
+                                let (claim, json) = (&value.sql, json_of(path)?);
+                                format!(
+                                    "CASE WHEN {claim} IS NULL THEN NULL WHEN substring({json}, 1, 1) = '\"' \
+                                     THEN lower({claim}) ELSE {json} END"
+                                )
+                            }
+                            _ => format!("lower({})", value.sql),
+                        };
+                        Ok(self.boolean(&value, &sql, &yes, &no, mode))
                     }
                     Form::Json(path) if !path.is_empty() => {
                         Ok(self.boolean(&value, &value.sql, &["true"], &["false"], mode))
@@ -538,6 +549,16 @@ pub(super) fn equal(left: &Value, right: &Value, mode: Mode) -> Result<Cond, Uns
     }
     let (one, other) = pair(left, right)?;
     let equal = Cond::implying(format!("{one} = {other}"), implied);
+    if let (Form::Enum(labels), Form::Literal(Some(label))) = (&left.form, &right.form) {
+        let is_null = || known(left).negated();
+        let differs = || other_label(&one, labels, utf8(label).unwrap_or_default());
+        return Ok(match mode {
+            Mode::True => equal,
+            Mode::False => differs(),
+            Mode::NotTrue => Cond::any(vec![differs(), is_null()]),
+            Mode::NotFalse => Cond::any(vec![equal, is_null()]),
+        });
+    }
     if mode != Mode::True && [left, right].iter().any(|side| matches!(side.form, Form::Claim(_))) {
         return refuse(
             "a claim that is no text is not equal to the sync language where it is to Postgres",
@@ -549,16 +570,6 @@ pub(super) fn equal(left: &Value, right: &Value, mode: Mode) -> Result<Cond, Uns
         // One that is a number is equal to no text, where Postgres is told its digits.
         let texts = texts.map(|side| Cond::term(format!("typeof({}) = 'text'", side.sql)));
         Cond::all([equal.clone().negated()].into_iter().chain(texts).collect())
-    if let (Form::Enum(labels), Form::Literal(Some(label))) = (&left.form, &right.form) {
-        let is_null = || known(left).negated();
-        let differs = || other_label(&one, labels, utf8(label).unwrap_or_default());
-        return Ok(match mode {
-            Mode::True => equal,
-            Mode::False => differs(),
-            Mode::NotTrue => Cond::any(vec![differs(), is_null()]),
-            Mode::NotFalse => Cond::any(vec![equal, is_null()]),
-        });
-    }
     };
     Ok(match mode {
         Mode::True => equal,
@@ -566,6 +577,17 @@ pub(super) fn equal(left: &Value, right: &Value, mode: Mode) -> Result<Cond, Uns
         Mode::False => Cond::all(vec![differ(), known(left), known(right)]),
         Mode::NotFalse => Cond::any(vec![equal, known(left).negated(), known(right).negated()]),
     })
+}
+
+/// That it is another one of the labels. A label of which nothing was known when this was written is none of them:
+/// it may be the one that is meant, under the name that it has since.
+fn other_label(sql: &str, labels: &[String], label: &str) -> Cond {
+    let others: Vec<String> =
+        labels.iter().filter(|known| *known != label).map(|known| literal(known)).collect();
+    match others.is_empty() {
+        true => Cond::Never,
+        false => Cond::term(format!("{sql} IN ARRAY[{}]", others.join(", "))),
+    }
 }
 
 /// That it is not NULL.
@@ -579,17 +601,6 @@ fn known(value: &Value) -> Cond {
 /// Both sides of `=` so that they are equal exactly where Postgres has them so, and are no keys elsewhere.
 pub(super) fn pair(left: &Value, right: &Value) -> Result<(String, String), Unstreamable> {
     let (left, right, is_turned) = match (&left.form, &right.form) {
-/// That it is another one of the labels. A label of which nothing was known when this was written is none of them:
-/// it may be the one that is meant, under the name that it has since.
-fn other_label(sql: &str, labels: &[String], label: &str) -> Cond {
-    let others: Vec<String> =
-        labels.iter().filter(|known| *known != label).map(|known| literal(known)).collect();
-    match others.is_empty() {
-        true => Cond::Never,
-        false => Cond::term(format!("{sql} IN ARRAY[{}]", others.join(", "))),
-    }
-}
-
         (Form::Literal(_), _) | (Form::Digits, Form::Int) => (right, left, true),
         (Form::Claim(_), form) if *form != Form::Literal(None) => (right, left, true),
         _ => (left, right, false),
