@@ -44,8 +44,27 @@ async fn fd_40_a_transaction_has_a_time_for_all_of_its_operations() {
     // Each of its operations is short; all of them together are not.
     let answer = rig.write("ada", rows(1, 20)).await;
     assert_eq!(answer["verdict"], "retry", "{answer}");
+    // It would come again for ever, so it is said what lets it through.
+    let error = json!({"message": "the transaction of 20 operations took longer than 1 s", "code": "HW5312"});
+    assert_eq!(answer["error"], error);
     assert_eq!(rig.ask("SELECT count(*) FROM slow").await, "0");
-    let answer = rig.write("ada", rows(1, 1)).await;
+    let transaction_timeout = Duration::from_secs(60);
+    rig.configure(UploadConfig { transaction_timeout, ..Default::default() }, &[]);
+    rig.also("slow", ConflictPolicy::LastWriteWins);
+    let answer = rig.write("ada", rows(1, 20)).await;
+    assert_eq!(answer["verdict"], "applied", "{answer}");
+    // One operation that does not end in what is left of the time.
+    rig.configure(
+        UploadConfig { transaction_timeout: Duration::from_millis(100), ..Default::default() },
+        &[],
+    );
+    rig.also("slow", ConflictPolicy::LastWriteWins);
+    let answer = rig.write("ada", rows(21, 1)).await;
+    assert_eq!(answer["error"]["code"], "HW5312", "{answer}");
+    let transaction_timeout = Duration::from_secs(1);
+    rig.configure(UploadConfig { transaction_timeout, ..Default::default() }, &[]);
+    rig.also("slow", ConflictPolicy::LastWriteWins);
+    let answer = rig.write("ada", rows(21, 1)).await;
     assert_eq!(answer["verdict"], "applied", "{answer}");
 }
 

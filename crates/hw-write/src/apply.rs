@@ -233,10 +233,10 @@ impl Uploads {
                     continue;
                 }
                 Attempt::TooLong => {
-                    let seconds = self.0.config.transaction_timeout.as_secs();
-                    return Ok(Verdict::Retry(Delay::passing(format!(
-                        "the transaction took longer than {seconds} s"
-                    ))));
+                    let limit = self.0.config.transaction_timeout;
+                    let finding = too_long(key.transaction.operations.len(), limit);
+                    self.tell(&finding, "an upload waits");
+                    return Ok(Verdict::Retry(Delay::mendable(finding.what.clone(), &finding)));
                 }
                 Attempt::Outdated if fresh => {
                     return Ok(Verdict::Retry(Delay::passing("the table is being altered")));
@@ -453,6 +453,18 @@ enum Missing {
     Granted(Delay),
     /// Somebody chose the columns that the role may write.
     Withheld(Rejection),
+}
+
+/// A transaction whose time is over. Also where others only kept it waiting it is told: it would come again for ever.
+fn too_long(operations: usize, limit: Duration) -> Diagnostic {
+    let what = format!(
+        "the transaction of {operations} operations took longer than {} s",
+        limit.as_secs_f64()
+    );
+    Diagnostic::error(code::TOO_LONG, what).mend(
+        "let it take longer, with a larger uploads.transaction_time, until it has come through; write fewer rows in \
+         one transaction of the app, or make the triggers of the tables faster",
+    )
 }
 
 /// A row that belongs into no partition that there is. A trigger may have written it to another table

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hw_pg::error::{Doing as _, PgError};
 use hw_pg::principal;
@@ -229,6 +229,10 @@ impl Try<'_> {
             Ok(Outcome::Refused(rejection)) => {
                 Some(Attempt::Refused(Place::new(operation, target).refused(rejection)))
             }
+            // A statement is held to what is left.
+            Err(error) if error.sqlstate() == Some("57014") && self.left().is_zero() => {
+                Some(Attempt::TooLong)
+            }
             Err(error) => {
                 let place = Place::new(operation, target).blaming(&error, &statement, target);
                 Some(Attempt::Failed(Failure { error, place: Some(place) }))
@@ -236,10 +240,16 @@ impl Try<'_> {
         })
     }
 
+    /// What is left of the transaction's time, in whole milliseconds.
+    fn left(&self) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Duration::from_millis(left.as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
     /// Whether there is time for another statement, which is held to what is left of it.
     async fn has_time(&self, transaction: &Transaction<'_>) -> Result<bool, PgError> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.as_millis() == 0 {
+        let left = self.left();
+        if left.is_zero() {
             return Ok(false);
         }
         if left < self.config.statement_timeout {

@@ -45,3 +45,6 @@ pub const TOO_MANY_VALUES: u16 = 5310;
 /// Answers that are not read yet hold as much memory as they may (`limits.answer_memory`): those of the user
 /// a quarter of it, or those of all. Nothing was done; the request can be sent again when they are read.
 pub const UNREAD: u16 = 5311;
+/// A transaction of an upload takes longer than `uploads.transaction_time`: it has too many operations, or what they
+/// set off in the database is slow. Its client keeps it and sends it again; a longer time lets it through.
+pub const TOO_LONG: u16 = 5312;

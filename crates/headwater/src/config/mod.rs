@@ -117,6 +117,8 @@ pub struct Uploads {
     pub tables: BTreeMap<String, UploadTable>,
     /// Largest body of one request, bytes.
     pub max_body_bytes: u64,
+    /// How long a transaction may take.
+    pub transaction_time: Duration,
 }
 
 /// Bounds. Sizes in bytes.
@@ -269,6 +271,7 @@ impl Reader {
                 role: self.text("uploads.role"),
                 tables: self.upload_tables()?,
                 max_body_bytes: self.number("uploads.max_body"),
+                transaction_time: self.duration("uploads.transaction_time"),
             },
             datasync: datasync::DataSync::read(&mut self),
             limits: Limits {

@@ -221,6 +221,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("16 MB"),
     setting(
+        "uploads.transaction_time",
+        Kind::Duration,
+        "How long one transaction of an upload may take, all its operations together. One that takes longer is \
+         `retry` with HW5312.",
+        "10 min",
+    )
+    .default("60 s"),
+    setting(
         "datasync.enabled",
         Kind::Switch,
         "Whether live queries and `/api/…` are served. `headwater dev` serves them.",

@@ -73,6 +73,7 @@ pub fn start(
         UploadConfig {
             role: config.uploads.role.clone(),
             publication: Some(config.database.publication.clone()),
+            transaction_timeout: config.uploads.transaction_time,
             ..UploadConfig::default()
         },
     );
