@@ -485,6 +485,44 @@ async fn e_4_what_policies_take_waits_for_nothing_that_they_give() {
     process.stop().await;
 }
 
+/// A policy names labels by what they are, whatever they are called by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e_4_a_row_with_a_label_that_its_transaction_renamed_is_shown_to_nobody() {
+    let rig = Rig::start().await;
+    rig.sql(
+        "CREATE TYPE status AS ENUM ('open', 'hidden'); CREATE TABLE cases (id int PRIMARY KEY, status status);
+         ALTER TABLE cases ENABLE ROW LEVEL SECURITY; GRANT SELECT ON cases TO authenticated;
+         CREATE POLICY seen ON cases USING (status <> 'hidden'); INSERT INTO cases VALUES (1, 'open'), (2, 'hidden')",
+    )
+    .await;
+    let mut options = rig.options();
+    options.allowed_log.push("the table is copied again and compared".into());
+    let mut process = HeadwaterProcess::start(options).await;
+    let mut user = User::new(claims()[0].clone(), "ada");
+    let cases = |user: &User| -> Vec<String> {
+        user.held().into_iter().filter(|(table, _)| table == "cases").map(|(_, id)| id).collect()
+    };
+    let mut holds = async |expected: &[&str], also: &str| {
+        let end = Instant::now() + LIMIT;
+        while cases(&user) != expected || !process.log().contains(also) {
+            let held = cases(&user);
+            assert!(!held.contains(&"2".to_owned()) && !held.contains(&"3".to_owned()), "{held:?}");
+            assert!(Instant::now() < end, "{held:?}\n{}", process.log());
+            user.step(&process).await;
+        }
+    };
+    holds(&["1"], "").await;
+    rig.sql(
+        "BEGIN; ALTER TYPE status RENAME VALUE 'hidden' TO 'secret'; INSERT INTO cases VALUES (3, 'secret'); COMMIT;
+         INSERT INTO cases VALUES (4, 'open')",
+    )
+    .await;
+    holds(&["1", "4"], "a type of its columns was altered").await;
+    rig.sql("INSERT INTO cases VALUES (5, 'open'), (6, 'secret')").await;
+    holds(&["1", "4", "5"], "").await;
+    process.stop().await;
+}
+
 /// The page of the administration says of each table what the role sees of it, what is synced of it and why not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_are_told_how_each_table_is_decided() {
