@@ -19,7 +19,7 @@ use crate::held::{HeldRow, ROW, damaged, layout_key, space_name, split_key};
 use crate::large::DecidedSink;
 use crate::overlay::{Overlay, Sink};
 use crate::state::{BuildState, Record, TableRecord, keys};
-use crate::tables::{Planned, StoredRow, TablePlan};
+use crate::tables::{Planned, StoredRow, Table, TablePlan};
 use crate::writer::Writer;
 use hw_store::Space;
 use hw_types::row::RowRef;
@@ -35,6 +35,8 @@ impl Writer {
             let record = TableRecord { stale: true, ..table.record.clone() };
             let key = keys::numbered(keys::TABLE, number);
             self.overlay.put(&self.state, key, record.encode())?;
+            // Whatever else is noted of the table comes with the mark.
+            self.tables.insert(Table::open(&self.store, record)?);
         }
         if self.stale.insert(number)
             && let Some(table) = self.tables.get(number).cloned()
