@@ -52,10 +52,11 @@ impl Writer {
             self.news.rights += 1;
         }
         match control {
-            Control::Epoch { epoch, op_id } => {
+            Control::Epoch { epoch, op_id, write_base } => {
                 self.new = false;
                 self.progress.epoch = self.progress.epoch.max(epoch);
                 self.progress.op_id = self.progress.op_id.max(op_id);
+                self.progress.write_base = self.progress.write_base.max(write_base);
                 self.note_runs(Runs::of_epoch(self.progress.op_id))?;
                 self.serve_anew()?;
             }

@@ -23,7 +23,7 @@ use hw_store::{Snapshot, Space, Store};
 use hw_types::{Checkpoint, EndLsn, OpId, Pace};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -58,6 +58,8 @@ pub(crate) struct Publication {
     served: watch::Sender<Option<Arc<ActiveSync>>>,
     /// Everything up to here is durable: the driver confirms it to the source.
     durable: watch::Sender<EndLsn>,
+    /// The last op id of what is durable, shown or not.
+    given: AtomicU64,
     ring: Arc<ChangeRing>,
     change_list: Arc<ChangeList>,
     arrivals: Arrivals,
@@ -155,6 +157,7 @@ impl Publication {
             served,
             withholding: Mutex::new(withholding),
             durable: watch::Sender::new(progress.end_lsn),
+            given: AtomicU64::new(progress.op_id.0),
             ring,
             change_list,
             arrivals: Arrivals::default(),
@@ -203,6 +206,17 @@ impl Publication {
         *self.durable.borrow()
     }
 
+    /// Above all op ids that a client may hold, and one that this store does not lose: what the source remembers
+    /// (E-3). Numbers of a new epoch count from the moment when they begin, long before anything is shown.
+    pub fn given(&self) -> OpId {
+        OpId(self.given.load(Ordering::Acquire))
+    }
+
+    /// What the writer has given up to here is durable.
+    pub fn note_given(&self, op_id: OpId) {
+        self.given.fetch_max(op_id.0, Ordering::AcqRel);
+    }
+
     /// Wakes when more has become durable.
     pub fn watch_durable(&self) -> watch::Receiver<EndLsn> {
         self.durable.subscribe()
@@ -249,6 +263,7 @@ impl Publication {
     /// Syncs, then shows. On an error nothing is shown and nothing is told to be durable.
     pub fn publish(&self, job: PublishJob) -> Result<(), EngineError> {
         self.store.sync()?;
+        self.note_given(job.progress.op_id);
         let end_lsn = job.progress.end_lsn;
         let mut withholding = self.withholding.lock();
         let previous = self.current();

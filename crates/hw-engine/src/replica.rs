@@ -34,7 +34,7 @@ impl Told {
         let copying = CopyOfAll::load(&snapshot, &state, keys::COPYING)?;
         Ok(Kept {
             store: store_id(&self.board.secret()),
-            op_id: self.publication.current().checkpoint.op_id,
+            op_id: self.publication.given(),
             stored: identity.map(|identity| Stored { identity, end_lsn, tail_start }),
             copying: copying.map(|copy| (copy.slot, copy.made_at)),
             moved: snapshot.get(&state, keys::MOVED)?.is_some(),
@@ -57,8 +57,7 @@ impl Replica for Told {
     }
 
     fn lacks(&self, op_id: OpId) -> bool {
-        let published = self.publication.current();
-        op_id > published.checkpoint.op_id || published.runs().is_lost(op_id)
+        op_id > self.publication.given() || self.publication.current().runs().is_lost(op_id)
     }
 
     fn secret(&self) -> [u8; 32] {

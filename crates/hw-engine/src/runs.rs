@@ -27,10 +27,10 @@ const MAX_GAPS: usize = 1024;
 /// rows for long, and 2^53 is reached in 272 years.
 const OPS_BITS: u32 = 20;
 
-/// The same for the numbers of write checkpoints, which count bytes of the source's log: that of a
-/// later run is above all that clients were told by one whose state was lost, unless it wrote more than
-/// 16 MB of log each second. They reach 2^53 in 17 years.
-const WRITES_BITS: u32 = 24;
+/// The numbers of write checkpoints count bytes of the source's log, 2^4 for each op id at which a run begins
+/// (2^24 for each second): those of a later run are above all that clients were told by one whose state was
+/// lost, unless it wrote more than 16 MB of log each second. They reach 2^53 in 17 years.
+const WRITES_PER_OP: u64 = 1 << 4;
 
 /// Op ids that were not given: behind `last`, before `next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,21 +63,24 @@ pub(crate) struct Start {
 }
 
 /// Where the numbers of a run begin that starts at `clock` (milliseconds since 2024).
+///
+/// - Takes: what op ids and the base of write checkpoints must not go below.
 pub(crate) fn start(clock: u64, last: OpId, write_base: u64) -> Start {
-    Start { op_id: op_id_at(clock, last), write_base: counted(clock, WRITES_BITS).max(write_base) }
+    let op_id = op_id_at(clock, last);
+    Start { op_id, write_base: op_id.0.saturating_mul(WRITES_PER_OP).max(write_base) }
+}
+
+/// The epoch whose op ids begin here: as they do, it never comes again, whatever the clock says.
+pub(crate) fn epoch_at(op_id: OpId) -> u64 {
+    op_id.0 >> OPS_BITS
 }
 
 /// An op id that belongs to this moment and is above `last`. Where the clock has not come to what was
 /// given before (it went back, say) there are again places for each moment, for 4,096 s.
-pub(crate) fn op_id_at(clock: u64, last: OpId) -> OpId {
+fn op_id_at(clock: u64, last: OpId) -> OpId {
     const PLACES: u64 = 4096 << OPS_BITS;
-    let now = counted(clock, OPS_BITS);
+    let now = u64::try_from((u128::from(clock) << OPS_BITS) / 1000).unwrap_or(u64::MAX);
     OpId(if now > last.0 { now } else { last.0 + 1 + now % PLACES })
-}
-
-/// 2^`bits` for each second of `clock`.
-fn counted(clock: u64, bits: u32) -> u64 {
-    u64::try_from((u128::from(clock) << bits) / 1000).unwrap_or(u64::MAX)
 }
 
 impl Runs {
@@ -179,8 +182,10 @@ mod tests {
         // The clock went back: the same state gives other places a moment later.
         let last = 6 << 20;
         assert!(begins(5000, last).0 > last && begins(5001, last) > begins(5000, last));
-        assert_eq!(start(0, OpId(0), 7).write_base, 7);
+        assert_eq!(start(1000, OpId(0), 1 << 30).write_base, 1 << 30);
         assert_eq!(start(1000, OpId(0), 7).write_base, 1 << 24);
+        // As far as op ids go beyond the clock, so do those.
+        assert_eq!(start(1000, OpId((9 << 20) - 1 - (1 << 20)), 7).write_base, 9 << 24);
     }
 
     #[test]

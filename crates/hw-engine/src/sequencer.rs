@@ -137,7 +137,8 @@ impl Sequencer {
         let goes_on = publication.as_ref().is_some_and(|kept| kept.is_within(writer.progress()));
         if !writer.is_new() && !goes_on {
             // Before anything is shown: who is ahead of the store learns it at once.
-            let run = begin_run(writer.progress());
+            let given = publication.as_ref().map_or(OpId(0), |kept| kept.given());
+            let run = begin_run(writer.progress(), given);
             if let Some(record) = &mut recorder {
                 record(&run);
             }
@@ -169,10 +170,8 @@ impl Sequencer {
             recorder,
         };
         if sequencer.writer.is_new() {
-            sequencer.begin_epoch(OpId(0))?;
             sequencer.apply(Control::Secret(random_secret()))?;
-            sequencer.writer.commit()?;
-            store.sync()?;
+            sequencer.begin_epoch(OpId(0))?;
         }
         sequencer.withheld().and_then(Withheld::finding).inspect(Diagnostic::log);
         // Before anything is asked for: what is noted with an old day would be forgotten at once.
@@ -202,11 +201,11 @@ impl Sequencer {
     /// Numbers that clients are given begin anew (E-3).
     fn begin_epoch(&mut self, above: OpId) -> Result<(), EngineError> {
         let last = self.writer.progress();
-        let above = above.max(last.op_id);
-        let clock = clock();
-        let epoch = (clock / 1000).max(last.epoch + 1);
-        self.apply(Control::Epoch { epoch, op_id: runs::op_id_at(clock, above) })?;
-        Ok(())
+        let Start { op_id, write_base } =
+            runs::start(clock(), above.max(last.op_id), last.write_base);
+        let epoch = runs::epoch_at(op_id).max(last.epoch + 1);
+        self.apply(Control::Epoch { epoch, op_id, write_base })?;
+        self.make_durable()
     }
 
     /// Handles signals until told to stop or until the store fails.
@@ -273,7 +272,6 @@ impl Sequencer {
             }
             Signal::NewEpoch { above, done } => {
                 self.begin_epoch(above)?;
-                self.make_durable()?;
                 let _ = done.send(());
                 Ok(())
             }
@@ -314,7 +312,9 @@ impl Sequencer {
     /// Commits and syncs what waits.
     fn make_durable(&mut self) -> Result<(), EngineError> {
         self.writer.commit()?;
-        Ok(self.writer.store.sync()?)
+        self.writer.store.sync()?;
+        self.publication.note_given(self.writer.progress().op_id);
+        Ok(())
     }
 
     /// Why nobody is answered from what the store holds, if so.
@@ -691,8 +691,10 @@ fn clock() -> u64 {
 }
 
 /// The first entry of a run.
-fn begin_run(last: &Progress) -> Entry {
-    let Start { op_id, write_base } = runs::start(clock(), last.op_id, last.write_base);
+///
+/// - Takes: what was given before, also if the store has lost it.
+fn begin_run(last: &Progress, given: OpId) -> Entry {
+    let Start { op_id, write_base } = runs::start(clock(), last.op_id.max(given), last.write_base);
     Entry::Control(Control::Run { op_id, write_base })
 }
 

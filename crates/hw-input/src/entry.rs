@@ -38,6 +38,8 @@ pub enum Control {
         epoch: u64,
         /// Op ids are given above this one.
         op_id: OpId,
+        /// Added to a marker's position to give a write checkpoint's number; never less than before.
+        write_base: u64,
     },
     /// A run begins, with the process or over a store that lost what was shown: numbers are given from
     /// places of its own (E-3).

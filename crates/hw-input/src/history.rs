@@ -3,7 +3,7 @@
 //!
 //! In: what the store knows, what the source shows and remembers. Out: a [`Decision`]. Pure: every
 //! case is a line of a table. Invariants: a slot whose store was alive a moment ago is not taken
-//! from it (FD-28); numbers are given anew exactly where the store is new or behind its clients
+//! from it, also while it has none, because it makes one (FD-28); numbers are given anew exactly where the store is new or behind its clients
 //! (E-3). It is behind when the slot was confirmed beyond it (but for one that it made itself for a copy that was
 //! interrupted: what that began with is copied and compared, wherever the slot stands), when another store used the slot, or when
 //! the source remembers a number that it never gave; whatever else is the case, and also while the
@@ -13,6 +13,7 @@ use crate::error::{InputError, code};
 use crate::identity::{Found, Recopy, Stored, Verdict, check};
 use hw_types::{Diagnostic, OpId};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a store must not have been seen before its slot counts as left behind.
 pub const LEASE: Duration = Duration::from_secs(600);
@@ -38,7 +39,7 @@ pub struct Ours {
     pub interrupted: bool,
     /// Whether this store made the slot that is there, for that copy.
     pub made_slot: bool,
-    /// How long this process has seen nobody use the slot.
+    /// How long this process has seen nobody use the slot, nor any other sign of life of who used it.
     pub watched: Duration,
     /// Whether a person said that the slot's last store is gone.
     pub take_over: TakeOver,
@@ -51,6 +52,29 @@ pub enum TakeOver {
     WhenGone,
     /// Now.
     Now,
+}
+
+/// For how long a process has seen nobody use a slot.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    /// The last sign of life that the source remembers: whoever copies does not hold the slot.
+    sign: Option<(u128, u64)>,
+    since: Option<Instant>,
+}
+
+impl Rest {
+    /// Looks, and returns for how long every look has found the same and nobody at the slot.
+    pub(crate) fn look(&mut self, found: &Found, now: Instant) -> Duration {
+        let sign = found.memory.map(|memory| (memory.store, memory.seen));
+        let is_held = found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+        if std::mem::replace(&mut self.sign, sign) != sign || is_held {
+            self.since = None;
+        }
+        if is_held {
+            return Duration::ZERO;
+        }
+        now - *self.since.get_or_insert(now)
+    }
 }
 
 /// What becomes of the numbers that clients hold.
@@ -133,10 +157,15 @@ pub fn held(holder: Diagnostic, stored: Option<&Stored>, ours: &Ours, found: &Fo
 
 /// Whether the slot is another store's, as far as is known, and nobody said that it may be taken.
 fn is_anothers(stored: Option<&Stored>, ours: &Ours, found: &Found) -> bool {
-    let usable_slot = found.slot.as_ref().is_some_and(|slot| !slot.is_lost());
-    let another = found.memory.is_some_and(|memory| memory.store != ours.store);
-    let unknown = found.memory.is_none() && stored.is_none() && !ours.made_slot;
-    usable_slot && (another || unknown) && ours.take_over == TakeOver::WhenGone
+    let is_anothers = match found.memory {
+        // Whoever copies everything has no slot for a while: it dropped the one that was there, or lost its own.
+        Some(memory) => memory.store != ours.store,
+        None => {
+            let is_usable = found.slot.as_ref().is_some_and(|slot| !slot.is_lost());
+            is_usable && stored.is_none() && !ours.made_slot
+        }
+    };
+    is_anothers && ours.take_over == TakeOver::WhenGone
 }
 
 /// Whether the publication that is there is not the one through which tables were followed. Whoever
@@ -193,7 +222,7 @@ mod tests {
     use super::*;
     use crate::identity::samples::{found, slot, stored};
     use hw_pg::memory::Memory;
-    use hw_pg::slot::WalStatus;
+    use hw_pg::slot::{SlotState, WalStatus};
     use hw_types::{EndLsn, Lsn};
 
     const US: u128 = 1;
@@ -212,7 +241,8 @@ mod tests {
     }
 
     fn memory(store: u128, op_id: u64, seen_ago: u64) -> Option<Memory> {
-        Some(Memory { store, op_id: OpId(op_id), seen_ago: Duration::from_secs(seen_ago) })
+        let seen_ago = Duration::from_secs(seen_ago);
+        Some(Memory { store, op_id: OpId(op_id), seen: 1000, seen_ago })
     }
 
     fn new(above: u64) -> Epoch {
@@ -258,7 +288,8 @@ mod tests {
             "overtaken",
             "overtaken, slot confirmed beyond",
             "overtaken, and back",
-            "overtaken, and lost the slot",
+            "overtaken, by one that makes its slot",
+            "overtaken, and left without a slot",
             "hole",
             "an older store, and the copy interrupted",
             "an older store on a quiet source",
@@ -302,13 +333,30 @@ mod tests {
                 new(0),
             ),
             ("no slot", &none, ours(), with(None, None), "copy, drop false", new(0)),
+            // Its owner makes another one; or nobody does.
+            (
+                "a lost slot of who was seen",
+                &none,
+                ours(),
+                with(memory(THEM, 7, 5), Some(lost.clone())),
+                "HW3052",
+                Epoch::Keep,
+            ),
+            (
+                "no slot yet of who was seen",
+                &none,
+                ours(),
+                with(memory(THEM, 7, 5), None),
+                "HW3052",
+                Epoch::Keep,
+            ),
             (
                 "a lost slot is nobody's",
                 &none,
                 ours(),
-                with(memory(THEM, 7, 5), Some(lost.clone())),
+                with(None, Some(lost.clone())),
                 "copy, drop true",
-                new(7 + MARGIN),
+                new(0),
             ),
             // FD-30: another server took the slot while this one was paused.
             ("overtaken", &full, ours(), with(memory(THEM, 700, 5), here()), "HW3052", Epoch::Keep),
@@ -322,10 +370,18 @@ mod tests {
             ),
             ("overtaken, slot confirmed beyond", &full, ours(), taken, "HW3052", Epoch::Keep),
             (
-                "overtaken, and lost the slot",
+                "overtaken, by one that makes its slot",
                 &full,
                 ours(),
                 with(memory(THEM, 700, 5), None),
+                "HW3052",
+                Epoch::Keep,
+            ),
+            (
+                "overtaken, and left without a slot",
+                &full,
+                ours(),
+                with(memory(THEM, 700, 600), None),
                 gone,
                 new(700 + MARGIN),
             ),
@@ -433,6 +489,22 @@ mod tests {
             assert_eq!(decision.epoch, epoch, "{case}");
             assert_eq!(decision.behind, behind.contains(&case), "{case}");
         }
+    }
+
+    #[test]
+    fn fd_28_a_slot_rests_only_while_nobody_holds_it_and_nothing_new_is_remembered() {
+        let start = Instant::now();
+        let mut rest = Rest::default();
+        let mut look = |second: u64, seen: u64, pid: Option<u32>| {
+            let memory = memory(THEM, 7, 5).map(|memory| Memory { seen, ..memory });
+            let slot = Some(SlotState { active_pid: pid, ..slot(2000) });
+            let found = Found { memory, slot, ..found() };
+            rest.look(&found, start + Duration::from_secs(second)).as_secs()
+        };
+        assert_eq!([look(0, 1, Some(7)), look(10, 1, None), look(20, 1, None)], [0, 0, 10]);
+        // Somebody copies for long.
+        assert_eq!([look(700, 31, None), look(1400, 61, None), look(1500, 61, None)], [0, 0, 100]);
+        assert_eq!([look(1600, 61, Some(7)), look(1700, 61, None)], [0, 0]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::ended::Ended;
 use crate::error::InputError;
 use crate::history::REMIND;
 use hw_pg::error::PgErrorKind;
-use hw_pg::memory::{self, Claim};
+use hw_pg::memory;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -27,10 +27,15 @@ pub(crate) enum Reminded {
 
 /// Lets the source remember this store.
 ///
-/// - Errors: another store took the slot; the replica cannot be read.
-pub(crate) async fn remind(context: &Context, slot: &str, claim: Claim) -> Result<Reminded, Ended> {
+/// - Takes: the other store, if any, from which the slot is taken.
+/// - Errors: yet another store took the slot; the replica cannot be read.
+pub(crate) async fn remind(
+    context: &Context,
+    slot: &str,
+    from: Option<u128>,
+) -> Result<Reminded, Ended> {
     let kept = context.replica.kept()?;
-    let told = context.source.remember(slot, (kept.store, kept.op_id), claim).await;
+    let told = context.source.remember(slot, (kept.store, kept.op_id), from).await;
     let mut status = context.status.lock();
     let error = match told {
         Ok(true) => {
@@ -59,6 +64,6 @@ pub(crate) async fn keep_reminding(
             Reminded::Failed => AGAIN,
         };
         tokio::time::sleep(wait).await;
-        last = remind(context, slot, Claim::Keep).await?;
+        last = remind(context, slot, None).await?;
     }
 }

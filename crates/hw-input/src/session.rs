@@ -5,7 +5,7 @@ use crate::context::{Context, PATIENCE};
 use crate::copying::copy_all;
 use crate::ended::Ended;
 use crate::following::{Following, confirm, follow};
-use crate::history::{Epoch, Ours, TakeOver, decide, held};
+use crate::history::{Epoch, Ours, Rest, TakeOver, decide, held};
 use crate::identity::{Found, Recopy, Verdict};
 use crate::reminders::{Reminded, keep_reminding, remind};
 use crate::replica::{Kept, Turns};
@@ -14,7 +14,6 @@ use crate::source;
 use crate::status::SourceState;
 use crate::transactions::StreamLimits;
 use crate::watching::{Look, LookError, Watch, publication};
-use hw_pg::memory::Claim;
 use hw_pg::slot::{self, Session};
 use hw_types::{EndLsn, Pace};
 use std::convert::Infallible;
@@ -27,8 +26,8 @@ use tokio::time::Instant;
 /// What one session leaves to the next.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// When this process saw for the first time that nobody uses the slot.
-    free_since: Option<Instant>,
+    /// For how long nobody uses the slot.
+    rest: Rest,
     /// Why the last session's stream could not go on, if that is a matter of history.
     pub lost: Option<Recopy>,
     /// Whether the store was found to lack what clients were shown.
@@ -103,9 +102,7 @@ pub(crate) async fn session(
     let slot = look.found.slot_name.clone();
     context.status.lock().slot = Some(slot.clone());
     let kept = context.replica.kept()?;
-    if look.found.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
-        memory.free_since = None;
-    }
+    memory.rest.look(&look.found, Instant::now());
     let take_over = if memory.had_slot { TakeOver::WhenGone } else { context.options.take_over };
     let ours = |kept: &Kept, found: &Found, watched: Duration| Ours {
         store: kept.store,
@@ -136,7 +133,7 @@ pub(crate) async fn session(
     let kept = context.replica.kept()?;
     let watch = Arc::new(Mutex::new(Watch::default()));
     let confirmed = found.slot.as_ref().and_then(|slot| slot.confirmed_flush);
-    let ours = ours(&kept, found, memory.free_since.get_or_insert_with(Instant::now).elapsed());
+    let ours = ours(&kept, found, memory.rest.look(found, Instant::now()));
     let decision = decide(kept.stored.as_ref(), &ours, found);
     answer(context, memory, decision.behind).await?;
     let verdict = match decision.verdict {
@@ -163,7 +160,7 @@ pub(crate) async fn session(
     number(context, decision.epoch).await?;
     // Before clients are shown anything: however soon this process dies, a store that does not have its
     // numbers is known by them, and one that was here before is not alone any more.
-    let reminded = remind(context, &slot, Claim::Take).await?;
+    let reminded = remind(context, &slot, found.memory.map(|memory| memory.store)).await?;
     memory.had_slot |= reminded == Reminded::Remembers;
     let going_on = async {
         let confirmed = match verdict {

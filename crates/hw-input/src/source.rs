@@ -15,7 +15,7 @@ use hw_pg::catalog::{Catalog, Refused, Resolved, ServerInfo};
 use hw_pg::config::ConnectConfig;
 use hw_pg::copy::NotedTable;
 use hw_pg::error::PgError;
-use hw_pg::memory::{self, Claim};
+use hw_pg::memory;
 use hw_pg::publication::{self, Ensured};
 use hw_pg::replication::{ReplicationConnection, ReplicationStream, StreamOptions};
 use hw_pg::slot::{self, Session, SlotState};
@@ -191,14 +191,19 @@ impl Source {
     }
 
     /// Lets the source remember that this store uses the slot now ([`crate::history::REMIND`]). Returns
-    /// false where another one took it.
-    pub async fn remember(&self, slot: &str, store: (u128, OpId), claim: Claim) -> Result<bool> {
+    /// false where another one took it than the one from which it may be taken.
+    pub async fn remember(
+        &self,
+        slot: &str,
+        store: (u128, OpId),
+        from: Option<u128>,
+    ) -> Result<bool> {
         let write = async {
             let client = self.client().await?;
             // Nothing is followed before the first one, and somebody's lock may last.
             let limit = format!("SET lock_timeout = {}", LOCKED.as_millis());
             client.batch_execute(&limit).await.map_err(PgError::from)?;
-            Ok(memory::remember(&client, slot, store, claim).await?)
+            Ok(memory::remember(&client, slot, store, from).await?)
         };
         within(self.options.answer_limit, "let the source remember", write).await
     }

@@ -10,7 +10,7 @@
 //! Invariant: only what our own role wrote is believed.
 
 use crate::catalog::code;
-use crate::error::{Doing as _, PgError, Result};
+use crate::error::{Doing as _, Result};
 use hw_types::relation::{quote_ident, quote_literal};
 use hw_types::{Diagnostic, OpId};
 use sha2::{Digest, Sha256};
@@ -31,7 +31,9 @@ pub struct Memory {
     pub store: u128,
     /// The last op id that it had given when it was seen last.
     pub op_id: OpId,
-    /// How long ago that was, by the source's clock.
+    /// When that was, in seconds of the source's clock: another number is a sign of life, whatever the clock does.
+    pub seen: u64,
+    /// How long ago that was, by the same clock.
     pub seen_ago: Duration,
 }
 
@@ -55,6 +57,7 @@ fn parse(text: &str, slot: &str, now: u64) -> Option<Memory> {
     Some(Memory {
         store: u128::from_str_radix(store, 16).ok()?,
         op_id: OpId(op_id),
+        seen,
         // A source's clock that went back: as if seen now, which only waits longer.
         seen_ago: Duration::from_secs(now.saturating_sub(seen)),
     })
@@ -118,39 +121,57 @@ fn memory_in(places: &[Place], slot: &str) -> Option<Memory> {
     parse(place.text.as_deref()?, slot, place.now)
 }
 
-/// Whose slot it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// This store's from now on.
-    Take,
-    /// This store's, unless another one took it meanwhile.
-    Keep,
-}
-
 /// Lets the source remember that this store uses the slot now. Whoever copies or streams from the slot says
 /// so every half minute. Returns whether it is remembered: false where another store took the slot.
 ///
+/// - Takes: the other store, if any, from which this one may take the slot: the one that was remembered when that
+///   was decided. Of several that decide so at the same time one takes it.
 /// - Errors: the finding of [`obstacle`]; those of a connection.
 pub async fn remember(
     client: &Client,
     slot: &str,
-    (store, op_id): (u128, OpId),
-    claim: Claim,
+    store: (u128, OpId),
+    from: Option<u128>,
 ) -> Result<bool> {
     const DOING: &str = "let the source remember who uses the slot";
-    let places = places(client, slot).await.doing(DOING)?;
-    let is_anothers = memory_in(&places, slot).is_some_and(|memory| memory.store != store);
-    if claim == Claim::Keep && is_anothers {
+    let written = write(client, slot, store, from).await;
+    let end = if matches!(written, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
+    let ended = client.batch_execute(end).await.doing(DOING);
+    let written = written.map_err(|error| error.doing(DOING))?;
+    ended.map(|()| written)
+}
+
+/// In a transaction that is open behind this.
+async fn write(
+    client: &Client,
+    slot: &str,
+    (store, op_id): (u128, OpId),
+    from: Option<u128>,
+) -> Result<bool> {
+    // What is read behind the lock is what the last one wrote. It is on the source's disk before anything is shown,
+    // and no standby is waited for.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = local; \
+         SELECT pg_catalog.pg_advisory_xact_lock({})",
+        first_place(slot)
+    );
+    client.batch_execute(&begin).await?;
+    let places = places(client, slot).await?;
+    let last = memory_in(&places, slot);
+    if last.is_some_and(|last| last.store != store && Some(last.store) != from) {
         return Ok(false);
     }
-    let place = usable(&places, slot).map_err(|finding| PgError::from(finding).doing(DOING))?;
+    let place = usable(&places, slot)?;
     let make = match place.exists {
         true => String::new(),
         false => format!("SELECT pg_catalog.lo_create({});", place.oid),
     };
+    // What was given once was given, whoever gave it (E-3).
+    let op_id = last.map_or(op_id, |last| last.op_id.max(op_id));
     let text = quote_literal(&comment(slot, store, op_id, place.now));
-    let sql = format!("{make} COMMENT ON LARGE OBJECT {} IS {text}", place.oid);
-    client.batch_execute(&sql).await.doing(DOING)?;
+    client
+        .batch_execute(&format!("{make} COMMENT ON LARGE OBJECT {} IS {text}", place.oid))
+        .await?;
     Ok(true)
 }
 
@@ -212,7 +233,7 @@ mod tests {
     fn what_was_written_is_read_and_nothing_else_is_believed() {
         let text = comment("headwater_1", 7, OpId(9), 1000);
         let memory = parse(&text, "headwater_1", 1030).unwrap();
-        assert_eq!((memory.store, memory.op_id), (7, OpId(9)));
+        assert_eq!((memory.store, memory.op_id, memory.seen), (7, OpId(9), 1000));
         assert_eq!(memory.seen_ago, Duration::from_secs(30));
         // The clock went back.
         assert_eq!(parse(&text, "headwater_1", 900).unwrap().seen_ago, Duration::ZERO);

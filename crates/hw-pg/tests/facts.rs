@@ -2,7 +2,7 @@
 //! statement, and the fingerprint that says when to read them again.
 
 use hw_pg::catalog::{Catalog, Difference, compare, is_traced, resolve, settle};
-use hw_pg::memory::{self, Claim};
+use hw_pg::memory;
 use hw_pg::publication;
 use hw_testkit::{Cluster, ClusterOptions};
 use hw_types::facts::TableFacts;
@@ -695,26 +695,32 @@ async fn fd_27_fd_28_the_source_remembers_who_used_a_slot_without_any_right_on_e
         sql.batch_execute("CREATE ROLE app LOGIN; CREATE ROLE mallory LOGIN").await.unwrap();
         let app = hw_testkit::cluster::connect(&cluster.url_as("app", None, "postgres")).await;
         assert_eq!(memory::recall(&app, "headwater_1").await.unwrap(), None);
-        memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await.unwrap();
-        memory::remember(&app, "headwater_2", (8, OpId(1)), Claim::Take).await.unwrap();
+        memory::remember(&app, "headwater_1", (7, OpId(9)), None).await.unwrap();
+        memory::remember(&app, "headwater_2", (8, OpId(1)), None).await.unwrap();
         let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
         assert_eq!((found.store, found.op_id), (7, OpId(9)));
-        memory::remember(&app, "headwater_1", (7, OpId(10)), Claim::Take).await.unwrap();
+        memory::remember(&app, "headwater_1", (7, OpId(10)), None).await.unwrap();
         let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
         assert_eq!((found.store, found.op_id), (7, OpId(10)));
         // Who is overtaken does not overwrite that.
-        let kept = memory::remember(&app, "headwater_1", (6, OpId(99)), Claim::Keep).await.unwrap();
+        let kept = memory::remember(&app, "headwater_1", (6, OpId(99)), None).await.unwrap();
         let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
         assert_eq!((kept, found.store), (false, 7));
-        assert!(memory::remember(&app, "headwater_1", (7, OpId(11)), Claim::Keep).await.unwrap());
+        assert!(memory::remember(&app, "headwater_1", (7, OpId(11)), None).await.unwrap());
+        // Of two that take it from the same store one does, and what was given stays known.
+        let take = |store| memory::remember(&app, "headwater_1", (store, OpId(5)), Some(7));
+        assert!(take(3).await.unwrap());
+        assert!(!take(4).await.unwrap());
+        let found = memory::recall(&app, "headwater_1").await.unwrap().unwrap();
+        assert_eq!((found.store, found.op_id), (3, OpId(11)));
         let count = "SELECT count(*) FROM pg_largeobject_metadata";
         assert_eq!(sql.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 2);
         // What another role wrote is not believed, nor is its place taken.
         let mallory =
             hw_testkit::cluster::connect(&cluster.url_as("mallory", None, "postgres")).await;
-        memory::remember(&mallory, "headwater_3", (66, OpId(66)), Claim::Take).await.unwrap();
+        memory::remember(&mallory, "headwater_3", (66, OpId(66)), None).await.unwrap();
         assert_eq!(memory::recall(&app, "headwater_3").await.unwrap(), None);
-        memory::remember(&app, "headwater_3", (5, OpId(5)), Claim::Take).await.unwrap();
+        memory::remember(&app, "headwater_3", (5, OpId(5)), None).await.unwrap();
         let found = memory::recall(&app, "headwater_3").await.unwrap().unwrap();
         assert_eq!((found.store, found.op_id), (5, OpId(5)));
     }
@@ -731,13 +737,13 @@ async fn fd_28_what_keeps_the_source_from_remembering_is_named_with_its_mend() {
     .unwrap();
     let app = hw_testkit::cluster::connect(&cluster.url_as("app", None, "postgres")).await;
     let named = async || {
-        let refused = memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await;
+        let refused = memory::remember(&app, "headwater_1", (7, OpId(9)), None).await;
         refused.expect_err("it is not remembered").diagnostic()
     };
     let mend = named().await.mend.expect("a statement");
     assert_eq!(mend, "GRANT EXECUTE ON FUNCTION pg_catalog.lo_create(oid) TO \"app\";");
     sql.batch_execute(&mend).await.unwrap();
-    memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await.unwrap();
+    memory::remember(&app, "headwater_1", (7, OpId(9)), None).await.unwrap();
     // Every place is somebody else's.
     let oid = "SELECT oid FROM pg_largeobject_metadata";
     let place: u32 = sql.query_one(oid, &[]).await.unwrap().get(0);
@@ -749,6 +755,6 @@ async fn fd_28_what_keeps_the_source_from_remembering_is_named_with_its_mend() {
     .unwrap();
     assert!(named().await.mend.is_some_and(|mend| mend.contains(&first.to_string())));
     sql.batch_execute(&format!("SELECT lo_unlink({})", first + 3)).await.unwrap();
-    memory::remember(&app, "headwater_1", (7, OpId(9)), Claim::Take).await.unwrap();
+    memory::remember(&app, "headwater_1", (7, OpId(9)), None).await.unwrap();
     assert!(memory::recall(&app, "headwater_1").await.unwrap().is_some());
 }

@@ -385,6 +385,100 @@ async fn overtaken_while_paused(arguments: &[&str]) {
     line.stop().await;
 }
 
+/// E-10: who wakes while another one makes its first copy, and has no slot at that moment, leaves it the slot. Nobody
+/// is answered by two servers, and nothing is numbered twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn fd_30_a_server_that_wakes_while_another_one_makes_its_slot_stays_away() {
+    let line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    line.is_well().await;
+    let given = line.clients["u1"].last_op();
+    line.server.signal(libc::SIGSTOP);
+    let terminate =
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
+    line.execute(terminate).await;
+    // The slot of the second waits for it.
+    let open = line.rig.cluster.client(&line.rig.database.name).await;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("open");
+    let mut options = rig::with(line.rig.options(), "HEADWATER_DATA_DIR", &line.rig.path("other"));
+    options.arguments.push("--take-over".into());
+    let mut second = HeadwaterProcess::spawn(loud(options));
+    soon("the second makes a slot", line.report(), || async {
+        let made = "SELECT count(*) FROM pg_replication_slots WHERE active AND confirmed_flush_lsn IS NULL";
+        (line.rig.ask(made).await.as_deref() == Some("1")).then_some(())
+    })
+    .await;
+    // It comes to nothing, and is not begun again yet.
+    second.signal(libc::SIGSTOP);
+    line.execute(terminate).await;
+    soon("there is no slot", line.report(), || async {
+        let slots = line.rig.ask("SELECT count(*) FROM pg_replication_slots").await;
+        (slots.as_deref() == Some("0")).then_some(())
+    })
+    .await;
+    let remembered = line.rig.ask(REMEMBERED).await.expect("it is remembered");
+    line.server.signal(libc::SIGCONT);
+    line.names("HW3052").await;
+    nobody_is_answered(&line, "overtaken").await;
+    assert_eq!(line.rig.ask(REMEMBERED).await, Some(remembered));
+    second.signal(libc::SIGCONT);
+    open.batch_execute("COMMIT").await.expect("ended");
+    second.until_ready().await;
+    let fresh = super::fresh(&second, "u1").await;
+    assert!(fresh.last_op() > given, "E-3: {} is not above {given}", fresh.last_op());
+    nobody_is_answered(&line, "and for good").await;
+    line.names("HW3052").await;
+    second.stop().await;
+    line.stop().await;
+}
+
+/// E-3: a store that is begun in the place of one that was lost gives numbers above all that were shown, however soon
+/// the one before was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_3_stores_that_are_lost_one_after_the_other_begin_each_above_the_one_before() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    let mut given = line.clients["u1"].last_op();
+    for lost in 0..4 {
+        lose(&mut line).await;
+        let now = super::fresh(&line.server, "u1").await.last_op();
+        assert!(now > given, "{lost}: {now} is not above {given}");
+        // Of the first the source is reminded by two processes; the others are lost at once.
+        if lost == 0 {
+            line.server.stop().await;
+            line.server.spawn_again();
+            line.server.until_ready().await;
+        }
+        given = super::fresh(&line.server, "u1").await.last_op();
+    }
+    line.stop().await;
+}
+
+/// The data directory is lost, and another one is begun in its place.
+async fn lose(line: &mut Line) {
+    line.server.kill();
+    std::fs::remove_dir_all(line.rig.path("data")).expect("it was there");
+    let mut options = line.rig.options();
+    options.arguments.push("--take-over".into());
+    line.server = HeadwaterProcess::start(loud(options)).await;
+}
+
+/// E-3: numbers of write checkpoints do not go back with a store that was lost: whoever waits for one sees what is
+/// served now.
+#[tokio::test(flavor = "multi_thread")]
+async fn e_3_whoever_waits_for_a_write_checkpoint_of_a_lost_store_waits_no_longer() {
+    let mut line = Line::start(SCHEMA, &config(), &["u1"], T).await;
+    // Numbers are those of the process, too.
+    line.server.stop().await;
+    line.server.spawn_again();
+    line.agree("by another process").await;
+    let asked = line.clients["u1"].ask_write_checkpoint(line.server.address()).await;
+    let waits_for = asked.expect("a number");
+    lose(&mut line).await;
+    line.clients.get_mut("u1").expect("it is there").accepts_anew = true;
+    line.follow("u1", "it waits no longer", |c| c.write_checkpoint >= Some(waits_for)).await;
+    line.agree("at the end").await;
+    line.stop().await;
+}
+
 /// The slot is there, its log is not: as a slot that was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn fd_31_log_that_is_gone_without_a_lost_slot_is_a_compared_copy() {
