@@ -379,6 +379,10 @@ async fn fd_71_teardown_removes_what_a_server_left_and_nothing_that_one_uses() {
     let again = run(&["teardown", "--yes"]);
     let said = String::from_utf8_lossy(&again.stderr);
     assert!(again.status.success() && said.contains("nothing of instance"), "{said}");
+    // Whoever begins anew waits for nobody.
+    let mut options = without(rig.options(), "HEADWATER_DATA_DIR");
+    options.environment.push(("HEADWATER_DATA_DIR".into(), rig.path("other")));
+    HeadwaterProcess::start(options).await.stop().await;
 }
 
 #[tokio::test]

@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+/// When a store was seen that is gone for good.
+const LONG_AGO: u64 = 0;
+
 /// How the comment begins.
 const PREFIX: &str = "Headwater remembers here who uses slot ";
 
@@ -173,6 +176,22 @@ async fn write(
         .batch_execute(&format!("{make} COMMENT ON LARGE OBJECT {} IS {text}", place.oid))
         .await?;
     Ok(true)
+}
+
+/// Statements that let the source remember that a slot's last store is gone for good, for whoever removes what it
+/// left: nobody waits for it, and how far its numbers had come stays known (E-3). None where that is known.
+///
+/// - Errors: those of a connection.
+pub async fn farewell(client: &Client, slot: &str) -> Result<Vec<String>> {
+    let places = places(client, slot).await.doing("ask who used the slot last")?;
+    let statement = |place: &Place| {
+        let memory = parse(place.text.as_deref()?, slot, place.now)?;
+        let text = comment(slot, memory.store, memory.op_id, LONG_AGO);
+        let is_alive = memory.seen > LONG_AGO;
+        let text = quote_literal(&text);
+        is_alive.then(|| format!("COMMENT ON LARGE OBJECT {} IS {text}", place.oid))
+    };
+    Ok(places.iter().filter_map(statement).collect())
 }
 
 /// Where it is written.

@@ -8,7 +8,7 @@
 
 use hw_pg::config::ConnectConfig;
 use hw_pg::error::{Doing as _, PgError};
-use hw_pg::{slot, sql};
+use hw_pg::{memory, slot, sql};
 use hw_types::Diagnostic;
 use hw_types::relation::{quote_ident, quote_literal};
 use tokio_postgres::Client;
@@ -115,6 +115,8 @@ struct Found {
     reader: Option<i32>,
     /// Slots of other instances on this database.
     others: Vec<String>,
+    /// Statements that say that the slot's last store is gone.
+    farewell: Vec<String>,
     /// The owner of each, where it is there.
     publication: Option<String>,
     event_trigger: Option<String>,
@@ -155,6 +157,7 @@ impl Found {
             there: own.is_some(),
             reader: own.and_then(|slot| slot.get(1)),
             others: others.filter(|other| *other != name).collect(),
+            farewell: memory::farewell(client, &name).await?,
             slot: name,
             publication: row.get(2),
             event_trigger: row.get(3),
@@ -179,7 +182,11 @@ impl Found {
             );
             removal(format!("slot \"{}\"", self.slot), sql, "a role with REPLICATION".to_owned())
         });
-        [
+        let farewell = self.farewell.iter().map(|sql| {
+            let what = format!("what the source remembers of who used slot \"{}\"", self.slot);
+            removal(what, sql.clone(), "the role that served".to_owned())
+        });
+        let ours = [
             slot,
             owned(
                 &self.publication,
@@ -192,9 +199,7 @@ impl Found {
                 "event trigger headwater_ddl",
                 "DROP EVENT TRIGGER IF EXISTS headwater_ddl",
             ),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        ];
+        ours.into_iter().flatten().chain(farewell).collect()
     }
 }
