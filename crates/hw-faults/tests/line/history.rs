@@ -137,6 +137,7 @@ async fn put_back_alone(slot: &str) {
     line.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'three')").await;
     line.agree("further than the copy").await;
     line.server.stop().await;
+    nobody_reads(&line).await;
     line.execute(slot).await;
     copy(&old, &data);
     // It has a number, so the copy waits for it.
@@ -154,6 +155,15 @@ async fn put_back_alone(slot: &str) {
     line.agree("compared").await;
     line.is_well().await;
     line.stop().await;
+}
+
+/// The walsender of a server that has stopped may live a little longer.
+async fn nobody_reads(line: &Line) {
+    soon("nobody reads the slot", line.report(), || async {
+        let reads = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        (line.rig.ask(reads).await.as_deref() == Some("0")).then_some(())
+    })
+    .await;
 }
 
 /// The store was put back, or another one was in its place: everything is to be compared.
@@ -254,6 +264,7 @@ async fn fd_28_a_source_that_cannot_remember_a_store_is_followed_and_named() {
     line.is_well().await;
     assert!(line.rig.ask(REMEMBERED).await.is_some());
     line.server.stop().await;
+    nobody_reads(&line).await;
     line.execute(
         "SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
          SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
