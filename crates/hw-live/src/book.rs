@@ -6,7 +6,7 @@
 use crate::error::LiveError;
 use crate::ground::{Fact, Ground};
 use crate::lookups::name_of;
-use crate::plan::{Conditions, Labels};
+use crate::plan::Conditions;
 use crate::query::Question;
 use hw_engine::Committed;
 use hw_expr::postgres::{Condition, JsonOfDatabase, Table};
@@ -75,7 +75,6 @@ struct Known {
 /// A table as a role sees it.
 struct Visible {
     table: Table,
-    labels: Labels,
     condition: Arc<Condition>,
     /// The tables that its policies read beside it.
     inner: Arc<[Table]>,
@@ -159,7 +158,6 @@ impl Book {
         };
         let conditions = understood.map(|(visible, filter)| Conditions {
             table: visible.table.clone(),
-            labels: visible.labels.clone(),
             visible: visible.condition.clone(),
             filter: filter.map(|filter| filter.condition.clone()),
             inner: visible.inner.clone(),
@@ -329,9 +327,8 @@ impl Visible {
         let inner: Arc<[Table]> = inner.map(|known| security.whole(known)).collect();
         // How its rows are told, and whether they are told at all.
         readings.note((&table, &inner, security.may_name(found), security.json()));
-        let labels = security.labels_of(&table).into();
         let rights = rights.of_tables(inner.iter().chain([&table]).map(|table| table.number));
-        Some(Visible { table, labels, condition, inner, read: readings.finish(), rights })
+        Some(Visible { table, condition, inner, read: readings.finish(), rights })
     }
 }
 

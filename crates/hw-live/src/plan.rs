@@ -9,12 +9,10 @@ use crate::result::{Held, Moved};
 use hw_engine::{ChangedRow, Committed, Rows, StoredRow};
 use hw_expr::postgres::{Condition, Cover, EvalError, Frame, Principal, Table};
 use hw_types::{Relation, Row};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How rows become part of one result.
 pub(crate) struct Plan {
-    labels: Labels,
     visible: Arc<Condition>,
     filter: Option<Arc<Condition>>,
     principal: Principal,
@@ -29,13 +27,9 @@ pub(crate) struct Plan {
     pub is_complete: bool,
 }
 
-/// The labels of enums among a table's columns, by place, as they were when its conditions were read.
-pub(crate) type Labels = Arc<[(usize, BTreeSet<String>)]>;
-
 /// Conditions of the policies of a table, and of a filter.
 pub(crate) struct Conditions {
     pub table: Table,
-    pub labels: Labels,
     pub visible: Arc<Condition>,
     pub filter: Option<Arc<Condition>>,
     /// The tables that policies read beside the table itself.
@@ -61,7 +55,7 @@ impl Plan {
         lookups: &Lookups,
     ) -> Option<Plan> {
         let matcher = question.query.matcher.as_ref()?;
-        let Conditions { table, labels, visible, filter, inner } = conditions;
+        let Conditions { table, visible, filter, inner } = conditions;
         let principal = question.who.principal(question.filter_parameters.clone());
         let all = [Some(visible), filter.as_ref()];
         for condition in all.into_iter().flatten() {
@@ -82,7 +76,6 @@ impl Plan {
         let cover = covers.reduce(Cover::narrower).unwrap_or(Cover::Anything);
         let inner = visible.inner_covers(&principal, lookups).into();
         Some(Plan {
-            labels: labels.clone(),
             visible: visible.clone(),
             filter: filter.clone(),
             principal,
@@ -129,14 +122,6 @@ impl Plan {
     pub fn admits(&self, row: Option<&StoredRow>, lookups: &Lookups) -> Result<bool, EvalError> {
         let Some(row) = row else { return Ok(false) };
         let row = row.row.view();
-        let is_known = |(place, labels): &(usize, BTreeSet<String>)| {
-            let label = row.get(*place).bytes().map(std::str::from_utf8);
-            label.is_none_or(|label| label.is_ok_and(|label| labels.contains(label)))
-        };
-        // It may be one that a condition names, renamed since.
-        if !self.labels.iter().all(is_known) {
-            return Err(EvalError("a label is new"));
-        }
         let rows = [&row];
         let frame = Frame { rows: &rows, principal: &self.principal, tables: lookups };
         // A filter sees what policies admit, and nothing else.

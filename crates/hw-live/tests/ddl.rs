@@ -230,7 +230,7 @@ async fn e_4_statements_that_concern_a_result_have_it_asked() {
 
 /// A row may come with a label that a policy names, under the name that it was given in the same transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e_4_a_row_with_a_label_that_was_just_renamed_is_asked_for() {
+async fn e_4_a_row_with_a_label_that_its_transaction_renamed_is_told_to_nobody() {
     let mut world = World::new(
         "CREATE TYPE status AS ENUM ('open', 'hidden');
          CREATE TABLE cases (id int PRIMARY KEY, status status, body text);

@@ -489,16 +489,6 @@ impl RowSecurity {
         Table { number, name, columns: columns.collect(), visible: Visible::All }
     }
 
-    /// The labels that enums of a table's rows can have, by the place of the column.
-    pub fn labels_of(&self, table: &Table) -> Vec<(usize, BTreeSet<String>)> {
-        let columns = table.columns.iter().enumerate();
-        let labels = columns.filter_map(|(place, (_, ty))| match ty {
-            Type::Scalar(Scalar::Enum(oid)) => Some((place, self.labels.get(oid)?.clone())),
-            _ => None,
-        });
-        labels.collect()
-    }
-
     fn type_of(&self, oid: u32) -> Type {
         Type::of(oid, &self.types.resolve(oid))
     }
