@@ -616,7 +616,7 @@ async fn e_4_rows_leave_while_another_table_inherits_from_theirs() {
     let mut holds = async |expected: &[&str]| loop {
         let rows: Vec<String> = client.rows().keys().map(|(_, id)| id.clone()).collect();
         if rows == *expected {
-            return;
+            break;
         }
         client.step().await.expect("a line");
     };
