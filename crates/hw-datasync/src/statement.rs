@@ -8,6 +8,7 @@
 
 use crate::names::{Fields, Naming};
 use crate::wire::{Expr, Literal, Operator, Order, Query, Selected};
+use hw_live::FirstRows;
 use hw_types::Sql;
 use hw_write::{ShapeColumn, TableShape};
 use serde_json::Value;
@@ -142,6 +143,14 @@ pub fn keyed_rows(query: &Query, shape: &Shape) -> Result<Sql, Unknown> {
     Ok(writer.statement)
 }
 
+/// The first rows of a query, to the end of its window and some behind it, as [`keyed_rows`] with a third column: the
+/// values of the columns by which they are ordered, as a JSON array of what Postgres prints of each, or null.
+pub(crate) fn first_rows(query: &Query, shape: &Shape, first: &FirstRows) -> Result<Sql, Unknown> {
+    let mut writer = Writer::new(shape);
+    writer.select(query, Output::First(first))?;
+    Ok(writer.statement)
+}
+
 /// A condition alone, with columns by their bare names and parameters of its own.
 pub fn condition_of(condition: &Expr, shape: &Shape) -> Result<Sql, Unknown> {
     let mut writer = Writer { is_bare: true, ..Writer::new(shape) };
@@ -154,6 +163,8 @@ pub fn condition_of(condition: &Expr, shape: &Shape) -> Result<Sql, Unknown> {
 pub(crate) enum Output<'a> {
     Record,
     KeyAndRecord,
+    /// Key, record and place of the first rows in their order.
+    First(&'a FirstRows),
     /// These columns, each called `c` and its place, for what stands around it.
     Columns(&'a [usize]),
 }
@@ -199,7 +210,7 @@ impl<'a> Writer<'a> {
             self.name(column);
             self.sql(") ");
         }
-        if output == Output::KeyAndRecord {
+        if matches!(output, Output::KeyAndRecord | Output::First(_)) {
             self.key_json()?;
             self.sql(", ");
         }
@@ -219,13 +230,25 @@ impl<'a> Writer<'a> {
                     self.sql(&format!(" AS c{column}"));
                 }
             }
-            Output::Record | Output::KeyAndRecord => self.record(&columns),
+            Output::Record | Output::KeyAndRecord | Output::First(_) => self.record(&columns),
+        }
+        if let Output::First(first) = output {
+            self.place(first);
         }
         self.sql(" FROM ");
         self.table();
         if let Some(condition) = &query.condition {
             self.sql(" WHERE ");
             self.condition(condition)?;
+        }
+        if let Output::First(FirstRows { order, offset, limit, beyond }) = output {
+            for (number, (column, descending)) in order.iter().enumerate() {
+                self.sql(if number > 0 { ", " } else { " ORDER BY " });
+                self.named(column);
+                self.sql(if *descending { " DESC" } else { "" });
+            }
+            self.sql(&format!(" LIMIT {}", offset + limit + beyond));
+            return Ok(());
         }
         // Groups have no order, but for which rows of a window are in them.
         let is_ordered = !matches!(output, Output::Columns(_)) || query.is_window();
@@ -270,6 +293,25 @@ impl<'a> Writer<'a> {
     pub(crate) fn whole_record(&mut self) {
         let columns: Vec<usize> = (0..self.shape.columns.len()).collect();
         self.record(&columns);
+    }
+
+    /// The values by which a row is ordered.
+    fn place(&mut self, first: &FirstRows) {
+        self.sql(", pg_catalog.jsonb_build_array(");
+        for (number, (column, _)) in first.order.iter().enumerate() {
+            self.sql(if number > 0 { ", " } else { "" });
+            // Not a cast to text, of which some types have their own.
+            self.sql("CASE WHEN ");
+            self.named(column);
+            self.sql(" IS DISTINCT FROM NULL THEN pg_catalog.format('%s', ");
+            self.named(column);
+            self.sql(") END");
+        }
+        self.sql(")::text");
+    }
+
+    fn named(&mut self, column: &str) {
+        self.sql(&format!("{TABLE}.{}", quoted(column)));
     }
 
     fn key_json(&mut self) -> Result<(), Unknown> {

@@ -14,6 +14,7 @@ use crate::lanes::Bounds;
 use crate::query::{Key, Question, Record, Wants};
 use crate::result::{Answered, MOST_GROUP_BYTES, MOST_GROUPS};
 use crate::unseen::{Place, View};
+use crate::window::Fetched;
 use futures_util::TryStreamExt as _;
 use hw_engine::{Engine, Published};
 use hw_pg::error::PgError;
@@ -303,14 +304,28 @@ impl Asking {
         let parameters = parameters.iter().map(|text| (text, Type::TEXT));
         let mut rows = pin!(transaction.query_typed_raw(&query.rows.text, parameters).await?);
         let is_grouped = matches!(query.wants, Wants::Groups(_));
-        let mut answered = Answered { rows: Vec::new(), states: is_grouped.then(Vec::new) };
-        let mut bytes = 0;
+        let states = is_grouped.then(Vec::new);
+        let mut answered = Answered { rows: Vec::new(), states, window: None };
+        let mut fetched = query.window.as_ref().map(|_| Vec::new());
+        let (mut bytes, mut is_cut) = (0, false);
         while let Some(row) = rows.try_next().await? {
             let (key, record): (Option<&str>, &str) = (row.try_get(0)?, row.try_get(1)?);
             let Some(key) = key else { return Err(Failed::NoKey) };
             bytes += key.len() + record.len();
             if bytes > self.result_bytes {
-                return Err(Failed::TooLarge);
+                match (&query.window, &fetched) {
+                    // What is behind the window can be done without.
+                    (Some(first), Some(fetched)) if fetched.len() >= first.end() => {
+                        is_cut = true;
+                        break;
+                    }
+                    _ => return Err(Failed::TooLarge),
+                }
+            }
+            if let Some(fetched) = &mut fetched {
+                let place = row.try_get::<_, &str>(2)?;
+                fetched.push((Key::from(key), Record::new(record), Box::from(place)));
+                continue;
             }
             if let Some(states) = &mut answered.states {
                 if states.len() == MOST_GROUPS || bytes > MOST_GROUP_BYTES {
@@ -319,6 +334,12 @@ impl Asking {
                 states.push(row.try_get::<_, &str>(2)?.into());
             }
             answered.rows.push((Key::from(key), Record::new(record)));
+        }
+        if let Some((first, rows)) = query.window.as_ref().zip(fetched) {
+            let told = rows.iter().skip(first.offset).take(first.limit);
+            answered.rows = told.map(|(key, record, _)| (key.clone(), record.clone())).collect();
+            let is_whole = !is_cut && rows.len() < first.end() + first.beyond;
+            answered.window = Some(Fetched { rows, is_whole });
         }
         Ok((answered, bytes))
     }

@@ -796,6 +796,7 @@ mod tests {
             table: TableName::new("public", "plain"),
             key: vec!["id".into()],
             rows: Sql { text: String::new(), parameters: Vec::new() },
+            window: None,
             wants: Wants::Rows,
             as_text: Vec::new(),
             matcher: None,

@@ -264,7 +264,7 @@ impl Kept {
         }
         let Ok(changes) = plan.changes(held, rows, lookups) else { return Applied::Not };
         if changes.is_some() && !plan.is_complete {
-            // Which of the rows are in the window depends on the others.
+            // Which of the rows are in the window depends on others that are not known.
             return Applied::Not;
         }
         at.told = one.end_lsn;
@@ -312,14 +312,14 @@ impl Kept {
         let position = last.unwrap_or(published.checkpoint.end_lsn);
         // What a plan has told already, and the snapshot does not see, follows.
         self.inbox.shut();
-        let grouping = self.rendering.as_ref().and_then(|rendering| rendering.grouping());
+        let rendering = self.rendering.as_deref();
         match &mut self.phase {
             Phase::Told { held, .. } => {
                 let query = &self.question.query;
                 let new = new.iter().map(|one| &**one);
                 let touched =
                     self.rendering.as_ref().map(|rendering| rendering.touched(query, new));
-                let changes = held.replace(&answered, grouping, &touched.unwrap_or_default());
+                let changes = held.replace(&answered, rendering, &touched.unwrap_or_default());
                 match changes.is_empty() {
                     true => drop(self.inbox.count(held.weight())),
                     // Which of these did what, nobody knows.
@@ -335,7 +335,7 @@ impl Kept {
                 }
             }
             Phase::First(_) => {
-                let held = Held::of(&answered, grouping);
+                let held = Held::of(&answered, rendering);
                 if !self.inbox.count(held.weight()) {
                     self.inbox.open();
                     return Err(LiveError::NoRoom);

@@ -172,7 +172,7 @@ mod tests {
         let row = |(key, value): (&u8, &u8)| {
             (key.to_string().into(), Record::new(format!("{{\"v\": {value}}}")))
         };
-        Answered { rows: result.iter().map(row).collect(), states: None }
+        Answered { rows: result.iter().map(row).collect(), states: None, window: None }
     }
 
     proptest! {

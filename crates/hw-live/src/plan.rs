@@ -22,8 +22,8 @@ pub(crate) struct Plan {
     /// asked, and the plan is made anew.
     pub inner: Box<[(u32, Cover)]>,
     rendering: Arc<Rendering>,
-    /// Whether it is enough to know which rows match: the result is no window, and what is told of them is known
-    /// here.
+    /// Whether it is enough to know which rows match: what is told of them is known here, and, where only the first
+    /// ones are in the result, mostly also which those are.
     pub is_complete: bool,
 }
 
@@ -81,7 +81,8 @@ impl Plan {
             principal,
             cover,
             inner,
-            is_complete: !matcher.is_window && rendering.is_whole(&table.columns),
+            is_complete: (!matcher.is_window || rendering.order().is_some())
+                && rendering.is_whole(&table.columns),
             rendering,
         })
     }
@@ -154,15 +155,18 @@ impl Plan {
         if !self.is_complete {
             return Ok((!states.is_empty()).then(Vec::new));
         }
-        let changes = match self.rendering.grouping() {
-            Some(grouping) => {
-                let moved = states.iter().map(|State { row, was, is }| Moved {
-                    before: row.before.as_ref().filter(|_| *was).map(|stored| &stored.row),
-                    after: row.after.as_ref().filter(|_| *is).map(|stored| &stored.row),
-                });
-                held.regroup(grouping, &moved.collect::<Vec<_>>())?
-            }
-            None => self.row_changes(held, states)?,
+        let moved = || {
+            let moved = states.iter().map(|State { row, was, is }| Moved {
+                before: row.before.as_ref().filter(|_| *was).map(|stored| &stored.row),
+                after: row.after.as_ref().filter(|_| *is).map(|stored| &stored.row),
+            });
+            moved.collect::<Vec<_>>()
+        };
+        let rendering = &*self.rendering;
+        let changes = match (rendering.grouping(), rendering.order()) {
+            (Some(grouping), _) => held.regroup(grouping, &moved())?,
+            (None, Some(order)) => held.reorder(rendering, order, &moved())?,
+            (None, None) => self.row_changes(held, states)?,
         };
         Ok((!changes.is_empty()).then_some(changes))
     }

@@ -33,10 +33,35 @@ pub struct LiveQuery {
     pub rows: Sql,
     /// What is wanted of it.
     pub wants: Wants,
+    /// Which of its rows are in the result, where it is the first ones in an order. `rows` gives (key, record,
+    /// place) then, from the very first row on, and [`FirstRows::beyond`] more than there are in the result; the
+    /// place is the JSON of an array with the values of the order's columns, as Postgres prints each, or null.
+    pub window: Option<FirstRows>,
     /// Columns of the table whose values are told as their texts, in keys and in records of rows.
     pub as_text: Vec<String>,
     /// The same as a condition over single rows; `None` where there is no such form of it.
     pub matcher: Option<Matcher>,
+}
+
+/// A window of the rows of a query: so many behind the first ones, in an order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FirstRows {
+    /// Columns, and whether they descend, in which nulls come first then, else last. The last ones are those of the
+    /// key, so that no two rows stand in one place.
+    pub order: Vec<(String, bool)>,
+    /// How many stand before the window.
+    pub offset: usize,
+    /// How many are in it.
+    pub limit: usize,
+    /// How many more are fetched: as many may go before it has to be asked what follows.
+    pub beyond: usize,
+}
+
+impl FirstRows {
+    /// How many rows there are up to the end of the window.
+    pub(crate) fn end(&self) -> usize {
+        self.offset + self.limit
+    }
 }
 
 /// A query as a condition over the rows of its table.

@@ -5,6 +5,7 @@
 
 use crate::aggregate::{Aggregate, Groups};
 use crate::query::{Key, LiveQuery, Record, Wants};
+use crate::row_order::RowOrder;
 use crate::tally::{Kind, Tally};
 use hw_engine::Committed;
 use hw_expr::postgres::{EvalError, JsonOfDatabase, RowJson, Scalar, Type, to_jsonb};
@@ -21,6 +22,8 @@ pub(crate) struct Rendering {
     json: JsonOfDatabase,
     key: Vec<Value>,
     told: Told,
+    /// How rows stand, where only the first ones are in the result.
+    order: Option<RowOrder>,
 }
 
 /// What is told; `None`: that can only be asked.
@@ -155,7 +158,8 @@ impl Rendering {
                 Told::Groups(Grouping::new(groups, value))
             }
         };
-        Some(Rendering { key, told, json, relation })
+        let order = query.window.as_ref().and_then(|first| RowOrder::new(first, &relation));
+        Some(Rendering { key, told, order, json, relation })
     }
 
     /// Whether it is that of rows with these columns, in this database.
@@ -184,6 +188,11 @@ impl Rendering {
             Told::Rows(_) => None,
             Told::Groups(grouping) => grouping.as_ref(),
         }
+    }
+
+    /// How rows stand, where only the first ones are in the result, and that is known.
+    pub fn order(&self) -> Option<&RowOrder> {
+        self.order.as_ref()
     }
 
     /// The JSON of a row's key: one value, or an array of several.

@@ -1,17 +1,20 @@
 //! What was told of a result, to tell what changes in it.
 //!
 //! Of rows their keys are held, and digests of what was told of them: what a row was before it changed comes
-//! from the list of changes, and counts only if it is what was told. Of groups what was told is held, and what their
+//! from the list of changes, and counts only if it is what was told. Of windows some rows around are held, too
+//! ([`crate::window`]). Of groups what was told is held, and what their
 //! aggregates are made of.
 
 use crate::net::{Net, Was};
 use crate::query::{Change, Key, Record};
-use crate::rendering::Grouping;
+use crate::rendering::{Grouping, Rendering};
 use crate::room::{OF_GROUP, OF_ROW};
+use crate::row_order::RowOrder;
 use crate::tally::Tally;
+use crate::window::{Fetched, Window};
 use hw_expr::postgres::EvalError;
 use hw_types::Row;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
@@ -30,6 +33,8 @@ pub(crate) struct Answered {
     /// What is known of each of them, of groups: how many rows it has, and of each aggregate what it takes to keep it
     /// ([`crate::aggregate::Function::state`]).
     pub states: Option<Vec<Box<str>>>,
+    /// Of a window: its rows, and those around it that were fetched with them.
+    pub window: Option<Fetched>,
 }
 
 /// What a subscriber has been told of a result.
@@ -45,6 +50,8 @@ pub(crate) struct Rows {
     digests: HashMap<Box<str>, Digest>,
     /// Bytes of their keys.
     bytes: usize,
+    /// How those of a window stand, where that is known.
+    window: Option<Window>,
 }
 
 /// Groups that were told.
@@ -127,17 +134,18 @@ pub(crate) struct Moved<'r> {
 impl Held {
     /// What is held of a first result.
     ///
-    /// - Takes: how its groups are computed, where that is done here.
-    pub fn of(answered: &Answered, grouping: Option<&Grouping>) -> Held {
+    /// - Takes: how it is told, where that can be done here.
+    pub fn of(answered: &Answered, rendering: Option<&Rendering>) -> Held {
         match &answered.states {
             None => {
                 let digests = rows(answered).map(|(key, _, told)| (Box::from(&*key), told));
                 let bytes = answered.rows.iter().map(|(key, _)| key.len()).sum();
-                Held::Rows(Rows { digests: digests.collect(), bytes })
+                let window = window(answered, rendering);
+                Held::Rows(Rows { digests: digests.collect(), bytes, window })
             }
             Some(states) => {
                 let mut held = Groups::default();
-                held.replace(groups(answered, states, grouping));
+                held.replace(groups(answered, states, rendering));
                 Held::Groups(held)
             }
         }
@@ -145,20 +153,23 @@ impl Held {
 
     /// Takes a newer result. What has changed is returned; nothing when there is nothing to tell.
     ///
-    /// - Takes: the result; how its groups are computed; the rows that were touched since the last one, whether or
+    /// - Takes: the result; how it is told, where that can be done here; the rows that were touched since the last one, whether or
     ///   not anything of them has changed, with what they were before, where that is known.
     pub fn replace(
         &mut self,
         answered: &Answered,
-        grouping: Option<&Grouping>,
+        rendering: Option<&Rendering>,
         touched: &HashMap<Key, Option<Record>>,
     ) -> Vec<Change> {
         match (self, &answered.states) {
-            (Held::Rows(held), None) => held.replace(answered, touched),
-            (Held::Groups(held), Some(states)) => held.replace(groups(answered, states, grouping)),
+            (Held::Rows(held), None) => {
+                held.window = window(answered, rendering);
+                held.replace(answered, touched)
+            }
+            (Held::Groups(held), Some(states)) => held.replace(groups(answered, states, rendering)),
             // A query wants one of both, always the same one.
             (held, _) => {
-                *held = Held::of(answered, grouping);
+                *held = Held::of(answered, rendering);
                 Vec::new()
             }
         }
@@ -174,17 +185,7 @@ impl Held {
         before: impl FnOnce() -> Option<Record>,
     ) -> Option<Change> {
         let Held::Rows(held) = self else { return None };
-        let Some(after) = now else {
-            return held.remove(&key).map(|_| Change::Delete { key });
-        };
-        let digest = Digest::of(&after);
-        Some(match held.insert(&key, digest) {
-            None => Change::Insert { key, record: after },
-            Some(was) => {
-                let before = if was.is(&digest) { Some(after.clone()) } else { was.record(before) };
-                Change::Update { key, before, after }
-            }
-        })
+        held.apply(key, now, before)
     }
 
     /// How an answer differs from what is held.
@@ -218,10 +219,28 @@ impl Held {
         }
     }
 
+    /// Takes what a transaction did to the rows that match a query of which the first ones are the result.
+    ///
+    /// - Errors: it has to be asked. Nothing was taken then.
+    pub fn reorder(
+        &mut self,
+        rendering: &Rendering,
+        order: &RowOrder,
+        moved: &[Moved<'_>],
+    ) -> Result<Vec<Change>, EvalError> {
+        match self {
+            Held::Rows(held) => held.reorder(rendering, order, moved),
+            Held::Groups(_) => Err(EvalError("the result is none of rows")),
+        }
+    }
+
     /// Bytes of memory.
     pub fn weight(&self) -> usize {
         match self {
-            Held::Rows(held) => held.bytes + held.digests.len() * OF_ROW,
+            Held::Rows(held) => {
+                let window = held.window.as_ref().map_or(0, Window::weight);
+                held.bytes + held.digests.len() * OF_ROW + window
+            }
             Held::Groups(held) => held.bytes + held.tallied + held.groups.len() * OF_GROUP,
         }
     }
@@ -229,6 +248,9 @@ impl Held {
     /// What was told last was not taken, and is forgotten: what is held is again what was told before. What is not
     /// known of that is told anew when it is asked.
     pub fn untell(&mut self, news: Net) {
+        if let Held::Rows(held) = self {
+            held.window = None;
+        }
         for (key, was) in news.before() {
             match (&mut *self, was) {
                 (Held::Rows(held), Was::Nothing) => drop(held.remove(&key)),
@@ -247,7 +269,7 @@ impl Held {
 
     /// Everything goes.
     pub fn clear(&mut self) -> Vec<Change> {
-        let nothing = |states| Answered { rows: Vec::new(), states };
+        let nothing = |states| Answered { rows: Vec::new(), states, window: None };
         match self {
             Held::Rows(_) => self.replace(&nothing(None), None, &HashMap::new()),
             Held::Groups(_) => self.replace(&nothing(Some(Vec::new())), None, &HashMap::new()),
@@ -332,6 +354,59 @@ impl Rows {
         let changes = difference(&mut self.digests, rows(answered), touched);
         self.bytes = self.digests.keys().map(|key| key.len()).sum();
         changes
+    }
+
+    fn apply(
+        &mut self,
+        key: Key,
+        now: Option<Record>,
+        before: impl FnOnce() -> Option<Record>,
+    ) -> Option<Change> {
+        let Some(after) = now else {
+            return self.remove(&key).map(|_| Change::Delete { key });
+        };
+        let digest = Digest::of(&after);
+        Some(match self.insert(&key, digest) {
+            None => Change::Insert { key, record: after },
+            Some(was) => {
+                let before = if was.is(&digest) { Some(after.clone()) } else { was.record(before) };
+                Change::Update { key, before, after }
+            }
+        })
+    }
+
+    fn reorder(
+        &mut self,
+        rendering: &Rendering,
+        order: &RowOrder,
+        moved: &[Moved<'_>],
+    ) -> Result<Vec<Change>, EvalError> {
+        let window = self.window.as_ref().ok_or(EvalError("the window is not known"))?;
+        let next = window.behind(rendering, order, moved)?;
+        let now = next.as_ref().unwrap_or(window).told(&order.first);
+        let is_now: HashSet<&str> = now.iter().map(|row| &*row.key).collect();
+        let was = |key: &str| self.digests.contains_key(key);
+        let mut told = Vec::new();
+        if next.is_some() {
+            let gone = window.told(&order.first).iter().filter(|row| !is_now.contains(&*row.key));
+            told.extend(gone.map(|row| (row.key.clone(), None, None)));
+            let come = now.iter().filter(|row| !was(&row.key));
+            told.extend(come.map(|row| (row.key.clone(), Some(row.record.clone()), None)));
+        }
+        for Moved { before, after } in moved {
+            let Some(after) = after else { continue };
+            let key = rendering.key(after)?;
+            if is_now.contains(&*key) && was(&key) {
+                told.push((key, Some(rendering.record(after)?), *before));
+            }
+        }
+        if let Some(next) = next {
+            self.window = Some(next);
+        }
+        let change = |(key, now, before): (Key, Option<Record>, Option<&Row>)| {
+            self.apply(key, now, || rendering.record(before?).ok())
+        };
+        Ok(told.into_iter().filter_map(change).collect())
     }
 
     fn insert(&mut self, key: &str, digest: Digest) -> Option<Digest> {
@@ -436,6 +511,11 @@ impl Groups {
     }
 }
 
+/// How the rows of a window stand, where that is known.
+fn window(answered: &Answered, rendering: Option<&Rendering>) -> Option<Window> {
+    Window::read(answered.window.as_ref()?, rendering?.order()?)
+}
+
 fn weight(key: &str, record: &Record) -> usize {
     key.len() + record.json().len()
 }
@@ -447,8 +527,9 @@ fn rows(answered: &Answered) -> impl ExactSizeIterator<Item = (Key, Record, Dige
 fn groups<'a>(
     answered: &'a Answered,
     states: &'a [Box<str>],
-    grouping: Option<&'a Grouping>,
+    rendering: Option<&'a Rendering>,
 ) -> impl ExactSizeIterator<Item = (Key, Record, Group)> + 'a {
+    let grouping = rendering.and_then(Rendering::grouping);
     answered.rows.iter().zip(states).map(move |((key, record), state)| {
         let tallies = grouping.map(|grouping| grouping.read(state)).unwrap_or_default();
         (key.clone(), record.clone(), Group { record: record.clone(), tallies })
@@ -493,7 +574,6 @@ fn difference<T: Told>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashSet;
 
     fn record(value: u8) -> Record {
         Record::new(format!("{{\"v\": {value}}}"))
@@ -501,7 +581,7 @@ mod tests {
 
     fn rows(result: &HashMap<u8, u8>) -> Answered {
         let row = |(key, value): (&u8, &u8)| (key.to_string().into(), record(*value));
-        Answered { rows: result.iter().map(row).collect(), states: None }
+        Answered { rows: result.iter().map(row).collect(), states: None, window: None }
     }
 
     /// As a client applies what it is told.
@@ -598,6 +678,7 @@ mod tests {
         let group = |json: &str| Answered {
             rows: vec![("[]".into(), Record::new(json))],
             states: Some(vec!["[1]".into()]),
+            window: None,
         };
         let held = Held::of(&group("{\"n\": 2}"), None);
         assert!(held.difference(&group("{\"n\": 2}")).is_none());

@@ -1,6 +1,8 @@
 //! What followers hold is what Postgres shows them, whatever happens to rows, memberships and policies.
 
-use crate::world::{Follower, Held, LIMIT, ROLE, World, audited, count, query, user, user_as};
+use crate::world::{
+    Follower, Held, LIMIT, ROLE, World, audited, count, first, query, user, user_as,
+};
 use hw_types::RunAs;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -232,6 +234,10 @@ fn queries() -> Vec<hw_live::LiveQuery> {
         query("members", "true", ""),
         count("members", "team <> 2"),
         query("members", "true", "ORDER BY id LIMIT 2"),
+        first("tasks", "true", &[("price", true), ("id", false)], (0, 3)),
+        first("tasks", "team = 1", &[("title", false), ("at", true), ("id", false)], (1, 2)),
+        first("notes", "true", &[("body", true), ("id", false)], (0, 2)),
+        first("members", "true", &[("team", false), ("id", true)], (0, 3)),
     ]
 }
 

@@ -11,4 +11,5 @@ mod lanes;
 mod late;
 mod memory;
 mod order;
+mod windows;
 mod world;

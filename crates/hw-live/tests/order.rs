@@ -35,6 +35,11 @@ async fn is_followed(world: &mut World, socket: &mut Socket) {
     // Behind this nobody waits for what the table was when it entered.
     world.sql("UPDATE asked SET body = 'c'").await;
     socket.settles(world).await;
+    // Nor for what is being asked once more.
+    while socket.live.figures().waiting > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    socket.settles(world).await;
     socket.came.clear();
 }
 

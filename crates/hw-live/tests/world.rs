@@ -2,8 +2,8 @@
 
 use hw_engine::{Engine, EngineOptions};
 use hw_live::{
-    Change, First, Groups, Key, Live, LiveOptions, LiveQuery, Matcher, Record, Room, Subscription,
-    Wants,
+    Change, First, FirstRows, Groups, Key, Live, LiveOptions, LiveQuery, Matcher, Record, Room,
+    Subscription, Wants,
 };
 use hw_pg::config::ConnectConfig;
 use hw_pg::principal::run_as;
@@ -109,7 +109,11 @@ impl World {
             query.rows.parameters.iter().map(|text| text as _).collect();
         let rows = transaction.query(&query.rows.text, &parameters).await;
         transaction.rollback().await?;
-        Ok(rows?.iter().map(|row| (row.get(0), row.get(1))).collect())
+        let (offset, limit) =
+            query.window.as_ref().map_or((0, usize::MAX), |first| (first.offset, first.limit));
+        let rows = rows?;
+        let rows = rows.iter().skip(offset).take(limit);
+        Ok(rows.map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Waits until a follower holds what Postgres shows.
@@ -311,6 +315,7 @@ pub fn query(table: &str, condition: &str, window: &str) -> LiveQuery {
         key: vec!["id".into()],
         rows: Sql { text, parameters: Vec::new() },
         wants: Wants::Rows,
+        window: None,
         as_text: Vec::new(),
         matcher: Some(Matcher {
             filter: Some(Sql { text: condition.into(), parameters: Vec::new() }),
@@ -318,6 +323,34 @@ pub fn query(table: &str, condition: &str, window: &str) -> LiveQuery {
             is_window: !window.is_empty(),
         }),
     }
+}
+
+/// So many rows behind the first ones in an order that ends with the key.
+pub fn first(
+    table: &str,
+    condition: &str,
+    order: &[(&str, bool)],
+    (offset, limit): (usize, usize),
+) -> LiveQuery {
+    let order: Vec<(String, bool)> =
+        order.iter().map(|(name, descending)| (name.to_string(), *descending)).collect();
+    let by = order
+        .iter()
+        .map(|(name, descending)| format!("{name}{}", if *descending { " DESC" } else { "" }));
+    let by = by.collect::<Vec<_>>().join(", ");
+    let places = order.iter().map(|(name, _)| {
+        format!("CASE WHEN q.{name} IS DISTINCT FROM NULL THEN format('%s', q.{name}) END")
+    });
+    let places = places.collect::<Vec<_>>().join(", ");
+    let beyond = 4;
+    let most = offset + limit + beyond;
+    let mut query = query(table, condition, "LIMIT 1");
+    query.rows.text = format!(
+        "WITH q AS (SELECT * FROM public.{table} WHERE {condition} ORDER BY {by} LIMIT {most}) \
+         SELECT to_jsonb(q.id)::text, to_jsonb(q)::text, jsonb_build_array({places})::text FROM q ORDER BY {by}"
+    );
+    query.window = Some(FirstRows { order, offset, limit, beyond });
+    query
 }
 
 /// How many rows of a table there are of which a condition is true.
