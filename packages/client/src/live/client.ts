@@ -94,6 +94,7 @@ export class LiveClient implements QuerySource {
   /** Askings for a token: how many there were, and the newest that was answered. */
   #asked = 0;
   #answered = 0;
+  #isWithoutToken = false;
   /** Counts users, so that what is of one can tell. */
   #users = 0;
   /** Whose token the socket has, or the one that is being opened. */
@@ -377,7 +378,7 @@ export class LiveClient implements QuerySource {
   async #askToken(): Promise<string | null> {
     this.#asked += 1;
     const number = this.#asked;
-    const token = await (this.#options.token ?? storedToken)();
+    const token = await this.#givenToken();
     if (number < this.#answered) {
       // Somebody asked later and was answered sooner.
       return this.#token;
@@ -400,6 +401,28 @@ export class LiveClient implements QuerySource {
       this.#tell();
     }
     return token;
+  }
+
+  /**
+   * What the application gives. Whatever waits for a connection goes on waiting when it gives none, as it does
+   * without a network, which is the usual reason: so that is told, once for each time in a row.
+   */
+  async #givenToken(): Promise<string | null> {
+    try {
+      const token: unknown = await (this.#options.token ?? storedToken)();
+      if (token !== null && (typeof token !== 'string' || token === '')) {
+        const given = token === '' ? 'an empty string' : typeof token;
+        throw new TypeError(`the token function gave ${given}: a token is a string, and null says that nobody is signed in`);
+      }
+      this.#isWithoutToken = false;
+      return token;
+    } catch (error) {
+      if (!this.#isWithoutToken) {
+        this.#isWithoutToken = true;
+        console.error('Headwater asked for a token and got none; it will ask again:', error);
+      }
+      throw error;
+    }
   }
 
   #opened(): void {

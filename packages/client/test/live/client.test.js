@@ -702,20 +702,42 @@ test('a listener that throws harms nobody else', async () => {
   assert.ok(told.length > 0 && told.every((message) => message === 'a bug of the application'), 'it is not hidden either');
 });
 
-test('a token that cannot be had is an error that is tried again', async () => {
-  let fails = true;
-  const { world, client } = start({
-    token: () => {
-      if (fails) throw new Error('the session is over');
-      return null;
-    },
-  });
-  byTitle(client).subscribe(() => {});
-  await world.run();
-  assert.match(client.status.error.message, /session is over/);
-  fails = false;
-  await world.run(1000);
-  assert.equal(client.status.state, 'open');
+test('a token that cannot be had is told, once in a row, and asked for again', async () => {
+  const told = [];
+  const { error } = console;
+  console.error = (...words) => told.push(words.join(' '));
+  try {
+    let give = () => {
+      throw new Error('the session is over');
+    };
+    const { world, client } = start({ token: () => give() });
+    let rows;
+    byTitle(client).subscribe((now) => (rows = now));
+    await world.run();
+    await world.run(10_000);
+    assert.match(client.status.error.message, /session is over/);
+    assert.equal(told.length, 1);
+    assert.match(told[0], /asked for a token and got none.*session is over/);
+    give = () => null;
+    await world.run(30_000);
+    assert.equal(client.status.state, 'open');
+    assert.deepEqual(rows, []);
+
+    // What is no token is not sent as one.
+    for (const [wrong, named] of [[undefined, /gave undefined/], ['', /an empty string/], [7, /gave number/]]) {
+      give = () => wrong;
+      world.cut();
+      await world.run(1000);
+      assert.equal(client.status.state, 'waiting');
+      assert.match(client.status.error.message, named);
+      assert.match(told.at(-1), named);
+      give = () => null;
+      await world.run(30_000);
+    }
+    assert.equal(told.length, 4);
+  } finally {
+    console.error = error;
+  }
 });
 
 test('records that come go before the others where that is wished and nothing else orders them', async () => {
