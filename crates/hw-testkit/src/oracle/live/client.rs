@@ -41,25 +41,6 @@ pub(super) struct Shown {
     pub why: String,
 }
 
-/// What the subscriptions of a socket held behind all that was told of a position.
-#[derive(Clone, Debug)]
-pub(super) struct Together {
-    /// Which socket of the client it was.
-    pub socket: u64,
-    position: (u64, u64),
-    /// `None`: it has nothing, is a count, which may come later, or comes back.
-    pub held: Vec<Option<Rows>>,
-    /// What was told last.
-    pub why: String,
-}
-
-#[cfg(test)]
-impl Together {
-    pub fn of(held: Vec<Option<Rows>>) -> Together {
-        Together { socket: 1, position: (0, 0), held, why: String::new() }
-    }
-}
-
 /// What somebody is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum State {
@@ -208,6 +189,10 @@ impl Slot {
             _ => return wrong("what is this"),
         }
         if let Some(lsn) = event["lsn"].as_str() {
+            let at = |text: &str| {
+                let (high, low) = text.split_once('/')?;
+                Some((u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?))
+            };
             if self.lsn.as_deref().and_then(at) > at(lsn) || at(lsn).is_none() {
                 return wrong("positions go back");
             }
@@ -217,12 +202,6 @@ impl Slot {
         }
         Ok(())
     }
-}
-
-/// A position as it is told.
-fn at(text: &str) -> Option<(u64, u64)> {
-    let (high, low) = text.split_once('/')?;
-    Some((u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?))
 }
 
 /// What a client is told to do.
@@ -248,7 +227,6 @@ enum Waiting {
 pub struct LiveClient {
     commands: mpsc::UnboundedSender<Command>,
     slots: Arc<Mutex<Vec<Slot>>>,
-    together: Arc<Mutex<Vec<Together>>>,
     task: JoinHandle<Result<(), String>>,
 }
 
@@ -262,21 +240,18 @@ impl LiveClient {
     ) -> LiveClient {
         let slots = asked.into_iter().map(|asked| Slot::new(asked, true)).collect();
         let slots = Arc::new(Mutex::new(slots));
-        let together = Arc::default();
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = Task {
             address,
             token: token.to_owned(),
             slots: Arc::clone(&slots),
-            together: Arc::clone(&together),
-            socket: 0,
             comes_back,
             inbox,
             next: 0,
             left: None,
             waiting: BTreeMap::new(),
         };
-        LiveClient { commands, slots, together, task: tokio::spawn(task.run()) }
+        LiveClient { commands, slots, task: tokio::spawn(task.run()) }
     }
 
     /// Whether a subscription is told of changes, and what it holds looks like this.
@@ -298,11 +273,6 @@ impl LiveClient {
     /// Its subscriptions.
     pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
         self.slots.lock().expect("whoever had it has not panicked")
-    }
-
-    /// What its subscriptions held together, and nobody has looked at yet.
-    pub(super) fn together(&self) -> Vec<Together> {
-        std::mem::take(&mut self.together.lock().expect("whoever had it has not panicked"))
     }
 
     /// Sends a message; the answer comes, or the socket ends before it.
@@ -346,8 +316,6 @@ struct Task {
     address: SocketAddr,
     token: String,
     slots: Arc<Mutex<Vec<Slot>>>,
-    together: Arc<Mutex<Vec<Together>>>,
-    socket: u64,
     comes_back: ComesBack,
     inbox: mpsc::UnboundedReceiver<Command>,
     next: i64,
@@ -360,10 +328,8 @@ impl Task {
     async fn run(mut self) -> Result<(), String> {
         loop {
             if let Some(mut socket) = self.connect().await? {
-                self.socket += 1;
                 self.follow(&mut socket).await?;
                 drop(socket);
-                self.forget_last();
                 // Nobody is answered any more.
                 self.waiting.clear();
                 self.slots().iter_mut().for_each(|slot| {
@@ -483,35 +449,6 @@ impl Task {
         true
     }
 
-    /// Notes what all subscriptions hold, behind the last that was told of a position.
-    fn note(&self, slots: &[Slot], position: (u64, u64), text: &str) {
-        if slots.len() < 2 {
-            return;
-        }
-        let held = |slot: &Slot| {
-            let is_whole = slot.is_followed && !slot.is_resumed && !slot.asked.is_count;
-            slot.held.clone().filter(|_| is_whole)
-        };
-        let why = text.chars().take(300).collect();
-        let now =
-            Together { socket: self.socket, position, held: slots.iter().map(held).collect(), why };
-        let mut all = self.together.lock().expect("whoever had it has not panicked");
-        let last = all.last().filter(|last| last.socket == self.socket).map(|last| last.position);
-        // What somebody who comes back has missed is of before.
-        if last.is_none_or(|last| last < position) {
-            all.push(now);
-        } else if last == Some(position) {
-            all.pop();
-            all.push(now);
-        }
-    }
-
-    /// What was told last on a socket that has ended may be a part of what its position brought.
-    fn forget_last(&self) {
-        let mut all = self.together.lock().expect("whoever had it has not panicked");
-        all.pop_if(|last| last.socket == self.socket);
-    }
-
     /// Takes a message. Whether the socket stays.
     ///
     /// - Errors: it breaks the protocol.
@@ -548,9 +485,6 @@ impl Task {
             let mut slots = self.slots();
             let of = slots.iter_mut().find(|slot| slot.is_followed && slot.id.as_deref() == id);
             of.ok_or_else(|| format!("an event of no subscription: {text}"))?.event(&message)?;
-            if let Some(position) = message["lsn"].as_str().and_then(at) {
-                self.note(&slots, position, text);
-            }
         }
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);

@@ -193,8 +193,6 @@ impl LivePlan {
         let changes_access = rng.random_bool(0.5);
         if !changes_access {
             self.steps.push(Step::Access { text: access::open(&self.world) });
-            // From there on all that happens is commits, each of which everybody on a socket is told at once.
-            self.steps.push(Step::Settle);
         }
         while begun < TRANSACTIONS || !open.is_empty() {
             let free: Vec<usize> =

@@ -13,11 +13,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::access::ROLE;
-use super::client::{ComesBack, LiveClient, Shown, State, Together};
+use super::client::{ComesBack, LiveClient, Shown, State};
 use super::plan::{LivePlan, Step};
 use super::queries::Asked;
 use crate::cluster::Cluster;
-use crate::oracle::client::Rows;
 use crate::oracle::run::{
     BOUND, Home, Oracle, TRIES, bounded, cut, difference, drop_slots, explain, isolated, status,
 };
@@ -54,29 +53,12 @@ pub(super) async fn run(oracle: &Arc<Oracle>, plan: &LivePlan) -> Result<(), Str
 /// its client has come to.
 struct Past {
     states: Vec<State>,
-    /// Behind how many looks at everybody each of them was there first.
-    since: Vec<usize>,
     at: usize,
 }
 
 impl Past {
     fn last(&self) -> &State {
         self.states.last().expect("it is looked at before anything is done")
-    }
-
-    /// Notes what is shown at a look.
-    fn note(&mut self, look: usize, state: State) {
-        if self.states.last() != Some(&state) {
-            self.states.push(state);
-            self.since.push(look);
-        }
-    }
-
-    /// Whether it was these rows at a look.
-    fn was(&self, look: usize, rows: &Rows) -> bool {
-        let behind = self.since.partition_point(|since| *since <= look);
-        let state = behind.checked_sub(1).and_then(|at| self.states.get(at));
-        matches!(state, Some(State::Rows(were)) if were == rows)
     }
 
     /// Moves on to the state that is shown.
@@ -106,23 +88,11 @@ impl Past {
     }
 }
 
-/// Whether what subscriptions held together was so at one moment.
-///
-/// - Takes: where to begin to look; how many looks there were.
-/// - Returns: which look it was.
-fn common(pasts: &[Past], together: &Together, from: usize, looks: usize) -> Option<usize> {
-    let all =
-        || pasts.iter().zip(&together.held).filter_map(|(past, it)| Some((past, it.as_ref()?)));
-    (from..looks).find(|look| all().all(|(past, rows)| past.was(*look, rows)))
-}
-
 /// A user's client, and the transaction that it has open.
 struct Seat {
     client: LiveClient,
     transaction: Option<String>,
     pasts: Vec<Past>,
-    /// The look that explains what was held together last, and on which socket.
-    common: (u64, usize),
 }
 
 struct Run<'a> {
@@ -134,11 +104,6 @@ struct Run<'a> {
     clients: FaultProxy,
     source: FaultProxy,
     seats: Vec<Seat>,
-    /// How often it was looked at what everybody is shown.
-    looks: usize,
-    /// Whether everything that has happened since all was settled is a commit of rows of tables that are followed: who
-    /// may see what is of no position, and neither is what is asked each second.
-    is_of_commits: bool,
 }
 
 impl<'a> Run<'a> {
@@ -192,8 +157,6 @@ impl<'a> Run<'a> {
             clients,
             source,
             seats: Vec::new(),
-            looks: 0,
-            is_of_commits: false,
         };
         run.changer.batch_execute("SET lock_timeout = '300ms'").await.map_err(|e| e.to_string())?;
         for (number, (user, asked)) in plan.world.users.iter().zip(&plan.asked).enumerate() {
@@ -201,9 +164,9 @@ impl<'a> Run<'a> {
             let address = SocketAddr::from(([127, 0, 0, 1], run.clients.port()));
             let comes_back = [ComesBack::Anew, ComesBack::Resuming][number % 2];
             let client = LiveClient::start(address, &token, asked.clone(), comes_back);
-            let past = |_: &Asked| Past { states: Vec::new(), since: Vec::new(), at: 0 };
+            let past = |_: &Asked| Past { states: Vec::new(), at: 0 };
             let pasts = asked.iter().map(past).collect();
-            run.seats.push(Seat { client, transaction: None, pasts, common: (0, 0) });
+            run.seats.push(Seat { client, transaction: None, pasts });
         }
         run.note().await?;
         Ok(run)
@@ -361,7 +324,6 @@ impl<'a> Run<'a> {
     }
 
     async fn access(&mut self, text: &str) -> Result<(), String> {
-        self.is_of_commits = false;
         for _ in 0..TRIES {
             let Err(error) = self.changer.batch_execute(text).await else { break };
             let _ = self.changer.batch_execute("ROLLBACK").await;
@@ -407,10 +369,11 @@ impl<'a> Run<'a> {
             let user = &self.plan.world.users[number];
             let states = self.shown_to(user, &self.plan.asked[number]).await?;
             for (past, state) in self.seats[number].pasts.iter_mut().zip(states) {
-                past.note(self.looks, state);
+                if past.states.last() != Some(&state) {
+                    past.states.push(state);
+                }
             }
         }
-        self.looks += 1;
         Ok(())
     }
 
@@ -485,12 +448,7 @@ impl<'a> Run<'a> {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.explain()?;
-        let said = status(self.server.address()).await.unwrap_or_default();
-        let polled = said["live"]["polled"].as_array();
-        let is_followed = |it: &Value| it.as_str().is_some_and(|it| it.contains("policies"));
-        self.is_of_commits = polled.is_some_and(|polled| polled.iter().all(is_followed));
-        Ok(())
+        self.explain()
     }
 
     /// Who holds something else than Postgres shows.
@@ -519,26 +477,7 @@ impl<'a> Run<'a> {
 
     /// Explains everything that was shown.
     fn explain(&mut self) -> Result<(), String> {
-        let looks = self.looks;
         for (seat, user) in self.seats.iter_mut().zip(&self.plan.world.users) {
-            for together in seat.client.together().iter().filter(|_| self.is_of_commits) {
-                let (socket, from) = seat.common;
-                let from = if socket == together.socket { from } else { 0 };
-                let found = common(&seat.pasts, together, from, looks);
-                let found = found.ok_or_else(|| {
-                    let (name, why) = (&user.name, &together.why);
-                    let alone = seat.pasts.iter().zip(&together.held).map(|(past, held)| {
-                        let was =
-                            |look: &usize| held.as_ref().is_some_and(|it| past.was(*look, it));
-                        (0..looks).filter(was).collect::<Vec<_>>()
-                    });
-                    let alone = alone.collect::<Vec<_>>();
-                    format!(
-                        "P4: {name}: no common past behind {from} of {looks}, by {why}: {alone:?}"
-                    )
-                })?;
-                seat.common = (together.socket, found);
-            }
             let mut slots = seat.client.slots();
             for (slot, past) in slots.iter_mut().zip(&mut seat.pasts) {
                 for (number, shown) in std::mem::take(&mut slot.history).iter().enumerate() {
@@ -573,32 +512,11 @@ mod tests {
     }
 
     fn past() -> Past {
-        let states = vec![rows(&[1]), rows(&[1, 2]), State::Refused, rows(&[2])];
-        Past { states, since: vec![0, 2, 3, 5], at: 0 }
+        Past { states: vec![rows(&[1]), rows(&[1, 2]), State::Refused, rows(&[2])], at: 0 }
     }
 
     fn explain(past: &mut Past, state: State) -> Result<(), String> {
         past.explain(&Shown { state, why: String::new() })
-    }
-
-    #[test]
-    fn what_is_held_together_was_so_at_one_moment() {
-        let other = Past { states: vec![rows(&[7]), rows(&[8])], since: vec![0, 4], at: 0 };
-        let pasts = [past(), other];
-        let held = |ids: &[i32]| match rows(ids) {
-            State::Rows(rows) => Some(rows),
-            State::Refused => None,
-        };
-        let look = |one: &[i32], other: Option<&[i32]>, from| {
-            let held = vec![held(one), other.and_then(held)];
-            common(&pasts, &Together::of(held), from, 9)
-        };
-        assert_eq!(look(&[1], Some(&[7]), 0), Some(0));
-        assert_eq!(look(&[1, 2], Some(&[7]), 1), Some(2));
-        assert_eq!(look(&[2], Some(&[8]), 2), Some(5));
-        assert_eq!(look(&[2], Some(&[7]), 0), None, "one of them is ahead");
-        assert_eq!(look(&[1], Some(&[7]), 2), None, "they go back");
-        assert_eq!(look(&[2], None, 2), Some(5));
     }
 
     #[test]
