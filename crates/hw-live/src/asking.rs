@@ -244,9 +244,10 @@ impl Asking {
                     is_first = false;
                     let asked = Instant::now();
                     let who = &question.who.run_as;
-                    if asker.replace(who).is_some_and(|before| *before != **who) {
+                    if asker.replace(who).is_none_or(|before| *before != **who) {
                         // What was planned for one, with what it found of rights and settings, stays
-                        // with the session behind savepoints, and would hold for the next.
+                        // with the session behind savepoints and transactions, and would hold for the
+                        // next; also where a round is begun anew.
                         let discarded = transaction.batch_execute("DISCARD PLANS").await;
                         discarded.map_err(|error| failed(error.into()))?;
                     }
