@@ -4,8 +4,8 @@
 
 use crate::lookups::{Lookups, has_columns};
 use crate::query::{Change, Question};
-use crate::rendering::Rendering;
-use crate::result::{Held, Moved};
+use crate::rendering::{Moved, Rendering};
+use crate::result::Held;
 use hw_engine::{ChangedRow, Committed, Rows, StoredRow};
 use hw_expr::postgres::{Condition, Cover, EvalError, Frame, Principal, Table};
 use hw_types::{Relation, Row};

@@ -15,6 +15,12 @@ use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// A row that is, or was, in a result: before a transaction and behind it.
+pub(crate) struct Moved<'r> {
+    pub before: Option<&'r Row>,
+    pub after: Option<&'r Row>,
+}
+
 /// How rows of one table become what queries of one kind tell.
 pub(crate) struct Rendering {
     /// The columns of rows, as the log has them.

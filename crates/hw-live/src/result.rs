@@ -7,7 +7,7 @@
 
 use crate::net::{Net, Was};
 use crate::query::{Change, Key, Record};
-use crate::rendering::{Grouping, Rendering};
+use crate::rendering::{Grouping, Moved, Rendering};
 use crate::room::{OF_GROUP, OF_ROW};
 use crate::row_order::RowOrder;
 use crate::tally::Tally;
@@ -123,12 +123,6 @@ impl Told for Group {
     fn record(&self, _: impl FnOnce() -> Option<Record>) -> Option<Record> {
         (self.record != Record::unknown()).then(|| self.record.clone())
     }
-}
-
-/// A row that is, or was, in a result: before a transaction and behind it.
-pub(crate) struct Moved<'r> {
-    pub before: Option<&'r Row>,
-    pub after: Option<&'r Row>,
 }
 
 impl Held {

@@ -6,8 +6,7 @@
 //! the window would not be full, there is an error, and Postgres is asked.
 
 use crate::query::{FirstRows, Key, Record};
-use crate::rendering::Rendering;
-use crate::result::Moved;
+use crate::rendering::{Moved, Rendering};
 use crate::row_order::{Place, RowOrder};
 use hw_expr::postgres::EvalError;
 use std::borrow::Cow;
