@@ -269,6 +269,8 @@ test('a token that cannot be had at first is asked for again, though nothing els
   const { text } = await render(h(ThinBackend, null, 'page'));
   await run(5000);
   assert.equal(text(), '');
+  const told = said.splice(0).filter((text) => !/deprecated/.test(text));
+  assert.deepEqual(told, ['Headwater asked for a token and got none; it will ask again: Error: no network']);
   fails = false;
   await run(60_000);
   assert.equal(text(), 'page');
