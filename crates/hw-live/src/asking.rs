@@ -179,7 +179,7 @@ impl Asking {
         for _ in 0..TRIES {
             let known = self.looked.lock().clone();
             let now = known.again(&**client).await.map_err(failed)?;
-            if now == known {
+            if !now.may_have_changed_since(&known) {
                 return Ok(now);
             }
             let mut book = self.book.lock().await;

@@ -172,7 +172,7 @@ impl Book {
     /// - Returns: who may see what, as of which all of this is; `None` where that has changed meanwhile.
     pub async fn renew(&mut self, client: &mut PooledClient) -> Result<Option<Rights>, PgError> {
         let rights = self.rights.again(&**client).await?;
-        if rights == self.rights {
+        if !rights.may_have_changed_since(&self.rights) {
             return Ok(Some(rights));
         }
         let mut now = Book { rights: rights.clone(), ..Book::default() };
@@ -180,8 +180,8 @@ impl Book {
             let Some(security) = now.security(client, &name.0).await? else { return Ok(None) };
             // Whoever is refused by now is told so when he is asked.
             let Ok(read) = Known::read(&security, name, &rights) else { continue };
-            if read.is_same(known) {
-                now.tables.insert(name.clone(), known.clone());
+            if let Some(kept) = known.kept(read) {
+                now.tables.insert(name.clone(), Arc::new(kept));
             }
         }
         for (key, filter) in &self.filters {
@@ -192,9 +192,11 @@ impl Book {
             let known = now.tables.get(name).and_then(|known| known.visible.as_ref());
             let Some((visible, security)) = known.zip(now.roles.get(&name.0)) else { continue };
             let read = Filter::read(security, &visible.table, text);
-            if read.is_some_and(|read| read.read == filter.read) {
+            if let Some(read) = read.filter(|read| read.read == filter.read) {
                 now.filter_bytes += text.len() + PER_FILTER;
-                now.filters.insert(key.clone(), Some(filter.clone()));
+                let (condition, fact) = (filter.condition.clone(), filter.fact.clone());
+                let kept = Filter { condition, read: read.read, fact };
+                now.filters.insert(key.clone(), Some(Arc::new(kept)));
             }
         }
         now.used_bytes = now.filter_bytes;
@@ -202,12 +204,30 @@ impl Book {
         if rights.again(&**client).await? != rights {
             return Ok(None);
         }
+        // What is the same and was written since was perhaps otherwise, when something was committed that is still to come.
+        for (name, known) in &now.tables {
+            let was = self.tables.get(name).and_then(|known| known.visible.as_ref());
+            if was.zip(known.visible.as_ref()).is_some_and(|(was, is)| !is.is_as_old_as(was)) {
+                known.fact.doubt(rights.at());
+            }
+        }
+        for (key, filter) in &now.filters {
+            let was = self.filters.get(key).and_then(Option::as_ref).zip(filter.as_ref());
+            if let Some((was, is)) = was
+                && !is.read.is_as_old_as(&was.read)
+            {
+                is.fact.doubt(rights.at());
+            }
+        }
         let is_kept = |name: &OfRole| now.tables.contains_key(name);
         let tables = self.tables.iter().filter(|(name, _)| !is_kept(name));
         tables.for_each(|(_, known)| known.fact.give_way());
         let filters = self.filters.iter().filter(|(key, _)| !now.filters.contains_key(*key));
         filters.filter_map(|(_, filter)| filter.as_ref()).for_each(|filter| filter.fact.give_way());
-        self.all.give_way();
+        match rights == self.rights {
+            true => now.all = self.all.clone(),
+            false => self.all.give_way(),
+        }
         *self = now;
         Ok(Some(rights))
     }
@@ -309,14 +329,31 @@ impl Known {
         Ok(Known { reads: Arc::new(reads), policies, visible, fact: Fact::default() })
     }
 
-    /// Whether it was read of the same. What is not known is never the same.
-    fn is_same(&self, other: &Known) -> bool {
-        let both = self.visible.as_ref().zip(other.visible.as_ref());
-        both.is_some_and(|(one, other)| one.read == other.read && one.rights == other.rights)
+    /// What is kept of it where the same was read once more. What is not known is never the same.
+    fn kept(&self, again: Known) -> Option<Known> {
+        let (was, is) = self.visible.as_ref().zip(again.visible)?;
+        if is.read != was.read || is.rights != was.rights {
+            return None;
+        }
+        let (table, condition) = (was.table.clone(), was.condition.clone());
+        let visible = Visible {
+            table,
+            condition,
+            inner: was.inner.clone(),
+            read: is.read,
+            rights: is.rights,
+        };
+        let (reads, policies) = (self.reads.clone(), self.policies.clone());
+        Some(Known { reads, policies, visible: Some(visible), fact: self.fact.clone() })
     }
 }
 
 impl Visible {
+    /// Whether all that it was read of was written by the same transactions.
+    fn is_as_old_as(&self, other: &Visible) -> bool {
+        self.read.is_as_old_as(&other.read) && self.rights.is_as_old_as(&other.rights)
+    }
+
     /// `None`: Postgres has to be asked.
     fn read(security: &RowSecurity, found: &SecuredTable, rights: &Rights) -> Option<Visible> {
         let readings = Readings::of(security);

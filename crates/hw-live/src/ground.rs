@@ -1,14 +1,23 @@
 //! What results stand on: what was read of policies, functions, grants and tables to decide who is shown what.
 //!
 //! In: what the book has read, and that it is not so any more. Out: whether a result has to be asked again because of
-//! that. Invariant: what has given way never holds again, also if all becomes as it was.
+//! that. Invariants: what has given way never holds again, also if all becomes as it was; what was committed while it
+//! may have been otherwise is told by nobody who stands on it.
 
+use hw_types::{EndLsn, Lsn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Something that was read of the catalog. Clones are of the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fact(Arc<AtomicBool>);
+pub(crate) struct Fact(Arc<Standing>);
+
+#[derive(Debug, Default)]
+struct Standing {
+    has_given_way: AtomicBool,
+    /// Up to where it is not known whether it was so.
+    doubted: AtomicU64,
+}
 
 /// What one result stands on.
 #[derive(Clone, Debug)]
@@ -20,12 +29,21 @@ pub(crate) struct Ground {
 impl Fact {
     /// Whether it is still so.
     pub fn holds(&self) -> bool {
-        !self.0.load(Ordering::Acquire)
+        !self.0.has_given_way.load(Ordering::Acquire)
     }
 
     /// It is not so any more.
     pub fn give_way(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.has_given_way.store(true, Ordering::Release);
+    }
+
+    /// It is as it was, and may have been otherwise in between: up to this position nobody knows.
+    pub fn doubt(&self, until: EndLsn) {
+        self.0.doubted.fetch_max(until.0.0, Ordering::AcqRel);
+    }
+
+    fn is_doubted(&self, at: EndLsn) -> bool {
+        at <= EndLsn(Lsn(self.0.doubted.load(Ordering::Acquire)))
     }
 
     /// Whether anybody stands on it.
@@ -47,6 +65,18 @@ impl Ground {
     /// Whether all of it is still so.
     pub fn holds(&self) -> bool {
         self.table.holds() && self.filter.as_ref().is_none_or(Fact::holds)
+    }
+
+    /// Whether it is not known that all of it was so at a position.
+    pub fn is_doubted(&self, at: EndLsn) -> bool {
+        self.table.is_doubted(at) || self.filter.as_ref().is_some_and(|it| it.is_doubted(at))
+    }
+
+    /// Positions are of another history from now on.
+    pub fn begin_anew(&self) {
+        for fact in [Some(&self.table), self.filter.as_ref()].into_iter().flatten() {
+            fact.0.doubted.store(0, Ordering::Release);
+        }
     }
 
     /// Whether it is the same.

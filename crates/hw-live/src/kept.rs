@@ -240,7 +240,8 @@ impl Kept {
         rows: &[&ChangedRow],
         lookups: &Lookups,
     ) -> Applied {
-        if self.is_outdated() {
+        let is_doubted = |ground: &Ground| ground.is_doubted(one.end_lsn);
+        if self.is_outdated() || self.ground.as_ref().is_some_and(is_doubted) {
             return Applied::Not;
         }
         let Phase::Told { held, at } = &mut self.phase else { return Applied::Not };

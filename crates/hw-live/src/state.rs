@@ -3,6 +3,7 @@
 use crate::book::Reads;
 use crate::error::LiveError;
 use crate::found::{Audits, Disagreement, Disproved, Turns};
+use crate::ground::Ground;
 use crate::group::{self, Line};
 use crate::hindrances::Hindrances;
 use crate::index::Index;
@@ -279,6 +280,8 @@ impl State {
         self.unseen = None;
         self.waiting.clear();
         self.results.values().for_each(|kept| kept.lose(self.followed.end));
+        // Whoever is asked now knows all that was doubted.
+        self.results.values().filter_map(|kept| kept.ground.as_ref()).for_each(Ground::begin_anew);
         self.followed = Place::of(published);
         self.line.advance(self.followed.end);
         let all: Vec<u64> = self.results.keys().copied().collect();

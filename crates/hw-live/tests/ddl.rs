@@ -54,16 +54,11 @@ const UNRELATED: &[&str] = &[
     "ANALYZE",
     "VACUUM plain",
     "COMMENT ON TABLE plain IS 'plain'",
-    "ALTER TABLE plain ADD CHECK (id > 0)",
     // Of nobody who reads.
     "CREATE POLICY written ON plain FOR INSERT WITH CHECK (owner = me())",
     "CREATE FUNCTION unused() RETURNS boolean LANGUAGE sql AS 'SELECT true'",
     "CREATE OR REPLACE FUNCTION unused() RETURNS boolean LANGUAGE sql AS 'SELECT false'",
     "DROP FUNCTION unused()",
-    // The same in other words.
-    "CREATE OR REPLACE FUNCTION me() RETURNS text LANGUAGE sql STABLE
-       AS $$ -- who asks
-       SELECT nullif(current_setting('request.jwt.claim.sub', true), '') $$",
     "CREATE VIEW looked AS SELECT id FROM plain",
     "CREATE SCHEMA other",
     "CREATE TABLE other.plain (id int PRIMARY KEY)",
@@ -71,6 +66,17 @@ const UNRELATED: &[&str] = &[
     "CREATE ROLE boss NOLOGIN; GRANT boss TO staff; REVOKE boss FROM staff",
     "ALTER ROLE boss BYPASSRLS",
     "DROP TABLE stranger",
+];
+
+/// What is read of them is the same behind them as before, and they may have undone what was otherwise for a moment.
+const WRITTEN_AGAIN: &[&str] = &[
+    "ALTER TABLE plain ADD CHECK (id > 0)",
+    "REVOKE SELECT ON members FROM app; GRANT SELECT ON members TO app",
+    "REVOKE staff FROM app; GRANT staff TO app",
+    // In other words.
+    "CREATE OR REPLACE FUNCTION me() RETURNS text LANGUAGE sql STABLE
+       AS $$ -- who asks
+       SELECT nullif(current_setting('request.jwt.claim.sub', true), '') $$",
 ];
 
 /// Each of them, with the table whose rows it may concern, and how it ends, which concerns them as well.
@@ -193,7 +199,23 @@ async fn e_4_statements_that_concern_nobody_have_nobody_asked() {
         let now = world.live.figures();
         assert_eq!((now.questions, now.waiting), (before.questions, 0), "{sql}");
     }
+    // Who could see what was committed by then is asked, and nothing behind it.
+    let plans = before.planned;
+    for (round, sql) in WRITTEN_AGAIN.iter().enumerate() {
+        world.sql(sql).await;
+        written(&mut world, &followers, &format!("again {round}")).await;
+        // Plans come when the engine has looked at the catalog behind the answers.
+        planned(&world.live, plans).await;
+        while world.live.figures().waiting > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let before = world.live.figures();
+        written(&mut world, &followers, &format!("behind {round}")).await;
+        let now = world.live.figures();
+        assert_eq!((now.questions, now.waiting), (before.questions, 0), "{sql}");
+    }
     // What comes to be asked for is.
+    let before = world.live.figures();
     world.sql("ALTER POLICY seen ON tasks USING (owner = me() AND done)").await;
     while world.live.figures().questions == before.questions {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -263,6 +263,10 @@ async fn e_4_nobody_is_shown_what_is_written_behind_what_becomes_of_permission_t
 
 async fn nobody_is_shown_what_is_written_behind(losses: &[Loss]) {
     let mut world = World::new(SCHEMA).await;
+    // Those that are followed from their first result on: their tables have entered.
+    let before = followers(&world).await;
+    planned(&world.live, PLANNED).await;
+    drop(before);
     let mut followers = followers(&world).await;
     let (stop, turn) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
     let writer = world.client_of(ROLE_OF_WRITER).await;

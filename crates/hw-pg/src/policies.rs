@@ -133,11 +133,15 @@ struct Role {
     partly_readable: BTreeSet<u32>,
     /// The functions that it may call.
     callable: BTreeSet<u32>,
+    /// The memberships by which it has privileges, with the transactions that wrote them.
+    memberships: String,
 }
 
 #[derive(Debug)]
 struct Function {
     id: u32,
+    /// The transaction that wrote it.
+    version: String,
     schema: String,
     name: String,
     arguments: Vec<(Option<String>, u32)>,
@@ -212,7 +216,8 @@ SELECT p.oid, n.nspname, p.proname, p.proargtypes::oid[], p.proargnames, p.prona
        coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc),
        p.proargmodes IS NOT NULL OR p.prokind <> 'f', p.proretset,
        ARRAY (SELECT pg_catalog.pg_get_function_arg_default(p.oid, n)
-              FROM pg_catalog.generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) n ORDER BY n)
+              FROM pg_catalog.generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) n ORDER BY n),
+       pg_catalog.concat_ws(':', p.xmin, n.xmin)
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language l ON l.oid = p.prolang
@@ -269,7 +274,10 @@ SELECT r.rolname, r.rolsuper OR r.rolbypassrls,
        ARRAY (SELECT p.oid FROM pg_catalog.pg_proc p
               WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
                 AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')),
-       pg_catalog.pg_has_role(r.oid, 'MEMBER')
+       pg_catalog.pg_has_role(r.oid, 'MEMBER'),
+       (SELECT coalesce(pg_catalog.string_agg(pg_catalog.concat_ws(':', m.roleid, m.member, m.xmin), ','
+                                              ORDER BY m.roleid, m.member, m.xmin::text), '')
+        FROM pg_catalog.pg_auth_members m WHERE pg_catalog.pg_has_role(r.oid, m.member, 'MEMBER'))
 FROM pg_catalog.pg_roles r WHERE r.rolname::text = ANY ($1)";
 
 const DOING: &str = "read row level security from the catalog";
@@ -378,6 +386,16 @@ impl RowSecurity {
     /// What the database adds to the rules by which values become JSON.
     pub fn json(&self) -> JsonOfDatabase {
         self.json
+    }
+
+    /// By which transactions the functions that a name may mean were written, and what their role is a member of.
+    fn versions(&self, lookup: &Lookup, name: &str) -> Vec<&str> {
+        let is_named = |function: &&Function| {
+            function.name == name && lookup.schemas.contains(&function.schema)
+        };
+        let functions = self.functions.iter().filter(is_named);
+        let role = self.roles.get(&lookup.role).map(|role| &*role.memberships);
+        functions.map(|function| &*function.version).chain(role).collect()
     }
 
     /// Whether there is the role that asks.
@@ -695,6 +713,7 @@ impl Role {
             readable: oids(4)?,
             partly_readable: oids(5)?,
             callable: oids(6)?,
+            memberships: row.try_get(8)?,
         })
     }
 }
@@ -724,6 +743,7 @@ impl Function {
         };
         Ok(Function {
             id: row.try_get(0)?,
+            version: row.try_get(17)?,
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
             arguments,

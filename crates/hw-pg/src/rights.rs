@@ -9,31 +9,66 @@
 //! [`crate::policies`] has it.
 
 use crate::error::{Doing as _, Result};
+use hw_types::{EndLsn, Lsn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_postgres::{GenericClient, Row};
 
-/// A state of all that decides who sees which rows. Two are equal if all of it is.
+/// A state of all that decides who sees which rows. Two are equal if all of it is, also where it was otherwise in
+/// between: [`Rights::may_have_changed_since`] tells that.
 #[derive(Clone, Debug, Default)]
-pub struct Rights(Arc<Parts>);
+pub struct Rights {
+    parts: Arc<Parts>,
+    at: EndLsn,
+}
 
 /// Digests.
 #[derive(Debug, Default)]
 struct Parts {
     /// Of everything.
     all: String,
+    /// The same with the versions of tables.
+    versions: String,
     /// Of what no table has for itself: operators, casts, types, publications, settings.
     shared: String,
     /// Of what tables have for themselves, by oid.
-    tables: BTreeMap<u32, String>,
+    tables: BTreeMap<u32, OfTable>,
+}
+
+/// Digests of a table and of all that are read with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OfTable {
+    what: String,
+    /// Of the transactions that wrote their rows of the catalog: what is granted and taken again is as it was.
+    version: String,
 }
 
 /// What rights say of some tables. As long as it is equal, nothing but rows, and what names in policies and queries
 /// mean, changes what is shown of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TableRights {
     shared: String,
-    tables: BTreeMap<u32, Option<String>>,
+    tables: BTreeMap<u32, Option<OfTable>>,
+}
+
+impl PartialEq for TableRights {
+    fn eq(&self, other: &TableRights) -> bool {
+        let what = |rights: &TableRights| -> Vec<_> {
+            let what =
+                |(oid, of): (&u32, &Option<OfTable>)| (*oid, of.as_ref().map(|of| of.what.clone()));
+            rights.tables.iter().map(what).collect()
+        };
+        self.shared == other.shared && what(self) == what(other)
+    }
+}
+
+impl Eq for TableRights {}
+
+impl TableRights {
+    /// Whether what it says of tables was written by the same transactions.
+    pub fn is_as_old_as(&self, other: &TableRights) -> bool {
+        self.tables == other.tables
+    }
 }
 
 /// Rows of catalogs whose `xmin` changes with everything else that is updated stand with what matters of them. Only
@@ -44,7 +79,7 @@ pub struct TableRights {
 /// - `names`: what decides by the names that policies, functions and queries have in them, and who somebody is.
 const RIGHTS: &str = "\
 WITH RECURSIVE own AS (
-  SELECT c.*, pg_catalog.concat_ws(':', n.nspname, n.nspowner, coalesce(n.nspacl::text, '')) AS schema
+  SELECT c.*, pg_catalog.concat_ws(':', c.xmin, n.xmin) AS version, pg_catalog.concat_ws(':', n.nspname, n.nspowner, coalesce(n.nspacl::text, '')) AS schema
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
@@ -65,8 +100,8 @@ policies (oid, fact) AS (
 published (oid, fact) AS (
   SELECT prrelid, pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
   FROM pg_catalog.pg_publication_rel GROUP BY prrelid),
-single (oid, fact) AS (
-  SELECT own.oid, pg_catalog.concat_ws('|', pg_catalog.concat_ws(':', relname, relnamespace, relowner,
+single (oid, version, fact) AS (
+  SELECT own.oid, own.version, pg_catalog.concat_ws('|', pg_catalog.concat_ws(':', relname, relnamespace, relowner,
            relrowsecurity, relforcerowsecurity, relhassubclass, relispartition, relpersistence, relreplident,
            coalesce(relacl::text, '')), schema, coalesce(columns.fact, ''), coalesce(keys.fact, ''),
            coalesce(policies.fact, ''), coalesce(published.fact, ''))
@@ -75,9 +110,10 @@ single (oid, fact) AS (
 tree (root, oid) AS (
   SELECT oid, oid FROM own
   UNION SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid),
-tables (oid, digest) AS (
+tables (oid, digest, version) AS (
   SELECT tree.root, pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws('=', single.oid, single.fact), ';'
-           ORDER BY single.oid))
+           ORDER BY single.oid)),
+         pg_catalog.md5(pg_catalog.string_agg(single.version, ';' ORDER BY single.oid))
   FROM tree JOIN single ON single.oid = tree.oid GROUP BY tree.root),
 shared (part) AS (VALUES
   ((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, xmin), ',' ORDER BY oid)
@@ -113,21 +149,37 @@ digests (shared, parts) AS (SELECT
   (SELECT pg_catalog.md5(pg_catalog.string_agg(coalesce(part, ''), '|')) FROM names) || '|' ||
     (SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(pg_catalog.concat_ws(':', oid, digest), ',' ORDER BY oid), ''))
      FROM tables)),
-known (all_, shared, is_new) AS (
-  SELECT pg_catalog.md5(shared || '|' || parts), shared, pg_catalog.md5(shared || '|' || parts) <> $1::text
-  FROM digests)
-SELECT all_, shared,
+known (all_, shared, versions) AS (
+  SELECT pg_catalog.md5(shared || '|' || parts), shared, pg_catalog.md5(pg_catalog.concat_ws('|', shared, parts,
+         (SELECT pg_catalog.string_agg(version, ',' ORDER BY oid) FROM tables)))
+  FROM digests),
+sent (is_new) AS (SELECT versions <> $1::text FROM known)
+SELECT all_, shared, versions,
        CASE WHEN is_new THEN ARRAY (SELECT oid FROM tables ORDER BY oid) END,
-       CASE WHEN is_new THEN ARRAY (SELECT digest FROM tables ORDER BY oid) END
-FROM known";
+       CASE WHEN is_new THEN ARRAY (SELECT digest FROM tables ORDER BY oid) END,
+       CASE WHEN is_new THEN ARRAY (SELECT version FROM tables ORDER BY oid) END,
+       (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
+FROM known, sent";
 
 impl PartialEq for Rights {
     fn eq(&self, other: &Rights) -> bool {
-        self.0.all == other.0.all
+        self.parts.all == other.parts.all
     }
 }
 
 impl Eq for Rights {}
+
+impl Parts {
+    fn of(row: &Row) -> Result<Parts> {
+        let (oids, digests, versions): (Vec<u32>, Vec<String>, Vec<String>) =
+            (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+        let of_tables =
+            digests.into_iter().zip(versions).map(|(what, version)| OfTable { what, version });
+        let tables = oids.into_iter().zip(of_tables).collect();
+        let (all, shared, versions) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(Parts { all, versions, shared, tables })
+    }
+}
 
 impl Rights {
     /// Reads it: as of now on a connection outside of a transaction, else as of the transaction's snapshot.
@@ -138,27 +190,30 @@ impl Rights {
     /// Reads it again. What is the same is not sent once more.
     pub async fn again(&self, client: &impl GenericClient) -> Result<Rights> {
         let doing = "read who may see what";
-        let row = client.query_one(RIGHTS, &[&self.0.all]).await.doing(doing)?;
-        match row.try_get::<_, String>(0)? == self.0.all {
-            true => Ok(self.clone()),
-            false => Rights::of(&row),
-        }
+        let row = client.query_one(RIGHTS, &[&self.parts.versions]).await.doing(doing)?;
+        let parts = match row.try_get::<_, &str>(2)? == self.parts.versions {
+            true => self.parts.clone(),
+            false => Arc::new(Parts::of(&row)?),
+        };
+        let at = row.try_get::<_, i64>(6)?.cast_unsigned();
+        Ok(Rights { parts, at: EndLsn(Lsn(at)) })
     }
 
-    fn of(row: &Row) -> Result<Rights> {
-        let (oids, digests): (Vec<u32>, Vec<String>) = (row.try_get(2)?, row.try_get(3)?);
-        Ok(Rights(Arc::new(Parts {
-            all: row.try_get(0)?,
-            shared: row.try_get(1)?,
-            tables: oids.into_iter().zip(digests).collect(),
-        })))
+    /// Whether anything of it may have been otherwise between an earlier look and this one, also if it is the same.
+    pub fn may_have_changed_since(&self, earlier: &Rights) -> bool {
+        self.parts.versions != earlier.parts.versions
+    }
+
+    /// Where the source's log ended when it was read: what was committed before ended there, or before.
+    pub fn at(&self) -> EndLsn {
+        self.at
     }
 
     /// What it says of some tables, and of all that are read with them.
     ///
     /// - Takes: oids.
     pub fn of_tables(&self, oids: impl IntoIterator<Item = u32>) -> TableRights {
-        let Parts { shared, tables, .. } = &*self.0;
+        let Parts { shared, tables, .. } = &*self.parts;
         let of = |oid: u32| (oid, tables.get(&oid).cloned());
         TableRights { shared: shared.clone(), tables: oids.into_iter().map(of).collect() }
     }

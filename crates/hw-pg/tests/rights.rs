@@ -151,3 +151,39 @@ async fn e_4_rights_of_a_table_change_with_what_concerns_it() {
         before = now;
     }
 }
+
+/// What is taken and given again is as it was, but was otherwise in between.
+#[tokio::test]
+async fn e_4_rights_that_were_others_in_between_may_have_changed_on_every_major() {
+    for major in hw_testkit::majors() {
+        let options = hw_testkit::ClusterOptions { major: Some(major), ..Default::default() };
+        let cluster = Cluster::start_with(options);
+        let client = cluster.client("postgres").await;
+        let schema = "CREATE ROLE reader; CREATE ROLE staff; GRANT staff TO reader;
+            CREATE SCHEMA shop; CREATE TABLE shop.goods (id int PRIMARY KEY);
+            CREATE TABLE items (id int PRIMARY KEY, owner text);
+            GRANT USAGE ON SCHEMA shop TO reader; GRANT SELECT ON items TO reader;
+            CREATE POLICY seen ON items USING (true)";
+        client.batch_execute(schema).await.unwrap();
+        let mut before = Rights::read(&client).await.unwrap();
+        for sql in [
+            "REVOKE SELECT ON items FROM reader; GRANT SELECT ON items TO reader",
+            "REVOKE USAGE ON SCHEMA shop FROM reader; GRANT USAGE ON SCHEMA shop TO reader",
+            "REVOKE staff FROM reader; GRANT staff TO reader",
+            "ALTER TABLE items ENABLE ROW LEVEL SECURITY; ALTER TABLE items DISABLE ROW LEVEL SECURITY",
+            "ALTER POLICY seen ON items USING (false); ALTER POLICY seen ON items USING (true)",
+        ] {
+            // Each a transaction of its own.
+            for part in sql.split("; ") {
+                client.batch_execute(part).await.unwrap();
+            }
+            let now = before.again(&client).await.unwrap();
+            assert!(now.may_have_changed_since(&before), "{sql} on {major}");
+            assert!(now.at() > before.at(), "{sql} on {major}");
+            before = now;
+        }
+        client.batch_execute("INSERT INTO items VALUES (1, 'x'); ANALYZE items").await.unwrap();
+        let now = before.again(&client).await.unwrap();
+        assert!(!now.may_have_changed_since(&before), "{major}");
+    }
+}
