@@ -185,9 +185,15 @@ impl User {
 
     /// What it is shown first.
     async fn first(&mut self, process: &HeadwaterProcess) -> BTreeSet<(String, String)> {
-        self.client.connect(process.address()).await.expect("connected");
-        while self.client.step().await.expect("a line") != Line::Complete {}
-        self.held()
+        loop {
+            // What is served may become another in this moment: then the stream ends, and the client comes again.
+            if !self.client.is_connected() {
+                self.client.connect(process.address()).await.expect("connected");
+            }
+            if self.client.step().await.expect("a line") == Line::Complete {
+                return self.held();
+            }
+        }
     }
 }
 
