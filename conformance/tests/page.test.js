@@ -74,9 +74,10 @@ before(async () => {
 after(async () => {
   if (skip) return;
   try {
-    await stop();
-  } finally {
+    // The pages go first: they ask for the status, and would complain of a server that ends meanwhile.
     await chromium.close();
+  } finally {
+    await stop();
     fs.rmSync(directory, { recursive: true, force: true });
   }
 });
