@@ -10,16 +10,3 @@
 //! cargo nextest run -p hw-faults                              # everything that must hold
 //! cargo nextest run -p hw-faults -E 'test(fd_8)'              # by name
 //! ```
-//!
-//! A test below `tests/line` that waits for a mend of the server is marked
-//! `#[ignore = "waits: …"]` in the line above its name, and nothing else switches it off: the runner
-//! counts it as skipped, and `cargo xtask promises` refuses to rest a promise on it. The list of all,
-//! and a run of one or of all of them:
-//!
-//! ```text
-//! cargo nextest list -p hw-faults --run-ignored ignored-only
-//! cargo nextest run -p hw-faults --run-ignored all -E 'test(fd_8)'
-//! cargo nextest run -p hw-faults --run-ignored ignored-only --no-fail-fast
-//! ```
-//!
-//! Turning one on is taking its line away.

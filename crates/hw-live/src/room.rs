@@ -1,7 +1,7 @@
 //! What a result holds in memory, and whether there may be more of it.
 //!
 //! In: what is held of it, and what waits to be taken or sent. Out: bytes, and whether there is room for them.
-//! Figures are those of `memory_of_results` and of the structures themselves, rounded up.
+//! Figures are those of the structures themselves, rounded up; `live-memory` of the benchmarks measures the whole.
 
 use crate::query::LiveQuery;
 use std::time::{Duration, Instant};

@@ -9,7 +9,6 @@ mod edges;
 mod hostile;
 mod lanes;
 mod late;
-mod memory;
 mod order;
 mod windows;
 mod world;
