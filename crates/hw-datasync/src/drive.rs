@@ -15,13 +15,14 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use hw_http::budget::Waiting;
 use hw_http::places::Place;
-use hw_http::socket::ConnectionCut;
+use hw_http::socket::ConnectionHandle;
 use hw_live::{Commit, Group, LiveError, News, Subscription};
 use hw_write::Interactive;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::arriving::Arriving;
 use crate::caller::Caller;
 use crate::resume::{self, Attached, Digest, Parked, Trail};
 use crate::server::DataSync;
@@ -44,6 +45,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 mod close {
     pub const GOING_AWAY: u16 = 1001;
     pub const TOO_LARGE: u16 = 1009;
+    pub const TRY_AGAIN: u16 = 1013;
     /// Also of another user's token: what was subscribed to is subscribed to anew, as him.
     pub const TOKEN_EXPIRED: u16 = 4401;
 }
@@ -53,7 +55,7 @@ pub(crate) async fn run(
     server: DataSync,
     caller: Caller,
     socket: WebSocket,
-    cut: Option<ConnectionCut>,
+    connection: Option<ConnectionHandle>,
     place: Place,
 ) {
     let limits = Limits {
@@ -75,7 +77,8 @@ pub(crate) async fn run(
         me,
         end: Some(end),
         socket,
-        cut,
+        arriving: Arriving::new(connection.clone()),
+        connection,
         delayed: None,
         heard: now,
         pinged: now,
@@ -119,7 +122,8 @@ struct Driver {
     /// Dropped when what was followed waits for the client.
     end: Option<watch::Sender<()>>,
     socket: WebSocket,
-    cut: Option<ConnectionCut>,
+    arriving: Arriving,
+    connection: Option<ConnectionHandle>,
     /// A message for which there was no room yet.
     delayed: Option<Delayed>,
     heard: Instant,
@@ -197,8 +201,9 @@ impl Driver {
                     return Some((close::GOING_AWAY, "the server stops".into()));
                 }
                 () = self.me.leave.cancelled() => return None,
-                frame = self.socket.recv(), if reads => match frame {
-                    Some(Ok(frame)) => {
+                frame = self.arriving.frame(&mut self.socket, &self.server.worker.answers, &self.caller),
+                    if reads => match frame {
+                    Ok(Some(Ok(frame))) => {
                         self.heard = Instant::now();
                         match frame {
                             Message::Text(text) => {
@@ -216,12 +221,17 @@ impl Driver {
                             Message::Close(_) => return None,
                         }
                     }
-                    Some(Err(error)) if is_too_large(&error) => {
+                    Ok(Some(Err(error))) if is_too_large(&error) => {
                         let most = self.server.options.message_bytes;
                         let reason = format!("a message may have {most} bytes (datasync.max_message)");
                         return Some((close::TOO_LARGE, reason.into()));
                     }
-                    Some(Err(_)) | None => return None,
+                    Ok(Some(Err(_)) | None) => return None,
+                    Err(_) => {
+                        metrics::counter!("headwater_datasync_cut_total").increment(1);
+                        let reason = "there is no room for more messages that are not whole; come again";
+                        return Some((close::TRY_AGAIN, reason.into()));
+                    }
                 },
                 Some(finished) = self.tasks.join_next() => {
                     // A task that is gone without a word found a bug in itself; the client asks anew.
@@ -297,7 +307,7 @@ impl Driver {
     ///
     /// - Errors: the socket ends: it has ended, its token has, or it takes nothing while memory is wanted.
     async fn send(&mut self, frame: Message) -> Result<(), Ended> {
-        let Driver { socket, cut, server, caller, me, .. } = self;
+        let Driver { socket, connection, server, caller, me, .. } = self;
         holds(server, caller)?;
         let mut sending = pin!(socket.send(frame));
         loop {
@@ -307,7 +317,8 @@ impl Driver {
                 () = me.leave.cancelled() => return Err(None),
                 () = sleep(LOOK_EVERY) => {
                     holds(server, caller)?;
-                    let stuck = cut.as_ref().map_or(Duration::ZERO, ConnectionCut::stuck_for);
+                    let stuck =
+                        connection.as_ref().map_or(Duration::ZERO, ConnectionHandle::stuck_for);
                     let memory = [&server.worker.answers, &server.worker.results];
                     let is_wanted = || memory.iter().any(|it| it.is_pressed(caller.holder()));
                     if stuck >= server.options.stuck_for && is_wanted() {

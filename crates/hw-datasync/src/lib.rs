@@ -6,10 +6,11 @@
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
 //! [`statement`] what a query is as SQL, [`aggregate`] what groups are, [`change`] what a write is; [`state`] decides
-//! what happens on a socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `resume` keeps what clients come back
+//! what happens on a socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `arriving` counts those that are not whole, `resume` keeps what clients come back
 //! for, `rest` answers requests; [`mod@routes`].
 
 pub mod aggregate;
+mod arriving;
 pub mod caller;
 pub mod change;
 pub mod code;

@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
-use hw_http::socket::ConnectionCut;
+use hw_http::socket::ConnectionHandle;
 use hw_http::{ApiError, Refusal, Surface};
 use hw_types::Code;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
@@ -23,7 +23,7 @@ use crate::rest;
 use crate::server::DataSync;
 
 /// Bytes that a socket may keep while it reads, beside a message.
-const READ_BUFFER: usize = 8 * 1024;
+pub(crate) const READ_BUFFER: usize = 8 * 1024;
 
 /// This surface as the server registers it.
 pub fn surface(server: DataSync) -> Surface {
@@ -85,12 +85,12 @@ async fn socket(
     let peer = peer_of(&extensions);
     let caller = caller(&server.edge, &server.options, &headers, &query, peer).await?;
     let place = server.sockets.take(caller.holder()).map_err(|_| Refusal::UserBusy)?;
-    let cut = extensions.get::<ConnectionCut>().cloned();
+    let connection = extensions.get::<ConnectionHandle>().cloned();
     let most = server.options.message_bytes;
     Ok(upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(most)
         .max_frame_size(most)
-        .on_upgrade(move |socket| drive::run(server, caller, socket, cut, place)))
+        .on_upgrade(move |socket| drive::run(server, caller, socket, connection, place)))
 }

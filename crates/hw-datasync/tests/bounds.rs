@@ -335,6 +335,57 @@ async fn f_69_messages_that_wait_count_too() {
     .await;
 }
 
+/// What is there of a message that never becomes whole is memory too, and every socket may have one.
+#[tokio::test]
+async fn f_69_messages_that_are_not_whole_count_as_their_senders() {
+    let options = DataSyncOptions {
+        answer_bytes: 1 << 20,
+        message_bytes: 100_000,
+        ..DataSyncOptions::default()
+    };
+    let statements = StatementOptions { max_result_bytes: 100_000, ..patient() };
+    let rig = Rig::start_with(options, statements, &[]).await;
+    let used = |bytes: std::ops::Range<u64>| {
+        let used = bytes.contains(&rig.used("answer_memory_bytes"));
+        async move { used.then_some(()) }
+    };
+    // A quarter of all is one user's: two of three have room.
+    let mut halves = Vec::new();
+    for _ in 0..2 {
+        let mut socket = rig.connect("amy").await;
+        socket.send_part(99_000, 90_000).await;
+        halves.push(socket);
+    }
+    poll_until("two count", || used(180_000..182_000)).await;
+    let mut third = rig.connect("amy").await;
+    third.send_part(99_000, 90_000).await;
+    let (code, reason) = third.closed_with().await;
+    assert_eq!(code, 1013, "{reason}");
+    poll_until("the third counts no more", || used(180_000..182_000)).await;
+    // Nobody else is kept waiting.
+    assert_eq!(rig.connect("bob").await.rows(query("tasks", json!({}))).await, json!([]));
+    // In pieces, with signs of life in between.
+    let mut pieces = rig.connect("bob").await;
+    for first in [true, false] {
+        // A frame of text or one that goes on with it, not the last; 40,000 bytes in two bytes of length.
+        let mut frame = vec![if first { 0x01 } else { 0x00 }, 0xfe];
+        frame.extend(40_000_u16.to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend([b' '; 40_000]);
+        // A pong that nobody asked for.
+        frame.extend([0x8a, 0x80, 0, 0, 0, 0]);
+        pieces.send_bytes(&frame).await;
+    }
+    poll_until("the pieces count", || used(260_000..263_000)).await;
+    drop(pieces);
+    // What becomes whole is answered, and given back.
+    for half in &mut halves {
+        half.send_bytes(&[b' '; 9_000]).await;
+        assert_eq!(half.receive().await["tag"], "FailedToDecodeMessageError");
+    }
+    poll_until("all is given back", || used(0..1)).await;
+}
+
 /// Records of many small values are more in memory than on the wire, and stay there while they wait for a
 /// connection: they count as what they are, until they are done. What there is no room for is not read.
 #[tokio::test]

@@ -14,6 +14,7 @@ use hw_http::surface::Bounds;
 use hw_testkit::Cluster;
 use hw_write::{StatementOptions, Statements};
 use serde_json::{Map, Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_postgres::Client;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -241,6 +242,23 @@ impl Socket {
 
     pub async fn send_frame(&mut self, frame: Message) {
         let _ = self.socket.send(frame).await;
+    }
+
+    /// Sends the head of a frame of text, and the first bytes of what it announces.
+    ///
+    /// - Takes: how many bytes it announces, and how many of them come: spaces.
+    pub async fn send_part(&mut self, announced: u64, first: usize) {
+        // The last frame, of text; masked by zeros, its length in eight bytes (RFC 6455 section 5.2).
+        let mut bytes = vec![0x81, 0xff];
+        bytes.extend(announced.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(std::iter::repeat_n(b' ', first));
+        self.send_bytes(&bytes).await;
+    }
+
+    /// Sends bytes as they are, in the middle of a frame.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket.get_mut().write_all(bytes).await.expect("sent");
     }
 
     /// The next message, keep-alives left out.

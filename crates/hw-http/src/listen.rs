@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::code;
 use crate::error::ApiError;
-use crate::socket::{ConnectionCut, Held, Socket, Stage};
+use crate::socket::{ConnectionHandle, Held, Socket, Stage};
 
 /// How long a client may take to send the head of a request (slow-loris, F-69).
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -172,12 +172,12 @@ impl Connections {
         router: &Router,
         (place, life): (OwnedSemaphorePermit, Life),
     ) {
-        let (cut, stage) = (ConnectionCut::default(), Stage::default());
+        let (handle, stage) = (ConnectionHandle::default(), Stage::default());
         let held = Held { _place: place, _open: self.tasks.token() };
         let socket = Socket::new(
             socket,
             self.reader_patience,
-            cut.clone(),
+            handle.clone(),
             stage.clone(),
             self.long_heads.clone(),
             held,
@@ -186,7 +186,7 @@ impl Connections {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             let router = TowerToHyperService::new(router);
-            let for_requests = cut.clone();
+            let for_requests = handle.clone();
             let service = service_fn(move |mut request: Request<Incoming>| {
                 stage.in_request();
                 let stage = stage.clone();
@@ -227,7 +227,7 @@ impl Connections {
             let ended = loop {
                 tokio::select! {
                     ended = connection.as_mut() => break ended,
-                    () = cut.ended() => return,
+                    () = handle.ended() => return,
                     () = stop.cancelled(), if !stopping => {
                         stopping = true;
                         connection.as_mut().graceful_shutdown();

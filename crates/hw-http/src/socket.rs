@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,19 +19,20 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Ends the connection that a request came over, whatever still waits for its socket. The listener
-/// puts one into each request's extensions: a body alone cannot end a connection whose socket takes
-/// nothing.
+/// The connection that a request came over. The listener puts one into each request's extensions.
 ///
-/// It is also how a request learns that the socket was given up.
+/// It ends the connection, whatever still waits for its socket: a body alone cannot end one whose socket
+/// takes nothing. And it tells what only the socket knows: whether it was given up, whether its peer takes
+/// what waits for it, and how much the peer has sent.
 #[derive(Clone, Debug, Default)]
-pub struct ConnectionCut {
+pub struct ConnectionHandle {
     cut: CancellationToken,
     /// Since when the peer takes nothing of what waits for it.
     stuck_since: Arc<Mutex<Option<Instant>>>,
+    received: Arc<AtomicU64>,
 }
 
-impl ConnectionCut {
+impl ConnectionHandle {
     /// Ends the connection.
     pub fn cut(&self) {
         self.cut.cancel();
@@ -50,6 +51,16 @@ impl ConnectionCut {
     /// How long the peer has taken nothing although something waits.
     pub fn stuck_for(&self) -> Duration {
         self.stuck_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Bytes that the peer has sent. Whoever is handed whole messages learns from this how much is there of one
+    /// that is not whole.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn note_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn note_stuck(&self, since: Option<Instant>) {
@@ -98,7 +109,7 @@ impl Stage {
 pub(crate) struct Socket {
     stream: TcpStream,
     patience: Duration,
-    cut: ConnectionCut,
+    handle: ConnectionHandle,
     /// Runs while something waits that the peer does not take. Boxed: most sockets never wait.
     stuck: Option<Pin<Box<Sleep>>>,
     head: Head,
@@ -113,12 +124,12 @@ pub(crate) struct Held {
 }
 
 impl Socket {
-    /// - Takes: how long the peer may take nothing, the cut of its connection, whether a request
+    /// - Takes: how long the peer may take nothing, the handle of its connection, whether a request
     ///   has begun, the places for long heads, and what counts the connection.
     pub fn new(
         stream: TcpStream,
         patience: Duration,
-        cut: ConnectionCut,
+        handle: ConnectionHandle,
         stage: Stage,
         long_heads: Arc<Semaphore>,
         held: Held,
@@ -132,7 +143,7 @@ impl Socket {
         #[cfg(target_os = "linux")]
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
         let head = Head { bytes: 0, stage, long: None, long_heads };
-        Socket { stream, patience, cut, stuck: None, head, _held: held }
+        Socket { stream, patience, handle, stuck: None, head, _held: held }
     }
 
     /// Starts or stops the clock of a peer that takes nothing.
@@ -144,15 +155,15 @@ impl Socket {
         if let Poll::Ready(done) = polled {
             let done = done.inspect_err(|error| self.note(error))?;
             if self.stuck.take().is_some() {
-                self.cut.note_stuck(None);
+                self.handle.note_stuck(None);
             }
             self.head.answered();
             return Poll::Ready(Ok(done));
         }
         let patience = self.patience;
-        let cut = &self.cut;
+        let handle = &self.handle;
         let stuck = self.stuck.get_or_insert_with(|| {
-            cut.note_stuck(Some(Instant::now()));
+            handle.note_stuck(Some(Instant::now()));
             Box::pin(sleep(patience))
         });
         ready!(stuck.as_mut().poll(context));
@@ -164,7 +175,7 @@ impl Socket {
     /// Tells the requests when their peer was given up, by the clock or by the kernel.
     fn note(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::TimedOut {
-            self.cut.cut();
+            self.handle.cut();
         }
     }
 }
@@ -188,7 +199,9 @@ impl AsyncRead for Socket {
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
         read.inspect_err(|error| this.note(error))?;
-        Poll::Ready(this.head.read(buffer.filled().len() - before))
+        let bytes = buffer.filled().len() - before;
+        this.handle.note_received(bytes);
+        Poll::Ready(this.head.read(bytes))
     }
 }
 

@@ -12,7 +12,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::get;
 use hw_http::listen::{Connections, bind};
-use hw_http::socket::ConnectionCut;
+use hw_http::socket::ConnectionHandle;
 use hw_testkit::poll_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -76,7 +76,7 @@ impl Server {
 }
 
 /// A body that never ends, of a request that gives its connection up in the midst of it.
-async fn endless(Extension(cut): Extension<ConnectionCut>) -> Response {
+async fn endless(Extension(cut): Extension<ConnectionHandle>) -> Response {
     let mut chunks = 0;
     let chunk = move || {
         chunks += 1;

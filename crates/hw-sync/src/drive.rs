@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hw_http::budget::Share;
 use hw_http::outbox::Outbox;
-use hw_http::socket::ConnectionCut;
+use hw_http::socket::ConnectionHandle;
 use hw_types::Place;
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Transport {
     pub outbox: Outbox,
     pub coding: ContentCoding,
-    pub cut: Option<ConnectionCut>,
+    pub cut: Option<ConnectionHandle>,
     pub permit: OpenStream,
 }
 
@@ -117,7 +117,7 @@ struct Driver<S: Source> {
     stale: bool,
     outbox: Outbox,
     burst: Burst,
-    cut: Option<ConnectionCut>,
+    cut: Option<ConnectionHandle>,
     started: Instant,
     counts: Counts,
     _permit: OpenStream,

@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use hw_auth::Principal;
 use hw_http::Surface;
 use hw_http::outbox::outbox;
-use hw_http::socket::ConnectionCut;
+use hw_http::socket::ConnectionHandle;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::checkpoints;
@@ -142,7 +142,7 @@ async fn open_stream<S: Source>(
         "Sync stream started"
     );
 
-    let cut = parts.extensions.remove::<ConnectionCut>();
+    let cut = parts.extensions.remove::<ConnectionHandle>();
     let (outbox, body) = outbox();
     let transport = Transport { outbox, coding, cut, permit };
     tokio::spawn(drive::run(state, ready, transport));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use axum::http::Request;
 use futures_util::StreamExt;
-use hw_http::socket::ConnectionCut;
+use hw_http::socket::ConnectionHandle;
 use hw_sync::{SyncOptions, SyncState, routes};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -17,12 +17,12 @@ use crate::twin::{Twin, serve, token};
 struct Slow {
     body: BodyDataStream,
     text: Vec<u8>,
-    cut: ConnectionCut,
+    cut: ConnectionHandle,
 }
 
 impl Slow {
     async fn open(state: &SyncState<Twin>, user: &str) -> Slow {
-        let cut = ConnectionCut::default();
+        let cut = ConnectionHandle::default();
         let request = Request::post("/sync/stream")
             .header("authorization", format!("Token {}", token(user, Duration::from_secs(3600))))
             .extension(cut.clone())

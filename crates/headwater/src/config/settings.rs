@@ -414,7 +414,7 @@ pub const SETTINGS: &[Setting] = &[
         "limits.answer_memory",
         Kind::Bytes(1 << 20),
         "Memory of answers of live queries and of `/api/…` that are being read from the database or on \
-         their way to sockets, and of messages that are not done. One user has a quarter of it, and at least \
+         their way to sockets, and of messages that are not whole or not done. One user has a quarter of it, and at least \
          `datasync.max_message` and `datasync.max_result` together; all have at least twice that, because those \
          without a token have half. Above it further answers are refused (HW5311), and further messages wait; \
          above half of it, or while a message waits for it, whoever takes nothing for 10 s is cut.",

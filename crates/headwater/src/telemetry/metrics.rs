@@ -102,7 +102,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     (
         "headwater_datasync_cut_total",
-        "Sockets of live queries cut because they took nothing while memory for answers was wanted",
+        "Sockets of live queries cut because they took nothing while memory for answers was wanted, or because there \
+         was no room for more of a message that was not whole",
     ),
 ];
 
