@@ -1,4 +1,4 @@
-//! 10: one change among 1, 1,000 and 10,000 subscribers, each a user of their own.
+//! 10: one change among 1, 1,000, 10,000 and 100,000 subscribers, each a user of their own.
 //!
 //! One of them may see it, as the row says or as another table says; or all may, whoever they are, or as these say; or a
 //! membership shows a user 1,000 rows. The clock runs from the moment Postgres has confirmed the commit to the moment the last byte of
@@ -29,12 +29,14 @@ const OTHER_FILES: u64 = 1500;
 const QUESTIONS: u64 = 500;
 /// How long it is listened for messages that nobody should be told.
 const SILENCE: Duration = Duration::from_millis(300);
+/// How long it is looked what the sockets cost while nothing changes.
+const REST: Duration = Duration::from_secs(5);
 
-/// Measures with three numbers of subscribers.
+/// Measures with four numbers of subscribers.
 pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     let most = open_files()?.saturating_sub(OTHER_FILES);
     let mut alone = None;
-    for full in [1, 1_000, 10_000] {
+    for full in [1, 1_000, 10_000, 100_000] {
         let users = options.scaled(full);
         if users > most {
             report.note(format!("{users} subscribers need more open files than {most}: left out"));
@@ -46,6 +48,9 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         let mut crowd = Crowd::open(&server, users).await?;
         let label = |what: &str| format!("{users} subscribers: {what}");
 
+        let resting = at_rest(&server).await?;
+        let figure = Figure::new(label("sockets at rest, server CPU"), "ms/s", resting * 1e3);
+        report.figure(figure);
         let mut cpu = Vec::new();
         for (table, change, what) in [
             (
@@ -59,7 +64,8 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
                 "rows of a team",
             ),
         ] {
-            let seen = one_may_see(&server, &source, &mut crowd, users, (table, change)).await?;
+            let seen =
+                one_may_see(&server, resting, &source, &mut crowd, users, (table, change)).await?;
             let figure = Figure::new(label(&format!("{what}, told")), "ms p50", seen.times.at(0.5));
             report.figure(figure);
             let figure =
@@ -99,6 +105,9 @@ pub async fn run(options: &Options, report: &mut Report) -> Outcome<()> {
         server.account(report).await?;
     }
     report.note(
+        "the CPU of a change is what it takes beside what the sockets take at rest (pings and answers to them)",
+    );
+    report.note(
         "the limit of a change's CPU is what asking the source once for each subscriber takes, one after the other",
     );
     Ok(())
@@ -111,8 +120,16 @@ struct Seen {
     cpu: f64,
 }
 
+/// Seconds of CPU in a second in which nothing changes: what shows each side that the other is there.
+async fn at_rest(server: &Server) -> Outcome<f64> {
+    let (before, began) = (server.usage()?.cpu_seconds, Instant::now());
+    tokio::time::sleep(REST).await;
+    Ok((server.usage()?.cpu_seconds - before) / began.elapsed().as_secs_f64())
+}
+
 async fn one_may_see(
     server: &Server,
+    resting: f64,
     source: &Source,
     crowd: &mut Crowd,
     users: u64,
@@ -127,7 +144,8 @@ async fn one_may_see(
     crowd
         .while_subscribed(&world::subscription(table), async |crowd| {
             tokio::time::sleep(SILENCE).await;
-            let (before, mut times) = (server.usage()?.cpu_seconds, Vec::new());
+            let (before, began) = (server.usage()?.cpu_seconds, Instant::now());
+            let mut times = Vec::new();
             for row in rows.iter().cycle().take(CHANGES as usize) {
                 let (id, owner): (String, i64) = (row.get(0), row.get(1));
                 source.sql.execute(&change, &[&id]).await?;
@@ -138,7 +156,9 @@ async fn one_may_see(
                 }
                 times.push(heard.at.saturating_duration_since(confirmed));
             }
-            let cpu = (server.usage()?.cpu_seconds - before) * 1e6 / CHANGES as f64;
+            let at_rest = resting * began.elapsed().as_secs_f64();
+            let cpu = server.usage()?.cpu_seconds - before - at_rest;
+            let cpu = cpu.max(0.0) * 1e6 / CHANGES as f64;
             tokio::time::sleep(SILENCE).await;
             match crowd.unexpected() {
                 0 => Ok(Seen { times: Times::of(times), cpu }),

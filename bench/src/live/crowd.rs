@@ -1,6 +1,6 @@
 //! Many sockets of live queries, each of a user of its own, and what arrives at which of them when.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -17,6 +17,9 @@ use crate::server::Server;
 
 /// Sockets that are opened at a time.
 const OPENING: usize = 64;
+
+/// Sockets that come from one address: each has some 28,000 ports.
+const PER_ADDRESS: usize = 20_000;
 
 /// How long anything may be on its way before a run is given up.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -55,7 +58,8 @@ impl Crowd {
         let tokens: Vec<String> =
             (0..users).map(|user| server.token(&user.to_string())).collect::<Outcome<_>>()?;
         let address = server.address();
-        let opened = tokens.into_iter().map(|token| connect(address, token));
+        let opened = tokens.into_iter().enumerate();
+        let opened = opened.map(|(who, token)| connect(address, who / PER_ADDRESS, token));
         let mut opened = futures_util::stream::iter(opened).buffered(OPENING);
         let mut asking = Vec::new();
         while let Some(socket) = opened.next().await {
@@ -143,8 +147,12 @@ impl Crowd {
 
 type Socket = WebSocketStream<TcpStream>;
 
-async fn connect(address: SocketAddr, token: String) -> Outcome<Socket> {
-    let stream = TcpSocket::new_v4()?.connect(address).await?;
+/// - Takes: from the how manieth of this machine's addresses, behind 127.0.0.1.
+async fn connect(address: SocketAddr, from: usize, token: String) -> Outcome<Socket> {
+    let stream = TcpSocket::new_v4()?;
+    let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::try_from(from)?);
+    stream.bind(SocketAddr::from((from, 0)))?;
+    let stream = stream.connect(address).await?;
     stream.set_nodelay(true)?;
     // Its buffers are made when the socket is: thousands need small ones.
     let config = WebSocketConfig::default().read_buffer_size(4 << 10).write_buffer_size(0);
