@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::queries::Asked;
+use super::queries::{Asked, Wants};
 use crate::oracle::client::Rows;
 
 /// The pause before another try; real clients wait seconds.
@@ -121,11 +121,7 @@ impl Slot {
             self.is_resumed = true;
             return Ok(());
         }
-        let records = match (answer["tag"].as_str(), self.asked.is_count) {
-            (Some("DidCreateDataSubscription"), false) => answer["result"].as_array().cloned(),
-            (Some("DidCreateCountSubscription"), true) => Some(vec![answer["count"].clone()]),
-            _ => None,
-        };
+        let records = self.asked.begun(answer);
         let records = records.ok_or_else(|| format!("no answer to a subscription: {answer}"))?;
         let count = records.len();
         let rows = self.asked.rows(records);
@@ -174,7 +170,7 @@ impl Slot {
                 return Ok(());
             }
             Some("DataSyncError") => {
-                if !self.asked.is_count && !rows.is_empty() {
+                if self.asked.wants != Wants::Count && !rows.is_empty() {
                     return wrong("a result ends with rows");
                 }
                 // Its rows left before it, and a count became 0, for no other reason.
@@ -400,9 +396,11 @@ impl Task {
                 continue;
             }
             slot.is_asking = true;
-            let mut message = json!({"tag": slot.asked.subscribe(), "query": slot.asked.query});
-            if !slot.asked.is_count && self.comes_back == ComesBack::Resuming {
-                message["appends"] = true.into();
+            let mut message = slot.asked.subscription();
+            if slot.asked.wants != Wants::Count && self.comes_back == ComesBack::Resuming {
+                if slot.asked.wants == Wants::Rows {
+                    message["appends"] = true.into();
+                }
                 if let (Some(id), Some(lsn), Some(_)) = (&slot.id, &slot.lsn, &slot.held) {
                     message["resume"] = json!({"subscriptionId": id, "lsn": lsn});
                 }

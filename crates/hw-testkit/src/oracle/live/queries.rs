@@ -27,46 +27,100 @@ pub struct Asked {
     pub(super) sql: String,
     /// The fields of the primary key.
     pub(super) key: Vec<String>,
-    /// Whether only the number of rows is wanted.
-    pub(super) is_count: bool,
+    /// What is wanted of the rows.
+    pub(super) wants: Wants,
+}
+
+/// What is wanted of the rows of a query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Wants {
+    /// They themselves.
+    Rows,
+    /// Their number.
+    Count,
+    /// Groups of them by these fields, with what is computed of each, as a message says it; and both as SQL
+    /// behind `SELECT`.
+    Groups { by: Vec<String>, aggregates: Value, columns: Vec<String> },
 }
 
 impl Asked {
     /// All rows of a table with the primary key `id`.
     pub fn all(table: &str) -> Asked {
         let (sql, key) = (format!("SELECT * FROM {table}"), vec!["id".to_owned()]);
-        Asked { table: table.to_owned(), query: everything(table), sql, key, is_count: false }
+        Asked { table: table.to_owned(), query: everything(table), sql, key, wants: Wants::Rows }
     }
 
-    /// What is asked of Postgres: a row of JSON for each row, or the number.
+    /// What is asked of Postgres: a row of JSON for each row or group, or the number.
     pub(super) fn question(&self) -> String {
-        match self.is_count {
-            true => format!("SELECT count(*)::text FROM ({}) q", self.sql),
-            false => format!("SELECT to_jsonb(q)::text FROM ({}) q", self.sql),
+        let of_each = |sql: &str| format!("SELECT to_jsonb(q)::text FROM ({sql}) q");
+        match &self.wants {
+            Wants::Rows => of_each(&self.sql),
+            Wants::Count => format!("SELECT count(*)::text FROM ({}) q", self.sql),
+            Wants::Groups { by, columns, .. } => {
+                let columns = columns.join(", ");
+                let behind = match by.is_empty() {
+                    true => String::new(),
+                    false => format!(" GROUP BY {}", by.join(", ")),
+                };
+                of_each(&format!("SELECT {columns} FROM ({}) of_rows{behind}", self.sql))
+            }
         }
     }
 
     /// The rows of an answer.
     ///
-    /// - Takes: records; for a count the number alone.
+    /// - Takes: records, or groups; for a count the number alone.
     pub(super) fn rows(&self, records: impl IntoIterator<Item = Value>) -> Rows {
         records.into_iter().map(|record| ((self.table.clone(), self.id(&record)), record)).collect()
     }
 
     /// What identifies a record, as events name it. A count is one record without a key.
     pub(super) fn id(&self, record: &Value) -> String {
-        match &self.key[..] {
-            _ if self.is_count => String::new(),
-            [field] => record[field].to_string(),
-            fields => fields.iter().map(|it| record[it].clone()).collect::<Value>().to_string(),
-        }
+        let values = |fields: &[String]| fields.iter().map(|it| record[it].clone()).collect();
+        let id: Value = match (&self.wants, &self.key[..]) {
+            (Wants::Count, _) => return String::new(),
+            (Wants::Groups { by, .. }, _) => values(by),
+            (Wants::Rows, [field]) => record[field].clone(),
+            (Wants::Rows, fields) => values(fields),
+        };
+        id.to_string()
     }
 
-    /// The tag of the message that subscribes to it.
-    pub(super) fn subscribe(&self) -> &'static str {
-        match self.is_count {
-            true => "CreateCountSubscription",
-            false => "CreateDataSubscription",
+    /// The message that subscribes to it.
+    pub(super) fn subscription(&self) -> Value {
+        self.message(match self.wants {
+            Wants::Rows => "CreateDataSubscription",
+            Wants::Count => "CreateCountSubscription",
+            Wants::Groups { .. } => "CreateAggregateSubscription",
+        })
+    }
+
+    /// The message that asks once. How many rows there are is seen from them.
+    pub(super) fn inquiry(&self) -> Value {
+        self.message(match self.wants {
+            Wants::Rows | Wants::Count => "DataSyncQuery",
+            Wants::Groups { .. } => "DataSyncAggregateQuery",
+        })
+    }
+
+    fn message(&self, tag: &str) -> Value {
+        let mut message = json!({"tag": tag, "query": self.query});
+        if let Wants::Groups { by, aggregates, .. } = &self.wants {
+            message["groupBy"] = json!(by);
+            message["aggregates"] = aggregates.clone();
+        }
+        message
+    }
+
+    /// The records with which a subscription to it begins; `None` where this is no such answer.
+    pub(super) fn begun(&self, answer: &Value) -> Option<Vec<Value>> {
+        match (answer["tag"].as_str()?, &self.wants) {
+            ("DidCreateDataSubscription", Wants::Rows)
+            | ("DidCreateAggregateSubscription", Wants::Groups { .. }) => {
+                answer["result"].as_array().cloned()
+            }
+            ("DidCreateCountSubscription", Wants::Count) => Some(vec![answer["count"].clone()]),
+            _ => None,
         }
     }
 
@@ -119,8 +173,12 @@ impl Asked {
             sql = from.window(rng, &mut query, sql);
         }
         let key = from.key.iter().map(|field| (*field).to_owned()).collect();
-        let is_count = rng.random_bool(0.25);
-        Asked { table: from.table.clone(), query, sql, key, is_count }
+        let wants = match rng.random_range(0..10) {
+            0..5 => Wants::Rows,
+            5 | 6 => Wants::Count,
+            _ => from.groups(rng, &chosen),
+        };
+        Asked { table: from.table.clone(), query, sql, key, wants }
     }
 }
 
@@ -331,6 +389,40 @@ impl Asking {
                 (infix(field(of), "OpEqual", literal(value)), format!("{name} = {sql}"))
             }
         }
+    }
+
+    /// Groups of rows, and what is computed of them.
+    ///
+    /// - Takes: the columns that the query has.
+    fn groups(&self, rng: &mut StdRng, columns: &[Column]) -> Wants {
+        // Equal values of these are printed alike, so that it is known how a group is called.
+        let can_group = |of: Type| {
+            matches!(
+                of,
+                Type::User | Type::Tag | Type::Role | Type::Small | Type::Flag | Type::Mood
+            )
+        };
+        let mut by: Vec<String> = Vec::new();
+        for (_, field, of) in columns {
+            if by.len() < 2 && can_group(*of) && rng.random_bool(0.25) {
+                by.push((*field).to_owned());
+            }
+        }
+        let mut aggregates = json!({"n": {"tag": "Count"}});
+        let mut texts = by.clone();
+        texts.push("count(*) AS n".into());
+        for number in 0..rng.random_range(0..3) {
+            let (_, field, of) = *columns.choose(rng).expect("there is the key");
+            let tags: &[&str] = match of {
+                Type::Small | Type::Amount => &["Count", "Sum", "Avg", "Min", "Max"],
+                Type::User | Type::Tag | Type::Role | Type::Mood => &["Count", "Min", "Max"],
+                _ => &["Count"],
+            };
+            let tag = *tags.choose(rng).expect("not empty");
+            aggregates[format!("a{number}")] = json!({"tag": tag, "field": field});
+            texts.push(format!("{}({field}) AS a{number}", tag.to_lowercase()));
+        }
+        Wants::Groups { by, aggregates, columns: texts }
     }
 
     /// An order and a window. The order ends with the key, so that there is one answer only.

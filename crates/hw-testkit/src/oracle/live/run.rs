@@ -15,7 +15,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::access::ROLE;
 use super::client::{ComesBack, LiveClient, Shown, State};
 use super::plan::{LivePlan, Step};
-use super::queries::Asked;
+use super::queries::{Asked, Wants};
 use crate::cluster::Cluster;
 use crate::oracle::run::{
     BOUND, Home, Oracle, TRIES, bounded, cut, difference, drop_slots, explain, isolated, status,
@@ -340,13 +340,12 @@ impl<'a> Run<'a> {
     /// Asks once, when nobody writes: the answer is what Postgres shows now.
     async fn ask(&mut self, user: usize, slot: usize) -> Result<(), String> {
         let Some(asked) = self.plan.asked[user].get(slot) else { return Ok(()) };
-        let message = json!({"tag": "DataSyncQuery", "query": asked.query});
-        let answer = self.seats[user].client.ask(message);
+        let answer = self.seats[user].client.ask(asked.inquiry());
         let Some(answer) = self.answer(user, answer).await? else { return Ok(()) };
         let now = self.seats[user].pasts[slot].last();
         let records = || answer["result"].as_array().cloned().unwrap_or_default();
         let is_right = match (answer["tag"].as_str(), now) {
-            (Some("DataSyncResult"), State::Rows(rows)) if asked.is_count => {
+            (Some("DataSyncResult"), State::Rows(rows)) if asked.wants == Wants::Count => {
                 *rows == asked.rows([records().len().into()])
             }
             (Some("DataSyncResult"), State::Rows(rows)) => *rows == asked.rows(records()),
