@@ -238,6 +238,8 @@ async fn live_queries_that_are_only_polled_are_named_with_what_hinders_them() {
         .batch_execute(
             "CREATE ROLE app_user; CREATE TABLE notes (id int PRIMARY KEY, team int, email text);
              CREATE TABLE mails (id int PRIMARY KEY, email text); CREATE UNLOGGED TABLE teams (id int PRIMARY KEY);
+             CREATE TABLE keyless (id int); ALTER TABLE keyless ENABLE ROW LEVEL SECURITY;
+             GRANT SELECT ON keyless TO app_user; CREATE POLICY low ON keyless USING (id < 9);
              ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE mails ENABLE ROW LEVEL SECURITY;
              GRANT SELECT ON notes, mails, teams TO app_user;
              CREATE POLICY team ON notes USING (team IN (SELECT id FROM teams));
@@ -260,6 +262,12 @@ async fn live_queries_that_are_only_polled_are_named_with_what_hinders_them() {
     assert!(
         polled[0].contains("live queries of public.notes") && polled[0].contains("public.teams"),
         "{polled:?}"
+    );
+    let refused: Vec<&String> = found.iter().filter(|it| it.contains("HW5416")).collect();
+    assert_eq!(refused.len(), 1, "{found:?}");
+    assert!(
+        refused[0].contains("live queries of public.keyless are refused, because public.keyless"),
+        "{refused:?}"
     );
     let facts = &examination.facts;
     assert!(

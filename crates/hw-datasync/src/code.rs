@@ -32,3 +32,10 @@ pub const GROUPS: u16 = 5413;
 /// all, those without a token half of it. A subscription is refused, or ended because its changes could not be told.
 /// End others, or ask for less, and subscribe again.
 pub const LIVE_MEMORY: u16 = 5414;
+/// A table that was not replicated yet is from its first subscription on, and is being copied for longer than a
+/// subscription waits (`datasync.table_wait`). Subscribe again: it is copied meanwhile, and `headwater status` says how far.
+pub const NOT_ENTERED: u16 = 5415;
+/// Changes of a table cannot be followed, so that nothing of it is kept live: a subscription is refused, or ended where
+/// that came to be so and stayed for `datasync.table_wait`. The message says why; mostly the table has no replica
+/// identity, or is not logged. `headwater doctor` says how to mend it.
+pub const NOT_FOLLOWED: u16 = 5416;

@@ -74,6 +74,8 @@ impl Failure {
             LiveError::NotReadable(_) => (write_code::NO_TABLE, StatusCode::NOT_FOUND),
             LiveError::NotSecured { .. } => (write_code::NO_ROW_SECURITY, StatusCode::FORBIDDEN),
             LiveError::Role { .. } => (write_code::ROLE, StatusCode::SERVICE_UNAVAILABLE),
+            LiveError::NotEntered(_) => (code::NOT_ENTERED, StatusCode::SERVICE_UNAVAILABLE),
+            LiveError::NotFollowed { .. } => (code::NOT_FOLLOWED, StatusCode::CONFLICT),
             LiveError::NoRoom => (code::LIVE_MEMORY, StatusCode::SERVICE_UNAVAILABLE),
             LiveError::TooManyGroups => (code::GROUPS, StatusCode::BAD_REQUEST),
             LiveError::TooLarge(_) => (write_code::RESULT_TOO_LARGE, StatusCode::BAD_REQUEST),

@@ -49,6 +49,19 @@ pub enum LiveError {
          for less"
     )]
     NoRoom,
+    /// The table is not replicated yet: it is being copied meanwhile.
+    #[error(
+        "table {0} is being copied, which takes longer than a subscription waits; subscribe again later"
+    )]
+    NotEntered(TableName),
+    /// Its changes cannot be followed.
+    #[error("changes of table {table} cannot be followed: {why}")]
+    NotFollowed {
+        /// The table.
+        table: TableName,
+        /// What hinders it.
+        why: String,
+    },
     /// The source does not answer.
     #[error("the database does not answer: {0}")]
     Source(String),
@@ -63,7 +76,8 @@ pub enum LiveError {
 impl LiveError {
     /// Whether the same question may have an answer later.
     pub fn is_passing(&self) -> bool {
-        matches!(self, LiveError::Source(_) | LiveError::Unsettled | LiveError::Stopping)
+        use LiveError::{NotEntered, Source, Stopping, Unsettled};
+        matches!(self, NotEntered(_) | Source(_) | Unsettled | Stopping)
     }
 
     /// Whether it may be otherwise when it is asked again at once: the statement took too long, waited for a

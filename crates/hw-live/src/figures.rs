@@ -14,8 +14,8 @@ pub mod code {
     /// What it says, and for how long, stands in the message; see what its sessions "headwater live" wait for. From 10 s on
     /// what else is followed on the same socket does not wait for them any more.
     pub const BEHIND: u16 = 4307;
-    /// Changes of a table cannot be followed, so that live queries that depend on it are asked each second. The message
-    /// says why; mostly the table has no replica identity, or is not logged.
+    /// Changes of a table cannot be followed, so that live queries whose policies read it are asked each second; those of
+    /// its own rows are refused (HW5416). The message says why; mostly the table has no replica identity, or is not logged.
     pub const POLLED: u16 = 4308;
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Kept {
     /// Its last answer took long.
     pub is_slow: bool,
     pub failures: u8,
+    /// Its table has not entered yet: until it has, nothing is told.
+    pub is_entering: bool,
     /// There could be a plan as soon as the engine has looked at the catalog behind us.
     pub is_unsettled: bool,
     /// Transactions that touch it, were published before it was last asked, and are not in the answer.

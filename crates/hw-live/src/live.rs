@@ -49,6 +49,9 @@ pub struct LiveOptions {
     /// How long whoever subscribes waits for a source that does not answer, a result for room for its changes, and a
     /// group for a result that cannot be asked.
     pub patience: Duration,
+    /// How long whoever subscribes waits for his table to enter, and a result goes on whose table cannot be followed
+    /// any more.
+    pub table_wait: Duration,
     /// Bytes that may be held of the tables which policies read beside their own.
     pub lookup_bytes: usize,
     /// How long no result is compared with what Postgres shows behind one that was, at least.
@@ -63,6 +66,7 @@ impl Default for LiveOptions {
             question_time: Duration::from_secs(10),
             result_bytes: 32 << 20,
             patience: Duration::from_secs(10),
+            table_wait: Duration::from_secs(30),
             lookup_bytes: 256 << 20,
             audit_pause: Duration::from_secs(1),
             // A hundredth of a connection.
@@ -91,6 +95,7 @@ pub(crate) struct Shared {
     /// Of rounds, by lane.
     pub bounds: [Bounds; Lane::ALL.len()],
     patience: Duration,
+    table_wait: Duration,
     pub state: Mutex<State>,
     /// Up to where everything was followed.
     line: Arc<Line>,
@@ -128,6 +133,7 @@ impl Live {
             asking: Asking::new(engine, pool, options.result_bytes),
             bounds: Lane::ALL.map(|lane| lane.bounds(options.question_time)),
             patience: options.patience,
+            table_wait: options.table_wait,
             state: Mutex::new(state),
             line,
             rounds: AtomicU64::new(0),
@@ -158,8 +164,12 @@ impl Live {
 
     /// Asks a query and keeps its result live, alone in a group of its own ([`Subscription::next`]).
     ///
+    /// A table that is not replicated yet is from now on, and the first result comes when it has entered: what was
+    /// committed before it is followed would not be told as what it was.
+    ///
     /// - Takes: what counts what it holds.
-    /// - Errors: it has none for whoever asks, there is no room for it, or the source does not answer.
+    /// - Errors: it has none for whoever asks, there is no room for it, its table does not enter in time or cannot be
+    ///   followed, or the source does not answer.
     pub async fn subscribe(
         &self,
         query: LiveQuery,
@@ -215,6 +225,7 @@ impl Live {
                 asked_since: None,
                 is_slow: false,
                 failures: 0,
+                is_entering: false,
                 is_unsettled: false,
                 late: Vec::new(),
                 phase: Phase::First(reply),
@@ -225,11 +236,8 @@ impl Live {
             Subscription { inbox }
         };
         shared.wake_if_queued();
-        let first = tokio::time::timeout(shared.patience, first).await;
-        let first =
-            first.unwrap_or_else(|_| Ok(Err(LiveError::Source("it takes too long".into()))));
-        let first = first.unwrap_or(Err(LiveError::Stopping))?;
-        Ok((first, subscription))
+        let number = subscription.number();
+        Ok((shared.first(number, first).await?, subscription))
     }
 
     /// How many rounds there were in which somebody was asked.
@@ -290,22 +298,56 @@ impl Shared {
         &self.asking.engine
     }
 
-    /// Makes tables replicated that somebody may read, in its own time. Changes of a table that is not followed
-    /// are not told; until it is, the results that depend on it are asked each second.
+    /// Waits for a first result.
+    async fn first(
+        &self,
+        number: u64,
+        mut first: oneshot::Receiver<Result<First, LiveError>>,
+    ) -> Result<First, LiveError> {
+        let began = Instant::now();
+        let mut limit = self.patience.min(self.table_wait);
+        loop {
+            if let Ok(first) = tokio::time::timeout_at(began + limit, &mut first).await {
+                return first.unwrap_or(Err(LiveError::Stopping));
+            }
+            let (longest, late) = match self.state.lock().entering(number) {
+                Some(table) => (self.table_wait, LiveError::NotEntered(table)),
+                None => (self.patience, LiveError::Source("it takes too long".into())),
+            };
+            if limit >= longest {
+                return Err(late);
+            }
+            limit = longest;
+        }
+    }
+
+    /// Makes tables replicated that somebody may read, in its own time. Until one has entered, the results that
+    /// depend on it are asked each second; whoever waits for one that cannot enter is told so.
     pub fn demand(self: &Arc<Shared>, tables: impl IntoIterator<Item = TableName>) {
         let published = self.engine().published();
-        let is_unknown = |table: &TableName| matches!(published.table(table), TableState::Unknown);
-        for table in tables.into_iter().filter(is_unknown) {
-            let shared = self.clone();
-            tokio::spawn(async move {
-                let demanded = shared.engine().demand(&table).await;
-                let refused = match demanded {
-                    Err(DemandError::Refused(finding)) => Some(finding.what),
-                    Ok(()) | Err(DemandError::Silent | DemandError::Stopping) => None,
-                };
-                shared.state.lock().hindrances.demanded(table, refused);
-            });
+        for table in tables {
+            match published.table(&table) {
+                TableState::Entered(_) | TableState::Waits => {}
+                TableState::Refused => {
+                    if let Some(finding) = self.engine().refusal(&table) {
+                        self.state.lock().end_of(&table, &finding.what, |kept| kept.is_entering);
+                    }
+                }
+                TableState::Unknown => drop(tokio::spawn(self.clone().demand_one(table))),
+            }
         }
+    }
+
+    async fn demand_one(self: Arc<Shared>, table: TableName) {
+        let refused = match self.engine().demand(&table).await {
+            Err(DemandError::Refused(finding)) => Some(finding.what),
+            Ok(()) | Err(DemandError::Silent | DemandError::Stopping) => None,
+        };
+        let mut state = self.state.lock();
+        if let Some(why) = &refused {
+            state.end_of(&table, why, |kept| kept.is_entering);
+        }
+        state.hindrances.demanded(table, refused);
     }
 
     /// Follows what is published, from a place on.
@@ -405,6 +447,11 @@ impl Shared {
             unfollowed = now;
             state.note(&rights);
             due.extend(state.outdated());
+            for table in state.refused(&published, self.table_wait) {
+                if let Some(finding) = self.engine().refusal(&table) {
+                    state.end_of(&table, &finding.what, |_| true);
+                }
+            }
             if state.is_settled(&rights, looked_at) {
                 let unsettled = state.results.iter().filter(|(_, kept)| kept.is_unsettled);
                 due.extend(unsettled.map(|(number, _)| number));

@@ -115,6 +115,17 @@ impl Shared {
             match answer {
                 Answer::Result(result, admitted, time) => {
                     let query = question.query.clone();
+                    demanded.extend(admitted.reads.tables.iter().cloned());
+                    // Whoever may read a table waits until its changes can be told.
+                    kept.is_entering = matches!(kept.phase, Phase::First(_))
+                        && checked.table(&query.table).entered().is_none();
+                    if kept.is_entering {
+                        kept.asked_since = None;
+                        if kept.standing.due || now.table(&query.table).entered().is_some() {
+                            state.ask(*number);
+                        }
+                        continue;
+                    }
                     let rendering = state.rendering(&query, &checked, admitted.json);
                     let is_disproved = state.is_disproved(question, &admitted.reads, &rights);
                     let Some(kept) = state.results.get_mut(number) else { continue };
@@ -123,7 +134,6 @@ impl Shared {
                     kept.is_slow = time > SLOW;
                     kept.ground = Some(admitted.ground);
                     kept.rendering = rendering;
-                    demanded.extend(admitted.reads.tables.iter().cloned());
                     if let Err(error) = kept.tell(result, &at, &published, &mut since) {
                         kept.end(error, published.checkpoint.end_lsn);
                         state.remove(*number);

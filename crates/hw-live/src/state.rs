@@ -14,11 +14,11 @@ use crate::plan::Plan;
 use crate::query::{Asker, LiveQuery, Question};
 use crate::rendering::Rendering;
 use crate::unseen::{Place, Unseen, View};
-use hw_engine::{ChangedRow, ChangedTable, Committed, Published, Rows, Since};
+use hw_engine::{ChangedRow, ChangedTable, Committed, Published, Rows, Since, TableState};
 use hw_expr::postgres::JsonOfDatabase;
 use hw_pg::rights::Rights;
 use hw_types::{EndLsn, FullXid, RunAs, TableName};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub turns: Turns,
     pub audits: Audits,
     pub hindrances: Hindrances,
+    /// Tables that cannot be followed, and since when results know it.
+    refused: BTreeMap<TableName, Instant>,
     /// How many questions there were.
     pub questions: u64,
     pub stopping: bool,
@@ -99,6 +101,7 @@ impl State {
             turns: Turns::default(),
             audits: Audits::default(),
             hindrances: Hindrances::default(),
+            refused: BTreeMap::new(),
             questions: 0,
             stopping: false,
         }
@@ -357,6 +360,36 @@ impl State {
         self.forget(number);
         self.waiting.remove(&number);
         self.results.remove(&number);
+    }
+
+    /// The table for which a result waits.
+    pub fn entering(&self, number: u64) -> Option<TableName> {
+        let kept = self.results.get(&number).filter(|kept| kept.is_entering)?;
+        Some(kept.question.query.table.clone())
+    }
+
+    /// The tables that cannot be followed for longer than results go on without that.
+    pub fn refused(&mut self, published: &Published, limit: Duration) -> Vec<TableName> {
+        let is_refused = |table: &&TableName| matches!(published.table(table), TableState::Refused);
+        let known = std::mem::take(&mut self.refused);
+        let since = |table: &TableName| known.get(table).copied().unwrap_or_else(Instant::now);
+        let refused = self.by_table.keys().filter(is_refused);
+        self.refused = refused.map(|table| (table.clone(), since(table))).collect();
+        let late = self.refused.iter().filter(|(_, since)| since.elapsed() > limit);
+        late.map(|(table, _)| table.clone()).collect()
+    }
+
+    /// Ends results of the rows of a table, because its changes cannot be followed.
+    pub fn end_of(&mut self, table: &TableName, why: &str, is_meant: impl Fn(&Kept) -> bool) {
+        let is_of = |kept: &Kept| kept.question.query.table == *table && is_meant(kept);
+        let of = self.results.iter().filter(|(_, kept)| is_of(kept));
+        for number in of.map(|(number, _)| *number).collect::<Vec<u64>>() {
+            if let Some(kept) = self.results.get_mut(&number) {
+                let (table, why) = (table.clone(), why.to_owned());
+                kept.end(LiveError::NotFollowed { table, why }, self.followed.end);
+            }
+            self.remove(number);
+        }
     }
 
     /// Whether rows are told by a plan for one of these transactions.

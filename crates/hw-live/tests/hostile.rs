@@ -494,6 +494,7 @@ async fn ds_10_5_a_row_without_a_key_ends_its_own_result_and_no_other() {
         "CREATE TABLE plain (id int, team int, owner text, body text);
          CREATE TABLE members (id int PRIMARY KEY, team int, who text);
          GRANT SELECT ON plain, members TO app;
+         ALTER TABLE plain REPLICA IDENTITY FULL;
          ALTER TABLE plain ENABLE ROW LEVEL SECURITY; ALTER TABLE members ENABLE ROW LEVEL SECURITY;
          CREATE POLICY all_ ON plain FOR SELECT USING (true);
          CREATE POLICY all_ ON members FOR SELECT USING (true)",

@@ -40,6 +40,8 @@ pub struct DataSync {
     pub max_message: u64,
     /// Most bytes of a result.
     pub max_result: u64,
+    /// How long a subscription waits for its table, and goes on without it.
+    pub table_wait: Duration,
     /// How long subscriptions wait for a client that comes back.
     pub resume: Duration,
     /// Cookie that holds a token.
@@ -82,6 +84,7 @@ impl DataSync {
             statement_timeout: values.duration("datasync.statement_timeout"),
             max_message: values.number("datasync.max_message"),
             max_result: values.number("datasync.max_result"),
+            table_wait: values.duration("datasync.table_wait"),
             resume: values.duration("datasync.resume"),
             cookie: values.text("datasync.cookie"),
             origins: values.list("datasync.origins"),

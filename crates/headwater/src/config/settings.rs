@@ -341,6 +341,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("16 MB"),
     setting(
+        "datasync.table_wait",
+        Kind::Duration,
+        "How long a subscription waits for a table that is not replicated yet to be copied (HW5415), and how \
+         long one goes on, asked each second, when changes of its table cannot be followed any more (HW5416).",
+        "2 min",
+    )
+    .default("30 s"),
+    setting(
         "datasync.resume",
         Kind::Duration,
         "How long the subscriptions of a socket that has ended wait for its client, which then goes on \

@@ -1,10 +1,11 @@
-//! Live queries: of which tables Postgres would be asked again and again, and why.
+//! Live queries: of which tables there would be none, or Postgres would be asked again and again, and why.
 //!
 //! In: a session, the configuration. Out: what cannot be followed, as findings, because it can be mended; what
 //! policies say that is not decided here, as facts, because it may be meant so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hw_datasync::code::NOT_FOLLOWED;
 use hw_live::figures::code;
 use hw_pg::catalog::{Catalog, resolve};
 use hw_pg::config::ConnectConfig;
@@ -63,18 +64,25 @@ pub async fn check(
             refused.entry(name).or_insert_with(|| (one.finding, BTreeSet::new())).1.insert(table);
         }
     }
-    for (finding, tables) in refused.into_values() {
-        let tables: Vec<String> = tables.into_iter().map(ToString::to_string).collect();
-        let what = format!(
-            "live queries of {} are asked each second, because {}",
-            tables.join(", "),
-            finding.what
-        );
-        let polled = Diagnostic::warning(code::POLLED, what);
-        examination.findings.push(match finding.mend {
-            Some(mend) => polled.mend(mend),
-            None => polled,
-        });
+    for (name, (finding, tables)) in refused {
+        let (own, beside): (Vec<&TableName>, Vec<&TableName>) =
+            tables.into_iter().partition(|table| **table == name);
+        let kinds =
+            [(NOT_FOLLOWED, own, "are refused"), (code::POLLED, beside, "are asked each second")];
+        for (code, tables, become_) in kinds.into_iter().filter(|(_, tables, _)| !tables.is_empty())
+        {
+            let tables: Vec<String> = tables.into_iter().map(ToString::to_string).collect();
+            let what = format!(
+                "live queries of {} {become_}, because {}",
+                tables.join(", "),
+                finding.what
+            );
+            let hindered = Diagnostic::warning(code, what);
+            examination.findings.push(match &finding.mend {
+                Some(mend) => hindered.mend(mend.clone()),
+                None => hindered,
+            });
+        }
     }
     Ok(())
 }

@@ -132,6 +132,7 @@ fn datasync(
     let live = LiveOptions {
         question_time: settings.statement_timeout,
         result_bytes: bytes(settings.max_result),
+        table_wait: settings.table_wait,
         ..LiveOptions::default()
     };
     let live = Live::start(reporter.engine.clone(), asking, live, stop.clone());

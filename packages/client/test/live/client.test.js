@@ -379,14 +379,14 @@ test('ds_16_9_a_refused_subscription_tells_its_listeners, and is tried again whe
   assert.equal(subscription.connectError, null);
 });
 
-test('a server that is busy is asked again, and what was shown stays', async () => {
+test('a server that is busy, or copies the table first, is asked again, and what was shown stays', async () => {
   const { world, client } = start();
   world.commit([['tasks', '1', { n: 1, title: 'a' }]]);
   const live = client.rows(byTitle(client).query);
   const states = [];
   live.listen(() => states.push(live.state.status));
-  let code = 'HW5307';
-  world.intercept = ({ tag }) => (tag.startsWith('Create') && code ? { tag: 'DataSyncError', errorMessage: 'all connections are busy', code } : undefined);
+  let code = 'HW5415';
+  world.intercept = ({ tag }) => (tag.startsWith('Create') && code ? { tag: 'DataSyncError', errorMessage: 'it is being copied', code } : undefined);
   await world.run(60_000);
   const asked = world.log.filter((line) => line === '> CreateDataSubscription').length;
   assert.ok(asked > 3 && asked < 10, `asked ${asked} times in a minute`);
@@ -394,7 +394,7 @@ test('a server that is busy is asked again, and what was shown stays', async () 
   code = null;
   await world.run(30_000);
   assert.equal(live.state.status, 'live');
-  code = 'HW5311';
+  code = 'HW5307';
   world.cut();
   await world.run(5000);
   assert.deepEqual([live.state.status, titles(live.state.data)], ['reconnecting', 'a']);
