@@ -14,7 +14,9 @@ use hw_http::holder::Full;
 use hw_http::socket::ConnectionHandle;
 
 use crate::caller::Caller;
-use crate::routes::READ_BUFFER;
+
+/// Bytes that a socket may keep while it reads, beside a message.
+pub(crate) const READ_BUFFER: usize = 8 * 1024;
 
 /// What a socket gives: a frame, or why there is none; `None` when it has ended.
 type Frame = Option<Result<Message, axum::Error>>;

@@ -15,15 +15,13 @@ use hw_http::{ApiError, Refusal, Surface};
 use hw_types::Code;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use crate::arriving::READ_BUFFER;
 use crate::caller::{caller, peer_of};
 use crate::code;
 use crate::drive;
 use crate::options::DataSyncOptions;
 use crate::rest;
 use crate::server::DataSync;
-
-/// Bytes that a socket may keep while it reads, beside a message.
-pub(crate) const READ_BUFFER: usize = 8 * 1024;
 
 /// This surface as the server registers it.
 pub fn surface(server: DataSync) -> Surface {
