@@ -243,8 +243,7 @@ async fn fd_5_a_transaction_above_the_spool_is_named_and_waits() {
     let limits = "limits:\n  spool_bytes: 16 MB\n  transaction_memory: 1 MB\n  sort_memory: 1 MB\n";
     let data = rig.directory.path().join("data");
     let mut line = serve(rig, &data, limits, &[]).await;
-    line.execute("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 90000) i")
-        .await;
+    line.execute("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 90000) i").await;
     line.names("spool_bytes").await;
     assert!(!line.server.log().contains("the writer stops"), "{}", line.server.log());
     // With more room it is applied.
