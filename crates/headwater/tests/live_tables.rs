@@ -1,6 +1,7 @@
-//! Live queries and what becomes of their tables, as raw messages: `datasync.md` 10.5, rules 3, 8, 9, 11 and 12.
+//! Live queries and what becomes of their tables and of the slot, as raw messages: `datasync.md` 10.5, rules 3 and 8 to 12.
 
 use futures_util::SinkExt as _;
+use hw_testkit::poll_until;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -299,4 +300,47 @@ async fn ds_10_5_11_a_count_is_told_once_a_commit_and_only_when_it_is_another() 
             assert_eq!(amy.push().await, told, "{sql}");
         }
     }
+}
+
+/// What was committed while there was no slot is in no stream. It is told all the same, over the same socket, and so is
+/// what comes behind it.
+#[tokio::test]
+async fn ds_10_5_10_behind_a_lost_slot_the_difference_is_told() {
+    let mut rig = Rig::start_with("{}", &["HW2012", "the slot was dropped"]).await;
+    rig.run("INSERT INTO tasks (id, owner, title) VALUES (1, 'amy', 'a'), (2, 'amy', 'b')").await;
+    let mut amy = rig.connect("amy").await;
+    let fields = json!({"selectedColumns": select(&["id", "title"])});
+    let (id, _) = amy.subscribe(query("tasks", fields)).await;
+    rig.is_planned(1).await;
+    // A new slot begins behind transactions that were open before it, and does not have them.
+    let open = rig.session().await;
+    let changes =
+        "BEGIN; UPDATE tasks SET title = 'c' WHERE id = 1; DELETE FROM tasks WHERE id = 2;
+        INSERT INTO tasks (id, owner, title) VALUES (3, 'amy', 'd'), (4, 'bob', 'e')";
+    open.batch_execute(changes).await.expect("changed");
+    let drop_slot =
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active;
+        SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
+    let other = rig.session().await;
+    poll_until("the slot is dropped", async || {
+        other.batch_execute(drop_slot).await.ok()?;
+        let left = other.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await.ok()?;
+        (left.get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    open.batch_execute("COMMIT").await.expect("committed");
+    let told = pushes(&mut amy, 3).await;
+    let told: Vec<Value> = told
+        .iter()
+        .map(|push| json!([push["tag"], push["id"], push["changeSet"], push["record"]]))
+        .collect();
+    let expected = json!([
+        ["DidDelete", 2, null, null],
+        ["DidInsert", null, null, {"id": 3, "title": "d"}],
+        ["DidUpdate", 1, {"id": 1, "title": "c"}, null],
+    ]);
+    assert_eq!(json!(told), expected, "{id}");
+    rig.run("UPDATE tasks SET title = 'f' WHERE id = 3").await;
+    assert_eq!(amy.push().await["changeSet"], json!({"title": "f"}));
+    rig.process.stop().await;
 }
