@@ -242,6 +242,27 @@ async fn e_4_clients_hold_what_policies_show_them_while_rows_and_policies_change
     process.stop().await;
 }
 
+/// A policy that only adds takes nothing meanwhile, also where its rows come into the bucket of another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_only_adds_takes_no_row_from_anybody() {
+    let rig = Rig::start().await;
+    rig.sql("CREATE POLICY open ON lists USING (open)").await;
+    let mut process = HeadwaterProcess::start(rig.options()).await;
+    let mut user = User::new(claims()[2].clone(), "user");
+    user.settles(&rig, &process).await;
+    let list = |id: &str| ("lists".to_owned(), id.to_owned());
+    assert!(user.held().contains(&list("2")) && !user.held().contains(&list("3")));
+    rig.sql("CREATE POLICY third ON lists USING (id = 3)").await;
+    let end = Instant::now() + LIMIT;
+    while !user.held().contains(&list("3")) {
+        assert!(Instant::now() < end, "{:?}\n{}", user.held(), process.log());
+        user.step(&process).await;
+        assert!(user.held().contains(&list("2")), "{:?}\n{}", user.held(), process.log());
+    }
+    assert!(!process.log().contains("is taken back"), "{}", process.log());
+    process.stop().await;
+}
+
 /// A policy that reads what is not replicated keeps its own table from being served, and no other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_over_what_cannot_be_replicated_stops_its_table_alone() {

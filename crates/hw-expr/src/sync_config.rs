@@ -191,25 +191,30 @@ impl SyncConfig {
         (sources, lookups)
     }
 
-    /// Whether a definition gives clients at least what one of its name gives them in another configuration, by
-    /// the same ways into the same buckets. Without one of this name there it gives all of it.
+    /// Whether a definition gives clients at least what one of its name gives them in another configuration: for the
+    /// same requests the same rows by the same conditions, in whatever buckets. Without one of this name there it
+    /// gives all of it.
     pub fn gives_all_of(&self, other: &SyncConfig, name: &str) -> bool {
         self.ways(name).is_superset(&other.ways(name))
     }
 
-    /// Texts of the ways by which requests find the buckets of a definition; equal ones find the same buckets with
-    /// the same rows.
+    /// Texts of the ways from requests to rows of a definition; equal ones give the same rows to the same requests.
     fn ways(&self, name: &str) -> BTreeSet<String> {
         let is_of = |querier: &&Querier| self.definitions[querier.definition].name == name;
-        let way = |querier: &Querier| {
-            let mut text = format!("{:?}\n", self.sources[querier.source].fingerprint);
+        let mut options = String::new();
+        self.options.values().write_canonical(&mut options);
+        let ways = |querier: &Querier| {
+            let of = &self.definitions[querier.definition];
+            let mut text = format!("{options}\n{} {}\n", of.priority, of.auto_subscribe);
             querier.write_canonical_by(&mut text, |lookup| {
                 format!("{:?}", self.lookups[lookup].fingerprint)
             });
-            let of = &self.definitions[querier.definition];
-            text + &format!("{} {}", of.priority, of.auto_subscribe)
+            // Queries that come to the same parameters share a source, whose fingerprint changes with each that comes.
+            let queries = self.sources[querier.source].queries.iter();
+            let rows = queries.flat_map(DataQuery::canonical_ways);
+            rows.map(|rows| format!("{text}{rows}")).collect::<Vec<_>>()
         };
-        self.queriers.iter().filter(is_of).map(way).collect()
+        self.queriers.iter().filter(is_of).flat_map(ways).collect()
     }
 
     /// The options in effect.

@@ -58,3 +58,43 @@ fn equal_indexes_are_shared_by_all_definitions() {
     let of = |i: usize| config.definitions()[i].reads.iter().map(|read| read.table.to_string());
     assert_eq!(of(1).collect::<Vec<_>>(), ["public.m", "public.u"]);
 }
+
+/// What gives no more is taken from clients before it is built anew (`sync.from: policies`); what gives more is not.
+#[test]
+fn a_definition_gives_all_of_what_it_was_before_a_query_came_also_into_the_same_buckets() {
+    let of = |queries: &[&str]| {
+        let queries: Vec<String> =
+            queries.iter().map(|query| format!("      - {query}\n")).collect();
+        let queries = queries.concat();
+        load(&format!("config: {{edition: 3}}\nstreams:\n  s:\n    queries:\n{queries}"))
+    };
+    let own = "SELECT * FROM t WHERE owner = auth.user_id()";
+    for more in [
+        "SELECT * FROM t WHERE author = auth.user_id()",
+        "SELECT * FROM t WHERE owner = auth.user_id() AND open",
+        "SELECT * FROM t WHERE org = auth.parameter('org')",
+        "SELECT * FROM t WHERE open",
+        "SELECT * FROM u WHERE owner = auth.user_id()",
+    ] {
+        let (few, many) = (of(&[own]), of(&[own, more]));
+        assert!(many.gives_all_of(&few, "s"), "{more}");
+        assert!(!few.gives_all_of(&many, "s"), "{more}");
+        assert!(many.gives_all_of(&of(&[more, own]), "s"), "{more}");
+    }
+    let base = of(&[own]);
+    for other in [
+        "SELECT id FROM t WHERE owner = auth.user_id()",
+        "SELECT * FROM t WHERE owner = auth.user_id() AND open",
+        "SELECT * FROM t WHERE owner = auth.parameter('owner')",
+        "SELECT * FROM t WHERE owner = auth.user_id() AND auth.parameter('admin')",
+    ] {
+        assert!(!of(&[other]).gives_all_of(&base, "s"), "{other}");
+        assert!(!base.gives_all_of(&of(&[other]), "s"), "{other}");
+    }
+    let iso = load(
+        "config: {edition: 2, timestamps_iso8601: false}\nbucket_definitions:\n  s:\n    data: [SELECT * FROM t]\n",
+    );
+    let plain =
+        load("config: {edition: 2}\nbucket_definitions:\n  s:\n    data: [SELECT * FROM t]\n");
+    assert!(!iso.gives_all_of(&plain, "s") && plain.gives_all_of(&plain, "s"));
+}

@@ -68,6 +68,19 @@ impl DataQuery {
     /// Appends an unambiguous text of everything that decides which rows this query puts where,
     /// and with which bytes.
     pub fn write_canonical(&self, out: &mut String) {
+        self.write_form(out);
+        self.plans_apart().iter().for_each(|plan| out.push_str(plan));
+    }
+
+    /// The same of each of its ways into a bucket by itself.
+    pub fn canonical_ways(&self) -> Vec<String> {
+        let mut form = String::new();
+        self.write_form(&mut form);
+        self.plans_apart().iter().map(|plan| format!("{form}{plan}")).collect()
+    }
+
+    /// What it reads, and what clients are given of a row.
+    fn write_form(&self, out: &mut String) {
         out.push_str(&format!("from {} as {:?} {:?}\n", self.table, self.output, self.star));
         for item in &self.items {
             match item {
@@ -80,6 +93,10 @@ impl DataQuery {
                 }
             }
         }
+    }
+
+    /// The text of each plan, in an order that does not depend on how they were written, and once.
+    fn plans_apart(&self) -> Vec<String> {
         let mut plans: Vec<String> = self
             .plans
             .iter()
@@ -91,7 +108,7 @@ impl DataQuery {
             .collect();
         plans.sort();
         plans.dedup();
-        plans.iter().for_each(|plan| out.push_str(plan));
+        plans
     }
 
     /// Binds the query to a table that it reads.
