@@ -131,7 +131,8 @@ fn soak_runs_the_rust_tests_and_the_official_clients_in_their_long_form() {
 
     let (output, calls) = checkout.run("scripts/soak", None);
     assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(calls, [rust, build, clients, "  soak 1 seeds 1000"]);
+    // What a seed of the official clients costs is another thing.
+    assert_eq!(calls, [rust, build, clients, "  soak 1 seeds 100"]);
 
     // A failure of one is no reason not to run the other, and is not forgotten.
     checkout.tool("cargo", r#"[ "$1 $2" != "nextest run" ]"#);
