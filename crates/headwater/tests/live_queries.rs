@@ -233,7 +233,7 @@ impl Socket {
     }
 
     /// Subscribes and says what was had of an earlier subscription.
-    async fn resume(&mut self, query: Value, had: &Value) -> Value {
+    pub async fn resume(&mut self, query: Value, had: &Value) -> Value {
         let resume = json!({"subscriptionId": had["subscriptionId"], "lsn": had["lsn"]});
         let message = json!({"tag": "CreateDataSubscription", "query": query, "resume": resume});
         let answer = self.ask(message).await;

@@ -9,6 +9,7 @@ mod generate;
 mod hostile_queries;
 mod live_order;
 mod live_queries;
+mod live_resume;
 mod live_tables;
 mod pages;
 mod policies;

@@ -4,7 +4,7 @@
 //! subscription for whoever comes back as the same caller with the same query, and which rows to tell anew.
 //! Invariants: nothing is resumed of which a part might be missing; rows that are told anew are whole, so that it
 //! does no harm if they were received after all; what waits is bounded in time, for each user, and for all, and so are the bytes that
-//! are remembered.
+//! are remembered; a row that its caller may not see any more is never told anew.
 //!
 //! Source: `datasync.md` 21 R, "OURS".
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hw_http::budget::{Budget, Share, Shares};
 use hw_http::holder::{Held, Most, Owner};
-use hw_live::{Change, Key, Record, Subscription};
+use hw_live::{Change, Commit, Key, Record, Subscription};
 use hw_types::{EndLsn, Lsn};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
 use crate::wire::Resume;
+use crate::work::Worker;
 
 /// Rows that are remembered of one subscription until its client has shown to have received them.
 const MOST_ROWS: usize = 1_000;
@@ -168,6 +169,25 @@ pub(crate) struct Parked {
     pub trail: Trail,
 }
 
+impl Parked {
+    /// Goes on with it for a client that says how far it has come.
+    ///
+    /// - Returns: `None` where the client may lack something that is not remembered, or it is not known what has
+    ///   become of what it lacks.
+    pub async fn resume(self, worker: &Worker, position: &str) -> Option<Resumed> {
+        let Parked { mut subscription, mut trail, .. } = self;
+        if !trail.missed(position)?.is_empty() {
+            // What was lost meanwhile is not told once more, but as gone.
+            let now = Instant::now();
+            for Commit { position, changes } in worker.settle(&mut subscription).await? {
+                trail.tell(position, now, &changes);
+            }
+        }
+        let missed = trail.missed(position)?;
+        Some(Resumed { subscription, trail, missed })
+    }
+}
+
 /// A subscription that goes on, and what is to be told of it first.
 pub(crate) struct Resumed {
     pub subscription: Subscription,
@@ -297,9 +317,8 @@ impl Lobby {
 
     /// Takes a subscription for a client that has come back.
     ///
-    /// - Returns: `None` where it is not there any more, is another caller's or of another query, or where
-    ///   its client may lack something that is not remembered.
-    pub async fn take(&self, resume: &Resume, caller: &Caller, query: Digest) -> Option<Resumed> {
+    /// - Returns: `None` where it is not there any more, or is another caller's or of another query.
+    pub async fn take(&self, resume: &Resume, caller: &Caller, query: Digest) -> Option<Parked> {
         let id = &resume.subscription_id;
         // A socket whose client is gone may not have noticed it yet.
         let attached = self.0.state.lock().attached.get(id).cloned();
@@ -316,10 +335,8 @@ impl Lobby {
         if !is_his || *until <= Instant::now() {
             return None;
         }
-        let missed = parked.trail.missed(&resume.lsn);
         // Whatever becomes of it, it is asked for once.
-        let Parked { subscription, trail, .. } = state.remove(id)?.parked;
-        Some(Resumed { subscription, trail, missed: missed? })
+        state.remove(id).map(|waiting| waiting.parked)
     }
 }
 

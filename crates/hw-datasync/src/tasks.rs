@@ -113,7 +113,8 @@ async fn subscribe(
 ) -> Result<Finished, Failure> {
     let digest = server.lobby.digest(&(&query, &wanted));
     if let (Some(resume), Some(group)) = (resume, group)
-        && let Some(resumed) = server.lobby.take(&resume, &caller, digest).await
+        && let Some(parked) = server.lobby.take(&resume, &caller, digest).await
+        && let Some(resumed) = parked.resume(&server.worker, &resume.lsn).await
     {
         metrics::counter!("headwater_datasync_resumed_total").increment(1);
         let Resumed { mut subscription, trail, missed } = resumed;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hw_http::budget::{Budget, Share, Shares};
 use hw_http::places::Places;
-use hw_live::{First, Group, Live, Room, Subscription};
+use hw_live::{Commit, First, Group, Live, Room, Subscription};
 use hw_types::TableName;
 use hw_write::{Access, End, Interactive, Make, Statements, TableShape, Tally};
 use parking_lot::Mutex;
@@ -187,6 +187,13 @@ impl Worker {
         let room: Room = Box::new(move |bytes| share.resize(bytes).is_ok());
         let begun = live.subscribe_in(group, query, Arc::new(who), room).await;
         begun.map_err(|error| Failure::of_live(error, &table.name))
+    }
+
+    /// What a result that waited for its client has come to: see [`Live::settle`].
+    ///
+    /// - Returns: `None` where it has ended, or the database does not answer.
+    pub async fn settle(&self, subscription: &mut Subscription) -> Option<Vec<Commit>> {
+        self.live.as_ref()?.settle(subscription).await.ok()
     }
 
     /// Opens a transaction.

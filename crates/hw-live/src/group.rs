@@ -493,24 +493,37 @@ impl Group {
         self.0.state.lock().arrived();
         loop {
             let filled = self.0.filled.notified();
-            let (news, offered) = {
-                let mut state = self.0.state.lock();
-                let offered = std::mem::take(&mut state.offered);
-                for number in &offered {
-                    if let Some(member) = state.members.get_mut(number) {
-                        member.gap = Gap::Nothing;
-                    }
-                }
-                (state.take(&self.0.line, most), offered)
-            };
-            let mut of: BTreeSet<u64> = news.iter().map(|news| news.number).collect();
-            of.extend(offered);
-            of.into_iter().for_each(|number| self.0.keeper.taken(number));
+            let news = self.take(most);
             if !news.is_empty() {
                 return news;
             }
             filled.await;
         }
+    }
+
+    /// Takes what is told next, as far as it is there.
+    fn take(&self, most: usize) -> Vec<News> {
+        let (news, offered) = {
+            let mut state = self.0.state.lock();
+            let offered = std::mem::take(&mut state.offered);
+            for number in &offered {
+                if let Some(member) = state.members.get_mut(number) {
+                    member.gap = Gap::Nothing;
+                }
+            }
+            (state.take(&self.0.line, most), offered)
+        };
+        let mut of: BTreeSet<u64> = news.iter().map(|news| news.number).collect();
+        of.extend(offered);
+        of.into_iter().for_each(|number| self.0.keeper.taken(number));
+        news
+    }
+
+    /// The same, and it does not count any more.
+    pub(crate) fn take_over(&self) -> Vec<News> {
+        let news = self.take(usize::MAX);
+        self.0.state.lock().arrived();
+        news
     }
 
     /// Adds the result of a query, of which nothing is known yet.

@@ -20,7 +20,7 @@ use crate::hindrances::Asks;
 use crate::index::Index;
 use crate::kept::{Kept, Phase, Standing};
 use crate::lanes::{Bounds, Lane};
-use crate::query::{First, LiveQuery};
+use crate::query::{Commit, First, LiveQuery};
 use crate::room::Room;
 use crate::state::State;
 use crate::subscription::Subscription;
@@ -106,13 +106,15 @@ pub(crate) struct Shared {
     pub awaits: Notify,
     /// Held by whoever reads tables that policies read beside their own: no table is read twice.
     pub reading: tokio::sync::Mutex<()>,
+    /// When the last look for those who come back began.
+    looked: tokio::sync::Mutex<Option<Instant>>,
     pub stop: CancellationToken,
 }
 
 impl Live {
     /// Connections that it needs, so that none of its tasks waits for another: one for each lane, and one for
-    /// each of those that look.
-    pub const CONNECTIONS: usize = Lane::ALL.len() + 4;
+    /// each of those that look: those who come back ([`Live::settle`]) do so together.
+    pub const CONNECTIONS: usize = Lane::ALL.len() + 5;
 
     /// Starts to keep results.
     ///
@@ -140,6 +142,7 @@ impl Live {
             wake: Default::default(),
             awaits: Notify::new(),
             reading: tokio::sync::Mutex::default(),
+            looked: tokio::sync::Mutex::default(),
             stop,
         });
         spawn("live results: following", shared.clone().follow(Place::of(&published)));
@@ -240,6 +243,16 @@ impl Live {
         Ok((shared.first(number, first).await?, subscription))
     }
 
+    /// Takes over all that waits of a result that is alone in its group, and what it still lacks, as of who may see what
+    /// now: what it has lost by then is told as gone. What is taken does not count any more.
+    ///
+    /// - Errors: there is no result any more, or the source does not answer in time.
+    pub async fn settle(&self, subscription: &mut Subscription) -> Result<Vec<Commit>, LiveError> {
+        let shared = &self.0;
+        let settling = tokio::time::timeout(shared.patience, shared.settle(subscription)).await;
+        settling.unwrap_or_else(|_| Err(LiveError::Source("it takes too long".into())))
+    }
+
     /// How many rounds there were in which somebody was asked.
     pub fn rounds(&self) -> u64 {
         self.0.rounds.load(Ordering::Relaxed)
@@ -319,6 +332,37 @@ impl Shared {
             }
             limit = longest;
         }
+    }
+
+    async fn settle(&self, subscription: &mut Subscription) -> Result<Vec<Commit>, LiveError> {
+        let upto = self.engine().published().checkpoint.end_lsn;
+        self.look_for_many().await?;
+        let mut all = Vec::new();
+        loop {
+            let is_current = self.state.lock().is_current(subscription.number(), upto);
+            let news = subscription.take_over()?;
+            if is_current && news.is_empty() {
+                return Ok(all);
+            }
+            all.extend(news);
+            if !is_current {
+                tokio::time::sleep(SOON).await;
+            }
+        }
+    }
+
+    /// Looks at who may see what, once for all who come while somebody looks.
+    async fn look_for_many(&self) -> Result<(), LiveError> {
+        let came = Instant::now();
+        let mut looked = self.looked.lock().await;
+        if looked.is_none_or(|looked| looked < came) {
+            let began = Instant::now();
+            let rights = self.asking.rights_now().await?;
+            self.state.lock().note(&rights);
+            self.wake_if_queued();
+            *looked = Some(began);
+        }
+        Ok(())
     }
 
     /// Makes tables replicated that somebody may read, in its own time. Until one has entered, the results that

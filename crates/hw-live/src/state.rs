@@ -7,7 +7,7 @@ use crate::ground::Ground;
 use crate::group::{self, Line};
 use crate::hindrances::Hindrances;
 use crate::index::Index;
-use crate::kept::{Applied, Kept, Phase};
+use crate::kept::{Applied, Kept, Phase, Standing};
 use crate::lanes::{Lane, Queue};
 use crate::lookups::{Lookups, ReadTable};
 use crate::plan::Plan;
@@ -390,6 +390,15 @@ impl State {
             }
             self.remove(number);
         }
+    }
+
+    /// Whether a result lacks nothing of what was published up to a position, and nothing of it waits.
+    pub fn is_current(&self, number: u64, upto: EndLsn) -> bool {
+        let is_current = |kept: &Kept| {
+            let Standing { due, asked, .. } = kept.standing;
+            !due && !asked && kept.inbox.is_empty()
+        };
+        self.followed.end >= upto && self.results.get(&number).is_none_or(is_current)
     }
 
     /// Whether rows are told by a plan for one of these transactions.

@@ -31,6 +31,11 @@ impl Subscription {
         }
     }
 
+    /// Takes what may be told, where it is alone in its group.
+    pub(crate) fn take_over(&mut self) -> Result<Vec<Commit>, LiveError> {
+        self.inbox.group.take_over().into_iter().map(|news| news.told).collect()
+    }
+
     /// Its receiver has begun to follow it: from here on he is told what stands behind it in its group.
     pub fn begun(&self) {
         self.inbox.begun();

@@ -126,7 +126,7 @@ pub const SETTINGS: &[Setting] = &[
         "database.pool",
         Kind::Integer(2, 200),
         "Most SQL connections held for writes, the catalog and markers. The replication \
-         connection, the copies, results of live queries (7) and open transactions \
+         connection, the copies, results of live queries (8) and open transactions \
          (`datasync.all_transactions`) have their own.",
         "16",
     )
