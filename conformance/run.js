@@ -15,8 +15,9 @@ import { fileURLToPath } from 'node:url';
 import { prepare } from './prepare.js';
 
 const HERE = fileURLToPath(new URL('.', import.meta.url));
+const { CONFORMANCE_FULL, HEADWATER_SOAK, HEADWATER_SEEDS } = process.env;
 /** A file of tests that takes longer than this hangs. */
-const LIMIT_MS = process.env.CONFORMANCE_FULL === '1' || process.env.HEADWATER_SOAK === '1' ? 4_800_000 : 240_000;
+const LIMIT_MS = CONFORMANCE_FULL === '1' || HEADWATER_SOAK === '1' || HEADWATER_SEEDS ? 4_800_000 : 240_000;
 
 prepare(import.meta.url);
 
