@@ -66,6 +66,7 @@ const ENGINE: &[&str] = &[
     "replica",
     "sequencer",
     "engine",
+    "guard",
     "demand",
     "testing",
 ];

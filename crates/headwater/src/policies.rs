@@ -2,7 +2,7 @@
 //! administration and the server that syncs from policies.
 
 use hw_expr::postgres::{Refusal, Visible};
-use hw_pg::policies::{PolicyStreams, RowSecurity, SecuredTable, Unseen, one_line};
+use hw_pg::policies::{Basis, PolicyStreams, RowSecurity, SecuredTable, Unseen, one_line};
 use hw_types::relation::quote_ident;
 use hw_types::{Diagnostic, TableName};
 use hw_write::USUAL_ROLES;
@@ -63,6 +63,11 @@ impl Reader {
     /// The streams that show the role what its policies do.
     pub fn streams(&self) -> PolicyStreams {
         self.security.streams(&self.also_claimed)
+    }
+
+    /// The same, and what they were made of.
+    pub fn streams_read(&self) -> (PolicyStreams, Basis) {
+        self.security.streams_read(&self.also_claimed)
     }
 
     /// What the role sees of each table, and how that is decided.

@@ -32,6 +32,16 @@ pub(crate) struct Arrived {
     pub whole: Option<Lsn>,
 }
 
+impl Arrived {
+    /// Adds what came behind it.
+    pub fn append(&mut self, later: Arrived) {
+        self.markers.extend(later.markers);
+        let surplus = self.markers.len().saturating_sub(KEPT);
+        self.markers.drain(..surplus);
+        self.whole = later.whole.or(self.whole);
+    }
+}
+
 impl Arrivals {
     /// Notes what publication `number` is the first to contain. Before that is shown.
     pub fn push(&self, number: u64, arrived: Arrived) {

@@ -208,6 +208,20 @@ impl ChangeList {
         end
     }
 
+    /// What is to be published behind something that is not published yet.
+    pub fn joined(&self, earlier: Pending, later: Pending) -> Pending {
+        let bytes = earlier.bytes + later.bytes;
+        if later.anew {
+            return later;
+        }
+        if bytes > self.limit / SHARE_OF_PENDING {
+            return Pending { anew: true, ..Pending::default() };
+        }
+        let Pending { anew, mut items, .. } = earlier;
+        items.extend(later.items);
+        Pending { anew, items, bytes }
+    }
+
     /// What lies between two places.
     pub fn between(&self, after: ChangePlace, until: ChangePlace) -> Since {
         let kept = self.kept.lock();

@@ -177,7 +177,8 @@ impl Engine {
 
     /// Lets no definition be served, from now on and until this is called again, that gives more than the one of its
     /// name in this configuration: whatever is served, is being built, or is held up. It needs nothing of the
-    /// writer, so that nothing can come in between, and is forgotten with the process.
+    /// writer, so that nothing can come in between, and is forgotten with the process. Where states are guarded
+    /// ([`Engine::guard`]) it takes at once, and gives with the next state that the guard shows.
     pub fn limit(&self, most: Arc<SyncConfig>) {
         self.publication.limit(most);
     }

@@ -37,6 +37,7 @@ mod fold_large;
 mod frozen;
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 mod held;
 mod interpret;
 mod kept_back;
@@ -79,6 +80,7 @@ pub use change_list::{ChangePlace, ChangedRow, ChangedTable, Committed, Rows, Si
 pub use demand::DemandError;
 pub use engine::{DriverOptions, Engine, EngineOptions, TakeOver};
 pub use error::EngineError;
+pub use guard::Guard;
 pub use lease::{Lease, Leases};
 pub use published::{Published, Withheld};
 pub use sync_view::{

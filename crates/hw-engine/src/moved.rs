@@ -71,6 +71,20 @@ impl Moved {
         bytes + OVERHEAD
     }
 
+    /// Adds what moved behind it.
+    pub fn append(&mut self, later: Moved) {
+        let is_kept = self.entries.len() + later.entries.len() <= MOST;
+        let lookups = later.entries.iter().map(|entry| entry.lookup).filter(|_| !is_kept);
+        for lookup in later.unknown.into_iter().chain(lookups) {
+            if !self.unknown.contains(&lookup) {
+                self.unknown.push(lookup);
+            }
+        }
+        if is_kept {
+            self.entries.extend(later.entries);
+        }
+    }
+
     /// Whether something of a lookup moved.
     pub fn is_of(&self, lookup: u32) -> bool {
         self.unknown.contains(&lookup) || self.entries.iter().any(|entry| entry.lookup == lookup)

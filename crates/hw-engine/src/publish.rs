@@ -5,6 +5,9 @@
 //! covers it. One thread does this, so that the writer evaluates the next transactions while
 //! the disk works: batches grow under load by themselves, also where the disk is quick
 //! ([`Pace::UNDER_LOAD`]), and an idle system pays one sync.
+//!
+//! Where somebody guards what is shown ([`crate::guard`]), a state that is durable waits for him: he looks at the
+//! newest one that waits, and it is shown, or is part of a later one. What becomes news with it waits with it.
 
 use crate::arrivals::{Arrivals, Arrived};
 use crate::change_list::{ChangeList, Pending};
@@ -49,6 +52,32 @@ pub(crate) struct PublishJob {
     pub changes: u64,
 }
 
+impl PublishJob {
+    /// What is published in the place of two states.
+    fn behind(mut self, earlier: PublishJob, list: &ChangeList) -> PublishJob {
+        let (mut touched, mut arrived) = (earlier.touched, earlier.arrived);
+        touched.append(self.touched);
+        arrived.append(self.arrived);
+        self.listed = match (earlier.listed, self.listed) {
+            (Some(earlier), Some(later)) => Some(list.joined(earlier, later)),
+            (earlier, later) => later.or(earlier),
+        };
+        PublishJob { touched, arrived, ..self }
+    }
+}
+
+/// States that wait to be shown.
+#[derive(Default)]
+struct Waiting {
+    /// The one that is looked at, or that was not shown behind the last look.
+    looked_at: Option<PublishJob>,
+    /// What came since.
+    newer: Option<PublishJob>,
+    /// The next one is the first of a store that was opened anew. Nothing can be read of what is shown before it, so
+    /// that it is shown at once if it is the same state.
+    is_anew: bool,
+}
+
 /// The publisher's side that surfaces and the driver share.
 pub(crate) struct Publication {
     sender: watch::Sender<Arc<Published>>,
@@ -56,6 +85,10 @@ pub(crate) struct Publication {
     withholding: Mutex<Withholding>,
     /// What is served, for whoever need not wake with every publication.
     served: watch::Sender<Option<Arc<ActiveSync>>>,
+    /// Where somebody decides when states are shown.
+    guarded: Mutex<Option<Waiting>>,
+    /// Counts the states that came to wait.
+    came: watch::Sender<u64>,
     /// Everything up to here is durable: the driver confirms it to the source.
     durable: watch::Sender<EndLsn>,
     /// The last op id of what is durable, shown or not.
@@ -74,8 +107,10 @@ pub(crate) struct Publication {
 struct Withholding {
     /// How often it was changed from whom answers are withheld.
     changes: u64,
-    /// No definition is served that gives more than the one of its name in this configuration, if there is one.
-    most: Option<Arc<SyncConfig>>,
+    /// No definition is served that gives more than the one of its name in each of these configurations. Where states
+    /// are guarded, the older ones count until a state is shown that was looked at: of what is shown until then it
+    /// is not known that the newest one allows it.
+    most: Vec<Arc<SyncConfig>>,
     /// What is served last: as it was handed over, and as it is shown.
     shown: Option<(Arc<ActiveSync>, Arc<ActiveSync>)>,
 }
@@ -92,19 +127,28 @@ impl Withholding {
         {
             return Some(shown.clone());
         }
-        let shown = match &self.most {
-            Some(most) => whole.within(most),
-            None => whole.clone(),
-        };
+        let shown = self.most.iter().fold(whole.clone(), |shown, most| shown.within(most));
         self.shown = Some((whole, shown.clone()));
         Some(shown)
     }
 
     /// What is served now as it is shown under another limit.
     fn limit(&mut self, most: Arc<SyncConfig>) -> Option<Arc<ActiveSync>> {
-        self.most = Some(most);
+        self.most.push(most);
         let (whole, _) = self.shown.take()?;
         self.show(Some(whole))
+    }
+
+    /// Of limits only the newest counts from now on.
+    ///
+    /// - Returns: whether there were others, so that more may be served.
+    fn forget_older_limits(&mut self) -> bool {
+        let older = self.most.len().saturating_sub(1);
+        if older > 0 {
+            self.most.drain(..older);
+            self.shown = None;
+        }
+        older > 0
     }
 }
 
@@ -156,6 +200,8 @@ impl Publication {
             sender: watch::Sender::new(Arc::new(first)),
             served,
             withholding: Mutex::new(withholding),
+            guarded: Mutex::default(),
+            came: watch::Sender::new(0),
             durable: watch::Sender::new(progress.end_lsn),
             given: AtomicU64::new(progress.op_id.0),
             ring,
@@ -245,9 +291,14 @@ impl Publication {
     }
 
     /// Lets no definition be served that gives more than the one of its name in this configuration, from now on,
-    /// whatever is served, on its way to be published, or built. What is served already is shown anew at once.
+    /// whatever is served, on its way to be published, or built. What is served already is shown anew at once; where
+    /// states are guarded nothing more of it, before one is shown that was looked at.
     pub fn limit(&self, most: Arc<SyncConfig>) {
+        let guarded = self.guarded.lock();
         let mut withholding = self.withholding.lock();
+        if guarded.is_none() {
+            withholding.most.clear();
+        }
         let Some(sync) = withholding.limit(most) else { return };
         let previous = self.current();
         if previous.sync.as_ref().is_some_and(|before| before.withheld == sync.withheld) {
@@ -260,51 +311,116 @@ impl Publication {
         self.sender.send_replace(Arc::new(next));
     }
 
-    /// Syncs, then shows. On an error nothing is shown and nothing is told to be durable.
+    /// Syncs, then shows, or lets wait for who guards it. On an error nothing is shown and nothing is told to be
+    /// durable.
     pub fn publish(&self, job: PublishJob) -> Result<(), EngineError> {
         self.store.sync()?;
         self.note_given(job.progress.op_id);
         let end_lsn = job.progress.end_lsn;
-        let mut withholding = self.withholding.lock();
-        let previous = self.current();
         if job.show {
-            let is_of_now = job.changes == withholding.changes;
-            let withheld = if is_of_now { job.withheld } else { previous.withheld };
-            let number = previous.number + 1;
-            self.ring.push(number, job.touched);
-            self.arrivals.push(number, job.arrived);
-            let listed = job.listed.map(|listed| self.change_list.publish(listed));
-            let next = Published {
-                number,
-                checkpoint: Checkpoint { op_id: job.progress.op_id, end_lsn },
-                epoch: job.progress.epoch,
-                sync: withholding.show(job.sync),
-                withheld,
-                snapshot: job.snapshot,
-                runs: job.runs,
-                kept_back: job.kept_back,
-                met: self.met.clone(),
-                write_floor: job.progress.write_floor,
-                write_checkpoints: self.write_checkpoints.clone(),
-                ring: self.ring.clone(),
-                change_place: listed.unwrap_or(previous.change_place),
-                change_list: self.change_list.clone(),
-                tables: job.tables,
-                leases: self.leases.clone(),
-            };
-            debug_assert!(
-                next.epoch != previous.epoch || next.checkpoint.op_id >= previous.checkpoint.op_id
-            );
-            let sync = next.sync.clone();
-            self.sender.send_replace(Arc::new(next));
-            self.served.send_if_modified(|served| {
-                let is_other = served.as_ref().map(Arc::as_ptr) != sync.as_ref().map(Arc::as_ptr);
-                *served = sync;
-                is_other
-            });
+            let mut guarded = self.guarded.lock();
+            match guarded.as_mut().filter(|waiting| !waiting.is_anew || !self.is_shown(&job)) {
+                None => self.show(job),
+                Some(waiting) => {
+                    waiting.newer = Some(self.together(waiting.newer.take(), job));
+                    self.came.send_modify(|came| *came += 1);
+                }
+            }
+            guarded.iter_mut().for_each(|waiting| waiting.is_anew = false);
         }
         self.durable.send_replace(end_lsn);
         Ok(())
+    }
+
+    /// Whether it has the position of what is shown.
+    fn is_shown(&self, job: &PublishJob) -> bool {
+        let (shown, new) = (self.current(), &job.progress);
+        let of_shown = (shown.epoch, shown.checkpoint.op_id, shown.checkpoint.end_lsn);
+        of_shown == (new.epoch, new.op_id, new.end_lsn)
+    }
+
+    fn together(&self, earlier: Option<PublishJob>, job: PublishJob) -> PublishJob {
+        match earlier {
+            Some(earlier) => job.behind(earlier, &self.change_list),
+            None => job,
+        }
+    }
+
+    /// From now on states wait until [`Publication::show_looked_at`].
+    pub fn guard(&self) {
+        self.guarded.lock().get_or_insert_default();
+    }
+
+    /// Wakes with every state that comes to wait.
+    pub fn watch_waiting(&self) -> watch::Receiver<u64> {
+        self.came.subscribe()
+    }
+
+    /// The newest state that waits is the one that is looked at.
+    ///
+    /// - Returns: its position.
+    pub fn look_at(&self) -> Option<EndLsn> {
+        let mut guarded = self.guarded.lock();
+        let waiting = guarded.as_mut()?;
+        if let Some(newer) = waiting.newer.take() {
+            waiting.looked_at = Some(self.together(waiting.looked_at.take(), newer));
+        }
+        waiting.looked_at.as_ref().map(|job| job.progress.end_lsn)
+    }
+
+    /// Shows the state that was looked at.
+    pub fn show_looked_at(&self) {
+        let mut guarded = self.guarded.lock();
+        if let Some(mut job) = guarded.as_mut().and_then(|waiting| waiting.looked_at.take()) {
+            job.touched.everything |= self.withholding.lock().forget_older_limits();
+            self.show(job);
+        }
+    }
+
+    /// What waits is never shown: the writer begins again from what is durable, and tells everything anew.
+    pub fn forget_waiting(&self) {
+        if let Some(waiting) = &mut *self.guarded.lock() {
+            *waiting = Waiting { is_anew: true, ..Waiting::default() };
+        }
+    }
+
+    fn show(&self, job: PublishJob) {
+        let mut withholding = self.withholding.lock();
+        let previous = self.current();
+        let is_of_now = job.changes == withholding.changes;
+        let withheld = if is_of_now { job.withheld } else { previous.withheld };
+        let number = previous.number + 1;
+        self.ring.push(number, job.touched);
+        self.arrivals.push(number, job.arrived);
+        let listed = job.listed.map(|listed| self.change_list.publish(listed));
+        let next = Published {
+            number,
+            checkpoint: Checkpoint { op_id: job.progress.op_id, end_lsn: job.progress.end_lsn },
+            epoch: job.progress.epoch,
+            sync: withholding.show(job.sync),
+            withheld,
+            snapshot: job.snapshot,
+            runs: job.runs,
+            kept_back: job.kept_back,
+            met: self.met.clone(),
+            write_floor: job.progress.write_floor,
+            write_checkpoints: self.write_checkpoints.clone(),
+            ring: self.ring.clone(),
+            change_place: listed.unwrap_or(previous.change_place),
+            change_list: self.change_list.clone(),
+            tables: job.tables,
+            leases: self.leases.clone(),
+        };
+        debug_assert!(
+            next.epoch != previous.epoch || next.checkpoint.op_id >= previous.checkpoint.op_id
+        );
+        let sync = next.sync.clone();
+        self.sender.send_replace(Arc::new(next));
+        self.served.send_if_modified(|served| {
+            let is_other = served.as_ref().map(Arc::as_ptr) != sync.as_ref().map(Arc::as_ptr);
+            *served = sync;
+            is_other
+        });
     }
 }
 
@@ -420,6 +536,53 @@ mod tests {
         publication.withhold(Some(Withheld::Behind));
         publication.publish(on_its_way).unwrap();
         assert_eq!(publication.current().withheld, Some(Withheld::Behind));
+    }
+
+    #[test]
+    fn e_4_a_state_that_is_guarded_is_shown_with_all_that_was_not_shown_before_it() {
+        let mut node = Node::simulated();
+        node.settle();
+        let publication = node.sequencer.publication().clone();
+        publication.guard();
+        let first = publication.current().number;
+        let mut publish = |user: &str| {
+            let now = publication.changes();
+            let mut job = node.sequencer.writer.publication(None, now).unwrap();
+            job.touched.users.insert(user.to_owned());
+            publication.publish(job).unwrap();
+        };
+        let shown = |after: u64| {
+            let changes = publication.current().changes_since(after);
+            ["a", "b", "c", "d"].map(|user| changes.users().any(|touched| touched == user))
+        };
+        publication.look_at();
+        publication.show_looked_at();
+        publish("a");
+        assert_eq!(publication.current().number, first);
+        assert!(publication.look_at().is_some());
+        // It comes while somebody looks.
+        publish("b");
+        publication.show_looked_at();
+        assert_eq!(publication.current().number, first + 1);
+        assert_eq!(shown(first), [true, false, false, false]);
+        publish("c");
+        assert!(publication.look_at().is_some());
+        // What was looked at is not shown.
+        publish("d");
+        assert!(publication.look_at().is_some());
+        publication.show_looked_at();
+        assert_eq!(publication.current().number, first + 2);
+        assert_eq!(shown(first + 1), [false, true, true, true]);
+        assert_eq!(publication.look_at(), None);
+        publish("a");
+        publication.forget_waiting();
+        assert_eq!(publication.look_at(), None);
+        // The first of a store that was opened anew is what is shown, which could not be read without it.
+        publish("b");
+        assert_eq!(publication.current().number, first + 3);
+        publish("c");
+        assert_eq!(publication.current().number, first + 3);
+        assert!(publication.look_at().is_some());
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl Sequencer {
             writer.commit()?;
             store.sync()?;
         }
+        publication.iter().for_each(|kept| kept.forget_waiting());
         let publication = publication.unwrap_or_else(|| {
             let (space, active) = (writer.write_checkpoints.clone(), writer.active().clone());
             let tables = writer.shown();

@@ -215,16 +215,16 @@ impl ActiveSync {
     }
 
     /// The same without the definitions that give more than the one of their name in another configuration.
-    pub(crate) fn within(self: &Arc<ActiveSync>, most: &SyncConfig) -> Arc<ActiveSync> {
+    pub(crate) fn within(self: Arc<ActiveSync>, most: &SyncConfig) -> Arc<ActiveSync> {
         let gives_more =
             |definition: &Definition| !most.gives_all_of(&self.config, &definition.name);
         let more: Vec<bool> = self.config.definitions().iter().map(gives_more).collect();
         if !more.contains(&true) {
-            return self.clone();
+            return self;
         }
         let both = |(withheld, more): (&bool, bool)| *withheld || more;
         let withheld = self.withheld.iter().zip(more).map(both).collect();
-        Arc::new(ActiveSync { withheld, ..(**self).clone() })
+        Arc::new(ActiveSync { withheld, ..(*self).clone() })
     }
 
     /// The bucket's name on the wire: `<incarnation>.<counter>#name[…]`.

@@ -81,6 +81,18 @@ impl Touched {
         }
     }
 
+    /// Adds what was changed behind it.
+    pub fn append(&mut self, later: Touched) {
+        self.everything |= later.everything;
+        self.users.extend(later.users);
+        self.buckets.extend(later.buckets);
+        for (key, moved) in later.lookups {
+            self.lookups.entry(key).or_default().append(moved);
+        }
+        self.kept_bytes += later.kept_bytes;
+        self.cut();
+    }
+
     fn cut(&mut self) {
         if self.weight() > Self::LIMIT {
             self.buckets = HashSet::default();

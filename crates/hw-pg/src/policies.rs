@@ -16,7 +16,7 @@ mod streams;
 
 pub use hw_expr::postgres::Unseen;
 pub use readings::{Reading, Readings};
-pub use streams::{PolicyStreams, RefusedPolicy, TableStream, one_line};
+pub use streams::{Basis, PolicyStreams, RefusedPolicy, TableStream, one_line};
 
 use crate::error::{Doing as _, Result};
 use crate::rights::Rights;

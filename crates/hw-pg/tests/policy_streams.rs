@@ -693,3 +693,68 @@ async fn one_table_that_has_no_stream_leaves_the_others_theirs() {
     assert!(loaded.config.is_some(), "{:?}\n{text}", loaded.diagnostics);
     assert!(text.contains("  docs:\n") && text.contains("  \"docs \":\n"), "{text}");
 }
+
+/// What streams were made of tells whether it stood all the time, whatever it is now; and of nothing else.
+#[tokio::test]
+async fn e_4_what_streams_were_made_of_stood_unless_any_of_it_was_written_again() {
+    let cluster = Cluster::start();
+    let mut client = cluster.client("postgres").await;
+    let open =
+        "CREATE OR REPLACE FUNCTION is_open() RETURNS boolean STABLE LANGUAGE sql AS 'SELECT true'";
+    let shut = "CREATE OR REPLACE FUNCTION is_open() RETURNS boolean STABLE LANGUAGE sql AS 'SELECT false'";
+    client
+        .batch_execute(&format!(
+            "{open}; CREATE ROLE reader; CREATE ROLE staff; GRANT staff TO reader;
+             CREATE TABLE readers (who text PRIMARY KEY); ALTER TABLE readers ENABLE ROW LEVEL SECURITY;
+             CREATE TABLE papers (id int PRIMARY KEY); ALTER TABLE papers ENABLE ROW LEVEL SECURITY;
+             CREATE TABLE plain (who text PRIMARY KEY);
+             GRANT SELECT ON papers TO staff; GRANT SELECT ON readers, plain TO reader;
+             CREATE POLICY seen ON readers USING (who IN (SELECT who FROM plain));
+             CREATE POLICY seen ON papers
+               USING (is_open() AND current_setting('rls.ihp_user_id', true) IN (SELECT who FROM readers))"
+        ))
+        .await
+        .unwrap();
+    let read = async |client: &mut Client| {
+        RowSecurity::read(client, "reader").await.unwrap().streams_read(&[])
+    };
+    let (streams, mut before) = read(&mut client).await;
+    assert!(streams.tables.iter().all(|table| !table.queries.is_empty()), "{streams:?}");
+    for (stands, statements) in [
+        (
+            true,
+            vec![
+                "CREATE TABLE other (id int)",
+                "GRANT SELECT ON other TO reader",
+                "DROP TABLE other",
+            ],
+        ),
+        (true, vec!["INSERT INTO papers VALUES (1)", "ANALYZE papers"]),
+        (false, vec!["REVOKE SELECT ON papers FROM staff", "GRANT SELECT ON papers TO staff"]),
+        (false, vec!["REVOKE SELECT ON plain FROM reader", "GRANT SELECT ON plain TO reader"]),
+        (false, vec!["REVOKE staff FROM reader", "GRANT staff TO reader"]),
+        (false, vec![shut, open]),
+        (
+            false,
+            vec![
+                "ALTER POLICY seen ON readers USING (false)",
+                "ALTER POLICY seen ON readers USING (who IN (SELECT who FROM plain))",
+            ],
+        ),
+        (
+            false,
+            vec![
+                "ALTER TABLE plain ENABLE ROW LEVEL SECURITY",
+                "ALTER TABLE plain DISABLE ROW LEVEL SECURITY",
+            ],
+        ),
+        (false, vec!["DROP POLICY seen ON readers"]),
+    ] {
+        for statement in &statements {
+            client.batch_execute(statement).await.unwrap();
+        }
+        let (_, now) = read(&mut client).await;
+        assert_eq!(now.stood_since(&before), stands, "{statements:?}");
+        before = now;
+    }
+}

@@ -5,6 +5,7 @@ use super::RowSecurity;
 use hw_expr::postgres::{Helper, Lookup, Names, Table, Type, Unseen};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 /// Names that note what is read of them.
@@ -12,6 +13,7 @@ pub struct Readings<'n> {
     names: &'n RowSecurity,
     noted: Mutex<Sha256>,
     versions: Mutex<Sha256>,
+    tables: Mutex<BTreeSet<u32>>,
 }
 
 /// All that was read. Two are equal if it is the same, also where it was otherwise in between:
@@ -41,7 +43,7 @@ impl<'n> Readings<'n> {
     /// Nothing yet but who asks, and where names are looked for.
     pub fn of(names: &'n RowSecurity) -> Readings<'n> {
         let (noted, versions) = (Mutex::new(Sha256::new()), Mutex::new(Sha256::new()));
-        let readings = Readings { names, noted, versions };
+        let readings = Readings { names, noted, versions, tables: Mutex::default() };
         readings.note((names.role(), names.search_path()));
         let memberships = names.roles.get(names.role()).map(|role| &role.memberships);
         add(&readings.versions, memberships);
@@ -51,6 +53,11 @@ impl<'n> Readings<'n> {
     /// Notes something else that decides.
     pub fn note(&self, what: impl Debug) {
         add(&self.noted, what);
+    }
+
+    /// The tables that were found by their names, by oid.
+    pub fn tables(&self) -> BTreeSet<u32> {
+        self.tables.lock().clone()
     }
 
     /// What was noted.
@@ -82,7 +89,9 @@ impl Names for Readings<'_> {
     }
 
     fn table(&self, lookup: &Lookup, name: &str) -> Result<Table, Unseen> {
-        self.noted(("table", lookup, name), self.names.table(lookup, name))
+        let answer = self.names.table(lookup, name);
+        self.tables.lock().extend(answer.as_ref().map(|table| table.number));
+        self.noted(("table", lookup, name), answer)
     }
 
     fn function(&self, lookup: &Lookup, name: &str, arguments: &[Type]) -> Result<Helper, Unseen> {

@@ -7,7 +7,8 @@
 //! Invariant: a query gives no row that Postgres does not show. What cannot be written so is refused by policy, or
 //! as a whole table where a restrictive policy or the table itself is the reason.
 
-use super::{Exemption, Policy, RowSecurity, SecuredTable, Unseen};
+use super::{Exemption, Policy, Reading, Readings, RowSecurity, SecuredTable, Unseen};
+use crate::rights::TableRights;
 use hw_expr::postgres::{Clients, Condition, Refusal, Shape, Shapes, Type, Unstreamable, Visible};
 use hw_expr::postgres::{Scalar, stream_queries, written_name};
 use hw_expr::sync_config::SyncConfig;
@@ -22,6 +23,21 @@ pub struct PolicyStreams {
     pub role: String,
     /// Every table with row security, by schema and name.
     pub tables: Vec<TableStream>,
+}
+
+/// What streams were made of.
+#[derive(Clone, Debug)]
+pub struct Basis {
+    read: Reading,
+    tables: TableRights,
+}
+
+impl Basis {
+    /// Whether all of it is what it was in an earlier one, and was at every moment in between.
+    pub fn stood_since(&self, earlier: &Basis) -> bool {
+        let is_read = self.read == earlier.read && self.read.is_as_old_as(&earlier.read);
+        is_read && self.tables == earlier.tables && self.tables.is_as_old_as(&earlier.tables)
+    }
 }
 
 /// What is synced of a table.
@@ -171,6 +187,12 @@ impl RowSecurity {
     ///
     /// - Takes: what a token's claim `role` may be, beside the role, for a client to be of the role.
     pub fn streams(&self, also_claimed: &[String]) -> PolicyStreams {
+        self.streams_read(also_claimed).0
+    }
+
+    /// The same, and what they were made of.
+    pub fn streams_read(&self, also_claimed: &[String]) -> (PolicyStreams, Basis) {
+        let readings = Readings::of(self);
         let clients = Clients { role: self.role.clone(), also_claimed: also_claimed.to_vec() };
         let shapes = self.tables().map(|table| (table.id, (table, self.shape(table))));
         let known = Known { tables: shapes.collect(), labels: &self.labels };
@@ -185,7 +207,7 @@ impl RowSecurity {
             let name = if is_public(&table) { own.clone() } else { format!("{schema}_{own}") };
             let mut stream =
                 TableStream { table: table.name.clone(), name, ..TableStream::default() };
-            if let Err(refused) = self.fill(table, &mut stream, &clients, &known) {
+            if let Err(refused) = self.fill(table, &mut stream, &clients, (&known, &readings)) {
                 stream.queries.clear();
                 stream.refused.push(refused);
             }
@@ -200,7 +222,10 @@ impl RowSecurity {
             }
             streams.tables.push(stream);
         }
-        streams
+        readings.note(streams.text());
+        let tables = readings.tables().into_iter().chain(secured().map(|table| table.id));
+        let tables = self.rights.of_tables(tables);
+        (streams, Basis { read: readings.finish(), tables })
     }
 
     fn fill(
@@ -208,7 +233,7 @@ impl RowSecurity {
         table: &SecuredTable,
         stream: &mut TableStream,
         clients: &Clients,
-        known: &Known<'_>,
+        (known, readings): (&Known<'_>, &Readings<'_>),
     ) -> Result<(), RefusedPolicy> {
         match self.exemption(table) {
             None | Some(Exemption::NotEnabled) => {}
@@ -260,7 +285,7 @@ impl RowSecurity {
                 admitting.push((policy, using));
                 continue;
             }
-            let condition = Condition::read(using, &seen, self);
+            let condition = Condition::read(using, &seen, readings);
             restrictive.push(condition.map_err(|refusal| match refusal.fails {
                 true => failing(policy, &refusal.to_string()),
                 false => unread(policy, refusal),
@@ -273,7 +298,7 @@ impl RowSecurity {
         let columns = self.columns(table, shape).map_err(|refused| whole(&refused))?;
         let (mut of, mut conditions) = (Vec::new(), Vec::new());
         for (policy, using) in admitting {
-            match Condition::read(using, &seen, self) {
+            match Condition::read(using, &seen, readings) {
                 Ok(condition) => {
                     of.push(policy);
                     conditions.push(condition);

@@ -50,6 +50,30 @@ fn e_4_what_a_limit_leaves_out_is_taken_whatever_holds_the_writer_up() {
     );
 }
 
+/// E-4: where states are guarded, what a wider limit gives is given with a state that was looked at, not with the one
+/// that is shown: of that one it is not known that the wider limit was for it.
+#[test]
+fn e_4_what_is_shown_already_is_shown_no_wider_before_somebody_has_looked() {
+    let mut run = served(WIDER);
+    let of = |text: &str| crate::definitions::compile("sync.yaml", text).unwrap();
+    run.node.publication().guard();
+    run.node.publication().limit(of(CONFIG));
+    assert_eq!(everyones(&run), 0);
+    run.node.publication().limit(of(WIDER));
+    assert_eq!(everyones(&run), 0);
+    let before = run.node.published().number;
+    // A state in which nothing that a client reads is another.
+    let now = run.node.publication().changes();
+    let job = run.node.sequencer.writer.publication(None, now).unwrap();
+    run.node.publication().publish(job).unwrap();
+    assert_eq!(everyones(&run), 0);
+    assert!(run.node.publication().look_at().is_some());
+    run.node.publication().show_looked_at();
+    assert!(everyones(&run) > 0);
+    let changes = run.node.published().changes_since(before);
+    assert!(changes.everything(), "a connected client looks again");
+}
+
 /// E-4: a configuration that was handed in before the limit and is served behind it gives no more than the limit.
 #[test]
 fn e_4_a_wider_configuration_that_is_built_behind_a_limit_gives_no_more() {
