@@ -16,8 +16,8 @@ pub struct Pace {
 
 impl Pace {
     /// Of reads of the stream and of publications, each of which wakes whoever is behind it: 32 in a row
-    /// as they come, then one a millisecond, which nobody notices beside the load that makes them so many.
-    pub const UNDER_LOAD: Pace = Pace::new(Duration::from_millis(1), 32);
+    /// as they come, then one each two milliseconds, which nobody notices beside the load that makes them so many.
+    pub const UNDER_LOAD: Pace = Pace::new(Duration::from_millis(2), 32);
 
     /// One time in each interval, and `burst` times at once.
     pub const fn new(interval: Duration, burst: u32) -> Pace {
