@@ -6,8 +6,9 @@
 //!
 //! Suggested reading order: [`wire`] is what goes over the socket, [`names`] how columns are called there,
 //! [`statement`] what a query is as SQL, [`aggregate`] what groups are, [`change`] what a write is; [`state`] decides
-//! what happens on a socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `arriving` counts those that are not whole, `resume` keeps what clients come back
-//! for, `rest` answers requests; [`mod@routes`].
+//! what happens on a socket, [`caller`] who it is, [`work`] does it as `tasks`, `drive` moves frames, `arriving`
+//! counts those that are not whole, `resume` keeps what clients come back for, `rest` answers requests;
+//! [`mod@routes`].
 
 pub mod aggregate;
 mod arriving;

@@ -301,15 +301,20 @@ async fn f_69_strangers_have_memory_of_their_own_and_leave_half_to_users() {
     assert_eq!(answer["result"].as_array().map(Vec::len), Some(4), "{answer}");
 }
 
-#[tokio::test]
-async fn f_69_messages_that_wait_count_too() {
+/// A server that may hold 1 MB of messages and answers, a quarter of it for one user; each of them is 100 kB at most.
+async fn narrow() -> Rig {
     let options = DataSyncOptions {
         answer_bytes: 1 << 20,
         message_bytes: 100_000,
         ..DataSyncOptions::default()
     };
     let statements = StatementOptions { max_result_bytes: 100_000, ..patient() };
-    let rig = Rig::start_with(options, statements, &[]).await;
+    Rig::start_with(options, statements, &[]).await
+}
+
+#[tokio::test]
+async fn f_69_messages_that_wait_count_too() {
+    let rig = narrow().await;
     rig.sql.batch_execute(SLOW).await.expect("made");
     let mut amy = rig.connect("amy").await;
     amy.send(create("counters", json!({"id": 1}))).await;
@@ -338,13 +343,7 @@ async fn f_69_messages_that_wait_count_too() {
 /// What is there of a message that never becomes whole is memory too, and every socket may have one.
 #[tokio::test]
 async fn f_69_messages_that_are_not_whole_count_as_their_senders() {
-    let options = DataSyncOptions {
-        answer_bytes: 1 << 20,
-        message_bytes: 100_000,
-        ..DataSyncOptions::default()
-    };
-    let statements = StatementOptions { max_result_bytes: 100_000, ..patient() };
-    let rig = Rig::start_with(options, statements, &[]).await;
+    let rig = narrow().await;
     let used = |bytes: std::ops::Range<u64>| {
         let used = bytes.contains(&rig.used("answer_memory_bytes"));
         async move { used.then_some(()) }
