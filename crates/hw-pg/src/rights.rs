@@ -53,12 +53,11 @@ pub struct TableRights {
 
 impl PartialEq for TableRights {
     fn eq(&self, other: &TableRights) -> bool {
-        let what = |rights: &TableRights| -> Vec<_> {
-            let what =
-                |(oid, of): (&u32, &Option<OfTable>)| (*oid, of.as_ref().map(|of| of.what.clone()));
-            rights.tables.iter().map(what).collect()
-        };
-        self.shared == other.shared && what(self) == what(other)
+        fn what<'t>((oid, of): (&'t u32, &'t Option<OfTable>)) -> (u32, Option<&'t str>) {
+            (*oid, of.as_ref().map(|of| &*of.what))
+        }
+        let are_same = || self.tables.iter().map(what).eq(other.tables.iter().map(what));
+        self.shared == other.shared && are_same()
     }
 }
 
